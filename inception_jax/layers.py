@@ -1,0 +1,314 @@
+"""The layers that the whole family is built from.
+
+Arrays are [n, h, w, c]. `dtype` is what a layer computes in and returns, `param_dtype` what its
+parameters are stored in. `reference_torch.layers` has the same classes with the same attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from inception_jax import init, ops
+from inception_jax.ops import Padding
+
+Layer = TypeVar("Layer")
+Maker = Callable[..., Layer]
+"""A layer's class with the options that the whole network shares already filled in."""
+
+Width = Callable[[int], int]
+"""Maps a channel count of the paper to that of a wider or narrower network."""
+
+
+class Conv(nnx.Module):
+    """Convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        window: height and width of the kernel; one number for both.
+        stride: step of the window along both axes.
+        padding: see `inception_jax.ops.Padding`.
+        bias: add a bias to each channel.
+        kernel_init: initial values of the kernel [h, w, in, out].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        bias: bool = False,
+        kernel_init: nnx.Initializer = init.conv_kernel,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kh, kw = (window, window) if isinstance(window, int) else window
+        shape = (kh, kw, in_channels, out_channels)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if bias else nnx.data(None)
+        self.stride = stride
+        self.padding: Padding = padding
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        x = ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+
+
+class DepthwiseConv(nnx.Module):
+    """Convolution of every channel with a filter of its own, without bias: kernel [h, w, 1, c]."""
+
+    def __init__(
+        self,
+        channels: int,
+        window: int = 3,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (window, window, 1, channels)
+        self.kernel = nnx.Param(init.depthwise_kernel(rngs.params(), shape, param_dtype))
+        self.stride = stride
+        self.padding: Padding = padding
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        return ops.depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation with the running variance that PyTorch and TensorFlow keep.
+
+    Flax's own layer averages the biased variance (divided by n) into its running statistics;
+    PyTorch and TensorFlow average the unbiased one (divided by n - 1) and normalise with the biased
+    one, as here. Statistics are computed, averaged and applied in float32 (float64 for float64
+    parameters) whatever `dtype` is; only the result is cast.
+
+    In a `jax.jit` over a sharded batch the statistics are those of the global batch.
+
+    Args:
+        channels: size of the last axis, over which nothing is averaged.
+        eps: added to the variance.
+        momentum: share of the old running average that a training step keeps, the convention of
+            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this.
+
+    Raises:
+        ValueError: in training, for a single value per channel: it has no variance.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float,
+        momentum: float,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        wide = jnp.promote_types(param_dtype, jnp.float32)
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
+        self.var = nnx.BatchStat(jnp.ones(channels, wide))
+        self.eps = eps
+        self.momentum = momentum
+        self.dtype = dtype
+        self.use_running_average = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.promote_types(x.dtype, self.mean[...].dtype))
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._batch_statistics(x)
+        gain = self.scale[...].astype(x.dtype) * lax.rsqrt(var + self.eps)
+        return ((x - mean) * gain + self.bias[...].astype(x.dtype)).astype(self.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        axes = tuple(range(x.ndim - 1))
+        n = x.size // x.shape[-1]
+        if n == 1:
+            raise ValueError(
+                f"BatchNorm in training got one value per channel (input {x.shape}), which has no "
+                "variance: use a larger batch or image"
+            )
+        mean = x.mean(axes)
+        var = jnp.square(x - mean).mean(axes)
+        self.mean[...] = self._average(self.mean[...], mean)
+        self.var[...] = self._average(self.var[...], var * (n / (n - 1)))
+        return mean, var
+
+    def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
+        new = lax.stop_gradient(new).astype(old.dtype)
+        return self.momentum * old + (1 - self.momentum) * new
+
+
+class ConvBN(nnx.Module):
+    """Convolution without bias, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
+
+    Args:
+        relu: apply the ReLU; Xception's residual shortcuts have none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        relu: bool = True,
+        kernel_init: nnx.Initializer = init.conv_kernel,
+        bn_eps: float,
+        bn_momentum: float,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_channels,
+            out_channels,
+            window,
+            stride,
+            padding,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.bn = BatchNorm(
+            out_channels, eps=bn_eps, momentum=bn_momentum, dtype=dtype, param_dtype=param_dtype
+        )
+        self.relu = relu
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.bn(self.conv(x))
+        return jax.nn.relu(x) if self.relu else x
+
+
+class SeparableConvBN(nnx.Module):
+    """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
+
+    Nothing stands between the depthwise and the pointwise convolution: the paper's figure 10 finds
+    an activation there harmful.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bn_eps: float,
+        bn_momentum: float,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types = dict(dtype=dtype, param_dtype=param_dtype)
+        self.depthwise = DepthwiseConv(in_channels, **types, rngs=rngs)
+        self.pointwise = Conv(in_channels, out_channels, **types, rngs=rngs)
+        self.bn = BatchNorm(out_channels, eps=bn_eps, momentum=bn_momentum, **types)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.bn(self.pointwise(self.depthwise(x)))
+
+
+class Linear(nnx.Module):
+    """Affine map of [n, d]: kernel [in, out] and bias."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: nnx.Initializer = init.linear_kernel,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = (p[...].astype(self.dtype) for p in (self.kernel, self.bias))
+        return x.astype(self.dtype) @ kernel + bias
+
+
+class Dropout(nnx.Module):
+    """Zeroes a share `rate` of its input in training and scales the rest by 1 / (1 - rate)."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+        self.deterministic = True
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        if self.deterministic or self.rate == 0:
+            return x
+        if rngs is None:
+            raise ValueError(
+                "dropout in training needs random bits: model(images, rngs=nnx.Rngs(dropout=0))"
+            )
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, x.shape)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Mean of each channel over the map, [n, h, w, c] -> [n, c], summed in float32 or wider."""
+    return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+
+def channel_scaler(width_multiplier: float) -> Width:
+    """Returns the rule by which a width multiplier changes a channel count.
+
+    TF-slim's `depth_multiplier`: rounded down, never below 16.
+
+    Raises:
+        ValueError: if the multiplier is not positive.
+    """
+    if width_multiplier <= 0:
+        raise ValueError(f"width_multiplier must be positive, not {width_multiplier}")
+    return lambda channels: max(int(channels * width_multiplier), 16)
+
+
+def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
+    """Refuses what the network cannot take.
+
+    Raises:
+        ValueError: if the images are not [n, h, w, c], have another number of channels, are smaller
+            than the network's minimum, or are integers.
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(f"images must be [n, height, width, channels]; got shape {shape}")
+    if shape[3] != in_channels:
+        raise ValueError(
+            f"this network takes {in_channels} channels; got {shape[3]} in images of shape {shape}"
+        )
+    if min(shape[1:3]) < min_size:
+        raise ValueError(
+            f"this network needs images of at least {min_size}x{min_size} pixels; "
+            f"got {shape[1]}x{shape[2]}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be normalised floats, not {images.dtype}: see inception_jax.preprocess"
+        )

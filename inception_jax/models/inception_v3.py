@@ -1,0 +1,427 @@
+"""Inception V3 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
+
+The paper prints no table of this network; like every public weight file we follow the authors'
+code, TF-slim's `nets/inception_v3.py`, and keep torchvision's attribute names. Where that code and
+the paper differ, a comment says so. Shapes are those of a 299x299 image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax import init
+from inception_jax.layers import (
+    ConvBN,
+    Dropout,
+    Linear,
+    Maker,
+    Width,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from inception_jax.ops import avg_pool, max_pool
+from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+
+PoolKind = Literal["avg", "max"]
+
+
+class InceptionA(nnx.Module):
+    """35x35 module, the paper's figure 5.
+
+    The figure has two 3x3 in the second branch; the authors' code, and so every weight file, has
+    one 5x5 there.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        pool_features: int,
+        *,
+        count_include_pad: bool,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
+        self.branch1x1 = conv(in_channels, width(64), 1)
+
+        self.branch5x5_1 = conv(in_channels, width(48), 1)
+        self.branch5x5_2 = conv(width(48), width(64), 5)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
+        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
+        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
+
+        self.count_include_pad = count_include_pad
+        self.branch_pool = conv(in_channels, width(pool_features), 1)
+
+        self.out_channels = 2 * width(64) + width(96) + width(pool_features)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
+        branch_pool = self.branch_pool(branch_pool)
+        return jnp.concatenate([branch1x1, branch5x5, branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionB(nnx.Module):
+    """Grid reduction 35x35 -> 17x17, the paper's figure 10.
+
+    The figure has a 1x1 before the first branch's 3x3; the authors' code does not.
+    """
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
+        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
+        self.branch3x3dbl_3 = conv(width(96), width(96), 3, stride=2, padding="valid")
+
+        self.out_channels = width(384) + width(96) + in_channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch3x3 = self.branch3x3(x)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionC(nnx.Module):
+    """17x17 module with 7x7 taken apart into 1x7 and 7x1, the paper's figure 6 with n = 7."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels_7x7: int,
+        *,
+        count_include_pad: bool,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
+        c7 = width(channels_7x7)
+        self.branch1x1 = conv(in_channels, width(192), 1)
+
+        self.branch7x7_1 = conv(in_channels, c7, 1)
+        self.branch7x7_2 = conv(c7, c7, (1, 7))
+        self.branch7x7_3 = conv(c7, width(192), (7, 1))
+
+        self.branch7x7dbl_1 = conv(in_channels, c7, 1)
+        self.branch7x7dbl_2 = conv(c7, c7, (7, 1))
+        self.branch7x7dbl_3 = conv(c7, c7, (1, 7))
+        self.branch7x7dbl_4 = conv(c7, c7, (7, 1))
+        self.branch7x7dbl_5 = conv(c7, width(192), (1, 7))
+
+        self.count_include_pad = count_include_pad
+        self.branch_pool = conv(in_channels, width(192), 1)
+
+        self.out_channels = 4 * width(192)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        branch7x7dbl = self.branch7x7dbl_5(self.branch7x7dbl_4(branch7x7dbl))
+        branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
+        branch_pool = self.branch_pool(branch_pool)
+        return jnp.concatenate([branch1x1, branch7x7, branch7x7dbl, branch_pool], axis=-1)
+
+
+class InceptionD(nnx.Module):
+    """Grid reduction 17x17 -> 8x8, the paper's figure 10 with a 7x7 branch."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch3x3_1 = conv(in_channels, width(192), 1)
+        self.branch3x3_2 = conv(width(192), width(320), 3, stride=2, padding="valid")
+
+        self.branch7x7x3_1 = conv(in_channels, width(192), 1)
+        self.branch7x7x3_2 = conv(width(192), width(192), (1, 7))
+        self.branch7x7x3_3 = conv(width(192), width(192), (7, 1))
+        self.branch7x7x3_4 = conv(width(192), width(192), 3, stride=2, padding="valid")
+
+        self.out_channels = width(320) + width(192) + in_channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch7x7x3 = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
+        branch_pool = max_pool(x, 3, stride=2)
+        return jnp.concatenate([branch3x3, branch7x7x3, branch_pool], axis=-1)
+
+
+class InceptionE(nnx.Module):
+    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        pool: PoolKind = "avg",
+        *,
+        count_include_pad: bool,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
+        self.branch1x1 = conv(in_channels, width(320), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(384), 1)
+        self.branch3x3_2a = conv(width(384), width(384), (1, 3))
+        self.branch3x3_2b = conv(width(384), width(384), (3, 1))
+
+        self.branch3x3dbl_1 = conv(in_channels, width(448), 1)
+        self.branch3x3dbl_2 = conv(width(448), width(384), 3)
+        self.branch3x3dbl_3a = conv(width(384), width(384), (1, 3))
+        self.branch3x3dbl_3b = conv(width(384), width(384), (3, 1))
+
+        self.pool = pool
+        self.count_include_pad = count_include_pad
+        self.branch_pool = conv(in_channels, width(192), 1)
+
+        self.out_channels = width(320) + 4 * width(384) + width(192)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        y = self.branch3x3_1(x)
+        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
+        y = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        branch3x3dbl = [self.branch3x3dbl_3a(y), self.branch3x3dbl_3b(y)]
+        if self.pool == "max":
+            branch_pool = max_pool(x, 3, 1, "same")
+        else:
+            branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
+        branch_pool = self.branch_pool(branch_pool)
+        return jnp.concatenate([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionAux(nnx.Module):
+    """Auxiliary classifier on the last 17x17 map, the paper's figure 8 and section 4.
+
+    The published head needs the 17x17 map of a 299x299 image. On smaller maps ours averages over
+    what there is and sets the result in the middle of 5x5 zeros; on larger ones it averages the
+    second convolution's output, as torchvision does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        conv: Maker[ConvBN],
+        linear: Maker[Linear],
+        width: Width,
+    ):
+        self.conv0 = conv(in_channels, width(128), 1)
+        self.conv1 = conv(
+            width(128), width(768), 5, padding="valid", kernel_init=init.truncated_normal(0.01)
+        )
+        self.fc = linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = avg_pool(x, min(5, *x.shape[1:3]), stride=3)  # 5x5x768
+        x = self.conv0(x)  # 5x5x128
+        x = self.conv1(_at_least_5x5(x))  # 1x1x768
+        return self.fc(global_avg_pool(x))
+
+
+def _at_least_5x5(x: jax.Array) -> jax.Array:
+    missing = [max(5 - n, 0) for n in x.shape[1:3]]
+    return jnp.pad(x, [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)])
+
+
+class InceptionV3(nnx.Module):
+    """Inception V3 with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifier; training then returns its logits too.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        dropout: share of the pooled features dropped in training. TF-slim keeps 0.8.
+        count_include_pad: the average pools divide by 9 at the border too. False in TF-slim, Keras
+            and pytorch-fid, True in torchvision and timm.
+        mixed_7c_pool: the last module's pool branch. "max" in the 2015-12-05 graph that FID uses,
+            probably a slip of its authors; "avg" everywhere else.
+        transform_input: take images normalised with ImageNet's mean and deviation and map them to
+            [-1, 1], as torchvision's pretrained network does. Only for three channels.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters.
+    """
+
+    min_size = 75
+    aux_names: tuple[str, ...] = ("AuxLogits",)
+    classifiers = ("fc", "AuxLogits.fc")
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        aux_heads: bool = False,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.2,
+        count_include_pad: bool = False,
+        mixed_7c_pool: PoolKind = "avg",
+        transform_input: bool = False,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.9997,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum, **types)
+        linear = functools.partial(Linear, **types)
+        width = channel_scaler(width_multiplier)
+        common = dict(conv=conv, width=width)
+        pooled = dict(count_include_pad=count_include_pad, **common)
+        self.in_channels = in_channels
+        self.transform_input = transform_input and in_channels == 3
+
+        self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
+        self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
+        self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
+        self.Conv2d_3b_1x1 = conv(width(64), width(80), 1)
+        self.Conv2d_4a_3x3 = conv(width(80), width(192), 3, padding="valid")
+        self.Mixed_5b = InceptionA(width(192), 32, **pooled)
+        self.Mixed_5c = InceptionA(self.Mixed_5b.out_channels, 64, **pooled)
+        self.Mixed_5d = InceptionA(self.Mixed_5c.out_channels, 64, **pooled)
+        self.Mixed_6a = InceptionB(self.Mixed_5d.out_channels, **common)
+        self.Mixed_6b = InceptionC(self.Mixed_6a.out_channels, 128, **pooled)
+        self.Mixed_6c = InceptionC(self.Mixed_6b.out_channels, 160, **pooled)
+        self.Mixed_6d = InceptionC(self.Mixed_6c.out_channels, 160, **pooled)
+        self.Mixed_6e = InceptionC(self.Mixed_6d.out_channels, 192, **pooled)
+        self.AuxLogits = nnx.data(None)
+        if aux_heads:
+            self.AuxLogits = InceptionAux(
+                self.Mixed_6e.out_channels, num_classes, linear=linear, **common
+            )
+        self.Mixed_7a = InceptionD(self.Mixed_6e.out_channels, **common)
+        self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, **pooled)
+        self.Mixed_7c = InceptionE(self.Mixed_7b.out_channels, mixed_7c_pool, **pooled)
+        self.dropout = Dropout(dropout)
+        self.fc = linear(self.Mixed_7c.out_channels, num_classes)
+
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()  # whose order survives jax.jit
+        x = _imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
+        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
+        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
+        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
+        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
+        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
+        x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
+        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x256
+        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x288
+        x = maps["Mixed_5d"] = self.Mixed_5d(x)  # 35x35x288
+        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x768
+        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x768
+        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x768
+        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x768
+        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x768
+        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1280
+        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x2048
+        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x2048
+        return maps
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the classifier, [n, 2048]."""
+        return global_avg_pool(self.features(images)["Mixed_7c"])
+
+    def __call__(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array | dict[str, jax.Array]:
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
+            `AuxLogits`, both [n, num_classes].
+        """
+        maps = self.features(images)
+        x = self.dropout(global_avg_pool(maps["Mixed_7c"]), rngs)  # 2048
+        logits = self.fc(x)
+        if self.AuxLogits is None or self.dropout.deterministic:
+            return logits
+        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6e"])}
+
+
+def _imagenet_to_inception(images: jax.Array) -> jax.Array:
+    """Maps images normalised with ImageNet's mean and deviation to [-1, 1] (torchvision)."""
+    mean, std = jnp.asarray(IMAGENET_MEAN, images.dtype), jnp.asarray(IMAGENET_STD, images.dtype)
+    return images * (std / 0.5) + (mean - 0.5) / 0.5
+
+
+# What each published weight file needs, and what its publisher feeds it.
+register(
+    "inception_v3",
+    InceptionV3,
+    paper="https://arxiv.org/abs/1512.00567",
+    num_params=23_834_568,
+    tags={
+        "": Tag(
+            source="TF-slim nets/inception_v3.py", crop="crop_resize", interpolation="bilinear_tf1"
+        ),
+        "tv_in1k": Tag(
+            readings=dict(
+                count_include_pad=True, transform_input=True, dropout=0.5, bn_momentum=0.9
+            ),
+            source="torchvision inception_v3_google-0cc3c7bd.pth",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            crop_pct=299 / 342,
+            interpolation="bilinear",
+        ),
+        "tf_in1k": Tag(
+            readings=dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
+            source="timm/inception_v3.tf_in1k",
+        ),
+        "tf_adv_in1k": Tag(
+            readings=dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
+            source="timm/inception_v3.tf_adv_in1k",
+        ),
+        "gluon_in1k": Tag(
+            readings=dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
+            source="timm/inception_v3.gluon_in1k",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        ),
+        "keras_in1k": Tag(
+            readings=dict(dropout=0.0, bn_momentum=0.99),
+            source="keras.applications.InceptionV3",
+            crop="squash",
+            interpolation="nearest",
+        ),
+        "slim_in1k": Tag(
+            source="TF-slim inception_v3_2016_08_28.tar.gz",
+            crop="crop_resize",
+            interpolation="bilinear_tf1",
+        ),
+        "fid": Tag(
+            readings=dict(mixed_7c_pool="max", dropout=0.0, bn_momentum=0.9),
+            source="pytorch-fid pt_inception-2015-12-05-6726825d.pth",
+            num_classes=1008,
+            num_params=23_850_960,
+            crop="squash",
+            interpolation="bilinear_torch",
+        ),
+    },
+)

@@ -1,0 +1,229 @@
+"""Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
+
+Reads beside the paper's figure 5. Blocks are numbered as in the author's code, Keras'
+`applications/xception.py`; timm and Cadene number from the first residual block, so their block 1
+is block 2 here. Shapes are those of a 299x299 image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax.layers import (
+    ConvBN,
+    Dropout,
+    Linear,
+    Maker,
+    SeparableConvBN,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from inception_jax.ops import Padding, max_pool
+from inception_jax.registry import Tag, register
+
+PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
+
+
+class DownBlock(nnx.Module):
+    """Two separable convolutions and a max pool beside a strided 1x1 shortcut.
+
+    The shortcut takes the input as it comes, before the ReLU that opens the block.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        *,
+        relu_first: bool = True,
+        padding: Padding,
+        conv: Maker[ConvBN],
+        sepconv: Maker[SeparableConvBN],
+    ):
+        self.residual = conv(in_channels, out_channels, 1, stride=2, relu=False)
+        self.sepconv1 = sepconv(in_channels, mid_channels)
+        self.sepconv2 = sepconv(mid_channels, out_channels)
+        self.relu_first = relu_first
+        self.padding: Padding = padding
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        residual = self.residual(x)
+        x = jax.nn.relu(x) if self.relu_first else x
+        x = self.sepconv1(x)
+        x = self.sepconv2(jax.nn.relu(x))
+        x = max_pool(x, 3, 2, self.padding)
+        return x + residual
+
+
+class MiddleBlock(nnx.Module):
+    """Three separable convolutions, each after a ReLU, added to the input."""
+
+    def __init__(self, channels: int, *, sepconv: Maker[SeparableConvBN]):
+        self.sepconv1 = sepconv(channels, channels)
+        self.sepconv2 = sepconv(channels, channels)
+        self.sepconv3 = sepconv(channels, channels)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        residual = x
+        x = self.sepconv1(jax.nn.relu(x))
+        x = self.sepconv2(jax.nn.relu(x))
+        x = self.sepconv3(jax.nn.relu(x))
+        return x + residual
+
+
+class Xception(nnx.Module):
+    """Xception with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        aux_heads: Xception has none; True is refused.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
+            none in Keras and timm.
+        pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
+            and Cadene (one pixel on each side). They differ wherever a map's side is even: at 299
+            pixels in the second pool.
+        bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
+            1e-5 in timm and Cadene, which run the same weights.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters.
+    """
+
+    min_size = 71
+    aux_names: tuple[str, ...] = ()
+    classifiers = ("fc",)
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        aux_heads: bool = False,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.5,
+        pad_mode: Literal["tf", "torch"] = "tf",
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.99,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if aux_heads:
+            raise ValueError("Xception has no auxiliary heads: leave aux_heads at False")
+        types = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        bn = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
+        conv = functools.partial(ConvBN, **bn, **types)
+        sepconv = functools.partial(SeparableConvBN, **bn, **types)
+        down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)
+        middle = functools.partial(MiddleBlock, sepconv=sepconv)
+        width = channel_scaler(width_multiplier)
+        self.in_channels = in_channels
+
+        # Entry flow
+        self.block1_conv1 = conv(in_channels, width(32), 3, stride=2, padding="valid")
+        self.block1_conv2 = conv(width(32), width(64), 3, padding="valid")
+        self.block2 = down(width(64), width(128), width(128), relu_first=False)
+        self.block3 = down(width(128), width(256), width(256))
+        self.block4 = down(width(256), width(728), width(728))
+        # Middle flow
+        self.block5 = middle(width(728))
+        self.block6 = middle(width(728))
+        self.block7 = middle(width(728))
+        self.block8 = middle(width(728))
+        self.block9 = middle(width(728))
+        self.block10 = middle(width(728))
+        self.block11 = middle(width(728))
+        self.block12 = middle(width(728))
+        # Exit flow
+        self.block13 = down(width(728), width(728), width(1024))
+        self.block14_sepconv1 = sepconv(width(1024), width(1536))
+        self.block14_sepconv2 = sepconv(width(1536), width(2048))
+        self.dropout = Dropout(dropout)
+        self.fc = Linear(width(2048), num_classes, **types)
+
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c] by its name in Keras, in forward order.
+
+        Residual blocks give their sum, to which no ReLU has been applied.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()  # whose order survives jax.jit
+        x = images  # 299x299x3
+        x = maps["block1_conv1"] = self.block1_conv1(x)  # 149x149x32
+        x = maps["block1_conv2"] = self.block1_conv2(x)  # 147x147x64
+        x = maps["block2"] = self.block2(x)  # 74x74x128
+        x = maps["block3"] = self.block3(x)  # 37x37x256
+        x = maps["block4"] = self.block4(x)  # 19x19x728
+        x = maps["block5"] = self.block5(x)  # 19x19x728
+        x = maps["block6"] = self.block6(x)  # 19x19x728
+        x = maps["block7"] = self.block7(x)  # 19x19x728
+        x = maps["block8"] = self.block8(x)  # 19x19x728
+        x = maps["block9"] = self.block9(x)  # 19x19x728
+        x = maps["block10"] = self.block10(x)  # 19x19x728
+        x = maps["block11"] = self.block11(x)  # 19x19x728
+        x = maps["block12"] = self.block12(x)  # 19x19x728
+        x = maps["block13"] = self.block13(x)  # 10x10x1024
+        x = maps["block14_sepconv1"] = jax.nn.relu(self.block14_sepconv1(x))  # 10x10x1536
+        x = maps["block14_sepconv2"] = jax.nn.relu(self.block14_sepconv2(x))  # 10x10x2048
+        return maps
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the classifier, [n, 2048]."""
+        return global_avg_pool(self.features(images)["block14_sepconv2"])
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes].
+        """
+        x = self.dropout(self.embed(images), rngs)  # 2048
+        return self.fc(x)
+
+
+# What each published weight file needs, and what its publisher feeds it.
+register(
+    "xception",
+    Xception,
+    paper="https://arxiv.org/abs/1610.02357",
+    num_params=22_855_952,
+    tags={
+        "": Tag(source="keras.applications.Xception", crop="squash", interpolation="nearest"),
+        "keras_in1k": Tag(
+            readings=dict(dropout=0.0),
+            source="keras.applications.Xception",
+            crop="squash",
+            interpolation="nearest",
+        ),
+        "tf_in1k": Tag(
+            readings=dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0),
+            source="timm/legacy_xception.tf_in1k",
+            crop_pct=0.8975,
+        ),
+        "cadene_in1k": Tag(
+            readings=dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0),
+            source="Cadene pretrained-models.pytorch xception-43020ad28.pth",
+            crop_pct=0.8975,
+            interpolation="bilinear",
+        ),
+    },
+)

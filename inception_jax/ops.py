@@ -1,0 +1,194 @@
+"""Convolution and pooling on NHWC arrays, in the form that each platform runs fastest.
+
+XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
+slower than the same sums written over shifted slices or as a matrix product; TPUs and GPUs are the
+other way round. Each function here has both forms and picks one when the program is lowered, so the
+choice follows the platform that runs it, also when a CPU compiles for a TPU. Both forms give the
+same numbers and the same gradients, at ties of a maximum included.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Padding = Literal["valid", "same", "symmetric"]
+"""How a window meets the border.
+
+`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
+padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. For odd windows `same`
+and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd.
+"""
+
+# Set to "shifted" or "native" by tests and benchmarks that compare the two forms on one platform.
+FORCED_FORM: Literal["shifted", "native"] | None = None
+
+
+def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Returns the (low, high) padding of one axis."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "symmetric":
+        return window // 2, window // 2
+    if padding == "same":
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
+        return total // 2, total - total // 2
+    raise ValueError(f"padding must be 'valid', 'same' or 'symmetric', not {padding!r}")
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
+    """Convolves [n, h, w, c] with a kernel [kh, kw, c, d]."""
+    window = kernel.shape[:2]
+    if window == (1, 1):
+        return _by_platform(_conv_1x1, _conv_native, stride, padding)(x, kernel)
+    return _conv_native(x, kernel, stride, padding)
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same"
+) -> jax.Array:
+    """Convolves every channel of [n, h, w, c] with its own filter of a kernel [kh, kw, 1, c]."""
+    return _by_platform(_depthwise_shifted, _conv_native, stride, padding)(x, kernel)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
+    """Maximum over windows of [n, h, w, c].
+
+    Padding never wins. At ties the whole gradient goes to the first maximum in reading order, as in
+    PyTorch and TensorFlow. NaN wins over every number.
+    """
+    return _by_platform(_max_shifted, _max_native, window, stride, padding)(x)
+
+
+def avg_pool(
+    x: jax.Array,
+    window: int,
+    stride: int,
+    padding: Padding = "valid",
+    *,
+    count_include_pad: bool = False,
+) -> jax.Array:
+    """Mean over windows of [n, h, w, c], added up in float32 or wider, returned in x's dtype.
+
+    Args:
+        count_include_pad: divide by the window's size at the border too (PyTorch's default)
+            instead of by the number of pixels that are really there (TensorFlow's rule).
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    total = _by_platform(_sum_shifted, _sum_native, window, stride, padding)(wide)
+    if count_include_pad:
+        return (total / window**2).astype(x.dtype)
+    rows, cols = (_window_counts(n, window, stride, padding) for n in x.shape[1:3])
+    counts = np.outer(rows, cols)[:, :, None]
+    return (total / counts.astype(total.dtype)).astype(x.dtype)
+
+
+def _by_platform(shifted: Callable, native: Callable, *args) -> Callable:
+    shifted = functools.partial(_trailing, shifted, args)
+    native = functools.partial(_trailing, native, args)
+    if FORCED_FORM is not None:
+        return shifted if FORCED_FORM == "shifted" else native
+    return lambda *arrays: lax.platform_dependent(*arrays, cpu=shifted, default=native)
+
+
+def _trailing(function: Callable, args: tuple, *arrays: jax.Array) -> jax.Array:
+    return function(*arrays, *args)
+
+
+def _pad(x: jax.Array, window: Sequence[int], stride: int, padding: Padding, value) -> jax.Array:
+    (top, bottom), (left, right) = (
+        pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], window, strict=True)
+    )
+    widths = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(value, x.dtype), widths)
+
+
+def _shifts(x: jax.Array, window: int, stride: int, axis: int) -> list[jax.Array]:
+    """The slices of a padded map that meet the window's 1st, 2nd, ... pixel along one axis."""
+    count = (x.shape[axis] - window) // stride + 1
+    span = (count - 1) * stride + 1
+    return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)]
+
+
+def _conv_native(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    windows = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [pads(n, k, stride, padding) for n, k in windows],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[3] // kernel.shape[2],
+    )
+
+
+def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    del padding  # none is ever needed: a 1x1 window always fits
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
+
+
+def _depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    kh, kw = kernel.shape[:2]
+    x = _pad(x, (kh, kw), stride, padding, 0)
+    rows = _shifts(x, kh, stride, axis=1)
+    terms = [
+        pixel * kernel[i, j, 0]
+        for i, row in enumerate(rows)
+        for j, pixel in enumerate(_shifts(row, kw, stride, axis=2))
+    ]
+    return functools.reduce(lax.add, terms)
+
+
+def _max_native(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    spans = [pads(n, window, stride, padding) for n in x.shape[1:3]]
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        [(0, 0), *spans, (0, 0)],
+    )
+
+
+def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
+    """The larger of two, `best` at ties: unlike `jnp.maximum`, no gradient is split."""
+    return jnp.where((new > best) | (new != new), new, best)
+
+
+def _max_shifted(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    x = _pad(x, (window, window), stride, padding, -jnp.inf)
+    # Columns before rows: the first maximum in reading order is the first of its own row.
+    x = functools.reduce(_first_max, _shifts(x, window, stride, axis=2))
+    return functools.reduce(_first_max, _shifts(x, window, stride, axis=1))
+
+
+def _sum_native(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    spans = [pads(n, window, stride, padding) for n in x.shape[1:3]]
+    return lax.reduce_window(
+        x,
+        0.0,
+        lax.add,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        [(0, 0), *spans, (0, 0)],
+    )
+
+
+def _sum_shifted(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    x = _pad(x, (window, window), stride, padding, 0)
+    x = functools.reduce(lax.add, _shifts(x, window, stride, axis=2))
+    return functools.reduce(lax.add, _shifts(x, window, stride, axis=1))
+
+
+def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.ndarray:
+    """How many pixels inside the map each window of one axis covers."""
+    low, high = pads(size, window, stride, padding)
+    starts = np.arange((size + low + high - window) // stride + 1) * stride - low
+    return np.minimum(starts + window, size) - np.maximum(starts, 0)

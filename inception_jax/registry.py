@@ -1,0 +1,238 @@
+"""Names of networks and of published weights, and what each of them needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import inspect
+import types
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "bilinear_tf1", "bilinear_torch"]
+Crop = Literal["resize_crop", "crop_resize", "squash"]
+
+
+class UnknownModelError(KeyError):
+    """No network, or no set of weights, has this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """What one published set of weights needs, beside the network's defaults.
+
+    Attributes:
+        readings: options of the network's constructor.
+        source: the repository and file that the weights and figures are from.
+        num_classes: rows of the classifier.
+        num_params: parameters without auxiliary heads; None: the network's own figure.
+        input_size: side of the square that the publisher evaluates on, in pixels.
+        mean: subtracted from RGB values in [0, 1].
+        std: divides the difference.
+        crop: how the square is cut: "resize_crop" resizes the shorter side to
+            input_size / crop_pct and cuts the centre; "crop_resize" cuts the central crop_pct of
+            both sides and resizes it; "squash" resizes the whole image.
+        crop_pct: see `crop`.
+        interpolation: "bilinear", "bicubic" and "nearest" are Pillow's, which smooth before they
+            shrink; "bilinear_tf1" and "bilinear_torch" do not, with TensorFlow 1's corner-aligned
+            grid and with PyTorch's `interpolate(align_corners=False)`.
+    """
+
+    source: str
+    readings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_classes: int = 1000
+    num_params: int | None = None
+    input_size: int = 299
+    mean: tuple[float, float, float] = INCEPTION_MEAN
+    std: tuple[float, float, float] = INCEPTION_STD
+    crop: Crop = "resize_crop"
+    crop_pct: float = 0.875
+    interpolation: Interpolation = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """Facts about a network under one of its tags; see `Tag` for the fields not listed here.
+
+    Attributes:
+        name: what `create_model` takes, `arch` or `arch.tag`.
+        arch: the network.
+        tag: the set of weights; empty for the recommended reading.
+        paper: address of the paper.
+        min_size: smallest height and width that the network takes, in pixels.
+        num_params: trainable numbers without auxiliary heads, at `num_classes`.
+        aux_heads: names of the auxiliary outputs that `aux_heads=True` adds.
+        readings: options of the network's constructor that the tag fixes.
+    """
+
+    name: str
+    arch: str
+    tag: str
+    paper: str
+    source: str
+    num_classes: int
+    num_params: int
+    input_size: int
+    min_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: Crop
+    crop_pct: float
+    interpolation: Interpolation
+    aux_heads: tuple[str, ...]
+    readings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """How `create_model` built a network; kept on it as `spec` and stored with its weights."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    aux_heads: bool
+    width_multiplier: float
+    readings: tuple[tuple[str, Any], ...]
+
+
+_CLASSES: dict[str, type[nnx.Module]] = {}
+_INFOS: dict[str, ModelInfo] = {}
+
+
+def register(
+    arch: str,
+    model_class: type[nnx.Module],
+    *,
+    paper: str,
+    num_params: int,
+    tags: Mapping[str, Tag],
+) -> None:
+    """Makes a network known by `arch` and `arch.tag`; the tag "" is the recommended reading."""
+    for tag, facts in tags.items():
+        name = f"{arch}.{tag}" if tag else arch
+        fields = {f.name: getattr(facts, f.name) for f in dataclasses.fields(facts)}
+        fields["num_params"] = facts.num_params or num_params
+        fields["readings"] = types.MappingProxyType(dict(facts.readings))
+        _CLASSES[name] = model_class
+        _INFOS[name] = ModelInfo(
+            name=name,
+            arch=arch,
+            tag=tag,
+            paper=paper,
+            min_size=model_class.min_size,
+            aux_heads=model_class.aux_names,
+            **fields,
+        )
+
+
+def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
+    """Returns the networks whose name fits a shell pattern, sorted.
+
+    Args:
+        pattern: such as "inception*".
+        tags: list `name.tag` for every published set of weights instead.
+    """
+    return sorted(
+        name
+        for name, info in _INFOS.items()
+        if bool(info.tag) == tags
+        and (fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(info.arch, pattern))
+    )
+
+
+def model_info(name: str) -> ModelInfo:
+    """Returns the facts about a network, or about one of its published sets of weights.
+
+    Raises:
+        UnknownModelError: with near names.
+    """
+    try:
+        return _INFOS[name]
+    except KeyError:
+        raise UnknownModelError(_unknown(name)) from None
+
+
+def _unknown(name: str) -> str:
+    arch = name.partition(".")[0]
+    if arch in _INFOS:
+        tags = [info.tag for info in _INFOS.values() if info.arch == arch and info.tag]
+        return f"{arch} has no tag {name.partition('.')[2]!r}; it has {', '.join(tags)}"
+    near = difflib.get_close_matches(name, _INFOS, n=3)
+    near += difflib.get_close_matches(arch, list_models(), n=3)
+    hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "see list_models()"
+    return f"unknown model {name!r}; {hint}"
+
+
+def create_model(
+    name: str,
+    *,
+    weights: Any = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    aux_heads: bool = False,
+    width_multiplier: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs | None = None,
+    **readings: Any,
+) -> nnx.Module:
+    """Builds a network in evaluation mode.
+
+    Args:
+        name: `arch` or `arch.tag`, see `list_models`.
+        weights: None for random parameters, else what `load_weights` takes.
+        num_classes: size of the output; None: the tag's own.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifiers, whose logits training returns too.
+        width_multiplier: scales every channel count.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters; None: `nnx.Rngs(0)`.
+        **readings: further options of the network's class, over those that the tag fixes.
+
+    Raises:
+        UnknownModelError: with near names.
+        WeightsError: if the weights do not fit.
+        TypeError: for an option that the network does not have.
+    """
+    info = model_info(name)
+    num_classes = info.num_classes if num_classes is None else num_classes
+    model_class = _CLASSES[name]
+    readings = {**_default_readings(model_class), **info.readings, **readings}
+    model = model_class(
+        num_classes,
+        in_channels,
+        aux_heads=aux_heads,
+        width_multiplier=width_multiplier,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=nnx.Rngs(0) if rngs is None else rngs,
+        **readings,
+    )
+    model.eval()
+    model.spec = Spec(
+        name, num_classes, in_channels, aux_heads, width_multiplier, tuple(sorted(readings.items()))
+    )
+    if weights is not None:
+        from inception_jax.weights import load_weights  # which imports this module
+
+        load_weights(model, weights)
+    return model
+
+
+def _default_readings(model_class: type[nnx.Module]) -> dict[str, Any]:
+    """The options that only this network has, with their defaults."""
+    shared = inspect.signature(create_model).parameters
+    own = list(inspect.signature(model_class.__init__).parameters.values())[1:]
+    return {p.name: p.default for p in own if p.name not in shared}

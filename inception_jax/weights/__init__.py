@@ -1,0 +1,165 @@
+"""Weights in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from inception_jax.registry import Spec
+from inception_jax.weights import files, layouts, leaves
+from inception_jax.weights.errors import WeightsError
+
+__all__ = ["WeightsError", "load_weights", "save_weights", "to_torch"]
+
+_METADATA_KEY = "inception_jax"
+_TRAINING_ONLY = {"dropout", "bn_momentum"}
+
+
+def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
+    """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
+
+    The inverse, bit for bit, is `load_weights(model, mapping)`.
+    """
+    state = {}
+    for path, leaf in leaves.walk(leaves.state_of(model)):
+        name = leaves.torch_name(path)
+        state[name] = leaves.to_torch_order(path, np.array(leaf))
+        if path[-1] == "var":  # PyTorch's count of training steps; nothing here depends on it
+            state[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return state
+
+
+def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
+    """Writes a safetensors file that `load_weights` takes, and the twin too.
+
+    Its names and axis orders are those of `to_torch`; its metadata says how the network was built.
+
+    Raises:
+        WeightsError: if the path does not end in `.safetensors`, or the model was not built by
+            `create_model`.
+    """
+    spec = _spec(model)
+    metadata = {"format": "pt", _METADATA_KEY: json.dumps(dataclasses.asdict(spec))}
+    files.write(path, to_torch(model), metadata)
+
+
+def load_weights(
+    model: nnx.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    head: bool = True,
+) -> None:
+    """Replaces all parameters and running statistics of a model, or none.
+
+    Takes files of `save_weights`; state dicts of `reference_torch`; torchvision, timm and
+    pytorch-fid files of Inception V3, whose names are the twin's; timm, Cadene and Keras names of
+    Xception. The layout is recognised by its names. Tensors of an auxiliary head that the model was
+    built without are left out.
+
+    Args:
+        model: built by `create_model`.
+        source: a `.safetensors`, `.pth` or `.pt` file, or a mapping of names to arrays.
+        head: load the classifiers too. False leaves them as they are, for another number of
+            classes.
+
+    Raises:
+        WeightsError: if anything is missing, unexpected, of another shape, or not finite, if the
+            layout needs another reading of the network, or the file cannot be read.
+        FileNotFoundError: if there is no such file.
+    """
+    if isinstance(source, Mapping):
+        tensors, metadata = {str(k): np.asarray(v) for k, v in source.items()}, {}
+    else:
+        tensors, metadata = files.read(source)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    spec = _spec(model)
+    _check_reading(
+        spec, json.loads(metadata.get(_METADATA_KEY, "{}")).get("readings", ()), "this file"
+    )
+    layout = layouts.find(tensors)
+    if layout is not None:
+        arch = spec.name.partition(".")[0]
+        if layout.arch != arch:
+            raise WeightsError(f"these are weights of {layout.arch} ({layout.name}), not of {arch}")
+        _check_reading(spec, layout.readings.items(), f"a file of {layout.name}")
+        tensors = layout.translate(tensors)
+    _assign(model, tensors, head)
+
+
+def _spec(model: nnx.Module) -> Spec:
+    spec = getattr(model, "spec", None)
+    if spec is None:
+        raise WeightsError("this model was not built by create_model, so its reading is unknown")
+    return spec
+
+
+def _check_reading(spec: Spec, needed: Any, what: str) -> None:
+    own = dict(spec.readings)
+    wrong = [
+        f"{option}={value!r} (the model has {own[option]!r})"
+        for option, value in needed
+        if option in own and option not in _TRAINING_ONLY and own[option] != value
+    ]
+    if wrong:
+        raise WeightsError(f"{what} needs another reading of {spec.name}: {', '.join(wrong)}")
+
+
+def _assign(model: nnx.Module, tensors: layouts.Tensors, head: bool) -> None:
+    heads = tuple(f"{name}." for name in model.classifiers)
+    absent = tuple(f"{name}." for name in model.aux_names if getattr(model, name) is None)
+    skipped = absent if head else absent + heads
+    left = {
+        name
+        for name in tensors
+        if not name.endswith("num_batches_tracked") and not name.startswith(skipped)
+    }
+    missing, misshapen, not_finite = [], [], []
+    state = leaves.state_of(model)
+    for path, leaf in list(leaves.walk(state)):
+        name = leaves.torch_name(path)
+        if not head and name.startswith(heads):
+            continue
+        if name not in left:
+            missing.append(name)
+            continue
+        left.remove(name)
+        array = leaves.from_torch_order(path, tensors[name])
+        if array.shape != leaf.shape:
+            expected = leaves.to_torch_order(path, np.empty(leaf.shape)).shape
+            misshapen.append(f"{name} {tensors[name].shape} instead of {expected}")
+        elif not np.isfinite(array.astype(np.float64)).all():
+            not_finite.append(name)
+        else:
+            _set(state, path, jnp.asarray(array, leaf.dtype))
+    if missing or left or misshapen:
+        hint = (
+            "; head=False leaves the classifier out"
+            if head and _only_heads(misshapen, heads)
+            else ""
+        )
+        raise WeightsError(
+            f"the weights do not fit {model.spec.name} with {model.spec.num_classes} classes{hint}",
+            missing=missing,
+            unexpected=sorted(left),
+            misshapen=misshapen,
+        )
+    if not_finite:
+        raise WeightsError(f"NaN or infinite numbers in {', '.join(not_finite[:20])}")
+    nnx.update(model, state)
+
+
+def _only_heads(misshapen: list[str], heads: tuple[str, ...]) -> bool:
+    return bool(misshapen) and all(name.startswith(heads) for name in misshapen)
+
+
+def _set(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+    *parents, leaf = path
+    for name in parents:
+        state = state[name]
+    state[leaf] = value

@@ -1,0 +1,147 @@
+"""The names that published files use, translated to the twin's.
+
+A layout is recognised by one key that no other has. Each has a function that maps a file's name to
+the twin's, and the readings that its numbers were made with: loading them under another reading
+would give wrong outputs, so it is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one publisher lays out one network.
+
+    Attributes:
+        name: for messages.
+        arch: the network that the files are of.
+        key: a name that only files of this layout have.
+        translate: maps a file's tensors to the twin's names and axis order.
+        readings: options of the network's constructor that the files need.
+    """
+
+    name: str
+    arch: str
+    key: str
+    translate: Callable[[Tensors], Tensors]
+    readings: Mapping[str, Any]
+
+
+def find(tensors: Tensors) -> Layout | None:
+    """Returns the foreign layout of a file's names; None where they may be the twin's own."""
+    return next((layout for layout in LAYOUTS if layout.key in tensors), None)
+
+
+def _timm_xception(tensors: Tensors) -> Tensors:
+    """timm `legacy_xception` and Cadene `xception`: block i here is their block i - 1.
+
+    Inside `rep`, ReLUs count as layers: a block that opens with one has its convolutions at
+    1, 4, 7, the first block at 0, 3; a BatchNorm follows each.
+    """
+    return {_timm_xception_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _timm_xception_name(name: str) -> str:
+    name = re.sub(r"^last_linear\.", "fc.", name)
+    stem = re.fullmatch(r"(conv|bn)([12])\.(\w+)", name)
+    if stem:
+        return f"block1_conv{stem[2]}.{stem[1]}.{stem[3]}"
+    tail = re.fullmatch(r"(?:conv([34])\.(conv1|pointwise)|bn([34]))\.(\w+)", name)
+    if tail:
+        layer = {"conv1": "depthwise", "pointwise": "pointwise", None: "bn"}[tail[2]]
+        return f"block14_sepconv{int(tail[1] or tail[3]) - 2}.{layer}.{tail[4]}"
+    block = re.fullmatch(r"block(\d+)\.(.+)", name)
+    if not block:
+        return name
+    number, rest = int(block[1]), block[2]
+    prefix = f"block{number + 1}"
+    rest = re.sub(r"^skip\.", "residual.conv.", rest)
+    rest = re.sub(r"^skipbn\.", "residual.bn.", rest)
+    rep = re.fullmatch(r"rep\.(\d+)\.(?:(conv1|pointwise)\.)?(\w+)", rest)
+    if not rep:
+        return f"{prefix}.{rest}"
+    position = int(rep[1]) + (number == 1)  # the first block has no opening ReLU
+    layer = {"conv1": "depthwise", "pointwise": "pointwise", None: "bn"}[rep[2]]
+    return f"{prefix}.sepconv{(position + 2) // 3}.{layer}.{rep[3]}"
+
+
+_KERAS_LEAVES = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "bias": "bias",
+}
+
+
+def _keras_xception(tensors: Tensors) -> Tensors:
+    """Keras `Xception`: `block2_sepconv1/depthwise_kernel`, `block2_sepconv1_bn/gamma`, ...
+
+    The four shortcuts have automatic names, `conv2d_7` and `batch_normalization_9`, whose numbers
+    go on from whatever the program built before: only their order means something.
+    """
+    shortcuts = {
+        name: f"block{block}.residual.{layer}"
+        for prefix, layer in (("conv2d", "conv"), ("batch_normalization", "bn"))
+        for name, block in zip(_automatic(tensors, prefix), (2, 3, 4, 13), strict=False)
+    }
+    return dict(_keras_leaf(name, tensor, shortcuts) for name, tensor in tensors.items())
+
+
+def _automatic(tensors: Tensors, prefix: str) -> list[str]:
+    """The layers that Keras named by itself, in the order of their creation."""
+    layers = {name.split("/")[0] for name in tensors}
+    found = [m for m in (re.fullmatch(rf"{prefix}(?:_(\d+))?", layer) for layer in layers) if m]
+    return [m[0] for m in sorted(found, key=lambda m: int(m[1] or 0))]
+
+
+def _keras_leaf(
+    name: str, tensor: np.ndarray, shortcuts: Mapping[str, str]
+) -> tuple[str, np.ndarray]:
+    layer, _, leaf = name.removesuffix(":0").rpartition("/")
+    layer = layer.split("/")[0]
+    path = shortcuts.get(layer) or _keras_path(layer)
+    if leaf == "depthwise_kernel" and tensor.ndim == 4:  # [h, w, c, 1]
+        return f"{path}.depthwise.weight", tensor.transpose(2, 3, 0, 1)
+    if leaf in ("pointwise_kernel", "kernel") and tensor.ndim == 4:  # [h, w, in, out]
+        inner = ".pointwise" if leaf == "pointwise_kernel" else ""
+        return f"{path}{inner}.weight", tensor.transpose(3, 2, 0, 1)
+    if leaf == "kernel" and tensor.ndim == 2:  # [in, out]
+        return f"{path}.weight", tensor.T
+    return f"{path}.{_KERAS_LEAVES.get(leaf, leaf)}", tensor
+
+
+def _keras_path(layer: str) -> str:
+    if layer == "predictions":
+        return "fc"
+    layer = re.sub(r"^(block(?:[2-9]|1[0-3]))_(sepconv\d)", r"\1.\2", layer)
+    if layer.endswith("_bn"):
+        return layer.removesuffix("_bn") + ".bn"
+    return f"{layer}.conv" if re.fullmatch(r"block1_conv[12]", layer) else layer
+
+
+LAYOUTS = (
+    Layout(
+        "timm or Cadene Xception",
+        "xception",
+        "block12.rep.4.pointwise.weight",
+        _timm_xception,
+        {"pad_mode": "torch", "bn_eps": 1e-5},
+    ),
+    Layout(
+        "Keras Xception",
+        "xception",
+        "block14_sepconv2/pointwise_kernel",
+        _keras_xception,
+        {"pad_mode": "tf", "bn_eps": 1e-3},
+    ),
+)

@@ -1,0 +1,6 @@
+"""The Inception family in PyTorch, the twin of `inception_jax`."""
+
+from reference_torch import models
+from reference_torch.registry import UnknownModelError, create_model, list_models
+
+__all__ = ["UnknownModelError", "create_model", "list_models", "models"]

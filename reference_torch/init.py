@@ -1,0 +1,39 @@
+"""Initial values of kernels, drawn as `inception_jax.init` draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+# Standard deviation of a unit normal distribution cut at two standard deviations.
+_CUT_STD = 0.87962566103423978
+
+
+def conv_kernel(weight: torch.Tensor) -> None:
+    """TF-slim's `variance_scaling_initializer` for a weight [out, in, h, w]."""
+    _variance_scaling(weight, 2.0)
+
+
+def depthwise_kernel(weight: torch.Tensor) -> None:
+    """For a depthwise weight [c, 1, h, w], which no ReLU follows."""
+    _variance_scaling(weight, 1.0)
+
+
+def linear_kernel(weight: torch.Tensor) -> None:
+    """For a weight [out, in]."""
+    _variance_scaling(weight, 1.0)
+
+
+def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
+    """A normal distribution cut at two standard deviations."""
+    return lambda weight: _cut_normal(weight, stddev)
+
+
+def _variance_scaling(weight: torch.Tensor, scale: float) -> None:
+    _cut_normal(weight, math.sqrt(scale / weight[0].numel()) / _CUT_STD)
+
+
+def _cut_normal(weight: torch.Tensor, std: float) -> None:
+    torch.nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

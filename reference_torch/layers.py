@@ -1,0 +1,191 @@
+"""The layers that the whole family is built from.
+
+Tensors are [n, c, h, w]. Classes and attributes are those of `inception_jax.layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reference_torch import init, ops
+from reference_torch.ops import Padding
+
+Layer = TypeVar("Layer")
+Maker = Callable[..., Layer]
+"""A layer's class with the options that the whole network shares already filled in."""
+
+Width = Callable[[int], int]
+"""Maps a channel count of the paper to that of a wider or narrower network."""
+
+KernelInit = Callable[[torch.Tensor], None]
+
+
+class Conv(nn.Conv2d):
+    """Convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        window: height and width of the kernel; one number for both.
+        stride: step of the window along both axes.
+        padding: see `reference_torch.ops.Padding`.
+        bias: add a bias to each channel.
+        kernel_init: initial values of the kernel [out, in, h, w].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        bias: bool = False,
+        kernel_init: KernelInit = init.conv_kernel,
+        groups: int = 1,
+    ):
+        super().__init__(in_channels, out_channels, window, stride, bias=bias, groups=groups)
+        self.border: Padding = padding
+        kernel_init(self.weight.data)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(ops.pad(x, self.kernel_size, self.stride[0], self.border))
+
+
+class DepthwiseConv(Conv):
+    """Convolution of every channel with a filter of its own, without bias: kernel [c, 1, h, w]."""
+
+    def __init__(self, channels: int, window: int = 3, stride: int = 1, padding: Padding = "same"):
+        super().__init__(
+            channels,
+            channels,
+            window,
+            stride,
+            padding,
+            groups=channels,
+            kernel_init=init.depthwise_kernel,
+        )
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation.
+
+    Args:
+        channels: size of the channel axis, over which nothing is averaged.
+        eps: added to the variance.
+        momentum: share of the old running average that a training step keeps, the convention of
+            TensorFlow, Keras and Flax. PyTorch's `momentum`, which this class passes on, is one
+            minus this.
+    """
+
+    def __init__(self, channels: int, *, eps: float, momentum: float):
+        super().__init__(channels, eps=eps, momentum=1 - momentum)
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
+
+    Args:
+        relu: apply the ReLU; Xception's residual shortcuts have none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        relu: bool = True,
+        kernel_init: KernelInit = init.conv_kernel,
+        bn_eps: float,
+        bn_momentum: float,
+    ):
+        super().__init__()
+        self.conv = Conv(
+            in_channels, out_channels, window, stride, padding, kernel_init=kernel_init
+        )
+        self.bn = BatchNorm(out_channels, eps=bn_eps, momentum=bn_momentum)
+        self.relu = relu
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn(self.conv(x))
+        return F.relu(x) if self.relu else x
+
+
+class SeparableConvBN(nn.Module):
+    """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
+
+    Nothing stands between the depthwise and the pointwise convolution: the paper's figure 10 finds
+    an activation there harmful.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bn_eps: float, bn_momentum: float):
+        super().__init__()
+        self.depthwise = DepthwiseConv(in_channels)
+        self.pointwise = Conv(in_channels, out_channels)
+        self.bn = BatchNorm(out_channels, eps=bn_eps, momentum=bn_momentum)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.pointwise(self.depthwise(x)))
+
+
+class Linear(nn.Linear):
+    """Affine map of [n, d]: weight [out, in] and bias."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kernel_init: KernelInit = init.linear_kernel
+    ):
+        super().__init__(in_features, out_features)
+        kernel_init(self.weight.data)
+        nn.init.zeros_(self.bias)
+
+
+def global_avg_pool(x: torch.Tensor) -> torch.Tensor:
+    """Mean of each channel over the map, [n, c, h, w] -> [n, c]."""
+    return x.mean((2, 3))
+
+
+def channel_scaler(width_multiplier: float) -> Width:
+    """Returns the rule by which a width multiplier changes a channel count.
+
+    TF-slim's `depth_multiplier`: rounded down, never below 16.
+
+    Raises:
+        ValueError: if the multiplier is not positive.
+    """
+    if width_multiplier <= 0:
+        raise ValueError(f"width_multiplier must be positive, not {width_multiplier}")
+    return lambda channels: max(int(channels * width_multiplier), 16)
+
+
+def check_images(images: torch.Tensor, min_size: int, in_channels: int) -> None:
+    """Refuses what the network cannot take.
+
+    Raises:
+        ValueError: if the images are not [n, c, h, w], have another number of channels, are smaller
+            than the network's minimum, or are integers.
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(f"images must be [n, channels, height, width]; got shape {shape}")
+    if shape[1] != in_channels:
+        raise ValueError(
+            f"this network takes {in_channels} channels; got {shape[1]} in images of shape {shape}"
+        )
+    if min(shape[2:]) < min_size:
+        raise ValueError(
+            f"this network needs images of at least {min_size}x{min_size} pixels; "
+            f"got {shape[2]}x{shape[3]}"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"images must be normalised floats, not {images.dtype}")

@@ -1,0 +1,63 @@
+"""Padding and pooling on NCHW tensors, by the rules of `inception_jax.ops`."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+Padding = Literal["valid", "same", "symmetric"]
+"""How a window meets the border.
+
+`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
+padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides.
+"""
+
+
+def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Returns the (low, high) padding of one axis."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "symmetric":
+        return window // 2, window // 2
+    if padding == "same":
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
+        return total // 2, total - total // 2
+    raise ValueError(f"padding must be 'valid', 'same' or 'symmetric', not {padding!r}")
+
+
+def pad(
+    x: torch.Tensor, window: tuple[int, int], stride: int, padding: Padding, value: float = 0.0
+) -> torch.Tensor:
+    """Pads [n, c, h, w] for a window; PyTorch's own layers cannot pad two sides differently."""
+    rows = pads(x.shape[2], window[0], stride, padding)
+    cols = pads(x.shape[3], window[1], stride, padding)
+    return F.pad(x, (*cols, *rows), value=value) if any((*rows, *cols)) else x
+
+
+def max_pool(x: torch.Tensor, window: int, stride: int, padding: Padding = "valid") -> torch.Tensor:
+    """Maximum over windows of [n, c, h, w]; padding never wins."""
+    return F.max_pool2d(pad(x, (window, window), stride, padding, -math.inf), window, stride)
+
+
+def avg_pool(
+    x: torch.Tensor,
+    window: int,
+    stride: int,
+    padding: Padding = "valid",
+    *,
+    count_include_pad: bool = False,
+) -> torch.Tensor:
+    """Mean over windows of [n, c, h, w].
+
+    Args:
+        count_include_pad: divide by the window's size at the border too (PyTorch's default)
+            instead of by the number of pixels that are really there (TensorFlow's rule).
+    """
+    total = F.avg_pool2d(pad(x, (window, window), stride, padding), window, stride)
+    if count_include_pad or padding == "valid":
+        return total
+    ones = pad(x.new_ones(1, 1, *x.shape[2:]), (window, window), stride, padding)
+    return total / F.avg_pool2d(ones, window, stride)

@@ -1,0 +1,88 @@
+"""Names of networks and of published weights, and the options that each of them needs."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+Tags = Mapping[str, Mapping[str, Any]]
+
+_MODELS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {}
+
+
+class UnknownModelError(KeyError):
+    """No network, or no set of weights, has this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def register(arch: str, model_class: type[nn.Module], tags: Tags) -> None:
+    """Makes a network known by `arch` and `arch.tag`; the tag "" is the recommended reading."""
+    for tag, options in tags.items():
+        _MODELS[f"{arch}.{tag}" if tag else arch] = (model_class, options)
+
+
+def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
+    """Returns the networks, or with `tags` the `name.tag`s, that fit a shell pattern, sorted."""
+    return sorted(
+        name
+        for name in _MODELS
+        if ("." in name) == tags
+        and (fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.partition(".")[0], pattern))
+    )
+
+
+def create_model(
+    name: str,
+    *,
+    weights: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    aux_heads: bool = False,
+    width_multiplier: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    param_dtype: torch.dtype | None = None,
+    **readings: Any,
+) -> nn.Module:
+    """Builds a network in evaluation mode; arguments as `inception_jax.create_model`.
+
+    Args:
+        name: `arch` or `arch.tag`, see `list_models`.
+        weights: None for random parameters, else a state dict of tensors or NumPy arrays, such as
+            `inception_jax.to_torch` returns.
+        num_classes: size of the output; None: the tag's own.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifiers, whose logits training returns too.
+        width_multiplier: scales every channel count.
+        dtype: of parameters and computation.
+        param_dtype: None, or the same as `dtype`: this twin computes in the type that it stores.
+        **readings: further options of the network's class, over those that the tag fixes.
+
+    Raises:
+        UnknownModelError: with near names.
+        RuntimeError: if the weights do not fit.
+        TypeError: for an option that the network does not have.
+        ValueError: if the two types differ; `torch.autocast` is PyTorch's own way to mix them.
+    """
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
+        raise UnknownModelError(f"unknown model {name!r}; {hint}")
+    if param_dtype not in (None, dtype):
+        raise ValueError(f"dtype {dtype} and param_dtype {param_dtype} differ: use torch.autocast")
+    model_class, options = _MODELS[name]
+    options = {"num_classes": 1000, **options, **readings}
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    model = model_class(
+        in_channels=in_channels, aux_heads=aux_heads, width_multiplier=width_multiplier, **options
+    )
+    if weights is not None:
+        model.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
+    return model.to(dtype).eval()
