@@ -1,6 +1,7 @@
 """The Inception family in JAX, with the numbers of its sources."""
 
 from inception_jax import models
+from inception_jax.preprocessing import preprocess
 from inception_jax.registry import (
     ModelInfo,
     UnknownModelError,
@@ -19,6 +20,7 @@ __all__ = [
     "load_weights",
     "model_info",
     "models",
+    "preprocess",
     "save_weights",
     "to_torch",
 ]

@@ -140,6 +140,11 @@ class BatchNorm(nnx.Module):
         gain = self.scale[...].astype(x.dtype) * lax.rsqrt(var + self.eps)
         return ((x - mean) * gain + self.bias[...].astype(x.dtype)).astype(self.dtype)
 
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Takes its part of `nnx.view(model, use_running_average=...)`."""
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         axes = tuple(range(x.ndim - 1))
         n = x.size // x.shape[-1]
@@ -269,6 +274,11 @@ class Dropout(nnx.Module):
             )
         keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, x.shape)
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Takes its part of `nnx.view(model, deterministic=...)`."""
+        if deterministic is not None:
+            self.deterministic = deterministic
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:

@@ -82,7 +82,7 @@ def create_model(
         options["num_classes"] = num_classes
     model = model_class(
         in_channels=in_channels, aux_heads=aux_heads, width_multiplier=width_multiplier, **options
-    )
+    ).to(dtype)
     if weights is not None:
         model.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
-    return model.to(dtype).eval()
+    return model.eval()

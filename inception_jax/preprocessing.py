@@ -1,0 +1,105 @@
+"""Images as each publisher feeds them to its network."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from inception_jax.registry import ModelInfo, model_info
+
+_PILLOW = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
+    """Cuts, resizes and normalises an image as the publisher of a tag evaluates it.
+
+    Args:
+        name: what `create_model` takes; its tag decides.
+        image: a Pillow image of any mode, or uint8 [h, w], [h, w, 1] or [h, w, 3] (RGB).
+
+    Returns:
+        float32 [1, h, w, 3].
+
+    Raises:
+        UnknownModelError: with near names.
+        ValueError: for an array of another shape or type.
+    """
+    info = model_info(name)
+    picture = _to_rgb(image)
+    if info.crop == "resize_crop":
+        pixels = _resize_crop(picture, info)
+    elif info.crop == "crop_resize":
+        pixels = _resize(_central(picture, info.crop_pct), info)
+    else:
+        pixels = _resize(picture, info)
+    scaled = pixels.astype(np.float32) / np.float32(255)
+    return ((scaled - np.float32(info.mean)) / np.float32(info.std))[None]
+
+
+def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ValueError(
+                "an image array must be uint8 [h, w] or [h, w, 1 or 3]; "
+                f"got {image.dtype} {image.shape}"
+            )
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[:, :, 0]
+        if image.ndim == 3 and image.shape[2] != 3:
+            raise ValueError(f"an image array must have 1 or 3 channels; got shape {image.shape}")
+        image = Image.fromarray(image)
+    return image.convert("RGB")
+
+
+def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    """torchvision's Resize (an int: the shorter side) and CenterCrop, which timm and Cadene use."""
+    short = math.floor(info.input_size / info.crop_pct)
+    width, height = picture.size
+    if width <= height:
+        size = (short, int(short * height / width))
+    else:
+        size = (int(short * width / height), short)
+    picture = picture.resize(size, _PILLOW[info.interpolation])
+    left, top = (round((n - info.input_size) / 2) for n in size)
+    return np.asarray(picture.crop((left, top, left + info.input_size, top + info.input_size)))
+
+
+def _central(picture: Image.Image, fraction: float) -> Image.Image:
+    """`tf.image.central_crop`: an equal number of pixels goes on both sides."""
+    left, top = (int((n - n * fraction) / 2) for n in picture.size)
+    return picture.crop((left, top, picture.width - left, picture.height - top))
+
+
+def _resize(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    size = info.input_size
+    if info.interpolation in _PILLOW:
+        return np.asarray(picture.resize((size, size), _PILLOW[info.interpolation]))
+    pixels = np.asarray(picture, np.float32)
+    half_pixel = info.interpolation == "bilinear_torch"
+    pixels = _interpolate(pixels, size, 0, half_pixel)
+    return _interpolate(pixels, size, 1, half_pixel)
+
+
+def _interpolate(pixels: np.ndarray, size: int, axis: int, half_pixel: bool) -> np.ndarray:
+    """Linear interpolation along an axis, without smoothing.
+
+    TensorFlow 1 takes output pixel i from i * scale; PyTorch and TensorFlow 2 from the centre of
+    the pixel, (i + 0.5) * scale - 0.5, cut at the border.
+    """
+    old = pixels.shape[axis]
+    at = np.arange(size, dtype=np.float32) * np.float32(old / size)
+    if half_pixel:
+        centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(old / size)
+        at = np.maximum(centres - np.float32(0.5), 0)
+    low = np.minimum(np.floor(at).astype(int), old - 1)
+    high = np.minimum(low + 1, old - 1)
+    shape = [1] * pixels.ndim
+    shape[axis] = size
+    share = (at - low).reshape(shape).astype(np.float32)
+    return pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share

@@ -1,0 +1,147 @@
+"""Pairs of a network here and its PyTorch twin with the same random numbers in them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+import inception_jax as ij
+import reference_torch
+from inception_jax.layers import BatchNorm
+from inception_jax.weights import leaves
+
+# Relative to the largest number of the compared tensor.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+WIDTH = 0.125
+CLASSES = 10
+
+
+def distinct_readings() -> list[str]:
+    """One name for each set of options that changes what a network computes."""
+    seen: dict[Any, str] = {}
+    for name in [*ij.list_models(), *ij.list_models(tags=True)]:
+        info = ij.model_info(name)
+        options = {k: v for k, v in info.readings.items() if k not in ("dropout", "bn_momentum")}
+        seen.setdefault((info.arch, tuple(sorted(options.items()))), name)
+    return list(seen.values())
+
+
+@functools.cache
+def pair(
+    name: str, dtype: str, *, hostile: bool = False, **options: Any
+) -> tuple[nnx.Module, torch.nn.Module]:
+    """Returns both networks in evaluation mode, with random weights, scales and statistics."""
+    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, "dropout": 0.0, **options}
+    build = functools.partial(ij.create_model, name, dtype=dtype, param_dtype=dtype, **options)
+    model = nnx.eval_shape(build)  # numbers from NumPy need no compiler
+    randomise(model, dtype, hostile=hostile)
+    return model, twin_of(model, name, dtype, **options)
+
+
+def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
+    """Returns a network's twin with the same numbers, built with its own options."""
+    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, "dropout": 0.0, **options}
+    return reference_torch.create_model(
+        name, dtype=getattr(torch, dtype), weights=ij.to_torch(model), **options
+    )
+
+
+def randomise(model: nnx.Module, dtype: str, *, hostile: bool = False, seed: int = 0) -> None:
+    """Replaces scales, biases and statistics by random numbers that keep the signal's size.
+
+    Fresh networks have ones and zeros there, which hide a swapped or forgotten tensor.
+
+    Args:
+        hostile: let running variances fall to 1e-14, as in a published file, where epsilon decides.
+    """
+    rng = np.random.default_rng(seed)
+    state = leaves.state_of(model)
+    nnx.update(model, jax.tree_util.tree_map_with_path(functools.partial(_fill, rng), state))
+    norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
+    _calibrate(model, norms, random_images(model, dtype, (model.min_size + 12,) * 2, n=4))
+    for norm in norms:
+        shape, std = norm.mean[...].shape, np.sqrt(norm.var[...])
+        norm.mean[...] += jnp.asarray(std * rng.normal(0, 0.3, shape), dtype)
+        norm.var[...] *= jnp.asarray(rng.uniform(0.5, 2, shape), dtype)
+        norm.scale[...] *= jnp.asarray(rng.uniform(0.5, 1.5, shape), dtype)
+        norm.bias[...] += jnp.asarray(rng.normal(0, 0.3, shape), dtype)
+        if hostile:
+            norm.var[...] = jnp.where(rng.uniform(size=shape) < 0.1, 1e-14, norm.var[...])
+
+
+def _fill(rng: np.random.Generator, path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    kind = path[-1].key
+    if kind == "kernel":  # He initialisation
+        values = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+    else:
+        values = np.full(leaf.shape, 1.0 if kind in ("scale", "var") else 0.0)
+    return jnp.asarray(values, leaf.dtype)
+
+
+def _calibrate(model: nnx.Module, norms: list[BatchNorm], images: np.ndarray) -> None:
+    """Sets the running statistics to those of a batch, so that no layer's output explodes."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    model.train()
+    _, stats = run(model, lambda m, x: m(x, rngs=nnx.Rngs(dropout=0)), images)
+    nnx.update(model, stats)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def run(model: nnx.Module, call: Callable, *args: Any) -> tuple[Any, dict[str, Any]]:
+    """Compiles and runs a call of a network; returns its result and the statistics after it."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def compiled(state, *args):
+        merged = nnx.merge(graphdef, state)
+        return call(merged, *args), nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
+
+    return compiled(nnx.to_pure_dict(state), *args)
+
+
+def random_images(
+    model: nnx.Module, dtype: str, size: tuple[int, int], n: int = 2, seed: int = 0
+) -> np.ndarray:
+    """Returns normal noise [n, h, w, c]."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, *size, model.in_channels)).astype(dtype)
+
+
+def to_nchw(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor in our axis order."""
+    array = tensor.detach().numpy()
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def compare(ours: Any, theirs: torch.Tensor | np.ndarray, dtype: str, what: str) -> None:
+    """Asserts equality to the precision of a dtype, relative to the largest number."""
+    ours = np.asarray(ours)
+    theirs = to_numpy(theirs) if isinstance(theirs, torch.Tensor) else theirs
+    assert ours.dtype == theirs.dtype == dtype, (what, ours.dtype, theirs.dtype)
+    assert ours.shape == theirs.shape, (what, ours.shape, theirs.shape)
+    scale = max(np.abs(theirs).max(), np.finfo(dtype).tiny)
+    error = np.abs(ours - theirs).max() / scale
+    assert error <= TOLERANCE[dtype], f"{what}: relative difference {error:.2e}"
+
+
+def named_leaves(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Leaves of a state or gradient by their twin's names, in its axis order."""
+    return {
+        leaves.torch_name(path): leaves.to_torch_order(path, np.asarray(leaf))
+        for path, leaf in leaves.walk(dict(state))
+    }

@@ -1,0 +1,1 @@
+"""The training programme. `python train/main.py --help`."""
