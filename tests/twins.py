@@ -37,11 +37,17 @@ def distinct_readings() -> list[str]:
 def pair(
     name: str, dtype: str, *, hostile: bool = False, **options: Any
 ) -> tuple[nnx.Module, torch.nn.Module]:
-    """Returns both networks in evaluation mode, with random weights, scales and statistics."""
+    """Returns both networks in evaluation mode, with random weights, scales and statistics.
+
+    Both precisions start from the same numbers, those of float32.
+    """
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, "dropout": 0.0, **options}
     build = functools.partial(ij.create_model, name, dtype=dtype, param_dtype=dtype, **options)
     model = nnx.eval_shape(build)  # numbers from NumPy need no compiler
-    randomise(model, dtype, hostile=hostile)
+    if dtype == "float32":
+        randomise(model, dtype, hostile=hostile)
+    else:
+        ij.load_weights(model, ij.to_torch(pair(name, "float32", hostile=hostile, **options)[0]))
     return model, twin_of(model, name, dtype, **options)
 
 

@@ -99,7 +99,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         state = TrainState(
             state.step + 1,

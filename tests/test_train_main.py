@@ -1,0 +1,230 @@
+"""`python train/main.py`, as a user runs it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import inception_jax as ij
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--width-multiplier", "0.05", "--batch-size", "4", "--log-every", "2"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and a compilation cache that the runs of this module share."""
+    return {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+    }
+
+
+@pytest.fixture
+def start(environment, tmp_path):
+    """Starts the programme in an empty folder."""
+
+    def start(*options: str) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "train/main.py"), *options]
+        return subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """Runs the programme to its end; returns exit code, standard output and error."""
+
+    def run(*options: str) -> tuple[int, str, str]:
+        process = start(*options)
+        out, err = process.communicate(timeout=1200)
+        return process.returncode, out, err
+
+    return run
+
+
+def weights(workdir: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(workdir / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--arch", "xcepton"], 2, ["xcepton", "xception"]),
+        (["--arch", "xception.tf_in21k"], 2, ["tf_in1k"]),
+        (["--image-size", "64"], 2, ["64", "71"]),
+        (["--workdir", "/proc/nowhere"], 2, ["/proc/nowhere"]),
+        (["--batch-size", "7000"], 2, ["7000", "6000"]),
+        (["--init-from", "absent.pth"], 2, ["absent.pth"]),
+    ],
+)
+def test_errors_are_one_line(run, options, code, words):
+    got, out, err = run(*options)
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+def test_unknown_option(run):
+    code, out, err = run("--arhc", "xception")
+    assert (code, out) == (2, "")
+    assert "--arhc" in err
+    assert "Traceback" not in err
+
+
+def test_a_run_from_start_to_end_and_again(run, tmp_path):
+    options = [*SMALL, "--steps", "4", "--workdir", "w"]
+    code, out, err = run("--arch", "xception", *options)
+    assert (code, err) == (0, "")
+    result = json.loads(out.splitlines()[-1])
+    assert {"arch": "xception", "dataset": "fashion_mnist", "step": 4}.items() <= result.items()
+    assert result["eval_examples"] == 1000
+    assert result["epoch"] == pytest.approx(4 / 1500, abs=1e-4)
+    assert 0 <= result["eval_top1"] <= result["eval_top5"] <= 1
+    assert np.isfinite(result["train_loss"])
+    lines = [line for line in out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 2
+    for word in ("epoch", "loss", "lr", "images/s", "ETA"):
+        assert word in lines[0]
+
+    names = {path.name for path in (tmp_path / "w").iterdir()}
+    assert {"config.json", "metrics.jsonl", "curves.svg", "predictions.png", "checkpoints",
+            "weights.safetensors"} <= names  # fmt: skip
+    assert json.loads((tmp_path / "w/config.json").read_text())["width_multiplier"] == 0.05
+    assert (tmp_path / "w/curves.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "w/predictions.png").read_bytes().startswith(b"\x89PNG")
+    model = ij.create_model(
+        "xception",
+        weights=tmp_path / "w/weights.safetensors",
+        num_classes=10,
+        in_channels=1,
+        width_multiplier=0.05,
+    )
+    assert model(np.zeros((1, 71, 71, 1), np.float32)).shape == (1, 10)
+
+    code, again, err = run("--arch", "xception", *options)
+    assert (code, err) == (0, "")
+    assert "finished" in again
+    assert json.loads(again.splitlines()[-1]) == result
+
+    code, out, err = run("--arch", "xception", *options, "--eval-only")
+    assert json.loads(out.splitlines()[-1])["eval_top1"] == result["eval_top1"]
+
+    code, out, err = run("--arch", "xception", *options, "--seed", "5")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "seed 0, now 5" in err
+
+
+def test_kill_and_resume_ends_bit_equal(start, run, tmp_path):
+    options = ["--arch", "xception", *SMALL, "--steps", "12", "--checkpoint-every", "4"]
+    assert run(*options, "--workdir", "straight")[0] == 0
+
+    process = start(*options, "--workdir", "killed")
+    seen = ""
+    while "step 6/12" not in seen:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        seen += line
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed/result.json").exists()
+
+    code, out, _ = run(*options, "--workdir", "killed")
+    assert code == 0
+    resumed = int(out.split("resuming at step ")[1].split(",")[0])
+    assert resumed in (4, 8)  # 8 if the kill came late
+    a, b = weights(tmp_path / "straight"), weights(tmp_path / "killed")
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    entries = (tmp_path / "killed/metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in entries if '"train"' in line]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(run, tmp_path):
+    options = ["--arch", "xception", *SMALL, "--checkpoint-every", "2", "--workdir", "w"]
+    assert run(*options, "--steps", "4")[0] == 0
+    newest = tmp_path / "w/checkpoints/4"
+    largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    (tmp_path / "w/result.json").unlink()
+    code, out, err = run(*options, "--steps", "6")
+    assert code == 0, err
+    assert "checkpoint of step 4 cannot be read" in err
+    assert "resuming at step 2" in out
+
+
+def test_sigterm_saves_and_says_so(start, run, tmp_path):
+    options = ["--arch", "xception", *SMALL, "--steps", "500", "--workdir", "w"]
+    process = start(*options)
+    while "step 2/500" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 42, err
+    saved = int(err.split("saved at step ")[1].split(";")[0])
+    assert saved < 500
+    code, out, _ = run(*options[:-4], "--steps", str(saved + 1), "--workdir", "w")
+    assert code == 0
+    assert f"resuming at step {saved}," in out
+
+
+def test_a_loss_that_is_not_finite(run, tmp_path):
+    options = ["--arch", "xception", *SMALL, "--steps", "8", "--checkpoint-every", "2"]
+    code, out, err = run(*options, "--learning-rate", "1e38", "--clip-norm", "0", "--workdir", "w")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "not finite" in err
+    assert "at step" in err
+    assert not (tmp_path / "w/result.json").exists()
+    assert not out.rstrip().endswith("}")
+
+
+def test_start_from_weights_with_other_classes(run, tmp_path):
+    model = ij.create_model("xception", num_classes=3, in_channels=1, width_multiplier=0.05)
+    ij.save_weights(model, tmp_path / "start.safetensors")
+    options = [*SMALL, "--steps", "1", "--workdir", "w", "--learning-rate", "1e-20"]
+    code, out, err = run("--arch", "xception", *options, "--init-from", "start.safetensors")
+    assert (code, err) == (0, "")
+    assert "classifier starts anew" in out
+    after = weights(tmp_path / "w")["block7.sepconv1.pointwise.weight"]
+    np.testing.assert_allclose(after, ij.to_torch(model)["block7.sepconv1.pointwise.weight"])
+    # Three channels do not fit one.
+    colour = ij.create_model("xception", num_classes=10, width_multiplier=0.05)
+    ij.save_weights(colour, tmp_path / "colour.safetensors")
+    code, _, err = run(
+        "--arch", "xception", *SMALL, "--init-from", "colour.safetensors", "--workdir", "v"
+    )
+    assert code == 2
+    assert "block1_conv1.conv.weight" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["xception", "inception_v3"])
+def test_the_demo_learns(run, arch):
+    """The README's main job, whole: above 85 % of the test images."""
+    started = time.monotonic()
+    code, out, err = run("--arch", arch, "--workdir", "w")
+    print(f"{arch}: {time.monotonic() - started:.0f} s")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["eval_top1"] > 0.85

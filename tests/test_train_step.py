@@ -1,0 +1,139 @@
+"""A training step as it is compiled, on a stand-in network that compiles in a second."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from inception_jax.layers import ConvBN, Dropout, Linear, global_avg_pool
+from train.config import Config
+from train.devices import Devices
+from train.errors import UsageError
+from train.step import init_state, make_eval_step, make_train_step, prepare, split
+
+
+class Small(nnx.Module):
+    """One convolution, with an auxiliary head."""
+
+    def __init__(self, dropout: float = 0.0):
+        rngs = nnx.Rngs(0)
+        self.conv = ConvBN(1, 6, 3, stride=2, bn_eps=1e-3, bn_momentum=0.9, rngs=rngs)
+        self.dropout = Dropout(dropout)
+        self.fc = Linear(6, 10, rngs=rngs)
+        self.aux = Linear(6, 10, rngs=rngs)
+
+    def __call__(self, images, *, rngs=None):
+        x = self.dropout(global_avg_pool(self.conv(images)), rngs)
+        if self.dropout.deterministic:
+            return self.fc(x)
+        return {"logits": self.fc(x), "Aux": self.aux(x)}
+
+
+CONFIG = dataclasses.replace(Config(arch="xception"), image_size=20, ema_decay=0.5, batch_size=8)
+
+
+def batches(count: int, size: int = 8):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield {
+            "image": rng.integers(0, 256, (size, 12, 12, 1), np.uint8),
+            "label": rng.integers(0, 10, size).astype(np.int32),
+        }
+
+
+def train(steps: int, model: nnx.Module | None = None, sharding=None, config: Config = CONFIG):
+    train_def, _, params, stats = split(model or Small())
+    tx = optax.sgd(0.1)
+    state = init_state(params, stats, tx)
+    step = jax.jit(make_train_step(train_def, tx, config, 10), donate_argnums=0)
+    if sharding is not None:
+        state = jax.device_put(state, sharding.replicated)
+        step = jax.jit(
+            make_train_step(train_def, tx, config, 10),
+            donate_argnums=0,
+            out_shardings=sharding.replicated,
+        )
+    history = []
+    for batch in batches(steps):
+        state, metrics = step(state, sharding.put(batch) if sharding else batch)
+        history.append((jax.device_get(state), jax.device_get(metrics)))
+    assert step._cache_size() == 1  # one compilation for all steps
+    return history
+
+
+def test_loss_is_smoothed_and_weighs_the_auxiliary_head():
+    model = Small()
+    (_, metrics), *_ = train(1)
+    batch = next(batches(1))
+    model.train()
+    out = model(prepare(jnp.asarray(batch["image"]), CONFIG), rngs=nnx.Rngs(dropout=0))
+    targets = np.full((8, 10), 0.1 / 10)
+    targets[np.arange(8), batch["label"]] += 0.9
+    loss = {k: -(targets * jax.nn.log_softmax(v)).sum(-1).mean() for k, v in out.items()}
+    np.testing.assert_allclose(metrics["loss"], loss["logits"] + 0.4 * loss["Aux"], rtol=1e-5)
+    assert metrics["accuracy"] == (out["logits"].argmax(-1) == batch["label"]).mean()
+
+
+def test_averages_follow_tensorflows_warm_up():
+    history = [state for state, _ in train(3)]
+    start = split(Small())
+    params, stats = start[2]["fc"]["kernel"], start[3]["conv"]["bn"]["mean"]
+    for n, state in enumerate(history):
+        decay = min(CONFIG.ema_decay, (1 + n) / (10 + n))
+        params = decay * params + (1 - decay) * state.params["fc"]["kernel"]
+        stats = decay * stats + (1 - decay) * state.stats["conv"]["bn"]["mean"]
+        np.testing.assert_allclose(state.ema_params["fc"]["kernel"], params, rtol=1e-5)
+        np.testing.assert_allclose(state.ema_stats["conv"]["bn"]["mean"], stats, rtol=1e-5)
+    assert [int(state.step) for state in history] == [1, 2, 3]
+
+
+def test_dropout_draws_anew_each_step_and_follows_the_seed():
+    def losses(seed):
+        config = dataclasses.replace(CONFIG, seed=seed)
+        return [float(m["loss"]) for _, m in train(3, Small(dropout=0.5), config=config)]
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+def test_two_devices_train_as_one():
+    """BatchNorm sees the global batch, so sharding changes nothing but the order of sums."""
+    assert jax.device_count() == 2
+    one, two = train(4), train(4, sharding=Devices(8))
+    for (a, x), (b, y) in zip(one, two, strict=True):
+        np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-5)
+        jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-6), a, b)
+    with pytest.raises(UsageError, match="--batch-size 9 is not a multiple of 2 devices"):
+        Devices(9)
+
+
+def test_evaluation_counts_masked_images_not_at_all():
+    _, eval_def, params, stats = split(Small())
+    step = jax.jit(make_eval_step(eval_def, CONFIG))
+    batch = next(batches(1, 6))
+    part = {k: np.concatenate([v, v[:2]]) for k, v in batch.items()}
+    whole = step(params, stats, {**batch, "mask": np.ones(6, np.float32)})
+    padded = step(params, stats, {**part, "mask": np.r_[np.ones(6), 0, 0].astype(np.float32)})
+    assert whole["examples"] == padded["examples"] == 6
+    for key in ("top1", "top5", "loss"):
+        np.testing.assert_allclose(whole[key], padded[key], rtol=1e-6)
+    model = Small()
+    logits = np.asarray(model(prepare(jnp.asarray(batch["image"]), CONFIG)))
+    order = (-logits).argsort(-1)
+    hits = order == batch["label"][:, None]
+    assert whole["top1"] == hits[:, :1].sum()
+    assert whole["top5"] == hits[:, :5].sum()
+
+
+def test_images_are_scaled_and_resized():
+    images = jnp.asarray([[[[0], [255]], [[255], [0]]]], jnp.uint8)
+    out = prepare(images, dataclasses.replace(CONFIG, image_size=4, dtype="bfloat16"))
+    assert out.shape == (1, 4, 4, 1)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out[0, [0, 0, 3], [0, 3, 3], 0].astype(np.float32), [-1, 1, -1])

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from flax import nnx
+from twins import WIDTH, pair, random_images, run, to_nchw
+
+import inception_jax as ij
+from inception_jax.weights import leaves
+
+ARCHS = ij.list_models()
+
+
+def fresh(name: str, **options) -> nnx.Module:
+    """A network with other numbers than `pair` has, built without the compiler."""
+    model = nnx.eval_shape(
+        lambda: ij.create_model(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
+    )
+    nnx.update(
+        model, jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), leaves.state_of(model))
+    )
+    return model
+
+
+def equal(a: nnx.Module, b: nnx.Module) -> bool:
+    pairs = zip(leaves.walk(leaves.state_of(a)), leaves.walk(leaves.state_of(b)), strict=True)
+    return all(p == q and x.dtype == y.dtype and bool((x == y).all()) for (p, x), (q, y) in pairs)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_to_torch_and_back_is_exact(name, dtype):
+    model, twin = pair(name, dtype)
+    sent = ij.to_torch(model)
+    received = twin.state_dict()
+    assert list(sorted(sent)) == list(sorted(received))
+    for key, tensor in received.items():
+        np.testing.assert_array_equal(tensor.numpy(), sent[key])
+        assert tensor.numpy().dtype == sent[key].dtype
+    again = fresh(name, dtype=dtype, param_dtype=dtype)
+    assert not equal(again, model)
+    ij.load_weights(again, {key: tensor.numpy() for key, tensor in received.items()})
+    assert equal(again, model)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_files(name, tmp_path):
+    model, twin = pair(name, "float32")
+    ij.save_weights(model, tmp_path / "a.safetensors")
+    torch.save(twin.state_dict(), tmp_path / "b.pth")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in twin.state_dict().items()}},
+        tmp_path / "c.pt",
+    )
+    for file in ("a.safetensors", "b.pth", "c.pt"):
+        again = fresh(name)
+        ij.load_weights(again, tmp_path / file)
+        assert equal(again, model)
+    # Our file is the twin's state dict.
+    twin.load_state_dict(safetensors.torch.load_file(tmp_path / "a.safetensors"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.pth", "c.pt"]
+
+
+def test_create_model_loads(tmp_path):
+    model, _ = pair("xception", "float32")
+    ij.save_weights(model, tmp_path / "x.safetensors")
+    again = ij.create_model(
+        "xception", weights=tmp_path / "x.safetensors", width_multiplier=WIDTH, num_classes=10
+    )
+    assert equal(again, model)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_files(kind, tmp_path):
+    model, _ = pair("xception", "float32")
+    halves = {
+        key: value.astype(kind) if value.dtype == np.float32 else value
+        for key, value in ij.to_torch(model).items()
+    }
+    torch_kind = torch.float16 if kind is np.float16 else torch.bfloat16
+    saved = {k: torch.from_numpy(v.astype(np.float32)).to(torch_kind) for k, v in halves.items()}
+    torch.save(saved, tmp_path / "x.pth")
+    safetensors.torch.save_file(saved, tmp_path / "x.safetensors")
+    for source in (halves, tmp_path / "x.pth", tmp_path / "x.safetensors"):
+        again = fresh("xception")
+        ij.load_weights(again, source)
+        ours = np.asarray(again.fc.kernel[...])
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, halves["fc.weight"].T.astype(np.float32))
+
+
+def test_auxiliary_tensors_are_left_out_where_there_is_no_head():
+    model, _ = pair("inception_v3", "float32", aux_heads=True)
+    again = fresh("inception_v3")
+    ij.load_weights(again, ij.to_torch(model))
+    np.testing.assert_array_equal(again.fc.kernel[...], model.fc.kernel[...])
+    with pytest.raises(ij.WeightsError) as error:
+        ij.load_weights(fresh("inception_v3", aux_heads=True), ij.to_torch(again))
+    assert any(name.startswith("AuxLogits.conv0.") for name in error.value.missing)
+
+
+def test_another_number_of_classes():
+    model, _ = pair("inception_v3", "float32", aux_heads=True)
+    other = fresh("inception_v3", num_classes=7, aux_heads=True)
+    before = fresh("inception_v3", num_classes=7, aux_heads=True)
+    with pytest.raises(ij.WeightsError, match="head=False") as error:
+        ij.load_weights(other, ij.to_torch(model))
+    assert len(error.value.misshapen) == 4
+    assert equal(other, before)
+    ij.load_weights(other, ij.to_torch(model), head=False)
+    np.testing.assert_array_equal(other.fc.kernel[...], before.fc.kernel[...])
+    for part in ("Mixed_7c", "AuxLogits"):
+        conv = getattr(other, part).branch1x1 if part == "Mixed_7c" else other.AuxLogits.conv0
+        assert float(conv.conv.kernel[...].std()) > 0
+
+
+def test_everything_wrong_is_said_at_once_and_nothing_is_loaded():
+    model, _ = pair("xception", "float32")
+    tensors = ij.to_torch(model)
+    for block in range(5, 13):
+        for layer in "123":
+            del tensors[f"block{block}.sepconv{layer}.pointwise.weight"]
+    tensors["extra.weight"] = np.ones(3, np.float32)
+    tensors["block2.residual.conv.weight"] = np.ones((16, 16, 3, 3), np.float32)
+    again = fresh("xception")
+    with pytest.raises(ij.WeightsError) as error:
+        ij.load_weights(again, tensors)
+    assert len(error.value.missing) == 24
+    assert error.value.unexpected == ("extra.weight",)
+    assert "(16, 16, 3, 3) instead of (16, 16, 1, 1)" in error.value.misshapen[0]
+    text = str(error.value)
+    assert "24 missing" in text
+    assert "and 4 more" in text
+    assert equal(again, fresh("xception"))
+
+
+def test_nan_is_refused():
+    model, _ = pair("xception", "float32")
+    tensors = ij.to_torch(model)
+    tensors["block7.sepconv2.bn.running_var"][3] = np.nan
+    with pytest.raises(ij.WeightsError, match=r"NaN.*block7\.sepconv2\.bn\.running_var"):
+        ij.load_weights(fresh("xception"), tensors)
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("code from a weight file ran",))
+
+
+def test_broken_files(tmp_path, capsys):
+    model, twin = pair("xception", "float32")
+    ij.save_weights(model, tmp_path / "whole.safetensors")
+    torch.save(twin.state_dict(), tmp_path / "whole.pth")
+    for suffix in ("safetensors", "pth"):
+        data = (tmp_path / f"whole.{suffix}").read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
+        (tmp_path / f"empty.{suffix}").write_bytes(b"")
+        (tmp_path / f"page.{suffix}").write_text("<!DOCTYPE html><title>Not found</title>")
+    torch.save({"state_dict": Payload()}, tmp_path / "code.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "x.ckpt").write_text("")
+    broken = [p for p in tmp_path.iterdir() if p.stem != "whole"]
+    assert len(broken) == 9
+    for path in broken:
+        with pytest.raises(ij.WeightsError, match=re.escape(str(path))):
+            ij.load_weights(fresh("xception"), path)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        ij.load_weights(fresh("xception"), tmp_path / "absent.pth")
+    assert "code" not in capsys.readouterr().out
+    with pytest.raises(ij.WeightsError, match="safetensors"):
+        ij.save_weights(model, tmp_path / "x.pth")
+
+
+def test_a_file_of_another_reading_is_refused(tmp_path):
+    model, _ = pair("xception", "float32")
+    ij.save_weights(model, tmp_path / "x.safetensors")
+    with pytest.raises(ij.WeightsError, match=r"pad_mode='tf' \(the model has 'torch'\)"):
+        ij.load_weights(fresh("xception.tf_in1k"), tmp_path / "x.safetensors")
+    # What only training depends on may differ.
+    ij.load_weights(fresh("xception", dropout=0.1), tmp_path / "x.safetensors")
+
+
+def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Writes timm's names of Xception from its structure, not from the reader's rules."""
+    moved = {}
+
+    def move(ours: str, theirs: str, layers: tuple[str, ...]) -> None:
+        for key, value in tensors.items():
+            if key.startswith(f"{ours}.") and key.split(".")[-2] in layers:
+                moved[f"{theirs}.{key.split('.')[-1]}"] = value
+
+    for i in (1, 2):
+        move(f"block1_conv{i}", f"conv{i}", ("conv",))
+        move(f"block1_conv{i}", f"bn{i}", ("bn",))
+        move(f"block14_sepconv{i}", f"conv{i + 2}.conv1", ("depthwise",))
+        move(f"block14_sepconv{i}", f"conv{i + 2}.pointwise", ("pointwise",))
+        move(f"block14_sepconv{i}", f"bn{i + 2}", ("bn",))
+    for block in range(1, 13):
+        ours, layer = f"block{block + 1}", 0 if block == 1 else 1
+        for i in range(1, 4 if 4 <= block <= 11 else 3):
+            move(f"{ours}.sepconv{i}", f"block{block}.rep.{layer}.conv1", ("depthwise",))
+            move(f"{ours}.sepconv{i}", f"block{block}.rep.{layer}.pointwise", ("pointwise",))
+            move(f"{ours}.sepconv{i}", f"block{block}.rep.{layer + 1}", ("bn",))
+            layer += 3
+        move(f"{ours}.residual", f"block{block}.skip", ("conv",))
+        move(f"{ours}.residual", f"block{block}.skipbn", ("bn",))
+    moved |= {f"last_linear.{k}": tensors[f"fc.{k}"] for k in ("weight", "bias")}
+    assert len(moved) == len(tensors)
+    return moved
+
+
+def keras_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Writes Keras' names of Xception, whose shortcuts have numbers that start anywhere."""
+    leaf = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
+            "running_var": "moving_variance"}  # fmt: skip
+    shortcut = {"block2": 9, "block3": 10, "block4": 11, "block13": 12}
+    moved = {}
+    for key, value in tensors.items():
+        *path, last = key.split(".")
+        if last == "num_batches_tracked":
+            continue
+        name = "_".join(path[:-1])
+        if path == ["fc"]:
+            moved[f"predictions/{'kernel' if last == 'weight' else last}"] = value.T
+        elif path[1] == "residual":
+            kind = "conv2d" if path[2] == "conv" else "batch_normalization"
+            name = f"{kind}_{shortcut[path[0]]}"
+            moved[f"{name}/{'kernel' if path[2] == 'conv' else leaf[last]}"] = (
+                value.transpose(2, 3, 1, 0) if path[2] == "conv" else value
+            )
+        elif path[-1] == "bn":
+            moved[f"{name}_bn/{leaf[last]}"] = value
+        elif path[-1] == "depthwise":
+            moved[f"{name}/depthwise_kernel"] = value.transpose(2, 3, 0, 1)
+        else:
+            kernel = "kernel" if path[-1] == "conv" else "pointwise_kernel"
+            moved[f"{name}/{kernel}"] = value.transpose(2, 3, 1, 0)
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("write", "right", "wrong"),
+    [
+        (timm_names, "xception.tf_in1k", "xception.keras_in1k"),
+        (keras_names, "xception.keras_in1k", "xception.tf_in1k"),
+    ],
+)
+def test_foreign_names_of_xception(write, right, wrong):
+    model, twin = pair(right, "float32")
+    foreign = write(ij.to_torch(model))
+    again = fresh(right)
+    ij.load_weights(again, foreign)
+    assert equal(again, model)
+    images = random_images(model, "float32", (75, 90))
+    logits, _ = run(again, lambda m, x: m(x), images)
+    np.testing.assert_allclose(logits, twin(to_nchw(images)).detach(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ij.WeightsError, match="bn_eps"):
+        ij.load_weights(fresh(wrong), foreign)
+    with pytest.raises(ij.WeightsError, match="weights of xception"):
+        ij.load_weights(fresh("inception_v3"), foreign)
