@@ -7,7 +7,7 @@ parameters are stored in. `reference_torch.layers` has the same classes with the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -226,7 +226,7 @@ class SeparableConvBN(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        types = dict(dtype=dtype, param_dtype=param_dtype)
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
         self.depthwise = DepthwiseConv(in_channels, **types, rngs=rngs)
         self.pointwise = Conv(in_channels, out_channels, **types, rngs=rngs)
         self.bn = BatchNorm(out_channels, eps=bn_eps, momentum=bn_momentum, **types)

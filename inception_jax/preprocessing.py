@@ -39,7 +39,8 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
     else:
         pixels = _resize(picture, info)
     scaled = pixels.astype(np.float32) / np.float32(255)
-    return ((scaled - np.float32(info.mean)) / np.float32(info.std))[None]
+    mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
+    return ((scaled - mean) / std)[None]
 
 
 def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.model import Model, Spec
+
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -94,25 +96,13 @@ class ModelInfo:
     readings: Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """How `create_model` built a network; kept on it as `spec` and stored with its weights."""
-
-    name: str
-    num_classes: int
-    in_channels: int
-    aux_heads: bool
-    width_multiplier: float
-    readings: tuple[tuple[str, Any], ...]
-
-
-_CLASSES: dict[str, type[nnx.Module]] = {}
+_CLASSES: dict[str, Any] = {}  # each with options of its own
 _INFOS: dict[str, ModelInfo] = {}
 
 
 def register(
     arch: str,
-    model_class: type[nnx.Module],
+    model_class: type[Model],
     *,
     paper: str,
     num_params: int,
@@ -186,7 +176,7 @@ def create_model(
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs | None = None,
     **readings: Any,
-) -> nnx.Module:
+) -> Model:
     """Builds a network in evaluation mode.
 
     Args:
@@ -205,15 +195,18 @@ def create_model(
         UnknownModelError: with near names.
         WeightsError: if the weights do not fit.
         TypeError: for an option that the network does not have.
+        ValueError: if it has no auxiliary heads to build.
     """
     info = model_info(name)
+    if aux_heads and not info.aux_heads:
+        raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
     num_classes = info.num_classes if num_classes is None else num_classes
     model_class = _CLASSES[name]
     readings = {**_default_readings(model_class), **info.readings, **readings}
-    model = model_class(
+    model: Model = model_class(
         num_classes,
         in_channels,
-        aux_heads=aux_heads,
+        **({"aux_heads": True} if aux_heads else {}),
         width_multiplier=width_multiplier,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -231,7 +224,7 @@ def create_model(
     return model
 
 
-def _default_readings(model_class: type[nnx.Module]) -> dict[str, Any]:
+def _default_readings(model_class: type[Model]) -> dict[str, Any]:
     """The options that only this network has, with their defaults."""
     shared = inspect.signature(create_model).parameters
     own = list(inspect.signature(model_class.__init__).parameters.values())[1:]

@@ -56,8 +56,9 @@ class Conv(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(ops.pad(x, self.kernel_size, self.stride[0], self.border))
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        window = self.weight.shape[2], self.weight.shape[3]
+        return super().forward(ops.pad(input, window, self.stride[0], self.border))
 
 
 class DepthwiseConv(Conv):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,8 @@ def create_model(
         UnknownModelError: with near names.
         RuntimeError: if the weights do not fit.
         TypeError: for an option that the network does not have.
-        ValueError: if the two types differ; `torch.autocast` is PyTorch's own way to mix them.
+        ValueError: if the two types differ (`torch.autocast` is PyTorch's own way to mix them), or
+            the network has no auxiliary heads to build.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3)
@@ -80,9 +82,12 @@ def create_model(
     options = {"num_classes": 1000, **options, **readings}
     if num_classes is not None:
         options["num_classes"] = num_classes
-    model = model_class(
-        in_channels=in_channels, aux_heads=aux_heads, width_multiplier=width_multiplier, **options
-    ).to(dtype)
+    if aux_heads:
+        if "aux_heads" not in inspect.signature(model_class).parameters:
+            raise ValueError(f"{name} has no auxiliary heads: leave aux_heads at False")
+        options["aux_heads"] = True
+    model = model_class(in_channels=in_channels, width_multiplier=width_multiplier, **options)
+    model.to(dtype)
     if weights is not None:
         model.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
     return model.eval()

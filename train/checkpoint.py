@@ -26,8 +26,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, sharding: Sharding):
         self._sharding = sharding
         self._checkpointer = ocp.training.Checkpointer(
-            (workdir / "checkpoints").absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(_KEPT),
+            str((workdir / "checkpoints").absolute()),
+            # Orbax's protocol and class disagree about a private type.
+            preservation_policy=ocp.training.preservation_policies.LatestN(_KEPT),  # pyright: ignore
             cleanup_tmp_directories=True,
         )
 

@@ -141,7 +141,7 @@ def _check(config: Config) -> None:
         if name in positive and value is not None and value <= 0:
             raise UsageError(f"{option}: must be above zero")
         if name in ("rms_decay", "momentum", "label_smoothing", "ema_decay", "dropout",
-                    "bn_momentum") and not 0 <= value < 1:  # fmt: skip
+                    "bn_momentum") and not 0 <= (value or 0) < 1:  # fmt: skip
             raise UsageError(f"{option}: must be at least 0 and below 1")
     if config.init_from is not None and not config.init_from.is_file():
         raise UsageError(f"--init-from {config.init_from}: no such file")

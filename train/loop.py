@@ -7,13 +7,16 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 import inception_jax as ij
+from inception_jax.model import Model
 from train import data, optimizer, plots
 from train.checkpoint import Checkpoints
 from train.config import Config, claim_workdir
@@ -60,7 +63,7 @@ def train_and_evaluate(config: Config) -> Result:
 
     model = build_model(config, len(dataset.classes), dataset.train_images.shape[3])
     if config.init_from is not None:
-        _load_start(model, config)
+        _load_start(model, config.init_from)
     train_def, eval_def, params, stats = split(model)
     tx = optimizer.make_optimizer(config, per_epoch)
     state = jax.device_put(init_state(params, stats, tx), devices.replicated)
@@ -120,7 +123,7 @@ class _Run:
             if saving or done % config.log_every == 0:
                 means = _means(pending, done)
                 loss, pending = means["loss"], []
-                self.reporter.train(done, {**means, "lr": float(rate(step))})
+                self.reporter.train(done, {**means, "lr": float(jnp.asarray(rate(step)))})
             if saving:
                 with self.reporter.away():
                     self.checkpoints.save(state)
@@ -185,16 +188,16 @@ def _evaluator(
     return evaluate
 
 
-def _load_start(model: nnx.Module, config: Config) -> None:
+def _load_start(model: Model, path: Path) -> None:
     try:
-        ij.load_weights(model, config.init_from)
+        ij.load_weights(model, path)
     except ij.WeightsError as error:
         heads = tuple(f"{name}." for name in model.classifiers)
         only_heads = error.misshapen and not error.missing and not error.unexpected
         if not only_heads or not all(name.startswith(heads) for name in error.misshapen):
             raise
-        ij.load_weights(model, config.init_from, head=False)
-        print(f"{config.init_from} has another number of classes: the classifier starts anew")
+        ij.load_weights(model, path, head=False)
+        print(f"{path} has another number of classes: the classifier starts anew")
 
 
 def _finished(config: Config, start: int, total: int) -> Result | None:
@@ -231,7 +234,7 @@ def _result(
 
 def _finish(
     config: Config,
-    model: nnx.Module,
+    model: Model,
     state: TrainState,
     loss: float,
     per_epoch: int,

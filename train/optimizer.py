@@ -12,9 +12,8 @@ from train.config import Config
 
 def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """Exponential decay, smooth within an epoch."""
-    return optax.exponential_decay(
-        config.learning_rate, config.lr_decay_epochs * steps_per_epoch, config.lr_decay
-    )
+    steps = max(round(config.lr_decay_epochs * steps_per_epoch), 1)
+    return optax.exponential_decay(config.learning_rate, steps, config.lr_decay)
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -45,7 +45,7 @@ def draw_predictions(
     classes: Sequence[str],
 ) -> None:
     """Draws test images with label and prediction as `predictions.png`, wrong ones in red."""
-    chosen = np.linspace(0, len(labels) - 1, _ROWS * _COLUMNS).astype(int)
+    chosen = [int(i) for i in np.linspace(0, len(labels) - 1, _ROWS * _COLUMNS)]
     figure, grid = plt.subplots(_ROWS, _COLUMNS, figsize=(14, 8.6), layout="constrained")
     for axes, i in zip(grid.flat, chosen, strict=True):
         right = predictions[i] == labels[i]

@@ -12,9 +12,10 @@ import optax
 from flax import nnx
 
 import inception_jax as ij
+from inception_jax.model import Model
 from train.config import Config
 
-Tree = dict[str, Any]
+Tree = Any  # nested dicts of arrays
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -32,7 +33,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def build_model(config: Config, num_classes: int, in_channels: int) -> nnx.Module:
+def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
     """Builds the network of a configuration, with its auxiliary heads if their loss counts."""
     has_aux = bool(ij.model_info(config.arch).aux_heads)
     return ij.create_model(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from inception_jax.layers import (
     check_images,
     global_avg_pool,
 )
+from inception_jax.model import Model
 from inception_jax.ops import avg_pool, max_pool
 from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
 
@@ -234,7 +235,7 @@ def _at_least_5x5(x: jax.Array) -> jax.Array:
     return jnp.pad(x, [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)])
 
 
-class InceptionV3(nnx.Module):
+class InceptionV3(Model):
     """Inception V3 with its readings as options.
 
     Args:
@@ -257,7 +258,7 @@ class InceptionV3(nnx.Module):
     """
 
     min_size = 75
-    aux_names: tuple[str, ...] = ("AuxLogits",)
+    aux_names = ("AuxLogits",)
     classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
@@ -277,12 +278,12 @@ class InceptionV3(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        types = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum, **types)
         linear = functools.partial(Linear, **types)
         width = channel_scaler(width_multiplier)
-        common = dict(conv=conv, width=width)
-        pooled = dict(count_include_pad=count_include_pad, **common)
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        pooled: dict[str, Any] = dict(count_include_pad=count_include_pad, **common)
         self.in_channels = in_channels
         self.transform_input = transform_input and in_channels == 3
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from inception_jax.layers import (
     check_images,
     global_avg_pool,
 )
+from inception_jax.model import Model
 from inception_jax.ops import Padding, max_pool
 from inception_jax.registry import Tag, register
 
@@ -80,13 +81,12 @@ class MiddleBlock(nnx.Module):
         return x + residual
 
 
-class Xception(nnx.Module):
+class Xception(Model):
     """Xception with its readings as options.
 
     Args:
         num_classes: size of the output.
         in_channels: channels of the images.
-        aux_heads: Xception has none; True is refused.
         width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
             none in Keras and timm.
@@ -102,15 +102,12 @@ class Xception(nnx.Module):
     """
 
     min_size = 71
-    aux_names: tuple[str, ...] = ()
-    classifiers = ("fc",)
 
     def __init__(
         self,
         num_classes: int = 1000,
         in_channels: int = 3,
         *,
-        aux_heads: bool = False,
         width_multiplier: float = 1.0,
         dropout: float = 0.5,
         pad_mode: Literal["tf", "torch"] = "tf",
@@ -120,10 +117,8 @@ class Xception(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if aux_heads:
-            raise ValueError("Xception has no auxiliary heads: leave aux_heads at False")
-        types = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        bn = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
         conv = functools.partial(ConvBN, **bn, **types)
         sepconv = functools.partial(SeparableConvBN, **bn, **types)
         down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)

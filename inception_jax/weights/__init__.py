@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from inception_jax.registry import Spec
+from inception_jax.model import Model, Spec
 from inception_jax.weights import files, layouts, leaves
 from inception_jax.weights.errors import WeightsError
 
@@ -22,7 +22,7 @@ _METADATA_KEY = "inception_jax"
 _TRAINING_ONLY = {"dropout", "bn_momentum"}
 
 
-def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
+def to_torch(model: Model) -> dict[str, np.ndarray]:
     """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
 
     The inverse, bit for bit, is `load_weights(model, mapping)`.
@@ -36,7 +36,7 @@ def to_torch(model: nnx.Module) -> dict[str, np.ndarray]:
     return state
 
 
-def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
+def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
     """Writes a safetensors file that `load_weights` takes, and the twin too.
 
     Its names and axis orders are those of `to_torch`; its metadata says how the network was built.
@@ -51,7 +51,7 @@ def save_weights(model: nnx.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_weights(
-    model: nnx.Module,
+    model: Model,
     source: str | os.PathLike[str] | Mapping[str, Any],
     head: bool = True,
 ) -> None:
@@ -89,14 +89,13 @@ def load_weights(
             raise WeightsError(f"these are weights of {layout.arch} ({layout.name}), not of {arch}")
         _check_reading(spec, layout.readings.items(), f"a file of {layout.name}")
         tensors = layout.translate(tensors)
-    _assign(model, tensors, head)
+    _assign(model, spec, tensors, head)
 
 
-def _spec(model: nnx.Module) -> Spec:
-    spec = getattr(model, "spec", None)
-    if spec is None:
+def _spec(model: Model) -> Spec:
+    if model.spec is None:
         raise WeightsError("this model was not built by create_model, so its reading is unknown")
-    return spec
+    return model.spec
 
 
 def _check_reading(spec: Spec, needed: Any, what: str) -> None:
@@ -110,7 +109,7 @@ def _check_reading(spec: Spec, needed: Any, what: str) -> None:
         raise WeightsError(f"{what} needs another reading of {spec.name}: {', '.join(wrong)}")
 
 
-def _assign(model: nnx.Module, tensors: layouts.Tensors, head: bool) -> None:
+def _assign(model: Model, spec: Spec, tensors: layouts.Tensors, head: bool) -> None:
     heads = tuple(f"{name}." for name in model.classifiers)
     absent = tuple(f"{name}." for name in model.aux_names if getattr(model, name) is None)
     skipped = absent if head else absent + heads
@@ -144,7 +143,7 @@ def _assign(model: nnx.Module, tensors: layouts.Tensors, head: bool) -> None:
             else ""
         )
         raise WeightsError(
-            f"the weights do not fit {model.spec.name} with {model.spec.num_classes} classes{hint}",
+            f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
             missing=missing,
             unexpected=sorted(left),
             misshapen=misshapen,

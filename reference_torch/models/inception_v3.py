@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -276,8 +276,8 @@ class InceptionV3(nn.Module):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
         width = channel_scaler(width_multiplier)
-        common = dict(conv=conv, width=width)
-        pooled = dict(count_include_pad=count_include_pad, **common)
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        pooled: dict[str, Any] = dict(count_include_pad=count_include_pad, **common)
         self.in_channels = in_channels
         self.transform_input = transform_input and in_channels == 3
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,6 @@ class Xception(nn.Module):
     Args:
         num_classes: size of the output.
         in_channels: channels of the images.
-        aux_heads: Xception has none; True is refused.
         width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
             none in Keras and timm.
@@ -105,7 +104,6 @@ class Xception(nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         *,
-        aux_heads: bool = False,
         width_multiplier: float = 1.0,
         dropout: float = 0.5,
         pad_mode: Literal["tf", "torch"] = "tf",
@@ -113,9 +111,7 @@ class Xception(nn.Module):
         bn_momentum: float = 0.99,
     ):
         super().__init__()
-        if aux_heads:
-            raise ValueError("Xception has no auxiliary heads: leave aux_heads at False")
-        bn = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
+        bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
         conv = functools.partial(ConvBN, **bn)
         sepconv = functools.partial(SeparableConvBN, **bn)
         down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)

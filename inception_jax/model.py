@@ -1,0 +1,51 @@
+"""What every network of the family has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """How `create_model` built a network; kept on it as `spec` and stored with its weights."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    aux_heads: bool
+    width_multiplier: float
+    readings: tuple[tuple[str, Any], ...]
+
+
+class Model(nnx.Module):
+    """A network: images [n, h, w, c] to logits [n, num_classes].
+
+    Attributes:
+        min_size: smallest height and width that it takes, in pixels.
+        aux_names: attributes, and names in the output, of its auxiliary classifiers.
+        classifiers: paths of the layers whose size is the number of classes.
+        spec: how `create_model` built it; None for a network built by its class.
+    """
+
+    min_size: ClassVar[int]
+    aux_names: ClassVar[tuple[str, ...]] = ()
+    classifiers: ClassVar[tuple[str, ...]] = ("fc",)
+    spec: Spec | None = None
+    in_channels: int
+
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c] by its name, in forward order."""
+        raise NotImplementedError
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the classifier, [n, d]."""
+        raise NotImplementedError
+
+    def __call__(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array | dict[str, jax.Array]:
+        raise NotImplementedError
