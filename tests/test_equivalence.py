@@ -149,6 +149,18 @@ def test_stages_and_logits(name, kind, dtype):
     assert logits.shape == (2, CLASSES)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHS)
+def test_full_size(name):
+    """The published width, image size and number of classes."""
+    with jax.enable_x64(True):
+        model, twin = pair(name, "float64", width_multiplier=1.0, num_classes=None)
+        size = ij.model_info(name).input_size
+        images = random_images(model, "float64", (size, size), n=1)
+        logits, _ = run(model, lambda m, x: m(x), images)
+        compare(logits, twin(to_nchw(images)), "float64", name)
+
+
 @pytest.mark.parametrize("name", distinct_readings())
 def test_readings(name):
     """Every reading that a tag asks for, with running variances down to 1e-14."""

@@ -73,6 +73,7 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
         (["--workdir", "/proc/nowhere"], 2, ["/proc/nowhere"]),
         (["--batch-size", "7000"], 2, ["7000", "6000"]),
         (["--init-from", "absent.pth"], 2, ["absent.pth"]),
+        (["--eval-only", *SMALL], 2, ["--eval-only", "runs/xception"]),
     ],
 )
 def test_errors_are_one_line(run, options, code, words):
@@ -127,6 +128,12 @@ def test_a_run_from_start_to_end_and_again(run, tmp_path):
     code, out, err = run("--arch", "xception", *options, "--eval-only")
     assert json.loads(out.splitlines()[-1])["eval_top1"] == result["eval_top1"]
 
+    # As after a kill between the last checkpoint and the result.
+    (tmp_path / "w/result.json").unlink()
+    code, again, err = run("--arch", "xception", *options)
+    assert (code, err) == (0, "")
+    assert json.loads(again.splitlines()[-1]) == result
+
     code, out, err = run("--arch", "xception", *options, "--seed", "5")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "seed 0, now 5" in err
@@ -169,7 +176,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(run, tmp_path):
     (tmp_path / "w/result.json").unlink()
     code, out, err = run(*options, "--steps", "6")
     assert code == 0, err
-    assert "checkpoint of step 4 cannot be read" in err
+    assert "the checkpoint of step 4 cannot be read" in err
     assert "resuming at step 2" in out
 
 

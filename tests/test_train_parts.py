@@ -159,7 +159,9 @@ def test_help_says_default_and_unit_of_every_option(capsys):
 
 def test_workdir_of_another_configuration(tmp_path):
     first = config(workdir=tmp_path / "w", batch_size=8)
-    claim_workdir(first)
+    claim_workdir(dataclasses.replace(first, batch_size=4))
+    claim_workdir(first)  # nothing was saved yet, so nothing can be spoilt
+    (tmp_path / "w/checkpoints/50").mkdir(parents=True)
     claim_workdir(dataclasses.replace(first, steps=9, log_every=1))  # goes on for longer
     with pytest.raises(UsageError, match=r"batch_size 8, now 16.*another --workdir"):
         claim_workdir(dataclasses.replace(first, batch_size=16))

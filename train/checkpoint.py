@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
+from train.errors import TrainingError
 from train.step import TrainState
 
 _KEPT = 2
@@ -41,9 +42,16 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Saves a state; returns when it is on disk."""
         step = int(state.step)
-        if step not in self._steps():
+        if step in self._steps():
+            return
+        try:
             # The policy decides what is kept; when to save is the loop's decision.
             self._checkpointer.save(step, _as_dict(state), force=True)
+        except Exception as error:  # a full disk reaches us as one of many types
+            raise TrainingError(
+                f"the checkpoint of step {step} could not be saved ({_reason(error)}); "
+                "earlier ones are kept, and the same command goes on from them"
+            ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:
         """Returns the newest state that can be read, None if there is none."""
@@ -55,12 +63,19 @@ class Checkpoints:
             try:
                 return TrainState(**self._checkpointer.load(step, abstract))
             except Exception as error:  # orbax raises bare Exception for a damaged file
-                reason = str(error).partition("\n")[0][:200]
-                print(f"checkpoint of step {step} cannot be read ({reason})", file=sys.stderr)
+                print(
+                    f"the checkpoint of step {step} cannot be read ({_reason(error)}); "
+                    "trying the one before",
+                    file=sys.stderr,
+                )
         return None
 
     def _steps(self) -> list[int]:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def _as_dict(state: TrainState) -> dict[str, object]:

@@ -151,7 +151,7 @@ def claim_workdir(config: Config) -> None:
     """Makes the workdir, or checks that it is one of the same configuration.
 
     Raises:
-        UsageError: if it cannot be written to, or holds another configuration.
+        UsageError: if it cannot be written to, or holds checkpoints of another configuration.
     """
     path = config.workdir / "config.json"
     own = {
@@ -163,7 +163,7 @@ def claim_workdir(config: Config) -> None:
         probe = config.workdir / ".writable"
         probe.write_text("")
         probe.unlink()
-        if not path.exists():
+        if not path.exists() or not has_checkpoints(config.workdir):
             path.write_text(json.dumps(own, indent=2) + "\n")
             return
         stored = json.loads(path.read_text())
@@ -181,3 +181,8 @@ def claim_workdir(config: Config) -> None:
             f"--workdir {config.workdir} holds a run of another configuration "
             f"({'; '.join(changed)}): give another --workdir"
         )
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Says whether there is anything in a workdir that another run could spoil."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -22,7 +21,7 @@ from train.checkpoint import Checkpoints
 from train.config import Config, claim_workdir
 from train.devices import Devices
 from train.errors import TrainingError, UsageError
-from train.reporting import Reporter
+from train.reporting import Reporter, last_loss
 from train.step import (
     TrainState,
     build_model,
@@ -73,6 +72,8 @@ def train_and_evaluate(config: Config) -> Result:
         state = checkpoints.restore(state) or state
         start = int(state.step)
         if config.eval_only:
+            if not start and config.init_from is None:
+                raise UsageError(f"--eval-only: {config.workdir} holds no checkpoint")
             return _result(config, start, per_epoch, None, evaluate(state)[0])
         finished = _finished(config, start, total)
         if finished is not None:
@@ -101,11 +102,11 @@ class _Run:
 
     def train(
         self, state: TrainState, compiled: Callable, evaluate: Evaluate
-    ) -> tuple[TrainState, float]:
+    ) -> tuple[TrainState, float | None]:
         """Trains to the last step; returns the state and the last mean loss."""
         config, rate = self.config, optimizer.learning_rate(self.config, self.per_epoch)
         stop = _StopSignal()
-        pending, loss = [], math.nan
+        pending, loss = [], last_loss(config.workdir)
         for step in range(int(state.step), self.total):
             batch = data.train_batch(
                 self.dataset,
@@ -119,15 +120,16 @@ class _Run:
             pending.append(metrics)
             done = step + 1
             self.reporter.tick()
-            saving = done % config.checkpoint_every == 0 or done == self.total or stop.received
-            if saving or done % config.log_every == 0:
+            stopping = stop.received
+            if done % config.log_every == 0 or done == self.total:
                 means = _means(pending, done)
                 loss, pending = means["loss"], []
-                self.reporter.train(done, {**means, "lr": float(jnp.asarray(rate(step)))})
-            if saving:
+                self.reporter.train(done, {**means, "lr": rate(step)})
+            if done % config.checkpoint_every == 0 or done == self.total or stopping:
+                _means(pending, done)  # no checkpoint of a state that is not finite
                 with self.reporter.away():
                     self.checkpoints.save(state)
-            if stop.received:
+            if stopping:
                 raise Preempted(f"SIGTERM: saved at step {done}; the same command goes on from it")
             if done % self.per_epoch == 0 and done != self.total:
                 with self.reporter.away():
@@ -148,6 +150,11 @@ class _StopSignal:
 
 
 def _means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    """Averages the metrics of the steps that end at `step`.
+
+    Raises:
+        TrainingError: if the loss or the gradient of one of them is not finite.
+    """
     values = jax.device_get(pending)
     for offset, metrics in enumerate(values, start=step - len(values) + 1):
         if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
@@ -156,7 +163,8 @@ def _means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
                 f"{float(metrics['grad_norm'])} at step {offset}: not finite. Earlier checkpoints "
                 "are kept; try a lower --learning-rate in a new --workdir"
             )
-    return {name: float(np.mean([m[name] for m in values])) for name in values[0]}
+    names = values[0] if values else ()
+    return {name: float(np.mean([m[name] for m in values])) for name in names}
 
 
 def _evaluator(
@@ -215,7 +223,7 @@ def _headline(config: Config, params: dict[str, Any], start: int, total: int) ->
         f"{config.arch} x{config.width_multiplier:g}, {count:,} parameters, on {config.dataset} at "
         f"{config.image_size} px, {jax.device_count()} {jax.devices()[0].platform} device(s): "
         + (f"resuming at step {start}" if start else "starting")
-        + f", {total} steps, writing to {config.workdir}"
+        + f", {total} steps, writing to {config.workdir}; the first step is compiled first"
     )
 
 
@@ -236,7 +244,7 @@ def _finish(
     config: Config,
     model: Model,
     state: TrainState,
-    loss: float,
+    loss: float | None,
     per_epoch: int,
     dataset: data.Dataset,
     evaluate: Evaluate,

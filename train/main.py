@@ -29,6 +29,9 @@ def main() -> int:
     except (errors.TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
     print(json.dumps(result))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ import optax
 from train.config import Config
 
 
-def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
-    """Exponential decay, smooth within an epoch."""
-    steps = max(round(config.lr_decay_epochs * steps_per_epoch), 1)
-    return optax.exponential_decay(config.learning_rate, steps, config.lr_decay)
+def learning_rate(config: Config, steps_per_epoch: int) -> Callable[[Any], Any]:
+    """Exponential decay, smooth within an epoch; of a number or an array of steps."""
+    period = config.lr_decay_epochs * steps_per_epoch
+    return lambda step: config.learning_rate * config.lr_decay ** (step / period)
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -110,6 +110,12 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def last_loss(workdir: Path) -> float | None:
+    """Returns the last training loss that was logged."""
+    losses = [entry["loss"] for entry in read_metrics(workdir) if entry["kind"] == "train"]
+    return losses[-1] if losses else None
+
+
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -60,9 +60,10 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
 
 def init_state(params: Tree, stats: Tree, tx: optax.GradientTransformation) -> TrainState:
     """Returns the state at step 0; averages start at the initial values, as TensorFlow's do."""
-    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731 -- donated buffers must differ
+    # Copies, because a step gives its input buffers away and cannot give one away twice.
+    ema_params, ema_stats = jax.tree.map(jnp.copy, (params, stats))
     return TrainState(
-        jnp.zeros((), jnp.int32), params, stats, copy(params), copy(stats), tx.init(params)
+        jnp.zeros((), jnp.int32), params, stats, ema_params, ema_stats, tx.init(params)
     )
 
 
