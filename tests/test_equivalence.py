@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+
+import inception_jax as ij
 from twins import (
     CLASSES,
     compare,
@@ -27,10 +29,7 @@ from twins import (
     twin_of,
 )
 
-import inception_jax as ij
-
 ARCHS = ij.list_models()
-WITH_AUX = [name for name in ARCHS if ij.model_info(name).aux_heads]
 
 # Minimum, odd, even, and a side of each: what sets paddings apart.
 SIZES = {"minimum": (0, 0), "odd": (24, 24), "even": (25, 25), "non-square": (9, 30)}

@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 from flax import nnx
-from twins import WIDTH, pair, random_images, run, to_nchw
 
 import inception_jax as ij
 from inception_jax.weights import leaves
+from twins import WIDTH, pair, random_images, run, to_nchw
 
 ARCHS = ij.list_models()
 
