@@ -93,7 +93,7 @@ def test_unknown_option(run):
 def test_a_run_from_start_to_end_and_again(run, tmp_path):
     options = [*SMALL, "--steps", "4", "--workdir", "w"]
     code, out, err = run("--arch", "xception", *options)
-    assert (code, err) == (0, "")
+    assert code == 0, err
     result = json.loads(out.splitlines()[-1])
     assert {"arch": "xception", "dataset": "fashion_mnist", "step": 4}.items() <= result.items()
     assert result["eval_examples"] == 1000
@@ -121,7 +121,7 @@ def test_a_run_from_start_to_end_and_again(run, tmp_path):
     assert model(np.zeros((1, 71, 71, 1), np.float32)).shape == (1, 10)
 
     code, again, err = run("--arch", "xception", *options)
-    assert (code, err) == (0, "")
+    assert code == 0, err
     assert "finished" in again
     assert json.loads(again.splitlines()[-1]) == result
 
@@ -131,7 +131,7 @@ def test_a_run_from_start_to_end_and_again(run, tmp_path):
     # As after a kill between the last checkpoint and the result.
     (tmp_path / "w/result.json").unlink()
     code, again, err = run("--arch", "xception", *options)
-    assert (code, err) == (0, "")
+    assert code == 0, err
     assert json.loads(again.splitlines()[-1]) == result
 
     code, out, err = run("--arch", "xception", *options, "--seed", "5")
@@ -211,7 +211,7 @@ def test_start_from_weights_with_other_classes(run, tmp_path):
     ij.save_weights(model, tmp_path / "start.safetensors")
     options = [*SMALL, "--steps", "1", "--workdir", "w", "--learning-rate", "1e-20"]
     code, out, err = run("--arch", "xception", *options, "--init-from", "start.safetensors")
-    assert (code, err) == (0, "")
+    assert code == 0, err
     assert "classifier starts anew" in out
     after = weights(tmp_path / "w")["block7.sepconv1.pointwise.weight"]
     np.testing.assert_allclose(after, ij.to_torch(model)["block7.sepconv1.pointwise.weight"])

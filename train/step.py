@@ -84,7 +84,7 @@ def make_train_step(
             jax.nn.one_hot(batch["label"], num_classes), config.label_smoothing
         )
         losses = {
-            name: optax.softmax_cross_entropy(logits.astype(jnp.float32), targets).mean()
+            name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
             for name, logits in outputs.items()
         }
         loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
@@ -97,7 +97,7 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # TensorFlow's ExponentialMovingAverage with num_updates.
-        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         metrics = {
             "loss": loss,
             "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
@@ -123,7 +123,7 @@ def make_eval_step(
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
         model = nnx.merge(eval_def, params, stats)
-        logits = model(prepare(batch["image"], config)).astype(jnp.float32)
+        logits = _wide(model(prepare(batch["image"], config)))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         own = jnp.take_along_axis(logits, batch["label"][:, None], axis=1)
         rank = (logits > own).sum(-1)
@@ -139,3 +139,7 @@ def prepare(images: jax.Array, config: Config) -> jax.Array:
     shape = (images.shape[0], config.image_size, config.image_size, images.shape[3])
     x = images.astype(jnp.float32) / 127.5 - 1
     return jax.image.resize(x, shape, "bilinear").astype(config.dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
