@@ -28,3 +28,11 @@ def dtype(request):
     else:
         with jax.enable_x64(True):
             yield request.param
+
+
+def pytest_collection_modifyitems(items):
+    """Keeps the tests of one network, or of one file, in one process, which then reuses it."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        group = parameters and parameters.params.get("name")
+        item.add_marker(pytest.mark.xdist_group(group or item.path.name))

@@ -18,7 +18,7 @@ import inception_jax as ij
 from inception_jax.model import Model
 from train import data, optimizer, plots
 from train.checkpoint import Checkpoints
-from train.config import Config, claim_workdir
+from train.config import Config, claim_workdir, has_checkpoints
 from train.devices import Devices
 from train.errors import TrainingError, UsageError
 from train.reporting import Reporter, last_loss
@@ -59,6 +59,8 @@ def train_and_evaluate(config: Config) -> Result:
         )
     total = config.steps or max(round(config.epochs * per_epoch), 1)
     claim_workdir(config)
+    if config.eval_only and config.init_from is None and not has_checkpoints(config.workdir):
+        raise UsageError(f"--eval-only: {config.workdir} holds no checkpoint")
 
     model = build_model(config, len(dataset.classes), dataset.train_images.shape[3])
     if config.init_from is not None:
@@ -72,8 +74,6 @@ def train_and_evaluate(config: Config) -> Result:
         state = checkpoints.restore(state) or state
         start = int(state.step)
         if config.eval_only:
-            if not start and config.init_from is None:
-                raise UsageError(f"--eval-only: {config.workdir} holds no checkpoint")
             return _result(config, start, per_epoch, None, evaluate(state)[0])
         finished = _finished(config, start, total)
         if finished is not None:

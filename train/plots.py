@@ -22,7 +22,11 @@ def draw_curves(workdir: Path, title: str) -> None:
     train = [e for e in entries if e["kind"] == "train"]
     evals = [e for e in entries if e["kind"] == "eval"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot([e["epoch"] for e in train], [e["loss"] for e in train], label="training loss")
+    left.plot(
+        [e["epoch"] for e in train],
+        [e["loss"] for e in train],
+        label="training loss, smoothed labels",
+    )
     left.plot([e["epoch"] for e in evals], [e["eval_loss"] for e in evals], "o-", label="test loss")
     left.set(xlabel="epoch", ylabel="loss")
     right.plot([e["epoch"] for e in train], [e["accuracy"] for e in train], label="training batch")
