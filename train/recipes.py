@@ -24,7 +24,6 @@ _DEMO = dict(
     ema_decay=0.99,
     dropout=0.2,
     bn_momentum=0.9,
-    checkpoint_every=25,
 )
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -33,6 +32,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "xception": dict(
             _DEMO,
             image_size=71,
+            checkpoint_every=50,
             epochs=4.0,
             learning_rate=0.045,
             lr_decay=0.5,
@@ -45,9 +45,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "inception_v3": dict(
             _DEMO,
             image_size=75,
-            epochs=12.0,
+            checkpoint_every=100,
+            epochs=10.0,
             learning_rate=0.001,
-            lr_decay=0.72,
+            lr_decay=0.68,
             rms_eps=1e-3,
             clip_norm=0.0,
         ),
