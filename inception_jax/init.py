@@ -10,6 +10,8 @@ conv_kernel = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal
 # A depthwise filter is followed by no ReLU of its own, so nothing is halved.
 depthwise_kernel = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 linear_kernel = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+# Caffe's "xavier" filler: uniform, by the number of inputs alone.
+xavier = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def truncated_normal(stddev: float) -> nnx.Initializer:

@@ -36,6 +36,7 @@ class Conv(nnx.Module):
         stride: step of the window along both axes.
         padding: see `inception_jax.ops.Padding`.
         bias: add a bias to each channel.
+        bias_value: what the bias starts from.
         kernel_init: initial values of the kernel [h, w, in, out].
     """
 
@@ -48,6 +49,7 @@ class Conv(nnx.Module):
         padding: Padding = "same",
         *,
         bias: bool = False,
+        bias_value: float = 0.0,
         kernel_init: nnx.Initializer = init.conv_kernel,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -56,7 +58,9 @@ class Conv(nnx.Module):
         kh, kw = (window, window) if isinstance(window, int) else window
         shape = (kh, kw, in_channels, out_channels)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype)) if bias else nnx.data(None)
+        self.bias = nnx.data(None)
+        if bias:
+            self.bias = nnx.Param(jnp.full(out_channels, bias_value, param_dtype))
         self.stride = stride
         self.padding: Padding = padding
         self.dtype = dtype
@@ -68,28 +72,48 @@ class Conv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """Convolution of every channel with a filter of its own, without bias: kernel [h, w, 1, c]."""
+    """Convolution of every channel with filters of its own: kernel [h, w, 1, c * multiplier].
+
+    Args:
+        channels: channels of the input.
+        window: height and width of the filters; one number for both.
+        stride: step of the window along both axes.
+        padding: see `inception_jax.ops.Padding`.
+        multiplier: filters a channel.
+        dilation: distance between the pixels that a filter meets.
+        bias: add a bias to each channel of the output.
+        kernel_init: initial values of the kernel.
+    """
 
     def __init__(
         self,
         channels: int,
-        window: int = 3,
+        window: int | tuple[int, int] = 3,
         stride: int = 1,
         padding: Padding = "same",
         *,
+        multiplier: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        kernel_init: nnx.Initializer = init.depthwise_kernel,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        shape = (window, window, 1, channels)
-        self.kernel = nnx.Param(init.depthwise_kernel(rngs.params(), shape, param_dtype))
+        kh, kw = (window, window) if isinstance(window, int) else window
+        shape = (kh, kw, 1, channels * multiplier)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(shape[3], param_dtype)) if bias else nnx.data(None)
         self.stride = stride
         self.padding: Padding = padding
+        self.dilation = dilation
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(self.dtype)
-        return ops.depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+        x = x.astype(self.dtype)
+        x = ops.depthwise_conv(x, kernel, self.stride, self.padding, self.dilation)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -165,10 +189,12 @@ class BatchNorm(nnx.Module):
 
 
 class ConvBN(nnx.Module):
-    """Convolution without bias, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
+    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
 
     Args:
         relu: apply the ReLU; Xception's residual shortcuts have none.
+        bias: give the convolution a bias, which the normalisation takes out again; only Caffe's
+            BN-Inception has one.
     """
 
     def __init__(
@@ -180,6 +206,7 @@ class ConvBN(nnx.Module):
         padding: Padding = "same",
         *,
         relu: bool = True,
+        bias: bool = False,
         kernel_init: nnx.Initializer = init.conv_kernel,
         bn_eps: float,
         bn_momentum: float,
@@ -193,6 +220,7 @@ class ConvBN(nnx.Module):
             window,
             stride,
             padding,
+            bias=bias,
             kernel_init=kernel_init,
             dtype=dtype,
             param_dtype=param_dtype,
@@ -236,13 +264,14 @@ class SeparableConvBN(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """Affine map of [n, d]: kernel [in, out] and bias."""
+    """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias."""
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
         *,
+        bias: bool = True,
         kernel_init: nnx.Initializer = init.linear_kernel,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -250,12 +279,38 @@ class Linear(nnx.Module):
     ):
         shape = (in_features, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if bias else nnx.data(None)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = (p[...].astype(self.dtype) for p in (self.kernel, self.bias))
-        return x.astype(self.dtype) @ kernel + bias
+        x = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis of [n, d] to mean 0 and variance 1, then scales and shifts it.
+
+    Computed in float32 or wider, returned in `dtype`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        eps: float,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.scale = nnx.Param(jnp.ones(features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.eps = eps
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x - x.mean(-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
 class Dropout(nnx.Module):
@@ -272,13 +327,32 @@ class Dropout(nnx.Module):
             raise ValueError(
                 "dropout in training needs random bits: model(images, rngs=nnx.Rngs(dropout=0))"
             )
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, x.shape)
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, self._mask_shape(x))
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
+        return x.shape
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Takes its part of `nnx.view(model, deterministic=...)`."""
         if deterministic is not None:
             self.deterministic = deterministic
+
+
+class DropPath(Dropout):
+    """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
+        return (x.shape[0],) + (1,) * (x.ndim - 1)
+
+
+class Chain(nnx.List):
+    """Layers one after another; further arguments go to each of them."""
+
+    def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
+        for layer in self:
+            x = layer(x, *args)
+        return x
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:

@@ -9,8 +9,9 @@ same numbers and the same gradients, at ties of a maximum included.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -18,16 +19,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Padding = Literal["valid", "same", "symmetric"]
+Padding = Literal["valid", "same", "symmetric", "ceil"]
 """How a window meets the border.
 
 `valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
-padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. For odd windows `same`
-and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd.
+padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
+pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side. For odd
+windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd;
+`same` and `ceil` agree for a 3x3 window at stride 2 only where it is even.
 """
 
-# Set to "shifted" or "native" by tests and benchmarks that compare the two forms on one platform.
-FORCED_FORM: Literal["shifted", "native"] | None = None
+Form = Literal["shifted", "native"]
+
+_forced_form: Form | None = None
+
+
+@contextlib.contextmanager
+def forced_form(form: Form) -> Iterator[None]:
+    """Traces with one form, whatever the platform: for tests and counts that need to know which."""
+    global _forced_form
+    before, _forced_form = _forced_form, form
+    try:
+        yield
+    finally:
+        _forced_form = before
 
 
 def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
@@ -39,22 +54,34 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
     if padding == "same":
         total = max((-(-size // stride) - 1) * stride + window - size, 0)
         return total // 2, total - total // 2
-    raise ValueError(f"padding must be 'valid', 'same' or 'symmetric', not {padding!r}")
+    if padding == "ceil":
+        # The last window starts inside the map.
+        windows = min(-(-max(size - window, 0) // stride), (size - 1) // stride)
+        return 0, max(windows * stride + window - size, 0)
+    raise ValueError(f"padding must be 'valid', 'same', 'symmetric' or 'ceil', not {padding!r}")
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
     """Convolves [n, h, w, c] with a kernel [kh, kw, c, d]."""
-    window = kernel.shape[:2]
-    if window == (1, 1):
+    if kernel.shape[:2] == (1, 1):
         return _by_platform(_conv_1x1, _conv_native, stride, padding)(x, kernel)
     return _conv_native(x, kernel, stride, padding)
 
 
 def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same"
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: Padding = "same",
+    dilation: int = 1,
 ) -> jax.Array:
-    """Convolves every channel of [n, h, w, c] with its own filter of a kernel [kh, kw, 1, c]."""
-    return _by_platform(_depthwise_shifted, _conv_native, stride, padding)(x, kernel)
+    """Convolves every channel of [n, h, w, c] with m filters of its own.
+
+    Args:
+        kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours.
+        dilation: distance between the pixels that a filter meets, along both axes.
+    """
+    return _by_platform(_depthwise_shifted, _conv_native, stride, padding, dilation)(x, kernel)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
@@ -89,11 +116,36 @@ def avg_pool(
     return (total / counts.astype(total.dtype)).astype(x.dtype)
 
 
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Means of [n, h, w, c] over size x size windows that cover the map, [n, size, size, c].
+
+    Window i of an axis of n pixels goes from floor(i n / size) to ceil((i + 1) n / size), PyTorch's
+    `AdaptiveAvgPool2d`. Added up in float32 or wider, returned in x's dtype.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    rows, cols = (_window_shares(n, size).astype(wide.dtype) for n in x.shape[1:3])
+    return jnp.einsum("nhwc,ih,jw->nijc", wide, rows, cols).astype(x.dtype)
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+    """Divides [n, h, w, c] by (1 + alpha * mean of squares of `size` neighbouring channels)^beta.
+
+    The mean counts absent neighbours as zeros, as in Caffe and PyTorch; TensorFlow's `tf.nn.lrn`
+    takes the sum, so its alpha is a fifth. Computed in float32 or wider, returned in x's dtype.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squares = jnp.pad(jnp.square(wide), [(0, 0)] * 3 + [(size // 2, size // 2)])
+    total = functools.reduce(lax.add, _shifts(squares, size, 1, axis=3))
+    return (wide / (1 + alpha / size * total) ** beta).astype(x.dtype)
+
+
 def _by_platform(shifted: Callable, native: Callable, *args) -> Callable:
     shifted = functools.partial(_trailing, shifted, args)
     native = functools.partial(_trailing, native, args)
-    if FORCED_FORM is not None:
-        return shifted if FORCED_FORM == "shifted" else native
+    if _forced_form is not None:
+        return shifted if _forced_form == "shifted" else native
     return lambda *arrays: lax.platform_dependent(*arrays, cpu=shifted, default=native)
 
 
@@ -109,20 +161,31 @@ def _pad(x: jax.Array, window: Sequence[int], stride: int, padding: Padding, val
     return lax.pad(x, jnp.asarray(value, x.dtype), widths)
 
 
-def _shifts(x: jax.Array, window: int, stride: int, axis: int) -> list[jax.Array]:
+def _shifts(
+    x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1
+) -> list[jax.Array]:
     """The slices of a padded map that meet the window's 1st, 2nd, ... pixel along one axis."""
-    count = (x.shape[axis] - window) // stride + 1
+    count = (x.shape[axis] - _span(window, dilation)) // stride + 1
     span = (count - 1) * stride + 1
-    return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)]
+    starts = range(0, window * dilation, dilation)
+    return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in starts]
 
 
-def _conv_native(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _span(window: int, dilation: int) -> int:
+    """Pixels from the first to the last that a window meets."""
+    return (window - 1) * dilation + 1
+
+
+def _conv_native(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int = 1
+) -> jax.Array:
     windows = zip(x.shape[1:3], kernel.shape[:2], strict=True)
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        [pads(n, k, stride, padding) for n, k in windows],
+        [pads(n, _span(k, dilation), stride, padding) for n, k in windows],
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[3] // kernel.shape[2],
     )
@@ -133,14 +196,18 @@ def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) ->
     return x[:, ::stride, ::stride] @ kernel[0, 0]
 
 
-def _depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _depthwise_shifted(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
+) -> jax.Array:
     kh, kw = kernel.shape[:2]
-    x = _pad(x, (kh, kw), stride, padding, 0)
-    rows = _shifts(x, kh, stride, axis=1)
+    multiplier = kernel.shape[3] // x.shape[3]
+    x = jnp.repeat(x, multiplier, axis=3) if multiplier > 1 else x
+    x = _pad(x, (_span(kh, dilation), _span(kw, dilation)), stride, padding, 0)
+    rows = _shifts(x, kh, stride, 1, dilation)
     terms = [
         pixel * kernel[i, j, 0]
         for i, row in enumerate(rows)
-        for j, pixel in enumerate(_shifts(row, kw, stride, axis=2))
+        for j, pixel in enumerate(_shifts(row, kw, stride, 2, dilation))
     ]
     return functools.reduce(lax.add, terms)
 
@@ -192,3 +259,12 @@ def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.
     low, high = pads(size, window, stride, padding)
     starts = np.arange((size + low + high - window) // stride + 1) * stride - low
     return np.minimum(starts + window, size) - np.maximum(starts, 0)
+
+
+def _window_shares(size: int, windows: int) -> np.ndarray:
+    """[windows, size]: the weight of each pixel in each of the adaptive windows of one axis."""
+    shares = np.zeros((windows, size))
+    for i in range(windows):
+        window = slice(i * size // windows, -(-(i + 1) * size // windows))
+        shares[i, window] = 1 / (window.stop - window.start)
+    return shares

@@ -26,6 +26,12 @@ def linear_kernel(weight: torch.Tensor) -> None:
     _variance_scaling(weight, 1.0)
 
 
+def xavier(weight: torch.Tensor) -> None:
+    """Caffe's "xavier" filler: uniform, by the number of inputs alone."""
+    bound = math.sqrt(3 / weight[0].numel())
+    torch.nn.init.uniform_(weight, -bound, bound)
+
+
 def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
     """A normal distribution cut at two standard deviations."""
     return lambda weight: _cut_normal(weight, stddev)

@@ -35,6 +35,7 @@ class Conv(nn.Conv2d):
         stride: step of the window along both axes.
         padding: see `reference_torch.ops.Padding`.
         bias: add a bias to each channel.
+        bias_value: what the bias starts from.
         kernel_init: initial values of the kernel [out, in, h, w].
     """
 
@@ -47,32 +48,60 @@ class Conv(nn.Conv2d):
         padding: Padding = "same",
         *,
         bias: bool = False,
+        bias_value: float = 0.0,
         kernel_init: KernelInit = init.conv_kernel,
         groups: int = 1,
+        dilation: int = 1,
     ):
-        super().__init__(in_channels, out_channels, window, stride, bias=bias, groups=groups)
+        super().__init__(
+            in_channels, out_channels, window, stride, 0, dilation, groups=groups, bias=bias
+        )
         self.border: Padding = padding
         kernel_init(self.weight.data)
         if self.bias is not None:
-            nn.init.zeros_(self.bias)
+            nn.init.constant_(self.bias, bias_value)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        window = self.weight.shape[2], self.weight.shape[3]
-        return super().forward(ops.pad(input, window, self.stride[0], self.border))
+        kh, kw = ((n - 1) * self.dilation[0] + 1 for n in self.weight.shape[2:])
+        return super().forward(ops.pad(input, (kh, kw), self.stride[0], self.border))
 
 
 class DepthwiseConv(Conv):
-    """Convolution of every channel with a filter of its own, without bias: kernel [c, 1, h, w]."""
+    """Convolution of every channel with filters of its own: kernel [c * multiplier, 1, h, w].
 
-    def __init__(self, channels: int, window: int = 3, stride: int = 1, padding: Padding = "same"):
+    Args:
+        channels: channels of the input.
+        window: height and width of the filters; one number for both.
+        stride: step of the window along both axes.
+        padding: see `reference_torch.ops.Padding`.
+        multiplier: filters a channel.
+        dilation: distance between the pixels that a filter meets.
+        bias: add a bias to each channel of the output.
+        kernel_init: initial values of the kernel.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        window: int | tuple[int, int] = 3,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        multiplier: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        kernel_init: KernelInit = init.depthwise_kernel,
+    ):
         super().__init__(
             channels,
-            channels,
+            channels * multiplier,
             window,
             stride,
             padding,
+            bias=bias,
+            kernel_init=kernel_init,
             groups=channels,
-            kernel_init=init.depthwise_kernel,
+            dilation=dilation,
         )
 
 
@@ -90,12 +119,17 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int, *, eps: float, momentum: float):
         super().__init__(channels, eps=eps, momentum=1 - momentum)
 
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Takes vectors [n, c] too, as the twin does; PyTorch has another class for them."""
+
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
+    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
 
     Args:
         relu: apply the ReLU; Xception's residual shortcuts have none.
+        bias: give the convolution a bias, which the normalisation takes out again; only Caffe's
+            BN-Inception has one.
     """
 
     def __init__(
@@ -107,13 +141,14 @@ class ConvBN(nn.Module):
         padding: Padding = "same",
         *,
         relu: bool = True,
+        bias: bool = False,
         kernel_init: KernelInit = init.conv_kernel,
         bn_eps: float,
         bn_momentum: float,
     ):
         super().__init__()
         self.conv = Conv(
-            in_channels, out_channels, window, stride, padding, kernel_init=kernel_init
+            in_channels, out_channels, window, stride, padding, bias=bias, kernel_init=kernel_init
         )
         self.bn = BatchNorm(out_channels, eps=bn_eps, momentum=bn_momentum)
         self.relu = relu
@@ -141,14 +176,45 @@ class SeparableConvBN(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Affine map of [n, d]: weight [out, in] and bias."""
+    """Affine map of [n, d]: weight [out, in] and, unless `bias` is False, a bias."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, kernel_init: KernelInit = init.linear_kernel
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        kernel_init: KernelInit = init.linear_kernel,
     ):
-        super().__init__(in_features, out_features)
+        super().__init__(in_features, out_features, bias=bias)
         kernel_init(self.weight.data)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises the last axis of [n, d] to mean 0 and variance 1, then scales and shifts it."""
+
+    def __init__(self, features: int, *, eps: float):
+        super().__init__(features, eps=eps)
+
+
+class DropPath(nn.Module):
+    """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * (keep / (1 - self.rate))
+
+
+class Chain(nn.Sequential):
+    """Layers one after another."""
 
 
 def global_avg_pool(x: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-Padding = Literal["valid", "same", "symmetric"]
+Padding = Literal["valid", "same", "symmetric", "ceil"]
 """How a window meets the border.
 
 `valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
-padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides.
+padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
+pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side.
 """
 
 
@@ -25,7 +26,11 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
     if padding == "same":
         total = max((-(-size // stride) - 1) * stride + window - size, 0)
         return total // 2, total - total // 2
-    raise ValueError(f"padding must be 'valid', 'same' or 'symmetric', not {padding!r}")
+    if padding == "ceil":
+        # The last window starts inside the map.
+        windows = min(-(-max(size - window, 0) // stride), (size - 1) // stride)
+        return 0, max(windows * stride + window - size, 0)
+    raise ValueError(f"padding must be 'valid', 'same', 'symmetric' or 'ceil', not {padding!r}")
 
 
 def pad(
@@ -61,3 +66,19 @@ def avg_pool(
         return total
     ones = pad(x.new_ones(1, 1, *x.shape[2:]), (window, window), stride, padding)
     return total / F.avg_pool2d(ones, window, stride)
+
+
+def adaptive_avg_pool(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Means of [n, c, h, w] over size x size windows that cover the map, [n, c, size, size]."""
+    return F.adaptive_avg_pool2d(x, size)
+
+
+def local_response_norm(
+    x: torch.Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> torch.Tensor:
+    """Divides [n, c, h, w] by (1 + alpha * mean of squares of `size` neighbouring channels)^beta.
+
+    The mean counts absent neighbours as zeros, as in Caffe and PyTorch; TensorFlow's `tf.nn.lrn`
+    takes the sum, so its alpha is a fifth.
+    """
+    return F.local_response_norm(x, size, alpha, beta, k=1.0)

@@ -18,7 +18,7 @@ import reference_torch.ops as torch_ops
 from inception_jax import ops
 
 FORMS = ("shifted", "native")
-PADDINGS = ("valid", "same", "symmetric")
+PADDINGS = ("valid", "same", "symmetric", "ceil")
 
 cases = st.fixed_dictionaries(
     {
@@ -32,18 +32,15 @@ cases = st.fixed_dictionaries(
 
 
 @pytest.fixture
-def form(request, monkeypatch):
-    monkeypatch.setattr(ops, "FORCED_FORM", request.param)
-    return request.param
+def form(request):
+    with ops.forced_form(request.param):
+        yield request.param
 
 
 def in_form(form, call):
     """Runs a call in one form; both are compiled afresh."""
-    before, ops.FORCED_FORM = ops.FORCED_FORM, form
-    try:
+    with ops.forced_form(form):
         return call()
-    finally:
-        ops.FORCED_FORM = before
 
 
 def nchw(x):
@@ -71,6 +68,9 @@ def test_padding_follows_tensorflow_and_pytorch(case):
             assert high - low in (0, 1)
         if case["padding"] == "symmetric":
             assert low == high == window // 2
+        if case["padding"] == "ceil" and n >= window:
+            pooled = F.max_pool2d(torch.zeros(1, n, n), window, stride, ceil_mode=True)
+            assert (low, out) == (0, pooled.shape[1])
 
 
 @pytest.mark.parametrize("form", FORMS, indirect=True)
@@ -120,20 +120,47 @@ def test_average_at_the_border(include):
 @given(case=cases)
 def test_depthwise_conv_equals_pytorch(form, case):
     rng = np.random.default_rng(case["seed"])
-    window = case["window"]
+    window, (stride, padding) = case["window"], (case["stride"], case["padding"])
+    dilation, multiplier = rng.integers(1, 3, size=2).tolist()
+    span = (window - 1) * dilation + 1
+    if span > min(case["size"]):  # nothing fits
+        dilation, span = 1, window
     x = rng.normal(size=(2, *case["size"], 4)).astype(np.float32)
-    kernel = rng.normal(size=(window, window, 1, 4)).astype(np.float32)
-    conv = lambda x, k: ops.depthwise_conv(x, k, case["stride"], case["padding"])  # noqa: E731
+    kernel = rng.normal(size=(window, window, 1, 4 * multiplier)).astype(np.float32)
+    conv = lambda x, k: ops.depthwise_conv(x, k, stride, padding, dilation)  # noqa: E731
     ours, grads = value_and_pullback(conv, jnp.asarray(x), jnp.asarray(kernel))
 
     t = nchw(x).requires_grad_()
     w = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).requires_grad_()
-    padded = torch_ops.pad(t, (window, window), case["stride"], case["padding"])
-    theirs = F.conv2d(padded, w, stride=case["stride"], groups=4)
+    padded = torch_ops.pad(t, (span, span), stride, padding)
+    theirs = F.conv2d(padded, w, stride=stride, dilation=dilation, groups=4)
     theirs.backward(nchw(jnp.cos(jnp.arange(ours.size, dtype=ours.dtype)).reshape(ours.shape)))
     np.testing.assert_allclose(ours, nhwc(theirs), atol=1e-5)
     np.testing.assert_allclose(grads[0], nhwc(t.grad), atol=1e-5)
     np.testing.assert_allclose(grads[1], w.grad.numpy().transpose(2, 3, 1, 0), atol=1e-4)
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 5))
+def test_adaptive_average_equals_pytorch(height, width, size):
+    x = np.random.default_rng(height).normal(size=(2, height, width, 3)).astype(np.float32)
+    ours, (grad,) = value_and_pullback(lambda x: ops.adaptive_avg_pool(x, size), jnp.asarray(x))
+    t = nchw(x).requires_grad_()
+    theirs = F.adaptive_avg_pool2d(t, size)
+    theirs.backward(nchw(jnp.cos(jnp.arange(ours.size, dtype=ours.dtype)).reshape(ours.shape)))
+    np.testing.assert_allclose(ours, nhwc(theirs), atol=1e-5)
+    np.testing.assert_allclose(grad, nhwc(t.grad), atol=1e-5)
+
+
+def test_response_normalisation_equals_caffes_formula():
+    """Values of a size at which the divisor matters; the formula as Caffe's manual has it."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 3, 8)).astype(np.float32) * 100
+    ours = ops.local_response_norm(jnp.asarray(x))
+    for c in range(8):
+        total = np.square(x[..., max(c - 2, 0) : c + 3]).sum(-1)
+        expected = x[..., c] / (1 + 1e-4 / 5 * total) ** 0.75
+        np.testing.assert_allclose(ours[..., c], expected, rtol=1e-5)
+    assert np.abs(ours - x).max() > 1
+    np.testing.assert_allclose(ours, nhwc(torch_ops.local_response_norm(nchw(x))), rtol=1e-5)
 
 
 @pytest.mark.parametrize("window", [(1, 1), (3, 3), (1, 7), (7, 1)])
@@ -181,6 +208,8 @@ def test_nothing_returns_float32_for_bfloat16(form):
         ops.avg_pool(x, 3, 1, "same", count_include_pad=True),
         ops.conv(x, jnp.ones((1, 1, 4, 4), jnp.bfloat16)),
         ops.depthwise_conv(x, jnp.ones((3, 3, 1, 4), jnp.bfloat16)),
+        ops.adaptive_avg_pool(x, 3),
+        ops.local_response_norm(x),
     )
     assert {str(y.dtype) for y in outputs} == {"bfloat16"}
 

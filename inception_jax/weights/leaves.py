@@ -16,6 +16,7 @@ from flax import nnx
 TORCH_NAMES = {
     "kernel": "weight",
     "scale": "weight",
+    "gamma": "gamma",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
