@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from inception_jax import init, ops
 from inception_jax.ops import Padding
+from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD
 
 Layer = TypeVar("Layer")
 Maker = Callable[..., Layer]
@@ -358,6 +359,15 @@ class Chain(nnx.List):
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Mean of each channel over the map, [n, h, w, c] -> [n, c], summed in float32 or wider."""
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+
+def imagenet_to_inception(images: jax.Array) -> jax.Array:
+    """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
+
+    torchvision's `transform_input`, a part of its pretrained GoogLeNet and Inception V3.
+    """
+    mean, std = jnp.asarray(IMAGENET_MEAN, images.dtype), jnp.asarray(IMAGENET_STD, images.dtype)
+    return images * (std / 0.5) + (mean - 0.5) / 0.5
 
 
 def channel_scaler(width_multiplier: float) -> Width:

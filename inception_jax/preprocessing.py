@@ -24,7 +24,7 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
         image: a Pillow image of any mode, or uint8 [h, w], [h, w, 1] or [h, w, 3] (RGB).
 
     Returns:
-        float32 [1, h, w, 3].
+        float32 [1, h, w, 3], channels in the order that the network takes.
 
     Raises:
         UnknownModelError: with near names.
@@ -36,9 +36,14 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
         pixels = _resize_crop(picture, info)
     elif info.crop == "crop_resize":
         pixels = _resize(_central(picture, info.crop_pct), info)
+    elif info.crop == "warp_crop":
+        side = math.floor(info.input_size / info.crop_pct)
+        pixels = _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
     else:
         pixels = _resize(picture, info)
-    scaled = pixels.astype(np.float32) / np.float32(255)
+    if info.channel_order == "bgr":
+        pixels = pixels[:, :, ::-1]
+    scaled = pixels.astype(np.float32) / np.float32(255 / info.input_range)
     mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
     return ((scaled - mean) / std)[None]
 
@@ -66,8 +71,11 @@ def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
         size = (short, int(short * height / width))
     else:
         size = (int(short * width / height), short)
-    picture = picture.resize(size, _PILLOW[info.interpolation])
-    left, top = (round((n - info.input_size) / 2) for n in size)
+    return _centre(picture.resize(size, _PILLOW[info.interpolation]), info)
+
+
+def _centre(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    left, top = (round((n - info.input_size) / 2) for n in picture.size)
     return np.asarray(picture.crop((left, top, left + info.input_size, top + info.input_size)))
 
 

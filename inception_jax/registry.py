@@ -20,7 +20,8 @@ INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "bilinear_tf1", "bilinear_torch"]
-Crop = Literal["resize_crop", "crop_resize", "squash"]
+Crop = Literal["resize_crop", "crop_resize", "squash", "warp_crop"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 class UnknownModelError(KeyError):
@@ -40,11 +41,14 @@ class Tag:
         num_classes: rows of the classifier.
         num_params: parameters without auxiliary heads; None: the network's own figure.
         input_size: side of the square that the publisher evaluates on, in pixels.
-        mean: subtracted from RGB values in [0, 1].
+        channel_order: of the network's input.
+        input_range: the largest value of a pixel before `mean` is subtracted, 1 or 255.
+        mean: subtracted from each channel, in the order of the network's input.
         std: divides the difference.
         crop: how the square is cut: "resize_crop" resizes the shorter side to
             input_size / crop_pct and cuts the centre; "crop_resize" cuts the central crop_pct of
-            both sides and resizes it; "squash" resizes the whole image.
+            both sides and resizes it; "squash" resizes the whole image; "warp_crop" resizes the
+            whole image to input_size / crop_pct and cuts the centre.
         crop_pct: see `crop`.
         interpolation: "bilinear", "bicubic" and "nearest" are Pillow's, which smooth before they
             shrink; "bilinear_tf1" and "bilinear_torch" do not, with TensorFlow 1's corner-aligned
@@ -56,6 +60,8 @@ class Tag:
     num_classes: int = 1000
     num_params: int | None = None
     input_size: int = 299
+    channel_order: ChannelOrder = "rgb"
+    input_range: int = 1
     mean: tuple[float, float, float] = INCEPTION_MEAN
     std: tuple[float, float, float] = INCEPTION_STD
     crop: Crop = "resize_crop"
@@ -87,6 +93,8 @@ class ModelInfo:
     num_params: int
     input_size: int
     min_size: int
+    channel_order: ChannelOrder
+    input_range: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop: Crop

@@ -5,7 +5,7 @@ Tensors are [n, c, h, w]. Classes and attributes are those of `inception_jax.lay
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -216,10 +216,23 @@ class DropPath(nn.Module):
 class Chain(nn.Sequential):
     """Layers one after another."""
 
+    def __init__(self, layers: Iterable[nn.Module] = ()):
+        super().__init__(*layers)
+
 
 def global_avg_pool(x: torch.Tensor) -> torch.Tensor:
     """Mean of each channel over the map, [n, c, h, w] -> [n, c]."""
     return x.mean((2, 3))
+
+
+def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
+    """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
+
+    torchvision's `transform_input`, a part of its pretrained GoogLeNet and Inception V3.
+    """
+    mean = images.new_tensor((0.485, 0.456, 0.406))[:, None, None]
+    std = images.new_tensor((0.229, 0.224, 0.225))[:, None, None]
+    return images * (std / 0.5) + (mean - 0.5) / 0.5
 
 
 def channel_scaler(width_multiplier: float) -> Width:

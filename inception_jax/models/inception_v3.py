@@ -26,6 +26,7 @@ from inception_jax.layers import (
     channel_scaler,
     check_images,
     global_avg_pool,
+    imagenet_to_inception,
 )
 from inception_jax.model import Model
 from inception_jax.ops import avg_pool, max_pool
@@ -319,7 +320,7 @@ class InceptionV3(Model):
         """
         check_images(images, self.min_size, self.in_channels)
         maps = OrderedDict()  # whose order survives jax.jit
-        x = _imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
+        x = imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
         x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
         x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
         x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
@@ -363,12 +364,6 @@ class InceptionV3(Model):
         if self.AuxLogits is None or self.dropout.deterministic:
             return logits
         return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6e"])}
-
-
-def _imagenet_to_inception(images: jax.Array) -> jax.Array:
-    """Maps images normalised with ImageNet's mean and deviation to [-1, 1] (torchvision)."""
-    mean, std = jnp.asarray(IMAGENET_MEAN, images.dtype), jnp.asarray(IMAGENET_STD, images.dtype)
-    return images * (std / 0.5) + (mean - 0.5) / 0.5
 
 
 # What each published weight file needs, and what its publisher feeds it.

@@ -24,6 +24,7 @@ from reference_torch.layers import (
     channel_scaler,
     check_images,
     global_avg_pool,
+    imagenet_to_inception,
 )
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
@@ -313,7 +314,7 @@ class InceptionV3(nn.Module):
         """
         check_images(images, self.min_size, self.in_channels)
         maps = OrderedDict()
-        x = _imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
+        x = imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
         x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
         x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
         x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
@@ -356,20 +357,18 @@ class InceptionV3(nn.Module):
         return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6e"])}
 
 
-def _imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
-    """Maps images normalised with ImageNet's mean and deviation to [-1, 1] (torchvision)."""
-    mean = images.new_tensor((0.485, 0.456, 0.406))[:, None, None]
-    std = images.new_tensor((0.229, 0.224, 0.225))[:, None, None]
-    return images * (std / 0.5) + (mean - 0.5) / 0.5
-
-
 # What each published weight file needs; "" is the recommended reading.
 register(
     "inception_v3",
     InceptionV3,
     tags={
         "": {},
-        "tv_in1k": dict(count_include_pad=True, transform_input=True, dropout=0.5, bn_momentum=0.9),
+        "tv_in1k": dict(
+            count_include_pad=True,
+            transform_input=True,
+            dropout=0.5,
+            bn_momentum=0.9,
+        ),
         "tf_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
         "tf_adv_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
         "gluon_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),

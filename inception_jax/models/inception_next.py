@@ -1,0 +1,320 @@
+"""InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
+
+Reads beside the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise filters are
+taken apart into a small square, two bands and an identity, side by side. Names of layers are those
+of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a 224x224
+image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import OrderedDict
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax import init
+from inception_jax.layers import (
+    BatchNorm,
+    Chain,
+    Conv,
+    DepthwiseConv,
+    Dropout,
+    DropPath,
+    LayerNorm,
+    Linear,
+    Maker,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from inception_jax.model import Model
+from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+
+Size = Literal["atto", "tiny", "small", "base"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Blocks and channels of the four stages, and the share and length of the band filters."""
+
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+    branch_ratio: float = 1 / 8
+    band: int = 11
+
+
+SHAPES: dict[str, Shape] = {
+    "atto": Shape((2, 2, 6, 2), (40, 80, 160, 320), branch_ratio=1 / 4, band=9),
+    "tiny": Shape((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": Shape((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": Shape((3, 3, 27, 3), (128, 256, 512, 1024)),
+}
+MLP_RATIOS = (4, 4, 4, 3)
+
+
+class InceptionDWConv(nnx.Module):
+    """Inception depthwise convolution, the paper's algorithm 1.
+
+    Most channels pass; three groups of `branch_ratio` of them meet a 3x3, a 1 x band, a band x 1.
+    """
+
+    def __init__(
+        self, channels: int, *, branch_ratio: float, band: int, depthwise: Maker[DepthwiseConv]
+    ):
+        group = int(channels * branch_ratio)
+        self.dwconv_hw = depthwise(group, 3)
+        self.dwconv_w = depthwise(group, (1, band))
+        self.dwconv_h = depthwise(group, (band, 1))
+        self.identity = channels - 3 * group
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        identity, rest = jnp.split(x, [self.identity], axis=-1)
+        x_hw, x_w, x_h = jnp.split(rest, 3, axis=-1)
+        branches = [self.dwconv_hw(x_hw), self.dwconv_w(x_w), self.dwconv_h(x_h)]
+        return jnp.concatenate([identity, *branches], axis=-1)
+
+
+class MLP(nnx.Module):
+    """Two 1x1 convolutions with a GELU between them, the exact one with the error function."""
+
+    def __init__(self, channels: int, hidden: int, *, conv: Maker[Conv]):
+        self.fc1 = conv(channels, hidden, 1)
+        self.fc2 = conv(hidden, channels, 1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
+
+    def __init__(
+        self,
+        channels: int,
+        mlp_ratio: int,
+        *,
+        drop_path: float,
+        mixer: Maker[InceptionDWConv],
+        norm: Maker[BatchNorm],
+        conv: Maker[Conv],
+        param_dtype: DTypeLike,
+    ):
+        self.token_mixer = mixer(channels)
+        self.norm = norm(channels)
+        self.mlp = MLP(channels, mlp_ratio * channels, conv=conv)
+        self.gamma = nnx.Param(jnp.full(channels, 1e-6, param_dtype))
+        self.drop_path = DropPath(drop_path)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        branch = self.mlp(self.norm(self.token_mixer(x)))
+        branch = branch * self.gamma[...].astype(branch.dtype)
+        return x + self.drop_path(branch, rngs)
+
+
+class Stem(nnx.Module):
+    """4x4 patches, 224x224 -> 56x56."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, conv: Maker[Conv], norm: Maker[BatchNorm]
+    ):
+        self.conv = conv(in_channels, out_channels, 4, stride=4, padding="valid")
+        self.norm = norm(out_channels)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.conv(x))
+
+
+class Downsample(nnx.Module):
+    """BatchNorm and 2x2 patches between two stages."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, conv: Maker[Conv], norm: Maker[BatchNorm]
+    ):
+        self.norm = norm(in_channels)
+        self.conv = conv(in_channels, out_channels, 2, stride=2, padding="valid")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(self.norm(x))
+
+
+class Stage(nnx.Module):
+    """Downsampling, but for the first stage, and blocks."""
+
+    def __init__(self, downsample: Downsample | None, blocks: list[Block]):
+        self.downsample = nnx.data(downsample)
+        self.blocks = Chain(blocks)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = x if self.downsample is None else self.downsample(x)
+        return self.blocks(x, rngs)
+
+
+class Head(nnx.Module):
+    """Classifier of two linear layers with GELU and LayerNorm between them."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        dropout: float,
+        linear: Maker[Linear],
+        norm: Maker[LayerNorm],
+    ):
+        self.fc1 = linear(in_features, 3 * in_features)
+        self.norm = norm(3 * in_features, eps=1e-6)
+        self.dropout = Dropout(dropout)
+        self.fc2 = linear(3 * in_features, num_classes)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = self.norm(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(self.dropout(x, rngs))
+
+
+class InceptionNeXt(Model):
+    """InceptionNeXt of four sizes.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        size: see `SHAPES`.
+        dropout: share of the head's hidden numbers dropped in training.
+        drop_path: share of the examples that skip the last block in training; less before it,
+            falling to none at the first.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters.
+    """
+
+    min_size = 32
+    classifiers = ("head.fc2",)
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width_multiplier: float = 1.0,
+        size: Size = "tiny",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.9,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = SHAPES[size]
+        dtypes: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
+        kernels: dict[str, Any] = dict(kernel_init=init.truncated_normal(0.02), **dtypes, rngs=rngs)
+        conv = functools.partial(Conv, bias=True, **kernels)
+        norm = functools.partial(BatchNorm, eps=bn_eps, momentum=bn_momentum, **dtypes)
+        mixer = functools.partial(
+            InceptionDWConv,
+            branch_ratio=shape.branch_ratio,
+            band=shape.band,
+            depthwise=functools.partial(DepthwiseConv, bias=True, **kernels),
+        )
+        block = functools.partial(Block, mixer=mixer, norm=norm, conv=conv, param_dtype=param_dtype)
+        dims = [channel_scaler(width_multiplier)(dim) for dim in shape.dims]
+        last = sum(shape.depths) - 1
+        rates = iter([drop_path * i / last for i in range(last + 1)])
+        self.in_channels = in_channels
+
+        self.stem = Stem(in_channels, dims[0], conv=conv, norm=norm)
+        self.stages = Chain()
+        for i, (depth, dim, ratio) in enumerate(zip(shape.depths, dims, MLP_RATIOS, strict=True)):
+            downsample = Downsample(dims[i - 1], dim, conv=conv, norm=norm) if i else None
+            blocks = [block(dim, ratio, drop_path=next(rates)) for _ in range(depth)]
+            self.stages.append(Stage(downsample, blocks))
+        self.head = Head(
+            dims[3],
+            num_classes,
+            dropout=dropout,
+            linear=functools.partial(Linear, **kernels),
+            norm=functools.partial(LayerNorm, **dtypes),
+        )
+
+    def features(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
+        """Returns the stem's and the four stages' maps [n, h, w, c], in forward order.
+
+        Args:
+            images: floats [n, h, w, c].
+            rngs: with a stream `dropout`, for stochastic depth in training.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()  # whose order survives jax.jit
+        x = images  # 224x224x3
+        x = maps["stem"] = self.stem(x)  # 56x56x96
+        x = maps["stage1"] = self.stages[0](x, rngs)  # 56x56x96
+        x = maps["stage2"] = self.stages[1](x, rngs)  # 28x28x192
+        x = maps["stage3"] = self.stages[2](x, rngs)  # 14x14x384
+        x = maps["stage4"] = self.stages[3](x, rngs)  # 7x7x768
+        return maps
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the head, [n, 768]."""
+        return global_avg_pool(self.features(images)["stage4"])
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes].
+        """
+        x = global_avg_pool(self.features(images, rngs=rngs)["stage4"])  # 768
+        return self.head(x, rngs)
+
+
+# What each published weight file needs, and what its publisher feeds it.
+def _register(size: Size, num_params: int, drop_path: float, crop_pct: float, **more: Tag) -> None:
+    tag = Tag(
+        readings=dict(size=size, drop_path=drop_path),
+        source=f"timm/inception_next_{size}.sail_in1k",
+        input_size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop_pct=crop_pct,
+    )
+    register(
+        f"inception_next_{size}",
+        InceptionNeXt,
+        paper="https://arxiv.org/abs/2303.16900",
+        num_params=num_params,
+        tags={"": tag, "sail_in1k": tag, **more},
+    )
+
+
+_register("atto", 4_156_520, drop_path=0.0, crop_pct=0.875)
+_register("tiny", 28_055_680, drop_path=0.1, crop_pct=0.875)
+_register("small", 49_374_016, drop_path=0.3, crop_pct=0.875)
+_register(
+    "base",
+    86_672_136,
+    drop_path=0.4,
+    crop_pct=0.95,
+    sail_in1k_384=Tag(
+        readings=dict(size="base", drop_path=0.7, dropout=0.5),
+        source="timm/inception_next_base.sail_in1k_384",
+        input_size=384,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop_pct=1.0,
+    ),
+)

@@ -1,0 +1,394 @@
+"""Inception-ResNet-v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
+
+Reads beside the paper's figures 16 to 19. Every public weight file comes from the authors' code,
+TF-slim's `nets/inception_resnet_v2.py`, which is another network than the paper's: V3's stem and a
+module Mixed_5b in place of V4's stem, twice as many blocks, and a last 1x1 convolution. Both are
+here; the shapes are those of TF-slim's for a 299x299 image, with the paper's beside them where they
+differ.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax.layers import (
+    Chain,
+    Conv,
+    ConvBN,
+    Dropout,
+    Linear,
+    Maker,
+    Width,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from inception_jax.model import Model
+from inception_jax.models.inception_v3 import InceptionAux
+from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a
+from inception_jax.ops import avg_pool, max_pool
+from inception_jax.registry import Tag, register
+
+Source = Literal["slim", "paper"]
+
+
+class Mixed5b(nnx.Module):
+    """The end of TF-slim's stem, an Inception-A module; the paper has none here."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch1x1 = conv(in_channels, width(96), 1)
+
+        self.branch5x5_1 = conv(in_channels, width(48), 1)
+        self.branch5x5_2 = conv(width(48), width(64), 5)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
+        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
+        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
+
+        self.branch_pool = conv(in_channels, width(64), 1)
+
+        self.out_channels = 2 * width(96) + 2 * width(64)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return jnp.concatenate([branch1x1, branch5x5, branch3x3dbl, branch_pool], axis=-1)
+
+
+class Block35(nnx.Module):
+    """35x35 residual module, figure 16: relu(x + scale * up(branches)).
+
+    The 1x1 back up to the input's width has a bias and no BatchNorm, as in all blocks here.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        scale: float,
+        conv: Maker[ConvBN],
+        linear_conv: Maker[Conv],
+        width: Width,
+    ):
+        self.branch1x1 = conv(in_channels, width(32), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(32), 1)
+        self.branch3x3_2 = conv(width(32), width(32), 3)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(32), 1)
+        self.branch3x3dbl_2 = conv(width(32), width(48), 3)
+        self.branch3x3dbl_3 = conv(width(48), width(64), 3)
+
+        self.up = linear_conv(2 * width(32) + width(64), in_channels, 1)
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
+        return jax.nn.relu(x + self.scale * self.up(mixed))
+
+
+class ReductionA(nnx.Module):
+    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 256, 256, 384, 384."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
+        self.branch3x3dbl_2 = conv(width(256), width(256), 3)
+        self.branch3x3dbl_3 = conv(width(256), width(384), 3, stride=2, padding="valid")
+
+        self.out_channels = 2 * width(384) + in_channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch3x3 = self.branch3x3(x)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
+
+
+class Block17(nnx.Module):
+    """17x17 residual module, figure 17.
+
+    The figure prints 1154 filters in its last 1x1, which do not fit the sum of the reduction before
+    it: 1152 with the paper's stem, 1088 with TF-slim's.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        scale: float,
+        conv: Maker[ConvBN],
+        linear_conv: Maker[Conv],
+        width: Width,
+    ):
+        self.branch1x1 = conv(in_channels, width(192), 1)
+
+        self.branch7x7_1 = conv(in_channels, width(128), 1)
+        self.branch7x7_2 = conv(width(128), width(160), (1, 7))
+        self.branch7x7_3 = conv(width(160), width(192), (7, 1))
+
+        self.up = linear_conv(2 * width(192), in_channels, 1)
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        mixed = jnp.concatenate([branch1x1, branch7x7], axis=-1)
+        return jax.nn.relu(x + self.scale * self.up(mixed))
+
+
+class ReductionB(nnx.Module):
+    """Grid reduction 17x17 -> 8x8, figure 18 (its caption names the wrong network)."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch3x3a_1 = conv(in_channels, width(256), 1)
+        self.branch3x3a_2 = conv(width(256), width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3b_1 = conv(in_channels, width(256), 1)
+        self.branch3x3b_2 = conv(width(256), width(288), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
+        self.branch3x3dbl_2 = conv(width(256), width(288), 3)
+        self.branch3x3dbl_3 = conv(width(288), width(320), 3, stride=2, padding="valid")
+
+        self.out_channels = width(384) + width(288) + width(320) + in_channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
+        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return jnp.concatenate([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], axis=-1)
+
+
+class Block8(nnx.Module):
+    """8x8 residual module, figure 19, where 2048 filters should read 2144 (TF-slim: 2080)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        scale: float,
+        relu: bool = True,
+        conv: Maker[ConvBN],
+        linear_conv: Maker[Conv],
+        width: Width,
+    ):
+        self.branch1x1 = conv(in_channels, width(192), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(192), 1)
+        self.branch3x3_2 = conv(width(192), width(224), (1, 3))
+        self.branch3x3_3 = conv(width(224), width(256), (3, 1))
+
+        self.up = linear_conv(width(192) + width(256), in_channels, 1)
+        self.scale = scale
+        self.relu = relu
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
+        mixed = jnp.concatenate([branch1x1, branch3x3], axis=-1)
+        x = x + self.scale * self.up(mixed)
+        return jax.nn.relu(x) if self.relu else x
+
+
+class InceptionResNetV2(Model):
+    """Inception-ResNet-v2 with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
+            training then returns its logits too.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
+        layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
+        blocks: how many block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the paper.
+        linear_last_block: the last block8 adds at full scale and has no ReLU, as in TF-slim.
+        scales: by which the branches of the three kinds of block are multiplied before they are
+            added, the paper's section 3.3; the numbers are TF-slim's.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters.
+    """
+
+    min_size = 75
+    aux_names = ("AuxLogits",)
+    classifiers = ("fc", "AuxLogits.fc")
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        aux_heads: bool = False,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.2,
+        layout: Source = "slim",
+        blocks: tuple[int, int, int] = (10, 20, 10),
+        linear_last_block: bool = True,
+        scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.9997,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum, **types)
+        linear_conv = functools.partial(Conv, bias=True, **types)
+        linear = functools.partial(Linear, **types)
+        width = channel_scaler(width_multiplier)
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        residual: dict[str, Any] = dict(linear_conv=linear_conv, **common)
+        self.in_channels = in_channels
+        self.layout = layout
+
+        # Stem: TF-slim's, figure 14 of Inception-ResNet-v1 and a module, or V4's, figure 3
+        self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
+        self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
+        self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
+        if layout == "slim":
+            self.Conv2d_3b_1x1 = conv(width(64), width(80), 1)
+            self.Conv2d_4a_3x3 = conv(width(80), width(192), 3, padding="valid")
+            self.Mixed_5b = Mixed5b(width(192), **common)
+            c35 = self.Mixed_5b.out_channels
+        else:
+            self.Mixed_3a = Mixed3a(width(64), **common)
+            self.Mixed_4a = Mixed4a(self.Mixed_3a.out_channels, **common)
+            self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
+            c35 = self.Mixed_5a.out_channels
+        # Residual modules and reductions
+        self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
+        self.Mixed_6a = ReductionA(c35, **common)
+        c17 = self.Mixed_6a.out_channels
+        self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
+        self.AuxLogits = nnx.data(None)
+        if aux_heads:
+            self.AuxLogits = InceptionAux(c17, num_classes, linear=linear, **common)
+        self.Mixed_7a = ReductionB(c17, **common)
+        c8 = self.Mixed_7a.out_channels
+        scaled = blocks[2] - linear_last_block
+        self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
+        if linear_last_block:
+            self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
+        if layout == "slim":
+            self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
+        self.dropout = Dropout(dropout)
+        self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
+
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()  # whose order survives jax.jit
+        x = images  # 299x299x3
+        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
+        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
+        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+        if self.layout == "slim":
+            x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
+            x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
+            x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
+            x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
+            x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x320
+        else:
+            x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
+            x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
+            x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
+        x = maps["block35"] = self.block35(x)  # 35x35x320, paper 384
+        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1088, paper 1152
+        x = maps["block17"] = self.block17(x)  # 17x17x1088, paper 1152
+        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x2080, paper 2144
+        x = maps["block8"] = self.block8(x)  # 8x8x2080, paper 2144
+        if self.layout == "slim":
+            x = maps["Conv2d_7b_1x1"] = self.Conv2d_7b_1x1(x)  # 8x8x1536
+        return maps
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the classifier, [n, 1536]; paper 2144."""
+        return global_avg_pool(self._last(self.features(images)))
+
+    def _last(self, maps: dict[str, jax.Array]) -> jax.Array:
+        return maps["Conv2d_7b_1x1" if self.layout == "slim" else "block8"]
+
+    def __call__(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array | dict[str, jax.Array]:
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
+            `AuxLogits`, both [n, num_classes].
+        """
+        maps = self.features(images)
+        x = self.dropout(global_avg_pool(self._last(maps)), rngs)  # 1536
+        logits = self.fc(x)
+        if self.AuxLogits is None or self.dropout.deterministic:
+            return logits
+        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["block17"])}
+
+
+# What each published weight file needs, and what its publisher feeds it.
+_TIMM: dict[str, Any] = dict(readings=dict(dropout=0.0, bn_momentum=0.9), crop_pct=0.8975)
+
+register(
+    "inception_resnet_v2",
+    InceptionResNetV2,
+    paper="https://arxiv.org/abs/1602.07261",
+    num_params=55_843_464,
+    tags={
+        "": Tag(
+            source="TF-slim nets/inception_resnet_v2.py",
+            crop="crop_resize",
+            interpolation="bilinear_tf1",
+        ),
+        "tf_in1k": Tag(source="timm/inception_resnet_v2.tf_in1k", **_TIMM),
+        "tf_ens_adv_in1k": Tag(source="timm/inception_resnet_v2.tf_ens_adv_in1k", **_TIMM),
+        "keras_in1k": Tag(
+            readings=dict(dropout=0.0, bn_momentum=0.99),
+            source="keras.applications.InceptionResNetV2",
+            crop="squash",
+            interpolation="nearest",
+        ),
+        "cadene_in1k": Tag(
+            source="Cadene pretrained-models.pytorch inceptionresnetv2-520b38e4.pth",
+            interpolation="bilinear",
+            **_TIMM,
+        ),
+        "slim_in1k": Tag(
+            source="TF-slim inception_resnet_v2_2016_08_30.tar.gz",
+            crop="crop_resize",
+            interpolation="bilinear_tf1",
+        ),
+        "paper": Tag(
+            readings=dict(layout="paper", blocks=(5, 10, 5), linear_last_block=False),
+            source="1602.07261, figures 3 and 15 to 19",
+            num_params=32_433_928,
+            crop="crop_resize",
+            interpolation="bilinear_tf1",
+        ),
+    },
+)

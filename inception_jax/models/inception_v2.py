@@ -1,0 +1,313 @@
+"""Inception V2 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
+
+Reads beside the paper's table 1 and figures 5 to 8 and 10. The filters inside the modules were in a
+supplement that is lost; ours are those whose sums the table prints: V3's, with the 5x5 of its first
+modules as two 3x3. No weights were ever published. TF-slim's `inception_v2` is another network,
+`bn_inception.py`. Shapes are those of a 299x299 image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax.layers import (
+    ConvBN,
+    Dropout,
+    Linear,
+    Maker,
+    Width,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from inception_jax.model import Model
+from inception_jax.models.inception_v3 import InceptionAux
+from inception_jax.ops import avg_pool, max_pool
+from inception_jax.registry import Tag, register
+
+AuxPosition = Literal["last_17x17", "first_17x17"]
+
+
+class InceptionA(nnx.Module):
+    """35x35 module with two 3x3 for a 5x5, the paper's figure 5."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch1x1 = conv(in_channels, width(64), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(48), 1)
+        self.branch3x3_2 = conv(width(48), width(64), 3)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
+        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
+        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
+
+        self.branch_pool = conv(in_channels, width(64), 1)
+
+        self.out_channels = 3 * width(64) + width(96)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return jnp.concatenate([branch1x1, branch3x3, branch3x3dbl, branch_pool], axis=-1)
+
+
+class ReductionA(nnx.Module):
+    """Grid reduction 35x35 -> 17x17, the paper's figure 10."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch3x3_1 = conv(in_channels, width(128), 1)
+        self.branch3x3_2 = conv(width(128), width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
+        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
+        self.branch3x3dbl_3 = conv(width(96), width(96), 3, stride=2, padding="valid")
+
+        self.out_channels = width(384) + width(96) + in_channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionB(nnx.Module):
+    """17x17 module with n x n taken apart into 1xn and nx1, the paper's figure 6."""
+
+    def __init__(
+        self, in_channels: int, channels_nxn: int, *, n: int, conv: Maker[ConvBN], width: Width
+    ):
+        c = width(channels_nxn)
+        self.branch1x1 = conv(in_channels, width(192), 1)
+
+        self.branchnxn_1 = conv(in_channels, c, 1)
+        self.branchnxn_2 = conv(c, c, (1, n))
+        self.branchnxn_3 = conv(c, width(192), (n, 1))
+
+        self.branchnxndbl_1 = conv(in_channels, c, 1)
+        self.branchnxndbl_2 = conv(c, c, (n, 1))
+        self.branchnxndbl_3 = conv(c, c, (1, n))
+        self.branchnxndbl_4 = conv(c, c, (n, 1))
+        self.branchnxndbl_5 = conv(c, width(192), (1, n))
+
+        self.branch_pool = conv(in_channels, width(192), 1)
+
+        self.out_channels = 4 * width(192)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        branchnxn = self.branchnxn_3(self.branchnxn_2(self.branchnxn_1(x)))
+        branchnxndbl = self.branchnxndbl_3(self.branchnxndbl_2(self.branchnxndbl_1(x)))
+        branchnxndbl = self.branchnxndbl_5(self.branchnxndbl_4(branchnxndbl))
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return jnp.concatenate([branch1x1, branchnxn, branchnxndbl, branch_pool], axis=-1)
+
+
+class ReductionB(nnx.Module):
+    """Grid reduction 17x17 -> 8x8, the paper's figure 10 again."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch3x3_1 = conv(in_channels, width(192), 1)
+        self.branch3x3_2 = conv(width(192), width(320), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
+        self.branch3x3dbl_2 = conv(width(192), width(192), 3)
+        self.branch3x3dbl_3 = conv(width(192), width(192), 3, stride=2, padding="valid")
+
+        self.out_channels = width(320) + width(192) + in_channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionC(nnx.Module):
+    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        self.branch1x1 = conv(in_channels, width(320), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(384), 1)
+        self.branch3x3_2a = conv(width(384), width(384), (1, 3))
+        self.branch3x3_2b = conv(width(384), width(384), (3, 1))
+
+        self.branch3x3dbl_1 = conv(in_channels, width(448), 1)
+        self.branch3x3dbl_2 = conv(width(448), width(384), 3)
+        self.branch3x3dbl_3a = conv(width(384), width(384), (1, 3))
+        self.branch3x3dbl_3b = conv(width(384), width(384), (3, 1))
+
+        self.branch_pool = conv(in_channels, width(192), 1)
+
+        self.out_channels = width(320) + 4 * width(384) + width(192)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branch1x1 = self.branch1x1(x)
+        y = self.branch3x3_1(x)
+        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
+        y = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        branch3x3dbl = [self.branch3x3dbl_3a(y), self.branch3x3dbl_3b(y)]
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return jnp.concatenate([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionV2(Model):
+    """Inception V2 with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifier; training then returns its logits too.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6, 3
+            in a widely read retelling that keeps 7 for V3.
+        aux_position: the map under the auxiliary classifier: the last 17x17 in the paper's figure
+            8, the first, after the reduction, in the retelling.
+        dropout: share of the pooled features dropped in training; TF-slim's for V3, the paper
+            names none.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters.
+    """
+
+    min_size = 75
+    aux_names = ("AuxLogits",)
+    classifiers = ("fc", "AuxLogits.fc")
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        aux_heads: bool = False,
+        width_multiplier: float = 1.0,
+        n: Literal[3, 7] = 7,
+        aux_position: AuxPosition = "last_17x17",
+        dropout: float = 0.2,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.9997,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum, **types)
+        linear = functools.partial(Linear, **types)
+        width = channel_scaler(width_multiplier)
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        self.in_channels = in_channels
+        self.aux_stage = {"last_17x17": "Mixed_6e", "first_17x17": "Mixed_6a"}[aux_position]
+
+        self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
+        self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
+        self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
+        self.Conv2d_3b_3x3 = conv(width(64), width(80), 3, padding="valid")
+        self.Conv2d_4a_3x3 = conv(width(80), width(192), 3, stride=2, padding="valid")
+        self.Conv2d_4b_3x3 = conv(width(192), width(288), 3)
+        self.Mixed_5b = InceptionA(width(288), **common)
+        self.Mixed_5c = InceptionA(self.Mixed_5b.out_channels, **common)
+        self.Mixed_6a = ReductionA(self.Mixed_5c.out_channels, **common)
+        self.Mixed_6b = InceptionB(self.Mixed_6a.out_channels, 128, n=n, **common)
+        self.Mixed_6c = InceptionB(self.Mixed_6b.out_channels, 160, n=n, **common)
+        self.Mixed_6d = InceptionB(self.Mixed_6c.out_channels, 160, n=n, **common)
+        self.Mixed_6e = InceptionB(self.Mixed_6d.out_channels, 192, n=n, **common)
+        self.AuxLogits = nnx.data(None)
+        if aux_heads:
+            aux_channels = getattr(self, self.aux_stage).out_channels
+            self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=linear, **common)
+        self.Mixed_7a = ReductionB(self.Mixed_6e.out_channels, **common)
+        self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
+        self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
+        self.dropout = Dropout(dropout)
+        self.fc = linear(self.Mixed_7c.out_channels, num_classes)
+
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c] by a name in TF-slim's manner, in forward order.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()  # whose order survives jax.jit
+        x = images  # 299x299x3
+        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
+        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
+        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
+        x = maps["Conv2d_3b_3x3"] = self.Conv2d_3b_3x3(x)  # 71x71x80
+        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 35x35x192
+        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x288
+        # The table counts 3, 5 and 2 modules: the last of the first two rows is the reduction.
+        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x288
+        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x288
+        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x768
+        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x768
+        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x768
+        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x768
+        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x768
+        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1280
+        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x2048
+        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x2048
+        return maps
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the classifier, [n, 2048]."""
+        return global_avg_pool(self.features(images)["Mixed_7c"])
+
+    def __call__(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array | dict[str, jax.Array]:
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
+            `AuxLogits`, both [n, num_classes].
+        """
+        maps = self.features(images)
+        x = self.dropout(global_avg_pool(maps["Mixed_7c"]), rngs)  # 2048
+        logits = self.fc(x)
+        if self.AuxLogits is None or self.dropout.deterministic:
+            return logits
+        return {"logits": logits, "AuxLogits": self.AuxLogits(maps[self.aux_stage])}
+
+
+# Readings without weights.
+_PAPER = Tag(
+    source="1512.00567, table 1 and figures 5 to 10; widths as in Inception V3",
+    crop="crop_resize",
+    interpolation="bilinear_tf1",
+)
+
+register(
+    "inception_v2",
+    InceptionV2,
+    paper="https://arxiv.org/abs/1512.00567",
+    num_params=23_326_696,
+    tags={
+        "": _PAPER,
+        "paper": _PAPER,
+        "blog": Tag(
+            readings=dict(n=3, aux_position="first_17x17"),
+            source="AlgorithmicIntelligence/GoogLeNetv3_Pytorch models/GoogLeNetv3.py",
+            num_params=20_672_488,
+            crop="crop_resize",
+            interpolation="bilinear_tf1",
+        ),
+    },
+)

@@ -1,0 +1,352 @@
+"""Aligned Xception 41, 65 and 71 (Chen et al. 2018, DeepLabv3+, "Encoder-Decoder with Atrous...").
+
+Reads beside the paper's figure 4: Xception with strided convolutions in place of max pools, more
+blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and 65p, with
+normalisation before the convolutions, are timm's. All weights are timm's or converted there. Shapes
+are those of xception65 for a 299x299 image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax.layers import (
+    BatchNorm,
+    Chain,
+    Conv,
+    ConvBN,
+    DepthwiseConv,
+    Dropout,
+    DropPath,
+    Linear,
+    Maker,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from inception_jax.model import Model
+from inception_jax.registry import Tag, register
+
+# Entry flow as (channels, stride) of each block, and the number of blocks in the middle flow, by
+# the number of layers in the network's name.
+FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
+    41: (((128, 2), (256, 2), (728, 2)), 8),
+    65: (((128, 2), (256, 2), (728, 2)), 16),
+    71: (((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)), 16),
+}
+
+
+class SeparableConv(nnx.Module):
+    """Depthwise 3x3 and pointwise 1x1, each with BatchNorm and, if `relu`, a ReLU after it."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        dilation: int,
+        relu: bool,
+        depthwise: Maker[DepthwiseConv],
+        pointwise: Maker[Conv],
+        norm: Maker[BatchNorm],
+    ):
+        self.depthwise = depthwise(in_channels, 3, stride, "symmetric", dilation=dilation)
+        self.bn_depthwise = norm(in_channels)
+        self.pointwise = pointwise(in_channels, out_channels, 1)
+        self.bn_pointwise = norm(out_channels)
+        self.relu = relu
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.bn_depthwise(self.depthwise(x))
+        x = jax.nn.relu(x) if self.relu else x
+        x = self.bn_pointwise(self.pointwise(x))
+        return jax.nn.relu(x) if self.relu else x
+
+
+class Block(nnx.Module):
+    """Three separable convolutions, the last one strided, beside a shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        channels: of the three convolutions.
+        relu_first: a ReLU before each separable convolution and none inside it; else two inside.
+        skip: add the input, through a 1x1 convolution where the shape changes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: tuple[int, int, int],
+        stride: int = 1,
+        *,
+        relu_first: bool = True,
+        skip: bool = True,
+        drop_path: float,
+        dilation: int,
+        norm: Maker[BatchNorm],
+        depthwise: Maker[DepthwiseConv],
+        pointwise: Maker[Conv],
+    ):
+        sepconv = functools.partial(
+            SeparableConv,
+            dilation=dilation,
+            relu=not relu_first,
+            depthwise=depthwise,
+            pointwise=pointwise,
+            norm=norm,
+        )
+        self.shortcut, self.shortcut_bn = nnx.data(None), nnx.data(None)
+        if skip and (stride > 1 or in_channels != channels[2]):
+            self.shortcut = pointwise(in_channels, channels[2], 1, stride)
+            self.shortcut_bn = norm(channels[2])
+        self.sepconv1 = sepconv(in_channels, channels[0])
+        self.sepconv2 = sepconv(channels[0], channels[1])
+        self.sepconv3 = sepconv(channels[1], channels[2], stride)
+        self.drop_path = DropPath(drop_path)
+        self.relu_first = relu_first
+        self.skip = skip
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        residual = x
+        if self.shortcut is not None and self.shortcut_bn is not None:
+            residual = self.shortcut_bn(self.shortcut(x))
+        for sepconv in (self.sepconv1, self.sepconv2, self.sepconv3):
+            x = sepconv(jax.nn.relu(x) if self.relu_first else x)
+        return residual + self.drop_path(x, rngs) if self.skip else x
+
+
+class PreBlock(nnx.Module):
+    """41p and 65p: BatchNorm and ReLU before each separable convolution, nothing inside it.
+
+    The shortcut starts after the first normalisation and ReLU, unlike that of a pre-activation
+    ResNet, and has no BatchNorm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: tuple[int, int, int],
+        stride: int = 1,
+        *,
+        skip: bool = True,
+        drop_path: float,
+        dilation: int,
+        norm: Maker[BatchNorm],
+        depthwise: Maker[DepthwiseConv],
+        pointwise: Maker[Conv],
+    ):
+        inner: dict[str, Any] = dict(padding="symmetric", dilation=dilation)
+        self.shortcut = nnx.data(None)
+        if skip and (stride > 1 or in_channels != channels[2]):
+            self.shortcut = pointwise(in_channels, channels[2], 1, stride)
+        self.norm1 = norm(in_channels)
+        self.depthwise1 = depthwise(in_channels, 3, **inner)
+        self.pointwise1 = pointwise(in_channels, channels[0], 1)
+        self.norm2 = norm(channels[0])
+        self.depthwise2 = depthwise(channels[0], 3, **inner)
+        self.pointwise2 = pointwise(channels[0], channels[1], 1)
+        self.norm3 = norm(channels[1])
+        self.depthwise3 = depthwise(channels[1], 3, stride, **inner)
+        self.pointwise3 = pointwise(channels[1], channels[2], 1)
+        self.drop_path = DropPath(drop_path)
+        self.skip = skip
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = jax.nn.relu(self.norm1(x))
+        residual = x if self.shortcut is None else self.shortcut(x)
+        x = self.pointwise1(self.depthwise1(x))
+        x = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
+        x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(x))))
+        return residual + self.drop_path(x, rngs) if self.skip else x
+
+
+class XceptionAligned(Model):
+    """Aligned Xception with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        layers: 41, 65 or 71, see `FLOWS`.
+        preact: blocks of the variants p, see `PreBlock`.
+        output_stride: how much smaller than the image the last map is: 32, or 16 or 8, where blocks
+            dilate their filters in place of a stride.
+        dropout: share of the pooled features dropped in training.
+        drop_path: share of the examples that skip the last block in training; less before it,
+            falling to none at the first.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters.
+
+    Raises:
+        ValueError: for another number of layers or another output stride.
+    """
+
+    min_size = 32
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width_multiplier: float = 1.0,
+        layers: Literal[41, 65, 71] = 65,
+        preact: bool = False,
+        output_stride: Literal[8, 16, 32] = 32,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.9,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if layers not in FLOWS or output_stride not in (8, 16, 32):
+            raise ValueError(
+                f"layers must be 41, 65 or 71 and output_stride 8, 16 or 32; "
+                f"got {layers} and {output_stride}"
+            )
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
+        conv = functools.partial(ConvBN, padding="symmetric", **bn, **types)
+        block = functools.partial(
+            PreBlock if preact else Block,
+            norm=functools.partial(
+                BatchNorm, eps=bn_eps, momentum=bn_momentum, dtype=dtype, param_dtype=param_dtype
+            ),
+            depthwise=functools.partial(DepthwiseConv, **types),
+            pointwise=functools.partial(Conv, **types),
+        )
+        width = channel_scaler(width_multiplier)
+        entry, middle = FLOWS[layers]
+        strides = [stride for _, stride in entry] + [1] * middle + [2, 1]
+        steps = iter(_block_options(strides, output_stride, drop_path))
+        self.in_channels = in_channels
+        self.preact = preact
+
+        self.conv1 = conv(in_channels, width(32), 3, stride=2)
+        if preact:
+            self.conv2 = Conv(width(32), width(64), 3, padding="symmetric", **types)
+        else:
+            self.conv2 = conv(width(32), width(64), 3)
+        self.entry_flow = Chain()
+        channels = width(64)
+        for out_channels, _ in entry:
+            self.entry_flow.append(block(channels, (width(out_channels),) * 3, **next(steps)))
+            channels = width(out_channels)
+        self.middle_flow = Chain(
+            block(channels, (channels,) * 3, **next(steps)) for _ in range(middle)
+        )
+        no_relu_first: dict[str, Any] = {} if preact else dict(relu_first=False)
+        self.exit_flow = Chain(
+            [
+                block(channels, (width(728), width(1024), width(1024)), **next(steps)),
+                block(
+                    width(1024),
+                    (width(1536), width(1536), width(2048)),
+                    skip=False,
+                    **no_relu_first,
+                    **next(steps),
+                ),
+            ]
+        )
+        self.dropout = Dropout(dropout)
+        self.fc = Linear(width(2048), num_classes, **types)
+
+    def features(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c], in forward order.
+
+        Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
+        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone.
+
+        Args:
+            images: floats [n, h, w, c].
+            rngs: with a stream `dropout`, for stochastic depth in training.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()  # whose order survives jax.jit
+        x = images  # 299x299x3
+        x = maps["conv1"] = self.conv1(x)  # 150x150x32
+        x = maps["conv2"] = self.conv2(x)  # 150x150x64
+        flows = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
+        for number, block in enumerate(flows, 1):
+            # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
+            # 10x10x1024, 10x10x2048
+            x = maps[f"block{number}"] = block(x, rngs)
+        if self.preact:
+            x = maps["act"] = jax.nn.relu(x)  # 10x10x2048
+        return maps
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features before the classifier, [n, 2048]."""
+        return self._embed(images, None)
+
+    def _embed(self, images: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        return global_avg_pool(list(self.features(images, rngs=rngs).values())[-1])
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes].
+        """
+        x = self.dropout(self._embed(images, rngs), rngs)  # 2048
+        return self.fc(x)
+
+
+def _block_options(
+    strides: list[int], output_stride: int, drop_path: float
+) -> list[dict[str, Any]]:
+    """Stride, dilation and drop rate of each block.
+
+    A stride beyond `output_stride` becomes the dilation of the blocks after it.
+    """
+    options, reduction, dilation = [], 2, 1  # the stem has halved the image
+    for i, stride in enumerate(strides):
+        rate = drop_path * i / (len(strides) - 1)
+        own = dilation
+        if reduction * stride > output_stride:
+            dilation, stride = dilation * stride, 1
+        reduction *= stride
+        options.append(dict(stride=stride, dilation=own, drop_path=rate))
+    return options
+
+
+# What each published weight file needs, and what its publisher feeds it.
+def _register(arch: str, num_params: int, readings: dict[str, Any], tags: list[str]) -> None:
+    crops = {"tf_in1k": 0.903, "ra3_in1k": 0.94}
+    of_tag = {
+        tag: Tag(readings=readings, source=f"timm/{arch}.{tag}", crop_pct=crops[tag])
+        for tag in tags
+    }
+    register(
+        arch,
+        XceptionAligned,
+        paper="https://arxiv.org/abs/1802.02611",
+        num_params=num_params,
+        tags={"": of_tag[tags[0]], **of_tag},
+    )
+
+
+_register("xception41", 26_969_560, dict(layers=41), ["tf_in1k"])
+_register("xception65", 39_916_312, dict(layers=65), ["tf_in1k", "ra3_in1k"])
+_register("xception71", 42_338_736, dict(layers=71), ["tf_in1k"])
+_register("xception41p", 26_907_752, dict(layers=41, preact=True, bn_eps=1e-5), ["ra3_in1k"])
+_register("xception65p", 39_819_560, dict(layers=65, preact=True), ["ra3_in1k"])

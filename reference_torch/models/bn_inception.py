@@ -1,0 +1,281 @@
+"""BN-Inception (Ioffe & Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training").
+
+Reads beside the table in the paper's appendix. TF-slim and the TPU repository call this network
+`inception_v2`, and so does the Inception V4 paper; the V2 of "Rethinking the Inception
+Architecture" is another one, `inception_v2.py`. The table prints 576 channels for 4c and 4d, whose
+filters sum to 608: Caffe's weights have 608, TF-slim has 576 by a narrower pool branch. Shapes are
+those of a 224x224 image with Caffe's widths.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reference_torch.layers import (
+    Conv,
+    ConvBN,
+    DepthwiseConv,
+    Linear,
+    Maker,
+    Width,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from reference_torch.ops import Padding, avg_pool, max_pool
+from reference_torch.registry import register
+
+PadMode = Literal["tf", "torch"]
+PoolKind = Literal["avg", "max"]
+StemKind = Literal["conv", "separable"]
+
+CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
+POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
+
+
+class SeparableStem(nn.Module):
+    """First layer of the paper and TF-slim: depthwise 7x7 with multiplier 8, pointwise, ReLU.
+
+    It alone has a bias in place of BatchNorm, in TF-slim.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+    ):
+        super().__init__()
+        multiplier = max(min(out_channels // in_channels, 8), 1)
+        self.depthwise = DepthwiseConv(in_channels, 7, stride=2, multiplier=multiplier)
+        self.pointwise = Conv(in_channels * multiplier, out_channels, 1, bias=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.pointwise(self.depthwise(x)))
+
+
+class Inception(nn.Module):
+    """Module whose 5x5 has become two 3x3; arguments in the order of the paper's table."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        c1x1: int,
+        c3x3_reduce: int,
+        c3x3: int,
+        cdbl_reduce: int,
+        cdbl: int,
+        pool_proj: int,
+        pool: PoolKind = "avg",
+        *,
+        count_include_pad: bool,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(c1x1), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(c3x3_reduce), 1)
+        self.branch3x3_2 = conv(width(c3x3_reduce), width(c3x3), 3)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(cdbl_reduce), 1)
+        self.branch3x3dbl_2 = conv(width(cdbl_reduce), width(cdbl), 3)
+        self.branch3x3dbl_3 = conv(width(cdbl), width(cdbl), 3)
+
+        self.pool: PoolKind = pool
+        self.count_include_pad = count_include_pad
+        self.branch_pool = conv(in_channels, width(pool_proj), 1)
+
+        self.out_channels = width(c1x1) + width(c3x3) + width(cdbl) + width(pool_proj)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        if self.pool == "max":
+            branch_pool = max_pool(x, 3, 1, "same")
+        else:
+            branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
+        branch_pool = self.branch_pool(branch_pool)
+        return torch.cat([branch1x1, branch3x3, branch3x3dbl, branch_pool], dim=1)
+
+
+class InceptionReduction(nn.Module):
+    """3c and 4e: the module at stride 2, without a 1x1 branch; the max pool passes through.
+
+    On maps of an odd size Caffe's pool would give one pixel less than its convolutions, and its
+    network cannot be built; ours pools by SAME, which is the same on even maps and fits on odd.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3_reduce: int,
+        c3x3: int,
+        cdbl_reduce: int,
+        cdbl: int,
+        *,
+        padding: Padding,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
+        super().__init__()
+        strided: dict[str, Any] = dict(stride=2, padding=padding)
+        self.branch3x3_1 = conv(in_channels, width(c3x3_reduce), 1)
+        self.branch3x3_2 = conv(width(c3x3_reduce), width(c3x3), 3, **strided)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(cdbl_reduce), 1)
+        self.branch3x3dbl_2 = conv(width(cdbl_reduce), width(cdbl), 3)
+        self.branch3x3dbl_3 = conv(width(cdbl), width(cdbl), 3, **strided)
+
+        self.out_channels = width(c3x3) + width(cdbl) + in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, 2, "same")
+        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
+
+
+class BNInception(nn.Module):
+    """BN-Inception with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        dropout: share of the pooled features dropped in training; none in the paper and Caffe, 0.2
+            in TF-slim.
+        stem: "conv": a full 7x7, as Caffe. "separable": depthwise and pointwise, as the paper and
+            TF-slim.
+        conv_bias: convolutions have a bias before BatchNorm, as in Caffe's files.
+        pad_mode: "torch": strided convolutions pad alike on both sides, max pools round up, as
+            Caffe. "tf": SAME, as TF-slim. They differ in convolutions at even sizes.
+        count_include_pad: the average pools divide by 9 at the border too, as in Caffe, and not in
+            TF-slim.
+        pool_4cd: channels of the pool branch of 4c and 4d: 128 in the paper and Caffe, 96 in
+            TF-slim.
+        bn_eps: added to the variance of every BatchNorm; 1e-5 in Cadene's port of Caffe's weights,
+            1e-3 in TF-slim.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    """
+
+    min_size = 32
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.0,
+        stem: StemKind = "conv",
+        conv_bias: bool = True,
+        pad_mode: PadMode = "torch",
+        count_include_pad: bool = True,
+        pool_4cd: int = 128,
+        bn_eps: float = 1e-5,
+        bn_momentum: float = 0.9,
+    ):
+        super().__init__()
+        conv = functools.partial(ConvBN, bias=conv_bias, bn_eps=bn_eps, bn_momentum=bn_momentum)
+        width = channel_scaler(width_multiplier)
+        padding: Padding = CONV_PADDING[pad_mode]
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        inception = functools.partial(Inception, count_include_pad=count_include_pad, **common)
+        reduction = functools.partial(InceptionReduction, padding=padding, **common)
+        self.in_channels = in_channels
+        self.pool_padding: Padding = POOL_PADDING[pad_mode]
+
+        if stem == "separable":
+            self.conv1 = SeparableStem(in_channels, width(64))
+        else:
+            self.conv1 = conv(in_channels, width(64), 7, stride=2, padding=padding)
+        self.conv2 = conv(width(64), width(64), 1)
+        self.conv3 = conv(width(64), width(192), 3)
+        self.inception3a = inception(width(192), 64, 64, 64, 64, 96, 32)
+        self.inception3b = inception(self.inception3a.out_channels, 64, 64, 96, 64, 96, 64)
+        self.inception3c = reduction(self.inception3b.out_channels, 128, 160, 64, 96)
+        self.inception4a = inception(self.inception3c.out_channels, 224, 64, 96, 96, 128, 128)
+        self.inception4b = inception(self.inception4a.out_channels, 192, 96, 128, 96, 128, 128)
+        self.inception4c = inception(
+            self.inception4b.out_channels, 160, 128, 160, 128, 160, pool_4cd
+        )
+        self.inception4d = inception(
+            self.inception4c.out_channels, 96, 128, 192, 160, 192, pool_4cd
+        )
+        self.inception4e = reduction(self.inception4d.out_channels, 128, 192, 192, 256)
+        self.inception5a = inception(self.inception4e.out_channels, 352, 192, 320, 160, 224, 128)
+        self.inception5b = inception(
+            self.inception5a.out_channels, 352, 192, 320, 192, 224, 128, "max"
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.fc = Linear(self.inception5b.out_channels, num_classes)
+
+    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns every stage's map [n, c, h, w] by its name in the paper, in forward order.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()
+        x = images  # 224x224x3
+        x = maps["conv1"] = self.conv1(x)  # 112x112x64
+        x = maps["maxpool1"] = max_pool(x, 3, 2, self.pool_padding)  # 56x56x64
+        x = maps["conv2"] = self.conv2(x)  # 56x56x64
+        x = maps["conv3"] = self.conv3(x)  # 56x56x192
+        x = maps["maxpool2"] = max_pool(x, 3, 2, self.pool_padding)  # 28x28x192
+        x = maps["inception3a"] = self.inception3a(x)  # 28x28x256
+        x = maps["inception3b"] = self.inception3b(x)  # 28x28x320
+        x = maps["inception3c"] = self.inception3c(x)  # 14x14x576
+        x = maps["inception4a"] = self.inception4a(x)  # 14x14x576
+        x = maps["inception4b"] = self.inception4b(x)  # 14x14x576
+        x = maps["inception4c"] = self.inception4c(x)  # 14x14x608
+        x = maps["inception4d"] = self.inception4d(x)  # 14x14x608
+        x = maps["inception4e"] = self.inception4e(x)  # 7x7x1056
+        x = maps["inception5a"] = self.inception5a(x)  # 7x7x1024
+        x = maps["inception5b"] = self.inception5b(x)  # 7x7x1024
+        return maps
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the pooled features before the classifier, [n, 1024]."""
+        return global_avg_pool(self.features(images)["inception5b"])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Classifies images.
+
+        Args:
+            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
+
+        Returns:
+            Logits [n, num_classes].
+        """
+        x = self.dropout(self.embed(images))  # 1024
+        return self.fc(x)
+
+
+# What each published weight file needs; "" is the recommended reading.
+register(
+    "bn_inception",
+    BNInception,
+    tags={
+        "": {},
+        "caffe_in1k": {},
+        "slim_in1k": dict(
+            stem="separable",
+            conv_bias=False,
+            pad_mode="tf",
+            count_include_pad=False,
+            pool_4cd=96,
+            bn_eps=0.001,
+            bn_momentum=0.9997,
+            dropout=0.2,
+        ),
+    },
+)

@@ -1,0 +1,313 @@
+"""Inception-ResNet-v1 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
+
+Reads beside the paper's figures 10 to 14. No ImageNet weights were ever published: those that exist
+embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a sixth block8
+and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used at 160x160.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reference_torch.layers import (
+    BatchNorm,
+    Chain,
+    Conv,
+    ConvBN,
+    Linear,
+    Maker,
+    Width,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from reference_torch.ops import max_pool
+from reference_torch.registry import register
+
+Head = Literal["face", "classifier"]
+
+
+class Block35(nn.Module):
+    """35x35 residual module, figure 10: relu(x + scale * up(branches)).
+
+    The 1x1 back up to the input's width has a bias and no BatchNorm, as in all blocks here.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        scale: float,
+        conv: Maker[ConvBN],
+        linear_conv: Maker[Conv],
+        width: Width,
+    ):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(32), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(32), 1)
+        self.branch3x3_2 = conv(width(32), width(32), 3)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(32), 1)
+        self.branch3x3dbl_2 = conv(width(32), width(32), 3)
+        self.branch3x3dbl_3 = conv(width(32), width(32), 3)
+
+        self.up = linear_conv(3 * width(32), in_channels, 1)
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        mixed = torch.cat([branch1x1, branch3x3, branch3x3dbl], dim=1)
+        return F.relu(x + self.scale * self.up(mixed))
+
+
+class ReductionA(nn.Module):
+    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 192, 192, 256, 384."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
+        self.branch3x3dbl_2 = conv(width(192), width(192), 3)
+        self.branch3x3dbl_3 = conv(width(192), width(256), 3, stride=2, padding="valid")
+
+        self.out_channels = width(384) + width(256) + in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch3x3 = self.branch3x3(x)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
+
+
+class Block17(nn.Module):
+    """17x17 residual module, figure 11."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        scale: float,
+        conv: Maker[ConvBN],
+        linear_conv: Maker[Conv],
+        width: Width,
+    ):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(128), 1)
+
+        self.branch7x7_1 = conv(in_channels, width(128), 1)
+        self.branch7x7_2 = conv(width(128), width(128), (1, 7))
+        self.branch7x7_3 = conv(width(128), width(128), (7, 1))
+
+        self.up = linear_conv(2 * width(128), in_channels, 1)
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        mixed = torch.cat([branch1x1, branch7x7], dim=1)
+        return F.relu(x + self.scale * self.up(mixed))
+
+
+class ReductionB(nn.Module):
+    """Grid reduction 17x17 -> 8x8, figure 12."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3a_1 = conv(in_channels, width(256), 1)
+        self.branch3x3a_2 = conv(width(256), width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3b_1 = conv(in_channels, width(256), 1)
+        self.branch3x3b_2 = conv(width(256), width(256), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
+        self.branch3x3dbl_2 = conv(width(256), width(256), 3)
+        self.branch3x3dbl_3 = conv(width(256), width(256), 3, stride=2, padding="valid")
+
+        self.out_channels = width(384) + 2 * width(256) + in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
+        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return torch.cat([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], dim=1)
+
+
+class Block8(nn.Module):
+    """8x8 residual module, figure 13."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        scale: float,
+        relu: bool = True,
+        conv: Maker[ConvBN],
+        linear_conv: Maker[Conv],
+        width: Width,
+    ):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(192), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(192), 1)
+        self.branch3x3_2 = conv(width(192), width(192), (1, 3))
+        self.branch3x3_3 = conv(width(192), width(192), (3, 1))
+
+        self.up = linear_conv(2 * width(192), in_channels, 1)
+        self.scale = scale
+        self.relu = relu
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
+        mixed = torch.cat([branch1x1, branch3x3], dim=1)
+        x = x + self.scale * self.up(mixed)
+        return F.relu(x) if self.relu else x
+
+
+class InceptionResNetV1(nn.Module):
+    """Inception-ResNet-v1 with its readings as options.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        dropout: share of the pooled features dropped in training; 0.2 in the paper, 0.6 in
+            facenet-pytorch.
+        head: "face": a linear layer to 512 without bias and a BatchNorm before the classifier, as
+            FaceNet; `embed` returns its 512 numbers, which facenet-pytorch then divides by their
+            norm. "classifier": the paper's, on the pooled features.
+        blocks: how many block35, block17 and block8.
+        linear_last_block: the last block8 adds at full scale and has no ReLU, as in FaceNet.
+        scales: by which the branches of the three kinds of block are multiplied before they are
+            added, the paper's section 3.3; the numbers are the authors' code's.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    """
+
+    min_size = 75
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.6,
+        head: Head = "face",
+        blocks: tuple[int, int, int] = (5, 10, 6),
+        linear_last_block: bool = True,
+        scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.995,
+    ):
+        super().__init__()
+        conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
+        linear_conv = functools.partial(Conv, bias=True)
+        linear = Linear
+        width = channel_scaler(width_multiplier)
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        residual: dict[str, Any] = dict(linear_conv=linear_conv, **common)
+        self.in_channels = in_channels
+
+        # Stem, figure 14
+        self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
+        self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
+        self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
+        self.Conv2d_3b_1x1 = conv(width(64), width(80), 1)
+        self.Conv2d_4a_3x3 = conv(width(80), width(192), 3, padding="valid")
+        self.Conv2d_4b_3x3 = conv(width(192), width(256), 3, stride=2, padding="valid")
+        # Residual modules and reductions
+        c35 = width(256)
+        self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
+        self.Mixed_6a = ReductionA(c35, **common)
+        c17 = self.Mixed_6a.out_channels
+        self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
+        self.Mixed_7a = ReductionB(c17, **common)
+        c8 = self.Mixed_7a.out_channels
+        scaled = blocks[2] - linear_last_block
+        self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
+        if linear_last_block:
+            self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
+        self.dropout = nn.Dropout(dropout)
+        self.bottleneck, self.bottleneck_bn = None, None
+        if head == "face":
+            self.bottleneck = linear(c8, width(512), bias=False)
+            self.bottleneck_bn = BatchNorm(width(512), eps=bn_eps, momentum=bn_momentum)
+        self.fc = linear(width(512) if head == "face" else c8, num_classes)
+
+    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()
+        x = images  # 299x299x3
+        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
+        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
+        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
+        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
+        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
+        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x256
+        x = maps["block35"] = self.block35(x)  # 35x35x256
+        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x896
+        x = maps["block17"] = self.block17(x)  # 17x17x896
+        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1792
+        x = maps["block8"] = self.block8(x)  # 8x8x1792
+        return maps
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
+
+        The 512 numbers are not yet divided by their norm.
+        """
+        return self._embed(images)
+
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(global_avg_pool(self.features(images)["block8"]))  # 1792
+        if self.bottleneck is None or self.bottleneck_bn is None:
+            return x
+        return self.bottleneck_bn(self.bottleneck(x))  # 512
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Classifies images.
+
+        Args:
+            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
+
+        Returns:
+            Logits [n, num_classes].
+        """
+        return self.fc(self._embed(images))
+
+
+# What each published weight file needs; "" is the recommended reading.
+register(
+    "inception_resnet_v1",
+    InceptionResNetV1,
+    tags={
+        "": {},
+        "vggface2": dict(num_classes=8631, bn_momentum=0.9),
+        "casia_webface": dict(num_classes=10575, bn_momentum=0.9),
+        "paper": dict(
+            head="classifier",
+            blocks=(5, 10, 5),
+            linear_last_block=False,
+            dropout=0.2,
+            bn_momentum=0.9997,
+        ),
+    },
+)

@@ -1,0 +1,355 @@
+"""Inception V4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
+
+Reads beside the paper's figures 3 to 9. Every public weight file comes from the authors' code,
+TF-slim's `nets/inception_v4.py`; where that code and a figure differ, a comment says so. Shapes are
+those of a 299x299 image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from reference_torch.layers import (
+    ConvBN,
+    Linear,
+    Maker,
+    Width,
+    channel_scaler,
+    check_images,
+    global_avg_pool,
+)
+from reference_torch.models.inception_v3 import InceptionAux
+from reference_torch.ops import avg_pool, max_pool
+from reference_torch.registry import register
+
+
+class Mixed3a(nn.Module):
+    """The stem's first pair, figure 3: pool beside convolution, 147x147 -> 73x73."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3 = conv(in_channels, width(96), 3, stride=2, padding="valid")
+
+        self.out_channels = in_channels + width(96)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([max_pool(x, 3, stride=2), self.branch3x3(x)], dim=1)
+
+
+class Mixed4a(nn.Module):
+    """The stem's second pair, figure 3: 3x3 without and with 1x7 and 7x1 before it.
+
+    The figure has the 7x1 first; the authors' code the 1x7.
+    """
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3_1 = conv(in_channels, width(64), 1)
+        self.branch3x3_2 = conv(width(64), width(96), 3, padding="valid")
+
+        self.branch7x7_1 = conv(in_channels, width(64), 1)
+        self.branch7x7_2 = conv(width(64), width(64), (1, 7))
+        self.branch7x7_3 = conv(width(64), width(64), (7, 1))
+        self.branch7x7_4 = conv(width(64), width(96), 3, padding="valid")
+
+        self.out_channels = 2 * width(96)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch7x7 = self.branch7x7_2(self.branch7x7_1(x))
+        branch7x7 = self.branch7x7_4(self.branch7x7_3(branch7x7))
+        return torch.cat([branch3x3, branch7x7], dim=1)
+
+
+class Mixed5a(nn.Module):
+    """The stem's third pair, figure 3: convolution beside pool, 71x71 -> 35x35.
+
+    The figure forgets the convolution's stride of 2.
+    """
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3 = conv(in_channels, width(192), 3, stride=2, padding="valid")
+
+        self.out_channels = width(192) + in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.branch3x3(x), max_pool(x, 3, stride=2)], dim=1)
+
+
+class InceptionA(nn.Module):
+    """35x35 module, figure 4."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(96), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(64), 1)
+        self.branch3x3_2 = conv(width(64), width(96), 3)
+
+        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
+        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
+        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
+
+        self.branch_pool = conv(in_channels, width(96), 1)
+
+        self.out_channels = 4 * width(96)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return torch.cat([branch1x1, branch3x3, branch3x3dbl, branch_pool], dim=1)
+
+
+class ReductionA(nn.Module):
+    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 192, 224, 256, 384."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+
+        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
+        self.branch3x3dbl_2 = conv(width(192), width(224), 3)
+        self.branch3x3dbl_3 = conv(width(224), width(256), 3, stride=2, padding="valid")
+
+        self.out_channels = width(384) + width(256) + in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch3x3 = self.branch3x3(x)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch_pool = max_pool(x, 3, stride=2)
+        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
+
+
+class InceptionB(nn.Module):
+    """17x17 module, figure 5.
+
+    The figure prints 1x7 twice in its third branch; the second is a 7x1. In the fourth it has the
+    1x7 first, the authors' code the 7x1.
+    """
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(384), 1)
+
+        self.branch7x7_1 = conv(in_channels, width(192), 1)
+        self.branch7x7_2 = conv(width(192), width(224), (1, 7))
+        self.branch7x7_3 = conv(width(224), width(256), (7, 1))
+
+        self.branch7x7dbl_1 = conv(in_channels, width(192), 1)
+        self.branch7x7dbl_2 = conv(width(192), width(192), (7, 1))
+        self.branch7x7dbl_3 = conv(width(192), width(224), (1, 7))
+        self.branch7x7dbl_4 = conv(width(224), width(224), (7, 1))
+        self.branch7x7dbl_5 = conv(width(224), width(256), (1, 7))
+
+        self.branch_pool = conv(in_channels, width(128), 1)
+
+        self.out_channels = width(384) + 2 * width(256) + width(128)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        branch7x7dbl = self.branch7x7dbl_5(self.branch7x7dbl_4(branch7x7dbl))
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return torch.cat([branch1x1, branch7x7, branch7x7dbl, branch_pool], dim=1)
+
+
+class ReductionB(nn.Module):
+    """Grid reduction 17x17 -> 8x8, figure 8."""
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch3x3_1 = conv(in_channels, width(192), 1)
+        self.branch3x3_2 = conv(width(192), width(192), 3, stride=2, padding="valid")
+
+        self.branch7x7x3_1 = conv(in_channels, width(256), 1)
+        self.branch7x7x3_2 = conv(width(256), width(256), (1, 7))
+        self.branch7x7x3_3 = conv(width(256), width(320), (7, 1))
+        self.branch7x7x3_4 = conv(width(320), width(320), 3, stride=2, padding="valid")
+
+        self.out_channels = width(192) + width(320) + in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
+        branch7x7x3 = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
+        branch_pool = max_pool(x, 3, stride=2)
+        return torch.cat([branch3x3, branch7x7x3, branch_pool], dim=1)
+
+
+class InceptionC(nn.Module):
+    """8x8 module, figure 6.
+
+    The figure has the 1x3 before the 3x1 in its fourth branch; the authors' code the 3x1.
+    """
+
+    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+        super().__init__()
+        self.branch1x1 = conv(in_channels, width(256), 1)
+
+        self.branch3x3_1 = conv(in_channels, width(384), 1)
+        self.branch3x3_2a = conv(width(384), width(256), (1, 3))
+        self.branch3x3_2b = conv(width(384), width(256), (3, 1))
+
+        self.branch3x3dbl_1 = conv(in_channels, width(384), 1)
+        self.branch3x3dbl_2 = conv(width(384), width(448), (3, 1))
+        self.branch3x3dbl_3 = conv(width(448), width(512), (1, 3))
+        self.branch3x3dbl_4a = conv(width(512), width(256), (1, 3))
+        self.branch3x3dbl_4b = conv(width(512), width(256), (3, 1))
+
+        self.branch_pool = conv(in_channels, width(256), 1)
+
+        self.out_channels = 6 * width(256)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch1x1 = self.branch1x1(x)
+        y = self.branch3x3_1(x)
+        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
+        y = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3dbl = [self.branch3x3dbl_4a(y), self.branch3x3dbl_4b(y)]
+        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        return torch.cat([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], dim=1)
+
+
+class InceptionV4(nn.Module):
+    """Inception V4.
+
+    Args:
+        num_classes: size of the output.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
+            training then returns its logits too.
+        width_multiplier: scales every channel count, see `layers.channel_scaler`.
+        dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
+        bn_eps: added to the variance of every BatchNorm.
+        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    """
+
+    min_size = 75
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        aux_heads: bool = False,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.2,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.9997,
+    ):
+        super().__init__()
+        conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
+        linear = Linear
+        width = channel_scaler(width_multiplier)
+        common: dict[str, Any] = dict(conv=conv, width=width)
+        self.in_channels = in_channels
+
+        # Stem
+        self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
+        self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
+        self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
+        self.Mixed_3a = Mixed3a(width(64), **common)
+        self.Mixed_4a = Mixed4a(self.Mixed_3a.out_channels, **common)
+        self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
+        # 4 x Inception-A
+        self.Mixed_5b = InceptionA(self.Mixed_5a.out_channels, **common)
+        self.Mixed_5c = InceptionA(self.Mixed_5b.out_channels, **common)
+        self.Mixed_5d = InceptionA(self.Mixed_5c.out_channels, **common)
+        self.Mixed_5e = InceptionA(self.Mixed_5d.out_channels, **common)
+        self.Mixed_6a = ReductionA(self.Mixed_5e.out_channels, **common)
+        # 7 x Inception-B
+        self.Mixed_6b = InceptionB(self.Mixed_6a.out_channels, **common)
+        self.Mixed_6c = InceptionB(self.Mixed_6b.out_channels, **common)
+        self.Mixed_6d = InceptionB(self.Mixed_6c.out_channels, **common)
+        self.Mixed_6e = InceptionB(self.Mixed_6d.out_channels, **common)
+        self.Mixed_6f = InceptionB(self.Mixed_6e.out_channels, **common)
+        self.Mixed_6g = InceptionB(self.Mixed_6f.out_channels, **common)
+        self.Mixed_6h = InceptionB(self.Mixed_6g.out_channels, **common)
+        self.AuxLogits = None
+        if aux_heads:
+            self.AuxLogits = InceptionAux(
+                self.Mixed_6h.out_channels, num_classes, linear=linear, **common
+            )
+        self.Mixed_7a = ReductionB(self.Mixed_6h.out_channels, **common)
+        # 3 x Inception-C
+        self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
+        self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
+        self.Mixed_7d = InceptionC(self.Mixed_7c.out_channels, **common)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = linear(self.Mixed_7d.out_channels, num_classes)
+
+    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = OrderedDict()
+        x = images  # 299x299x3
+        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
+        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
+        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+        x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
+        x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
+        x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
+        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x384
+        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x384
+        x = maps["Mixed_5d"] = self.Mixed_5d(x)  # 35x35x384
+        x = maps["Mixed_5e"] = self.Mixed_5e(x)  # 35x35x384
+        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1024
+        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x1024
+        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x1024
+        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x1024
+        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x1024
+        x = maps["Mixed_6f"] = self.Mixed_6f(x)  # 17x17x1024
+        x = maps["Mixed_6g"] = self.Mixed_6g(x)  # 17x17x1024
+        x = maps["Mixed_6h"] = self.Mixed_6h(x)  # 17x17x1024
+        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1536
+        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x1536
+        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x1536
+        x = maps["Mixed_7d"] = self.Mixed_7d(x)  # 8x8x1536
+        return maps
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the pooled features before the classifier, [n, 1536]."""
+        return global_avg_pool(self.features(images)["Mixed_7d"])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Classifies images.
+
+        Args:
+            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
+
+        Returns:
+            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
+            `AuxLogits`, both [n, num_classes].
+        """
+        maps = self.features(images)
+        x = self.dropout(global_avg_pool(maps["Mixed_7d"]))  # 1536
+        logits = self.fc(x)
+        if self.AuxLogits is None or not self.training:
+            return logits
+        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6h"])}
+
+
+# What each published weight file needs; "" is the recommended reading.
+register(
+    "inception_v4",
+    InceptionV4,
+    tags={
+        "": {},
+        "tf_in1k": dict(dropout=0.0, bn_momentum=0.9),
+        "cadene_in1k": dict(dropout=0.0, bn_momentum=0.9),
+        "slim_in1k": {},
+    },
+)
