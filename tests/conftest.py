@@ -34,5 +34,6 @@ def pytest_collection_modifyitems(items):
     """Keeps the tests of one network, or of one file, in one process, which then reuses it."""
     for item in items:
         parameters = getattr(item, "callspec", None)
-        group = parameters and parameters.params.get("name")
-        item.add_marker(pytest.mark.xdist_group(group or item.path.name))
+        group = parameters and str(parameters.params.get("name", ""))
+        group = group.partition(".")[0] if group else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -15,28 +15,141 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 import reference_torch.registry
+from inception_jax.layers import BatchNorm
+from inception_jax.macs import count_macs
 
 ROOT = Path(__file__).parent.parent
 
-# Parameters without and with auxiliary heads, as the publishers' own networks count them.
-PARAMETERS = {
-    "inception_v3": (23_834_568, 27_161_264),
-    "inception_v3.fid": (23_850_960, None),
-    "xception": (22_855_952, None),
+# Parameters, as the publishers' own networks or the papers' tables count them.
+PARAMETERS = [
+    ("inception_v1", {}, 6_624_904),
+    ("inception_v1", {"aux_heads": True}, 13_004_888),
+    ("inception_v1", {"kernel_5x5": 5}, 7_005_832),
+    ("inception_v1.tv_in1k", {}, 6_624_904),
+    ("inception_v1.bvlc_in1k", {}, 6_998_552),
+    ("inception_v1.bvlc_in1k", {"aux_heads": True}, 13_378_280),
+    ("bn_inception", {}, 11_295_240),
+    ("bn_inception.caffe_in1k", {}, 11_295_240),
+    ("inception_v2", {}, 23_326_696),
+    ("inception_v2.paper", {"aux_heads": True}, 26_653_392),
+    ("inception_v2.blog", {}, 20_672_488),
+    ("inception_v2.blog", {"aux_heads": True}, 23_999_184),
+    ("inception_v3", {}, 23_834_568),
+    ("inception_v3", {"aux_heads": True}, 27_161_264),
+    ("inception_v3.fid", {}, 23_850_960),
+    ("inception_v4", {}, 42_679_816),
+    ("inception_resnet_v1", {}, 23_995_624),
+    ("inception_resnet_v1", {"head": "classifier"}, 24_357_096),
+    ("inception_resnet_v1.paper", {}, 22_756_328),
+    # The embedding of 512 alone has 23,482,624; the rest is the classifier of the faces.
+    ("inception_resnet_v1.vggface2", {}, 23_482_624 + 513 * 8_631),
+    ("inception_resnet_v1.casia_webface", {}, 23_482_624 + 513 * 10_575),
+    ("inception_resnet_v2", {}, 55_843_464),
+    ("inception_resnet_v2.paper", {}, 32_433_928),
+    ("inception_resnet_v2.paper", {"blocks": (10, 20, 10)}, 55_284_488),
+    ("xception", {}, 22_855_952),
+    ("xception41", {}, 26_969_560),
+    ("xception65", {}, 39_916_312),
+    ("xception71", {}, 42_338_736),
+    ("xception41p", {}, 26_907_752),
+    ("xception65p", {}, 39_819_560),
+    ("inception_next_atto", {}, 4_156_520),
+    ("inception_next_tiny", {}, 28_055_680),
+    ("inception_next_small", {}, 49_374_016),
+    ("inception_next_base", {}, 86_672_136),
+]
+
+# Numbers without the classifier, BatchNorm's statistics counted and its scale, which TF-slim does
+# not have, left out: the constants of TF-slim's own tests.
+SLIM_NUMBERS = {
+    "inception_v1.slim_in1k": 5_607_184,
+    "bn_inception.slim_in1k": 10_173_112,
+    "inception_v3.slim_in1k": 21_802_784,
+}
+
+# Tensors in the publishers' PyTorch files.
+TENSORS = {
+    "bn_inception.caffe_in1k": 485,
+    "inception_v4.tf_in1k": 896,
+    "inception_resnet_v2.tf_in1k": 1306,
+    "xception.tf_in1k": 276,
+    "xception41": 506,
+    "xception65": 794,
+    "xception71": 878,
+    "xception41p": 286,
+    "inception_next_atto": 226,
+    "inception_next_tiny": 322,
+}
+
+# Billions of multiply-accumulates an image, by timm's benchmarks.
+GIGAMACS = {
+    "inception_v3": 5.73,
+    "inception_v4": 12.28,
+    "inception_resnet_v2": 13.18,
+    "xception": 8.40,
+    "xception41": 9.28,
+    "xception65": 13.96,
+    "xception71": 18.09,
+    "inception_next_atto": 0.50,
+    "inception_next_tiny": 4.19,
+    "inception_next_small": 8.36,
+    "inception_next_base": 14.85,
+    "inception_next_base.sail_in1k_384": 43.64,
 }
 
 # Height = width and channels of each stage at the published image size.
+_STEM = [(149, 32), (147, 32), (147, 64)]
+_V1 = [(112, 64), (56, 64), (56, 64), (56, 192), (28, 192)]
+_V4_STEM = [*_STEM, (73, 160), (71, 192), (35, 384)]
+_V3_STEM = [*_STEM, (73, 64), (73, 80), (71, 192)]
+_ALIGNED_STEM = [(150, 32), (150, 64)]
+_ALIGNED_EXIT = [(10, 1024), (10, 2048)]
 STAGES = {
+    "inception_v1": [
+        *_V1, (28, 256), (28, 480), (14, 480), (14, 512), (14, 512), (14, 512), (14, 528),
+        (14, 832), (7, 832), (7, 832), (7, 1024),
+    ],
+    "bn_inception": [
+        *_V1, (28, 256), (28, 320), (14, 576), (14, 576), (14, 576), (14, 608), (14, 608),
+        (7, 1056), (7, 1024), (7, 1024),
+    ],
+    "bn_inception.slim_in1k": [
+        *_V1, (28, 256), (28, 320), *[(14, 576)] * 5, (7, 1024), (7, 1024), (7, 1024),
+    ],
+    "inception_v2": [
+        *_STEM, (73, 64), (71, 80), (35, 192), *[(35, 288)] * 3, *[(17, 768)] * 5, (8, 1280),
+        (8, 2048), (8, 2048),
+    ],
     "inception_v3": [
-        (149, 32), (147, 32), (147, 64), (73, 64), (73, 80), (71, 192), (35, 192),
-        (35, 256), (35, 288), (35, 288),
-        (17, 768), (17, 768), (17, 768), (17, 768), (17, 768),
-        (8, 1280), (8, 2048), (8, 2048),
+        *_V3_STEM, (35, 192), (35, 256), (35, 288), (35, 288), *[(17, 768)] * 5, (8, 1280),
+        (8, 2048), (8, 2048),
+    ],
+    "inception_v4": [*_V4_STEM, *[(35, 384)] * 4, *[(17, 1024)] * 8, *[(8, 1536)] * 4],
+    "inception_resnet_v1.paper": [
+        *_V3_STEM, (35, 256), (35, 256), (17, 896), (17, 896), (8, 1792), (8, 1792),
+    ],
+    "inception_resnet_v2": [
+        *_V3_STEM, (35, 192), (35, 320), (35, 320), (17, 1088), (17, 1088), (8, 2080), (8, 2080),
+        (8, 1536),
+    ],
+    "inception_resnet_v2.paper": [
+        *_V4_STEM, (35, 384), (17, 1152), (17, 1152), (8, 2144), (8, 2144),
     ],
     "xception": [
         (149, 32), (147, 64), (74, 128), (37, 256), *[(19, 728)] * 9, (10, 1024), (10, 1536),
         (10, 2048),
     ],
+    "xception41": [*_ALIGNED_STEM, (75, 128), (38, 256), *[(19, 728)] * 9, *_ALIGNED_EXIT],
+    "xception65": [*_ALIGNED_STEM, (75, 128), (38, 256), *[(19, 728)] * 17, *_ALIGNED_EXIT],
+    "xception71": [
+        *_ALIGNED_STEM, (75, 128), (75, 256), (38, 256), (38, 728), *[(19, 728)] * 17,
+        *_ALIGNED_EXIT,
+    ],
+    "xception41p": [
+        *_ALIGNED_STEM, (75, 128), (38, 256), *[(19, 728)] * 9, *_ALIGNED_EXIT, (10, 2048),
+    ],
+    "inception_next_atto": [(56, 40), (56, 40), (28, 80), (14, 160), (7, 320)],
+    "inception_next_tiny": [(56, 96), (56, 96), (28, 192), (14, 384), (7, 768)],
 }  # fmt: skip
 
 
@@ -44,16 +157,37 @@ def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts(name):
-    for aux_heads, expected in zip((False, True), PARAMETERS[name], strict=True):
-        if expected is None:
-            continue
-        model = nnx.eval_shape(lambda: ij.create_model(name, aux_heads=aux_heads))  # noqa: B023
-        assert count(nnx.state(model, nnx.Param)) == expected
-        with torch.device("meta"):
-            twin = reference_torch.create_model(name, aux_heads=aux_heads)
-        assert sum(p.numel() for p in twin.parameters()) == expected
+@pytest.mark.parametrize(("name", "options", "expected"), PARAMETERS)
+def test_parameter_counts(name, options, expected):
+    model = nnx.eval_shape(lambda: ij.create_model(name, **options))
+    assert count(nnx.state(model, nnx.Param)) == expected
+    with torch.device("meta"):
+        twin = reference_torch.create_model(name, **options)
+    assert sum(p.numel() for p in twin.parameters()) == expected
+
+
+@pytest.mark.parametrize("name", SLIM_NUMBERS)
+def test_counts_of_slim(name):
+    model = nnx.eval_shape(lambda: ij.create_model(name))
+    numbers = count(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    scales = sum(
+        norm.scale.size for _, norm in nnx.iter_modules(model) if isinstance(norm, BatchNorm)
+    )
+    assert numbers - scales - count(nnx.state(model.fc)) == SLIM_NUMBERS[name]
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_as_many_tensors_as_the_publishers_file(name):
+    with torch.device("meta"):
+        assert len(reference_torch.create_model(name).state_dict()) == TENSORS[name]
+
+
+@pytest.mark.parametrize("name", GIGAMACS)
+def test_multiply_accumulates(name):
+    """Within 1 %: timm's counter adds the normalisations."""
+    model = nnx.eval_shape(lambda: ij.create_model(name))
+    size = ij.model_info(name).input_size
+    assert count_macs(model, (size, size)) == pytest.approx(GIGAMACS[name] * 1e9, rel=0.01)
 
 
 @pytest.mark.parametrize("name", [*ij.list_models(), *ij.list_models(tags=True)])
@@ -86,7 +220,8 @@ def test_both_frameworks_have_the_same_networks():
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_have_the_published_shapes(name):
-    images = jnp.zeros((1, 299, 299, 3))
+    size = 299 if name == "inception_resnet_v1.paper" else ij.model_info(name).input_size
+    images = jnp.zeros((1, size, size, 3))
 
     def forward():
         model = ij.create_model(name)
@@ -94,8 +229,21 @@ def test_stages_have_the_published_shapes(name):
 
     maps, vector, logits = nnx.eval_shape(forward)
     assert [m.shape for m in maps.values()] == [(1, s, s, c) for s, c in STAGES[name]]
-    assert vector.shape == (1, 2048)
+    assert vector.shape == (1, STAGES[name][-1][1])
     assert logits.shape == (1, 1000)
+
+
+@pytest.mark.parametrize(("stride", "side"), [(32, 5), (16, 10), (8, 20)])
+@pytest.mark.parametrize("name", ["xception41", "xception65p", "xception71"])
+def test_output_stride(name, stride, side):
+    """Filters are dilated in place of strides: the map is larger, the parameters are the same."""
+    images = jnp.zeros((1, 160, 160, 3))
+    model = lambda: ij.create_model(name, output_stride=stride)  # noqa: E731
+    maps = nnx.eval_shape(lambda: model().features(images))
+    assert list(maps.values())[-1].shape == (1, side, side, 2048)
+    assert count(nnx.state(nnx.eval_shape(model), nnx.Param)) == ij.model_info(name).num_params
+    with pytest.raises(ValueError, match="output_stride 8, 16 or 32"):
+        ij.create_model(name, output_stride=4, width_multiplier=0.1)
 
 
 @pytest.mark.parametrize("name", ij.list_models())

@@ -14,6 +14,7 @@ from flax import nnx
 
 import inception_jax as ij
 import reference_torch
+from inception_jax import registry
 from inception_jax.layers import BatchNorm
 from inception_jax.weights import leaves
 
@@ -28,9 +29,16 @@ def distinct_readings() -> list[str]:
     seen: dict[Any, str] = {}
     for name in [*ij.list_models(), *ij.list_models(tags=True)]:
         info = ij.model_info(name)
-        options = {k: v for k, v in info.readings.items() if k not in ("dropout", "bn_momentum")}
+        only_training = {"bn_momentum", *not_random(name)}
+        options = {k: v for k, v in info.readings.items() if k not in only_training}
         seen.setdefault((info.arch, tuple(sorted(options.items()))), name)
     return list(seen.values())
+
+
+def not_random(name: str) -> dict[str, float]:
+    """The options that turn off what draws random numbers in training."""
+    readings = registry._default_readings(registry._CLASSES[name])
+    return {option: 0.0 for option in readings if "drop" in option}
 
 
 @functools.cache
@@ -41,31 +49,30 @@ def pair(
 
     Both precisions start from the same numbers, those of float32.
     """
-    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, "dropout": 0.0, **options}
+    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
     build = functools.partial(ij.create_model, name, dtype=dtype, param_dtype=dtype, **options)
     model = nnx.eval_shape(build)  # numbers from NumPy need no compiler
     if dtype == "float32":
-        randomise(model, dtype, hostile=hostile)
+        randomise(model, dtype)
     else:
-        ij.load_weights(model, ij.to_torch(pair(name, "float32", hostile=hostile, **options)[0]))
+        ij.load_weights(model, ij.to_torch(pair(name, "float32", **options)[0]))
+    if hostile:
+        make_hostile(model)
     return model, twin_of(model, name, dtype, **options)
 
 
 def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
     """Returns a network's twin with the same numbers, built with its own options."""
-    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, "dropout": 0.0, **options}
+    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
     return reference_torch.create_model(
         name, dtype=getattr(torch, dtype), weights=ij.to_torch(model), **options
     )
 
 
-def randomise(model: nnx.Module, dtype: str, *, hostile: bool = False, seed: int = 0) -> None:
+def randomise(model: nnx.Module, dtype: str, seed: int = 0) -> None:
     """Replaces scales, biases and statistics by random numbers that keep the signal's size.
 
     Fresh networks have ones and zeros there, which hide a swapped or forgotten tensor.
-
-    Args:
-        hostile: let running variances fall to 1e-14, as in a published file, where epsilon decides.
     """
     rng = np.random.default_rng(seed)
     state = leaves.state_of(model)
@@ -78,17 +85,27 @@ def randomise(model: nnx.Module, dtype: str, *, hostile: bool = False, seed: int
         norm.var[...] *= jnp.asarray(rng.uniform(0.5, 2, shape), dtype)
         norm.scale[...] *= jnp.asarray(rng.uniform(0.5, 1.5, shape), dtype)
         norm.bias[...] += jnp.asarray(rng.normal(0, 0.3, shape), dtype)
-        if hostile:
-            norm.var[...] = jnp.where(rng.uniform(size=shape) < 0.1, 1e-14, norm.var[...])
+
+
+def make_hostile(model: nnx.Module) -> None:
+    """Lets running variances fall to 1e-14, as in a published file, where epsilon decides."""
+    rng = np.random.default_rng(1)
+    for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
+        few = rng.uniform(size=norm.var[...].shape) < 0.1
+        norm.var[...] = jnp.where(few, 1e-14, norm.var[...])
 
 
 def _fill(rng: np.random.Generator, path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     kind = path[-1].key
-    if kind == "kernel":  # He initialisation
-        values = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
-    else:
-        values = np.full(leaf.shape, 1.0 if kind in ("scale", "var") else 0.0)
-    return jnp.asarray(values, leaf.dtype)
+    values = {
+        "kernel": lambda: rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape),  # He
+        "bias": lambda: rng.normal(0, 0.1, leaf.shape),
+        "scale": lambda: rng.uniform(0.5, 1.5, leaf.shape),
+        "gamma": lambda: rng.normal(0, 0.3, leaf.shape),
+        "mean": lambda: np.zeros(leaf.shape),
+        "var": lambda: np.ones(leaf.shape),
+    }
+    return jnp.asarray(values[kind](), leaf.dtype)
 
 
 def _calibrate(model: nnx.Module, norms: list[BatchNorm], images: np.ndarray) -> None:

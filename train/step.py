@@ -137,7 +137,7 @@ def make_eval_step(
 def prepare(images: jax.Array, config: Config) -> jax.Array:
     """Maps uint8 images to [-1, 1] and resizes them, on the device that trains."""
     shape = (images.shape[0], config.image_size, config.image_size, images.shape[3])
-    x = images.astype(jnp.float32) / 127.5 - 1
+    x = images.astype(jnp.promote_types(jnp.float32, config.dtype)) / 127.5 - 1
     return jax.image.resize(x, shape, "bilinear").astype(config.dtype)
 
 
