@@ -52,13 +52,25 @@ def pair(
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
     build = functools.partial(ij.create_model, name, dtype=dtype, param_dtype=dtype, **options)
     model = nnx.eval_shape(build)  # numbers from NumPy need no compiler
-    if dtype == "float32":
-        randomise(model, dtype)
-    else:
-        ij.load_weights(model, ij.to_torch(pair(name, "float32", **options)[0]))
+    _fill_in(model, name, dtype, options)
     if hostile:
         make_hostile(model)
     return model, twin_of(model, name, dtype, **options)
+
+
+_numbers: dict[Any, dict[str, np.ndarray]] = {}
+
+
+def _fill_in(model: nnx.Module, name: str, dtype: str, options: Mapping[str, Any]) -> None:
+    """Random numbers, the same for all readings and dtypes of one structure: they take a while."""
+    structure = tuple((path, leaf.shape) for path, leaf in leaves.walk(leaves.state_of(model)))
+    if structure not in _numbers:
+        if dtype == "float32":
+            randomise(model, dtype)
+            _numbers[structure] = ij.to_torch(model)
+        else:
+            pair(name, "float32", **options)
+    ij.load_weights(model, _numbers[structure])
 
 
 def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
@@ -151,13 +163,19 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 
-def compare(ours: Any, theirs: torch.Tensor | np.ndarray, dtype: str, what: str) -> None:
-    """Asserts equality to the precision of a dtype, relative to the largest number."""
+def compare(
+    ours: Any,
+    theirs: torch.Tensor | np.ndarray,
+    dtype: str,
+    what: str,
+    scale: float | None = None,
+) -> None:
+    """Asserts equality to the precision of a dtype, relative to the largest number or a scale."""
     ours = np.asarray(ours)
     theirs = to_numpy(theirs) if isinstance(theirs, torch.Tensor) else theirs
     assert ours.dtype == theirs.dtype == dtype, (what, ours.dtype, theirs.dtype)
     assert ours.shape == theirs.shape, (what, ours.shape, theirs.shape)
-    scale = max(np.abs(theirs).max(), np.finfo(dtype).tiny)
+    scale = scale or max(np.abs(theirs).max(), np.finfo(dtype).tiny)
     error = np.abs(ours - theirs).max() / scale
     assert error <= TOLERANCE[dtype], f"{what}: relative difference {error:.2e}"
 

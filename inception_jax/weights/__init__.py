@@ -19,7 +19,7 @@ from inception_jax.weights.errors import WeightsError
 __all__ = ["WeightsError", "load_weights", "save_weights", "to_torch"]
 
 _METADATA_KEY = "inception_jax"
-_TRAINING_ONLY = {"dropout", "bn_momentum"}
+_TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
 
 
 def to_torch(model: Model) -> dict[str, np.ndarray]:
@@ -57,10 +57,10 @@ def load_weights(
 ) -> None:
     """Replaces all parameters and running statistics of a model, or none.
 
-    Takes files of `save_weights`; state dicts of `reference_torch`; torchvision, timm and
-    pytorch-fid files of Inception V3, whose names are the twin's; timm, Cadene and Keras names of
-    Xception. The layout is recognised by its names. Tensors of an auxiliary head that the model was
-    built without are left out.
+    Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
+    torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras names of Xception.
+    The layout is recognised by its names. Tensors of an auxiliary head that the model was built
+    without are left out; of Cadene's 1001 classes, the background.
 
     Args:
         model: built by `create_model`.
@@ -85,11 +85,24 @@ def load_weights(
     layout = layouts.find(tensors)
     if layout is not None:
         arch = spec.name.partition(".")[0]
-        if layout.arch != arch:
-            raise WeightsError(f"these are weights of {layout.arch} ({layout.name}), not of {arch}")
+        if arch not in layout.archs:
+            archs = " or ".join(layout.archs)
+            raise WeightsError(f"these are weights of {archs} ({layout.name}), not of {arch}")
         _check_reading(spec, layout.readings.items(), f"a file of {layout.name}")
         tensors = layout.translate(tensors)
+        if layout.background:
+            tensors = _without_background(tensors, spec.num_classes)
     _assign(model, spec, tensors, head)
+
+
+def _without_background(tensors: layouts.Tensors, num_classes: int) -> layouts.Tensors:
+    """Drops row 0 of a classifier of one class too many."""
+    rows = {
+        name: tensor[1:]
+        for name, tensor in tensors.items()
+        if name.startswith("fc.") and tensor.shape[0] == num_classes + 1
+    }
+    return {**tensors, **rows}
 
 
 def _spec(model: Model) -> Spec:
@@ -103,10 +116,15 @@ def _check_reading(spec: Spec, needed: Any, what: str) -> None:
     wrong = [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed
-        if option in own and option not in _TRAINING_ONLY and own[option] != value
+        if option in own and option not in _TRAINING_ONLY and _plain(own[option]) != _plain(value)
     ]
     if wrong:
         raise WeightsError(f"{what} needs another reading of {spec.name}: {', '.join(wrong)}")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: a list for a tuple."""
+    return json.loads(json.dumps(value))
 
 
 def _assign(model: Model, spec: Spec, tensors: layouts.Tensors, head: bool) -> None:

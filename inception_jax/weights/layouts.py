@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-Tensors = dict[str, np.ndarray]
+from inception_jax.weights import pytorch_layouts
+from inception_jax.weights.pytorch_layouts import Tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +24,20 @@ class Layout:
 
     Attributes:
         name: for messages.
-        arch: the network that the files are of.
+        archs: the networks that the files are of.
         key: a name that only files of this layout have.
         translate: maps a file's tensors to the twin's names and axis order.
         readings: options of the network's constructor that the files need.
+        background: row 0 of a classifier that has a row too many is the background, as TF-slim
+            trains it.
     """
 
     name: str
-    arch: str
+    archs: tuple[str, ...]
     key: str
     translate: Callable[[Tensors], Tensors]
     readings: Mapping[str, Any]
+    background: bool = False
 
 
 def find(tensors: Tensors) -> Layout | None:
@@ -129,19 +133,111 @@ def _keras_path(layer: str) -> str:
     return f"{layer}.conv" if re.fullmatch(r"block1_conv[12]", layer) else layer
 
 
+def _layout(
+    name: str,
+    arch: str | tuple[str, ...],
+    key: str,
+    translate: Callable[[Tensors], Tensors],
+    *,
+    background: bool = False,
+    **readings: Any,
+) -> Layout:
+    archs = (arch,) if isinstance(arch, str) else arch
+    return Layout(name, archs, key, translate, readings, background)
+
+
+_NEXT = tuple(f"inception_next_{size}" for size in ("atto", "tiny", "small", "base"))
+
 LAYOUTS = (
-    Layout(
+    _layout(
+        "torchvision GoogLeNet",
+        "inception_v1",
+        "inception3a.branch2.0.conv.weight",
+        pytorch_layouts.googlenet,
+        norm="bn",
+        pad_mode="torch",
+        kernel_5x5=3,
+        maxpool4_window=2,
+        bn_eps=1e-3,
+    ),
+    _layout(
+        "Cadene BN-Inception",
+        "bn_inception",
+        "inception_3a_1x1.weight",
+        pytorch_layouts.bn_inception,
+        stem="conv",
+        conv_bias=True,
+        pad_mode="torch",
+        count_include_pad=True,
+        bn_eps=1e-5,
+    ),
+    _layout(
+        "timm or Cadene Inception V4",
+        "inception_v4",
+        "features.21.branch2_3a.conv.weight",
+        pytorch_layouts.inception_v4,
+        background=True,
+        bn_eps=1e-3,
+    ),
+    _layout(
+        "facenet-pytorch Inception-ResNet-v1",
+        "inception_resnet_v1",
+        "repeat_3.0.conv2d.weight",
+        pytorch_layouts.inception_resnet_v1,
+        head="face",
+        blocks=(5, 10, 6),
+        linear_last_block=True,
+        scales=(0.17, 0.10, 0.20),
+        bn_eps=1e-3,
+    ),
+    _layout(
+        "timm or Cadene Inception-ResNet-v2",
+        "inception_resnet_v2",
+        "repeat.0.conv2d.weight",
+        pytorch_layouts.inception_resnet_v2,
+        background=True,
+        layout="slim",
+        blocks=(10, 20, 10),
+        linear_last_block=True,
+        scales=(0.17, 0.10, 0.20),
+        bn_eps=1e-3,
+    ),
+    _layout(
         "timm or Cadene Xception",
         "xception",
         "block12.rep.4.pointwise.weight",
         _timm_xception,
-        {"pad_mode": "torch", "bn_eps": 1e-5},
+        pad_mode="torch",
+        bn_eps=1e-5,
     ),
-    Layout(
+    _layout(
         "Keras Xception",
         "xception",
         "block14_sepconv2/pointwise_kernel",
         _keras_xception,
-        {"pad_mode": "tf", "bn_eps": 1e-3},
+        pad_mode="tf",
+        bn_eps=1e-3,
+    ),
+    _layout(
+        "timm aligned Xception",
+        ("xception41", "xception65", "xception71"),
+        "blocks.0.stack.conv1.bn_dw.weight",
+        pytorch_layouts.xception_aligned,
+        preact=False,
+        bn_eps=1e-3,
+    ),
+    _layout(
+        "timm aligned Xception with pre-activation",
+        ("xception41p", "xception65p"),
+        "blocks.0.norm.weight",
+        pytorch_layouts.xception_aligned_preact,
+        preact=True,
+    ),
+    _layout(
+        "timm or sail-sg InceptionNeXt",
+        _NEXT,
+        "stem.0.weight",
+        pytorch_layouts.inception_next,
+        bn_eps=1e-5,
     ),
 )
