@@ -29,16 +29,17 @@ def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int 
     # In the other form convolutions are sums of shifted products, which say nothing of their size.
     with ops.forced_form("native"):
         traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
-    return sum(_macs(equation) for equation in _equations(traced.jaxpr))
+    return sum(_macs(equation) for equation in equations(traced.jaxpr))
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yields every equation of a traced program, those of inner programs too."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from _equations(inner)
+                yield from equations(inner)
 
 
 def _macs(equation: Any) -> int:

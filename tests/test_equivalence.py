@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -19,11 +20,13 @@ from inception_jax import registry
 from reference_torch.layers import Chain
 from twins import (
     CLASSES,
+    WIDTH,
     compare,
     distinct_readings,
     named_leaves,
     pair,
     random_images,
+    randomise,
     run,
     to_nchw,
     to_numpy,
@@ -371,3 +374,19 @@ def test_momentum_is_noticed():
     model.block1_conv1.eval()
     with pytest.raises(AssertionError, match="relative difference"):
         compare(stats["bn"]["mean"], theirs.bn.running_mean.numpy(), "float32", "mean")
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_bfloat16(name):
+    """Within 2 % of float32, on a network whose statistics are those of its images."""
+    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **options_for(name)}
+    wide = nnx.eval_shape(lambda: ij.create_model(name, **options))
+    randomise(wide, "float32", calibrated=True)
+    narrow = nnx.eval_shape(lambda: ij.create_model(name, dtype=jnp.bfloat16, **options))
+    ij.load_weights(narrow, ij.to_torch(wide))
+    images = random_images(wide, "float32", size_of(name, "odd"), n=4)
+    expected, _ = run(wide, lambda m, x: m(x), images)
+    logits, _ = run(narrow, lambda m, x: m(x), images)
+    assert logits.dtype == jnp.bfloat16
+    difference = np.linalg.norm(np.asarray(logits, np.float32) - expected)
+    assert difference <= 0.02 * np.linalg.norm(expected)

@@ -15,6 +15,7 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 import reference_torch.registry
+from inception_jax import macs
 from inception_jax.layers import BatchNorm
 from inception_jax.macs import count_macs
 
@@ -273,6 +274,16 @@ def test_no_stage_hides_a_float32_copy(name):
     model = lambda: ij.create_model(name, dtype=jnp.bfloat16)  # noqa: E731
     maps = nnx.eval_shape(lambda: model().features(images))
     assert {str(m.dtype) for m in maps.values()} == {"bfloat16"}
+    # Nor does anything between them: what is convolved or multiplied is bfloat16.
+    graphdef, state = nnx.split(nnx.eval_shape(model))
+    program = jax.make_jaxpr(lambda state: nnx.merge(graphdef, state)(images))(state)
+    operands = [
+        str(operand.aval.dtype)
+        for equation in macs.equations(program.jaxpr)
+        if equation.primitive.name in ("conv_general_dilated", "dot_general")
+        for operand in equation.invars
+    ]
+    assert set(operands) == {"bfloat16"}
     stats = nnx.eval_shape(lambda: nnx.state(model(), nnx.BatchStat))
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(stats)} == {"float32"}
 

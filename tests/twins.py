@@ -81,17 +81,20 @@ def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.n
     )
 
 
-def randomise(model: nnx.Module, dtype: str, seed: int = 0) -> None:
+def randomise(model: nnx.Module, dtype: str, *, calibrated: bool = False, seed: int = 0) -> None:
     """Replaces scales, biases and statistics by random numbers that keep the signal's size.
 
     Fresh networks have ones and zeros there, which hide a swapped or forgotten tensor.
+
+    Args:
+        calibrated: leave the statistics as a batch of images made them.
     """
     rng = np.random.default_rng(seed)
     state = leaves.state_of(model)
     nnx.update(model, jax.tree_util.tree_map_with_path(functools.partial(_fill, rng), state))
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
     _calibrate(model, norms, random_images(model, dtype, (model.min_size + 12,) * 2, n=4))
-    for norm in norms:
+    for norm in [] if calibrated else norms:
         shape, std = norm.mean[...].shape, np.sqrt(norm.var[...])
         norm.mean[...] += jnp.asarray(std * rng.normal(0, 0.3, shape), dtype)
         norm.var[...] *= jnp.asarray(rng.uniform(0.5, 2, shape), dtype)
