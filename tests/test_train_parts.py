@@ -112,13 +112,11 @@ def test_optimizer_is_tensorflows_rmsprop():
                 np.testing.assert_allclose(params["layer"][k], w[k], rtol=1e-10)
 
 
-@pytest.mark.parametrize("arch", ij.list_models())
-def test_the_demo_recipe_fits_every_network(arch):
-    options = parse(["--arch", arch])
+@pytest.mark.parametrize(("recipe", "arch"), [(r, a) for r in RECIPES for a in RECIPES[r]])
+def test_recipes_fit_their_networks(recipe, arch):
+    options = parse(["--arch", arch, "--recipe", recipe])
     assert options.image_size >= ij.model_info(arch).min_size
-    fields = {f.name for f in dataclasses.fields(Config)}
-    for recipe in RECIPES.values():
-        assert set(recipe[arch]) <= fields
+    assert set(RECIPES[recipe][arch]) <= {f.name for f in dataclasses.fields(Config)}
 
 
 def test_options_go_over_the_recipe():
