@@ -201,6 +201,8 @@ def _depthwise_shifted(
 ) -> jax.Array:
     kh, kw = kernel.shape[:2]
     multiplier = kernel.shape[3] // x.shape[3]
+    dtype = x.dtype  # of the result; the sum is wide, as inside a native convolution
+    x, kernel = (a.astype(jnp.promote_types(dtype, jnp.float32)) for a in (x, kernel))
     x = jnp.repeat(x, multiplier, axis=3) if multiplier > 1 else x
     x = _pad(x, (_span(kh, dilation), _span(kw, dilation)), stride, padding, 0)
     rows = _shifts(x, kh, stride, 1, dilation)
@@ -209,7 +211,7 @@ def _depthwise_shifted(
         for i, row in enumerate(rows)
         for j, pixel in enumerate(_shifts(row, kw, stride, 2, dilation))
     ]
-    return functools.reduce(lax.add, terms)
+    return functools.reduce(lax.add, terms).astype(dtype)
 
 
 def _max_native(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:

@@ -87,11 +87,15 @@ def randomise(model: nnx.Module, dtype: str, *, calibrated: bool = False, seed: 
     Fresh networks have ones and zeros there, which hide a swapped or forgotten tensor.
 
     Args:
-        calibrated: leave the statistics as a batch of images made them.
+        calibrated: leave BatchNorm as it is in a fresh network that has seen a batch of images.
     """
     rng = np.random.default_rng(seed)
     state = leaves.state_of(model)
     nnx.update(model, jax.tree_util.tree_map_with_path(functools.partial(_fill, rng), state))
+    if calibrated:
+        for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
+            norm.scale[...] = jnp.ones_like(norm.scale[...])
+            norm.bias[...] = jnp.zeros_like(norm.bias[...])
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
     _calibrate(model, norms, random_images(model, dtype, (model.min_size + 12,) * 2, n=4))
     for norm in [] if calibrated else norms:
