@@ -30,6 +30,14 @@ def dtype(request):
             yield request.param
 
 
+@pytest.fixture(scope="module")
+def quick_compiler():
+    """Half the time to compile; what is compiled is the same, less optimised."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def pytest_collection_modifyitems(items):
     """Keeps the tests of one network, or of one file, in one process, which then reuses it."""
     for item in items:

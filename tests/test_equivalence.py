@@ -33,6 +33,8 @@ from twins import (
     twin_of,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 # More blocks, or wider ones, of the very code of another network: their turn is with `-m slow`.
 DEEP = {
     "inception_next_base",
@@ -52,14 +54,6 @@ def _marked(names: list[str]) -> list:
 
 
 ARCHS = _marked(ij.list_models())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compiler():
-    """Half the time to compile; what is compiled is the same, less optimised."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def options_for(name: str) -> dict:

@@ -15,6 +15,8 @@ import inception_jax as ij
 from inception_jax.weights import leaves
 from twins import WIDTH, pair, random_images, run, to_nchw
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 ARCHS = ij.list_models()
 
 
