@@ -23,7 +23,7 @@ def test_every_tag_gives_its_own_input(name, size):
     assert x.shape == (1, info.input_size, info.input_size, 3)
     assert x.dtype == np.float32
     low = (0 - np.float32(info.mean)) / info.std
-    high = (1 - np.float32(info.mean)) / info.std
+    high = (info.input_range - np.float32(info.mean)) / info.std
     assert (x >= low - 1e-6).all()
     assert (x <= high + 1e-6).all()
 
@@ -42,6 +42,21 @@ def test_torchvision_rule():
     pixels = np.asarray(resized)[22:321, 78:377] / 255  # round((456 - 299) / 2) is 78
     expected = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(ij.preprocess("inception_v3.tv_in1k", image)[0], expected, atol=1e-6)
+
+
+def test_caffe_takes_bytes_from_blue_to_red():
+    """The whole image warped to 256x256, its centre, BGR from 0 to 255 less the mean."""
+    image = Image.fromarray(photo(480, 640))
+    warped = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))[16:240, 16:240]
+    expected = warped[:, :, ::-1] - np.float32([104, 117, 123])
+    np.testing.assert_array_equal(ij.preprocess("inception_v1.bvlc_in1k", image)[0], expected)
+
+
+def test_faces_are_scaled_by_128():
+    image = photo(160, 160)
+    expected = (image.astype(np.float32) - 127.5) / 128
+    ours = ij.preprocess("inception_resnet_v1.vggface2", image)[0]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_fid_resizes_as_pytorch_does():
