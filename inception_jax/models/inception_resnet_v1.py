@@ -30,6 +30,7 @@ from inception_jax.layers import (
     global_avg_pool,
 )
 from inception_jax.model import Model
+from inception_jax.models.inception_v4 import ReductionA
 from inception_jax.ops import max_pool
 from inception_jax.registry import Tag, register
 
@@ -69,25 +70,6 @@ class Block35(nnx.Module):
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
         return jax.nn.relu(x + self.scale * self.up(mixed))
-
-
-class ReductionA(nnx.Module):
-    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 192, 192, 256, 384."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
-        self.branch3x3dbl_2 = conv(width(192), width(192), 3)
-        self.branch3x3dbl_3 = conv(width(192), width(256), 3, stride=2, padding="valid")
-
-        self.out_channels = width(384) + width(256) + in_channels
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3(x)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
 
 class Block17(nnx.Module):
@@ -234,7 +216,7 @@ class InceptionResNetV1(Model):
         # Residual modules and reductions
         c35 = width(256)
         self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
-        self.Mixed_6a = ReductionA(c35, **common)
+        self.Mixed_6a = ReductionA(c35, 192, 192, 256, 384, **common)
         c17 = self.Mixed_6a.out_channels
         self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
         self.Mixed_7a = ReductionB(c17, **common)

@@ -32,7 +32,7 @@ from inception_jax.layers import (
 )
 from inception_jax.model import Model
 from inception_jax.models.inception_v3 import InceptionAux
-from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a
+from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
 from inception_jax.ops import avg_pool, max_pool
 from inception_jax.registry import Tag, register
 
@@ -97,25 +97,6 @@ class Block35(nnx.Module):
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
         return jax.nn.relu(x + self.scale * self.up(mixed))
-
-
-class ReductionA(nnx.Module):
-    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 256, 256, 384, 384."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
-        self.branch3x3dbl_2 = conv(width(256), width(256), 3)
-        self.branch3x3dbl_3 = conv(width(256), width(384), 3, stride=2, padding="valid")
-
-        self.out_channels = 2 * width(384) + in_channels
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3(x)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
 
 class Block17(nnx.Module):
@@ -275,7 +256,7 @@ class InceptionResNetV2(Model):
             c35 = self.Mixed_5a.out_channels
         # Residual modules and reductions
         self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
-        self.Mixed_6a = ReductionA(c35, **common)
+        self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels
         self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
         self.AuxLogits = nnx.data(None)

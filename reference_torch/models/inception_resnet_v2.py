@@ -29,7 +29,7 @@ from reference_torch.layers import (
     global_avg_pool,
 )
 from reference_torch.models.inception_v3 import InceptionAux
-from reference_torch.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a
+from reference_torch.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
 
@@ -96,26 +96,6 @@ class Block35(nn.Module):
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         mixed = torch.cat([branch1x1, branch3x3, branch3x3dbl], dim=1)
         return F.relu(x + self.scale * self.up(mixed))
-
-
-class ReductionA(nn.Module):
-    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 256, 256, 384, 384."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
-        self.branch3x3dbl_2 = conv(width(256), width(256), 3)
-        self.branch3x3dbl_3 = conv(width(256), width(384), 3, stride=2, padding="valid")
-
-        self.out_channels = 2 * width(384) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3 = self.branch3x3(x)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
 
 
 class Block17(nn.Module):
@@ -270,7 +250,7 @@ class InceptionResNetV2(nn.Module):
             c35 = self.Mixed_5a.out_channels
         # Residual modules and reductions
         self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
-        self.Mixed_6a = ReductionA(c35, **common)
+        self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels
         self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
         self.AuxLogits = None

@@ -363,12 +363,7 @@ register(
     InceptionV3,
     tags={
         "": {},
-        "tv_in1k": dict(
-            count_include_pad=True,
-            transform_input=True,
-            dropout=0.5,
-            bn_momentum=0.9,
-        ),
+        "tv_in1k": dict(count_include_pad=True, transform_input=True, dropout=0.5, bn_momentum=0.9),
         "tf_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
         "tf_adv_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
         "gluon_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),

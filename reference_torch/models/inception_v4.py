@@ -109,17 +109,31 @@ class InceptionA(nn.Module):
 
 
 class ReductionA(nn.Module):
-    """Grid reduction 35x35 -> 17x17, figure 7 with k, l, m, n = 192, 224, 256, 384."""
+    """Grid reduction 35x35 -> 17x17, figure 7; k, l, m and n are its widths in table 1.
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+    The paper uses it three times: here with 192, 224, 256, 384, in Inception-ResNet-v1 with 192,
+    192, 256, 384, in Inception-ResNet-v2 with 256, 256, 384, 384.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        k: int,
+        l: int,  # noqa: E741 (the paper's letter)
+        m: int,
+        n: int,
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
         super().__init__()
-        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+        self.branch3x3 = conv(in_channels, width(n), 3, stride=2, padding="valid")
 
-        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
-        self.branch3x3dbl_2 = conv(width(192), width(224), 3)
-        self.branch3x3dbl_3 = conv(width(224), width(256), 3, stride=2, padding="valid")
+        self.branch3x3dbl_1 = conv(in_channels, width(k), 1)
+        self.branch3x3dbl_2 = conv(width(k), width(l), 3)
+        self.branch3x3dbl_3 = conv(width(l), width(m), 3, stride=2, padding="valid")
 
-        self.out_channels = width(384) + width(256) + in_channels
+        self.out_channels = width(n) + width(m) + in_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch3x3 = self.branch3x3(x)
@@ -265,7 +279,7 @@ class InceptionV4(nn.Module):
         self.Mixed_5c = InceptionA(self.Mixed_5b.out_channels, **common)
         self.Mixed_5d = InceptionA(self.Mixed_5c.out_channels, **common)
         self.Mixed_5e = InceptionA(self.Mixed_5d.out_channels, **common)
-        self.Mixed_6a = ReductionA(self.Mixed_5e.out_channels, **common)
+        self.Mixed_6a = ReductionA(self.Mixed_5e.out_channels, 192, 224, 256, 384, **common)
         # 7 x Inception-B
         self.Mixed_6b = InceptionB(self.Mixed_6a.out_channels, **common)
         self.Mixed_6c = InceptionB(self.Mixed_6b.out_channels, **common)
