@@ -16,14 +16,15 @@ import torch
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax import registry
 from reference_torch.layers import Chain
 from twins import (
     CLASSES,
     WIDTH,
     compare,
+    deep_ones_slow,
     distinct_readings,
     named_leaves,
+    options_for,
     pair,
     random_images,
     randomise,
@@ -35,32 +36,7 @@ from twins import (
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
-# More blocks, or wider ones, of the very code of another network: their turn is with `-m slow`.
-DEEP = {
-    "inception_next_base",
-    "inception_next_small",
-    "inception_next_tiny",
-    "xception65",
-    "xception65p",
-    "xception71",
-}
-
-
-def _marked(names: list[str]) -> list:
-    return [
-        pytest.param(name, marks=pytest.mark.slow) if name.partition(".")[0] in DEEP else name
-        for name in names
-    ]
-
-
-ARCHS = _marked(ij.list_models())
-
-
-def options_for(name: str) -> dict:
-    """Everything that there is to compare, and of blocks in a row two."""
-    readings = registry._default_readings(registry._CLASSES[name])
-    options: dict = {"aux_heads": True} if ij.model_info(name).aux_heads else {}
-    return options | ({"blocks": (2, 2, 2)} if "blocks" in readings else {})
+ARCHS = deep_ones_slow(ij.list_models())
 
 
 def size_of(name: str, kind: str) -> tuple[int, int]:
@@ -228,7 +204,7 @@ def test_full_size(name):
         compare(logits, twin(to_nchw(images)), "float64", name)
 
 
-@pytest.mark.parametrize("name", _marked(distinct_readings()))
+@pytest.mark.parametrize("name", deep_ones_slow(distinct_readings()))
 def test_readings(name):
     """Every reading that a tag asks for, with running variances down to 1e-14."""
     with jax.enable_x64(True):

@@ -19,6 +19,7 @@ import reference_torch.registry
 from inception_jax import macs
 from inception_jax.layers import BatchNorm
 from inception_jax.macs import count_macs
+from twins import deep_ones_slow
 
 ROOT = Path(__file__).parent.parent
 
@@ -263,7 +264,7 @@ def test_output_stride(name, stride, side):
         ij.create_model(name, output_stride=4, width_multiplier=0.1)
 
 
-@pytest.mark.parametrize("name", ij.list_models())
+@pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
 def test_options_of_every_network(name):
     """Channels, classes, widths, and images that are not square; what is wrong is named."""
     smallest = ij.model_info(name).min_size
@@ -285,7 +286,7 @@ def apply(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda state: nnx.merge(graphdef, state)(jnp.zeros(shape)), state)
 
 
-@pytest.mark.parametrize("name", ij.list_models())
+@pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
 def test_no_stage_hides_a_float32_copy(name):
     images = jnp.zeros((1, 160, 160, 3), jnp.bfloat16)
     model = lambda: ij.create_model(name, dtype=jnp.bfloat16)  # noqa: E731

@@ -13,11 +13,11 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.weights import leaves
-from twins import WIDTH, pair, random_images, run, to_nchw
+from twins import WIDTH, deep_ones_slow, options_for, pair, random_images, run, to_nchw
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
-ARCHS = ij.list_models()
+ARCHS = deep_ones_slow(ij.list_models())
 
 
 def fresh(name: str, **options) -> nnx.Module:
@@ -38,14 +38,14 @@ def equal(a: nnx.Module, b: nnx.Module) -> bool:
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_to_torch_and_back_is_exact(name, dtype):
-    model, twin = pair(name, dtype)
+    model, twin = pair(name, dtype, **options_for(name))
     sent = ij.to_torch(model)
     received = twin.state_dict()
     assert list(sorted(sent)) == list(sorted(received))
     for key, tensor in received.items():
         np.testing.assert_array_equal(tensor.numpy(), sent[key])
         assert tensor.numpy().dtype == sent[key].dtype
-    again = fresh(name, dtype=dtype, param_dtype=dtype)
+    again = fresh(name, dtype=dtype, param_dtype=dtype, **options_for(name))
     assert not equal(again, model)
     ij.load_weights(again, {key: tensor.numpy() for key, tensor in received.items()})
     assert equal(again, model)
@@ -53,7 +53,7 @@ def test_to_torch_and_back_is_exact(name, dtype):
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_files(name, tmp_path):
-    model, twin = pair(name, "float32")
+    model, twin = pair(name, "float32", **options_for(name))
     ij.save_weights(model, tmp_path / "a.safetensors")
     torch.save(twin.state_dict(), tmp_path / "b.pth")
     torch.save(
@@ -61,7 +61,7 @@ def test_files(name, tmp_path):
         tmp_path / "c.pt",
     )
     for file in ("a.safetensors", "b.pth", "c.pt"):
-        again = fresh(name)
+        again = fresh(name, **options_for(name))
         ij.load_weights(again, tmp_path / file)
         assert equal(again, model)
     # Our file is the twin's state dict.

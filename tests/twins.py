@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax import nnx
 
@@ -24,6 +25,25 @@ WIDTH = 0.125
 CLASSES = 10
 
 
+# More blocks, or wider ones, of the very code of another network.
+DEEP = {
+    "inception_next_base",
+    "inception_next_small",
+    "inception_next_tiny",
+    "xception65",
+    "xception65p",
+    "xception71",
+}
+
+
+def deep_ones_slow(names: list[str]) -> list[Any]:
+    """Parameters for a test; the turn of the deep ones is with `-m slow`."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name.partition(".")[0] in DEEP else name
+        for name in names
+    ]
+
+
 def distinct_readings() -> list[str]:
     """One name for each set of options that changes what a network computes."""
     seen: dict[Any, str] = {}
@@ -33,6 +53,13 @@ def distinct_readings() -> list[str]:
         options = {k: v for k, v in info.readings.items() if k not in only_training}
         seen.setdefault((info.arch, tuple(sorted(options.items()))), name)
     return list(seen.values())
+
+
+def options_for(name: str) -> dict:
+    """Everything that there is to compare, and of blocks in a row two."""
+    readings = registry._default_readings(registry._CLASSES[name])
+    options: dict = {"aux_heads": True} if ij.model_info(name).aux_heads else {}
+    return options | ({"blocks": (2, 2, 2)} if "blocks" in readings else {})
 
 
 def not_random(name: str) -> dict[str, float]:
