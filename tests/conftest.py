@@ -17,6 +17,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
+# Half the time to compile; what is compiled is the same, less optimised.
+jax.config.update("jax_disable_most_optimizations", True)
 torch.set_num_threads(1)  # the suite itself runs one process per core
 
 
@@ -31,11 +33,11 @@ def dtype(request):
 
 
 @pytest.fixture(scope="module")
-def quick_compiler():
-    """Half the time to compile; what is compiled is the same, less optimised."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimizing_compiler():
+    """For tests that run long enough to earn the compiler's effort back."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_collection_modifyitems(items):

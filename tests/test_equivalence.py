@@ -34,8 +34,6 @@ from twins import (
     twin_of,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 ARCHS = deep_ones_slow(ij.list_models())
 
 
@@ -170,7 +168,13 @@ def _compare_parameters(grads, new_stats, twin, dtype, what):
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [("odd", "float32"), *((kind, "float64") for kind in ("minimum", "odd", "even", "non-square"))],
+    [
+        ("odd", "float32"),
+        ("minimum", "float64"),
+        ("non-square", "float64"),  # an odd and an even side
+        pytest.param("odd", "float64", marks=pytest.mark.slow),
+        pytest.param("even", "float64", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", ARCHS)
 def test_stages_and_logits(name, kind, dtype):
@@ -346,6 +350,7 @@ def test_momentum_is_noticed():
         compare(stats["bn"]["mean"], theirs.bn.running_mean.numpy(), "float32", "mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_bfloat16(name):
     """As close to float32 as PyTorch's bfloat16 is, on a network calibrated to its images.

@@ -24,6 +24,8 @@ from train.optimizer import learning_rate, make_optimizer
 from train.step import init_state, make_train_step, prepare, split
 from twins import CLASSES, named_leaves, options_for, pair, to_nchw, twin_of
 
+pytestmark = pytest.mark.usefixtures("optimizing_compiler")
+
 STEPS, BATCH, STEPS_PER_EPOCH = 10, 8, 3
 
 

@@ -15,8 +15,6 @@ import inception_jax as ij
 from inception_jax.weights import leaves
 from twins import WIDTH, deep_ones_slow, options_for, pair, random_images, run, to_nchw
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 ARCHS = deep_ones_slow(ij.list_models())
 
 
