@@ -100,6 +100,12 @@ def _fill_in(model: nnx.Module, name: str, dtype: str, options: Mapping[str, Any
     ij.load_weights(model, _numbers[structure])
 
 
+def forget() -> None:
+    """Drops the pairs and numbers that are kept for further tests of their network."""
+    pair.cache_clear()
+    _numbers.clear()
+
+
 def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
     """Returns a network's twin with the same numbers, built with its own options."""
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
