@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from inception_jax.model import Model, Spec
+from inception_jax.registry import create_model
 from inception_jax.weights import files, layouts, leaves
 from inception_jax.weights.errors import WeightsError
 
@@ -89,10 +92,29 @@ def load_weights(
             archs = " or ".join(layout.archs)
             raise WeightsError(f"these are weights of {archs} ({layout.name}), not of {arch}")
         _check_reading(spec, layout.readings.items(), f"a file of {layout.name}")
-        tensors = layout.translate(tensors)
+        tensors = layout.translate(tensors, functools.partial(_layers_in_order, spec))
         if layout.background:
             tensors = _without_background(tensors, spec.num_classes)
     _assign(model, spec, tensors, head)
+
+
+def _layers_in_order(spec: Spec) -> list[str]:
+    """The layers of a network as its class defines them; one that was merged has them sorted."""
+    layers: list[str] = []
+
+    def build() -> None:
+        model = create_model(
+            spec.name,
+            num_classes=spec.num_classes,
+            in_channels=spec.in_channels,
+            aux_heads=spec.aux_heads,
+            width_multiplier=spec.width_multiplier,
+            **dict(spec.readings),
+        )
+        layers.extend(leaves.layers_in_order(model))
+
+    jax.eval_shape(build)
+    return layers
 
 
 def _without_background(tensors: layouts.Tensors, num_classes: int) -> layouts.Tensors:
@@ -157,7 +179,7 @@ def _assign(model: Model, spec: Spec, tensors: layouts.Tensors, head: bool) -> N
     if missing or left or misshapen:
         hint = (
             "; head=False leaves the classifier out"
-            if head and _only_heads(misshapen, heads)
+            if head and not left and _only_heads([*missing, *misshapen], heads)
             else ""
         )
         raise WeightsError(

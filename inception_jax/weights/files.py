@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from inception_jax.weights import keras_files
 from inception_jax.weights.errors import WeightsError
 
 _DTYPES = {
@@ -26,7 +27,7 @@ _WRAPPERS = ("state_dict", "model_ema", "model")
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads a `.safetensors`, `.pth` or `.pt` file.
+    """Reads a weight file, of the kind that its ending says.
 
     Returns:
         The tensors by name, and the file's own metadata, empty where the format has none.
@@ -42,9 +43,15 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         return _read_safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin"):
         return _read_torch(path), {}
+    if path.suffix in (".h5", ".hdf5"):
+        return keras_files.read_hdf5(path), {}
+    if path.suffix == ".keras":
+        return keras_files.read_keras_archive(path), {}
+    if path.suffix == ".json":
+        return keras_files.read_tensorflow_js(path), {}
     raise WeightsError(
-        f"{path}: cannot read files ending in {path.suffix!r}; "
-        "supported are .safetensors, .pth, .pt and .bin"
+        f"{path}: cannot read files ending in {path.suffix!r}; supported are .safetensors, .pth, "
+        ".pt, .bin, .h5, .hdf5, .keras and TensorFlow.js' model.json"
     )
 
 

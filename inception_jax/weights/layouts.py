@@ -1,6 +1,6 @@
 """The names that published files use, translated to the twin's.
 
-A layout is recognised by one key that no other has. Each has a function that maps a file's name to
+A layout is recognised by names that no other has. Each has a function that maps a file's tensors to
 the twin's, and the readings that its numbers were made with: loading them under another reading
 would give wrong outputs, so it is refused.
 """
@@ -12,9 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from inception_jax.weights import pytorch_layouts
+from inception_jax.weights import keras_layouts, pytorch_layouts
 from inception_jax.weights.pytorch_layouts import Tensors
 
 
@@ -25,8 +23,9 @@ class Layout:
     Attributes:
         name: for messages.
         archs: the networks that the files are of.
-        key: a name that only files of this layout have.
-        translate: maps a file's tensors to the twin's names and axis order.
+        recognise: says whether a file has this layout.
+        translate: maps a file's tensors to the twin's names and axis order. Its second argument
+            returns the paths of our layers in the order of definition, which takes a while.
         readings: options of the network's constructor that the files need.
         background: row 0 of a classifier that has a row too many is the background, as TF-slim
             trains it.
@@ -34,15 +33,15 @@ class Layout:
 
     name: str
     archs: tuple[str, ...]
-    key: str
-    translate: Callable[[Tensors], Tensors]
+    recognise: Callable[[Tensors], bool]
+    translate: Callable[[Tensors, Callable[[], list[str]]], Tensors]
     readings: Mapping[str, Any]
     background: bool = False
 
 
 def find(tensors: Tensors) -> Layout | None:
     """Returns the foreign layout of a file's names; None where they may be the twin's own."""
-    return next((layout for layout in LAYOUTS if layout.key in tensors), None)
+    return next((layout for layout in LAYOUTS if layout.recognise(tensors)), None)
 
 
 def _timm_xception(tensors: Tensors) -> Tensors:
@@ -78,61 +77,6 @@ def _timm_xception_name(name: str) -> str:
     return f"{prefix}.sepconv{(position + 2) // 3}.{layer}.{rep[3]}"
 
 
-_KERAS_LEAVES = {
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-    "bias": "bias",
-}
-
-
-def _keras_xception(tensors: Tensors) -> Tensors:
-    """Keras `Xception`: `block2_sepconv1/depthwise_kernel`, `block2_sepconv1_bn/gamma`, ...
-
-    The four shortcuts have automatic names, `conv2d_7` and `batch_normalization_9`, whose numbers
-    go on from whatever the program built before: only their order means something.
-    """
-    shortcuts = {
-        name: f"block{block}.residual.{layer}"
-        for prefix, layer in (("conv2d", "conv"), ("batch_normalization", "bn"))
-        for name, block in zip(_automatic(tensors, prefix), (2, 3, 4, 13), strict=False)
-    }
-    return dict(_keras_leaf(name, tensor, shortcuts) for name, tensor in tensors.items())
-
-
-def _automatic(tensors: Tensors, prefix: str) -> list[str]:
-    """The layers that Keras named by itself, in the order of their creation."""
-    layers = {name.split("/")[0] for name in tensors}
-    found = [m for m in (re.fullmatch(rf"{prefix}(?:_(\d+))?", layer) for layer in layers) if m]
-    return [m[0] for m in sorted(found, key=lambda m: int(m[1] or 0))]
-
-
-def _keras_leaf(
-    name: str, tensor: np.ndarray, shortcuts: Mapping[str, str]
-) -> tuple[str, np.ndarray]:
-    layer, _, leaf = name.removesuffix(":0").rpartition("/")
-    layer = layer.split("/")[0]
-    path = shortcuts.get(layer) or _keras_path(layer)
-    if leaf == "depthwise_kernel" and tensor.ndim == 4:  # [h, w, c, 1]
-        return f"{path}.depthwise.weight", tensor.transpose(2, 3, 0, 1)
-    if leaf in ("pointwise_kernel", "kernel") and tensor.ndim == 4:  # [h, w, in, out]
-        inner = ".pointwise" if leaf == "pointwise_kernel" else ""
-        return f"{path}{inner}.weight", tensor.transpose(3, 2, 0, 1)
-    if leaf == "kernel" and tensor.ndim == 2:  # [in, out]
-        return f"{path}.weight", tensor.T
-    return f"{path}.{_KERAS_LEAVES.get(leaf, leaf)}", tensor
-
-
-def _keras_path(layer: str) -> str:
-    if layer == "predictions":
-        return "fc"
-    layer = re.sub(r"^(block(?:[2-9]|1[0-3]))_(sepconv\d)", r"\1.\2", layer)
-    if layer.endswith("_bn"):
-        return layer.removesuffix("_bn") + ".bn"
-    return f"{layer}.conv" if re.fullmatch(r"block1_conv[12]", layer) else layer
-
-
 def _layout(
     name: str,
     arch: str | tuple[str, ...],
@@ -142,8 +86,19 @@ def _layout(
     background: bool = False,
     **readings: Any,
 ) -> Layout:
+    """A layout of names alone, recognised by one that no other has."""
     archs = (arch,) if isinstance(arch, str) else arch
-    return Layout(name, archs, key, translate, readings, background)
+    return Layout(name, archs, lambda t: key in t, lambda t, _: translate(t), readings, background)
+
+
+def _keras(name: str, arch: str, **readings: Any) -> Layout:
+    return Layout(
+        f"Keras {name}",
+        (arch,),
+        lambda tensors: keras_layouts.recognise(tensors) == arch,
+        lambda tensors, layers: keras_layouts.to_twin(tensors, layers()),
+        dict(readings, bn_eps=1e-3),
+    )
 
 
 _NEXT = tuple(f"inception_next_{size}" for size in ("atto", "tiny", "small", "base"))
@@ -210,13 +165,21 @@ LAYOUTS = (
         pad_mode="torch",
         bn_eps=1e-5,
     ),
-    _layout(
-        "Keras Xception",
-        "xception",
-        "block14_sepconv2/pointwise_kernel",
-        _keras_xception,
-        pad_mode="tf",
-        bn_eps=1e-3,
+    _keras("Xception", "xception", pad_mode="tf"),
+    _keras(
+        "InceptionV3",
+        "inception_v3",
+        count_include_pad=False,
+        mixed_7c_pool="avg",
+        transform_input=False,
+    ),
+    _keras(
+        "InceptionResNetV2",
+        "inception_resnet_v2",
+        layout="slim",
+        blocks=(10, 20, 10),
+        linear_last_block=True,
+        scales=(0.17, 0.10, 0.20),
     ),
     _layout(
         "timm aligned Xception",

@@ -34,6 +34,18 @@ def walk(state: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], Any]]:
         yield tuple(entry.key for entry in path), leaf
 
 
+def layers_in_order(module: nnx.Module, prefix: str = "") -> Iterator[str]:
+    """Yields the paths of all layers below a module in the order of their definition.
+
+    State and pure dicts are sorted by name instead.
+    """
+    children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    for name, child in children:
+        if isinstance(child, nnx.Module):
+            yield f"{prefix}{name}"
+            yield from layers_in_order(child, f"{prefix}{name}.")
+
+
 def torch_name(path: tuple[Any, ...]) -> str:
     """Returns the twin's name of a leaf."""
     *parents, leaf = map(str, path)

@@ -1,0 +1,147 @@
+"""Reading Keras' files and TensorFlow.js' layers models as tensors by name."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from inception_jax.weights.errors import WeightsError
+
+# Keras 1 named tensors by suffixes; its `running_std` holds the variance.
+_KERAS_1 = {
+    "W": "kernel",
+    "b": "bias",
+    "gamma": "gamma",
+    "beta": "beta",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+}
+
+
+def read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """Reads a `.h5` file: a legacy one as `conv2d_7/kernel`, Keras 3's as `layers/conv2d_7/vars/0`.
+
+    Raises:
+        WeightsError: if it is no whole HDF5 file of a Keras model.
+    """
+    with path.open("rb") as file:
+        return _read_hdf5(file, str(path))
+
+
+def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
+    """Reads the weights, and nothing else, of a `.keras` file.
+
+    Raises:
+        WeightsError: if it is no whole archive of a Keras model.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read("model.weights.h5")
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise WeightsError(f"{path} is not a whole .keras archive: {error}") from None
+    return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
+
+
+def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
+    h5py = _h5py(what)
+    try:
+        with h5py.File(file, "r") as root:
+            group = root.get("model_weights", root)
+            pairs = _legacy(group) if "layer_names" in group.attrs else _indexed(h5py, root)
+            tensors: dict[str, np.ndarray] = {}
+            for name, tensor in pairs:
+                if name in tensors:
+                    raise WeightsError(f"{what} holds several layers of the name {name}")
+                tensors[name] = tensor
+    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, UnicodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{what} is not a whole HDF5 file of a Keras model: {reason}") from None
+    if not tensors:
+        raise WeightsError(f"{what} holds no layers of a Keras model")
+    return tensors
+
+
+def _h5py(what: str) -> ModuleType:
+    try:
+        return importlib.import_module("h5py")
+    except ImportError:
+        raise WeightsError(
+            f"{what}: reading Keras' files needs h5py: pip install 'inception-jax[keras]'"
+        ) from None
+
+
+def _legacy(group: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for layer in map(_text, group.attrs["layer_names"]):
+        names = [_text(name) for name in group[layer].attrs["weight_names"]]
+        # TensorFlow 1 numbered a tensor's layer once more; a layer that is a model has many.
+        alone = len({name.rpartition("/")[0] for name in names}) == 1
+        for name in names:
+            prefix, _, leaf = name.rpartition("/")
+            owner = layer if alone else prefix.rpartition("/")[2]
+            yield f"{owner}/{_leaf(leaf)}", np.asarray(group[layer][name])
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _leaf(name: str) -> str:
+    name = name.removesuffix(":0")
+    old = re.search(rf"_({'|'.join(_KERAS_1)})(?:_\d+)?$", name)
+    return _KERAS_1[old[1]] if old else name
+
+
+def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
+    found: list[tuple[str, np.ndarray]] = []
+
+    def visit(name: str, item: Any) -> None:
+        # A backbone inside another model lies deeper: layers/functional/layers/conv2d/vars/0.
+        match = re.search(r"layers/[^/]+/vars/\d+$", name)
+        if match and isinstance(item, h5py.Dataset):
+            found.append((match[0], np.asarray(item)))
+
+    root.visititems(visit)
+    yield from found
+
+
+def read_tensorflow_js(path: Path) -> dict[str, np.ndarray]:
+    """Reads a TensorFlow.js layers model: `model.json`, and the files that it names beside it.
+
+    Raises:
+        WeightsError: if a file is missing, cut short, or of another kind.
+    """
+    try:
+        manifest = json.loads(path.read_text())["weightsManifest"]
+        return dict(pair for group in manifest for pair in _tensorflow_js_group(path, group))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise WeightsError(f"{path} is not a whole TensorFlow.js model: {reason}") from None
+
+
+def _tensorflow_js_group(path: Path, group: Any) -> Iterator[tuple[str, np.ndarray]]:
+    shards = [str(name) for name in group["paths"]]
+    if any(Path(name).name != name for name in shards):
+        raise ValueError("a weight file outside the model's folder")
+    content = b"".join((path.parent / name).read_bytes() for name in shards)
+    offset = 0
+    for entry in group["weights"]:
+        quantized = entry.get("quantization", {})
+        dtype = np.dtype(quantized.get("dtype", entry["dtype"])).newbyteorder("<")
+        size = int(np.prod(entry["shape"], dtype=np.int64))
+        tensor = np.frombuffer(content, dtype, size, offset).reshape(entry["shape"])
+        offset += tensor.nbytes
+        if "scale" in quantized:  # an affine code in 8 or 16 bits
+            tensor = (tensor * quantized["scale"] + quantized["min"]).astype(np.float32)
+        yield entry["name"], tensor
+    if offset != len(content):
+        raise ValueError(f"{len(content)} bytes of weights where the manifest has {offset}")

@@ -1,0 +1,210 @@
+"""Where the layers of Keras' InceptionV3, InceptionResNetV2 and Xception belong here.
+
+Keras names a layer by hand (`block2_sepconv1`, `conv_7b`) or by its class and a number (`conv2d_7`)
+that goes on from whatever the program built before: only the order of those numbers means anything.
+It is the order in which the layers were made, which is the order of our attributes. Keras 3's own
+files (`.weights.h5`, `.keras`) have no names at all but a class and an index, `layers/conv2d_7`,
+counted in the order of `model.layers`: by distance from the output, not by creation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Tensors = dict[str, np.ndarray]
+Kind = Literal["conv2d", "separable_conv2d", "batch_normalization", "dense"]
+
+# The tensors of a layer in the order in which Keras stores them.
+_LEAVES: dict[str, tuple[str, ...]] = {
+    "conv2d": ("kernel", "bias"),
+    "separable_conv2d": ("depthwise_kernel", "pointwise_kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "dense": ("kernel", "bias"),
+}
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "depthwise_kernel": "depthwise.weight",
+    "pointwise_kernel": "pointwise.weight",
+}
+# Keras 1 wrote the longer names.
+_AUTOMATIC = {
+    "conv2d": r"(?:conv2d|convolution2d)(?:_(\d+))?",
+    "batch_normalization": r"(?:batch_normalization|batchnormalization)(?:_(\d+))?",
+}
+
+
+class Place(NamedTuple):
+    """A layer of Keras' network.
+
+    Attributes:
+        kind: its class.
+        name: what Keras calls it; empty: numbered automatically.
+        path: where its tensors belong here, as the twin's names begin.
+    """
+
+    kind: Kind
+    name: str
+    path: str
+
+
+def recognise(tensors: Mapping[str, np.ndarray]) -> str | None:
+    """Returns the network whose Keras file has these names, or None."""
+    layers = {_layer(name) for name in tensors}
+    count = {kind: len(_numbered(layers, kind)) for kind in ("conv2d", "separable_conv2d")}
+    if "block14_sepconv2" in layers or count["separable_conv2d"] > 17:
+        return "xception"
+    if "block35_1_conv" in layers or count["conv2d"] > 110:
+        return "inception_resnet_v2"
+    return "inception_v3" if count["conv2d"] > 47 else None
+
+
+def is_indexed(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Says whether the names are Keras 3's `layers/conv2d_7/vars/0`."""
+    return any(name.startswith("layers/") for name in tensors)
+
+
+def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
+    """Translates a Keras file to the twin's names and axis order.
+
+    Args:
+        tensors: by `conv2d_7/kernel`, `layers/conv2d_7/vars/0` and the like.
+        layers: paths of our layers in the order of definition.
+    """
+    places = list(_places(layers))
+    found = _by_index(tensors, places) if is_indexed(tensors) else _by_name(tensors, places)
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        place = found.get(_layer(name))
+        if place is None:
+            result[name] = tensor
+            continue
+        leaf = _leaf(name, place.kind, tensors)
+        result[f"{place.path}.{_TORCH_LEAVES.get(leaf, leaf)}"] = _to_torch_order(leaf, tensor)
+    for place in places:  # BatchNorm without a factor multiplies by one
+        bias = f"{place.path}.bias"
+        if place.kind == "batch_normalization" and bias in result:
+            result.setdefault(f"{place.path}.weight", np.ones_like(result[bias]))
+    return result
+
+
+def _layer(name: str) -> str:
+    return name.removeprefix("layers/").partition("/")[0]
+
+
+def _numbered(layers: set[str], kind: str) -> list[str]:
+    pattern = _AUTOMATIC.get(kind, rf"{kind}(?:_(\d+))?")
+    found = [match for match in (re.fullmatch(pattern, layer) for layer in layers) if match]
+    return [match[0] for match in sorted(found, key=lambda match: int(match[1] or 0))]
+
+
+def _by_name(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
+    present = {_layer(name) for name in tensors}
+    found = {place.name: place for place in places if place.name}
+    for kind in ("conv2d", "batch_normalization"):
+        nameless = [place for place in places if place.kind == kind and not place.name]
+        found |= dict(zip(_numbered(present, kind), nameless, strict=False))
+    return found
+
+
+def _by_index(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
+    present = {_layer(name) for name in tensors}
+    found = {}
+    for kind in _LEAVES:
+        ordered = [place for place in _in_layers_order(places) if place.kind == kind]
+        found |= dict(zip(_numbered(present, kind), ordered, strict=False))
+    return found
+
+
+def _leaf(name: str, kind: str, tensors: Tensors) -> str:
+    leaf = name.rpartition("/")[2].removesuffix(":0")
+    if not leaf.isdigit():
+        return leaf
+    leaves = _LEAVES[kind]
+    if kind == "batch_normalization" and f"{name.rpartition('/')[0]}/3" not in tensors:
+        leaves = leaves[1:]
+    return leaves[int(leaf)] if int(leaf) < len(leaves) else leaf
+
+
+def _to_torch_order(leaf: str, tensor: np.ndarray) -> np.ndarray:
+    if leaf == "depthwise_kernel" and tensor.ndim == 4:  # [h, w, c, 1]
+        return tensor.transpose(2, 3, 0, 1)
+    if leaf in ("kernel", "pointwise_kernel") and tensor.ndim in (2, 4):
+        return tensor.transpose((3, 2, 0, 1) if tensor.ndim == 4 else (1, 0))
+    return tensor
+
+
+def _places(layers: Sequence[str]) -> Iterator[Place]:
+    for path in layers:
+        if path.startswith("AuxLogits"):
+            continue
+        parent = path.rpartition(".")[0]
+        if path == "fc":
+            yield Place("dense", "predictions", path)
+        elif path.endswith(".pointwise"):
+            yield Place("separable_conv2d", parent.replace(".", "_"), parent)
+        elif path.endswith(".conv"):
+            yield Place("conv2d", _given_name(parent), path)
+        elif path.endswith(".bn"):
+            name = _given_name(parent)
+            yield Place("batch_normalization", f"{name}_bn" if name else "", path)
+        elif path.endswith(".up"):
+            block, number, _ = path.split(".")
+            yield Place("conv2d", f"{block}_{int(number) + 1}_conv", path)
+
+
+def _given_name(path: str) -> str:
+    if path == "Conv2d_7b_1x1":
+        return "conv_7b"
+    return path.replace(".", "_") if re.match(r"block1_conv|block\d+[._]sepconv", path) else ""
+
+
+def _in_layers_order(places: Sequence[Place]) -> list[Place]:
+    """Sorts each module's layers by distance from its end; at ties the first made is first."""
+    modules = [_module(place.path) for place in places]
+    position = {module: i for i, module in reversed(list(enumerate(modules)))}
+    steps = _last_steps(places)
+    return sorted(
+        places, key=lambda place: (position[_module(place.path)], -_distance(place.path, steps))
+    )
+
+
+def _module(path: str) -> str:
+    match = re.match(r"block(?:35|17|8)\.\d+|[^.]+", path)
+    return match[0] if match else path
+
+
+def _step(path: str) -> tuple[str, int, str]:
+    """A path's branch, and which of its layers it is: `branch3x3_2a` -> (branch3x3, 2, a)."""
+    branch = re.search(r"\.(branch\w+?)(?:_(\d)([ab]?))?\.", path)
+    if branch:
+        return branch[1], int(branch[2] or 1), branch[3] or ""
+    separable = re.search(r"\.sepconv(\d)", path)
+    return ("sepconv", int(separable[1]), "") if separable else ("", 1, "")
+
+
+def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
+    """Of each branch the number of its last layer, and whether that one is split in two."""
+    last: dict[str, tuple[int, bool]] = {}
+    for place in places:
+        branch, number, half = _step(place.path)
+        key = f"{_module(place.path)}.{branch}"
+        last[key] = max(last.get(key, (0, False)), (number, bool(half)))
+    return last
+
+
+def _distance(path: str, last: Mapping[str, tuple[int, bool]]) -> int:
+    """Keras layers from a layer to its module's end: three a convolution, a join one more."""
+    if path.endswith(".up") or ".residual." in path:
+        return 0
+    branch, number, _ = _step(path)
+    end, split = last[f"{_module(path)}.{branch}"]
+    return 3 * (end - number + 1) + split
