@@ -61,13 +61,14 @@ def load_weights(
     """Replaces all parameters and running statistics of a model, or none.
 
     Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
-    torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras names of Xception.
-    The layout is recognised by its names. Tensors of an auxiliary head that the model was built
+    torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
+    InceptionResNetV2 and Xception, its TensorFlow.js form too. The layout is recognised by its names. Tensors of an auxiliary head that the model was built
     without are left out; of Cadene's 1001 classes, the background.
 
     Args:
         model: built by `create_model`.
-        source: a `.safetensors`, `.pth` or `.pt` file, or a mapping of names to arrays.
+        source: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5`, `.hdf5` or `.keras` file, a
+            TensorFlow.js `model.json`, or a mapping of names to arrays.
         head: load the classifiers too. False leaves them as they are, for another number of
             classes.
 
