@@ -62,8 +62,9 @@ def load_weights(
 
     Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
     torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
-    InceptionResNetV2 and Xception, its TensorFlow.js form too. The layout is recognised by its names. Tensors of an auxiliary head that the model was built
-    without are left out; of Cadene's 1001 classes, the background.
+    InceptionResNetV2 and Xception, its TensorFlow.js form too. The layout is recognised by its
+    names. Tensors of an auxiliary head that the model was built without are left out; of Cadene's
+    1001 classes, the background.
 
     Args:
         model: built by `create_model`.
