@@ -210,7 +210,7 @@ def create_model(
         raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
     num_classes = info.num_classes if num_classes is None else num_classes
     model_class = _CLASSES[name]
-    readings = {**_default_readings(model_class), **info.readings, **readings}
+    readings = {**full_readings(name), **readings}
     model: Model = model_class(
         num_classes,
         in_channels,
@@ -230,6 +230,11 @@ def create_model(
 
         load_weights(model, weights)
     return model
+
+
+def full_readings(name: str) -> dict[str, Any]:
+    """Returns every option that only this network has, as `create_model(name)` sets it."""
+    return {**_default_readings(_CLASSES[name]), **model_info(name).readings}
 
 
 def _default_readings(model_class: type[Model]) -> dict[str, Any]:

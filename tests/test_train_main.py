@@ -221,11 +221,10 @@ def test_start_from_weights_with_other_classes(run, tmp_path):
     assert "classifier starts anew" in out
     after = weights(tmp_path / "w")["block7.sepconv1.pointwise.weight"]
     np.testing.assert_allclose(after, ij.to_torch(model)["block7.sepconv1.pointwise.weight"])
-    # Three channels do not fit one.
-    colour = ij.create_model("xception", num_classes=10, width_multiplier=0.05)
-    ij.save_weights(colour, tmp_path / "colour.safetensors")
+    wide = ij.create_model("xception", num_classes=10, in_channels=1, width_multiplier=0.1)
+    ij.save_weights(wide, tmp_path / "wide.safetensors")
     code, _, err = run(
-        "--arch", "xception", *SMALL, "--init-from", "colour.safetensors", "--workdir", "v"
+        "--arch", "xception", *SMALL, "--init-from", "wide.safetensors", "--workdir", "v"
     )
     assert code == 2
     assert "block1_conv1.conv.weight" in err

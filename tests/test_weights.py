@@ -264,3 +264,40 @@ def test_foreign_names_of_xception(write, right, wrong):
         ij.load_weights(fresh(wrong), foreign)
     with pytest.raises(ij.WeightsError, match="weights of xception"):
         ij.load_weights(fresh("inception_v3"), foreign)
+
+
+def test_first_kernel_fits_grey_images():
+    """Which give what grey colour images gave."""
+    colour, _ = pair("inception_v3", "float32")
+    model = fresh("inception_v3", in_channels=1)
+    with pytest.warns(UserWarning, match=r"Conv2d_1a_3x3.*1 channel\(s\) from 3"):
+        ij.load_weights(model, ij.to_torch(colour))
+    grey = np.random.default_rng(0).normal(size=(1, 75, 75, 1)).astype("float32")
+    ours, _ = run(model.Conv2d_1a_3x3, lambda m, x: m(x), grey)
+    theirs, _ = run(colour.Conv2d_1a_3x3, lambda m, x: m(x), grey.repeat(3, axis=3))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_channels", [2, 4, 7])
+def test_first_kernel_fits_more_channels(in_channels):
+    colour, _ = pair("inception_v3", "float32")
+    model = fresh("inception_v3", in_channels=in_channels)
+    with pytest.warns(UserWarning, match=rf"{in_channels} channel\(s\) from 3"):
+        ij.load_weights(model, ij.to_torch(colour))
+    name = "Conv2d_1a_3x3.conv.weight"
+    loaded, source = ij.to_torch(model)[name], ij.to_torch(colour)[name]
+    for channel in range(in_channels):
+        expected = source[:, channel % 3] * 3 / in_channels
+        np.testing.assert_allclose(loaded[:, channel], expected, rtol=1e-6)
+
+
+def test_only_colour_fits_other_channels():
+    with pytest.raises(ij.WeightsError, match=r"Conv2d_1a_3x3.conv.weight \(\d+, 1, 3, 3\)"):
+        ij.load_weights(fresh("inception_v3"), ij.to_torch(fresh("inception_v3", in_channels=1)))
+
+
+@pytest.mark.parametrize("other", ["xception.tf_in1k", "inception_v4"])
+def test_the_error_says_what_a_file_fits(other):
+    model, _ = pair("xception.keras_in1k", "float32")
+    with pytest.raises(ij.WeightsError, match=r"takes them as xception\.keras_in1k$"):
+        ij.load_weights(fresh(other), keras_names(ij.to_torch(model)))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from inception_jax.model import Model, Spec
-from inception_jax.registry import create_model
+from inception_jax.registry import create_model, full_readings, list_models, model_info
 from inception_jax.weights import files, layouts, leaves
 from inception_jax.weights.errors import WeightsError
 
@@ -64,7 +65,8 @@ def load_weights(
     torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
     InceptionResNetV2 and Xception, its TensorFlow.js form too. The layout is recognised by its
     names. Tensors of an auxiliary head that the model was built without are left out; of Cadene's
-    1001 classes, the background.
+    1001 classes, the background. The first kernel is fitted to images of other than three channels,
+    with a warning.
 
     Args:
         model: built by `create_model`.
@@ -90,10 +92,13 @@ def load_weights(
     layout = layouts.find(tensors)
     if layout is not None:
         arch = spec.name.partition(".")[0]
+        fitting = f"; {_fitting(layout)}"
         if arch not in layout.archs:
             archs = " or ".join(layout.archs)
-            raise WeightsError(f"these are weights of {archs} ({layout.name}), not of {arch}")
-        _check_reading(spec, layout.readings.items(), f"a file of {layout.name}")
+            raise WeightsError(
+                f"these are weights of {archs} ({layout.name}), not of {arch}{fitting}"
+            )
+        _check_reading(spec, layout.readings.items(), f"a file of {layout.name}", fitting)
         tensors = layout.translate(tensors, functools.partial(_layers_in_order, spec))
         if layout.background:
             tensors = _without_background(tensors, spec.num_classes)
@@ -135,15 +140,31 @@ def _spec(model: Model) -> Spec:
     return model.spec
 
 
-def _check_reading(spec: Spec, needed: Any, what: str) -> None:
-    own = dict(spec.readings)
-    wrong = [
+def _fitting(layout: layouts.Layout) -> str:
+    """Says which names make networks that files of a layout fit."""
+    names = [
+        name
+        for name in list_models(tags=True)
+        if model_info(name).arch in layout.archs
+        and not _wrong_readings(full_readings(name), layout.readings.items())
+    ]
+    return f"create_model takes them as {', '.join(names)}"
+
+
+def _check_reading(spec: Spec, needed: Any, what: str, remedy: str = "") -> None:
+    wrong = _wrong_readings(dict(spec.readings), needed)
+    if wrong:
+        raise WeightsError(
+            f"{what} needs another reading of {spec.name}: {', '.join(wrong)}{remedy}"
+        )
+
+
+def _wrong_readings(own: Mapping[str, Any], needed: Any) -> list[str]:
+    return [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed
         if option in own and option not in _TRAINING_ONLY and _plain(own[option]) != _plain(value)
     ]
-    if wrong:
-        raise WeightsError(f"{what} needs another reading of {spec.name}: {', '.join(wrong)}")
 
 
 def _plain(value: Any) -> Any:
@@ -171,6 +192,7 @@ def _assign(model: Model, spec: Spec, tensors: layouts.Tensors, head: bool) -> N
             continue
         left.remove(name)
         array = leaves.from_torch_order(path, tensors[name])
+        array = _adapted(path, array, leaf.shape, spec.in_channels)
         if array.shape != leaf.shape:
             expected = leaves.to_torch_order(path, np.empty(leaf.shape)).shape
             misshapen.append(f"{name} {tensors[name].shape} instead of {expected}")
@@ -193,6 +215,27 @@ def _assign(model: Model, spec: Spec, tensors: layouts.Tensors, head: bool) -> N
     if not_finite:
         raise WeightsError(f"NaN or infinite numbers in {', '.join(not_finite[:20])}")
     nnx.update(model, state)
+
+
+def _adapted(
+    path: tuple[Any, ...], array: np.ndarray, shape: tuple[int, ...], in_channels: int
+) -> np.ndarray:
+    """Fits a first kernel for colour images to other channels, as timm does.
+
+    For grey images the three are summed; for more channels they are repeated in turn and scaled by
+    3 / channels.
+    """
+    is_first = path[-1] == "kernel" and len(shape) == 4 and shape[2] == in_channels != 3
+    if not is_first or array.shape != (*shape[:2], 3, shape[3]):
+        return array
+    warnings.warn(
+        f"{leaves.torch_name(path)}: fitted to images of {in_channels} channel(s) from 3",
+        stacklevel=4,
+    )
+    if in_channels == 1:
+        return array.sum(2, keepdims=True, dtype=array.dtype)
+    repeated = np.take(array, np.arange(in_channels) % 3, axis=2)
+    return (repeated * (3 / in_channels)).astype(array.dtype)
 
 
 def _only_heads(misshapen: list[str], heads: tuple[str, ...]) -> bool:
