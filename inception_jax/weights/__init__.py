@@ -107,17 +107,15 @@ def load_weights(
 
 def _layers_in_order(spec: Spec) -> list[str]:
     """The layers of a network as its class defines them; one that was merged has them sorted."""
+    return _layers_of(spec.name, spec.aux_heads, json.dumps(dict(spec.readings)))
+
+
+@functools.lru_cache(maxsize=8)  # a network of 250 convolutions takes seconds to trace
+def _layers_of(name: str, aux_heads: bool, readings: str) -> list[str]:
     layers: list[str] = []
 
     def build() -> None:
-        model = create_model(
-            spec.name,
-            num_classes=spec.num_classes,
-            in_channels=spec.in_channels,
-            aux_heads=spec.aux_heads,
-            width_multiplier=spec.width_multiplier,
-            **dict(spec.readings),
-        )
+        model = create_model(name, aux_heads=aux_heads, **json.loads(readings))
         layers.extend(leaves.layers_in_order(model))
 
     jax.eval_shape(build)
