@@ -32,7 +32,15 @@ sys.path.insert(0, str(ROOT))
 import inception_jax as ij
 from train import data, optimizer
 from train.config import Config
-from train.step import TrainState, init_state, make_eval_step, make_train_step, prepare, split
+from train.step import (
+    Batch,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    prepare,
+    split,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -138,7 +146,7 @@ def train(scale: float, learning_rate: float, options: Options, dataset: data.Da
 
 
 def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
-    def measure(state: TrainState, batch: data.Batch) -> tuple[jax.Array, jax.Array]:
+    def measure(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(graphdef, state.params, state.stats)
         last = model.features(prepare(batch["image"], config))["block8"]
         return (last == 0).mean(), jnp.abs(last).mean()

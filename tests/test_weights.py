@@ -13,6 +13,7 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.weights import leaves
+from keras_layers import keras_tensors, later, xception_layers
 from twins import WIDTH, deep_ones_slow, options_for, pair, random_images, run, to_nchw
 
 ARCHS = deep_ones_slow(ij.list_models())
@@ -217,31 +218,11 @@ def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def keras_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Writes Keras' names of Xception, whose shortcuts have numbers that start anywhere."""
-    leaf = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
-            "running_var": "moving_variance"}  # fmt: skip
-    shortcut = {"block2": 9, "block3": 10, "block4": 11, "block13": 12}
-    moved = {}
-    for key, value in tensors.items():
-        *path, last = key.split(".")
-        if last == "num_batches_tracked":
-            continue
-        name = "_".join(path[:-1])
-        if path == ["fc"]:
-            moved[f"predictions/{'kernel' if last == 'weight' else last}"] = value.T
-        elif path[1] == "residual":
-            kind = "conv2d" if path[2] == "conv" else "batch_normalization"
-            name = f"{kind}_{shortcut[path[0]]}"
-            moved[f"{name}/{'kernel' if path[2] == 'conv' else leaf[last]}"] = (
-                value.transpose(2, 3, 1, 0) if path[2] == "conv" else value
-            )
-        elif path[-1] == "bn":
-            moved[f"{name}_bn/{leaf[last]}"] = value
-        elif path[-1] == "depthwise":
-            moved[f"{name}/depthwise_kernel"] = value.transpose(2, 3, 0, 1)
-        else:
-            kernel = "kernel" if path[-1] == "conv" else "pointwise_kernel"
-            moved[f"{name}/{kernel}"] = value.transpose(2, 3, 1, 0)
-    return moved
+    return {
+        f"{later(name)}/{leaf}": tensor
+        for kind, name, path in xception_layers()
+        for leaf, tensor in keras_tensors(kind, path, tensors, gamma=True).items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,8 @@ def _adapted(
     return (repeated * (3 / in_channels)).astype(array.dtype)
 
 
-def _only_heads(misshapen: list[str], heads: tuple[str, ...]) -> bool:
-    return bool(misshapen) and all(name.startswith(heads) for name in misshapen)
+def _only_heads(names: list[str], heads: tuple[str, ...]) -> bool:
+    return bool(names) and all(name.startswith(heads) for name in names)
 
 
 def _set(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:

@@ -47,7 +47,7 @@ def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             content = archive.read("model.weights.h5")
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
         raise WeightsError(f"{path} is not a whole .keras archive: {error}") from None
     return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
 
@@ -57,15 +57,14 @@ def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
     try:
         with h5py.File(file, "r") as root:
             group = root.get("model_weights", root)
-            pairs = _legacy(group) if "layer_names" in group.attrs else _indexed(h5py, root)
-            tensors: dict[str, np.ndarray] = {}
-            for name, tensor in pairs:
-                if name in tensors:
-                    raise WeightsError(f"{what} holds several layers of the name {name}")
-                tensors[name] = tensor
-    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, UnicodeError) as error:
+            is_legacy = "layer_names" in group.attrs
+            pairs = list(_legacy(group) if is_legacy else _indexed(h5py, root))
+    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{what} is not a whole HDF5 file of a Keras model: {reason}") from None
+    tensors = dict(pairs)
+    if len(tensors) < len(pairs):
+        raise WeightsError(f"{what} holds several layers of one name: more than one network")
     if not tensors:
         raise WeightsError(f"{what} holds no layers of a Keras model")
     return tensors
@@ -123,7 +122,7 @@ def read_tensorflow_js(path: Path) -> dict[str, np.ndarray]:
     try:
         manifest = json.loads(path.read_text())["weightsManifest"]
         return dict(pair for group in manifest for pair in _tensorflow_js_group(path, group))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise WeightsError(f"{path} is not a whole TensorFlow.js model: {reason}") from None
 
