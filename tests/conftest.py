@@ -54,7 +54,13 @@ def pytest_xdist_make_scheduler(config, log):
     # Not by pytest-xdist's marks: pytest 9.2 does not hand them on.
     scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
     scheduler._split_scope = _group
+    config.option.loadscopereorder = False  # in the order of collection, see below
     return scheduler
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest group first, so that no process works on it alone at the end."""
+    items.sort(key=lambda item: _group(item.nodeid) != "tests/test_train_main.py")
 
 
 def _group(nodeid):
