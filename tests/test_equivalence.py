@@ -49,9 +49,8 @@ def size_of(name: str, kind: str) -> tuple[int, int]:
     }[kind]
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.slow  # says which block; that something is wrong, the stages and gradients say too
+@pytest.mark.parametrize("dtype", ["float32", "float64"], indirect=True)
 @pytest.mark.parametrize("name", ARCHS)
 def test_blocks_alone(name, dtype):
     """Each block gets the very input that the twin's block got, so errors do not add up.
@@ -245,6 +244,7 @@ def test_training_step(name):
         _compare_parameters(grads, stats, twin, "float64", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_training_in_float32(name):
     """Logits and statistics as close to those in float64 as PyTorch's own float32 is.

@@ -113,10 +113,18 @@ WRITERS = {
 ARCHS = ["xception", "inception_v3", "inception_resnet_v2"]
 
 
-@pytest.mark.parametrize("name", ARCHS)
-def test_every_kind_of_file(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [  # the readers are the same for all, the lists of layers are not
+        ("xception", WRITERS),
+        ("inception_v3", ("model.h5", "model.weights.h5")),
+        ("inception_resnet_v2", ("model.h5", "model.weights.h5")),
+    ],
+)
+def test_every_kind_of_file(name, kinds, tmp_path):
     case = Case(name)
-    for file, write in WRITERS.items():
+    for file in kinds:
+        write = WRITERS[file]
         write(tmp_path / file, case)
         model = case.fresh()
         ij.load_weights(model, tmp_path / file)

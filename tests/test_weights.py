@@ -25,14 +25,15 @@ def fresh(name: str, **options) -> nnx.Module:
         lambda: ij.create_model(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
     )
     nnx.update(
-        model, jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), leaves.state_of(model))
+        model,
+        jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype)), leaves.state_of(model)),
     )
     return model
 
 
 def equal(a: nnx.Module, b: nnx.Module) -> bool:
     pairs = zip(leaves.walk(leaves.state_of(a)), leaves.walk(leaves.state_of(b)), strict=True)
-    return all(p == q and x.dtype == y.dtype and bool((x == y).all()) for (p, x), (q, y) in pairs)
+    return all(p == q and x.dtype == y.dtype and np.array_equal(x, y) for (p, x), (q, y) in pairs)
 
 
 @pytest.mark.parametrize("name", ARCHS)
