@@ -189,7 +189,8 @@ def create_model(
 
     Args:
         name: `arch` or `arch.tag`, see `list_models`.
-        weights: None for random parameters, else what `load_weights` takes.
+        weights: None for random parameters; True for the tag's published file, fetched once and
+            kept; else what `load_weights` takes.
         num_classes: size of the output; None: the tag's own.
         in_channels: channels of the images.
         aux_heads: build the auxiliary classifiers, whose logits training returns too.
@@ -201,13 +202,17 @@ def create_model(
 
     Raises:
         UnknownModelError: with near names.
-        WeightsError: if the weights do not fit.
+        WeightsError: if the weights do not fit, or cannot be fetched.
         TypeError: for an option that the network does not have.
         ValueError: if it has no auxiliary heads to build.
     """
     info = model_info(name)
     if aux_heads and not info.aux_heads:
         raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
+    if weights is True:
+        from inception_jax.weights.download import fetch  # which imports this module
+
+        weights = fetch(name)  # before anything that takes time
     num_classes = info.num_classes if num_classes is None else num_classes
     model_class = _CLASSES[name]
     readings = {**full_readings(name), **readings}

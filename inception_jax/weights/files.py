@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from inception_jax.weights import keras_files
+from inception_jax.weights import caffe_files, keras_files, tensorflow_files
 from inception_jax.weights.errors import WeightsError
 
 _DTYPES = {
@@ -23,6 +24,7 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
     "I64": np.int64,
 }
+_TORCH = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict", "model_ema", "model")
 
 
@@ -37,21 +39,41 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         WeightsError: if it cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not (
+        tensorflow_files.is_checkpoint(path) and tensorflow_files.exists(path)
+    ):
         raise FileNotFoundError(f"no weight file at {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix in (".pth", ".pt", ".bin"):
-        return _read_torch(path), {}
-    if path.suffix in (".h5", ".hdf5"):
-        return keras_files.read_hdf5(path), {}
-    if path.suffix == ".keras":
-        return keras_files.read_keras_archive(path), {}
-    if path.suffix == ".json":
-        return keras_files.read_tensorflow_js(path), {}
+    return _reader(path)(path), {}
+
+
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".h5": keras_files.read_hdf5,
+    ".hdf5": keras_files.read_hdf5,
+    ".keras": keras_files.read_keras_archive,
+    ".json": keras_files.read_tensorflow_js,
+    ".pb": tensorflow_files.read_graph,
+    ".tgz": tensorflow_files.read_archive,
+    ".tar.gz": tensorflow_files.read_archive,
+    ".caffemodel": caffe_files.read,
+}
+
+
+def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
+    if path.suffix in _TORCH:
+        return _read_torch
+    for ending, reader in _READERS.items():
+        if path.name.endswith(ending):
+            return reader
+    if tensorflow_files.is_checkpoint(path):
+        if path.is_file() and zipfile.is_zipfile(path):  # PyTorch's users call files .ckpt too
+            return _read_torch
+        return tensorflow_files.read_checkpoint
+    endings = ", ".join((".safetensors", *_TORCH, *_READERS))
     raise WeightsError(
-        f"{path}: cannot read files ending in {path.suffix!r}; supported are .safetensors, .pth, "
-        ".pt, .bin, .h5, .hdf5, .keras and TensorFlow.js' model.json"
+        f"{path}: cannot read files ending in {path.suffix!r}; supported are {endings} and "
+        "TensorFlow's .ckpt"
     )
 
 

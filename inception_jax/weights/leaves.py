@@ -34,6 +34,16 @@ def walk(state: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], Any]]:
         yield tuple(entry.key for entry in path), leaf
 
 
+def torch_shape(path: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns a leaf's shape in the twin's axis order."""
+    return to_torch_order(path, np.empty(shape, np.bool_)).shape
+
+
+def torch_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the twin's tensors by their names."""
+    return {torch_name(path): torch_shape(path, leaf.shape) for path, leaf in walk(state_of(model))}
+
+
 def layers_in_order(module: nnx.Module, prefix: str = "") -> Iterator[str]:
     """Yields the paths of all layers below a module in the order of their definition.
 

@@ -1,0 +1,84 @@
+"""Reading a `.caffemodel`: a protocol buffer, of which only names and blobs are of use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_jax.weights.errors import WeightsError
+
+# The fields of caffe.proto that hold weights: name, number, type, label. `layers` is what Caffe
+# wrote in 2014, `layer` what it writes since.
+_FIELDS = {
+    "Shape": [("dim", 1, "INT64", "REPEATED")],
+    "Blob": [
+        ("num", 1, "INT32", "OPTIONAL"),
+        ("channels", 2, "INT32", "OPTIONAL"),
+        ("height", 3, "INT32", "OPTIONAL"),
+        ("width", 4, "INT32", "OPTIONAL"),
+        ("data", 5, "FLOAT", "REPEATED"),
+        ("shape", 7, "Shape", "OPTIONAL"),
+        ("double_data", 8, "DOUBLE", "REPEATED"),
+    ],
+    "Layer": [("name", 1, "STRING", "OPTIONAL"), ("blobs", 7, "Blob", "REPEATED")],
+    "OldLayer": [("name", 4, "STRING", "OPTIONAL"), ("blobs", 6, "Blob", "REPEATED")],
+    "Net": [("layers", 2, "OldLayer", "REPEATED"), ("layer", 100, "Layer", "REPEATED")],
+}
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Reads a `.caffemodel`'s blobs as `conv1/7x7_s2/0`, a layer's name and the blob's number.
+
+    Raises:
+        WeightsError: if the file is damaged or another kind of file.
+    """
+    try:
+        message = importlib.import_module("google.protobuf.message")
+    except ImportError:
+        raise WeightsError(
+            f"{path}: reading Caffe's files needs protobuf: pip install 'inception-jax[caffe]'"
+        ) from None
+    net = _net_class()()
+    try:
+        net.ParseFromString(path.read_bytes())
+        tensors = {
+            f"{layer.name}/{i}": _array(blob)
+            for layer in [*net.layers, *net.layer]
+            for i, blob in enumerate(layer.blobs)
+        }
+    except (message.DecodeError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole .caffemodel file: {error}") from None
+    if not tensors:
+        raise WeightsError(f"{path} is not a .caffemodel file: it has no layers with weights")
+    return tensors
+
+
+def _array(blob: Any) -> np.ndarray:
+    shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
+    data = np.asarray(blob.double_data or blob.data, np.float64 if blob.double_data else np.float32)
+    return data.reshape(shape)
+
+
+@functools.cache
+def _net_class() -> Any:
+    descriptor_pb2 = importlib.import_module("google.protobuf.descriptor_pb2")
+    pool = importlib.import_module("google.protobuf.descriptor_pool").DescriptorPool()
+    factory = importlib.import_module("google.protobuf.message_factory")
+    field_class = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="weights.proto", package="inception_jax")
+    for message, fields in _FIELDS.items():
+        entry = file.message_type.add(name=message)
+        for name, number, kind, label in fields:
+            field = entry.field.add(
+                name=name, number=number, label=field_class.Label.Value(f"LABEL_{label}")
+            )
+            if kind in _FIELDS:
+                field.type, field.type_name = field_class.TYPE_MESSAGE, f".inception_jax.{kind}"
+            else:
+                field.type = field_class.Type.Value(f"TYPE_{kind}")
+    pool.AddSerializedFile(file.SerializeToString())
+    return factory.GetMessageClass(pool.FindMessageTypeByName("inception_jax.Net"))

@@ -1,0 +1,126 @@
+"""Fetching published weight files, once, into the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from inception_jax.registry import list_models, model_info
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.published import PUBLISHED, Published
+
+_HUB_FILE = "model.safetensors"
+
+
+def fetch(name: str) -> Path:
+    """Returns the published weight file of a tag, from the cache or else from the web.
+
+    Files from the Hugging Face hub are in its own cache, the others in `cache_folder()`. What is
+    cached is used without a network, after its checksum has been compared again.
+
+    Raises:
+        WeightsError: if nothing is published under this name, the file cannot be fetched, or its
+            checksum is wrong.
+    """
+    published = PUBLISHED.get(name)
+    if published is None:
+        raise WeightsError(_nothing_published(name))
+    if published.address.startswith("hf:"):
+        return _from_hub(name, published.address.removeprefix("hf:"))
+    return _from_address(name, published)
+
+
+def cache_folder() -> Path:
+    """`$INCEPTION_JAX_CACHE`, or the system's own place for caches."""
+    import pooch
+
+    return Path(os.environ.get("INCEPTION_JAX_CACHE") or pooch.os_cache("inception_jax"))
+
+
+def _nothing_published(name: str) -> str:
+    arch = model_info(name).arch
+    tags = [tag for tag in list_models(f"{arch}.*", tags=True) if tag in PUBLISHED]
+    if not tags:
+        return f"no weights of {arch} were ever published: give the path of your own"
+    return f"{name} names no published weights; {arch} has {', '.join(tags)}"
+
+
+def _from_address(name: str, published: Published) -> Path:
+    import pooch
+
+    folder = cache_folder()
+    path = folder / published.address.rpartition("/")[2]
+    if path.is_file():
+        _compare(path, published.checksum)
+        return path
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fetcher = pooch.HTTPDownloader(progressbar=True, timeout=30)
+        fetcher(published.address, os.fspath(partial), None)  # type: ignore[arg-type]
+        _compare(partial, published.checksum)
+        partial.replace(path)
+    except (OSError, ValueError) as error:  # of requests too: its errors are OSErrors
+        if isinstance(error, WeightsError):
+            raise
+        raise _cannot_fetch(name, published.address, path, error) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _from_hub(name: str, repository: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return _checked_hub(
+            huggingface_hub.hf_hub_download(repository, _HUB_FILE, local_files_only=True)
+        )
+    except LocalEntryNotFoundError:
+        pass  # not cached yet
+    # Without a network the hub's client tells of each of its retries.
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return _checked_hub(huggingface_hub.hf_hub_download(repository, _HUB_FILE))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        address = huggingface_hub.hf_hub_url(repository, _HUB_FILE)
+        raise _cannot_fetch(name, address, None, error) from None
+    finally:
+        logger.setLevel(level)
+
+
+def _checked_hub(path: str) -> Path:
+    """The hub's cache keeps a large file under its SHA-256."""
+    digest = Path(path).resolve().name
+    if len(digest) == 64:
+        _compare(Path(path), f"sha256:{digest}")
+    return Path(path)
+
+
+def _compare(path: Path, checksum: str) -> None:
+    algorithm, _, expected = checksum.partition(":")
+    if not expected:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if not found.startswith(expected):
+        raise WeightsError(
+            f"{path} has the {algorithm} {found}, where its publisher's has {expected}: it is "
+            "damaged or another file; delete it and try again"
+        )
+
+
+def _cannot_fetch(name: str, address: str, path: Path | None, error: Exception) -> WeightsError:
+    place = f"save it as {path}, or " if path else ""
+    reason = str(error).partition("\n")[0]
+    return WeightsError(
+        f"cannot fetch the weights of {name} ({type(error).__name__}: {reason}); "
+        f"download {address} by hand and {place}give weights=PATH"
+    )

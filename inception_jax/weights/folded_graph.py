@@ -1,0 +1,119 @@
+"""The variables of a frozen graph, whose BatchNorm may have been folded into the convolutions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+_VARIABLE = re.compile(
+    r".+/(?:weights|biases|depthwise_weights|pointwise_weights"
+    r"|BatchNorm/(?:gamma|beta|moving_mean|moving_variance))"
+)
+_PRODUCTS = {"Conv2D", "MatMul"}
+_EPS = 1e-3  # what all of TF-slim's networks, and so the layers here, add to the variance
+
+
+def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Arrays:
+    """Returns a `GraphDef`'s constants by the names that they had as variables.
+
+    A convolution that has lost its BatchNorm gets one that multiplies and adds what the graph
+    multiplies and adds after it.
+
+    Args:
+        graph: the protocol buffer.
+        to_array: turns a tensor of it into an array.
+    """
+    nodes = {node.name: node for node in graph.node}
+    consumers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in _inputs(node):
+            consumers.setdefault(name, []).append(node.name)
+    constants = {
+        name: to_array(node.attr["value"].tensor)
+        for name, node in nodes.items()
+        if node.op == "Const"
+    }
+    result = {name: array for name, array in constants.items() if _VARIABLE.fullmatch(name)}
+    reader = _Reader(nodes, consumers, constants)
+    for node in graph.node:
+        if node.op in _PRODUCTS:
+            result |= dict(reader.unfolded(node, result))
+    return result
+
+
+def _inputs(node: Any) -> list[str]:
+    return [name.partition(":")[0] for name in node.input if not name.startswith("^")]
+
+
+class _Reader:
+    def __init__(
+        self, nodes: Mapping[str, Any], consumers: Mapping[str, list[str]], constants: Arrays
+    ):
+        self.nodes = nodes
+        self.consumers = consumers
+        self.constants = constants
+
+    def unfolded(self, product: Any, known: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields a product's kernel and BatchNorm, unless its variables are all known."""
+        kernel = self._constant(_inputs(product)[1])
+        if kernel is None:
+            return
+        source = self._source(_inputs(product)[1])
+        scope = re.sub(r"/(weights|Conv2D|MatMul|convolution|BatchNorm)(/.*|_\w+)?$", "", source)
+        if f"{scope}/biases" in known or f"{scope}/BatchNorm/moving_mean" in known:
+            return
+        channels = kernel.shape[-1]
+        scale, shift = self._affine(product.name, channels)
+        if scale is None or shift is None:  # nothing follows: a layer without a bias
+            return
+        yield f"{scope}/weights", kernel
+        yield f"{scope}/BatchNorm/gamma", (scale * np.sqrt(1 + _EPS)).astype(np.float32)
+        yield f"{scope}/BatchNorm/beta", shift.astype(np.float32)
+        yield f"{scope}/BatchNorm/moving_mean", np.zeros(channels, np.float32)
+        yield f"{scope}/BatchNorm/moving_variance", np.ones(channels, np.float32)
+
+    def _source(self, name: str) -> str:
+        while self.nodes[name].op == "Identity":
+            name = _inputs(self.nodes[name])[0]
+        return name
+
+    def _constant(self, name: str) -> np.ndarray | None:
+        return self.constants.get(self._source(name))
+
+    def _affine(self, name: str, channels: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What the chain of operations after a node multiplies and adds, a number a channel."""
+        scale, shift, found = np.ones(channels), np.zeros(channels), False
+        while len(self.consumers.get(name, ())) == 1:
+            node = self.nodes[self.consumers[name][0]]
+            step = self._step(node, name, channels)
+            if step is None:
+                break
+            gain, offset = step
+            scale, shift, found = scale * gain, shift * gain + offset, True
+            name = node.name
+        return (scale, shift) if found else (None, None)
+
+    def _step(self, node: Any, name: str, channels: int) -> tuple[Any, Any] | None:
+        if node.op == "Identity":
+            return 1.0, 0.0
+        others = [other for other in _inputs(node) if other != name]
+        values = [self._constant(other) for other in others]
+        if not values or any(value is None or value.shape != (channels,) for value in values):
+            return None
+        vectors = [np.asarray(value, np.float64) for value in values]
+        if node.op in ("BiasAdd", "Add", "AddV2"):
+            return 1.0, vectors[0]
+        if node.op == "Sub" and _inputs(node)[0] == name:
+            return 1.0, -vectors[0]
+        if node.op == "Mul":
+            return vectors[0], 0.0
+        if node.op.startswith("FusedBatchNorm") and len(vectors) == 4:
+            gamma, beta, mean, variance = vectors
+            gain = gamma / np.sqrt(variance + node.attr["epsilon"].f)
+            return gain, beta - mean * gain
+        return None

@@ -1,0 +1,285 @@
+"""Loading weights: from a file or mapping, through its layout, into the network or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from inception_jax.model import Model, Spec
+from inception_jax.registry import create_model, full_readings, list_models, model_info
+from inception_jax.weights import download, files, layouts, leaves
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.layouts import Layout, Own, Tensors
+
+Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
+
+METADATA_KEY = "inception_jax"
+_TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a source holds.
+
+    Attributes:
+        tensors: by name.
+        spec: how `create_model` built the network that `save_weights` wrote; empty for others.
+        layout: of foreign names.
+    """
+
+    tensors: Tensors
+    spec: Mapping[str, Any]
+    layout: Layout | None
+
+
+def load_weights(model: Model, source: Source, head: bool = True) -> None:
+    """Replaces all parameters and running statistics of a model, or none.
+
+    Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
+    torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
+    InceptionResNetV2 and Xception, its TensorFlow.js form too; TF-slim's and FaceNet's checkpoints
+    and frozen graphs; Caffe's GoogLeNet. The layout is recognised by its names. Tensors of an
+    auxiliary head that the model was built without are left out; of 1001 classes, the background.
+    The first kernel is fitted to images of other than three channels, and files of face networks
+    without a classifier leave it as it is, both with a warning.
+
+    Args:
+        model: built by `create_model`.
+        source: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5`, `.hdf5`, `.keras`, `.ckpt`, `.pb`,
+            `.tar.gz` or `.caffemodel` file, a TensorFlow.js `model.json`, or a mapping of names to
+            arrays; True: the published file of the model's tag, see `create_model`.
+        head: load the classifiers too. False leaves them as they are, for another number of
+            classes.
+
+    Raises:
+        WeightsError: if anything is missing, unexpected, of another shape, or not finite, if the
+            layout needs another reading of the network, or the file cannot be read.
+        FileNotFoundError: if there is no such file.
+    """
+    spec = _spec(model)
+    content = read(download.fetch(spec.name) if source is True else source)
+    check(spec.name, dict(spec.readings), content)
+    tensors = to_twin(content, model, spec)
+    if content.layout and content.layout.head_optional:
+        head = head and not _has_no_head(model, tensors)
+    _assign(model, spec, tensors, head)
+
+
+def read(source: Any) -> Content:
+    """Reads a file or mapping and recognises its layout.
+
+    Raises:
+        WeightsError: if the file cannot be read.
+        FileNotFoundError: if there is no such file.
+    """
+    if isinstance(source, Mapping):
+        tensors, metadata = {str(k): np.asarray(v) for k, v in source.items()}, {}
+    else:
+        tensors, metadata = files.read(source)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    spec = json.loads(metadata.get(METADATA_KEY, "{}"))
+    return Content(tensors, spec, None if spec else layouts.find(tensors))
+
+
+def check(name: str, readings: Mapping[str, Any], content: Content) -> None:
+    """Refuses weights of another network, or of another reading of it.
+
+    Raises:
+        WeightsError: naming the tags that fit.
+    """
+    arch = name.partition(".")[0]
+    if content.spec:
+        saved = content.spec["name"]
+        remedy = f"; it was saved from {saved}"
+        if saved.partition(".")[0] != arch:
+            raise WeightsError(f"these are weights of {saved}, not of {arch}")
+        _check_readings(name, readings, content.spec["readings"], "this file", remedy)
+    elif content.layout:
+        layout = content.layout
+        remedy = f"; {_fitting(layout)}"
+        if arch not in layout.archs:
+            archs = " or ".join(layout.archs)
+            raise WeightsError(
+                f"these are weights of {archs} ({layout.name}), not of {arch}{remedy}"
+            )
+        what = f"a file of {layout.name}"
+        _check_readings(name, readings, layout.readings.items(), what, remedy)
+
+
+def to_twin(content: Content, model: Model, spec: Spec) -> Tensors:
+    """Translates a source's tensors to the twin's names and axis order."""
+    if content.layout is None:
+        return content.tensors
+    own = Own(leaves.torch_shapes(model), functools.partial(_layers_in_order, spec))
+    tensors = content.layout.translate(content.tensors, own)
+    if content.layout.background:
+        tensors = _without_background(tensors, model.classifiers, spec.num_classes)
+    return tensors
+
+
+def _layers_in_order(spec: Spec) -> list[str]:
+    """The layers of a network as its class defines them; one that was merged has them sorted."""
+    return _layers_of(spec.name, spec.aux_heads, json.dumps(dict(spec.readings)))
+
+
+@functools.lru_cache(maxsize=8)  # a network of 250 convolutions takes seconds to trace
+def _layers_of(name: str, aux_heads: bool, readings: str) -> list[str]:
+    layers: list[str] = []
+
+    def build() -> None:
+        model = create_model(name, aux_heads=aux_heads, **json.loads(readings))
+        layers.extend(leaves.layers_in_order(model))
+
+    jax.eval_shape(build)
+    return layers
+
+
+def _without_background(
+    tensors: Tensors, classifiers: tuple[str, ...], num_classes: int
+) -> Tensors:
+    """Drops row 0 of classifiers of one class too many."""
+    rows = {
+        name: tensor[1:]
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[0] in classifiers and tensor.shape[0] == num_classes + 1
+    }
+    return {**tensors, **rows}
+
+
+def _has_no_head(model: Model, tensors: Tensors) -> bool:
+    heads = tuple(f"{name}." for name in model.classifiers)
+    if any(name.startswith(heads) for name in tensors):
+        return False
+    warnings.warn("the file has no classifier: the network keeps its own, untrained", stacklevel=4)
+    return True
+
+
+def _spec(model: Model) -> Spec:
+    if model.spec is None:
+        raise WeightsError("this model was not built by create_model, so its reading is unknown")
+    return model.spec
+
+
+def _fitting(layout: Layout) -> str:
+    """Says which names make networks that files of a layout fit."""
+    names = [
+        name
+        for name in list_models(tags=True)
+        if model_info(name).arch in layout.archs
+        and not wrong_readings(full_readings(name), layout.readings.items())
+    ]
+    return f"create_model takes them as {', '.join(names)}"
+
+
+def _check_readings(name: str, own: Mapping[str, Any], needed: Any, what: str, remedy: str) -> None:
+    wrong = wrong_readings(own, needed)
+    if wrong:
+        raise WeightsError(f"{what} needs another reading of {name}: {', '.join(wrong)}{remedy}")
+
+
+def wrong_readings(own: Mapping[str, Any], needed: Any) -> list[str]:
+    """Lists the options among `needed` pairs that a network has set otherwise."""
+    return [
+        f"{option}={value!r} (the model has {own[option]!r})"
+        for option, value in needed
+        if option in own and option not in _TRAINING_ONLY and _plain(own[option]) != _plain(value)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: a list for a tuple."""
+    return json.loads(json.dumps(value))
+
+
+def _assign(model: Model, spec: Spec, tensors: Tensors, head: bool) -> None:
+    heads = tuple(f"{name}." for name in model.classifiers)
+    absent = tuple(f"{name}." for name in model.aux_names if getattr(model, name) is None)
+    skipped = absent if head else absent + heads
+    left = {
+        name
+        for name in tensors
+        if not name.endswith("num_batches_tracked") and not name.startswith(skipped)
+    }
+    missing, misshapen, not_finite = [], [], []
+    state = leaves.state_of(model)
+    for path, leaf in list(leaves.walk(state)):
+        name = leaves.torch_name(path)
+        if not head and name.startswith(heads):
+            continue
+        if name not in left:
+            missing.append(name)
+            continue
+        left.remove(name)
+        array = leaves.from_torch_order(path, tensors[name])
+        array = _adapted(path, array, leaf.shape, spec.in_channels)
+        if array.shape != leaf.shape:
+            expected = leaves.torch_shape(path, leaf.shape)
+            misshapen.append(f"{name} {tensors[name].shape} instead of {expected}")
+        elif not _is_finite(array):
+            not_finite.append(name)
+        else:
+            _set(state, path, jnp.asarray(array, leaf.dtype))
+    if missing or left or misshapen:
+        hint = (
+            "; head=False leaves the classifier out"
+            if head and not left and _only_heads([*missing, *misshapen], heads)
+            else ""
+        )
+        raise WeightsError(
+            f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
+            missing=missing,
+            unexpected=sorted(left),
+            misshapen=misshapen,
+        )
+    if not_finite:
+        raise WeightsError(f"NaN or infinite numbers in {', '.join(not_finite[:20])}")
+    nnx.update(model, state)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    try:
+        return bool(np.isfinite(array.astype(np.float64)).all())
+    except (TypeError, ValueError):  # text or objects
+        return False
+
+
+def _adapted(
+    path: tuple[Any, ...], array: np.ndarray, shape: tuple[int, ...], in_channels: int
+) -> np.ndarray:
+    """Fits a first kernel for colour images to other channels, as timm does.
+
+    For grey images the three are summed; for more channels they are repeated in turn and scaled by
+    3 / channels.
+    """
+    is_first = path[-1] == "kernel" and len(shape) == 4 and shape[2] == in_channels != 3
+    if not is_first or array.shape != (*shape[:2], 3, shape[3]):
+        return array
+    warnings.warn(
+        f"{leaves.torch_name(path)}: fitted to images of {in_channels} channel(s) from 3",
+        stacklevel=4,
+    )
+    if in_channels == 1:
+        return array.sum(2, keepdims=True, dtype=array.dtype)
+    repeated = np.take(array, np.arange(in_channels) % 3, axis=2)
+    return (repeated * (3 / in_channels)).astype(array.dtype)
+
+
+def _only_heads(names: list[str], heads: tuple[str, ...]) -> bool:
+    return bool(names) and all(name.startswith(heads) for name in names)
+
+
+def _set(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+    *parents, leaf = path
+    for name in parents:
+        state = state[name]
+    state[leaf] = value

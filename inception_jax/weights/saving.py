@@ -1,0 +1,43 @@
+"""Our own files, and the way to the PyTorch twin."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+
+from inception_jax.model import Model
+from inception_jax.weights import files, leaves
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.loading import METADATA_KEY
+
+
+def to_torch(model: Model) -> dict[str, np.ndarray]:
+    """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
+
+    The inverse, bit for bit, is `load_weights(model, mapping)`.
+    """
+    state = {}
+    for path, leaf in leaves.walk(leaves.state_of(model)):
+        name = leaves.torch_name(path)
+        state[name] = leaves.to_torch_order(path, np.array(leaf))
+        if path[-1] == "var":  # PyTorch's count of training steps; nothing here depends on it
+            state[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return state
+
+
+def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
+    """Writes a safetensors file that `load_weights` takes, and the twin too.
+
+    Its names and axis orders are those of `to_torch`; its metadata says how the network was built.
+
+    Raises:
+        WeightsError: if the path does not end in `.safetensors`, or the model was not built by
+            `create_model`.
+    """
+    if model.spec is None:
+        raise WeightsError("this model was not built by create_model, so its reading is unknown")
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(dataclasses.asdict(model.spec))}
+    files.write(path, to_torch(model), metadata)

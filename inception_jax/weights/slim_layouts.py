@@ -1,0 +1,184 @@
+"""Where the variables of TF-slim's Inceptions, and of FaceNet's, belong here.
+
+Modules have the paper's names, `InceptionV3/Mixed_5b`; in each, a convolution's branch and step are
+in its scope, `Branch_1/Conv2d_0b_3x3`. The letters have slips (two convolutions of Mixed_7b's first
+branch are step b, one of Mixed_5c is called `Conv_1_0c_5x5`), but sorted by branch, step and window
+they come in the order in which our modules define theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+Tensors = dict[str, np.ndarray]
+
+_LEAVES = {
+    "weights": "conv.weight",
+    "biases": "conv.bias",
+    "depthwise_weights": "depthwise.weight",
+    "pointwise_weights": "pointwise.weight",
+    "BatchNorm/gamma": "bn.weight",
+    "BatchNorm/beta": "bn.bias",
+    "BatchNorm/moving_mean": "bn.running_mean",
+    "BatchNorm/moving_variance": "bn.running_var",
+}
+_LEAF = "|".join(_LEAVES)
+_AVERAGE = "/ExponentialMovingAverage"
+# What training keeps beside the variables: optimisers' slots and counts, FaceNet's centre loss.
+_TRAINING = re.compile(
+    rf".*/(?:{_LEAF})/(?:RMSProp|RMSProp_1|Momentum|Adam|Adam_1|Adagrad)"
+    r"|.*/BatchNorm/moving_(?:mean|variance)/(?:biased|local_step)"
+    r"|(?:.*/)?(?:global_step|beta\d_power|learning_rate|centers)"
+)
+_NUMBERED = {"Conv2d_1a_7x7": "conv1", "Conv2d_2b_1x1": "conv2", "Conv2d_2c_3x3": "conv3"}
+_V1 = {"3b": "3a", "3c": "3b"} | {f"4{x}": f"4{y}" for x, y in zip("bcdef", "abcde", strict=True)}
+_V2 = {"3b": "3a", "3c": "3b", "4a": "3c"} | {
+    f"4{x}": f"4{y}" for x, y in zip("bcde", "abcd", strict=True)
+}
+_V5 = {"5b": "5a", "5c": "5b"}
+_MODULES: dict[str, dict[str, str]] = {
+    root: _NUMBERED | {f"Mixed_{theirs}": f"inception{ours}" for theirs, ours in names.items()}
+    for root, names in {"InceptionV1": _V1 | _V5, "InceptionV2": _V2 | {"5a": "4e"} | _V5}.items()
+}
+
+
+def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
+    """Translates a checkpoint's variables to the twin's names and axis order.
+
+    Moving averages, where training kept them, replace what they are averages of. BatchNorm without
+    a factor gets ones.
+
+    Args:
+        tensors: by `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights` and the like.
+        layers: paths of our layers in the order of definition.
+        root: the scope of the whole network.
+    """
+    variables = _without_training(tensors)
+    places = _places({_scope(name) for name in variables} - {""}, layers, root)
+    result: Tensors = {}
+    for name, tensor in variables.items():
+        place, leaf = places.get(_scope(name)), name[len(_scope(name)) :].strip("/")
+        if place is None:
+            result[name] = tensor
+            continue
+        result[_joined(place, leaf)] = _to_torch_order(leaf, tensor, is_linear=_is_linear(place))
+    for name in list(result):
+        if name.endswith("bn.bias"):
+            result.setdefault(f"{name.removesuffix('bias')}weight", np.ones_like(result[name]))
+    return result
+
+
+def _without_training(tensors: Tensors) -> Tensors:
+    averages = {
+        name.removesuffix(_AVERAGE): tensor
+        for name, tensor in tensors.items()
+        if name.endswith(_AVERAGE)
+    }
+    raw = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(_AVERAGE) and not _TRAINING.fullmatch(name)
+    }
+    return raw | averages
+
+
+def _scope(name: str) -> str:
+    """The layer of a variable; empty for what is none of a layer's."""
+    match = re.fullmatch(rf"(.+)/(?:{_LEAF})", name)
+    return match[1].removesuffix("/BatchNorm") if match else ""
+
+
+def _joined(place: str, leaf: str) -> str:
+    ours = _LEAVES[leaf]
+    if place == "bottleneck" and ours.startswith("bn."):
+        return f"bottleneck_{ours}"
+    if place.endswith(".separable"):
+        place = place.removesuffix(".separable")
+        ours = ours.replace("conv.", "pointwise.")
+    elif _is_linear(place) or place.endswith(".up"):
+        ours = ours.removeprefix("conv.")
+    return f"{place}.{ours}"
+
+
+def _is_linear(place: str) -> bool:
+    return place in ("fc", "AuxLogits.fc", "bottleneck")
+
+
+def _to_torch_order(leaf: str, tensor: np.ndarray, is_linear: bool) -> np.ndarray:
+    if leaf == "depthwise_weights" and tensor.ndim == 4:  # [h, w, c, m], channels count c first
+        h, w, c, m = tensor.shape
+        return tensor.transpose(2, 3, 0, 1).reshape(c * m, 1, h, w)
+    if leaf in ("weights", "pointwise_weights") and tensor.ndim in (2, 4):
+        if is_linear and tensor.size == np.prod(tensor.shape[-2:]):
+            return tensor.reshape(tensor.shape[-2:]).T  # a 1x1 convolution in V1 to V3
+        return tensor.transpose((3, 2, 0, 1) if tensor.ndim == 4 else (1, 0))
+    return tensor
+
+
+def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str, str]:
+    """Maps their layers' scopes to the paths of ours."""
+    places: dict[str, str] = {}
+    modules: dict[str, list[tuple[tuple[str, str, str], str]]] = {}
+    for scope in scopes:
+        module, rest = _split(scope.removeprefix(f"{root}/"), root)
+        if module in ("fc", "AuxLogits", "bottleneck"):
+            places[scope] = f"{module}.{_aux_layer(rest)}" if module == "AuxLogits" else module
+        elif module.startswith("block") and rest == "Conv2d_1x1":
+            places[scope] = f"{module}.up"
+        else:
+            modules.setdefault(module, []).append((_sort_key(rest), scope))
+    ours = _convolutions(layers)
+    for module, found in modules.items():
+        # Where one is missing, no one knows which: all are reported.
+        if len(found) == len(ours.get(module, ())):
+            places |= dict(zip((scope for _, scope in sorted(found)), ours[module], strict=True))
+    return places
+
+
+def _split(scope: str, root: str) -> tuple[str, str]:
+    """Our module, and the rest of their scope in it."""
+    parts = scope.split("/")
+    if parts[0] == "Logits":
+        return "fc", ""
+    if parts[0] == "Bottleneck":
+        return "bottleneck", ""
+    block = re.fullmatch(r"Repeat(?:_\d)?/(block\d+)_(\d+)(?:/(.+))?", scope)
+    if block:
+        return f"{block[1]}.{int(block[2]) - 1}", block[3] or ""
+    if parts[0] == "Block8":
+        return f"block8.{5 if root == 'InceptionResnetV1' else 9}", "/".join(parts[1:])
+    return _MODULES.get(root, {}).get(parts[0], parts[0]), "/".join(parts[1:])
+
+
+def _aux_layer(rest: str) -> str:
+    return {"Conv2d_1b": "conv0", "Conv2d_2a": "conv1"}.get(rest[:9], "fc")
+
+
+def _sort_key(rest: str) -> tuple[str, str, str]:
+    """Branch, step and window of `Branch_1/Conv2d_0b_3x3`."""
+    branch, _, conv = rest.rpartition("/")
+    match = re.search(r"(?:_(\d[a-z]))?_(\d+x\d+)$", conv)
+    return (branch, match[1] or "", match[2]) if match else (branch, "", conv)
+
+
+def _convolutions(layers: Sequence[str]) -> Mapping[str, list[str]]:
+    """The convolutions of each of our modules in the order of definition."""
+    found: dict[str, list[str]] = {}
+    for path in _paths(layers):
+        block = re.match(r"block\d+\.\d+", path)
+        found.setdefault(block[0] if block else path.partition(".")[0], []).append(path)
+    return found
+
+
+def _paths(layers: Sequence[str]) -> Iterator[str]:
+    for path in layers:
+        parent = path.rpartition(".")[0]
+        if path.startswith("AuxLogits"):
+            continue
+        if path.endswith(".conv"):
+            yield parent
+        elif path.endswith(".depthwise"):
+            yield f"{parent}.separable"

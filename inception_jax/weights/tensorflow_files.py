@@ -1,0 +1,114 @@
+"""Reading TensorFlow's checkpoints and frozen graphs as arrays by name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_jax.weights import folded_graph
+from inception_jax.weights.errors import WeightsError
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Says whether a path is a checkpoint: one old file, or the beginning of several names."""
+    return ".ckpt" in path.name or path.suffix == ".index" or _index(path).is_file()
+
+
+def exists(path: Path) -> bool:
+    """Says whether a checkpoint's files are there."""
+    return path.is_file() or _index(path).is_file()
+
+
+def _index(path: Path) -> Path:
+    return path.with_name(f"{path.name}.index")
+
+
+def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
+    """Reads all variables of a checkpoint, of the format of 2016 or of today's.
+
+    Args:
+        path: `inception_v3.ckpt`, or what `model.ckpt.index` and `model.ckpt.data-...` begin with;
+            one of these will do too.
+
+    Raises:
+        WeightsError: if a file is missing, cut short, or no checkpoint.
+    """
+    tf = _tensorflow(path)
+    prefix = path
+    if path.suffix == ".index" or path.suffix.startswith(".data-"):
+        prefix = path.with_suffix("")
+    try:
+        reader = tf.train.load_checkpoint(os.fspath(prefix))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    # The reader turns its own errors into several kinds by their text.
+    except (tf.errors.OpError, ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise WeightsError(
+            f"{path} is not a whole TensorFlow checkpoint: {_first_line(error)}"
+        ) from None
+
+
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """Reads the checkpoint in a `.tar.gz`, as TF-slim publishes them.
+
+    Raises:
+        WeightsError: if the archive is damaged, or holds no checkpoint or several.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+            files = [f for f in Path(folder).rglob("*") if f.is_file() and is_checkpoint(f)]
+            found = {f.with_suffix("") if _is_part(f) else f for f in files}
+            found = {f for f in found if f.suffix != ".meta"}
+            if len(found) != 1:
+                names = ", ".join(sorted(f.name for f in found)) or "none"
+                raise WeightsError(f"{path} must hold one checkpoint; it holds {names}")
+            return read_checkpoint(found.pop())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise WeightsError(f"{path} is not a whole .tar.gz archive: {_first_line(error)}") from None
+
+
+def _is_part(path: Path) -> bool:
+    return path.suffix == ".index" or path.suffix.startswith(".data-")
+
+
+def read_graph(path: Path) -> dict[str, np.ndarray]:
+    """Reads the variables that a frozen graph, a `.pb` file, has as constants.
+
+    BatchNorm that was folded into its convolution is taken apart again: a mean of 0, a variance of
+    1, and the shift.
+
+    Raises:
+        WeightsError: if the file is damaged or another kind of file.
+    """
+    tf = _tensorflow(path)
+    message = importlib.import_module("google.protobuf.message")
+    graph = tf.compat.v1.GraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+        tensors = folded_graph.variables(graph, tf.make_ndarray)
+    except (message.DecodeError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise WeightsError(f"{path} is not a whole frozen graph: {_first_line(error)}") from None
+    if not tensors:
+        raise WeightsError(f"{path} is not a frozen graph of a network: it has no constant kernels")
+    return tensors
+
+
+def _tensorflow(path: Path) -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it greets every process with advice
+    try:
+        return importlib.import_module("tensorflow")
+    except ImportError:
+        raise WeightsError(
+            f"{path}: reading TensorFlow's files needs TensorFlow: "
+            "pip install 'inception-jax[tensorflow]'"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
