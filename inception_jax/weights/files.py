@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +79,30 @@ def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
     )
 
 
-def write(
+def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Writes a `.safetensors` file whole or not at all."""
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: weights are saved as .safetensors files")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as partial:
         safetensors.numpy.save_file(dict(tensors), partial, dict(metadata))
+
+
+def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict as `torch.save` does, whole or not at all."""
+    torch = _torch(path)
+    with whole(path) as partial:
+        torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, partial)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a name to write to; what is complete there takes the place of `path`."""
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -108,13 +124,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     return tensors, metadata
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _torch(path: Path) -> Any:
     try:
-        import torch
+        return importlib.import_module("torch")
     except ImportError:
         raise WeightsError(
-            f"{path}: reading PyTorch's files needs PyTorch: pip install 'inception-jax[torch]'"
+            f"{path}: PyTorch's files need PyTorch: pip install 'inception-jax[torch]'"
         ) from None
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    torch = _torch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:

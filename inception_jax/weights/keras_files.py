@@ -1,4 +1,4 @@
-"""Reading Keras' files and TensorFlow.js' layers models as tensors by name."""
+"""Keras' files and TensorFlow.js' layers models as tensors by name; and writing Keras'."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.keras_layouts import Stored
 
 # Keras 1 named tensors by suffixes; its `running_std` holds the variance.
 _KERAS_1 = {
@@ -70,12 +71,37 @@ def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
     return tensors
 
 
+def write_hdf5(path: Path, layers: Iterable[Stored], legacy: bool) -> None:
+    """Writes what `model.load_weights` of Keras 3 takes.
+
+    Args:
+        path: of the file.
+        layers: in the order of `model.layers`.
+        legacy: by names, as Keras 1 and 2 wrote; else by index, as Keras 3 does.
+    """
+    h5py = _h5py(str(path))
+    with h5py.File(path, "w") as root:
+        for layer in (layers := list(layers)):
+            if legacy:
+                group = root.create_group(layer.name)
+                names = [f"{layer.name}/{leaf}:0" for leaf in layer.tensors]
+                group.attrs["weight_names"] = [name.encode() for name in names]
+                for name, array in zip(names, layer.tensors.values(), strict=True):
+                    group[name] = array
+            else:
+                for i, array in enumerate(layer.tensors.values()):
+                    root[f"layers/{layer.automatic}/vars/{i}"] = array
+        if legacy:
+            root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+            root.attrs["backend"] = b"jax"
+
+
 def _h5py(what: str) -> ModuleType:
     try:
         return importlib.import_module("h5py")
     except ImportError:
         raise WeightsError(
-            f"{what}: reading Keras' files needs h5py: pip install 'inception-jax[keras]'"
+            f"{what}: Keras' files need h5py: pip install 'inception-jax[keras]'"
         ) from None
 
 

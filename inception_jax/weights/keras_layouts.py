@@ -56,6 +56,20 @@ class Place(NamedTuple):
     path: str
 
 
+class Stored(NamedTuple):
+    """A layer as Keras stores it.
+
+    Attributes:
+        automatic: its class and number, by which Keras 3 files it.
+        name: what Keras calls it.
+        tensors: by leaf, in Keras' order.
+    """
+
+    automatic: str
+    name: str
+    tensors: dict[str, np.ndarray]
+
+
 def recognise(tensors: Mapping[str, np.ndarray]) -> str | None:
     """Returns the network whose Keras file has these names, or None."""
     layers = {_layer(name) for name in tensors}
@@ -94,6 +108,34 @@ def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
         if place.kind == "batch_normalization" and bias in result:
             result.setdefault(f"{place.path}.weight", np.ones_like(result[bias]))
     return result
+
+
+def from_twin(state: Tensors, layers: Sequence[str], gamma: bool) -> Iterator[Stored]:
+    """Yields the layers of Keras' network in the order of its `model.layers`.
+
+    Args:
+        state: the twin's.
+        layers: paths of our layers in the order of definition.
+        gamma: whether Keras' BatchNorm has a factor here; where not, it must be one in `state`.
+    """
+    counts: dict[str, int] = {}
+    for place in _in_layers_order(list(_places(layers))):
+        index = counts[place.kind] = counts.get(place.kind, -1) + 1
+        automatic = f"{place.kind}_{index}" if index else place.kind
+        tensors = {}
+        for leaf in _LEAVES[place.kind]:
+            name = f"{place.path}.{_TORCH_LEAVES[leaf]}"
+            if name in state and (gamma or leaf != "gamma"):
+                tensors[leaf] = _to_keras_order(leaf, state[name])
+        yield Stored(automatic, place.name or automatic, tensors)
+
+
+def _to_keras_order(leaf: str, tensor: np.ndarray) -> np.ndarray:
+    if leaf == "depthwise_kernel":
+        return tensor.transpose(2, 3, 0, 1)
+    if leaf in ("kernel", "pointwise_kernel"):
+        return tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
+    return tensor
 
 
 def _layer(name: str) -> str:

@@ -66,9 +66,15 @@ def load_weights(model: Model, source: Source, head: bool = True) -> None:
             layout needs another reading of the network, or the file cannot be read.
         FileNotFoundError: if there is no such file.
     """
-    spec = _spec(model)
+    spec = spec_of(model)
     content = read(download.fetch(spec.name) if source is True else source)
     check(spec.name, dict(spec.readings), content)
+    load_content(model, content, head)
+
+
+def load_content(model: Model, content: Content, head: bool = True) -> None:
+    """Loads what has been read and checked; see `load_weights`."""
+    spec = spec_of(model)
     tensors = to_twin(content, model, spec)
     if content.layout and content.layout.head_optional:
         head = head and not _has_no_head(model, tensors)
@@ -120,14 +126,14 @@ def to_twin(content: Content, model: Model, spec: Spec) -> Tensors:
     """Translates a source's tensors to the twin's names and axis order."""
     if content.layout is None:
         return content.tensors
-    own = Own(leaves.torch_shapes(model), functools.partial(_layers_in_order, spec))
+    own = Own(leaves.torch_shapes(model), functools.partial(layers_in_order, spec))
     tensors = content.layout.translate(content.tensors, own)
     if content.layout.background:
         tensors = _without_background(tensors, model.classifiers, spec.num_classes)
     return tensors
 
 
-def _layers_in_order(spec: Spec) -> list[str]:
+def layers_in_order(spec: Spec) -> list[str]:
     """The layers of a network as its class defines them; one that was merged has them sorted."""
     return _layers_of(spec.name, spec.aux_heads, json.dumps(dict(spec.readings)))
 
@@ -164,7 +170,12 @@ def _has_no_head(model: Model, tensors: Tensors) -> bool:
     return True
 
 
-def _spec(model: Model) -> Spec:
+def spec_of(model: Model) -> Spec:
+    """Returns how a model was built.
+
+    Raises:
+        WeightsError: if it was built by its class.
+    """
     if model.spec is None:
         raise WeightsError("this model was not built by create_model, so its reading is unknown")
     return model.spec

@@ -10,8 +10,7 @@ import numpy as np
 
 from inception_jax.model import Model
 from inception_jax.weights import files, leaves
-from inception_jax.weights.errors import WeightsError
-from inception_jax.weights.loading import METADATA_KEY
+from inception_jax.weights.loading import METADATA_KEY, spec_of
 
 
 def to_torch(model: Model) -> dict[str, np.ndarray]:
@@ -37,7 +36,5 @@ def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
         WeightsError: if the path does not end in `.safetensors`, or the model was not built by
             `create_model`.
     """
-    if model.spec is None:
-        raise WeightsError("this model was not built by create_model, so its reading is unknown")
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(dataclasses.asdict(model.spec))}
-    files.write(path, to_torch(model), metadata)
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(dataclasses.asdict(spec_of(model)))}
+    files.write_safetensors(path, to_torch(model), metadata)

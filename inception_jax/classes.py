@@ -1,0 +1,27 @@
+"""What the outputs of a classifier are called."""
+
+from __future__ import annotations
+
+import importlib.resources
+
+from inception_jax.registry import model_info
+
+
+def names(num_classes: int, name: str) -> list[str]:
+    """Returns a name for each output of a classifier.
+
+    Args:
+        num_classes: how many outputs it has.
+        name: what `create_model` takes. Published weights of 1000 classes have ImageNet's; others,
+            such as the 1008 of FID's graph, in an order of its own, have numbers.
+    """
+    if num_classes != 1000 or model_info(name).num_classes != 1000:
+        return [f"class {i}" for i in range(num_classes)]
+    return imagenet_names()
+
+
+def imagenet_names() -> list[str]:
+    """Returns ImageNet's 1000 names in the order of the outputs, as WordNet has them."""
+    file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [line.partition("\t")[2] for line in lines if not line.startswith("#")]

@@ -1,0 +1,161 @@
+"""The command `inception-jax`: list, info, convert, predict."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from inception_jax import classes
+from inception_jax.model import Model
+from inception_jax.preprocessing import preprocess
+from inception_jax.registry import UnknownModelError, list_models, model_info
+from inception_jax.weights.building import model_for
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.export import FORMATS, export
+from inception_jax.weights.loading import spec_of
+from inception_jax.weights.published import PUBLISHED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, or 2 after one line that says why."""
+    args = _parser().parse_args(argv)
+    warnings.showwarning = _show_warning
+    try:
+        return args.run(args)
+    except (UnknownModelError, WeightsError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _show_warning(message: Any, *_: Any) -> None:
+    print(f"note: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="inception-jax", description="The Inception family.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _command(commands, "list", _list, "names of networks and of published weights")
+    command.add_argument("pattern", nargs="?", default="*", help="such as 'inception*'")
+
+    command = _command(commands, "info", _info, "what is known of a network or its weights")
+    command.add_argument("name", help="a network or network.tag, see list")
+
+    command = _command(commands, "convert", _convert, "weights from any layout to another")
+    command.add_argument("source", metavar="SRC", help="weight file")
+    command.add_argument(
+        "target",
+        metavar="DST",
+        help=".safetensors, .pth, or for Keras .weights.h5 or .h5",
+    )
+    command.add_argument("--arch", required=True, help="network or network.tag of SRC")
+    command.add_argument(
+        "--to",
+        choices=FORMATS,
+        help="whose layout; default: ours for .safetensors, reference_torch's for .pth, Keras' for "
+        ".h5",
+    )
+
+    command = _command(commands, "predict", _predict, "the likeliest classes of images")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
+    command.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
+    command.add_argument("--weights", help="weight file; default: the tag's published one")
+    command.add_argument("--top", type=_positive, default=5, help="how many classes; default: 5")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], what: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _list(args: argparse.Namespace) -> int:
+    names = list_models(args.pattern)
+    for name in names:
+        print(" ".join([name, *(x.partition(".")[2] for x in list_models(name, tags=True))]))
+    tags = [] if names else list_models(args.pattern, tags=True)
+    print("\n".join(tags), end="\n" if tags else "")
+    if not names and not tags:
+        print(f"error: no network is called {args.pattern!r}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    info = model_info(args.name)
+    facts = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
+    facts["num_params"] = f"{info.num_params:,}"
+    facts["readings"] = ", ".join(f"{k}={v!r}" for k, v in info.readings.items()) or "defaults"
+    facts["aux_heads"] = ", ".join(info.aux_heads) or "none"
+    if args.name in PUBLISHED:
+        facts["weights"] = PUBLISHED[args.name].address
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value != "":
+            print(f"{name:{width}}  {value}")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    for note in export(model_for(args.arch, args.source), args.target, args.to):
+        print(f"note: {note}")
+    print(f"wrote {args.target}")
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    images = [_open(path) for path in args.images]
+    model = model_for(args.arch, args.weights or True)
+    _check_takes_photographs(model)
+    names = classes.names(spec_of(model).num_classes, args.arch)
+    graphdef, state = nnx.split(model)
+    logits: Any = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+    for path, image in zip(args.images, images, strict=True):
+        scores = np.asarray(jax.nn.softmax(logits(state, preprocess(args.arch, image))))[0]
+        print(path)
+        for index in np.argsort(-scores, kind="stable")[: args.top]:
+            print(f"  {100 * scores[index]:6.2f} %  {names[index]}")
+    return 0
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        image = Image.open(Path(path))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a whole image file: {error}") from None
+    return image
+
+
+def _check_takes_photographs(model: Model) -> None:
+    channels = spec_of(model).in_channels
+    if channels != 3:
+        raise ValueError(
+            f"predict takes colour images; these weights are for {channels} channel(s)"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""A network built to fit a weight file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import nnx
+
+from inception_jax.model import Model
+from inception_jax.registry import create_model, full_readings, model_info
+from inception_jax.weights import download, loading
+from inception_jax.weights.loading import Content, Source
+
+
+def model_for(name: str, source: Source) -> Model:
+    """Builds a network with the classes and auxiliary heads that a file has, and loads it.
+
+    A file of `save_weights` also says its channels, its width and, for a name without a tag, its
+    readings.
+
+    Args:
+        name: what `create_model` takes.
+        source: what `load_weights` takes.
+
+    Raises:
+        UnknownModelError: with near names.
+        WeightsError: if the weights do not fit, or cannot be read or fetched.
+        FileNotFoundError: if there is no such file.
+    """
+    info = model_info(name)
+    content = loading.read(download.fetch(name) if source is True else source)
+    readings = full_readings(name)
+    if content.spec and not info.tag:
+        readings |= content.spec["readings"]
+    loading.check(name, readings, content)
+    options = _saved(content) if content.spec else _found(name, content)
+    # Without numbers, which would take longer than to read those of the file.
+    model = nnx.eval_shape(lambda: create_model(name, **options))
+    if content.layout and content.layout.head_optional:  # unless some are not in the file
+        model = create_model(name, **options)
+    loading.load_content(model, content)
+    return model
+
+
+def _saved(content: Content) -> dict[str, Any]:
+    kept = ("num_classes", "in_channels", "aux_heads", "width_multiplier")
+    readings = {
+        option: tuple(value) if isinstance(value, list) else value
+        for option, value in content.spec["readings"]
+    }
+    return {**{option: content.spec[option] for option in kept}, **readings}
+
+
+def _found(name: str, content: Content) -> dict[str, Any]:
+    has_aux = bool(model_info(name).aux_heads)
+    skeleton = nnx.eval_shape(lambda: create_model(name, aux_heads=has_aux))
+    tensors = loading.to_twin(content, skeleton, loading.spec_of(skeleton))
+    bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
+    aux = tuple(f"{head}." for head in skeleton.aux_names)
+    return {
+        "aux_heads": has_aux and any(key.startswith(aux) for key in tensors),
+        **({} if bias is None or bias.ndim != 1 else {"num_classes": len(bias)}),
+    }
