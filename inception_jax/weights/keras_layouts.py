@@ -215,7 +215,7 @@ def _in_layers_order(places: Sequence[Place]) -> list[Place]:
     position = {module: i for i, module in reversed(list(enumerate(modules)))}
     steps = _last_steps(places)
     return sorted(
-        places, key=lambda place: (position[_module(place.path)], -_distance(place.path, steps))
+        places, key=lambda place: (position[_module(place.path)], -_distance(place, steps))
     )
 
 
@@ -243,10 +243,11 @@ def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
     return last
 
 
-def _distance(path: str, last: Mapping[str, tuple[int, bool]]) -> int:
+def _distance(place: Place, last: Mapping[str, tuple[int, bool]]) -> int:
     """Keras layers from a layer to its module's end: three a convolution, a join one more."""
+    path, after = place.path, place.kind == "batch_normalization"
     if path.endswith(".up") or ".residual." in path:
-        return 0
+        return -after
     branch, number, _ = _step(path)
     end, split = last[f"{_module(path)}.{branch}"]
-    return 3 * (end - number + 1) + split
+    return 3 * (end - number + 1) + split - after
