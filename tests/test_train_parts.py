@@ -136,6 +136,7 @@ def test_options_go_over_the_recipe():
         (["--learning-rate", "-1"], ["--learning-rate -1"]),
         (["--ema-decay", "1"], ["--ema-decay 1"]),
         (["--init-from", "absent.safetensors"], ["absent.safetensors"]),
+        (["--freeze-backbone"], ["--freeze-backbone", "--init-from"]),
         (["--arch"], ["--arch"]),
     ],
 )

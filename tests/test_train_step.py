@@ -21,6 +21,8 @@ from train.step import init_state, make_eval_step, make_train_step, prepare, spl
 class Small(nnx.Module):
     """One convolution, with an auxiliary head."""
 
+    classifiers = ("fc", "aux")
+
     def __init__(self, dropout: float = 0.0):
         rngs = nnx.Rngs(0)
         self.conv = ConvBN(1, 6, 3, stride=2, bn_eps=1e-3, bn_momentum=0.9, rngs=rngs)
@@ -48,7 +50,7 @@ def batches(count: int, size: int = 8):
 
 
 def train(steps: int, model: nnx.Module | None = None, sharding=None, config: Config = CONFIG):
-    train_def, _, params, stats = split(model or Small())
+    train_def, _, params, stats = split(model or Small(), freeze_backbone=config.freeze_backbone)
     tx = optax.sgd(0.1)
     state = init_state(params, stats, tx)
     step = jax.jit(make_train_step(train_def, tx, config, 10), donate_argnums=0)
@@ -65,6 +67,21 @@ def train(steps: int, model: nnx.Module | None = None, sharding=None, config: Co
         history.append((jax.device_get(state), jax.device_get(metrics)))
     assert step._cache_size() == 1  # one compilation for all steps
     return history
+
+
+def test_a_frozen_backbone_stays_and_its_classifiers_learn():
+    start = Small()
+    nnx.update(start.conv.bn, {"mean": jnp.full(6, 0.3), "var": jnp.full(6, 1.7)})
+    before = jax.tree.map(
+        np.array, nnx.to_pure_dict(nnx.state(start))
+    )  # training takes its buffers
+    config = dataclasses.replace(CONFIG, freeze_backbone=True)
+    *_, (state, _) = train(3, start, config=config)
+    assert set(state.params) == {"fc", "aux"}
+    for rest in (state.stats, state.ema_stats):
+        jax.tree.map(np.testing.assert_array_equal, rest["conv"], before["conv"])
+    for trained in (state.params, state.ema_params):
+        assert np.abs(trained["fc"]["kernel"] - before["fc"]["kernel"]).max() > 1e-4
 
 
 def test_loss_is_smoothed_and_weighs_the_auxiliary_head():

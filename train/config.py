@@ -13,6 +13,7 @@ from typing import Any, Literal
 import tyro
 
 import inception_jax as ij
+from inception_jax.weights import files
 from train.errors import UsageError
 from train.recipes import RECIPES
 
@@ -81,7 +82,11 @@ class Config:
     bn_momentum: float = 0.9
     """BatchNorm: share of the running statistics that a step keeps."""
     init_from: Path | None = None
-    """Weight file to start from; a classifier of another size starts anew."""
+    """Weight file to start from, of any layout that load_weights reads; a classifier of another
+    size, or one that the file lacks, starts anew."""
+    freeze_backbone: bool = False
+    """Train the classifier alone: all other parameters and BatchNorm's statistics stay as they are
+    in init-from."""
     eval_only: bool = False
     """Evaluate the newest checkpoint of the workdir, or the weights of init-from, and stop."""
     log_every: int = 10
@@ -143,8 +148,10 @@ def _check(config: Config) -> None:
         if name in ("rms_decay", "momentum", "label_smoothing", "ema_decay", "dropout",
                     "bn_momentum") and not 0 <= (value or 0) < 1:  # fmt: skip
             raise UsageError(f"{option}: must be at least 0 and below 1")
-    if config.init_from is not None and not config.init_from.is_file():
+    if config.init_from is not None and not files.exists(config.init_from):
         raise UsageError(f"--init-from {config.init_from}: no such file")
+    if config.freeze_backbone and config.init_from is None:
+        raise UsageError("--freeze-backbone needs --init-from: random features teach nothing")
 
 
 def claim_workdir(config: Config) -> None:

@@ -65,7 +65,7 @@ def train_and_evaluate(config: Config) -> Result:
     model = build_model(config, len(dataset.classes), dataset.train_images.shape[3])
     if config.init_from is not None:
         _load_start(model, config.init_from)
-    train_def, eval_def, params, stats = split(model)
+    train_def, eval_def, params, stats = split(model, freeze_backbone=config.freeze_backbone)
     tx = optimizer.make_optimizer(config, per_epoch)
     state = jax.device_put(init_state(params, stats, tx), devices.replicated)
     evaluate = _evaluator(make_eval_step(eval_def, config), config, dataset, devices)
@@ -201,11 +201,11 @@ def _load_start(model: Model, path: Path) -> None:
         ij.load_weights(model, path)
     except ij.WeightsError as error:
         heads = tuple(f"{name}." for name in model.classifiers)
-        only_heads = error.misshapen and not error.missing and not error.unexpected
-        if not only_heads or not all(name.startswith(heads) for name in error.misshapen):
+        wrong = (*error.missing, *error.misshapen, *error.unexpected)
+        if not wrong or not all(name.startswith(heads) for name in wrong):
             raise
         ij.load_weights(model, path, head=False)
-        print(f"{path} has another number of classes: the classifier starts anew")
+        print(f"{path} has no classifier of this size: it starts anew")
 
 
 def _finished(config: Config, start: int, total: int) -> Result | None:
@@ -219,8 +219,9 @@ def _finished(config: Config, start: int, total: int) -> Result | None:
 
 def _headline(config: Config, params: dict[str, Any], start: int, total: int) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    trained = "parameters of the classifier" if config.freeze_backbone else "parameters"
     return (
-        f"{config.arch} x{config.width_multiplier:g}, {count:,} parameters, on {config.dataset} at "
+        f"{config.arch} x{config.width_multiplier:g}, {count:,} {trained}, on {config.dataset} at "
         f"{config.image_size} px, {jax.device_count()} {jax.devices()[0].platform} device(s): "
         + (f"resuming at step {start}" if start else "starting")
         + f", {total} steps, writing to {config.workdir}; the first step is compiled first"

@@ -26,16 +26,19 @@ class TrainState:
     """Everything that a checkpoint holds, as plain arrays."""
 
     step: jax.Array
-    params: Tree
-    stats: Tree
+    params: Tree  # what is trained
+    stats: Tree  # what is not: BatchNorm's statistics, a frozen backbone
     ema_params: Tree
     ema_stats: Tree
     opt_state: optax.OptState
 
 
 def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
-    """Builds the network of a configuration, with its auxiliary heads if their loss counts."""
-    has_aux = bool(ij.model_info(config.arch).aux_heads)
+    """Builds the network of a configuration, with its auxiliary heads if their loss counts.
+
+    With a frozen backbone they have nothing to teach.
+    """
+    has_aux = bool(ij.model_info(config.arch).aux_heads) and not config.freeze_backbone
     return ij.create_model(
         config.arch,
         num_classes=num_classes,
@@ -49,13 +52,24 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
     )
 
 
-def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
-    """Returns the network in training and in evaluation mode, its parameters and statistics."""
-    modes = (nnx.view(model, deterministic=off, use_running_average=off) for off in (False, True))
-    (train_def, params, stats), (eval_def, *_) = (
-        nnx.split(view, nnx.Param, nnx.BatchStat) for view in modes
+def split(
+    model: Model, *, freeze_backbone: bool = False
+) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
+    """Returns the network in training and in evaluation mode, what is trained, and the rest.
+
+    The rest are BatchNorm's statistics. With a frozen backbone all but the classifiers' parameters
+    are among it too, and training normalises with the running statistics, as evaluation does.
+    """
+    trained: Any = nnx.Param
+    if freeze_backbone:
+        classifiers = [tuple(name.split(".")) for name in model.classifiers]
+        trained = lambda path, _: any(path[: len(c)] == c for c in classifiers)  # noqa: E731
+    views = (
+        nnx.view(model, deterministic=False, use_running_average=freeze_backbone),
+        nnx.view(model, deterministic=True, use_running_average=True),
     )
-    return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    (train_def, params, rest), (eval_def, *_) = (nnx.split(v, trained, ...) for v in views)
+    return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
 def init_state(params: Tree, stats: Tree, tx: optax.GradientTransformation) -> TrainState:
@@ -88,7 +102,9 @@ def make_train_step(
             for name, logits in outputs.items()
         }
         loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
-        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        stats = state.stats
+        if not config.freeze_backbone:
+            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return loss, (stats, outputs["logits"])
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -107,8 +123,8 @@ def make_train_step(
             state.step + 1,
             params,
             stats,
-            optax.incremental_update(params, state.ema_params, 1 - decay),
-            optax.incremental_update(stats, state.ema_stats, 1 - decay),
+            _average(state.ema_params, params, decay),
+            _average(state.ema_stats, stats, decay),
             opt_state,
         )
         return state, metrics
@@ -139,6 +155,11 @@ def prepare(images: jax.Array, config: Config) -> jax.Array:
     shape = (images.shape[0], config.image_size, config.image_size, images.shape[3])
     x = images.astype(jnp.promote_types(jnp.float32, config.dtype)) / 127.5 - 1
     return jax.image.resize(x, shape, "bilinear").astype(config.dtype)
+
+
+def _average(old: Tree, new: Tree, decay: jax.Array) -> Tree:
+    """A step of a moving average, in the form that leaves equal numbers exactly as they are."""
+    return jax.tree.map(lambda o, n: o - (1 - decay) * (o - n), old, new)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -41,13 +41,16 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         WeightsError: if it cannot be read.
     """
     path = Path(path)
-    if not path.is_file() and not (
-        tensorflow_files.is_checkpoint(path) and tensorflow_files.exists(path)
-    ):
+    if not exists(path):
         raise FileNotFoundError(f"no weight file at {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _reader(path)(path), {}
+
+
+def exists(path: Path) -> bool:
+    """Says whether there is a weight file; a TensorFlow checkpoint is several of one beginning."""
+    return path.is_file() or tensorflow_files.exists(path)
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
