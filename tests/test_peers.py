@@ -57,7 +57,7 @@ def facenet() -> torch.nn.Module:
 PEERS: list[tuple[str, Callable[[], torch.nn.Module], tuple[int, int], str]] = [
     # Ours; theirs; size of the images; what to write.
     ("inception_v1.tv_in1k", lambda: torchvision("googlenet"), (224, 97), "torchvision"),
-    ("inception_v3.tv_in1k", lambda: torchvision("inception_v3"), (299, 97), "torchvision"),
+    ("inception_v3.tv_in1k", lambda: torchvision("inception_v3"), (299, 299), "torchvision"),
     *(
         (f"{ours}", functools.partial(timm, theirs), size, "timm")
         for ours, theirs, size in [

@@ -103,10 +103,11 @@ def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
             continue
         leaf = _leaf(name, place.kind, tensors)
         result[f"{place.path}.{_TORCH_LEAVES.get(leaf, leaf)}"] = _to_torch_order(leaf, tensor)
-    for place in places:  # BatchNorm without a factor multiplies by one
-        bias = f"{place.path}.bias"
-        if place.kind == "batch_normalization" and bias in result:
-            result.setdefault(f"{place.path}.weight", np.ones_like(result[bias]))
+    norms = {place.path for place in places if place.kind == "batch_normalization"}
+    for name, tensor in list(result.items()):  # BatchNorm without a factor multiplies by one
+        path = name.rpartition(".")[0]
+        if path in norms:
+            result.setdefault(f"{path}.weight", np.ones_like(tensor))
     return result
 
 

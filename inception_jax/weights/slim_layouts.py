@@ -65,9 +65,9 @@ def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
             result[name] = tensor
             continue
         result[_joined(place, leaf)] = _to_torch_order(leaf, tensor, is_linear=_is_linear(place))
-    for name in list(result):
-        if name.endswith("bn.bias"):
-            result.setdefault(f"{name.removesuffix('bias')}weight", np.ones_like(result[name]))
+    for name, tensor in list(result.items()):
+        if re.search(r"bn\.(bias|running_mean|running_var)$", name):
+            result.setdefault(f"{name.rpartition('.')[0]}.weight", np.ones_like(tensor))
     return result
 
 
