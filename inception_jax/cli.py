@@ -142,8 +142,8 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _open(path: str) -> Image.Image:
     try:
-        image = Image.open(Path(path))
-        image.load()
+        with Image.open(Path(path)) as image:
+            image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a whole image file: {error}") from None
     return image

@@ -62,9 +62,9 @@ def _from_address(name: str, published: Published) -> Path:
         fetcher(published.address, os.fspath(partial), None)  # type: ignore[arg-type]
         _compare(partial, published.checksum)
         partial.replace(path)
+    except WeightsError:
+        raise
     except (OSError, ValueError) as error:  # of requests too: its errors are OSErrors
-        if isinstance(error, WeightsError):
-            raise
         raise _cannot_fetch(name, published.address, path, error) from None
     finally:
         partial.unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def _from_address(name: str, published: Published) -> Path:
 
 def _from_hub(name: str, repository: str) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return _checked_hub(
@@ -87,9 +87,9 @@ def _from_hub(name: str, repository: str) -> Path:
     logger.setLevel(logging.ERROR)
     try:
         return _checked_hub(huggingface_hub.hf_hub_download(repository, _HUB_FILE))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        if isinstance(error, WeightsError):
-            raise
+    except WeightsError:
+        raise
+    except Exception as error:  # those of the hub's HTTP client have no base class of the hub's
         address = huggingface_hub.hf_hub_url(repository, _HUB_FILE)
         raise _cannot_fetch(name, address, None, error) from None
     finally:

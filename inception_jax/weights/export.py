@@ -112,6 +112,8 @@ def _write_keras(model: Model, path: Path) -> list[str]:
     has_gamma = spec.name.startswith("xception")
     if spec.aux_heads:
         notes.append("the auxiliary head is left out: Keras has none")
+        heads = tuple(f"{name}." for name in model.aux_names)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
     if not has_gamma:
         folded = _fold_gamma(state)
         if folded:

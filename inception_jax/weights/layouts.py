@@ -83,14 +83,19 @@ def _by_names(
     *,
     writes: str = "",
     classifier: str = "",
+    heads: Sequence[str] = (),
     background: bool = False,
     head_optional: bool = False,
     **readings: Any,
 ) -> Layout:
-    """Files in the twin's axis order; `classifier` is what some call it instead."""
+    """Files in the twin's axis order.
+
+    `classifier` is what some call it instead; `heads` are the twin's names of auxiliary heads that
+    files have, whether or not the model has them.
+    """
 
     def translate(tensors: Tensors, own: Own) -> Tensors:
-        ours = {theirs: name for name, theirs in names(own.shapes).items()}
+        ours = {theirs: name for name, theirs in names([*own.shapes, *heads]).items()}
         result = {}
         for name, tensor in tensors.items():
             known = (
@@ -182,6 +187,12 @@ LAYOUTS = (
         "inception_v1",
         r"(inception_\d\w|loss\d|conv\d)/",
         published_names.googlenet_bvlc,
+        heads=[
+            f"aux{i}.{layer}.{leaf}"
+            for i in (1, 2)
+            for layer in ("conv.conv", "fc1", "fc2")
+            for leaf in ("weight", "bias")
+        ],
         norm="lrn",
         pad_mode="torch",
         kernel_5x5=5,

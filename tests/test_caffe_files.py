@@ -1,0 +1,82 @@
+"""Caffe's GoogLeNet: a `.caffemodel` written here byte by byte, with the prototxt's layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import inception_jax as ij
+from twins import CLASSES, WIDTH, pair, random_images, run
+
+NAME = "inception_v1.bvlc_in1k"
+CONVS = ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"]
+LAYERS = ["conv1/7x7_s2", "conv2/3x3_reduce", "conv2/3x3"]
+for block in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+    LAYERS += [f"inception_{block}/{conv}" for conv in CONVS]
+    loss = {"4a": "loss1", "4d": "loss2"}.get(block)
+    if loss:
+        LAYERS += [f"{loss}/conv", f"{loss}/fc", f"{loss}/classifier"]
+LAYERS += ["loss3/classifier"]
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+def message(field: int, content: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+def number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def blob(tensor: np.ndarray, old: bool) -> bytes:
+    data = message(5, tensor.astype("<f4").tobytes())
+    if not old:
+        return message(7, message(1, b"".join(map(varint, tensor.shape)))) + data
+    shape = (1,) * (4 - tensor.ndim) + tensor.shape
+    return b"".join(number(i + 1, n) for i, n in enumerate(shape)) + data
+
+
+def caffemodel(state: dict[str, np.ndarray], old: bool) -> bytes:
+    """As Caffe wrote in 2014 (V1LayerParameter), or writes today (LayerParameter)."""
+    kernels = [name for name in state if name.endswith(".weight")]
+    content = message(1, b"GoogleNet")
+    for layer, kernel in zip(LAYERS, kernels, strict=True):
+        tensors = (state[kernel], state[kernel.replace(".weight", ".bias")])
+        name, blobs, layers = (4, 6, 2) if old else (1, 7, 100)
+        body = message(name, layer.encode())
+        body += b"".join(message(blobs, blob(tensor, old)) for tensor in tensors)
+        content += message(layers, body)
+    return content
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_bvlc_googlenet(old, tmp_path):
+    model, twin = pair(NAME, "float32", aux_heads=True)
+    state = {key: tensor.numpy() for key, tensor in twin.state_dict().items()}
+    path = tmp_path / "bvlc_googlenet.caffemodel"
+    path.write_bytes(caffemodel(state, old))
+    options = {"width_multiplier": WIDTH, "num_classes": CLASSES}
+    for aux in (True, False):
+        again = nnx.eval_shape(lambda aux=aux: ij.create_model(NAME, aux_heads=aux, **options))
+        ij.load_weights(again, path)
+        for key, tensor in ij.to_torch(again).items():
+            np.testing.assert_array_equal(tensor, state[key], err_msg=key)
+    images = random_images(model, "float32", (64, 70))
+    ours, _ = run(again, lambda m, x: m(x), images)
+    theirs, _ = run(model, lambda m, x: m(x), images)
+    np.testing.assert_array_equal(ours, theirs)
+    other = nnx.eval_shape(lambda: ij.create_model("inception_v1.tv_in1k", **options))
+    with pytest.raises(ij.WeightsError, match=r"norm='lrn'.*takes them as inception_v1.bvlc_in1k$"):
+        ij.load_weights(other, path)
+    content = path.read_bytes()
+    for rest in (content[: len(content) // 2], b"", b"<!DOCTYPE html>", message(1, b"GoogleNet")):
+        path.write_bytes(rest)
+        with pytest.raises(ij.WeightsError, match=r"bvlc_googlenet\.caffemodel is not a"):
+            ij.load_weights(again, path)

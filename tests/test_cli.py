@@ -1,0 +1,262 @@
+"""The command `inception-jax`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import h5py
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from flax import nnx
+from PIL import Image
+
+import inception_jax as ij
+from inception_jax import classes, cli
+from inception_jax.weights import leaves
+from keras_layers import keras_tensors, xception_layers
+from twins import WIDTH, pair
+
+SMALL = {"num_classes": 10, "width_multiplier": WIDTH}
+
+
+def filled(name: str, **options) -> nnx.Module:
+    """A network with random numbers of everything, made without the compiler."""
+    model = nnx.eval_shape(lambda: ij.create_model(name, **options))
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        kind = path[-1].key
+        if kind in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        fan_in = np.prod(leaf.shape[:-1]) if kind == "kernel" else 100
+        return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+
+    nnx.update(model, jax.tree_util.tree_map_with_path(fill, leaves.state_of(model)))
+    return model
+
+
+def run(capsys, *argv: object) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A network at full width, which other libraries' files are of, and its file."""
+    model = filled("xception.keras_in1k", num_classes=7)
+    path = tmp_path_factory.mktemp("whole") / "whole.safetensors"
+    ij.save_weights(model, path)
+    return ij.to_torch(model), path
+
+
+def test_list(capsys):
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ij.list_models()
+    assert run(capsys, "list", "xception4*")[1] == "xception41 tf_in1k\nxception41p ra3_in1k\n"
+    assert run(capsys, "list", "*.fid")[1] == "inception_v3.fid\n"
+    code, out, err = run(capsys, "list", "resnet50")
+    assert (code, out) == (2, "")
+    assert "resnet50" in err
+
+
+def test_info(capsys):
+    code, out, _ = run(capsys, "info", "inception_v3.fid")
+    assert code == 0
+    for words in ("1008", "23,850,960", "pt_inception-2015-12-05-6726825d.pth", "'max'"):
+        assert words in out
+
+
+def test_convert_to_and_fro(capsys, tmp_path, whole):
+    """Through every format that has the network, and back to the same numbers."""
+    expected, source = whole
+    steps = [
+        ("a.pth", []),
+        ("b.weights.h5", []),
+        ("c.h5", []),
+        ("d.safetensors", []),
+    ]
+    for file, options in steps:
+        arch = ["--arch", "xception.keras_in1k"]
+        code, out, err = run(capsys, "convert", source, tmp_path / file, *arch, *options)
+        assert (code, err) == (0, "")
+        assert out == f"wrote {tmp_path / file}\n"
+        source = tmp_path / file
+    final = safetensors.numpy.load_file(source)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(final[name], tensor, name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file for file, _ in steps]
+
+
+def test_keras_layers_are_written_in_its_order(capsys, tmp_path, whole):
+    state, source = whole
+    for file in ("x.weights.h5", "x.h5"):
+        run(capsys, "convert", source, tmp_path / file, "--arch", "xception.keras_in1k")
+    layers = xception_layers()
+    with h5py.File(tmp_path / "x.h5") as file:
+        for (kind, name, path), stored in zip(layers, file.attrs["layer_names"], strict=True):
+            assert kind in ("conv2d", "batch_normalization") or stored == name
+            for leaf, tensor in keras_tensors(kind, path, state, gamma=True).items():
+                np.testing.assert_array_equal(file[f"{stored}/{stored}/{leaf}:0"], tensor)
+    counts: dict[str, int] = {}
+    with h5py.File(tmp_path / "x.weights.h5") as file:
+        for kind, _, path in layers:
+            n = counts[kind] = counts.get(kind, -1) + 1
+            arrays = file[f"layers/{kind}{f'_{n}' if n else ''}/vars"]
+            expected = list(keras_tensors(kind, path, state, gamma=True).values())
+            assert len(arrays) == len(expected)
+            for i, tensor in enumerate(expected):
+                np.testing.assert_array_equal(arrays[str(i)], tensor)
+
+
+def test_a_factor_that_keras_lacks_is_folded(capsys, tmp_path):
+    model = filled("inception_v3.keras_in1k", num_classes=4, aux_heads=True)
+    ij.save_weights(model, tmp_path / "v3.safetensors")
+    target = tmp_path / "v3.weights.h5"
+    code, out, _ = run(
+        capsys, "convert", tmp_path / "v3.safetensors", target, "--arch", "inception_v3.keras_in1k"
+    )
+    assert code == 0
+    assert "94 kernels" in out
+    assert "auxiliary head is left out" in out
+    again = nnx.eval_shape(lambda: ij.create_model("inception_v3.keras_in1k", num_classes=4))
+    ij.load_weights(again, target)
+    before, after = ij.to_torch(model), ij.to_torch(again)
+    layer = "Mixed_6c.branch7x7dbl_3"
+    gamma = before[f"{layer}.bn.weight"]
+    assert (after[f"{layer}.bn.weight"] == 1).all()
+    np.testing.assert_array_equal(
+        after[f"{layer}.conv.weight"], before[f"{layer}.conv.weight"] * gamma[:, None, None, None]
+    )
+    np.testing.assert_array_equal(
+        after[f"{layer}.bn.running_mean"], before[f"{layer}.bn.running_mean"] * gamma
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "to", "file", "words"),
+    [
+        ("xception.keras_in1k", "timm", "x.pth", "pad_mode='torch'"),
+        ("xception.keras_in1k", "torchvision", "x.pth", "torchvision has no xception"),
+        ("xception.keras_in1k", "keras", "x.keras", "end in .h5"),
+        ("xception.keras_in1k", "timm", "x.h5", "end in .safetensors or .pth"),
+        ("xception.keras_in1k", None, "x.onnx", "'.onnx'"),
+        ("xception.keras_in1k", None, "nowhere/x.pth", "no folder"),
+        ("xception.tf_in1k", None, "x.pth", "needs another reading"),
+        ("inception_v3", None, "x.pth", "weights of xception.keras_in1k, not of inception_v3"),
+        ("xceptoin", None, "x.pth", "did you mean xception"),
+    ],
+)
+def test_what_cannot_be_converted(capsys, tmp_path, whole, arch, to, file, words):
+    options = ["--to", to] if to else []
+    code, out, err = run(capsys, "convert", whole[1], tmp_path / file, "--arch", arch, *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_width_of_other_libraries_is_fixed(capsys, tmp_path):
+    model, _ = pair("xception.tf_in1k", "float32")
+    ij.save_weights(model, tmp_path / "narrow.safetensors")
+    files = (tmp_path / "narrow.safetensors", tmp_path / "x.pth")
+    code, _, err = run(capsys, "convert", *files, "--arch", "xception.tf_in1k", "--to", "timm")
+    assert code == 2
+    assert f"width multiplier; the model's is {WIDTH}" in err
+    # Our own, and the twin's, have it.
+    assert run(capsys, "convert", *files, "--arch", "xception.tf_in1k")[0] == 0
+    loaded = torch.load(files[1], weights_only=True)
+    for name, tensor in ij.to_torch(model).items():
+        np.testing.assert_array_equal(loaded[name], tensor)
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_predict(capsys, tmp_path, photograph, monkeypatch):
+    model = filled("inception_v1.tv_in1k", width_multiplier=WIDTH)
+    ij.save_weights(model, tmp_path / "w.safetensors")
+    options = ["--arch", "inception_v1.tv_in1k", "--weights", tmp_path / "w.safetensors"]
+    code, out, err = run(capsys, "predict", photograph, photograph, *options)
+    assert (code, err) == (0, "")
+    name, *lines = out.splitlines()
+    assert name == str(photograph)
+    assert lines[5] == name
+    assert lines[:5] == lines[6:]
+    images = ij.preprocess("inception_v1.tv_in1k", Image.open(photograph))
+    scores = np.asarray(model(images))[0].astype(np.float64)
+    shares = np.exp(scores) / np.exp(scores).sum()
+    names = classes.imagenet_names()
+    best = np.argsort(-scores)[:5]
+    for line, index in zip(lines[:5], best, strict=True):
+        share, _, label = line.strip().partition(" %  ")
+        assert float(share) == pytest.approx(100 * shares[index], abs=0.02)
+        assert label == names[index]
+
+
+def test_predict_with_the_weights_of_a_run(capsys, tmp_path, photograph):
+    model = filled("xception", **SMALL)
+    ij.save_weights(model, tmp_path / "w.safetensors")
+    options = ["--arch", "xception", "--weights", tmp_path / "w.safetensors"]
+    code, out, _ = run(capsys, "predict", photograph, "--top", "3", *options)
+    assert code == 0
+    assert out.count("class ") == 3
+    model = filled("xception", in_channels=1, **SMALL)
+    ij.save_weights(model, tmp_path / "w.safetensors")
+    code, out, err = run(capsys, "predict", photograph, *options)
+    assert (code, out) == (2, "")
+    assert "1 channel" in err
+
+
+def test_broken_input_is_one_line(capsys, tmp_path, photograph):
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
+    (tmp_path / "page.png").write_text("<!DOCTYPE html>")
+    (tmp_path / "cut.png").write_bytes(photograph.read_bytes()[:500])
+    bad = [
+        ["predict", photograph, "--arch", "xception", "--weights", tmp_path / "page.pth"],
+        ["predict", photograph, "--arch", "xception", "--weights", tmp_path / "absent.pth"],
+        ["predict", photograph, "--arch", "xception", "--weights", tmp_path],
+        ["predict", tmp_path / "page.png", "--arch", "xception"],
+        ["predict", tmp_path / "cut.png", "--arch", "xception"],
+        ["predict", tmp_path / "absent.png", "--arch", "xception"],
+        ["predict", photograph, "--arch", "xception"],
+        ["convert", tmp_path / "page.pth", tmp_path / "x.pth", "--arch", "xception"],
+        ["info", "xcepion"],
+    ]
+    for argv in bad:
+        code, out, err = run(capsys, *argv)
+        assert (code, out) == (2, ""), argv
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+
+
+def test_imagenet_names():
+    names = classes.imagenet_names()
+    assert len(names) == 1000
+    assert (names[0], names[281], names[999]) == (
+        "tench, Tinca tinca",
+        "tabby, tabby cat",
+        "toilet tissue, toilet paper, bathroom tissue",
+    )
+    assert classes.names(1008, "inception_v3.fid")[1007] == "class 1007"
+    assert classes.names(10, "xception")[9] == "class 9"
+
+
+def test_the_installed_command():
+    """In a process of its own: exit code, and no PyTorch or TensorFlow imported."""
+    code = (
+        "import sys; from inception_jax import cli; code = cli.main(['list', 'xception']);"
+        "assert not {'torch', 'tensorflow', 'h5py'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "xception cadene_in1k keras_in1k tf_in1k\n"
