@@ -13,6 +13,7 @@ from flax import nnx
 
 import inception_jax as ij
 import reference_torch
+from inception_jax.weights import published_names
 from twins import WIDTH, pair
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -238,6 +239,46 @@ def test_a_file_of_another_reading_is_refused(name, wrong, reason):
     foreign, _ = numbered(name, **options)
     with pytest.raises(ij.WeightsError, match=reason):
         ij.load_weights(build(wrong), foreign)
+
+
+def test_kernels_of_two_axes():
+    """An old file of Xception has its 1x1 kernels as [out, in]."""
+    model, _ = pair("xception.tf_in1k", "float32")
+    ours = ij.to_torch(model)
+    names = published_names.xception(ours)
+    old = {
+        theirs: ours[name][:, :, 0, 0] if ".pointwise." in theirs else ours[name]
+        for name, theirs in names.items()
+    }
+    again = build("xception.tf_in1k", num_classes=10)
+    ij.load_weights(again, old)
+    name = "block7.sepconv2.pointwise.weight"
+    np.testing.assert_array_equal(ij.to_torch(again)[name], ours[name])
+
+
+def test_faces_without_a_classifier():
+    """facenet-pytorch has one only where it was asked to classify."""
+    foreign, ours = numbered("inception_resnet_v1.vggface2")
+    features = {k: v for k, v in foreign.items() if not k.startswith("logits.")}
+    model = ij.create_model("inception_resnet_v1.vggface2", width_multiplier=WIDTH, num_classes=3)
+    before = np.array(model.fc.kernel[...])
+    with pytest.warns(UserWarning, match="no classifier"):
+        ij.load_weights(model, features)
+    np.testing.assert_array_equal(model.fc.kernel[...], before)
+    np.testing.assert_array_equal(model.bottleneck.kernel[...].T, ours["bottleneck.weight"])
+    del features["last_bn.bias"]  # all else is still needed
+    with pytest.raises(ij.WeightsError) as error:
+        ij.load_weights(model, features)
+    assert error.value.missing == ("bottleneck_bn.bias",)
+
+
+def test_1008_rows_are_the_graph_of_fid():
+    """Whose names are torchvision's, but not its pools."""
+    file = ij.to_torch(ij.create_model("inception_v3.fid", width_multiplier=WIDTH))
+    ij.load_weights(build("inception_v3.fid"), file)
+    for options in ({}, {"num_classes": 1008}):
+        with pytest.raises(ij.WeightsError, match=r"'max'.*takes them as inception_v3\.fid$"):
+            ij.load_weights(build("inception_v3.keras_in1k", **options), file)
 
 
 def test_own_files_with_tuples_in_their_reading(tmp_path):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from flax import nnx
@@ -24,11 +25,13 @@ def fresh(name: str, **options) -> nnx.Module:
     model = nnx.eval_shape(
         lambda: ij.create_model(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
     )
-    nnx.update(
-        model,
-        jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype)), leaves.state_of(model)),
-    )
+    overwrite(model)
     return model
+
+
+def overwrite(model: nnx.Module) -> None:
+    other = lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype))  # noqa: E731
+    nnx.update(model, jax.tree.map(other, leaves.state_of(model)))
 
 
 def equal(a: nnx.Module, b: nnx.Module) -> bool:
@@ -59,9 +62,11 @@ def test_files(name, tmp_path):
     torch.save(
         {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in twin.state_dict().items()}},
         tmp_path / "c.pt",
+        _use_new_zipfile_serialization=False,  # as before PyTorch 1.6
     )
+    again = fresh(name, **options_for(name))
     for file in ("a.safetensors", "b.pth", "c.pt"):
-        again = fresh(name, **options_for(name))
+        overwrite(again)
         ij.load_weights(again, tmp_path / file)
         assert equal(again, model)
     # Our file is the twin's state dict.
@@ -166,11 +171,15 @@ def test_broken_files(tmp_path, capsys):
         (tmp_path / f"page.{suffix}").write_text("<!DOCTYPE html><title>Not found</title>")
     torch.save({"state_dict": Payload()}, tmp_path / "code.pth")
     torch.save([1, 2], tmp_path / "list.pth")
+    for i, note in enumerate(["{", "[1]", '{"name": "xception"}']):
+        tensors = ij.to_torch(model)
+        safetensors.numpy.save_file(tensors, tmp_path / f"{i}.safetensors", {"inception_jax": note})
     (tmp_path / "x.ckpt").write_text("")
     broken = [p for p in tmp_path.iterdir() if p.stem != "whole"]
-    assert len(broken) == 9
+    assert len(broken) == 12
     for path in broken:
-        with pytest.raises(ij.WeightsError, match=re.escape(str(path))):
+        said = "own note" if path.stem.isdigit() else re.escape(str(path))
+        with pytest.raises(ij.WeightsError, match=said):
             ij.load_weights(fresh("xception"), path)
     with pytest.raises(FileNotFoundError, match="absent"):
         ij.load_weights(fresh("xception"), tmp_path / "absent.pth")

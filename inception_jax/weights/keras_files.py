@@ -28,6 +28,9 @@ _KERAS_1 = {
     "running_std": "moving_variance",
 }
 
+# What a damaged file makes the libraries raise, beside their own; NotImplementedError is among it.
+_DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError)
+
 
 def read_hdf5(path: Path) -> dict[str, np.ndarray]:
     """Reads a `.h5` file: a legacy one as `conv2d_7/kernel`, Keras 3's as `layers/conv2d_7/vars/0`.
@@ -48,7 +51,16 @@ def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             content = archive.read("model.weights.h5")
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
+    # A damaged directory of an archive gives any of these; NotImplementedError is a RuntimeError.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+    ) as error:
         raise WeightsError(f"{path} is not a whole .keras archive: {error}") from None
     return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
 
@@ -60,7 +72,7 @@ def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
             group = root.get("model_weights", root)
             is_legacy = "layer_names" in group.attrs
             pairs = list(_legacy(group) if is_legacy else _indexed(h5py, root))
-    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{what} is not a whole HDF5 file of a Keras model: {reason}") from None
     tensors = dict(pairs)
@@ -148,7 +160,7 @@ def read_tensorflow_js(path: Path) -> dict[str, np.ndarray]:
     try:
         manifest = json.loads(path.read_text())["weightsManifest"]
         return dict(pair for group in manifest for pair in _tensorflow_js_group(path, group))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise WeightsError(f"{path} is not a whole TensorFlow.js model: {reason}") from None
 

@@ -76,9 +76,14 @@ def load_content(model: Model, content: Content, head: bool = True) -> None:
     """Loads what has been read and checked; see `load_weights`."""
     spec = spec_of(model)
     tensors = to_twin(content, model, spec)
-    if content.layout and content.layout.head_optional:
-        head = head and not _has_no_head(model, tensors)
-    _assign(model, spec, tensors, head)
+    heads = tuple(f"{name}." for name in model.classifiers)
+    lacks_head = not any(name.startswith(heads) for name in tensors)
+    headless = head and lacks_head and content.layout and content.layout.head_optional
+    _assign(model, spec, tensors, head and not headless)
+    if headless:
+        warnings.warn(
+            "the file has no classifier: the network keeps its own, untrained", stacklevel=3
+        )
 
 
 def read(source: Any) -> Content:
@@ -93,8 +98,23 @@ def read(source: Any) -> Content:
     else:
         tensors, metadata = files.read(source)
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    spec = json.loads(metadata.get(METADATA_KEY, "{}"))
+    spec = _saved_spec(metadata.get(METADATA_KEY, "{}"))
     return Content(tensors, spec, None if spec else layouts.find(tensors))
+
+
+def _saved_spec(text: str) -> dict[str, Any]:
+    try:
+        spec = json.loads(text)
+        if spec:
+            fields = {field.name: spec[field.name] for field in dataclasses.fields(Spec)}
+            dict(fields["readings"])
+            model_info(fields["name"])
+        return spec
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"the file's own note of what it is cannot be read ({error}): another version of this "
+            "library wrote it, or it was changed since"
+        ) from None
 
 
 def check(name: str, readings: Mapping[str, Any], content: Content) -> None:
@@ -160,14 +180,6 @@ def _without_background(
         if name.rpartition(".")[0] in classifiers and tensor.shape[0] == num_classes + 1
     }
     return {**tensors, **rows}
-
-
-def _has_no_head(model: Model, tensors: Tensors) -> bool:
-    heads = tuple(f"{name}." for name in model.classifiers)
-    if any(name.startswith(heads) for name in tensors):
-        return False
-    warnings.warn("the file has no classifier: the network keeps its own, untrained", stacklevel=4)
-    return True
 
 
 def spec_of(model: Model) -> Spec:
@@ -241,11 +253,11 @@ def _assign(model: Model, spec: Spec, tensors: Tensors, head: bool) -> None:
         else:
             _set(state, path, jnp.asarray(array, leaf.dtype))
     if missing or left or misshapen:
-        hint = (
-            "; head=False leaves the classifier out"
-            if head and not left and _only_heads([*missing, *misshapen], heads)
-            else ""
-        )
+        hint = ""
+        if head and not left and _only_heads([*missing, *misshapen], heads):
+            hint = "; head=False leaves the classifier out"
+        elif not any(name in tensors for name in leaves.torch_shapes(model)):
+            hint = ": none of the names is of a layout that is known here"
         raise WeightsError(
             f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
             missing=missing,
