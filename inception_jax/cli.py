@@ -20,9 +20,9 @@ from inception_jax.model import Model
 from inception_jax.preprocessing import preprocess
 from inception_jax.registry import UnknownModelError, list_models, model_info
 from inception_jax.weights.building import model_for
+from inception_jax.weights.content import spec_of
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.export import FORMATS, export
-from inception_jax.weights.loading import spec_of
 from inception_jax.weights.published import PUBLISHED
 
 

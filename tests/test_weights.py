@@ -60,7 +60,11 @@ def test_files(name, tmp_path):
     ij.save_weights(model, tmp_path / "a.safetensors")
     torch.save(twin.state_dict(), tmp_path / "b.pth")
     torch.save(
-        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in twin.state_dict().items()}},
+        {
+            "epoch": 3,
+            "state_dict": {},  # its average counts
+            "state_dict_ema": {f"module._orig_mod.{k}": v for k, v in twin.state_dict().items()},
+        },
         tmp_path / "c.pt",
         _use_new_zipfile_serialization=False,  # as before PyTorch 1.6
     )

@@ -8,8 +8,9 @@ from flax import nnx
 
 from inception_jax.model import Model
 from inception_jax.registry import create_model, full_readings, model_info
-from inception_jax.weights import download, loading
-from inception_jax.weights.loading import Content, Source
+from inception_jax.weights import download
+from inception_jax.weights.content import Content, check, read, spec_of, to_twin
+from inception_jax.weights.loading import Source, load_content
 
 
 def model_for(name: str, source: Source) -> Model:
@@ -28,17 +29,17 @@ def model_for(name: str, source: Source) -> Model:
         FileNotFoundError: if there is no such file.
     """
     info = model_info(name)
-    content = loading.read(download.fetch(name) if source is True else source)
+    content = read(download.fetch(name) if source is True else source)
     readings = full_readings(name)
     if content.spec and not info.tag:
         readings |= content.spec["readings"]
-    loading.check(name, readings, content)
+    check(name, readings, content)
     options = _saved(content) if content.spec else _found(name, content)
     # Without numbers, which would take longer than to read those of the file.
     model = nnx.eval_shape(lambda: create_model(name, **options))
     if content.layout and content.layout.head_optional:  # unless some are not in the file
         model = create_model(name, **options)
-    loading.load_content(model, content)
+    load_content(model, content)
     return model
 
 
@@ -54,7 +55,7 @@ def _saved(content: Content) -> dict[str, Any]:
 def _found(name: str, content: Content) -> dict[str, Any]:
     has_aux = bool(model_info(name).aux_heads)
     skeleton = nnx.eval_shape(lambda: create_model(name, aux_heads=has_aux))
-    tensors = loading.to_twin(content, skeleton, loading.spec_of(skeleton))
+    tensors = to_twin(content, skeleton, spec_of(skeleton))
     bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
     aux = tuple(f"{head}." for head in skeleton.aux_names)
     return {

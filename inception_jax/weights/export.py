@@ -10,9 +10,9 @@ import numpy as np
 
 from inception_jax.model import Model
 from inception_jax.weights import files, keras_files, keras_layouts, layouts
+from inception_jax.weights.content import fitting, layers_in_order, spec_of, wrong_readings
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.layouts import Layout, Tensors
-from inception_jax.weights.loading import layers_in_order, spec_of, wrong_readings
 from inception_jax.weights.saving import save_weights, to_torch
 
 Format = Literal["inception_jax", "reference_torch", "torchvision", "timm", "keras"]
@@ -85,7 +85,8 @@ def _layout(model: Model, to: Format) -> Layout:
     wrong = wrong_readings(dict(spec.readings), layout.readings.items())
     if wrong:
         raise WeightsError(
-            f"{layout.name} computes otherwise and would give other numbers: {', '.join(wrong)}"
+            f"{layout.name} computes otherwise and would give other numbers: {', '.join(wrong)}; "
+            f"it computes as {fitting(layout)}"
         )
     if spec.width_multiplier != 1:
         raise WeightsError(

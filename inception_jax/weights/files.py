@@ -27,7 +27,7 @@ _DTYPES = {
     "I64": np.int64,
 }
 _TORCH = (".pth", ".pt", ".bin")
-_WRAPPERS = ("state_dict", "model_ema", "model")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averages before the rest
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from inception_jax.model import Model
 from inception_jax.weights import files, leaves
-from inception_jax.weights.loading import METADATA_KEY, spec_of
+from inception_jax.weights.content import METADATA_KEY, spec_of
 
 
 def to_torch(model: Model) -> dict[str, np.ndarray]:
