@@ -100,7 +100,7 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensorflow(path: Path) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it greets every process with advice
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log: what matters is raised too
     try:
         return importlib.import_module("tensorflow")
     except ImportError:
