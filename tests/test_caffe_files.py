@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flax import nnx
 
 import inception_jax as ij
-from twins import CLASSES, WIDTH, pair, random_images, run
+from twins import CLASSES, WIDTH, pair, random_images, run, skeleton
 
 NAME = "inception_v1.bvlc_in1k"
 CONVS = ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"]
@@ -64,7 +63,7 @@ def test_bvlc_googlenet(old, tmp_path):
     path.write_bytes(caffemodel(state, old))
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES}
     for aux in (True, False):
-        again = nnx.eval_shape(lambda aux=aux: ij.create_model(NAME, aux_heads=aux, **options))
+        again = skeleton(NAME, aux_heads=aux, **options)
         ij.load_weights(again, path)
         for key, tensor in ij.to_torch(again).items():
             np.testing.assert_array_equal(tensor, state[key], err_msg=key)
@@ -72,7 +71,7 @@ def test_bvlc_googlenet(old, tmp_path):
     ours, _ = run(again, lambda m, x: m(x), images)
     theirs, _ = run(model, lambda m, x: m(x), images)
     np.testing.assert_array_equal(ours, theirs)
-    other = nnx.eval_shape(lambda: ij.create_model("inception_v1.tv_in1k", **options))
+    other = skeleton("inception_v1.tv_in1k", **options)
     with pytest.raises(ij.WeightsError, match=r"norm='lrn'.*takes them as inception_v1.bvlc_in1k$"):
         ij.load_weights(other, path)
     content = path.read_bytes()

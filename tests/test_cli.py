@@ -18,14 +18,14 @@ import inception_jax as ij
 from inception_jax import classes, cli
 from inception_jax.weights import leaves
 from keras_layers import keras_tensors, xception_layers
-from twins import WIDTH, pair
+from twins import WIDTH, pair, skeleton
 
 SMALL = {"num_classes": 10, "width_multiplier": WIDTH}
 
 
 def filled(name: str, **options) -> nnx.Module:
     """A network with random numbers of everything, made without the compiler."""
-    model = nnx.eval_shape(lambda: ij.create_model(name, **options))
+    model = skeleton(name, **options)
     rng = np.random.default_rng(0)
 
     def fill(path, leaf):
@@ -124,7 +124,7 @@ def test_a_factor_that_keras_lacks_is_folded(capsys, tmp_path):
     assert code == 0
     assert "94 kernels" in out
     assert "auxiliary head is left out" in out
-    again = nnx.eval_shape(lambda: ij.create_model("inception_v3.keras_in1k", num_classes=4))
+    again = skeleton("inception_v3.keras_in1k", num_classes=4)
     ij.load_weights(again, target)
     before, after = ij.to_torch(model), ij.to_torch(again)
     layer = "Mixed_6c.branch7x7dbl_3"

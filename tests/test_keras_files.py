@@ -24,7 +24,7 @@ from keras_layers import (
     later,
     xception_layers,
 )
-from twins import WIDTH, pair
+from twins import WIDTH, pair, skeleton
 
 
 class Case:
@@ -52,8 +52,7 @@ class Case:
         ]
 
     def fresh(self):
-        options = {"width_multiplier": WIDTH, "num_classes": 10}
-        return nnx.eval_shape(lambda: ij.create_model(f"{self.arch}.keras_in1k", **options))
+        return skeleton(f"{self.arch}.keras_in1k", width_multiplier=WIDTH, num_classes=10)
 
 
 def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None:
@@ -140,9 +139,10 @@ def test_every_kind_of_file(name, kinds, tmp_path):
 @pytest.mark.parametrize("name", ARCHS)
 def test_without_top(name, tmp_path):
     case = Case(name)
+    model = skeleton(f"{name}.keras_in1k", width_multiplier=WIDTH, num_classes=3)
     for file, write in (("a.h5", write_legacy), ("a.weights.h5", write_indexed)):
         write(tmp_path / file, case, top=False)
-        model = ij.create_model(f"{name}.keras_in1k", width_multiplier=WIDTH, num_classes=3)
+        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), leaves.state_of(model)))
         head = np.array(model.fc.kernel[...])
         with pytest.raises(ij.WeightsError, match="head=False") as error:
             ij.load_weights(model, tmp_path / file)
@@ -225,7 +225,6 @@ def test_damaged_files(tmp_path):
 )
 def test_refused_by_another_reading(name, other, tmp_path):
     write_indexed(tmp_path / "x.weights.h5", Case(name))
-    options = {"width_multiplier": WIDTH, "num_classes": 10}
-    model = nnx.eval_shape(lambda: ij.create_model(other, **options))
+    model = skeleton(other, width_multiplier=WIDTH, num_classes=10)
     with pytest.raises(ij.WeightsError, match=r"another reading|not of inception_v4"):
         ij.load_weights(model, tmp_path / "x.weights.h5")

@@ -14,7 +14,7 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 from inception_jax.weights import published_names
-from twins import WIDTH, pair
+from twins import WIDTH, pair, skeleton
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -167,8 +167,7 @@ PUBLISHED = {
 
 
 def build(name: str, **options) -> nnx.Module:
-    options = {"width_multiplier": WIDTH, **options}
-    return nnx.eval_shape(lambda: ij.create_model(name, **options))
+    return skeleton(name, **{"width_multiplier": WIDTH, **options})
 
 
 def numbered(name: str, **options) -> tuple[dict, dict]:

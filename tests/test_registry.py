@@ -19,7 +19,7 @@ import reference_torch.registry
 from inception_jax import macs
 from inception_jax.layers import BatchNorm
 from inception_jax.macs import count_macs
-from twins import deep_ones_slow
+from twins import deep_ones_slow, skeleton
 
 ROOT = Path(__file__).parent.parent
 
@@ -166,7 +166,7 @@ def abstract(name: str, **options) -> nnx.Module:
 
 @functools.cache
 def _abstract(arch: str, **options) -> nnx.Module:
-    return nnx.eval_shape(lambda: ij.create_model(arch, **options))
+    return skeleton(arch, **options)
 
 
 def count(tree) -> int:
@@ -253,12 +253,13 @@ def test_stages_have_the_published_shapes(name):
 def test_output_stride(name, stride, side):
     """Filters are dilated in place of strides: the map is larger."""
     images = jnp.zeros((1, 160, 160, 3))
-    model = lambda: ij.create_model(name, output_stride=stride)  # noqa: E731
-    maps = nnx.eval_shape(lambda: model().features(images))
+    model = skeleton(name, output_stride=stride)
+    graphdef, state = nnx.split(model)
+    maps = jax.eval_shape(lambda state: nnx.merge(graphdef, state).features(images), state)
     assert list(maps.values())[-1].shape == (1, side, side, 2048)
     # timm's rule takes a shortcut of 728x728 and its BatchNorm from xception71 at 8.
     less = 728 * 728 + 2 * 728 if (name, stride) == ("xception71", 8) else 0
-    numbers = count(nnx.state(nnx.eval_shape(model), nnx.Param))
+    numbers = count(nnx.state(model, nnx.Param))
     assert numbers == ij.model_info(name).num_params - less
     with pytest.raises(ValueError, match="output_stride 8, 16 or 32"):
         ij.create_model(name, output_stride=4, width_multiplier=0.1)
@@ -289,11 +290,11 @@ def apply(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 @pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
 def test_no_stage_hides_a_float32_copy(name):
     images = jnp.zeros((1, 160, 160, 3), jnp.bfloat16)
-    model = lambda: ij.create_model(name, dtype=jnp.bfloat16)  # noqa: E731
-    maps = nnx.eval_shape(lambda: model().features(images))
+    model = skeleton(name, dtype=jnp.bfloat16)
+    graphdef, state = nnx.split(model)
+    maps = jax.eval_shape(lambda state: nnx.merge(graphdef, state).features(images), state)
     assert {str(m.dtype) for m in maps.values()} == {"bfloat16"}
     # Nor does anything between them: what is convolved or multiplied is bfloat16.
-    graphdef, state = nnx.split(nnx.eval_shape(model))
     program = jax.make_jaxpr(lambda state: nnx.merge(graphdef, state)(images))(state)
     operands = [
         str(operand.aval.dtype)
@@ -302,7 +303,7 @@ def test_no_stage_hides_a_float32_copy(name):
         for operand in equation.invars
     ]
     assert set(operands) == {"bfloat16"}
-    stats = nnx.eval_shape(lambda: nnx.state(model(), nnx.BatchStat))
+    stats = nnx.state(model, nnx.BatchStat)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(stats)} == {"float32"}
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from slim_scopes import AUX_SCOPES, SCOPES
 
 import inception_jax as ij
-from twins import WIDTH
+from twins import WIDTH, skeleton
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -26,8 +26,7 @@ LEAVES = {"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_
 
 
 def build(name: str, **options) -> nnx.Module:
-    options = {"width_multiplier": WIDTH, "num_classes": 10, **options}
-    return nnx.eval_shape(lambda: ij.create_model(name, **options))
+    return skeleton(name, **{"width_multiplier": WIDTH, "num_classes": 10, **options})
 
 
 def numbers(model: nnx.Module) -> dict[str, np.ndarray]:

@@ -15,16 +15,14 @@ from flax import nnx
 import inception_jax as ij
 from inception_jax.weights import leaves
 from keras_layers import keras_tensors, later, xception_layers
-from twins import WIDTH, deep_ones_slow, options_for, pair, random_images, run, to_nchw
+from twins import WIDTH, deep_ones_slow, options_for, pair, random_images, run, skeleton, to_nchw
 
 ARCHS = deep_ones_slow(ij.list_models())
 
 
 def fresh(name: str, **options) -> nnx.Module:
     """A network with other numbers than `pair` has, built without the compiler."""
-    model = nnx.eval_shape(
-        lambda: ij.create_model(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
-    )
+    model = skeleton(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
     overwrite(model)
     return model
 

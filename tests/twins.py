@@ -68,6 +68,17 @@ def not_random(name: str) -> dict[str, float]:
     return {option: 0.0 for option in readings if "drop" in option}
 
 
+def skeleton(name: str, **options: Any) -> nnx.Module:
+    """Returns a network of its own without numbers, which weights can be loaded into."""
+    return nnx.clone(_traced(name, tuple(sorted(options.items()))))
+
+
+@functools.cache
+def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
+    # Seconds for a deep network; a copy of it takes some milliseconds.
+    return nnx.eval_shape(lambda: ij.create_model(name, **dict(options)))
+
+
 @functools.cache
 def pair(
     name: str, dtype: str, *, hostile: bool = False, **options: Any
@@ -77,8 +88,7 @@ def pair(
     Both precisions start from the same numbers, those of float32.
     """
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
-    build = functools.partial(ij.create_model, name, dtype=dtype, param_dtype=dtype, **options)
-    model = nnx.eval_shape(build)  # numbers from NumPy need no compiler
+    model = skeleton(name, dtype=dtype, param_dtype=dtype, **options)
     _fill_in(model, name, dtype, options)
     if hostile:
         make_hostile(model)
@@ -103,6 +113,7 @@ def _fill_in(model: nnx.Module, name: str, dtype: str, options: Mapping[str, Any
 def forget() -> None:
     """Drops the pairs and numbers that are kept for further tests of their network."""
     pair.cache_clear()
+    _traced.cache_clear()
     _numbers.clear()
 
 
