@@ -6,37 +6,18 @@ import subprocess
 import sys
 
 import h5py
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from flax import nnx
 from PIL import Image
 
 import inception_jax as ij
 from inception_jax import classes, cli
-from inception_jax.weights import leaves
 from keras_layers import keras_tensors, xception_layers
-from twins import WIDTH, pair, skeleton
+from twins import WIDTH, filled, pair, skeleton
 
 SMALL = {"num_classes": 10, "width_multiplier": WIDTH}
-
-
-def filled(name: str, **options) -> nnx.Module:
-    """A network with random numbers of everything, made without the compiler."""
-    model = skeleton(name, **options)
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        kind = path[-1].key
-        if kind in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        fan_in = np.prod(leaf.shape[:-1]) if kind == "kernel" else 100
-        return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
-
-    nnx.update(model, jax.tree_util.tree_map_with_path(fill, leaves.state_of(model)))
-    return model
 
 
 def run(capsys, *argv: object) -> tuple[int, str, str]:

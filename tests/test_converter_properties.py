@@ -13,7 +13,7 @@ import test_slim_files
 
 import inception_jax as ij
 from inception_jax.weights import layouts, leaves
-from twins import WIDTH
+from twins import DEEP, WIDTH, filled
 
 # A network of each kind of layout, the smallest of its kind.
 FILES = ["inception_v1.tv_in1k", "bn_inception.caffe_in1k", "inception_v1.slim_in1k"]
@@ -22,7 +22,7 @@ FILES = ["inception_v1.tv_in1k", "bn_inception.caffe_in1k", "inception_v1.slim_i
 @functools.cache
 def file_of(name: str):
     """A network to load into, what it is then, and a file in its publisher's names."""
-    model = ij.create_model(name, width_multiplier=WIDTH, num_classes=10)
+    model = filled(name, width_multiplier=WIDTH, num_classes=10)
     if name.endswith("slim_in1k"):
         ours = test_slim_files.numbers(model)
         return model, ours, test_slim_files.variables(name, ours)
@@ -117,7 +117,7 @@ def _nan(tensor: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("layout", [x for x in layouts.LAYOUTS if x.names], ids=lambda x: x.name)
 def test_names_are_one_to_one(layout):
     """No two of our tensors share a place in a file, so that writing loses none."""
-    for arch in layout.archs:
+    for arch in set(layout.archs) - DEEP:
         model = test_layouts.build(arch)
         names = layout.names(ij.weights.leaves.torch_shapes(model))
         assert len(set(names.values())) == len(names)

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 import inception_jax as ij
+import reference_torch
 from inception_jax.weights import leaves
 from keras_layers import (
     RESNET_LAYERS,
@@ -24,14 +26,17 @@ from keras_layers import (
     later,
     xception_layers,
 )
-from twins import WIDTH, pair, skeleton
+from twins import WIDTH, filled, skeleton
 
 
 class Case:
     """A network, its numbers, and its layers as Keras has them."""
 
     def __init__(self, arch: str):
-        model, twin = pair(f"{arch}.keras_in1k", "float32")
+        name, options = f"{arch}.keras_in1k", {"width_multiplier": WIDTH, "num_classes": 10}
+        model = filled(name, **options)
+        with torch.device("meta"):
+            twin = reference_torch.create_model(name, **options)
         self.gamma = arch == "xception"
         self.state = {
             name: tensor if self.gamma or not name.endswith("bn.weight") else np.ones_like(tensor)

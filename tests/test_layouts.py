@@ -14,7 +14,7 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 from inception_jax.weights import published_names
-from twins import WIDTH, pair, skeleton
+from twins import WIDTH, filled, pair, skeleton
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -242,8 +242,7 @@ def test_a_file_of_another_reading_is_refused(name, wrong, reason):
 
 def test_kernels_of_two_axes():
     """An old file of Xception has its 1x1 kernels as [out, in]."""
-    model, _ = pair("xception.tf_in1k", "float32")
-    ours = ij.to_torch(model)
+    ours = ij.to_torch(filled("xception.tf_in1k", width_multiplier=WIDTH, num_classes=10))
     names = published_names.xception(ours)
     old = {
         theirs: ours[name][:, :, 0, 0] if ".pointwise." in theirs else ours[name]
@@ -259,7 +258,7 @@ def test_faces_without_a_classifier():
     """facenet-pytorch has one only where it was asked to classify."""
     foreign, ours = numbered("inception_resnet_v1.vggface2")
     features = {k: v for k, v in foreign.items() if not k.startswith("logits.")}
-    model = ij.create_model("inception_resnet_v1.vggface2", width_multiplier=WIDTH, num_classes=3)
+    model = filled("inception_resnet_v1.vggface2", width_multiplier=WIDTH, num_classes=3)
     before = np.array(model.fc.kernel[...])
     with pytest.warns(UserWarning, match="no classifier"):
         ij.load_weights(model, features)
@@ -273,7 +272,7 @@ def test_faces_without_a_classifier():
 
 def test_1008_rows_are_the_graph_of_fid():
     """Whose names are torchvision's, but not its pools."""
-    file = ij.to_torch(ij.create_model("inception_v3.fid", width_multiplier=WIDTH))
+    file = ij.to_torch(filled("inception_v3.fid", width_multiplier=WIDTH))
     ij.load_weights(build("inception_v3.fid"), file)
     for options in ({}, {"num_classes": 1008}):
         with pytest.raises(ij.WeightsError, match=r"'max'.*takes them as inception_v3\.fid$"):

@@ -13,7 +13,7 @@ from flax import nnx
 from slim_scopes import AUX_SCOPES, SCOPES
 
 import inception_jax as ij
-from twins import WIDTH, skeleton
+from twins import WIDTH, filled, skeleton
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -247,7 +247,7 @@ def graph_of(tensors: dict[str, np.ndarray], folded: bool):
 @pytest.mark.parametrize("folded", [False, True])
 def test_frozen_graph_of_faces(folded, tmp_path):
     # With numbers: those of its classifier stay.
-    model = ij.create_model("inception_resnet_v1", num_classes=10, width_multiplier=WIDTH)
+    model = filled("inception_resnet_v1", num_classes=10, width_multiplier=WIDTH)
     state = numbers(model)
     if folded:  # what is left is the shift
         for key, tensor in state.items():

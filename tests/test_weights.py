@@ -15,7 +15,17 @@ from flax import nnx
 import inception_jax as ij
 from inception_jax.weights import leaves
 from keras_layers import keras_tensors, later, xception_layers
-from twins import WIDTH, deep_ones_slow, options_for, pair, random_images, run, skeleton, to_nchw
+from twins import (
+    WIDTH,
+    deep_ones_slow,
+    filled,
+    options_for,
+    pair,
+    random_images,
+    run,
+    skeleton,
+    to_nchw,
+)
 
 ARCHS = deep_ones_slow(ij.list_models())
 
@@ -105,7 +115,8 @@ def test_half_precision_files(kind, tmp_path):
 
 
 def test_auxiliary_tensors_are_left_out_where_there_is_no_head():
-    model, _ = pair("inception_v3", "float32", aux_heads=True)
+    options = {"width_multiplier": WIDTH, "num_classes": 10}
+    model = filled("inception_v3", aux_heads=True, **options)
     again = fresh("inception_v3")
     ij.load_weights(again, ij.to_torch(model))
     np.testing.assert_array_equal(again.fc.kernel[...], model.fc.kernel[...])
@@ -115,7 +126,7 @@ def test_auxiliary_tensors_are_left_out_where_there_is_no_head():
 
 
 def test_another_number_of_classes():
-    model, _ = pair("inception_v3", "float32", aux_heads=True)
+    model = filled("inception_v3", aux_heads=True, width_multiplier=WIDTH, num_classes=10)
     other = fresh("inception_v3", num_classes=7, aux_heads=True)
     before = fresh("inception_v3", num_classes=7, aux_heads=True)
     with pytest.raises(ij.WeightsError, match="head=False") as error:

@@ -79,6 +79,22 @@ def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
     return nnx.eval_shape(lambda: ij.create_model(name, **dict(options)))
 
 
+def filled(name: str, **options) -> nnx.Module:
+    """A network with random numbers of everything; as nothing is compiled, its maps may grow."""
+    model = skeleton(name, **options)
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        kind = path[-1].key
+        if kind in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        fan_in = np.prod(leaf.shape[:-1]) if kind == "kernel" else 100
+        return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+
+    nnx.update(model, jax.tree_util.tree_map_with_path(fill, leaves.state_of(model)))
+    return model
+
+
 @functools.cache
 def pair(
     name: str, dtype: str, *, hostile: bool = False, **options: Any
