@@ -7,9 +7,11 @@ import difflib
 import fnmatch
 import inspect
 import types
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -197,7 +199,7 @@ def create_model(
         width_multiplier: scales every channel count.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters; None: `nnx.Rngs(0)`.
+        rngs: source of the initial parameters; None: `nnx.Rngs(0)`. Not used up by weights.
         **readings: further options of the network's class, over those that the tag fixes.
 
     Raises:
@@ -209,30 +211,42 @@ def create_model(
     info = model_info(name)
     if aux_heads and not info.aux_heads:
         raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
-    if weights is True:
-        from inception_jax.weights.download import fetch  # which imports this module
-
-        weights = fetch(name)  # before anything that takes time
     num_classes = info.num_classes if num_classes is None else num_classes
     model_class = _CLASSES[name]
     readings = {**full_readings(name), **readings}
-    model: Model = model_class(
-        num_classes,
-        in_channels,
-        **({"aux_heads": True} if aux_heads else {}),
-        width_multiplier=width_multiplier,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=nnx.Rngs(0) if rngs is None else rngs,
-        **readings,
-    )
-    model.eval()
-    model.spec = Spec(
-        name, num_classes, in_channels, aux_heads, width_multiplier, tuple(sorted(readings.items()))
-    )
-    if weights is not None:
-        from inception_jax.weights import load_weights  # which imports this module
 
+    def build(rngs: nnx.Rngs) -> Model:
+        model: Model = model_class(
+            num_classes,
+            in_channels,
+            **({"aux_heads": True} if aux_heads else {}),
+            width_multiplier=width_multiplier,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            **readings,
+        )
+        model.eval()
+        options = tuple(sorted(readings.items()))
+        model.spec = Spec(name, num_classes, in_channels, aux_heads, width_multiplier, options)
+        return model
+
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    return build(rngs) if weights is None else _loaded(name, build, rngs, weights)
+
+
+def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
+    """Builds a network around its weights: random ones, only to be replaced, take long to make."""
+    from inception_jax.weights.loading import load_weights, open_source  # which import this module
+
+    weights = open_source(name, weights)
+    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    load_weights(model, weights)
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model))):
+        return model
+    model = build(rngs)  # a file without a classifier, as has just been said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         load_weights(model, weights)
     return model
 

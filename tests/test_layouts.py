@@ -6,6 +6,7 @@ to the n-th tensor here. That is another way to the same pairs than the rules of
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -264,6 +265,18 @@ def test_faces_without_a_classifier():
         ij.load_weights(model, features)
     np.testing.assert_array_equal(model.fc.kernel[...], before)
     np.testing.assert_array_equal(model.bottleneck.kernel[...].T, ours["bottleneck.weight"])
+    # The same from the start.
+    with pytest.warns(UserWarning, match="no classifier") as said:
+        whole = ij.create_model(
+            "inception_resnet_v1.vggface2",
+            weights=features,
+            rngs=nnx.Rngs(3),
+            num_classes=3,
+            width_multiplier=WIDTH,
+        )
+    assert len(said) == 1
+    np.testing.assert_array_equal(whole.bottleneck.kernel[...], model.bottleneck.kernel[...])
+    assert float(jnp.std(whole.fc.kernel[...])) > 0
     del features["last_bn.bias"]  # all else is still needed
     with pytest.raises(ij.WeightsError) as error:
         ij.load_weights(model, features)

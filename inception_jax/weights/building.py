@@ -8,9 +8,8 @@ from flax import nnx
 
 from inception_jax.model import Model
 from inception_jax.registry import create_model, full_readings, model_info
-from inception_jax.weights import download
-from inception_jax.weights.content import Content, check, read, spec_of, to_twin
-from inception_jax.weights.loading import Source, load_content
+from inception_jax.weights.content import Content, check, spec_of, to_twin
+from inception_jax.weights.loading import Source, open_source
 
 
 def model_for(name: str, source: Source) -> Model:
@@ -29,18 +28,13 @@ def model_for(name: str, source: Source) -> Model:
         FileNotFoundError: if there is no such file.
     """
     info = model_info(name)
-    content = read(download.fetch(name) if source is True else source)
+    content = open_source(name, source)
     readings = full_readings(name)
     if content.spec and not info.tag:
         readings |= content.spec["readings"]
     check(name, readings, content)
     options = _saved(content) if content.spec else _found(name, content)
-    # Without numbers, which would take longer than to read those of the file.
-    model = nnx.eval_shape(lambda: create_model(name, **options))
-    if content.layout and content.layout.head_optional:  # unless some are not in the file
-        model = create_model(name, **options)
-    load_content(model, content)
-    return model
+    return create_model(name, weights=content, **options)
 
 
 def _saved(content: Content) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from inception_jax.weights.layouts import Tensors
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
 
-def load_weights(model: Model, source: Source, head: bool = True) -> None:
+def load_weights(model: Model, source: Source | Content, head: bool = True) -> None:
     """Replaces all parameters and running statistics of a model, or none.
 
     Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
@@ -45,14 +45,8 @@ def load_weights(model: Model, source: Source, head: bool = True) -> None:
         FileNotFoundError: if there is no such file.
     """
     spec = spec_of(model)
-    content = read(download.fetch(spec.name) if source is True else source)
+    content = open_source(spec.name, source)
     check(spec.name, dict(spec.readings), content)
-    load_content(model, content, head)
-
-
-def load_content(model: Model, content: Content, head: bool = True) -> None:
-    """Loads what has been read and checked; see `load_weights`."""
-    spec = spec_of(model)
     tensors = to_twin(content, model, spec)
     heads = tuple(f"{name}." for name in model.classifiers)
     lacks_head = not any(name.startswith(heads) for name in tensors)
@@ -62,6 +56,13 @@ def load_content(model: Model, content: Content, head: bool = True) -> None:
         warnings.warn(
             "the file has no classifier: the network keeps its own, untrained", stacklevel=3
         )
+
+
+def open_source(name: str, source: Source | Content) -> Content:
+    """Reads a source, of which True is the published file of a tag; one that was read is kept."""
+    if isinstance(source, Content):
+        return source
+    return read(download.fetch(name) if source is True else source)
 
 
 def _assign(model: Model, spec: Spec, tensors: Tensors, head: bool) -> None:
