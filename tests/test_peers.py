@@ -118,10 +118,19 @@ KERAS = {
 
 
 @pytest.mark.parametrize("name", KERAS)
-@pytest.mark.parametrize("ending", [".weights.h5", ".h5", ".keras"])
-def test_keras_peer(name, ending, tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "dtype"),
+    [
+        (".weights.h5", "float64"),
+        (".weights.h5", "float32"),
+        (".h5", "float32"),
+        (".keras", "float32"),
+    ],
+)
+def test_keras_peer(name, ending, dtype, tmp_path):
     keras = pytest.importorskip("keras", exc_type=ImportError)
     keras.utils.set_random_seed(0)
+    keras.config.set_floatx(dtype)
     build = functools.partial(
         getattr(keras.applications, KERAS[name]),
         weights=None,
@@ -131,11 +140,12 @@ def test_keras_peer(name, ending, tmp_path):
     )
     theirs = build()
     _fill_keras(theirs)
-    images = np.random.default_rng(0).normal(size=(2, 75, 97, 3)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(2, 75, 97, 3)).astype(dtype)
     path = tmp_path / f"theirs{ending}"
     (theirs.save_weights if ending == ".weights.h5" else theirs.save)(path)
-    ours = _load(f"{name}.keras_in1k", path, "float32", num_classes=10)
-    _compare(_logits(ours, images), np.asarray(theirs(images)), TOLERANCE["float32"])
+    ours = _load(f"{name}.keras_in1k", path, dtype, num_classes=10)
+    with jax.enable_x64(dtype == "float64"):
+        _compare(_logits(ours, images), np.asarray(theirs(images)), TOLERANCE[dtype])
     if ending != ".keras":
         export(ours, tmp_path / f"ours{ending}", to="keras")
         again = build()
