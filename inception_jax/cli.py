@@ -29,9 +29,10 @@ from inception_jax.weights.published import PUBLISHED
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, or 2 after one line that says why."""
     args = _parser().parse_args(argv)
-    warnings.showwarning = _show_warning
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
     except (UnknownModelError, WeightsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -255,6 +255,25 @@ def test_kernels_of_two_axes():
     np.testing.assert_array_equal(ij.to_torch(again)[name], ours[name])
 
 
+def test_a_kernel_on_its_side_is_another():
+    """As large, and 1x7 in the place of a 7x1."""
+    foreign, _ = numbered("inception_v4.tf_in1k")
+    name = "features.11.branch1.1.conv.weight"
+    foreign[name] = foreign[name].transpose(0, 1, 3, 2)
+    with pytest.raises(ij.WeightsError) as error:
+        ij.load_weights(build("inception_v4.tf_in1k"), foreign)
+    assert error.value.misshapen[0].startswith("Mixed_6b.branch7x7_2.conv.weight")
+
+
+def test_a_file_of_v3_says_so_elsewhere():
+    """torchvision's and timm's names are our own."""
+    file = ij.to_torch(filled("inception_v3", width_multiplier=WIDTH))
+    with pytest.raises(
+        ij.WeightsError, match=r"of inception_v3 .*not of xc.*v3\.tv_in1k"
+    ):
+        ij.load_weights(build("xception"), file)
+
+
 def test_faces_without_a_classifier():
     """facenet-pytorch has one only where it was asked to classify."""
     foreign, ours = numbered("inception_resnet_v1.vggface2")

@@ -73,14 +73,10 @@ def _from_address(name: str, published: Published) -> Path:
 
 def _from_hub(name: str, repository: str) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        return _checked_hub(
-            huggingface_hub.hf_hub_download(repository, _HUB_FILE, local_files_only=True)
-        )
-    except LocalEntryNotFoundError:
-        pass  # not cached yet
+    cached = huggingface_hub.try_to_load_from_cache(repository, _HUB_FILE)
+    if isinstance(cached, str):
+        return _checked_hub(cached)
     # Without a network the hub's client tells of each of its retries.
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

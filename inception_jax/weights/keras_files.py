@@ -28,7 +28,7 @@ _KERAS_1 = {
     "running_std": "moving_variance",
 }
 
-# What a damaged file makes the libraries raise, beside their own; NotImplementedError is among it.
+# What a damaged file makes the libraries raise, beside their own.
 _DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError)
 
 
@@ -51,16 +51,7 @@ def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             content = archive.read("model.weights.h5")
-    # A damaged directory of an archive gives any of these; NotImplementedError is a RuntimeError.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-    ) as error:
+    except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
         raise WeightsError(f"{path} is not a whole .keras archive: {error}") from None
     return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
 

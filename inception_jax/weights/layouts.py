@@ -125,7 +125,10 @@ def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> n
     Old PyTorch wrote vectors as [1, c], Caffe as [1, 1, 1, c]; an old Xception has 1x1 kernels as
     [out, in].
     """
-    if shape is None or [n for n in tensor.shape if n > 1] != [n for n in shape if n > 1]:
+    # Of as many axes it is another tensor: a 1x7 kernel in the place of a 7x1.
+    if shape is None or tensor.ndim == len(shape):
+        return tensor
+    if [n for n in tensor.shape if n > 1] != [n for n in shape if n > 1]:
         return tensor
     return tensor.reshape(shape)
 
@@ -158,8 +161,12 @@ def _is_fid(tensors: Tensors) -> bool:
     return "Mixed_7c.branch_pool.conv.weight" in tensors and fc is not None and len(fc) == 1008
 
 
+def _is_v3(tensors: Tensors) -> bool:
+    return {"Mixed_5b.branch5x5_1.conv.weight", "Mixed_6b.branch7x7_1.conv.weight"} <= set(tensors)
+
+
 def _never(tensors: Tensors) -> bool:
-    """Of files whose names are the twin's own: nothing tells them apart."""
+    """Of layouts that only write: nothing tells their files from the twin's, see the one before."""
     return False
 
 
@@ -220,6 +227,8 @@ LAYOUTS = (
         transform_input=False,
         bn_eps=1e-3,
     ),
+    # The twin's names too, so that no reading can be asked for.
+    _by_names("torchvision or timm Inception V3", "inception_v3", _is_v3, published_names.same),
     _by_names(
         "torchvision Inception V3",
         "inception_v3",

@@ -98,7 +98,7 @@ def _assign(model: Model, spec: Spec, tensors: Tensors, head: bool) -> None:
         if head and not left and _only_heads([*missing, *misshapen], heads):
             hint = "; head=False leaves the classifier out"
         elif not any(name in tensors for name in leaves.torch_shapes(model)):
-            hint = ": none of the names is of a layout that is known here"
+            hint = ": none of the names is one of this network's"
         raise WeightsError(
             f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
             missing=missing,
