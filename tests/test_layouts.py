@@ -268,9 +268,7 @@ def test_a_kernel_on_its_side_is_another():
 def test_a_file_of_v3_says_so_elsewhere():
     """torchvision's and timm's names are our own."""
     file = ij.to_torch(filled("inception_v3", width_multiplier=WIDTH))
-    with pytest.raises(
-        ij.WeightsError, match=r"of inception_v3 .*not of xc.*v3\.tv_in1k"
-    ):
+    with pytest.raises(ij.WeightsError, match=r"of inception_v3 .*not of xc.*v3\.tv_in1k"):
         ij.load_weights(build("xception"), file)
 
 
