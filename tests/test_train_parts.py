@@ -3,78 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 
 import inception_jax as ij
-from train import data, optimizer, reporting
-from train.config import Config, claim_workdir, parse
+from train import optimizer, recipes, reporting
+from train.config import Config, parse
+from train.demo import DEMO
 from train.errors import UsageError
-from train.recipes import RECIPES
+from train.sources import EMBEDDED
+from train.workdir import claim
 
 
-@pytest.fixture(scope="module")
-def dataset():
-    return data.load_dataset("fashion_mnist")
-
-
-def test_embedded_images(dataset):
-    assert dataset.train_images.shape == (6000, 28, 28, 1)
-    assert dataset.test_images.shape == (1000, 28, 28, 1)
-    np.testing.assert_array_equal(np.bincount(dataset.train_labels), [600] * 10)
-    np.testing.assert_array_equal(np.bincount(dataset.test_labels), [100] * 10)
-    assert sum(f.stat().st_size for f in data.EMBEDDED.iterdir()) < 4e6
-    assert "Copyright © 2017 Zalando SE" in (data.EMBEDDED / "README.md").read_text()
+def test_embedded_images():
+    with np.load(EMBEDDED / "fashion_mnist.npz") as arrays:
+        train, test = arrays["train_images"], arrays["test_images"]
+        np.testing.assert_array_equal(np.bincount(arrays["train_labels"]), [600] * 10)
+        np.testing.assert_array_equal(np.bincount(arrays["test_labels"]), [100] * 10)
+    assert sum(f.stat().st_size for f in EMBEDDED.iterdir()) < 4e6
+    assert "Copyright © 2017 Zalando SE" in (EMBEDDED / "README.md").read_text()
     # No test image is a training image.
-    seen = {image.tobytes() for image in dataset.train_images}
-    assert not any(image.tobytes() in seen for image in dataset.test_images)
-
-
-def test_an_epoch_shows_every_image_once_in_its_own_order(dataset):
-    def labels(epoch, seed=0):
-        return np.concatenate(
-            [data.train_batch(dataset, 60 * epoch + i, 100, seed)["label"] for i in range(60)]
-        )
-
-    np.testing.assert_array_equal(np.bincount(labels(0)), [600] * 10)
-    assert (labels(0) == labels(0)).all()
-    assert (labels(0) != labels(1)).any()
-    assert (labels(0) != labels(0, seed=1)).any()
-
-
-def test_processes_share_a_batch_without_changing_it(dataset):
-    whole = data.train_batch(dataset, 7, 12, seed=3)
-    shares = [data.train_batch(dataset, 7, 12, 3, process, 3) for process in range(3)]
-    for key in whole:
-        together = np.stack([share[key] for share in shares], axis=1)
-        np.testing.assert_array_equal(together.reshape(whole[key].shape), whole[key])
-
-
-def test_images_are_mirrored_at_random(dataset):
-    batch = data.train_batch(dataset, 0, 600, seed=0)
-    originals = {image.tobytes() for image in dataset.train_images}
-    mirrored = {np.ascontiguousarray(i[:, ::-1]).tobytes() for i in dataset.train_images}
-    kept = np.mean([image.tobytes() in originals for image in batch["image"]])
-    assert 0.4 < kept < 0.6
-    assert all(i.tobytes() in originals | mirrored for i in batch["image"])
-
-
-@pytest.mark.parametrize("processes", [1, 4])
-def test_evaluation_shows_every_image_once(dataset, processes):
-    parts = [
-        list(data.evaluation_batches(dataset, 64, process, processes))
-        for process in range(processes)
-    ]
-    assert len({len(part) for part in parts}) == 1  # else a collective would wait for ever
-    batches = [batch for part in parts for batch in part]
-    assert sum(batch["mask"].sum() for batch in batches) == 1000
-    shown = np.concatenate([b["image"][b["mask"] == 1] for b in batches])
-    assert sorted(i.tobytes() for i in shown) == sorted(i.tobytes() for i in dataset.test_images)
+    seen = {image.tobytes() for image in train}
+    assert not any(image.tobytes() in seen for image in test)
 
 
 def config(**options) -> Config:
@@ -91,7 +49,7 @@ def test_optimizer_is_tensorflows_rmsprop():
     options = config(lr_decay=0.8, lr_decay_epochs=0.5, weight_decay=0.1, clip_norm=2.0)
     steps_per_epoch = 6
     with jax.enable_x64(True):
-        tx = optimizer.make_optimizer(options, steps_per_epoch)
+        tx = optimizer.make_optimizer(options, steps_per_epoch, 12)
         params = {"layer": {k: jnp.asarray(v) for k, v in w.items()}}
         state = tx.init(params)
         for step in range(12):
@@ -112,18 +70,130 @@ def test_optimizer_is_tensorflows_rmsprop():
                 np.testing.assert_allclose(params["layer"][k], w[k], rtol=1e-10)
 
 
-@pytest.mark.parametrize(("recipe", "arch"), [(r, a) for r in RECIPES for a in RECIPES[r]])
-def test_recipes_fit_their_networks(recipe, arch):
-    options = parse(["--arch", arch, "--recipe", recipe])
+def drive(tx, params, gradients):
+    """Applies an optimiser to a layer's parameters for some steps, in float64."""
+    with jax.enable_x64(True):
+        params = {"layer": jax.tree.map(jnp.asarray, params)}
+        state = tx.init(params)
+        for grads in gradients:
+            grads = {"layer": jax.tree.map(jnp.asarray, grads)}
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+    return jax.device_get(params["layer"])
+
+
+def test_sgd_is_caffes():
+    """Momentum of updates, L2 on kernels, twice the rate for biases, square-root decay."""
+    rng = np.random.default_rng(0)
+    w = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
+    grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(5)]
+    options = config(optimizer="sgd", lr_schedule="polynomial", lr_power=0.5, weight_decay=0.1,
+                     bias_lr_multiplier=2.0, learning_rate=0.01)  # fmt: skip
+    got = drive(optimizer.make_optimizer(options, 2, total=5), w, grads)
+    v = {k: np.zeros_like(x) for k, x in w.items()}
+    for step, g in enumerate(grads):
+        rate = 0.01 * (1 - step / 5) ** 0.5
+        v["kernel"] = 0.9 * v["kernel"] + rate * (g["kernel"] + 0.1 * w["kernel"])
+        v["bias"] = 0.9 * v["bias"] + 2 * rate * g["bias"]
+        w = {k: w[k] - v[k] for k in w}
+    for k in w:
+        np.testing.assert_allclose(got[k], w[k], rtol=1e-6)  # the rate is a float32
+
+
+def test_adamw_is_pytorchs():
+    rng = np.random.default_rng(0)
+    w = {"kernel": rng.normal(size=(4, 3)), "scale": rng.normal(size=3)}
+    grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(6)]
+    options = config(optimizer="adamw", learning_rate=1e-2, lr_schedule="cosine", lr_floor=0.1,
+                     weight_decay=0.05)  # fmt: skip
+    got = drive(optimizer.make_optimizer(options, 2, total=6), w, grads)
+    tensors = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in w.items()}
+    twin = torch.optim.AdamW(
+        [
+            {"params": [tensors["kernel"]], "weight_decay": 0.05},
+            {"params": [tensors["scale"]], "weight_decay": 0.0},
+        ],
+        lr=1e-2,
+    )
+    for step, g in enumerate(grads):
+        for group in twin.param_groups:
+            group["lr"] = 1e-2 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * step / 6)))
+        for k, tensor in tensors.items():
+            tensor.grad = torch.tensor(g[k])
+        twin.step()
+    for k in w:
+        np.testing.assert_allclose(got[k], tensors[k].detach().numpy(), rtol=1e-5)
+
+
+def rates(steps, per_epoch=10, total=1000, **options):
+    rate = optimizer.learning_rate(config(**options), per_epoch, total)
+    return [float(rate(step)) for step in steps]
+
+
+def test_staircase_falls_at_the_end_of_its_period():
+    got = rates([0, 19, 20, 39, 40], learning_rate=1.0, lr_staircase=True)
+    np.testing.assert_allclose(got, [1, 1, 0.94, 0.94, 0.94**2], rtol=1e-6)
+    got = rates([0, 9, 10], learning_rate=1.0, lr_staircase=True, lr_decay_images=320)
+    np.testing.assert_allclose(got, [1, 1, 0.94], rtol=1e-6)
+
+
+def test_warm_up_stands_in_front_of_the_schedule():
+    options = dict(learning_rate=2.0, lr_staircase=True, cold_epochs=2.0, warmup_epochs=3.0)
+    got = rates([0, 19, 20, 35, 50, 59, 60], **options)
+    end = 0.94**2
+    middle = 0.1 + (end - 0.1) / 2
+    np.testing.assert_allclose(
+        got, [0.2, 0.2, 0.2, 2 * middle, 2 * end, 2 * end, 2 * 0.94**3], rtol=1e-5
+    )
+
+
+def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
+    assert optimizer.peak_rate(config(batch_size=1024, learning_rate=0.165)) == 0.165
+    scaled = config(batch_size=1024, learning_rate=0.165, lr_base_batch=256)
+    assert optimizer.peak_rate(scaled) == pytest.approx(0.66)
+    low = rates([999], learning_rate=1.0, lr_decay_epochs=0.1, lr_floor=1e-4)
+    np.testing.assert_allclose(low, 1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ij.list_models())
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_any_recipe_trains_any_network(recipe, arch):
+    options, _ = parse(["--arch", arch, "--recipe", recipe])
+    assert options.recipe == recipe
     assert options.image_size >= ij.model_info(arch).min_size
-    assert set(RECIPES[recipe][arch]) <= {f.name for f in dataclasses.fields(Config)}
+    assert re.search(rf"\b{recipe}\b", help_of("recipe"))
+
+
+def help_of(field):
+    """The text under a field of `Config`."""
+    return inspect.getsource(Config).split(f"    {field}: ")[1].split('"""')[1]
+
+
+@pytest.mark.parametrize(
+    ("arch", "recipe"),
+    [
+        ("inception_v1", "googlenet"), ("bn_inception", "bn_inception"),
+        ("inception_v2", "inception_v3"), ("inception_v3", "inception_v3"),
+        ("inception_v4", "inception_v4"), ("inception_resnet_v1", "inception_resnet"),
+        ("inception_resnet_v2", "inception_resnet"), ("xception", "xception_imagenet"),
+        ("xception65p", "xception_imagenet"), ("inception_next_atto", "inception_next_atto"),
+        ("inception_next_base", "inception_next"),
+    ],
+)  # fmt: skip
+def test_the_data_decide_the_recipe(arch, recipe):
+    assert recipes.default_recipe(arch, 1_281_167) == recipe
+    assert recipes.default_recipe(arch, 6000) == "demo"
 
 
 def test_options_go_over_the_recipe():
-    options = parse(["--arch", "inception_v3", "--batch-size", "8", "--workdir", "w", "--steps=3"])
+    argv = ["--arch", "inception_v3", "--batch-size", "8", "--workdir", "w", "--steps=3"]
+    options, dataset = parse(argv)
     assert (options.batch_size, str(options.workdir), options.steps) == (8, "w", 3)
-    assert options.image_size == RECIPES["demo"]["inception_v3"]["image_size"]
-    assert str(parse(["--arch", "inception_v3"]).workdir) == "runs/inception_v3"
+    assert options.image_size == DEMO["inception_v3"]["image_size"]
+    assert str(parse(["--arch", "inception_v3"])[0].workdir) == "runs/inception_v3"
+    assert len(dataset.train) == 6000
+    tpu, _ = parse(["--arch", "inception_v3", "--recipe", "inception_v3_tpu", "--lr-floor", "0"])
+    assert (tpu.learning_rate, tpu.lr_base_batch, tpu.lr_floor) == (0.165, 256, 0)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +207,11 @@ def test_options_go_over_the_recipe():
         (["--ema-decay", "1"], ["--ema-decay 1"]),
         (["--init-from", "absent.safetensors"], ["absent.safetensors"]),
         (["--freeze-backbone"], ["--freeze-backbone", "--init-from"]),
+        (["--drop-path", "0.1"], ["--drop-path", "xception"]),
+        (["--profile-steps", "5"], ["--profile-steps 5", "A:B"]),
+        (["--crop-area-min", "0"], ["--crop-area-min 0"]),
+        (["--random-erasing", "1.5"], ["--random-erasing 1.5"]),
+        (["--dataset", "folder"], ["--data-dir"]),
         (["--arch"], ["--arch"]),
     ],
 )
@@ -158,28 +233,37 @@ def test_help_says_default_and_unit_of_every_option(capsys):
 
 def test_workdir_of_another_configuration(tmp_path):
     first = config(workdir=tmp_path / "w", batch_size=8)
-    claim_workdir(dataclasses.replace(first, batch_size=4))
-    claim_workdir(first)  # nothing was saved yet, so nothing can be spoilt
+    claim(dataclasses.replace(first, batch_size=4), 100)
+    claim(first, 100)  # nothing was saved yet, so nothing can be spoilt
     (tmp_path / "w/checkpoints/50").mkdir(parents=True)
-    claim_workdir(dataclasses.replace(first, steps=9, log_every=1))  # goes on for longer
+    claim(dataclasses.replace(first, steps=9, log_every=1), 9)  # goes on for longer
     with pytest.raises(UsageError, match=r"batch_size 8, now 16.*another --workdir"):
-        claim_workdir(dataclasses.replace(first, batch_size=16))
+        claim(dataclasses.replace(first, batch_size=16), 100)
     (tmp_path / "w/config.json").write_text('{"arch": ')
     with pytest.raises(UsageError, match="damaged"):
-        claim_workdir(first)
+        claim(first, 100)
+
+
+def test_a_rate_that_falls_to_the_end_needs_the_same_end(tmp_path):
+    cosine = config(workdir=tmp_path, lr_schedule="cosine")
+    claim(cosine, 100)
+    (tmp_path / "checkpoints/50").mkdir(parents=True)
+    claim(cosine, 100)
+    with pytest.raises(UsageError, match="last_step 100, now 120"):
+        claim(cosine, 120)
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        claim_workdir(config(workdir=tmp_path / "file/w"))
+        claim(config(workdir=tmp_path / "file/w"), 100)
 
 
 def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path, capsys):
     steps = [{"kind": "train", "step": s, "loss": 1.0, "lr": 0.1} for s in (10, 20, 30)]
     lines = [json.dumps(entry) for entry in steps]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "tra')
-    report = reporting.Reporter(tmp_path, 20, 100, 10, 8)
+    report = reporting.Reporter(config(workdir=tmp_path, batch_size=8), 20, 100, 10)
     report.train(30, {"loss": 2.0, "lr": 0.1})
     report.close()
     entries = reporting.read_metrics(tmp_path)

@@ -15,7 +15,8 @@ from inception_jax.layers import ConvBN, Dropout, Linear, global_avg_pool
 from train.config import Config
 from train.devices import Devices
 from train.errors import UsageError
-from train.step import init_state, make_eval_step, make_train_step, prepare, split
+from train.inputs import prepare
+from train.step import init_state, make_eval_step, make_gradients, make_train_step, split, update
 
 
 class Small(nnx.Module):
@@ -23,12 +24,12 @@ class Small(nnx.Module):
 
     classifiers = ("fc", "aux")
 
-    def __init__(self, dropout: float = 0.0):
-        rngs = nnx.Rngs(0)
-        self.conv = ConvBN(1, 6, 3, stride=2, bn_eps=1e-3, bn_momentum=0.9, rngs=rngs)
+    def __init__(self, dropout: float = 0.0, dtype="float32"):
+        options = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+        self.conv = ConvBN(1, 6, 3, stride=2, bn_eps=1e-3, bn_momentum=0.9, **options)
         self.dropout = Dropout(dropout)
-        self.fc = Linear(6, 10, rngs=rngs)
-        self.aux = Linear(6, 10, rngs=rngs)
+        self.fc = Linear(6, 10, **options)
+        self.aux = Linear(6, 10, **options)
 
     def __call__(self, images, *, rngs=None):
         x = self.dropout(global_avg_pool(self.conv(images)), rngs)
@@ -49,7 +50,7 @@ def batches(count: int, size: int = 8):
         }
 
 
-def train(steps: int, model: nnx.Module | None = None, sharding=None, config: Config = CONFIG):
+def train(steps, model: nnx.Module | None = None, sharding=None, config=CONFIG, size=8):
     train_def, _, params, stats = split(model or Small(), freeze_backbone=config.freeze_backbone)
     tx = optax.sgd(0.1)
     state = init_state(params, stats, tx)
@@ -57,12 +58,12 @@ def train(steps: int, model: nnx.Module | None = None, sharding=None, config: Co
     if sharding is not None:
         state = jax.device_put(state, sharding.replicated)
         step = jax.jit(
-            make_train_step(train_def, tx, config, 10),
+            make_train_step(train_def, tx, config, 10, sharding.spread),
             donate_argnums=0,
             out_shardings=sharding.replicated,
         )
     history = []
-    for batch in batches(steps):
+    for batch in batches(steps, size):
         state, metrics = step(state, sharding.put(batch) if sharding else batch)
         history.append((jax.device_get(state), jax.device_get(metrics)))
     assert step._cache_size() == 1  # one compilation for all steps
@@ -128,6 +129,142 @@ def test_two_devices_train_as_one():
         jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-6), a, b)
     with pytest.raises(UsageError, match="--batch-size 9 is not a multiple of 2 devices"):
         Devices(9)
+
+
+def close(a, b, **tolerance):
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.8, "cutmix": 1.0, "random_erasing": 0.5}])
+def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
+    """Four parts one after another: the gradient, statistics and dropout of four groups at once."""
+    with jax.enable_x64(True):
+        config = dataclasses.replace(CONFIG, batch_size=16, dtype="float64", **mixing)
+        size = 16 // 4 // groups
+        parts = dataclasses.replace(config, grad_accum=4, bn_group=size)
+        whole = dataclasses.replace(config, bn_group=size)
+        histories = []
+        for options in (parts, whole):
+            histories.append(train(3, Small(0.5, "float64"), config=options, size=16))
+        for (a, x), (b, y) in zip(*histories, strict=True):
+            close(x, y, rtol=1e-10)
+            close(a, b, rtol=1e-10, atol=1e-12)
+    assert x["loss"].dtype == np.float64
+
+
+def test_groups_have_statistics_of_their_own():
+    """Two groups' gradient is the mean of those of two batches of their own."""
+    config = dataclasses.replace(CONFIG, bn_group=4)
+    train_def, _, params, stats = split(Small())
+    state = init_state(params, stats, optax.sgd(0.1))
+    batch = next(batches(1))
+    grads, new, metrics = make_gradients(train_def, config, 10)(state, batch)
+    half = make_gradients(train_def, dataclasses.replace(CONFIG, batch_size=4), 10)
+    each = [half(state, {k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4)]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *each)
+    close((grads, new, metrics), mean, rtol=1e-5, atol=1e-7)
+    together, *_ = make_gradients(train_def, CONFIG, 10)(state, batch)
+    difference = together["conv"]["conv"]["kernel"] - grads["conv"]["conv"]["kernel"]
+    assert np.abs(difference).max() > 1e-4
+
+
+def test_a_batch_in_parts_without_statistics_is_the_batch():
+    """With a frozen backbone nothing depends on the others in the batch."""
+    config = dataclasses.replace(CONFIG, freeze_backbone=True)
+    whole = train(3, config=config)
+    parts = train(3, config=dataclasses.replace(config, grad_accum=4))
+    for (a, x), (b, y) in zip(whole, parts, strict=True):
+        close(x, y, rtol=1e-5)
+        close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bn_group": 4}, {"bn_group": 2}, {"grad_accum": 2}, {"bn_group": 8}]
+)
+def test_groups_and_parts_on_two_devices(options):
+    config = dataclasses.replace(CONFIG, batch_size=16, **options)
+    one = train(3, config=config, size=16)
+    two = train(3, config=config, size=16, sharding=Devices.of(config))
+    for (a, x), (b, y) in zip(one, two, strict=True):
+        close(x, y, rtol=1e-5)
+        close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_pmap_form_gives_the_same_numbers():
+    """`jax.pmap`, a replica a device, its means by `pmean`: statistics are those of a replica."""
+    config = dataclasses.replace(CONFIG, bn_group=4, ema_decay=0.9)
+    train_def, _, params, stats = split(Small(dropout=0.5))
+    tx = optax.sgd(0.1, momentum=0.9)
+    state = init_state(params, stats, tx)
+    gradients = make_gradients(train_def, config, 10)
+
+    def replica(state, batch):
+        out = gradients(state, batch, first_group=jax.lax.axis_index("data"))
+        return update(state, *jax.lax.pmean(out, "data"), tx, config)
+
+    mapped = jax.pmap(replica, axis_name="data", in_axes=(None, 0), out_axes=None)
+    devices = Devices.of(config)
+    step = jax.jit(make_train_step(train_def, tx, config, 10, devices.spread))
+    other = jax.device_put(state, devices.replicated)
+    for batch in batches(4):
+        state, metrics = mapped(state, {k: v.reshape(2, 4, *v.shape[1:]) for k, v in batch.items()})
+        other, expected = step(other, devices.put(batch))
+        close(jax.device_get(metrics), jax.device_get(expected), rtol=1e-5)
+        close(jax.device_get(state), jax.device_get(other), rtol=1e-4, atol=1e-6)
+
+
+def test_devices_that_cannot_share_a_batch():
+    for options, words in (
+        ((8, 3), "--grad-accum 3"),
+        ((8, 1, 3), "--bn-group 3"),
+        ((12, 2, 4), "--bn-group 4"),
+        ((6, 1, 1), None),
+    ):
+        if words is None:
+            Devices(*options)
+        else:
+            with pytest.raises(UsageError, match=words):
+                Devices(*options)
+
+
+def test_a_step_that_is_not_finite_is_skipped_whole():
+    config = dataclasses.replace(CONFIG, on_nan="skip")
+    train_def, _, params, stats = split(Small())
+    tx = optax.sgd(0.1, momentum=0.9)
+    state = init_state(params, stats, tx)
+    step = make_train_step(train_def, tx, config, 10)
+    good, bad = batches(2)
+    state, _ = step(state, good)
+    spoilt = jax.tree.map(lambda x: x, state)
+    spoilt.params["fc"]["bias"] = spoilt.params["fc"]["bias"].at[0].set(jnp.nan)
+    after, metrics = step(spoilt, bad)
+    assert not np.isfinite(metrics["loss"])
+    assert after.step == 2
+    close(dataclasses.replace(after, step=state.step), spoilt, rtol=0)
+    after, metrics = step(state, bad)
+    assert np.isfinite(metrics["loss"])
+    assert (after.params["fc"]["bias"] != state.params["fc"]["bias"]).any()
+
+
+def test_without_averages_the_weights_themselves_are_evaluated():
+    *_, (state, _) = train(2, config=dataclasses.replace(CONFIG, ema_decay=0.0))
+    close((state.ema_params, state.ema_stats), (state.params, state.stats), rtol=0)
+
+
+def test_views_of_an_image_are_averaged():
+    _, eval_def, params, stats = split(Small())
+    step = jax.jit(make_eval_step(eval_def, CONFIG))
+    batch = next(batches(1, 6))
+    label = batch["label"][:2]
+    views = batch["image"].reshape(2, 3, *batch["image"].shape[1:])
+    out = step(params, stats, {"image": views, "label": label, "mask": np.ones(2, np.float32)})
+    logits = Small()(prepare(jnp.asarray(batch["image"]), CONFIG))
+    mean = np.asarray(jax.nn.softmax(logits)).reshape(2, 3, 10).mean(1)
+    np.testing.assert_array_equal(out["prediction"], mean.argmax(1))
+    np.testing.assert_allclose(
+        out["loss"], -np.log(mean[np.arange(2), label]).sum(), rtol=1e-5
+    )
 
 
 def test_evaluation_counts_masked_images_not_at_all():

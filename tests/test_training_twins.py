@@ -21,7 +21,8 @@ import inception_jax as ij
 from reference_torch.optim import TensorFlowRMSprop
 from train.config import Config
 from train.optimizer import learning_rate, make_optimizer
-from train.step import init_state, make_train_step, prepare, split
+from train.inputs import prepare
+from train.step import init_state, make_train_step, split
 from twins import CLASSES, named_leaves, options_for, pair, to_nchw, twin_of
 
 pytestmark = pytest.mark.usefixtures("optimizing_compiler")
@@ -36,6 +37,8 @@ def config_for(name: str) -> Config:
         image_size=ij.model_info(name).min_size + 32,
         lr_decay_epochs=1.0,
         lr_decay=0.5,
+        clip_norm=2.0,
+        bn_momentum=0.9,
         dropout=0.0,
         dtype="float64",
     )
@@ -53,7 +56,7 @@ def batches(steps: int):
 def train_in_jax(name: str, config: Config):
     model, _ = pair(name, "float64", **options_for(name))
     train_def, _, params, stats = split(model)
-    tx = make_optimizer(config, STEPS_PER_EPOCH)
+    tx = make_optimizer(config, STEPS_PER_EPOCH, STEPS)
     state = init_state(params, stats, tx)
     step = jax.jit(make_train_step(train_def, tx, config, CLASSES))
     losses = []
@@ -86,7 +89,7 @@ def train_in_torch(name: str, config: Config):
         momentum=config.momentum,
         eps=config.rms_eps,
     )
-    rate = learning_rate(config, STEPS_PER_EPOCH)
+    rate = learning_rate(config, STEPS_PER_EPOCH, STEPS)
     averages = {k: v.detach().clone() for k, v in (params | stats).items()}
     losses = []
     for number, batch in enumerate(batches(STEPS)):

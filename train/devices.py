@@ -6,23 +6,49 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from train.config import Config
 from train.errors import UsageError
 
 
 class Devices:
     """The shardings of a run.
 
+    Args:
+        batch_size: images in a step, over all devices.
+        grad_accum: parts of the batch.
+        bn_group: images that share statistics; 0: those of a part.
+
     Raises:
         UsageError: if the devices cannot share a batch evenly.
     """
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, grad_accum: int = 1, bn_group: int = 0):
         count = jax.device_count()
         if batch_size % count:
             raise UsageError(f"--batch-size {batch_size} is not a multiple of {count} devices")
+        if batch_size % (count * grad_accum):
+            raise UsageError(
+                f"--batch-size {batch_size} is not a multiple of --grad-accum {grad_accum} parts "
+                f"on {count} device(s)"
+            )
+        part = batch_size // grad_accum
+        group = bn_group or part
+        if part % group or (part // group % count and group % count):
+            raise UsageError(
+                f"--bn-group {bn_group}: {part} images at once on {count} device(s) cannot be cut "
+                "into groups of this size that lie evenly on them"
+            )
         mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("data"))
+        whole_groups = part // group % count == 0
+        axes = PartitionSpec("data") if whole_groups else PartitionSpec(None, "data")
+        self._part = NamedSharding(mesh, axes)
+
+    @classmethod
+    def of(cls, config: Config) -> Devices:
+        """Returns the shardings of a configuration."""
+        return cls(config.batch_size, config.grad_accum, config.bn_group)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Makes global arrays of every process's share of a batch."""
@@ -30,3 +56,7 @@ class Devices:
             name: jax.make_array_from_process_local_data(self.sharded, array)
             for name, array in batch.items()
         }
+
+    def spread(self, part: jax.Array) -> jax.Array:
+        """Lays a part of a batch [groups, images, ...] over the devices, groups whole if it can."""
+        return jax.lax.with_sharding_constraint(part, self._part)

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import math
-import signal
-from collections.abc import Callable
-from pathlib import Path
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-import inception_jax as ij
-from inception_jax.model import Model
-from train import data, optimizer, plots
+from train import dry_run, job, pipeline, plots, processes, results, workdir
 from train.checkpoint import Checkpoints
-from train.config import Config, claim_workdir, has_checkpoints
-from train.devices import Devices
+from train.config import Config, profile_range
 from train.errors import TrainingError, UsageError
+from train.evaluation import Evaluation, Interrupted
+from train.job import Job
 from train.reporting import Reporter, last_loss
-from train.step import (
-    TrainState,
-    build_model,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    split,
-)
+from train.sources import Dataset
 
 Result = dict[str, Any]
-Evaluate = Callable[[TrainState], tuple[Result, np.ndarray]]
+
+# So many steps skipped in a row are no accident.
+_SKIPPED_IN_A_ROW = 50
+_SECONDS_BETWEEN_CURVES = 60
 
 
 class Preempted(Exception):
     """SIGTERM came; the state is saved."""
 
 
-def train_and_evaluate(config: Config) -> Result:
+def run(config: Config, dataset: Dataset) -> Result:
     """Trains to the end, from the newest checkpoint if there is one, and evaluates.
 
     Returns:
@@ -47,165 +40,186 @@ def train_and_evaluate(config: Config) -> Result:
 
     Raises:
         UsageError: if the configuration cannot be run.
-        TrainingError: if the loss is not finite.
+        TrainingError: if it cannot go on: the loss is not finite, too many images are bad, a
+            checkpoint cannot be written.
         Preempted: after SIGTERM.
     """
-    dataset = data.load_dataset(config.dataset)
-    devices = Devices(config.batch_size)
-    per_epoch = len(dataset.train_labels) // config.batch_size
-    if per_epoch == 0:
-        raise UsageError(
-            f"--batch-size {config.batch_size} is more than the {len(dataset.train_labels)} images"
-        )
-    total = config.steps or max(round(config.epochs * per_epoch), 1)
-    claim_workdir(config)
-    if config.eval_only and config.init_from is None and not has_checkpoints(config.workdir):
-        raise UsageError(f"--eval-only: {config.workdir} holds no checkpoint")
-
-    model = build_model(config, len(dataset.classes), dataset.train_images.shape[3])
-    if config.init_from is not None:
-        _load_start(model, config.init_from)
-    train_def, eval_def, params, stats = split(model, freeze_backbone=config.freeze_backbone)
-    tx = optimizer.make_optimizer(config, per_epoch)
-    state = jax.device_put(init_state(params, stats, tx), devices.replicated)
-    evaluate = _evaluator(make_eval_step(eval_def, config), config, dataset, devices)
-
-    with Checkpoints(config.workdir, devices.replicated) as checkpoints:
-        state = checkpoints.restore(state) or state
-        start = int(state.step)
+    processes.connect(config)
+    if config.dry_run:
+        return dry_run.describe(job.prepare(config, dataset))
+    stop = processes.Preemption()
+    this = job.prepare(config, dataset)
+    processes.main_first(lambda: _claim(this))
+    job.keep_compiled(config)
+    with Checkpoints(config.workdir, this.devices.replicated, config.keep_checkpoints) as saved:
+        this.state = saved.restore(this.state) or this.state
+        start = int(this.state.step)
         if config.eval_only:
-            return _result(config, start, per_epoch, None, evaluate(state)[0])
-        finished = _finished(config, start, total)
+            evaluation = this.evaluate(this.state, stop)
+            return results.result(this, None, evaluation)
+        finished = _finished(config, start, this.total)
         if finished is not None:
             return finished
-        step = make_train_step(train_def, tx, config, len(dataset.classes))
-        compiled = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated)
-        reporter = Reporter(config.workdir, start, total, per_epoch, config.batch_size)
-        reporter.say(_headline(config, params, start, total))
         try:
-            run = _Run(config, dataset, devices, per_epoch, total, checkpoints, reporter)
-            state, loss = run.train(state, compiled, evaluate)
-        finally:
-            reporter.close()
-    return _finish(config, model, state, loss, per_epoch, dataset, evaluate)
+            return _Run(this, saved, stop).to_the_end()
+        except Interrupted:  # only in an evaluation of a state that is saved already
+            raise Preempted("SIGTERM while evaluating: the same command goes on from here") from None
 
 
-@dataclasses.dataclass
 class _Run:
-    config: Config
-    dataset: data.Dataset
-    devices: Devices
-    per_epoch: int
-    total: int
-    checkpoints: Checkpoints
-    reporter: Reporter
+    """From the state that a job has to its last step."""
 
-    def train(
-        self, state: TrainState, compiled: Callable, evaluate: Evaluate
-    ) -> tuple[TrainState, float | None]:
-        """Trains to the last step; returns the state and the last mean loss."""
-        config, rate = self.config, optimizer.learning_rate(self.config, self.per_epoch)
-        stop = _StopSignal()
-        pending, loss = [], last_loss(config.workdir)
-        for step in range(int(state.step), self.total):
-            batch = data.train_batch(
-                self.dataset,
-                step,
-                config.batch_size,
-                config.seed,
-                jax.process_index(),
-                jax.process_count(),
-            )
-            state, metrics = compiled(state, self.devices.put(batch))
-            pending.append(metrics)
-            done = step + 1
-            self.reporter.tick()
-            stopping = stop.received
-            if done % config.log_every == 0 or done == self.total:
-                means = _means(pending, done)
-                loss, pending = means["loss"], []
-                self.reporter.train(done, {**means, "lr": rate(step)})
-            if done % config.checkpoint_every == 0 or done == self.total or stopping:
-                _means(pending, done)  # no checkpoint of a state that is not finite
-                with self.reporter.away():
-                    self.checkpoints.save(state)
-            if stopping:
-                raise Preempted(f"SIGTERM: saved at step {done}; the same command goes on from it")
-            if done % self.per_epoch == 0 and done != self.total:
-                with self.reporter.away():
-                    self.reporter.evaluation(done, evaluate(state)[0])
-                    plots.draw_curves(config.workdir, config.arch)
-        return state, loss
+    def __init__(self, this: Job, checkpoints: Checkpoints, stop: processes.Preemption):
+        self.job, self.config = this, this.config
+        self.checkpoints, self.stop = checkpoints, stop
+        self.start = int(this.state.step)
+        self.eval_steps = max(round(self.config.eval_every * this.per_epoch), 1)
+        self.pending: list[dict[str, jax.Array]] = []
+        self.skipped = 0
+        self.loss = last_loss(self.config.workdir)
+        self.profile = profile_range(self.config) or (-1, -1)
+        self.drawn = time.monotonic()
+        self.reporter = Reporter(self.config, self.start, this.total, this.per_epoch)
 
+    def to_the_end(self) -> Result:
+        """Trains; leaves weights, pictures and the result in the workdir."""
+        this = self.job
+        self.reporter.say(results.headline(this, self.start))
+        try:
+            evaluation = self._train() if self.start < this.total else None
+            # None: a run that was killed between its last checkpoint and its result.
+            evaluation = evaluation or self._evaluate(this.total)
+            return results.finish(this, self.loss, evaluation)
+        finally:
+            self.reporter.close()
 
-class _StopSignal:
-    """Remembers a SIGTERM, which a scheduler sends some seconds before it takes the machine."""
+    def _train(self) -> Evaluation | None:
+        this, evaluation, compiled = self.job, None, None
+        share = (jax.process_index(), jax.process_count())
+        with pipeline.train_batches(
+            this.dataset,
+            this.options,
+            self.start,
+            this.total,
+            self.config.batch_size,
+            self.config.seed,
+            *share,
+        ) as batches:
+            for step in range(self.start, this.total):
+                with self.reporter.waiting():
+                    batch = next(batches)
+                this.bad_images.add(batch.pop("notes"))
+                compiled = compiled or self._compile(batch)
+                with self._profiled(step):
+                    this.state, metrics = compiled(this.state, this.devices.put(batch))
+                self.pending.append(metrics)
+                self.reporter.tick()
+                evaluation = self._after(step + 1)
+        return evaluation
 
-    def __init__(self) -> None:
-        self.received = False
-        signal.signal(signal.SIGTERM, self._receive)
+    def _after(self, done: int) -> Evaluation | None:
+        """Logs, evaluates, saves and stops, each if it is time."""
+        config, last, evaluation = self.config, done == self.job.total, None
+        stopping = self.stop()
+        if done % config.log_every == 0 or last:
+            self._log(done)
+        if (done % self.eval_steps == 0 or last) and not stopping:
+            self._check(done)
+            try:
+                evaluation = self._evaluate(done)
+            except Interrupted:
+                stopping = True
+        if done % config.checkpoint_every == 0 or last or stopping or evaluation:
+            self._check(done)  # no checkpoint of a state that is not finite
+            with self.reporter.away():
+                top1 = evaluation.metrics["eval_top1"] if evaluation else None
+                self.checkpoints.save(self.job.state, top1)
+        if stopping:
+            self.checkpoints.wait()
+            raise Preempted(f"SIGTERM: saved at step {done}; the same command goes on from it")
+        return evaluation
 
-    def _receive(self, *_: object) -> None:
-        self.received = True
+    def _compile(self, batch: dict[str, np.ndarray]) -> Any:
+        with self.reporter.away():
+            compiled = self.job.compile(batch)
+        self.reporter.flops = dry_run.flops(compiled, self.config)
+        return compiled
 
+    def _log(self, done: int) -> None:
+        config = self.config
+        means = self._means(done)
+        self.loss = means["loss"] if math.isfinite(means["loss"]) else self.loss
+        self.reporter.train(done, {**means, "lr": float(self.job.rate(done - 1))})
+        if time.monotonic() - self.drawn > _SECONDS_BETWEEN_CURVES:
+            self._draw(config)
 
-def _means(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    """Averages the metrics of the steps that end at `step`.
+    def _evaluate(self, done: int) -> Evaluation:
+        with self.reporter.away():
+            evaluation = self.job.evaluate(self.job.state, self.stop)
+            self.reporter.evaluation(done, evaluation.metrics)
+            self._draw(self.config)
+        return evaluation
 
-    Raises:
-        TrainingError: if the loss or the gradient of one of them is not finite.
-    """
-    values = jax.device_get(pending)
-    for offset, metrics in enumerate(values, start=step - len(values) + 1):
-        if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+    def _draw(self, config: Config) -> None:
+        with self.reporter.away():
+            if processes.is_main():
+                plots.draw_curves(config.workdir, config.arch)
+        self.drawn = time.monotonic()
+
+    def _check(self, done: int) -> None:
+        """Looks at the metrics since the last line of the log, which they stay for."""
+        values = jax.device_get(self.pending)
+        for step, metrics in enumerate(values, start=done - len(values) + 1):
+            if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
+                continue
+            if self.config.on_nan == "stop":
+                raise TrainingError(
+                    f"loss {float(metrics['loss'])} with a gradient of norm "
+                    f"{float(metrics['grad_norm'])} at step {step}: not finite. Earlier "
+                    "checkpoints are kept; try a lower --learning-rate in a new --workdir, or "
+                    "--on-nan skip"
+                )
+        self.pending = values
+
+    def _means(self, done: int) -> dict[str, float]:
+        """Averages the metrics since the last line of the log, skipped steps left out."""
+        self._check(done)
+        values, self.pending = self.pending, []
+        good = [m for m in values if all(math.isfinite(m[n]) for n in ("loss", "grad_norm"))]
+        skipped = len(values) - len(good)
+        self.skipped = self.skipped + skipped if skipped == len(values) else 0
+        if self.skipped >= _SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"loss {float(metrics['loss'])} with a gradient of norm "
-                f"{float(metrics['grad_norm'])} at step {offset}: not finite. Earlier checkpoints "
-                "are kept; try a lower --learning-rate in a new --workdir"
+                f"the last {self.skipped} steps before step {done} were skipped: their loss or "
+                "gradient is not finite. Earlier checkpoints are kept; try a lower "
+                "--learning-rate in a new --workdir"
             )
-    names = values[0] if values else ()
-    return {name: float(np.mean([m[name] for m in values])) for name in names}
+        names = values[0] if values else ()
+        means = {n: float(np.mean([m[n] for m in good])) if good else math.nan for n in names}
+        return {**means, "skipped_steps": skipped} if self.config.on_nan == "skip" else means
+
+    @contextlib.contextmanager
+    def _profiled(self, step: int) -> Iterator[None]:
+        """Profiles the steps asked for, on process 0."""
+        first, stop = self.profile
+        if not (first <= step < stop and processes.is_main()):
+            yield
+            return
+        if step == max(first, self.start):
+            jax.profiler.start_trace(str(self.config.workdir / "profile"))
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if step == min(stop, self.job.total) - 1:
+            jax.block_until_ready(self.job.state)
+            jax.profiler.stop_trace()
+            self.reporter.say(f"profile of steps {first} to {stop}: {self.config.workdir}/profile")
 
 
-def _evaluator(
-    eval_step: Callable, config: Config, dataset: data.Dataset, devices: Devices
-) -> Evaluate:
-    compiled = jax.jit(eval_step, out_shardings=devices.replicated)
-
-    def evaluate(state: TrainState) -> tuple[Result, np.ndarray]:
-        weights = {
-            "": (state.ema_params, state.ema_stats),
-            "_raw": (state.params, state.stats),
-        }
-        result, predictions = {}, {}
-        for suffix, (params, stats) in weights.items():
-            share = (jax.process_index(), jax.process_count())
-            outputs = [
-                jax.device_get(compiled(params, stats, devices.put(batch)))
-                for batch in data.evaluation_batches(dataset, config.batch_size, *share)
-            ]
-            sums = {n: sum(float(o[n]) for o in outputs) for n in ("top1", "top5", "loss")}
-            count = round(sum(float(o["examples"]) for o in outputs))
-            if count != len(dataset.test_labels):
-                raise TrainingError(f"evaluated {count} of {len(dataset.test_labels)} images")
-            result |= {f"eval_{n}{suffix}": total / count for n, total in sums.items()}
-            result["eval_examples"] = count
-            predictions[suffix] = np.concatenate([o["prediction"] for o in outputs])[:count]
-        return result, predictions[""]
-
-    return evaluate
-
-
-def _load_start(model: Model, path: Path) -> None:
-    try:
-        ij.load_weights(model, path)
-    except ij.WeightsError as error:
-        heads = tuple(f"{name}." for name in model.classifiers)
-        wrong = (*error.missing, *error.misshapen, *error.unexpected)
-        if not wrong or not all(name.startswith(heads) for name in wrong):
-            raise
-        ij.load_weights(model, path, head=False)
-        print(f"{path} has no classifier of this size: it starts anew")
+def _claim(this: Job) -> None:
+    config = this.config
+    workdir.claim(config, this.total)
+    if config.eval_only and config.init_from is None and not workdir.has_checkpoints(config.workdir):
+        raise UsageError(f"--eval-only: {config.workdir} holds no checkpoint")
 
 
 def _finished(config: Config, start: int, total: int) -> Result | None:
@@ -213,54 +227,6 @@ def _finished(config: Config, start: int, total: int) -> Result | None:
     path = config.workdir / "result.json"
     if start < total or not path.exists():
         return None
-    print(f"{config.workdir} is finished: step {start} of {total}. Nothing to do.")
+    if processes.is_main():
+        print(f"{config.workdir} is finished: step {start} of {total}. Nothing to do.")
     return json.loads(path.read_text())
-
-
-def _headline(config: Config, params: dict[str, Any], start: int, total: int) -> str:
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    trained = "parameters of the classifier" if config.freeze_backbone else "parameters"
-    return (
-        f"{config.arch} x{config.width_multiplier:g}, {count:,} {trained}, on {config.dataset} at "
-        f"{config.image_size} px, {jax.device_count()} {jax.devices()[0].platform} device(s): "
-        + (f"resuming at step {start}" if start else "starting")
-        + f", {total} steps, writing to {config.workdir}; the first step is compiled first"
-    )
-
-
-def _result(
-    config: Config, step: int, per_epoch: int, loss: float | None, evaluation: Result
-) -> Result:
-    return {
-        "arch": config.arch,
-        "dataset": config.dataset,
-        "step": step,
-        "epoch": round(step / per_epoch, 4),
-        "train_loss": loss,
-        **evaluation,
-    }
-
-
-def _finish(
-    config: Config,
-    model: Model,
-    state: TrainState,
-    loss: float | None,
-    per_epoch: int,
-    dataset: data.Dataset,
-    evaluate: Evaluate,
-) -> Result:
-    """Evaluates the last state and leaves weights, pictures and the result in the workdir."""
-    step = int(state.step)
-    evaluation, predictions = evaluate(state)
-    Reporter(config.workdir, step, step, per_epoch, config.batch_size).evaluation(step, evaluation)
-    plots.draw_curves(config.workdir, config.arch)
-    plots.draw_predictions(
-        config.workdir, dataset.test_images, dataset.test_labels, predictions, dataset.classes
-    )
-    nnx.update(model, state.ema_params)
-    nnx.update(model, state.ema_stats)
-    ij.save_weights(model, config.workdir / "weights.safetensors")
-    result = _result(config, step, per_epoch, loss, evaluation)
-    (config.workdir / "result.json").write_text(json.dumps(result) + "\n")
-    return result

@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 _ROWS, _COLUMNS = 5, 10
+_NAMED_CLASSES = 60
 
 
 def draw_curves(workdir: Path, title: str) -> None:
@@ -41,23 +42,74 @@ def draw_curves(workdir: Path, title: str) -> None:
     plt.close(figure)
 
 
+def choose(candidates: np.ndarray) -> np.ndarray:
+    """Returns as many of the candidates as `draw_predictions` has room for, evenly spread."""
+    count = min(len(candidates), _ROWS * _COLUMNS)
+    return candidates[np.linspace(0, len(candidates) - 1, count).astype(int)]
+
+
 def draw_predictions(
     workdir: Path,
-    images: np.ndarray,
+    images: Sequence[np.ndarray],
     labels: np.ndarray,
     predictions: np.ndarray,
     classes: Sequence[str],
 ) -> None:
     """Draws test images with label and prediction as `predictions.png`, wrong ones in red."""
-    chosen = [int(i) for i in np.linspace(0, len(labels) - 1, _ROWS * _COLUMNS)]
     figure, grid = plt.subplots(_ROWS, _COLUMNS, figsize=(14, 8.6), layout="constrained")
-    for axes, i in zip(grid.flat, chosen, strict=True):
-        right = predictions[i] == labels[i]
-        axes.imshow(images[i].squeeze(), cmap="gray")
-        axes.set_title(classes[predictions[i]], color="green" if right else "red", fontsize=9)
-        axes.set_xlabel("" if right else f"is {classes[labels[i]]}", fontsize=8)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, image, label, prediction in zip(
+        grid.flat, images, labels, predictions, strict=False
+    ):
+        right = prediction == label
+        axes.set_axis_on()
+        axes.imshow(image.squeeze(), cmap="gray")
+        axes.set_title(_short(classes[prediction]), color="green" if right else "red", fontsize=9)
+        axes.set_xlabel("" if right else f"is {_short(classes[label])}", fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(f"Predictions on {len(labels)} test images, {_ROWS * _COLUMNS} shown")
+    figure.suptitle(f"Predictions on {len(images)} test images")
     figure.savefig(workdir / "predictions.png", dpi=80)
     plt.close(figure)
+
+
+def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Draws how often each class (row) is taken for each (column) as `confusion.png`.
+
+    Args:
+        workdir: where to.
+        counts: images [classes, classes].
+        classes: their names, written beside the picture if there is room.
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    few = len(classes) <= _NAMED_CLASSES
+    side = 2.5 + 0.45 * len(classes) if few else 10
+    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(picture, label="share of the images of a class", shrink=0.7)
+    axes.set(xlabel="prediction", ylabel="label", title=_mean_accuracy(counts))
+    if few:
+        names = [_short(name) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    if len(classes) <= 12:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
+    figure.savefig(workdir / "confusion.png", dpi=100)
+    plt.close(figure)
+
+
+def _mean_accuracy(counts: np.ndarray) -> str:
+    images, hits = counts.sum(1), counts.diagonal()
+    accuracy = hits[images > 0] / images[images > 0]
+    return (
+        f"top-1 {hits.sum() / images.sum():.1%}; by class {accuracy.min():.1%} to "
+        f"{accuracy.max():.1%}, mean {accuracy.mean():.1%}"
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else f"{name[:19]}…"

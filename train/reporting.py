@@ -1,4 +1,4 @@
-"""What a run says: a progress bar or lines, and `metrics.jsonl`."""
+"""What a run says: a progress bar or lines, `metrics.jsonl`, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,51 +10,75 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from train import hardware, processes
+from train.config import Config
+from train.errors import UsageError
+from train.workdir import as_json
 
 
 class Reporter:
-    """Writes metrics, and shows progress on standard output.
+    """Writes metrics, and shows progress on standard output; in process 0 alone.
 
     Args:
-        workdir: folder of `metrics.jsonl`. Entries after `start`, left by a run that was killed
+        config: of the run. Entries of `metrics.jsonl` after `start`, left by a run that was killed
             after its last checkpoint, are dropped.
         start: step at which this process takes up the run.
         total: last step.
         steps_per_epoch: for the epoch and the remaining time.
-        batch_size: images in a step.
+
+    Attributes:
+        flops: of a step on one device, if it is known.
     """
 
-    def __init__(
-        self, workdir: Path, start: int, total: int, steps_per_epoch: int, batch_size: int
-    ):
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(workdir) if line["step"] <= start]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    flops: float | None = None
+
+    def __init__(self, config: Config, start: int, total: int, steps_per_epoch: int):
+        self._main = processes.is_main()
+        self._path = config.workdir / "metrics.jsonl"
         self._total = total
         self._steps_per_epoch = steps_per_epoch
-        self._batch_size = batch_size
+        self._batch_size = config.batch_size
+        self._peak = hardware.peak_flops()
         self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
-        self._last_step, self._last_time, self._away = start, time.monotonic(), 0.0
+        self._sinks: list[Any] = []
+        if self._main:
+            kept = [line for line in read_metrics(config.workdir) if line["step"] <= start]
+            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            self._sinks = _sinks(config, start)
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+        self._last_step, self._last_time, self._away, self._waited = start, time.monotonic(), 0, 0
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports the mean metrics of the steps since the last report."""
         now = time.monotonic()
-        rate = (step - self._last_step) / max(now - self._last_time - self._away, 1e-9)
-        self._last_step, self._last_time, self._away = step, now, 0.0
+        seconds = max(now - self._last_time - self._away, 1e-9)
+        rate = (step - self._last_step) / seconds
+        waited = min(self._waited / seconds, 1.0)
+        self._last_step, self._last_time, self._away, self._waited = step, now, 0, 0
         epoch = step / self._steps_per_epoch
         images = rate * self._batch_size
-        self._write(dict(kind="train", step=step, epoch=epoch, images_per_s=images, **metrics))
+        speed = dict(
+            images_per_s=images,
+            images_per_s_device=images / jax.device_count(),
+            data_wait=waited,
+        )
+        if self.flops and self._peak:
+            speed["mfu"] = self.flops * rate / self._peak
+        self._write(dict(kind="train", step=step, epoch=epoch, **speed, **metrics))
         if self._bar is not None:
             self._bar.set_postfix(
                 epoch=f"{epoch:.2f}", loss=f"{metrics['loss']:.3f}", lr=f"{metrics['lr']:.2g}"
             )
             return
+        mfu = f"  MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
         self.say(
             f"step {step}/{self._total}  epoch {epoch:.2f}  loss {metrics['loss']:.4f}  "
-            f"lr {metrics['lr']:.3g}  {images:.0f} images/s  "
+            f"lr {metrics['lr']:.3g}  {images:.0f} images/s  waiting for data {waited:.0%}{mfu}  "
             f"ETA {_duration((self._total - step) / rate)}"
         )
 
@@ -80,21 +104,79 @@ class Reporter:
         yield
         self._away += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time that its body takes as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
+        if not self._main:
+            return
         if self._bar is not None:
             self._bar.write(text)
         else:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Ends the progress bar."""
+        """Ends the progress bar and what is written to."""
         if self._bar is not None:
             self._bar.close()
+        for sink in self._sinks:
+            sink.close()
 
     def _write(self, entry: Mapping[str, Any]) -> None:
+        if not self._main:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
+        for sink in self._sinks:
+            sink.write(entry)
+
+
+class _TensorBoard:
+    def __init__(self, config: Config, start: int):
+        folder = str(config.workdir / "tensorboard")
+        # Hides what a killed run wrote after the step that this one takes up.
+        self._writer = SummaryWriter(folder, purge_step=start + 1 if start else None)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        for name, value in _numbers(entry).items():
+            self._writer.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, config: Config):
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]  # optional
+        except ModuleNotFoundError:
+            raise UsageError("--wandb needs the package wandb: pip install wandb") from None
+        # The name of the workdir, so that the same command goes on with the same run.
+        name = config.workdir.absolute().name
+        self._run = wandb.init(
+            project=config.wandb, name=name, id=name, resume="allow", config=as_json(config)
+        )
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        named = {f"{entry['kind']}/{name}": value for name, value in _numbers(entry).items()}
+        self._run.log(named, step=entry["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _sinks(config: Config, start: int) -> list[Any]:
+    tensorboard = [_TensorBoard(config, start)] if config.tensorboard else []
+    return tensorboard + ([_Wandb(config)] if config.wandb else [])
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in entry.items() if name not in ("kind", "step")}
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

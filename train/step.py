@@ -13,6 +13,7 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.model import Model
+from train import inputs
 from train.config import Config
 
 Tree = Any  # nested dicts of arrays
@@ -39,6 +40,7 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
     With a frozen backbone they have nothing to teach.
     """
     has_aux = bool(ij.model_info(config.arch).aux_heads) and not config.freeze_backbone
+    depth = {} if config.drop_path is None else {"drop_path": config.drop_path}
     return ij.create_model(
         config.arch,
         num_classes=num_classes,
@@ -49,6 +51,7 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
         rngs=nnx.Rngs(config.seed),
         dropout=config.dropout,
         bn_momentum=config.bn_momentum,
+        **depth,
     )
 
 
@@ -86,75 +89,158 @@ def make_train_step(
     tx: optax.GradientTransformation,
     config: Config,
     num_classes: int,
+    spread: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the step that maps a state and a batch to the next state and its metrics."""
+    """Returns the step that maps a state and a batch to the next state and its metrics.
 
-    def loss_fn(params: Tree, state: TrainState, batch: Batch) -> tuple[jax.Array, Any]:
+    Args:
+        train_def: the network in training mode.
+        tx: the optimiser.
+        config: of the run.
+        num_classes: size of the output.
+        spread: lays a part of a batch [groups, images, ...] over the devices.
+    """
+    gradients = make_gradients(train_def, config, num_classes, spread)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        grads, stats, metrics = gradients(state, batch)
+        return update(state, grads, stats, metrics, tx, config)
+
+    return train_step
+
+
+def make_gradients(
+    train_def: nnx.GraphDef,
+    config: Config,
+    num_classes: int,
+    spread: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> Callable[..., tuple[Tree, Tree, Metrics]]:
+    """Returns the first half of a step: gradients, statistics and metrics of a batch.
+
+    A batch is cut into groups, each of which has BatchNorm statistics, mixed images and random
+    numbers of its own, as a replica has; all that comes out is the mean over the groups. Parts of
+    the batch, `grad_accum` of them, are computed one after another, the groups of a part at once.
+    So a batch in parts gives what one with as many groups gives, to rounding.
+    """
+    parts = config.grad_accum
+
+    def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
+        augmenting, mixing, dropping = jax.random.split(key, 3)
+        x = inputs.augment(images, config, augmenting)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), config.label_smoothing)
+        x, targets = inputs.mix(x, targets, config, mixing)
         model = nnx.merge(train_def, params, state.stats)
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        outputs = model(prepare(batch["image"], config), rngs=nnx.Rngs(dropout=key))
+        outputs = model(x, rngs=nnx.Rngs(dropout=dropping))
         outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(batch["label"], num_classes), config.label_smoothing
-        )
         losses = {
             name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
             for name, logits in outputs.items()
         }
+        logits = outputs["logits"]
         loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
         stats = state.stats
         if not config.freeze_backbone:
             stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return loss, (stats, outputs["logits"])
+        hits = (logits.argmax(-1) == labels).mean()
+        return loss, (stats, {"loss": loss, "accuracy": hits})
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (stats, logits)), grads = gradient(state.params, state, batch)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # TensorFlow's ExponentialMovingAverage with num_updates.
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        metrics = {
-            "loss": loss,
-            "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
-            "grad_norm": optax.tree.norm(grads),
-        }
-        state = TrainState(
-            state.step + 1,
-            params,
-            stats,
-            _average(state.ema_params, params, decay),
-            _average(state.ema_stats, stats, decay),
-            opt_state,
+    def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
+        """The mean over groups [g, n, ...]; without `vmap` for one, which compiles faster."""
+        if len(labels) == 1:
+            return loss_fn(params, state, images[0], labels[0], keys[0])
+        each = jax.vmap(loss_fn, in_axes=(None, None, 0, 0, 0))
+        return jax.tree.map(lambda x: x.mean(0), each(params, state, images, labels, keys))
+
+    def gradients(
+        state: TrainState, batch: Batch, first_group: int | jax.Array = 0
+    ) -> tuple[Tree, Tree, Metrics]:
+        size = config.bn_group or len(batch["label"]) // parts
+        groups = len(batch["label"]) // size
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        keys = jax.vmap(lambda g: jax.random.fold_in(key, g))(first_group + jnp.arange(groups))
+        images, labels, keys = (
+            x.reshape(parts, groups // parts, *shape)
+            for x, shape in (
+                (batch["image"], (-1, *batch["image"].shape[1:])),
+                (batch["label"], (-1,)),
+                (keys, ()),
+            )
         )
-        return state, metrics
 
-    return train_step
+        def of_part(images: Any, labels: Any, keys: Any) -> Any:
+            value_and_grad = jax.value_and_grad(of_groups, has_aux=True)
+            (_, out), grads = value_and_grad(
+                state.params, state, spread(images), spread(labels), keys
+            )
+            return grads, *out
+
+        if parts == 1:
+            return of_part(images[0], labels[0], keys[0])
+        totals, _ = jax.lax.scan(
+            lambda carry, part: (jax.tree.map(jnp.add, carry, of_part(*part)), None),
+            jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype),
+                jax.eval_shape(of_part, images[0], labels[0], keys[0]),
+            ),
+            (images, labels, keys),
+        )
+        grads, stats, metrics = jax.tree.map(lambda x: x / parts, totals)
+        # A mean of equal numbers is not always equal to them: what is not trained stays as it is.
+        return grads, state.stats if config.freeze_backbone else stats, metrics
+
+    return gradients
+
+
+def update(
+    state: TrainState,
+    grads: Tree,
+    stats: Tree,
+    metrics: Metrics,
+    tx: optax.GradientTransformation,
+    config: Config,
+) -> tuple[TrainState, Metrics]:
+    """The second half of a step: the next state, and the metrics with the gradient's norm."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # TensorFlow's ExponentialMovingAverage with num_updates.
+    decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema = (params, stats)
+    if config.ema_decay:
+        ema = _average((state.ema_params, state.ema_stats), ema, decay)
+    metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
+    new = TrainState(state.step + 1, params, stats, *ema, opt_state)
+    if config.on_nan == "skip":
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        kept = dataclasses.replace(state, step=new.step)
+        new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, kept)
+    return new, metrics
 
 
 def make_eval_step(
     eval_def: nnx.GraphDef, config: Config
 ) -> Callable[[Tree, Tree, Batch], Metrics]:
-    """Returns a step that sums, over the images whose mask is 1, hits, loss and count."""
+    """Returns a step that sums, over the images whose mask is 1, hits, loss and count.
+
+    Of several views of an image [n, views, h, w, c] it averages the probabilities, as the papers
+    do. It returns each image's prediction, label and mask too.
+    """
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
         model = nnx.merge(eval_def, params, stats)
-        logits = _wide(model(prepare(batch["image"], config)))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        own = jnp.take_along_axis(logits, batch["label"][:, None], axis=1)
+        images, labels, mask = batch["image"], batch["label"], batch["mask"]
+        views = images.shape[1] if images.ndim == 5 else 1
+        logits = _wide(model(inputs.prepare(images.reshape(-1, *images.shape[-3:]), config)))
+        if views > 1:
+            each = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
+            logits = jax.nn.logsumexp(each, axis=1) - jnp.log(views)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
         rank = (logits > own).sum(-1)
         sums = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
-        sums = {name: (value * batch["mask"]).sum() for name, value in sums.items()}
-        return {**sums, "prediction": logits.argmax(-1)}
+        sums = {name: jnp.where(mask > 0, value, 0).sum() for name, value in sums.items()}
+        return {**sums, "prediction": logits.argmax(-1), "label": labels, "mask": mask}
 
     return eval_step
-
-
-def prepare(images: jax.Array, config: Config) -> jax.Array:
-    """Maps uint8 images to [-1, 1] and resizes them, on the device that trains."""
-    shape = (images.shape[0], config.image_size, config.image_size, images.shape[3])
-    x = images.astype(jnp.promote_types(jnp.float32, config.dtype)) / 127.5 - 1
-    return jax.image.resize(x, shape, "bilinear").astype(config.dtype)
 
 
 def _average(old: Tree, new: Tree, decay: jax.Array) -> Tree:

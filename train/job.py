@@ -1,0 +1,161 @@
+"""What a run is made of: network, optimiser, devices, images, first state."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import inception_jax as ij
+from inception_jax.model import Model
+from train import optimizer, processes
+from train.config import Config
+from train.devices import Devices
+from train.errors import UsageError
+from train.evaluation import Evaluator
+from train.pipeline import BadImages, InputOptions
+from train.sources import Dataset
+from train.step import TrainState, build_model, init_state, make_train_step, split
+
+# From so many training images on, each processor decodes in a process of its own.
+_MANY_IMAGES = 50_000
+
+
+@dataclasses.dataclass
+class Job:
+    """A run, ready to start.
+
+    Attributes:
+        config: of the run.
+        dataset: what it trains and evaluates on.
+        options: of the input pipeline.
+        devices: shardings.
+        per_epoch: steps in an epoch.
+        total: last step.
+        model: the network, with its initial parameters.
+        state: at step 0, on the devices.
+        rate: learning rate as a function of the step.
+        step: a training step, to be compiled.
+        evaluate: evaluates a state.
+        bad_images: counts images that cannot be read.
+    """
+
+    config: Config
+    dataset: Dataset
+    options: InputOptions
+    devices: Devices
+    per_epoch: int
+    total: int
+    model: Model
+    state: TrainState
+    rate: optimizer.Schedule
+    step: Callable[..., Any]
+    evaluate: Evaluator
+    bad_images: BadImages
+
+    @property
+    def num_params(self) -> int:
+        """Trained numbers."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    def compile(self, batch: dict[str, np.ndarray]) -> Any:
+        """Compiles the training step for batches of this kind; it takes its state's memory."""
+        step = jax.jit(
+            self.step,
+            donate_argnums=0,
+            out_shardings=(self.devices.replicated, self.devices.replicated),
+        )
+        return step.lower(self.state, self.devices.put(batch)).compile()
+
+
+def prepare(config: Config, dataset: Dataset) -> Job:
+    """Builds everything that a run needs, and compiles nothing.
+
+    Raises:
+        UsageError: if the configuration cannot be run.
+        WeightsError: if the weights to start from do not fit.
+    """
+    devices = Devices.of(config)
+    per_epoch = len(dataset.train) // config.batch_size
+    if per_epoch == 0:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is more than the {len(dataset.train)} images"
+        )
+    total = config.steps or max(round(config.epochs * per_epoch), 1)
+    model = build_model(config, len(dataset.classes), dataset.channels)
+    if config.init_from is not None:
+        _load_start(model, config.init_from)
+    train_def, eval_def, params, stats = split(model, freeze_backbone=config.freeze_backbone)
+    tx = optimizer.make_optimizer(config, per_epoch, total)
+    options = _input_options(config, dataset)
+    bad_images = BadImages(config.max_bad_images)
+    return Job(
+        config=config,
+        dataset=dataset,
+        options=options,
+        devices=devices,
+        per_epoch=per_epoch,
+        total=total,
+        model=model,
+        state=_place(params, stats, tx, devices),
+        rate=optimizer.learning_rate(config, per_epoch, total),
+        step=make_train_step(train_def, tx, config, len(dataset.classes), devices.spread),
+        evaluate=Evaluator(config, dataset, options, devices, eval_def, bad_images),
+        bad_images=bad_images,
+    )
+
+
+def keep_compiled(config: Config) -> None:
+    """Turns jax's cache of compiled programs on, if the environment does not say where it is."""
+    if config.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(config.workdir.absolute() / "xla_cache"))
+
+
+def _place(
+    params: Any, stats: Any, tx: optax.GradientTransformation, devices: Devices
+) -> TrainState:
+    """Puts the first state on every device: all processes have built the same."""
+    state = jax.device_get(init_state(params, stats, tx))
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(devices.replicated, np.asarray(x)), state
+    )
+
+
+def _input_options(config: Config, dataset: Dataset) -> InputOptions:
+    workers = config.workers
+    if workers is None:
+        workers = (os.cpu_count() or 1) if len(dataset.train) >= _MANY_IMAGES else 0
+    return InputOptions(
+        image_size=config.image_size,
+        channels=dataset.channels,
+        num_classes=len(dataset.classes),
+        crop=config.crop,
+        crop_area_min=config.crop_area_min,
+        flip=config.flip,
+        randaugment=config.randaugment,
+        randaugment_std=0.5,
+        eval_crop_fraction=config.eval_crop_fraction,
+        eval_crops=config.eval_crops,
+        workers=workers,
+        max_bad_images=config.max_bad_images,
+    )
+
+
+def _load_start(model: Model, path: Path) -> None:
+    try:
+        ij.load_weights(model, path)
+    except ij.WeightsError as error:
+        heads = tuple(f"{name}." for name in model.classifiers)
+        wrong = (*error.missing, *error.misshapen, *error.unexpected)
+        if not wrong or not all(name.startswith(heads) for name in wrong):
+            raise
+        ij.load_weights(model, path, head=False)
+        if processes.is_main():
+            print(f"{path} has no classifier of this size: it starts anew")
