@@ -154,25 +154,20 @@ def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
     """
     if crops not in (12, 144):
         raise ValueError(f"crops {crops}: 12 or 144")
+    squares = _squares(image)
     views = []
     for side in crop_scales(size, crops):
-        squares = _squares(_resize_shorter_side(image, side), side)
         for square in squares if crops == 144 else squares[1:2]:
-            for view in _six_crops(square, size):
+            for view in _six_crops(resize(square, side, side), size):
                 views += [view, view[:, ::-1]]
     return np.stack(views)
 
 
-def _resize_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
+def _squares(image: np.ndarray) -> list[np.ndarray]:
+    """The first, central and last square; resized afterwards, however long the image is."""
     height, width = image.shape[:2]
-    scale = side / min(height, width)
-    return resize(image, max(round(height * scale), side), max(round(width * scale), side))
-
-
-def _squares(image: np.ndarray, side: int) -> list[np.ndarray]:
-    """The first, central and last square along the longer side."""
-    rest = max(image.shape[:2]) - side
-    if image.shape[0] > image.shape[1]:
+    side, rest = min(height, width), abs(height - width)
+    if height > width:
         return [image[start : start + side] for start in (0, rest // 2, rest)]
     return [image[:, start : start + side] for start in (0, rest // 2, rest)]
 
