@@ -17,12 +17,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib
+import numpy as np
 import tyro
 from flax import nnx
 
@@ -30,17 +32,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
-from train import data, optimizer
+from train import optimizer, pipeline
 from train.config import Config
-from train.step import (
-    Batch,
-    TrainState,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    prepare,
-    split,
-)
+from train.inputs import prepare
+from train.sources import Dataset, open_dataset
+from train.step import Batch, TrainState, init_state, make_eval_step, make_train_step, split
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -80,7 +76,7 @@ class Run:
 
 def main(options: Options) -> None:
     """Runs the experiment and writes its page."""
-    dataset = data.load_dataset("fashion_mnist")
+    dataset = open_dataset("fashion_mnist")
     rate = options.learning_rate
     trials = [*((scale, rate) for scale in options.scales), (1.0, rate / 10)]
     runs = [train(scale, rate, options, dataset) for scale, rate in trials]
@@ -106,7 +102,7 @@ def configuration(learning_rate: float, options: Options) -> Config:
     )
 
 
-def train(scale: float, learning_rate: float, options: Options, dataset: data.Dataset) -> Run:
+def train(scale: float, learning_rate: float, options: Options, dataset: Dataset) -> Run:
     """Trains with one scale, to the end or until a number is not finite."""
     config = configuration(learning_rate, options)
     model = ij.create_model(
@@ -121,13 +117,13 @@ def train(scale: float, learning_rate: float, options: Options, dataset: data.Da
         rngs=nnx.Rngs(config.seed),
     )
     train_def, eval_def, params, stats = split(model)
-    tx = optimizer.make_optimizer(config, len(dataset.train_labels) // config.batch_size)
+    per_epoch = len(dataset.train) // config.batch_size
+    tx = optimizer.make_optimizer(config, per_epoch, options.steps)
     state = init_state(params, stats, tx)
     step = jax.jit(make_train_step(train_def, tx, config, len(dataset.classes)), donate_argnums=0)
     last_layer = jax.jit(_last_layer(train_def, config))
     run = Run(scale, learning_rate)
-    for i in range(options.steps):
-        batch = data.train_batch(dataset, i, config.batch_size, config.seed)
+    for i, batch in enumerate(training(dataset, config, options.steps)):
         if i % 10 == 0:
             zeros, size = (float(x) for x in last_layer(state, batch))
             run.zeros.append((i, zeros))
@@ -154,11 +150,33 @@ def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
     return measure
 
 
-def evaluate(state: TrainState, step: Any, config: Config, dataset: data.Dataset) -> float:
+def evaluate(state: TrainState, step: Any, config: Config, dataset: Dataset) -> float:
     """Returns the share of test images whose class comes first."""
-    batches = data.evaluation_batches(dataset, config.batch_size)
-    hits = sum(float(step(state.params, state.stats, batch)["top1"]) for batch in batches)
-    return hits / len(dataset.test_labels)
+    hits = 0.0
+    with pipeline.evaluation_batches(
+        dataset, inputs(dataset, config), config.batch_size
+    ) as batches:
+        for batch in batches:
+            arrays = {name: batch[name] for name in ("image", "label", "mask")}
+            hits += float(step(state.params, state.stats, arrays)["top1"])
+    return hits / len(dataset.test)
+
+
+def training(dataset: Dataset, config: Config, steps: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches of all steps."""
+    options = inputs(dataset, config)
+    with pipeline.train_batches(
+        dataset, options, 0, steps, config.batch_size, config.seed
+    ) as batches:
+        for batch in batches:
+            yield {name: batch[name] for name in ("image", "label")}
+
+
+def inputs(dataset: Dataset, config: Config) -> pipeline.InputOptions:
+    """The images as they are; the device resizes them."""
+    return pipeline.InputOptions(
+        config.image_size, dataset.channels, len(dataset.classes), crop="none"
+    )
 
 
 def markdown_table(runs: list[Run]) -> str:

@@ -75,7 +75,9 @@ def test_erasing_puts_one_rectangle_of_noise_into_a_share_of_the_images():
     assert abs(out[changed].std() - 1) < 0.05
 
 
-@pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]
+)
 def test_mixing_weighs_labels_as_pixels(options):
     config = dataclasses.replace(CONFIG, **options)
     # Image i is i everywhere, so its mean tells how much of which image is in it.

@@ -262,9 +262,7 @@ def test_views_of_an_image_are_averaged():
     logits = Small()(prepare(jnp.asarray(batch["image"]), CONFIG))
     mean = np.asarray(jax.nn.softmax(logits)).reshape(2, 3, 10).mean(1)
     np.testing.assert_array_equal(out["prediction"], mean.argmax(1))
-    np.testing.assert_allclose(
-        out["loss"], -np.log(mean[np.arange(2), label]).sum(), rtol=1e-5
-    )
+    np.testing.assert_allclose(out["loss"], -np.log(mean[np.arange(2), label]).sum(), rtol=1e-5)
 
 
 def test_evaluation_counts_masked_images_not_at_all():

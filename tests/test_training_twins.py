@@ -20,8 +20,8 @@ from flax import nnx
 import inception_jax as ij
 from reference_torch.optim import TensorFlowRMSprop
 from train.config import Config
-from train.optimizer import learning_rate, make_optimizer
 from train.inputs import prepare
+from train.optimizer import learning_rate, make_optimizer
 from train.step import init_state, make_train_step, split
 from twins import CLASSES, named_leaves, options_for, pair, to_nchw, twin_of
 

@@ -72,6 +72,7 @@ class Checkpoints:
         if step in self._steps():
             return
         tree = _as_dict(state)
+        metadata: Any = {_CHECKSUMS: checksums(tree)}
         self._writing_step = step
         try:
             # The policy decides what is kept; when to save is the loop's decision.
@@ -80,7 +81,7 @@ class Checkpoints:
                 tree,
                 force=True,
                 metrics=None if top1 is None else {"top1": top1},
-                custom_metadata={_CHECKSUMS: checksums(tree)},
+                custom_metadata=metadata,
             )
         except Exception as error:  # a full disk reaches us as one of many types
             raise self._failure(error) from error
@@ -144,7 +145,8 @@ class Checkpoints:
         """Returns the arrays of a step, or None and why not."""
         try:
             tree = self._checkpointer.load(step, abstract)
-            stored = (self._checkpointer.metadata(step).custom_metadata or {}).get(_CHECKSUMS)
+            metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
+            stored = metadata.get(_CHECKSUMS)
         except Exception as error:  # orbax raises bare Exception for a damaged file
             return None, str(error).partition("\n")[0][:200]
         if not isinstance(stored, Mapping):

@@ -39,8 +39,8 @@ class Config:
     100,000 training images or more, else demo."""
     dataset: str = DEFAULT_DATASET
     """Images to train on. fashion_mnist: 6,000 training and 1,000 test images that come with the
-    repository, 28x28 grey, ten classes. folder: DATA_DIR/{train,val}/CLASS/*. Another name, such as
-    imagenet2012: that TFDS data set, prepared as array_record in DATA_DIR (see train/prepare.py)."""
+    repository, 28x28 grey, ten classes. folder: DATA_DIR/{train,val}/CLASS/*. Another name, such
+    as imagenet2012: that TFDS data set, prepared as array_record in DATA_DIR (train/prepare.py)."""
     data_dir: Path | None = None
     """Folder of the data set."""
     train_split: str | None = None
@@ -156,7 +156,7 @@ class Config:
     distort: Literal["none", "inception"] = "none"
     """inception: brightness, saturation, hue and contrast changed at random, as TF-slim does."""
     randaugment: float = 0.0
-    """Magnitude of RandAugment, two operations an image, as timm's rand-m9-mstd0.5-inc1; 0: none."""
+    """Magnitude of RandAugment, two operations an image, timm's rand-m9-mstd0.5-inc1; 0: none."""
     mixup: float = 0.0
     """Alpha of mixup's Beta distribution; with cutmix, each batch takes one of them. 0: none."""
     cutmix: float = 0.0
@@ -178,7 +178,7 @@ class Config:
 
     # Devices
     distributed: Literal["auto", "on", "off"] = "auto"
-    """Several processes in one run: auto asks Slurm, Open MPI and TPUs, or takes the options below."""
+    """Several processes in one run: auto asks Slurm, Open MPI, TPUs, or takes the options below."""
     coordinator: str | None = None
     """Address and port of process 0, where the cluster does not tell."""
     num_processes: int | None = None

@@ -31,7 +31,7 @@ def describe(job: Job) -> dict[str, Any]:
         jax.process_index(), jax.process_count(),
     ) as batches:  # fmt: skip
         batch = next(batches)
-    batch.pop("notes")
+    batch = {name: batch[name] for name in ("image", "label")}
     print("compiling the training step ...", flush=True)
     compiled = job.compile(batch)
     memory, count = compiled.memory_analysis(), flops(compiled, config)

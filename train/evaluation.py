@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from train import pipeline, processes
+from train.augment import evaluation_view
 from train.config import Config
 from train.devices import Devices
 from train.errors import TrainingError
@@ -72,7 +73,9 @@ class Evaluator:
         views = config.eval_crops
         # As many views at once as training has images, and a multiple of the devices.
         count = jax.device_count()
-        self._batch_size = -(-max(config.batch_size // config.grad_accum // views, 1) // count) * count
+        self._batch_size = (
+            -(-max(config.batch_size // config.grad_accum // views, 1) // count) * count
+        )
 
     def __call__(self, state: TrainState, stop: Stop = lambda: False) -> Evaluation:
         """Evaluates the averaged weights, and those being trained.
@@ -105,6 +108,15 @@ class Evaluator:
                     raise Interrupted
         return self._gather(outputs, processes.total(left_out))
 
+    def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns test images as they are evaluated, uint8 [h, w, c]."""
+        o = self._options
+        images = (self._dataset.test[int(i)].image for i in indices)
+        return [
+            evaluation_view(image, o.image_size, o.channels, o.eval_crop_fraction, 1)[0]
+            for image in images
+        ]
+
     def _gather(self, outputs: dict[str, list[Any]], left_out: int) -> Evaluation:
         total = len(self._dataset.test)
         first = outputs[""]
@@ -120,9 +132,7 @@ class Evaluator:
             if examples != counted.sum():
                 raise TrainingError(f"evaluated {examples} of {counted.sum()} images")
             for name in ("top1", "top5", "loss"):
-                metrics[f"eval_{name}{suffix}"] = (
-                    sum(float(o[name]) for o in of_weights) / examples
-                )
+                metrics[f"eval_{name}{suffix}"] = sum(float(o[name]) for o in of_weights) / examples
         metrics["eval_examples"] = int(counted.sum())
         if left_out:
             metrics["eval_left_out"] = left_out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +82,7 @@ def distort(x: Array, key: Array) -> Array:
         (hue, saturation, contrast, brightness),
     )
 
-    def chain(steps: tuple) -> object:
+    def chain(steps: tuple) -> Callable[[Array], Array]:
         def apply(x: Array) -> Array:
             for step in steps:
                 x = step(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax import nnx
 
 import inception_jax as ij
 from inception_jax.model import Model
@@ -95,7 +95,7 @@ def prepare(config: Config, dataset: Dataset) -> Job:
     train_def, eval_def, params, stats = split(model, freeze_backbone=config.freeze_backbone)
     tx = optimizer.make_optimizer(config, per_epoch, total)
     options = _input_options(config, dataset)
-    bad_images = BadImages(config.max_bad_images)
+    bad_images = BadImages(config.max_bad_images, _warn)
     return Job(
         config=config,
         dataset=dataset,
@@ -126,6 +126,10 @@ def _place(
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(devices.replicated, np.asarray(x)), state
     )
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _input_options(config: Config, dataset: Dataset) -> InputOptions:

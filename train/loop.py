@@ -63,7 +63,9 @@ def run(config: Config, dataset: Dataset) -> Result:
         try:
             return _Run(this, saved, stop).to_the_end()
         except Interrupted:  # only in an evaluation of a state that is saved already
-            raise Preempted("SIGTERM while evaluating: the same command goes on from here") from None
+            raise Preempted(
+                "SIGTERM while evaluating: the same command goes on from here"
+            ) from None
 
 
 class _Run:
@@ -108,7 +110,8 @@ class _Run:
             for step in range(self.start, this.total):
                 with self.reporter.waiting():
                     batch = next(batches)
-                this.bad_images.add(batch.pop("notes"))
+                this.bad_images.add(batch["notes"])
+                batch = {name: batch[name] for name in ("image", "label")}
                 compiled = compiled or self._compile(batch)
                 with self._profiled(step):
                     this.state, metrics = compiled(this.state, this.devices.put(batch))
@@ -218,7 +221,11 @@ class _Run:
 def _claim(this: Job) -> None:
     config = this.config
     workdir.claim(config, this.total)
-    if config.eval_only and config.init_from is None and not workdir.has_checkpoints(config.workdir):
+    if (
+        config.eval_only
+        and config.init_from is None
+        and not workdir.has_checkpoints(config.workdir)
+    ):
         raise UsageError(f"--eval-only: {config.workdir} holds no checkpoint")
 
 

@@ -54,8 +54,8 @@ def _falling(config: Config, steps_per_epoch: int, total: int) -> Schedule:
     """The rate without warm-up, as a share of the highest."""
     if config.lr_schedule == "cosine":
         floor = config.lr_floor
-        return lambda step: floor + (1 - floor) * 0.5 * (
-            1 + jnp.cos(math.pi * jnp.minimum(step / total, 1))
+        return lambda step: (
+            floor + (1 - floor) * 0.5 * (1 + jnp.cos(math.pi * jnp.minimum(step / total, 1)))
         )
     if config.lr_schedule == "polynomial":
         return lambda step: jnp.maximum(1 - step / total, 0) ** config.lr_power

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -59,9 +60,7 @@ def draw_predictions(
     figure, grid = plt.subplots(_ROWS, _COLUMNS, figsize=(14, 8.6), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, image, label, prediction in zip(
-        grid.flat, images, labels, predictions, strict=False
-    ):
+    for axes, image, label, prediction in zip(grid.flat, images, labels, predictions, strict=False):
         right = prediction == label
         axes.set_axis_on()
         axes.imshow(image.squeeze(), cmap="gray")
@@ -111,5 +110,5 @@ def _mean_accuracy(counts: np.ndarray) -> str:
     )
 
 
-def _short(name: str) -> str:
+def _short(name: Any) -> str:
     return name if len(name) <= 20 else f"{name[:19]}…"

@@ -40,7 +40,7 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
     With a frozen backbone they have nothing to teach.
     """
     has_aux = bool(ij.model_info(config.arch).aux_heads) and not config.freeze_backbone
-    depth = {} if config.drop_path is None else {"drop_path": config.drop_path}
+    depth: dict[str, Any] = {} if config.drop_path is None else {"drop_path": config.drop_path}
     return ij.create_model(
         config.arch,
         num_classes=num_classes,
@@ -204,11 +204,12 @@ def update(
     params = optax.apply_updates(state.params, updates)
     # TensorFlow's ExponentialMovingAverage with num_updates.
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = (params, stats)
+    ema_params, ema_stats = params, stats
     if config.ema_decay:
-        ema = _average((state.ema_params, state.ema_stats), ema, decay)
+        ema_params = _average(state.ema_params, params, decay)
+        ema_stats = _average(state.ema_stats, stats, decay)
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-    new = TrainState(state.step + 1, params, stats, *ema, opt_state)
+    new = TrainState(state.step + 1, params, stats, ema_params, ema_stats, opt_state)
     if config.on_nan == "skip":
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         kept = dataclasses.replace(state, step=new.step)
