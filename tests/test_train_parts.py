@@ -155,8 +155,13 @@ def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
     np.testing.assert_allclose(low, 1e-4, rtol=1e-6)
 
 
-@pytest.mark.parametrize("arch", ij.list_models())
-@pytest.mark.parametrize("recipe", recipes.names())
+@pytest.mark.parametrize(
+    ("recipe", "arch"),
+    [
+        *(("demo", arch) for arch in ij.list_models()),
+        *((recipe, "xception") for recipe in recipes.names()[1:]),
+    ],
+)
 def test_any_recipe_trains_any_network(recipe, arch):
     options, _ = parse(["--arch", arch, "--recipe", recipe])
     assert options.recipe == recipe

@@ -99,7 +99,7 @@ def train_in_torch(name: str, config: Config):
         for kernel in kernels:
             kernel.grad.add_(kernel.detach(), alpha=config.weight_decay)
         _limit_norm([p.grad for p in params.values()], config.clip_norm)
-        optimizer.param_groups[0]["lr"] = rate(number)
+        optimizer.param_groups[0]["lr"] = float(rate(number))
         optimizer.step()
         decay = min(config.ema_decay, (1 + number) / (10 + number))
         for key, value in (params | stats).items():
@@ -172,7 +172,7 @@ def test_rmsprop_of_both_is_tensorflows():
         state = tx.init(params)
         for number in range(20):
             gradient = 3 * rng.normal(size=start.shape)
-            rate = learning_rate(config, 5)(number)
+            rate = float(learning_rate(config, 5, 100)(number))
             square = 0.9 * square + 0.1 * gradient**2
             moved = 0.9 * moved + rate * gradient / np.sqrt(square + 1.0)
             w = w - moved

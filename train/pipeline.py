@@ -89,16 +89,18 @@ class Batches:
     """
 
     def __init__(self, batches: grain.DatasetIterator[Batch]) -> None:
-        self._batches = batches
-        # At the interpreter's end Grain would be taken apart before its workers are.
-        self._close = weakref.finalize(self, batches.close)
+        self._open = [batches]
+        # Also at the interpreter's end, where Grain's own destructors would find its modules gone.
+        self._close = weakref.finalize(self, _close, self._open)
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Batch:
+        if not self._open:
+            raise StopIteration
         try:
-            batch = next(self._batches)
+            batch = next(self._open[0])
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -123,6 +125,11 @@ class Batches:
     def close(self) -> None:
         """Ends the workers; closing again does nothing."""
         self._close()
+
+
+def _close(batches: list[grain.DatasetIterator[Batch]]) -> None:
+    while batches:
+        batches.pop().close()
 
 
 def train_batches(
