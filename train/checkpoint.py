@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
+import logging
 import shutil
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +147,8 @@ class Checkpoints:
     def _load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Any, str]:
         """Returns the arrays of a step, or None and why not."""
         try:
-            tree = self._checkpointer.load(step, abstract)
+            with _quiet():
+                tree = self._checkpointer.load(step, abstract)
             metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
             stored = metadata.get(_CHECKSUMS)
         except Exception as error:  # orbax raises bare Exception for a damaged file
@@ -176,6 +180,18 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the traces of every array's failed task to itself: one line says enough."""
+    logger = logging.getLogger("asyncio")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        gc.collect()  # a task speaks up when it is collected
+        logger.disabled = False
 
 
 def _drop_damaged_metrics(folder: Path) -> None:
