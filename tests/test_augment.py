@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from images import encode, gradient
+from PIL import Image
 
 from train import augment
 from train.augment import central_box, inception_box, multi_crops, train_view
 from train.decoding import Box
+from train.randaugment import OPERATIONS, rand_augment
 
 
 def rng(*seed: int) -> np.random.Generator:
@@ -149,3 +151,52 @@ def test_evaluation_views():
     np.testing.assert_array_equal(augment.evaluation_view(pixels, 71, 1, 0.875, 1)[0], pixels)
     with pytest.raises(ValueError, match="10"):
         multi_crops(pixels, 28, 10)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_follows_its_generator(channels):
+    pixels = rng(0).integers(0, 256, (32, 40, channels), np.uint8)
+    results = [rand_augment(pixels, rng(seed)) for seed in range(300)]
+    assert {(r.shape, r.dtype.name) for r in results} == {(pixels.shape, "uint8")}
+    for seed, result in enumerate(results):
+        np.testing.assert_array_equal(rand_augment(pixels, rng(seed)), result)
+    unchanged = np.mean([(r == pixels).all() for r in results])
+    assert 0.2 < unchanged < 0.36  # a quarter, and some operations change nothing
+    assert len({r.tobytes() for r in results}) > 100
+    for magnitude in (0.0, 10.0, 50.0):
+        assert rand_augment(pixels, rng(1), magnitude, 5.0, 9).shape == pixels.shape
+    np.testing.assert_array_equal(rand_augment(pixels, rng(0), layers=0), pixels)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_grow_with_their_strength(name):
+    smooth = Image.fromarray(gradient(40, 50) // 2 + 40)
+    change = [
+        np.abs(
+            np.array(OPERATIONS[name](smooth, s, 1, Image.Resampling.BILINEAR)) - np.int32(smooth)
+        )
+        for s in (0.1, 0.5, 1.0)
+    ]
+    sizes = [c.mean() for c in change]
+    assert sizes == sorted(sizes)
+    if name not in ("SharpnessIncreasing", "SolarizeIncreasing"):  # nothing sharp, nothing bright
+        assert sizes[2] > 1
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("bicubic", [True, False])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("magnitude", [0.3, 5.0, 9.0, 9.9])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_timms(monkeypatch, name, magnitude, sign, bicubic, mode):
+    timm = pytest.importorskip("timm.data.auto_augment")
+    resample = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    monkeypatch.setattr(timm.random, "random", lambda: 0.9 if sign < 0 else 0.1)
+    monkeypatch.setattr(timm.random, "choice", lambda _: resample)
+    pixels = rng(0).integers(0, 256, (32, 40, 3), np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    hparams = {"img_mean": (124, 116, 104) if mode == "RGB" else 117}
+    expected = timm.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=hparams)(image)
+    ours = OPERATIONS[name](image, magnitude / 10, sign, resample)
+    np.testing.assert_array_equal(np.array(ours), np.array(expected))
