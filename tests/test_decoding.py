@@ -9,9 +9,10 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
+from images import encode, gradient
 from PIL import Image
 
-from images import encode, gradient
 from train import decoding
 from train.decoding import BadImageError, Box, decode_crop, decode_whole
 
@@ -72,9 +73,7 @@ def test_a_large_photo_decodes_smaller_to_the_same_pixels(monkeypatch, factor, c
 def test_how_much_smaller_a_photo_decodes(monkeypatch):
     factors = []
     whole = decoding._decode_jpeg
-    monkeypatch.setattr(
-        decoding, "_decode_jpeg", lambda *a: (factors.append(a[3]), whole(*a))[1]
-    )
+    monkeypatch.setattr(decoding, "_decode_jpeg", lambda *a: (factors.append(a[3]), whole(*a))[1])
     data = encode(gradient(600, 800))
     for size in (601, 301, 300, 150, 75, 10):
         decode_crop(data, decoding.whole, size, 3)
@@ -130,6 +129,15 @@ def test_16_bits_are_scaled_not_clipped(kind, channels):
     np.testing.assert_array_equal(decoded.image[0, :, 0], [0, 0, 1, 1, 128, 255])
 
 
+def test_rare_ways_of_subsampling_are_left_to_pillow():
+    changed = bytearray(encode(gradient(64, 64), quality=90, subsampling=0))
+    changed[changed.index(b"\xff\xc0") + 11] = 0x14  # the luma four times as high as the chroma
+    data = bytes(changed)
+    with pytest.raises(KeyError):
+        simplejpeg.decode_jpeg_header(data)
+    np.testing.assert_array_equal(decode_whole(data, 3).image, pillow(data))
+
+
 def test_palettes_and_alpha():
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[..., 0], pixels[..., 3] = 200, 10
@@ -182,7 +190,9 @@ def test_what_cannot_be_used_says_why():
     assert decode_crop(encode(gradient(1, 40_000), "PNG"), decoding.whole, 8, 3).image.any()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+)
 def test_damage_raises_one_error_or_gives_an_image(kind):
     """Every truncation length of a small file, and several hundred files with changed bytes."""
     rng = np.random.default_rng(1)
@@ -204,8 +214,7 @@ def test_damage_raises_one_error_or_gives_an_image(kind):
         channels = 1 if number % 4 == 0 else 3
         try:
             image = decode_crop(item, decoding.whole, 8, channels).image
-        except BadImageError as error:
-            assert str(error)
+        except BadImageError:
             outcomes.add("raised")
         else:
             assert (image.shape, image.dtype) == ((8, 8, channels), np.uint8)

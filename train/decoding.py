@@ -189,6 +189,8 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError:  # a way of subsampling that it has no name for
+        return None
     except ValueError as error:
         return _left_to_pillow(data, error)
     height, width = int(height), int(width)

@@ -48,10 +48,11 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Example:
         label = int(np.searchsorted(self.starts, index, side="right")) - 1
-        file = os.fsdecode(self.names[self.offsets[index] : self.offsets[index + 1]])
-        name = "/".join((self.split, self.classes[label], file))
+        file = self.names[self.offsets[index] : self.offsets[index + 1]]
+        folder = f"{self.split}/{self.classes[label]}"
+        name = f"{folder}/{file.decode(errors='backslashreplace')}"  # can be printed, always
         try:
-            with open(os.path.join(self.root, name), "rb") as stream:
+            with open(os.path.join(self.root, folder, os.fsdecode(file)), "rb") as stream:
                 return Example(stream.read(), label, name)
         except OSError as error:
             if error.errno in _MACHINE_ERRORS:
@@ -62,6 +63,14 @@ class FolderSource:
 def open_folder(
     root: Path, train_split: str | None = None, eval_split: str | None = None
 ) -> Dataset:
+    """Opens the images of `list_folder` as a data set."""
+    train, test = list_folder(root, train_split, eval_split)
+    return Dataset("folder", train, test, train.classes, channels=3)
+
+
+def list_folder(
+    root: Path, train_split: str | None = None, eval_split: str | None = None
+) -> tuple[FolderSource, FolderSource]:
     """Lists the images of D/train/class and D/val/class; classes are sorted as torchvision does.
 
     Args:
@@ -90,8 +99,7 @@ def open_folder(
             f"{root / found} has {len(unknown)} class(es) that {root / train_split} lacks, such as "
             f"{unknown[0]!r}: both need the same class folders"
         )
-    train = list_images(root, train_split, classes)
-    return Dataset("folder", train, list_images(root, found, classes), classes, channels=3)
+    return list_images(root, train_split, classes), list_images(root, found, classes)
 
 
 def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSource:

@@ -31,6 +31,7 @@ from train.augment import Crop, evaluation_view, train_view
 from train.decoding import BadImageError
 from train.errors import TrainingError, UsageError
 from train.notes import BadImages, Note, read_exclusions, stem, too_many
+from train.randaugment import rand_augment
 from train.sources import Dataset, Example, Source
 
 __all__ = [
@@ -60,7 +61,7 @@ class InputOptions:
         crop: what training shows, see `augment.train_view`.
         crop_area_min: smallest share of the area in an "inception" crop.
         flip: mirror every second training image.
-        randaugment: magnitude of RandAugment, 0 for none.
+        randaugment: magnitude of RandAugment up to 10, see `randaugment`; 0 for none.
         randaugment_std: standard deviation of the magnitude.
         eval_crop_fraction: central part that a single evaluation crop shows.
         eval_crops: 1, 12 or 144, see `augment.multi_crops`.
@@ -267,6 +268,8 @@ class _TrainingImages:
                 options.crop_area_min,
                 options.flip,
             )
+        if options.randaugment > 0:
+            image = rand_augment(image, rng, options.randaugment, options.randaugment_std)
         notes = tuple(Note("skipped", name, reason) for name, reason in skipped.items())
         return _Row(image, example.label, notes=(*notes, *_conversion(example, converted)))
 

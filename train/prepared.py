@@ -46,9 +46,12 @@ class PreparedSource:
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise BadImageError(f"unreadable record: {reason}", name) from error
+        image, label = record[self.image], record[self.label]
+        if not isinstance(image, bytes) or label is None:  # a file that was cut reads as nothing
+            raise BadImageError("empty record", name)
         if self.name is not None:
             name = _text(record[self.name]) or name
-        return Example(record[self.image], int(record[self.label]), name)
+        return Example(image, int(label), name)
 
     def _open(self) -> Any:
         if self._records is None:
