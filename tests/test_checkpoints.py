@@ -140,8 +140,10 @@ def test_a_full_disk_leaves_the_earlier_ones(saved):
     checkpoints = opened(saved)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        with pytest.raises(TrainingError, match="step 5 could not be saved.*earlier ones are kept"):
-            checkpoints.save(state(5, size=256))
+        checkpoints.save(state(5, size=256))
+        with pytest.raises(
+            TrainingError, match=r"step 5 could not be saved.*earlier ones are kept"
+        ):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -45,6 +45,8 @@ def run(config: Config, dataset: Dataset) -> Result:
         Preempted: after SIGTERM.
     """
     processes.connect(config)
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     if config.dry_run:
         return dry_run.describe(job.prepare(config, dataset))
     stop = processes.Preemption()

@@ -48,6 +48,7 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
         aux_heads=has_aux and config.aux_weight > 0,
         width_multiplier=config.width_multiplier,
         dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.promote_types(config.dtype, jnp.float32),
         rngs=nnx.Rngs(config.seed),
         dropout=config.dropout,
         bn_momentum=config.bn_momentum,
