@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -48,6 +50,7 @@ Batch = dict[str, Any]
 
 _SHARED_MEMORY = Path("/dev/shm")
 _BUFFERED = 2  # batches ready in each worker
+_MIN_SHARED_BYTES = 1 << 16  # labels travel by pickle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,9 @@ class Batches:
     """An iterator over batches whose workers end with it.
 
     Use it in a `with` statement, or close it.
+
+    Args:
+        batches: Grain's iterator.
     """
 
     def __init__(self, batches: grain.DatasetIterator[Batch]) -> None:
@@ -131,6 +137,10 @@ class Batches:
 def _close(batches: list[grain.DatasetIterator[Batch]]) -> None:
     while batches:
         batches.pop().close()
+        # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what
+        # is left when the program ends is warned about.
+        gc.collect()
+        time.sleep(0.1)
 
 
 def train_batches(
@@ -375,6 +385,8 @@ def _batches(
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags
     # Whole batches are the workers' unit: sharing out single images would mix them.
     batches = images.batch(share, batch_fn=_stack).to_iter_dataset(grain.ReadOptions(1, 1))
+    small = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
+    batches = grain.experimental.WithOptionsIterDataset(batches, small)
     spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFERED)
     return Batches(iter(batches.mp_prefetch(spread, worker_init_fn=_start_worker)))
 
