@@ -121,7 +121,7 @@ def reference_method() -> tuple[str, Method]:
     """torchvision's transforms of a PIL image, or the same calls of Pillow without it."""
     try:
         import torch
-        from torchvision import transforms
+        from torchvision import transforms  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         return "Pillow, as torchvision calls it", pillow
     view = transforms.Compose(
@@ -232,11 +232,12 @@ and mirroring every second one, all in uint8.
 | photos | synthetic, 4:2:0: {len(photos)} of 500x375 with {sizes[0]:.0f} kB in the mean, \
 {len(large)} of 2000x1500 with {sizes[1]:.0f} kB |
 | repeats | {options.repeats}, the methods in turn |
-| machine | {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()} |
+| machine | {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, \
+{os.getloadavg()[0]:.1f} running processes in the last minute |
 | packages | {versions} |
 
 Images a second of CPU time of one thread, in wall time where it says so; the ratio is that of the
-middle repeat to the first row of the same photos.
+middle repeat to the first row of the same photos. Wall time depends on what else the machine does.
 
 {table}
 Both decode with libjpeg-turbo, which is most of the work. torchvision's resizing of a PIL image

@@ -93,12 +93,17 @@ class Batches:
 
     Args:
         batches: Grain's iterator.
+        close: what ends it.
     """
 
-    def __init__(self, batches: grain.DatasetIterator[Batch]) -> None:
+    def __init__(
+        self,
+        batches: grain.DatasetIterator[Batch],
+        close: Callable[[list[grain.DatasetIterator[Batch]]], None],
+    ) -> None:
         self._open = [batches]
         # Also at the interpreter's end, where Grain's own destructors would find its modules gone.
-        self._close = weakref.finalize(self, _close, self._open)
+        self._close = weakref.finalize(self, close, self._open)
 
     def __iter__(self) -> Batches:
         return self
@@ -134,13 +139,17 @@ class Batches:
         self._close()
 
 
-def _close(batches: list[grain.DatasetIterator[Batch]]) -> None:
+def _close_threads(batches: list[grain.DatasetIterator[Batch]]) -> None:
     while batches:
         batches.pop().close()
-        # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what
-        # is left when the program ends is warned about.
-        gc.collect()
-        time.sleep(0.1)
+
+
+def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
+    _close_threads(batches)
+    # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what is
+    # left when the program ends is warned about.
+    gc.collect()
+    time.sleep(0.1)
 
 
 def train_batches(
@@ -379,7 +388,7 @@ def _batches(
         threads = min(len(os.sched_getaffinity(0)), 16)
         read_ahead = grain.ReadOptions(threads, max(2 * share, threads))
         rows = images.to_iter_dataset(read_ahead)
-        return Batches(iter(rows.batch(share, batch_fn=_stack)))
+        return Batches(iter(rows.batch(share, batch_fn=_stack)), _close_threads)
     _check_shared_memory(workers, share * blank.nbytes)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags
@@ -388,7 +397,8 @@ def _batches(
     small = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
     batches = grain.experimental.WithOptionsIterDataset(batches, small)
     spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFERED)
-    return Batches(iter(batches.mp_prefetch(spread, worker_init_fn=_start_worker)))
+    batches = batches.mp_prefetch(spread, worker_init_fn=_start_worker)
+    return Batches(iter(batches), _close_workers)
 
 
 def _stack(rows: Sequence[_Row]) -> Batch:
