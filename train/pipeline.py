@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -48,6 +50,7 @@ Batch = dict[str, Any]
 
 _SHARED_MEMORY = Path("/dev/shm")
 _BUFFERED = 2  # batches ready in each worker
+_MIN_SHARED_BYTES = 1 << 16  # labels travel by pickle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +90,20 @@ class Batches:
     """An iterator over batches whose workers end with it.
 
     Use it in a `with` statement, or close it.
+
+    Args:
+        batches: Grain's iterator.
+        close: what ends it.
     """
 
-    def __init__(self, batches: grain.DatasetIterator[Batch]) -> None:
+    def __init__(
+        self,
+        batches: grain.DatasetIterator[Batch],
+        close: Callable[[list[grain.DatasetIterator[Batch]]], None],
+    ) -> None:
         self._open = [batches]
         # Also at the interpreter's end, where Grain's own destructors would find its modules gone.
-        self._close = weakref.finalize(self, _close, self._open)
+        self._close = weakref.finalize(self, close, self._open)
 
     def __iter__(self) -> Batches:
         return self
@@ -128,9 +139,17 @@ class Batches:
         self._close()
 
 
-def _close(batches: list[grain.DatasetIterator[Batch]]) -> None:
+def _close_threads(batches: list[grain.DatasetIterator[Batch]]) -> None:
     while batches:
         batches.pop().close()
+
+
+def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
+    _close_threads(batches)
+    # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what is
+    # left when the program ends is warned about.
+    gc.collect()
+    time.sleep(0.1)
 
 
 def train_batches(
@@ -369,14 +388,17 @@ def _batches(
         threads = min(len(os.sched_getaffinity(0)), 16)
         read_ahead = grain.ReadOptions(threads, max(2 * share, threads))
         rows = images.to_iter_dataset(read_ahead)
-        return Batches(iter(rows.batch(share, batch_fn=_stack)))
+        return Batches(iter(rows.batch(share, batch_fn=_stack)), _close_threads)
     _check_shared_memory(workers, share * blank.nbytes)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags
     # Whole batches are the workers' unit: sharing out single images would mix them.
     batches = images.batch(share, batch_fn=_stack).to_iter_dataset(grain.ReadOptions(1, 1))
+    small = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
+    batches = grain.experimental.WithOptionsIterDataset(batches, small)
     spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFERED)
-    return Batches(iter(batches.mp_prefetch(spread, worker_init_fn=_start_worker)))
+    batches = batches.mp_prefetch(spread, worker_init_fn=_start_worker)
+    return Batches(iter(batches), _close_workers)
 
 
 def _stack(rows: Sequence[_Row]) -> Batch:

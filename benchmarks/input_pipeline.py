@@ -1,0 +1,251 @@
+"""How many images a second a core decodes, crops, resizes and mirrors for training.
+
+Three repeats over the same synthetic photos, the methods side by side in each; the fastest, middle
+and slowest repeat are reported. CPU time of one thread is what counts, as a machine's other work
+does not change it much; the whole pipeline with worker processes is in wall time.
+
+    python benchmarks/input_pipeline.py
+
+prints a table and writes it into docs/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import io
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tyro
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from train.augment import inception_box, train_view
+from train.pipeline import InputOptions, train_batches
+from train.sources import open_dataset
+
+Method = Callable[[bytes, np.random.Generator], np.ndarray]
+
+SIZE = 299
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time the input pipeline."""
+
+    photos: int = 192
+    """Synthetic photos of 500 x 375 pixels, the mean of ImageNet's."""
+    large_photos: int = 24
+    """Synthetic photos of 2000 x 1500 pixels."""
+    repeats: int = 3
+    """How often everything is timed."""
+    batches: int = 40
+    """Batches of 32 that the whole pipeline is timed over."""
+    workers: int = 2
+    """Worker processes of the whole pipeline."""
+    seed: int = 0
+    """Seed of photos and crops."""
+    docs: Path = ROOT / "docs"
+    """Folder for input_pipeline.md."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Images a second of every repeat, and those of the row it is compared with."""
+
+    name: str
+    speeds: list[float]
+    base: list[float] | None = None
+
+
+def main(options: Options) -> None:
+    """Times everything and writes the page."""
+    photos = make_photos(options.photos, 375, 500, options.seed)
+    large = make_photos(options.large_photos, 1500, 2000, options.seed)
+    reference_name, reference = reference_method()
+    methods = {reference_name: reference, "`train/`: decode_crop, flip": ours}
+    rows = [*compare(methods, photos, options, "500x375"), whole_pipeline(photos, options)]
+    rows += compare(
+        {**methods, "`train/` without the reduction": full}, large, options, "2000x1500"
+    )
+    table = markdown_table(rows)
+    print(table)
+    options.docs.mkdir(exist_ok=True)
+    page_text = page(table, options, photos, large)
+    (options.docs / "input_pipeline.md").write_text(page_text)
+
+
+def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
+    """JPEGs, 4:2:0, of noise whose spectrum falls as that of photos does, with hard edges."""
+    rng = np.random.default_rng(seed)
+    return [make_photo(rng, height, width) for _ in range(count)]
+
+
+def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
+    """One photo."""
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
+    amplitude = 1 / np.maximum(np.hypot(y, x), 1 / width) ** 1.1
+    channels = []
+    for _ in range(3):
+        phase = np.exp(2j * math.pi * rng.random(amplitude.shape))
+        noise = np.fft.irfft2(amplitude * phase, (height, width))
+        channels.append(noise / noise.std())
+    luma, blue, red = channels
+    image = np.stack([luma + 0.4 * red, luma, luma + 0.4 * blue], axis=-1)
+    for _ in range(8):
+        center = (int(rng.integers(width)), int(rng.integers(height)))
+        color = rng.normal(size=3).tolist()
+        cv2.circle(image, center, int(rng.integers(10, height // 4)), color, -1)
+    image += rng.normal(scale=0.08, size=image.shape)  # the sensor's
+    pixels = np.uint8(np.clip(127 + 50 * image, 0, 255))
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=92, subsampling="4:2:0")
+    return stream.getvalue()
+
+
+def reference_method() -> tuple[str, Method]:
+    """torchvision's transforms of a PIL image, or the same calls of Pillow without it."""
+    try:
+        import torch
+        from torchvision import transforms  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        return "Pillow, as torchvision calls it", pillow
+    view = transforms.Compose(
+        [transforms.RandomResizedCrop(SIZE, (0.08, 1)), transforms.RandomHorizontalFlip()]
+    )
+
+    def torchvision(data: bytes, rng: np.random.Generator) -> np.ndarray:
+        torch.manual_seed(int(rng.integers(2**31)))
+        return np.asarray(view(Image.open(io.BytesIO(data)).convert("RGB")))
+
+    version = importlib.metadata.version("torchvision")
+    return f"torchvision {version}: RandomResizedCrop, RandomHorizontalFlip", torchvision
+
+
+def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """What torchvision's RandomResizedCrop and RandomHorizontalFlip do to a PIL image."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    box = inception_box(image.height, image.width, rng, 0.08)
+    image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    if rng.integers(2):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
+
+
+def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """The pipeline's view of a training image."""
+    return train_view(data, rng, "inception", SIZE, 3, 0.08, True)[0]
+
+
+def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """The same with every pixel of the photo decoded."""
+    from train import decoding
+
+    reduction, decoding._reduction = decoding._reduction, lambda *_: 1
+    try:
+        return ours(data, rng)
+    finally:
+        decoding._reduction = reduction
+
+
+def compare(
+    methods: dict[str, Method], photos: list[bytes], options: Options, size: str
+) -> list[Row]:
+    """Times the methods in turn."""
+    speeds: dict[str, list[float]] = {name: [] for name in methods}
+    for repeat in range(options.repeats):
+        for name, method in methods.items():
+            rng = np.random.default_rng(options.seed)
+            method(photos[0], rng)
+            start = time.process_time()
+            for photo in photos:
+                np.ascontiguousarray(method(photo, rng))
+            speeds[name].append(len(photos) / (time.process_time() - start))
+            print(f"{size} {name}: {speeds[name][repeat]:.0f} images/s", file=sys.stderr)
+    base = next(iter(speeds.values()))
+    return [Row(f"{name}, {size}", values, base) for name, values in speeds.items()]
+
+
+def whole_pipeline(photos: list[bytes], options: Options) -> Row:
+    """Times files to batches with worker processes, without the time these take to start."""
+    speeds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for split, split_photos in (("train", photos), ("val", photos[:1])):
+            (Path(folder) / split / "class").mkdir(parents=True)
+            for i, photo in enumerate(split_photos):
+                (Path(folder) / split / "class" / f"{i}.jpg").write_bytes(photo)
+        dataset = open_dataset("folder", Path(folder))
+        inputs = InputOptions(SIZE, 3, 1, workers=options.workers)
+        for _ in range(options.repeats):
+            warm_up = 4 * options.workers  # more than the workers' buffers hold
+            steps = options.batches + warm_up
+            with train_batches(dataset, inputs, 0, steps, BATCH, options.seed) as batches:
+                for _ in range(warm_up):
+                    next(batches)
+                start = time.perf_counter()
+                shown = sum(len(batch["label"]) for batch in batches)
+                speeds.append(shown / (time.perf_counter() - start))
+    name = f"`train/`: files to batches, {options.workers} worker processes, wall time, 500x375"
+    return Row(name, speeds)
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """One row a method."""
+    lines = ["| method | images/s: slowest | middle | fastest | ratio |", "|---|---|---|---|---|"]
+    for row in rows:
+        slow, middle, fast = min(row.speeds), statistics.median(row.speeds), max(row.speeds)
+        ratio = f"{middle / statistics.median(row.base):.2f}" if row.base else ""
+        lines.append(f"| {row.name} | {slow:.0f} | {middle:.0f} | {fast:.0f} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(table: str, options: Options, photos: list[bytes], large: list[bytes]) -> str:
+    """What `docs/input_pipeline.md` says."""
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "grain")
+    )
+    sizes = [sum(map(len, p)) / len(p) / 1000 for p in (photos, large)]
+    return f"""# The input pipeline
+
+`python benchmarks/input_pipeline.py` times what a training image costs: decoding a JPEG, cutting
+the Inception crop (8 to 100 % of the area, aspect ratio 3/4 to 4/3), resizing it to {SIZE}x{SIZE}
+and mirroring every second one, all in uint8.
+
+| | |
+|---|---|
+| photos | synthetic, 4:2:0: {len(photos)} of 500x375 with {sizes[0]:.0f} kB in the mean, \
+{len(large)} of 2000x1500 with {sizes[1]:.0f} kB |
+| repeats | {options.repeats}, the methods in turn |
+| machine | {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, \
+{os.getloadavg()[0]:.1f} running processes in the last minute |
+| packages | {versions} |
+
+Images a second of CPU time of one thread, in wall time where it says so; the ratio is that of the
+middle repeat to the first row of the same photos. Wall time depends on what else the machine does.
+
+{table}
+Both decode with libjpeg-turbo, which is most of the work. torchvision's resizing of a PIL image
+averages over the pixels that fall into one; `train/` reads the four nearest, as TensorFlow's
+Inception pipeline does, and does not copy the crop before. A photo whose crop is at least twice as
+large as wanted is decoded by `train/` at 1/2, 1/4 or 1/8 of its size, which the JPEG's transform
+gives as averages.
+"""
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
