@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+pytestmark = pytest.mark.slow  # each process compiles for itself
+
 ROOT = Path(__file__).parent.parent
 SMALL = ["--arch", "xception", "--width-multiplier", "0.05", "--batch-size", "8",
          "--log-every", "1", "--no-tensorboard"]  # fmt: skip
@@ -110,14 +112,7 @@ def assert_same(a: Path, b: Path) -> None:
 STEPS = ["--steps", "20", "--dtype", "float64", "--learning-rate", "0.001"]
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices"),
-    [
-        (2, 2),
-        pytest.param(1, 4, marks=pytest.mark.slow),
-        pytest.param(4, 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (1, 4), (4, 1)])
 def test_processes_and_devices_train_as_one(start, tmp_path, processes, devices):
     one = start(1, 1, *STEPS, "--workdir", "one").end()
     assert one[0][0] == 0, one
