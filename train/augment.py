@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from train.decoding import Box, decode_crop, decode_whole, resize, resize_box, whole
@@ -89,7 +90,8 @@ def train_view(
         top, left = rng.integers(image.shape[0] - size + 1, size=2)
         image = image[top : top + size, left : left + size]
     if flip and rng.integers(2):
-        image = image[:, ::-1]
+        # NumPy's mirrored view takes four times as long to copy, nearly as long as the decoding.
+        image = cv2.flip(image, 1).reshape(image.shape)
     return image, decoded.converted
 
 
