@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from images import encode, gradient
 from PIL import Image
 
+from images import encode, gradient
 from train import augment
 from train.augment import central_box, inception_box, multi_crops, train_view
 from train.decoding import Box

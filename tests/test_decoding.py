@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from images import encode, gradient
 from PIL import Image
 
+from images import encode, gradient
 from train import decoding
 from train.decoding import BadImageError, Box, decode_crop, decode_whole
 

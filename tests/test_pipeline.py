@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import write_folder
 
+from images import write_folder
 from train import pipeline
 from train.errors import TrainingError, UsageError
 from train.pipeline import (

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
-from images import encode, write_folder
 
+from images import encode, write_folder
 from train import array_records, prepare, tfrecords
 from train.convert import convert
 from train.errors import TrainingError, UsageError

@@ -9,8 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from images import encode, gradient, write_folder
 
+from images import encode, gradient, write_folder
 from train import folders
 from train.decoding import BadImageError
 from train.errors import UsageError

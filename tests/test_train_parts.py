@@ -19,20 +19,7 @@ from train import optimizer, recipes, reporting
 from train.config import Config, parse
 from train.demo import DEMO
 from train.errors import UsageError
-from train.sources import EMBEDDED
 from train.workdir import claim
-
-
-def test_embedded_images():
-    with np.load(EMBEDDED / "fashion_mnist.npz") as arrays:
-        train, test = arrays["train_images"], arrays["test_images"]
-        np.testing.assert_array_equal(np.bincount(arrays["train_labels"]), [600] * 10)
-        np.testing.assert_array_equal(np.bincount(arrays["test_labels"]), [100] * 10)
-    assert sum(f.stat().st_size for f in EMBEDDED.iterdir()) < 4e6
-    assert "Copyright © 2017 Zalando SE" in (EMBEDDED / "README.md").read_text()
-    # No test image is a training image.
-    seen = {image.tobytes() for image in train}
-    assert not any(image.tobytes() in seen for image in test)
 
 
 def config(**options) -> Config:
