@@ -51,6 +51,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and jax.process_count() > 1:
+            return  # saving and closing wait for the other processes, which may be lost
         if kind is None:
             self.wait()
         elif self._writing is not None:
