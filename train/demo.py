@@ -63,15 +63,17 @@ DEMO: dict[str, Options] = {
     "bn_inception": dict(_EVEN, image_size=64),
     "inception_v2": dict(_ADAMW, image_size=75, learning_rate=0.002),
     "inception_v3": dict(_EVEN, image_size=75, epochs=10.0, lr_decay=0.68),
-    "inception_v4": dict(_ADAMW, image_size=75, width_multiplier=0.125, learning_rate=0.002),
+    "inception_v4": dict(
+        _ADAMW, image_size=75, width_multiplier=0.1875, learning_rate=0.002, epochs=7.0
+    ),
     "inception_resnet_v1": dict(_PAPER, image_size=80),
     "inception_resnet_v2": dict(
         _EVEN, image_size=75, width_multiplier=0.125, epochs=3.0, learning_rate=0.003, lr_decay=0.4
     ),
     "xception": dict(_PAPER, image_size=71),
     "xception41": dict(_ALIGNED, image_size=64, batch_size=32, epochs=4.0, learning_rate=0.003),
-    "xception65": dict(_ALIGNED, image_size=32, epochs=5.0),
-    "xception71": dict(_ALIGNED, image_size=32, epochs=5.0),
+    "xception65": dict(_ALIGNED, image_size=32),
+    "xception71": dict(_ALIGNED, image_size=32),
     "xception41p": dict(_ALIGNED, image_size=48, lr_schedule="cosine"),
     "xception65p": dict(_ALIGNED, image_size=48, lr_schedule="cosine"),
     "inception_next_atto": dict(_NEXT, width_multiplier=0.5, epochs=6.0),
