@@ -1,9 +1,9 @@
 """Trains every network by its demo recipe and writes docs/results.md.
 
-    python benchmarks/demo.py [ARCH ...] [--runs FOLDER]
+    python benchmarks/demo.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
-Each network is trained by the command that the README gives, in a process of its own, one after
-another. Networks whose run is in FOLDER already, finished, are not trained again; the page is
+Each network is trained by the command that the README gives, in a process of its own, N at a time,
+whose times then count the wait for each other. Networks whose run is in FOLDER already, finished, are not trained again; the page is
 rewritten after each.
 """
 
@@ -16,7 +16,10 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,7 +36,7 @@ as wide. These are small runs that show that a network trains, not a ranking: si
 lengths differ (see `train/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
 
 Top-1 and top-5 are of the averaged weights, "raw" of those being trained. The time is that of the
-whole command, compilation and evaluations included.
+whole command, compilation and evaluations included, with {jobs} of them running at a time.
 
 | network | parameters | image | width | batch x steps | top-1 | top-5 | raw top-1 | time |
 |---|---|---|---|---|---|---|---|---|
@@ -47,7 +50,11 @@ def train(arch: str, folder: Path) -> None:
         return
     command = [sys.executable, str(ROOT / "train/main.py"), "--arch", arch]
     started = time.monotonic()
-    subprocess.run([*command, "--workdir", str(folder)], check=True, cwd=ROOT)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(
+            [*command, "--workdir", str(folder)], check=True, cwd=ROOT, stdout=log, stderr=log
+        )
     timing.write_text(json.dumps(time.monotonic() - started))
 
 
@@ -72,14 +79,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archs", nargs="*", default=ij.list_models(), metavar="ARCH")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "demo")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     options = parser.parse_args()
-    for arch in options.archs:
-        train(arch, options.runs / arch)
-        done = [a for a in ij.list_models() if (options.runs / a / "seconds.json").exists()]
-        machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), JAX on the CPU"
-        rows = [row(a, options.runs / a) for a in done]
-        PAGE.write_text(_HEAD.format(machine=machine) + "".join(rows))
-        print(rows[done.index(arch)], end="", flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [pool.submit(train, arch, options.runs / arch) for arch in options.archs]
+        for run in tqdm(as_completed(runs), total=len(runs), unit="network"):
+            run.result()
+            write_page(options.runs, options.jobs)
+
+
+def write_page(runs: Path, jobs: int) -> None:
+    """Writes a line for each network whose run has ended."""
+    done = [a for a in ij.list_models() if (runs / a / "seconds.json").exists()]
+    machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), JAX on the CPU"
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(
+        _HEAD.format(machine=machine, jobs=jobs) + "".join(row(a, runs / a) for a in done)
+    )
 
 
 if __name__ == "__main__":
