@@ -2,9 +2,9 @@
 
     python benchmarks/demo.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
-Each network is trained by the command that the README gives, in a process of its own, N at a time,
-whose times then count the wait for each other. Networks whose run is in FOLDER already, finished, are not trained again; the page is
-rewritten after each.
+Each network is trained by the command that the README gives, in a process of its own, N at a time;
+the times then count their waiting for each other. Networks whose run is in FOLDER already, finished,
+are not trained again; the page is rewritten after each.
 """
 
 from __future__ import annotations
