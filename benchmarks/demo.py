@@ -3,8 +3,8 @@
     python benchmarks/demo.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
 Each network is trained by the command that the README gives, in a process of its own, N at a time;
-the times then count their waiting for each other. Networks whose run is in FOLDER already, finished,
-are not trained again; the page is rewritten after each.
+the times then count their waiting for each other. Networks whose run in FOLDER is finished are not
+trained again; the page is rewritten after each.
 """
 
 from __future__ import annotations
