@@ -73,7 +73,8 @@ class Config:
     dropout: float = 0.2
     """Share of the features before the classifier that is dropped."""
     drop_path: float | None = None
-    """Stochastic depth of the last block, for inception_next_*; not given: that of its size."""
+    """Stochastic depth of the last block, of InceptionNeXt and the aligned Xceptions; not given:
+    the network's own."""
     bn_momentum: float = 0.9997
     """BatchNorm: share of the running statistics that a step keeps."""
 
@@ -257,6 +258,7 @@ _NOT_NEGATIVE = ("bn_group", "lr_base_batch", "lr_decay_images", "lr_power", "wa
                  "workers", "process_id", "seed")  # fmt: skip
 _BELOW_ONE = ("rms_decay", "momentum", "adam_b1", "adam_b2", "label_smoothing", "ema_decay",
               "dropout", "drop_path", "bn_momentum")  # fmt: skip
+_STOCHASTIC_DEPTH = ("inception_next", "xception4", "xception6", "xception7")
 _SHARES = ("crop_area_min", "eval_crop_fraction", "random_erasing", "lr_floor", "warmup_start")
 
 
@@ -281,7 +283,7 @@ def _check(config: Config) -> None:
             raise UsageError(f"{option}: must be at least 0 and below 1")
         if name in _SHARES and value > 1:
             raise UsageError(f"{option}: must be at most 1")
-    if config.drop_path is not None and not info.arch.startswith("inception_next"):
+    if config.drop_path is not None and not info.arch.startswith(_STOCHASTIC_DEPTH):
         raise UsageError(f"--drop-path: {info.arch} has no stochastic depth")
     if config.init_from is not None and not files.exists(config.init_from):
         raise UsageError(f"--init-from {config.init_from}: no such file")

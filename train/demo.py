@@ -83,4 +83,4 @@ DEMO: dict[str, Options] = {
 }
 
 # What is added where the images are photographs, which are cut anew each time they are seen.
-PHOTOGRAPHS: Options = dict(crop="inception", crop_area_min=0.3)
+PHOTOGRAPHS: Options = dict(crop="inception", crop_area_min=0.5, eval_crop_fraction=1.0)
