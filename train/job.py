@@ -26,6 +26,7 @@ from train.step import TrainState, build_model, init_state, make_train_step, spl
 
 # From so many training images on, each processor decodes in a process of its own.
 _MANY_IMAGES = 50_000
+_MOST_WORKERS = 32
 
 
 @dataclasses.dataclass
@@ -135,7 +136,8 @@ def _warn(line: str) -> None:
 def _input_options(config: Config, dataset: Dataset) -> InputOptions:
     workers = config.workers
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(dataset.train) >= _MANY_IMAGES else 0
+        many = len(dataset.train) >= _MANY_IMAGES
+        workers = min(os.cpu_count() or 1, _MOST_WORKERS) if many else 0
     return InputOptions(
         image_size=config.image_size,
         channels=dataset.channels,

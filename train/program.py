@@ -6,7 +6,6 @@ import json
 import sys
 
 import jax
-from absl import flags
 
 import inception_jax as ij
 from train import config, errors, loop, processes
@@ -16,7 +15,6 @@ _GOES_ON = "the same command goes on from the last checkpoint"
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for absl's, of which we have none
     try:
         result = loop.run(*config.parse(sys.argv[1:]))
     except loop.Preempted as stop:
