@@ -36,32 +36,38 @@ as wide. These are small runs that show that a network trains, not a ranking: si
 lengths differ (see `train/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
 
 Top-1 and top-5 are of the averaged weights, "raw" of those being trained. The time is that of the
-whole command, compilation and evaluations included, with {jobs} of them running at a time.
+whole command, compilation and evaluations included, with {jobs} of them running at a time; the CPU
+time, which other work on the machine does not change, is of all cores together, so that the command
+alone on two takes somewhat more than half of it.
 
-| network | parameters | image | width | batch x steps | top-1 | top-5 | raw top-1 | time |
-|---|---|---|---|---|---|---|---|---|
+| network | parameters | image | width | batch x steps | top-1 | top-5 | raw top-1 | time | CPU time |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
 def train(arch: str, folder: Path) -> None:
     """Runs the command, unless it has been run to its end."""
-    timing = folder / "seconds.json"
+    timing = folder / "minutes.json"
     if timing.exists():
         return
     command = [sys.executable, str(ROOT / "train/main.py"), "--arch", arch]
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log:
-        subprocess.run(
-            [*command, "--workdir", str(folder)], check=True, cwd=ROOT, stdout=log, stderr=log
+        process = subprocess.Popen(
+            [*command, "--workdir", str(folder)], cwd=ROOT, stdout=log, stderr=log
         )
-    timing.write_text(json.dumps(time.monotonic() - started))
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{arch} has failed: see {folder}/log.txt")
+    minutes = {"wall": time.monotonic() - started, "cpu": usage.ru_utime + usage.ru_stime}
+    timing.write_text(json.dumps({name: seconds / 60 for name, seconds in minutes.items()}))
 
 
 def row(arch: str, folder: Path) -> str:
     """A line of the table."""
     result, config = (json.loads((folder / f"{n}.json").read_text()) for n in ("result", "config"))
-    seconds = json.loads((folder / "seconds.json").read_text())
+    minutes = json.loads((folder / "minutes.json").read_text())
     model = ij.create_model(
         arch, num_classes=10, in_channels=1, width_multiplier=config["width_multiplier"]
     )
@@ -70,7 +76,7 @@ def row(arch: str, folder: Path) -> str:
     return (
         f"| `{arch}` | {params:,} | {config['image_size']} | {config['width_multiplier']:g} "
         f"| {config['batch_size']} x {result['step']} | {top1:.1%} | {top5:.1%} | {raw:.1%} "
-        f"| {seconds / 60:.1f} min |\n"
+        f"| {minutes['wall']:.1f} min | {minutes['cpu']:.1f} min |\n"
     )
 
 
@@ -90,7 +96,7 @@ def main() -> None:
 
 def write_page(runs: Path, jobs: int) -> None:
     """Writes a line for each network whose run has ended."""
-    done = [a for a in ij.list_models() if (runs / a / "seconds.json").exists()]
+    done = [a for a in ij.list_models() if (runs / a / "minutes.json").exists()]
     machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), JAX on the CPU"
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(
