@@ -40,7 +40,7 @@ whole command, compilation and evaluations included, with {jobs} of them running
 time, which other work on the machine does not change, is of all cores together, so that the command
 alone on two takes somewhat more than half of it.
 
-| network | parameters | image | width | batch x steps | top-1 | top-5 | raw top-1 | time | CPU time |
+| network | parameters | image | width | batch x steps | top-1 | top-5 | raw | time | CPU time |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
