@@ -99,8 +99,11 @@ def write_page(runs: Path, jobs: int) -> None:
     done = [a for a in ij.list_models() if (runs / a / "minutes.json").exists()]
     machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), JAX on the CPU"
     PAGE.parent.mkdir(exist_ok=True)
+    missing = ", ".join(f"`{arch}`" for arch in ij.list_models() if arch not in done)
     PAGE.write_text(
-        _HEAD.format(machine=machine, jobs=jobs) + "".join(row(a, runs / a) for a in done)
+        _HEAD.format(machine=machine, jobs=jobs)
+        + "".join(row(a, runs / a) for a in done)
+        + (f"\nNot run since the recipes were last changed: {missing}.\n" if missing else "")
     )
 
 
