@@ -167,7 +167,7 @@ def test_rmsprop_of_both_is_tensorflows():
     config = Config(arch="inception_v3", weight_decay=0.0, clip_norm=0.0, lr_decay=0.5)
     w, square, moved = start.copy(), np.ones_like(start), np.zeros_like(start)
     with jax.enable_x64(True):
-        tx = make_optimizer(config, 5)
+        tx = make_optimizer(config, 5, 100)
         params = {"kernel": jnp.asarray(start)}
         state = tx.init(params)
         for number in range(20):
