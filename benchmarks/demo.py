@@ -36,8 +36,8 @@ as wide. These are small runs that show that a network trains, not a ranking: si
 lengths differ (see `train/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
 
 Top-1 and top-5 are of the averaged weights, "raw" of those being trained. The time is that of the
-whole command, compilation and evaluations included, with {jobs} of them running at a time and whatever
-else the machine did; the CPU time is of all cores together.
+whole command, compilation and evaluations included, with {jobs} of them running at a time and
+whatever else the machine did; the CPU time is of all cores together.
 
 | network | parameters | image | width | batch x steps | top-1 | top-5 | raw | time | CPU time |
 |---|---|---|---|---|---|---|---|---|---|
