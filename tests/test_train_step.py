@@ -131,7 +131,7 @@ def test_two_devices_train_as_one():
         Devices(9)
 
 
-def close(a, b, **tolerance):
+def assert_close(a, b, **tolerance):
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
 
 
@@ -148,8 +148,8 @@ def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
         for options in (parts, whole):
             histories.append(train(3, Small(0.5, "float64"), config=options, size=16))
         for (a, x), (b, y) in zip(*histories, strict=True):
-            close(x, y, rtol=1e-10)
-            close(a, b, rtol=1e-10, atol=1e-12)
+            assert_close(x, y, rtol=1e-10)
+            assert_close(a, b, rtol=1e-10, atol=1e-12)
     assert x["loss"].dtype == np.float64
 
 
@@ -163,7 +163,7 @@ def test_groups_have_statistics_of_their_own():
     half = make_gradients(train_def, dataclasses.replace(CONFIG, batch_size=4), 10)
     each = [half(state, {k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *each)
-    close((grads, new, metrics), mean, rtol=1e-5, atol=1e-7)
+    assert_close((grads, new, metrics), mean, rtol=1e-5, atol=1e-7)
     together, *_ = make_gradients(train_def, CONFIG, 10)(state, batch)
     difference = together["conv"]["conv"]["kernel"] - grads["conv"]["conv"]["kernel"]
     assert np.abs(difference).max() > 1e-4
@@ -175,8 +175,8 @@ def test_a_batch_in_parts_without_statistics_is_the_batch():
     whole = train(3, config=config)
     parts = train(3, config=dataclasses.replace(config, grad_accum=4))
     for (a, x), (b, y) in zip(whole, parts, strict=True):
-        close(x, y, rtol=1e-5)
-        close(a, b, rtol=1e-4, atol=1e-6)
+        assert_close(x, y, rtol=1e-5)
+        assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_groups_and_parts_on_two_devices(options):
     one = train(3, config=config, size=16)
     two = train(3, config=config, size=16, sharding=Devices.of(config))
     for (a, x), (b, y) in zip(one, two, strict=True):
-        close(x, y, rtol=1e-5)
-        close(a, b, rtol=1e-4, atol=1e-6)
+        assert_close(x, y, rtol=1e-5)
+        assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_the_pmap_form_gives_the_same_numbers():
@@ -210,8 +210,8 @@ def test_the_pmap_form_gives_the_same_numbers():
     for batch in batches(4):
         state, metrics = mapped(state, {k: v.reshape(2, 4, *v.shape[1:]) for k, v in batch.items()})
         other, expected = step(other, devices.put(batch))
-        close(jax.device_get(metrics), jax.device_get(expected), rtol=1e-5)
-        close(jax.device_get(state), jax.device_get(other), rtol=1e-4, atol=1e-6)
+        assert_close(jax.device_get(metrics), jax.device_get(expected), rtol=1e-5)
+        assert_close(jax.device_get(state), jax.device_get(other), rtol=1e-4, atol=1e-6)
 
 
 def test_devices_that_cannot_share_a_batch():
@@ -241,7 +241,7 @@ def test_a_step_that_is_not_finite_is_skipped_whole():
     after, metrics = step(spoilt, bad)
     assert not np.isfinite(metrics["loss"])
     assert after.step == 2
-    close(dataclasses.replace(after, step=state.step), spoilt, rtol=0)
+    assert_close(dataclasses.replace(after, step=state.step), spoilt, rtol=0)
     after, metrics = step(state, bad)
     assert np.isfinite(metrics["loss"])
     assert (after.params["fc"]["bias"] != state.params["fc"]["bias"]).any()
@@ -249,7 +249,7 @@ def test_a_step_that_is_not_finite_is_skipped_whole():
 
 def test_without_averages_the_weights_themselves_are_evaluated():
     *_, (state, _) = train(2, config=dataclasses.replace(CONFIG, ema_decay=0.0))
-    close((state.ema_params, state.ema_stats), (state.params, state.stats), rtol=0)
+    assert_close((state.ema_params, state.ema_stats), (state.params, state.stats), rtol=0)
 
 
 def test_views_of_an_image_are_averaged():

@@ -56,13 +56,12 @@ def run(config: Config, dataset: Dataset) -> Result:
     with Checkpoints(config.workdir, this.devices.replicated, config.keep_checkpoints) as saved:
         this.state = saved.restore(this.state) or this.state
         start = int(this.state.step)
-        if config.eval_only:
-            evaluation = this.evaluate(this.state, stop)
-            return results.result(this, None, evaluation)
-        finished = _finished(config, start, this.total)
-        if finished is not None:
-            return finished
         try:
+            if config.eval_only:
+                return results.result(this, None, this.evaluate(this.state, stop))
+            finished = _finished(config, start, this.total)
+            if finished is not None:
+                return finished
             return _Run(this, saved, stop).to_the_end()
         except Interrupted:  # only in an evaluation of a state that is saved already
             raise Preempted(

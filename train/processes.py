@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,9 @@ def _in_cluster(config: Config) -> bool:
 
 
 def _on_tpu() -> bool:
-    """A TPU machine, by its devices; Google's machines have them under either name."""
-    return Path("/dev/accel0").exists() or (
-        Path("/dev/vfio/0").exists() and "TPU_SKIP_MDS_QUERY" not in os.environ
-    )
+    """A TPU machine, by its devices, which have either name, and the library that runs them."""
+    devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
+    return find_spec("libtpu") is not None and any(device.exists() for device in devices)
 
 
 def is_main() -> bool:

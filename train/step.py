@@ -125,25 +125,7 @@ def make_gradients(
     """
     parts = config.grad_accum
 
-    def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
-        augmenting, mixing, dropping = jax.random.split(key, 3)
-        x = inputs.augment(images, config, augmenting)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), config.label_smoothing)
-        x, targets = inputs.mix(x, targets, config, mixing)
-        model = nnx.merge(train_def, params, state.stats)
-        outputs = model(x, rngs=nnx.Rngs(dropout=dropping))
-        outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
-        losses = {
-            name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
-            for name, logits in outputs.items()
-        }
-        logits = outputs["logits"]
-        loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
-        stats = state.stats
-        if not config.freeze_backbone:
-            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        hits = (logits.argmax(-1) == labels).mean()
-        return loss, (stats, {"loss": loss, "accuracy": hits})
+    loss_fn = _make_loss(train_def, config, num_classes)
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
         """The mean over groups [g, n, ...]; without `vmap` for one, which compiles faster."""
@@ -190,6 +172,32 @@ def make_gradients(
         return grads, state.stats if config.freeze_backbone else stats, metrics
 
     return gradients
+
+
+def _make_loss(train_def: nnx.GraphDef, config: Config, num_classes: int) -> Callable[..., Any]:
+    """Returns the loss of a group of images, with the statistics and metrics that come of it."""
+
+    def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
+        augmenting, mixing, dropping = jax.random.split(key, 3)
+        x = inputs.augment(images, config, augmenting)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), config.label_smoothing)
+        x, targets = inputs.mix(x, targets, config, mixing)
+        model = nnx.merge(train_def, params, state.stats)
+        outputs = model(x, rngs=nnx.Rngs(dropout=dropping))
+        outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+        losses = {
+            name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
+            for name, logits in outputs.items()
+        }
+        logits = outputs["logits"]
+        loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
+        stats = state.stats
+        if not config.freeze_backbone:
+            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        hits = (logits.argmax(-1) == labels).mean()
+        return loss, (stats, {"loss": loss, "accuracy": hits})
+
+    return loss_fn
 
 
 def update(
