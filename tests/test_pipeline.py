@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from images import write_folder
-from train import pipeline
+from train import batches
 from train.errors import TrainingError, UsageError
 from train.pipeline import (
     BadImages,
@@ -275,7 +275,7 @@ def test_batches_that_cannot_be(dataset, monkeypatch):
         train_batches(dataset, OPTIONS, 0, 1, 4, 0, 0, 3)
     with pytest.raises(ValueError, match="24 of 23"):
         train_batches(dataset, OPTIONS, 0, 1, 24, 0)
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)))
+    monkeypatch.setattr(batches.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)))
     monkeypatch.setattr(os.terminal_size, "free", 1000, raising=False)
     with pytest.raises(UsageError, match=r"--workers 2 need.*--shm-size"):
         train_batches(dataset, dataclasses.replace(OPTIONS, workers=2), 0, 9, 4, 0)

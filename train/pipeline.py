@@ -1,10 +1,9 @@
 """Batches: what is in one follows from the seed and the step, not from who loads it.
 
-Grain reads ahead, in threads or in worker processes. No state of an iterator is stored: training
-goes on at a step by starting there, with any number of workers and processes.
+No state of an iterator is stored: training goes on at a step by starting there, with any number of
+workers and processes.
 
-Worker processes import this module, so it imports neither JAX nor a network (Grain itself takes
-JAX's tree functions where JAX is installed, but starts no backend).
+Worker processes import this module, so it imports neither JAX nor a network.
 """
 
 from __future__ import annotations
@@ -12,26 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gc
-import multiprocessing
-import os
-import shutil
-import signal
-import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
-import grain
 import numpy as np
-from absl import flags
 
 from train.augment import Crop, evaluation_view, train_view
+from train.batches import Batches, Row, make_batches
 from train.decoding import BadImageError
-from train.errors import TrainingError, UsageError
 from train.notes import BadImages, Note, read_exclusions, stem, too_many
 from train.randaugment import rand_augment
 from train.sources import Dataset, Example, Source
@@ -45,12 +32,6 @@ __all__ = [
     "read_exclusions",
     "train_batches",
 ]
-
-Batch = dict[str, Any]
-
-_SHARED_MEMORY = Path("/dev/shm")
-_BUFFERED = 2  # batches ready in each worker
-_MIN_SHARED_BYTES = 1 << 16  # labels travel by pickle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,72 +65,6 @@ class InputOptions:
     eval_crops: Literal[1, 12, 144] = 1
     workers: int = 0
     max_bad_images: int = 0
-
-
-class Batches:
-    """An iterator over batches whose workers end with it.
-
-    Use it in a `with` statement, or close it.
-
-    Args:
-        batches: Grain's iterator.
-        close: what ends it.
-    """
-
-    def __init__(
-        self,
-        batches: grain.DatasetIterator[Batch],
-        close: Callable[[list[grain.DatasetIterator[Batch]]], None],
-    ) -> None:
-        self._open = [batches]
-        # Also at the interpreter's end, where Grain's own destructors would find its modules gone.
-        self._close = weakref.finalize(self, close, self._open)
-
-    def __iter__(self) -> Batches:
-        return self
-
-    def __next__(self) -> Batch:
-        if not self._open:
-            raise StopIteration
-        try:
-            batch = next(self._open[0])
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):
-                raise
-            raise TrainingError(
-                f"an input worker died ({error}): if memory ran out, use fewer --workers or a "
-                "smaller --batch-size"
-            ) from error
-        # Out of the memory shared with the workers, which would outlive the program with the array.
-        return {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
-
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the workers; closing again does nothing."""
-        self._close()
-
-
-def _close_threads(batches: list[grain.DatasetIterator[Batch]]) -> None:
-    while batches:
-        batches.pop().close()
-
-
-def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
-    _close_threads(batches)
-    # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what is
-    # left when the program ends is warned about.
-    gc.collect()
-    time.sleep(0.1)
 
 
 def train_batches(
@@ -194,7 +109,8 @@ def train_batches(
         raise ValueError(f"batch size {batch_size} of {len(dataset.train)} images")
     load = _TrainingImages(dataset.train, options, seed, batch_size, share, process)
     indices = range(start_step * share, max(start_step, stop_step) * share)
-    return _batches(indices, load, share, options, _blank(dataset.train, options, 1))
+    blank = _blank(dataset.train, options, 1)
+    return make_batches(indices, load, share, options.workers, blank.nbytes)
 
 
 def evaluation_batches(
@@ -229,21 +145,13 @@ def evaluation_batches(
     steps = -(-len(dataset.test) // batch_size)
     blank = _blank(dataset.test, options, options.eval_crops)
     load = _TestImages(dataset.test, options, exclude, blank, batch_size, share, process)
-    return _batches(range(steps * share), load, share, options, blank)
+    return make_batches(range(steps * share), load, share, options.workers, blank.nbytes)
 
 
 def _share(batch_size: int, processes: int) -> int:
     if batch_size % processes:
         raise ValueError(f"batch size {batch_size} cannot be shared by {processes} processes")
     return batch_size // processes
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    image: np.ndarray
-    label: int
-    mask: float = 1.0
-    notes: tuple[Note, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +165,7 @@ class _TrainingImages:
     share: int
     process: int
 
-    def __call__(self, index: int) -> _Row:
+    def __call__(self, index: int) -> Row:
         count = len(self.source)
         step, row = divmod(index, self.share)
         epoch, step = divmod(step, count // self.batch_size)
@@ -272,7 +180,7 @@ class _TrainingImages:
                 skipped[error.name or f"image {chosen}"] = str(error)
         raise too_many(skipped, self.options.max_bad_images)
 
-    def _view(self, chosen: int, epoch: int, skipped: dict[str, str]) -> _Row:
+    def _view(self, chosen: int, epoch: int, skipped: dict[str, str]) -> Row:
         options = self.options
         example = _read(self.source, chosen, options.num_classes)
         # One more than the index: NumPy takes (seed, epoch) and (seed, epoch, 0) for the same.
@@ -290,7 +198,7 @@ class _TrainingImages:
         if options.randaugment > 0:
             image = rand_augment(image, rng, options.randaugment, options.randaugment_std)
         notes = tuple(Note("skipped", name, reason) for name, reason in skipped.items())
-        return _Row(image, example.label, notes=(*notes, *_conversion(example, converted)))
+        return Row(image, example.label, notes=(*notes, *_conversion(example, converted)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +213,7 @@ class _TestImages:
     share: int
     process: int
 
-    def __call__(self, index: int) -> _Row:
+    def __call__(self, index: int) -> Row:
         step, row = divmod(index, self.share)
         chosen = step * self.batch_size + self.process * self.share + row
         if chosen >= len(self.source):
@@ -315,7 +223,7 @@ class _TestImages:
         except BadImageError as error:
             return self._masked(Note("skipped", error.name or f"image {chosen}", str(error)))
 
-    def _view(self, chosen: int) -> _Row:
+    def _view(self, chosen: int) -> Row:
         options = self.options
         example = _read(self.source, chosen, options.num_classes)
         if stem(example.name) in self.exclude:
@@ -328,10 +236,10 @@ class _TestImages:
                 options.eval_crop_fraction,
                 options.eval_crops,
             )
-        return _Row(image, example.label, notes=_conversion(example, converted))
+        return Row(image, example.label, notes=_conversion(example, converted))
 
-    def _masked(self, *notes: Note) -> _Row:
-        return _Row(self.blank, 0, 0.0, notes)
+    def _masked(self, *notes: Note) -> Row:
+        return Row(self.blank, 0, 0.0, notes)
 
 
 @functools.lru_cache(maxsize=3)  # reading ahead crosses from one epoch into the next
@@ -373,67 +281,3 @@ def _blank(source: Source, options: InputOptions, crops: int) -> np.ndarray:
     if isinstance(first, np.ndarray):
         shape = (*first.shape[:2], options.channels)
     return np.zeros(shape, np.uint8)
-
-
-def _batches(
-    indices: Sequence[int],
-    load: Callable[[int], _Row],
-    share: int,
-    options: InputOptions,
-    blank: np.ndarray,
-) -> Batches:
-    images = grain.MapDataset.source(indices).map(load)
-    workers = min(options.workers, len(indices) // share)
-    if workers == 0:
-        threads = min(len(os.sched_getaffinity(0)), 16)
-        read_ahead = grain.ReadOptions(threads, max(2 * share, threads))
-        rows = images.to_iter_dataset(read_ahead)
-        return Batches(iter(rows.batch(share, batch_fn=_stack)), _close_threads)
-    _check_shared_memory(workers, share * blank.nbytes)
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags
-    # Whole batches are the workers' unit: sharing out single images would mix them.
-    batches = images.batch(share, batch_fn=_stack).to_iter_dataset(grain.ReadOptions(1, 1))
-    small = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
-    batches = grain.experimental.WithOptionsIterDataset(batches, small)
-    spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFERED)
-    batches = batches.mp_prefetch(spread, worker_init_fn=_start_worker)
-    return Batches(iter(batches), _close_workers)
-
-
-def _stack(rows: Sequence[_Row]) -> Batch:
-    return {
-        "image": np.stack([row.image for row in rows]),
-        "label": np.array([row.label for row in rows], np.int32),
-        "mask": np.array([row.mask for row in rows], np.float32),
-        "notes": tuple(note for row in rows for note in row.notes),
-    }
-
-
-def _check_shared_memory(workers: int, batch_bytes: int) -> None:
-    """Writing past the end of /dev/shm, 64 MB in a container, would kill the workers."""
-    needed = workers * (_BUFFERED + 2) * batch_bytes
-    if not _SHARED_MEMORY.is_dir():
-        return
-    free = shutil.disk_usage(_SHARED_MEMORY).free
-    if needed > free:
-        raise UsageError(
-            f"--workers {workers} need {needed / 1e6:.0f} MB of shared memory for their batches, "
-            f"{_SHARED_MEMORY} has {free / 1e6:.0f} MB: use fewer, --workers 0 for threads, or "
-            "give the container more (docker run --shm-size)"
-        )
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Leaves signals to the main process and ends with it, even if it is killed."""
-    del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
