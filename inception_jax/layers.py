@@ -1,7 +1,11 @@
 """The layers that the whole family is built from.
 
 Arrays are [n, h, w, c]. `dtype` is what a layer computes in and returns, `param_dtype` what its
-parameters are stored in. `reference_torch.layers` has the same classes with the same attributes.
+parameters are stored in. Kernels are rounded to `dtype`; biases and factors are applied as they
+are, and the result is rounded. Gradients are summed in `param_dtype`, over devices too, unless
+`nnx.view(model, wide_gradients=False)` has those of kernels summed in `dtype`.
+
+`reference_torch.layers` has the same layers with the same attributes.
 """
 
 from __future__ import annotations
@@ -27,7 +31,27 @@ Width = Callable[[int], int]
 """Maps a channel count of the paper to that of a wider or narrower network."""
 
 
-class Conv(nnx.Module):
+class Weighted(nnx.Module):
+    """A layer with a kernel, and perhaps a bias, that are stored in another dtype than it uses."""
+
+    dtype: DTypeLike
+    wide_gradients: bool = True
+
+    def set_view(self, wide_gradients: bool | None = None) -> None:
+        """Takes its part of `nnx.view(model, wide_gradients=...)`."""
+        if wide_gradients is not None:
+            self.wide_gradients = wide_gradients
+
+    def rounded(self, kernel: nnx.Param) -> jax.Array:
+        """Returns the kernel for `ops`, which round it, unless it is to be rounded before."""
+        return kernel[...] if self.wide_gradients else kernel[...].astype(self.dtype)
+
+    def add(self, x: jax.Array, bias: nnx.Param | None) -> jax.Array:
+        """Adds the bias, if there is one."""
+        return x if bias is None else (x + bias[...]).astype(self.dtype)
+
+
+class Conv(Weighted):
     """Convolution.
 
     Args:
@@ -67,12 +91,11 @@ class Conv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(self.dtype)
-        x = ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding)
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+        x = ops.conv(x.astype(self.dtype), self.rounded(self.kernel), self.stride, self.padding)
+        return self.add(x, self.bias)
 
 
-class DepthwiseConv(nnx.Module):
+class DepthwiseConv(Weighted):
     """Convolution of every channel with filters of its own: kernel [h, w, 1, c * multiplier].
 
     Args:
@@ -111,10 +134,9 @@ class DepthwiseConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(self.dtype)
-        x = x.astype(self.dtype)
+        x, kernel = x.astype(self.dtype), self.rounded(self.kernel)
         x = ops.depthwise_conv(x, kernel, self.stride, self.padding, self.dilation)
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+        return self.add(x, self.bias)
 
 
 class BatchNorm(nnx.Module):
@@ -264,7 +286,7 @@ class SeparableConvBN(nnx.Module):
         return self.bn(self.pointwise(self.depthwise(x)))
 
 
-class Linear(nnx.Module):
+class Linear(Weighted):
     """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias."""
 
     def __init__(
@@ -284,8 +306,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+        return self.add(ops.linear(x.astype(self.dtype), self.rounded(self.kernel)), self.bias)
 
 
 class LayerNorm(nnx.Module):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -62,10 +62,17 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
-    """Convolves [n, h, w, c] with a kernel [kh, kw, c, d]."""
+    """Convolves [n, h, w, c] with a kernel [kh, kw, c, d], in x's dtype.
+
+    A kernel of a wider dtype is rounded to x's; its gradient is summed in the kernel's own dtype,
+    over pixels and images, and over devices that share the images. A kernel that was rounded before
+    would have each device's sum rounded, and those sums added up in the narrow dtype.
+    """
     if kernel.shape[:2] == (1, 1):
-        return _by_platform(_conv_1x1, _conv_native, stride, padding)(x, kernel)
-    return _conv_native(x, kernel, stride, padding)
+        convolve = _by_platform(_conv_1x1, _conv_native, stride, padding)
+    else:
+        convolve = functools.partial(_trailing, _conv_native, (stride, padding))
+    return _rounding(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
 
 
 def depthwise_conv(
@@ -75,13 +82,25 @@ def depthwise_conv(
     padding: Padding = "same",
     dilation: int = 1,
 ) -> jax.Array:
-    """Convolves every channel of [n, h, w, c] with m filters of its own.
+    """Convolves every channel of [n, h, w, c] with m filters of its own, in x's dtype.
 
     Args:
-        kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours.
+        kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours. Of a wider dtype, as
+            for `conv`.
         dilation: distance between the pixels that a filter meets, along both axes.
     """
-    return _by_platform(_depthwise_shifted, _conv_native, stride, padding, dilation)(x, kernel)
+    convolve = _by_platform(_depthwise_shifted, _conv_native, stride, padding, dilation)
+    gradient = _kernel_gradient(convolve, stride, padding, dilation)
+    return _rounding(convolve, gradient)(x, kernel)
+
+
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiplies [n, c] by a kernel [c, d], in x's dtype; a kernel of a wider one as for `conv`."""
+
+    def gradient(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.einsum("nc,nd->cd", x, g, preferred_element_type=kernel.dtype)
+
+    return _rounding(jnp.matmul, gradient)(x, kernel)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
@@ -189,6 +208,63 @@ def _conv_native(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[3] // kernel.shape[2],
     )
+
+
+def _rounding(multiply: Callable, kernel_gradient: Callable) -> Callable:
+    """Lets `multiply(x, kernel)` take a kernel of a wider dtype than x.
+
+    `kernel_gradient(x, g, kernel)` is its gradient in the kernel's dtype, g that of the result.
+    """
+
+    @jax.custom_vjp
+    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return multiply(x, kernel.astype(x.dtype))
+
+    def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+        return rounded(x, kernel), (x, kernel)
+
+    def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel = saved
+        (dx,) = jax.vjp(lambda x: multiply(x, kernel.astype(x.dtype)), x)[1](g)
+        return dx, kernel_gradient(x, g, kernel)
+
+    rounded.defvjp(forward, backward)
+
+    def choose(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        wider = jnp.promote_types(x.dtype, kernel.dtype) != x.dtype
+        return rounded(x, kernel) if wider else multiply(x, kernel.astype(x.dtype))
+
+    return choose
+
+
+def _kernel_gradient(
+    convolve: Callable, stride: int, padding: Padding, dilation: int = 1
+) -> Callable:
+    """The gradient of a convolution's kernel, see `_rounding`."""
+
+    def widened(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
+        of_kernel = jax.linear_transpose(lambda k: convolve(x.astype(k.dtype), k), kernel)
+        return of_kernel(g.astype(kernel.dtype))[0]
+
+    def native(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
+        # Images and channels change places: what is summed over are images and pixels.
+        spans = []
+        for n, k, m in zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True):
+            low, _ = pads(n, _span(k, dilation), stride, padding)
+            spans.append((low, _span(k, dilation) + (m - 1) * stride - n - low))
+        return lax.conv_general_dilated(
+            x,
+            g,
+            (dilation, dilation),
+            spans,
+            rhs_dilation=(stride, stride),
+            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+            batch_group_count=x.shape[3] // kernel.shape[2],
+            preferred_element_type=kernel.dtype,
+        )
+
+    # XLA's CPU backend has no narrow convolutions: it widens their operands anyway.
+    return _by_platform(widened, native)
 
 
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:

@@ -214,6 +214,70 @@ def test_nothing_returns_float32_for_bfloat16(form):
     assert {str(y.dtype) for y in outputs} == {"bfloat16"}
 
 
+# window, stride, padding, dilation, channel multiplier of a depthwise convolution or None
+CONVOLUTIONS = [
+    ((3, 3), 1, "same", 1, None),
+    ((3, 3), 2, "same", 1, None),
+    ((3, 3), 2, "valid", 1, None),
+    ((5, 5), 2, "symmetric", 1, None),
+    ((3, 3), 2, "ceil", 1, None),
+    ((1, 1), 1, "same", 1, None),
+    ((1, 1), 2, "valid", 1, None),
+    ((1, 7), 1, "same", 1, None),
+    ((3, 3), 1, "same", 1, 1),
+    ((3, 3), 2, "symmetric", 1, 2),
+    ((3, 3), 1, "same", 2, 1),
+    ((1, 11), 1, "same", 1, 1),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("form", FORMS, indirect=True)
+def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case):
+    """Products of bfloat16 numbers are exact in float32: the gradient is, but for their sum."""
+    window, stride, padding, dilation, multiplier = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 9, 10, 6)), jnp.bfloat16)
+    shape = (*window, 6, 5) if multiplier is None else (*window, 1, 6 * multiplier)
+    kernel = jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def convolve(x, kernel):
+        if multiplier is None:
+            return ops.conv(x, kernel, stride, padding)
+        return ops.depthwise_conv(x, kernel, stride, padding, dilation)
+
+    y, pull = jax.vjp(convolve, x, kernel)
+    g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
+    dx, dkernel = pull(g)
+    assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+
+    rounded = kernel.astype(jnp.bfloat16)
+    exact, exact_pull = jax.vjp(convolve, *(a.astype(jnp.float32) for a in (x, rounded)))
+    exact_dx, exact_dkernel = exact_pull(g.astype(jnp.float32))
+    assert_close(dkernel, exact_dkernel, 1e-6)
+    assert_close(y, exact, 1e-2)  # what bfloat16 has
+    assert_close(dx, exact_dx, 1e-2)
+    narrow = jax.vjp(convolve, x, rounded)[1](g)[1]
+    assert narrow.dtype == jnp.bfloat16
+    assert np.abs(np.float32(narrow) - exact_dkernel).max() > 1e-4  # what rounding loses
+
+
+def test_a_wide_linear_kernel_is_rounded_and_its_gradient_is_not():
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(size=(50, n)), jnp.bfloat16) for n in (7, 5))
+    kernel = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32)
+    y, pull = jax.vjp(ops.linear, x, kernel)
+    dx, dkernel = pull(g)
+    assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    assert_close(dkernel, np.float32(x).T @ np.float32(g), 1e-6)
+    assert_close(y, np.float32(x) @ np.float32(kernel.astype(jnp.bfloat16)), 1e-2)
+
+
+def assert_close(found, expected, share):
+    found, expected = np.float32(found), np.float32(expected)
+    assert np.abs(found - expected).max() <= share * np.abs(expected).max()
+
+
 def test_the_form_follows_the_platform_that_compiles():
     """A CPU gets no window reduction and no grouped convolution; a TPU gets both."""
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))

@@ -113,7 +113,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         branch = self.mlp(self.norm(self.token_mixer(x)))
-        branch = branch * self.gamma[...].astype(branch.dtype)
+        branch = (branch * self.gamma[...]).astype(branch.dtype)
         return x + self.drop_path(branch, rngs)
 
 
