@@ -15,7 +15,7 @@ import inception_jax as ij
 from inception_jax.weights import files
 from train import recipes
 from train.errors import UsageError
-from train.sources import Dataset, open_dataset
+from train.sources import Dataset, imagenet_unseen, open_dataset
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -59,6 +59,13 @@ class Config:
     in init-from."""
     eval_only: bool = False
     """Evaluate the newest checkpoint of the workdir, or the weights of init-from, and stop."""
+    compile_only: str | None = None
+    """Compile the training step for a topology such as v5e:4x4, 2*v5e:4x4 (two slices), v4:2x2x2 or
+    h100:1x8, print what its compiler says about memory, exchanges and time, and stop. Needs no such
+    device, and, without dataset, no data: the step is the one for ImageNet."""
+    compile_effort: Literal["quick", "full", "forced"] = "quick"
+    """compile-only: quick, a minute or so, says nothing of cycles; full, about ten times that, is
+    what the device itself would get; forced: full for v6e too, whose compiler may not end."""
     dry_run: bool = False
     """Print the configuration, parameters, FLOPs, memory and schedule of the run, and stop."""
 
@@ -70,6 +77,9 @@ class Config:
     dtype: Dtype = "float32"
     """What the network computes in; parameters and statistics are float32. float64, for all of
     them, tells rounding from mistakes: on a CPU, two runs that differ in float32 agree in it."""
+    grad_reduce: Literal["float32", "bfloat16"] = "float32"
+    """What the devices' gradients of convolution and classifier kernels are summed in, where the
+    network computes in bfloat16; everything else is summed in float32."""
     dropout: float = 0.2
     """Share of the features before the classifier that is dropped."""
     drop_path: float | None = None
@@ -202,7 +212,8 @@ class Config:
     profile_steps: str | None = None
     """A:B writes a profile of these steps to WORKDIR/profile, for TensorBoard or Perfetto."""
     compile_cache: bool = True
-    """Keep compiled programs in WORKDIR/xla_cache, or in $JAX_COMPILATION_CACHE_DIR."""
+    """Keep compiled programs in WORKDIR/xla_cache, or in $JAX_COMPILATION_CACHE_DIR, and what
+    compile-only has found in $INCEPTION_JAX_CACHE."""
     tensorboard: bool = True
     """Write metrics for TensorBoard too, to WORKDIR/tensorboard."""
     wandb: str | None = None
@@ -221,10 +232,11 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     arch = ij.model_info(known.arch).arch
     if known.recipe not in (None, *recipes.names()):
         raise UsageError(f"unknown recipe {known.recipe!r}; there is {', '.join(recipes.names())}")
-    dataset = open_dataset(known.dataset, known.data_dir, known.train_split, known.eval_split)
+    dataset = _dataset(known)
     recipe = known.recipe or recipes.default_recipe(arch, len(dataset.train))
     defaults = Config(
         arch=known.arch,
+        dataset=dataset.name,
         workdir=Path("runs") / known.arch,
         **{"recipe": recipe, **recipes.options(recipe, arch, photographs=dataset.channels == 3)},
     )
@@ -233,12 +245,21 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     return config, dataset
 
 
+def _dataset(known: argparse.Namespace) -> Dataset:
+    """Opens the data set; to compile a step it is enough to know of what kind it is."""
+    if known.compile_only and known.data_dir is None and known.dataset in (None, "imagenet2012"):
+        return imagenet_unseen()
+    name = known.dataset or DEFAULT_DATASET
+    return open_dataset(name, known.data_dir, known.train_split, known.eval_split)
+
+
 def _first_look(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the options that the others' defaults follow from."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--arch", default=DEFAULT_ARCH)
     parser.add_argument("--recipe")
-    parser.add_argument("--dataset", default=DEFAULT_DATASET)
+    parser.add_argument("--dataset")
+    parser.add_argument("--compile-only")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--train-split")
     parser.add_argument("--eval-split")
@@ -285,6 +306,8 @@ def _check(config: Config) -> None:
             raise UsageError(f"{option}: must be at most 1")
     if config.drop_path is not None and not info.arch.startswith(_STOCHASTIC_DEPTH):
         raise UsageError(f"--drop-path: {info.arch} has no stochastic depth")
+    if config.grad_reduce == "bfloat16" and config.dtype != "bfloat16":
+        raise UsageError("--grad-reduce bfloat16 is for networks in --dtype bfloat16")
     if config.init_from is not None and not files.exists(config.init_from):
         raise UsageError(f"--init-from {config.init_from}: no such file")
     if config.freeze_backbone and config.init_from is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -17,13 +20,20 @@ class Devices:
         batch_size: images in a step, over all devices.
         grad_accum: parts of the batch.
         bn_group: images that share statistics; 0: those of a part.
+        devices: to lay batches over; None for all that there are.
 
     Raises:
         UsageError: if the devices cannot share a batch evenly.
     """
 
-    def __init__(self, batch_size: int, grad_accum: int = 1, bn_group: int = 0):
-        count = jax.device_count()
+    def __init__(
+        self,
+        batch_size: int,
+        grad_accum: int = 1,
+        bn_group: int = 0,
+        devices: Sequence[Any] | None = None,
+    ):
+        count = len(devices or jax.devices())
         if batch_size % count:
             raise UsageError(f"--batch-size {batch_size} is not a multiple of {count} devices")
         if batch_size % (count * grad_accum):
@@ -38,7 +48,7 @@ class Devices:
                 f"--bn-group {bn_group}: {part} images at once on {count} device(s) cannot be cut "
                 "into groups of this size that lie evenly on them"
             )
-        mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
+        mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("data"))
         whole_groups = part // group % count == 0
@@ -46,9 +56,9 @@ class Devices:
         self._part = NamedSharding(mesh, axes)
 
     @classmethod
-    def of(cls, config: Config) -> Devices:
+    def of(cls, config: Config, devices: Sequence[Any] | None = None) -> Devices:
         """Returns the shardings of a configuration."""
-        return cls(config.batch_size, config.grad_accum, config.bn_group)
+        return cls(config.batch_size, config.grad_accum, config.bn_group, devices)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Makes global arrays of every process's share of a batch."""

@@ -50,7 +50,7 @@ def describe(job: Job) -> dict[str, Any]:
     for name, value in summary.items():
         print(f"{name.replace('_', ' '):28} {value:,}" if isinstance(value, int | float) else
               f"{name.replace('_', ' '):28} {value}")  # fmt: skip
-    peak = hardware.peak_flops()
+    peak = hardware.peak_flops(jax.devices()[0].device_kind)
     if peak and count:
         print(f"{'shortest step, at peak':28} {1e3 * count / peak:.2f} ms")
     print(_schedule(job))

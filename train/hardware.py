@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Mapping
 
 # FLOP/s in bfloat16, of one jax device: a chip, or on v2 and v3 one of its two cores. Google's and
 # NVIDIA's data sheets, without sparsity; by the start of `device_kind`, the longest first.
@@ -23,9 +23,25 @@ _PEAKS = {
     "NVIDIA B200": 2250e12,
 }
 
+# Cycles a second: the peak in bfloat16 over what the matrix units do in a cycle.
+_CLOCKS = {
+    "TPU v4": 1.05e9,
+    "TPU v5 lite": 1.5e9,
+    "TPU v5": 1.75e9,
+    "TPU v6 lite": 1.75e9,
+}
 
-def peak_flops() -> float | None:
-    """Returns the bfloat16 FLOP/s of a device of this machine, None if it is not known."""
-    kind = jax.devices()[0].device_kind
-    fitting = [name for name in _PEAKS if kind.startswith(name)]
-    return _PEAKS[max(fitting, key=len)] if fitting else None
+
+def peak_flops(kind: str) -> float | None:
+    """Returns the bfloat16 FLOP/s of a kind of device, None if it is not known."""
+    return _of(_PEAKS, kind)
+
+
+def clock(kind: str) -> float | None:
+    """Returns the cycles a second of a kind of TPU, None if it is not known."""
+    return _of(_CLOCKS, kind)
+
+
+def _of(table: Mapping[str, float], kind: str) -> float | None:
+    fitting = [name for name in table if kind.startswith(name)]
+    return table[max(fitting, key=len)] if fitting else None

@@ -68,12 +68,7 @@ class Job:
 
     def compile(self, batch: dict[str, np.ndarray]) -> Any:
         """Compiles the training step for batches of this kind; it takes its state's memory."""
-        step = jax.jit(
-            self.step,
-            donate_argnums=0,
-            out_shardings=(self.devices.replicated, self.devices.replicated),
-        )
-        return step.lower(self.state, self.devices.put(batch)).compile()
+        return jit(self.step, self.devices).lower(self.state, self.devices.put(batch)).compile()
 
 
 def prepare(config: Config, dataset: Dataset) -> Job:
@@ -84,16 +79,15 @@ def prepare(config: Config, dataset: Dataset) -> Job:
         WeightsError: if the weights to start from do not fit.
     """
     devices = Devices.of(config)
-    per_epoch = len(dataset.train) // config.batch_size
-    if per_epoch == 0:
-        raise UsageError(
-            f"--batch-size {config.batch_size} is more than the {len(dataset.train)} images"
-        )
-    total = config.steps or max(round(config.epochs * per_epoch), 1)
+    per_epoch, total = length(config, dataset)
     model = build_model(config, len(dataset.classes), dataset.channels)
     if config.init_from is not None:
         _load_start(model, config.init_from)
-    train_def, eval_def, params, stats = split(model, freeze_backbone=config.freeze_backbone)
+    train_def, eval_def, params, stats = split(
+        model,
+        freeze_backbone=config.freeze_backbone,
+        wide_gradients=config.grad_reduce == "float32",
+    )
     tx = optimizer.make_optimizer(config, per_epoch, total)
     options = _input_options(config, dataset)
     bad_images = BadImages(config.max_bad_images, _warn)
@@ -110,6 +104,30 @@ def prepare(config: Config, dataset: Dataset) -> Job:
         step=make_train_step(train_def, tx, config, len(dataset.classes), devices.spread),
         evaluate=Evaluator(config, dataset, options, devices, eval_def, bad_images),
         bad_images=bad_images,
+    )
+
+
+def length(config: Config, dataset: Dataset) -> tuple[int, int]:
+    """Returns the steps in an epoch and in the whole run.
+
+    Raises:
+        UsageError: if the images do not fill a batch.
+    """
+    per_epoch = len(dataset.train) // config.batch_size
+    if per_epoch == 0:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is more than the {len(dataset.train)} images"
+        )
+    return per_epoch, config.steps or max(round(config.epochs * per_epoch), 1)
+
+
+def jit(step: Callable[..., Any], devices: Devices) -> Any:
+    """Returns a training step that can be compiled; it takes its state's memory for the next."""
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(devices.replicated, devices.sharded),
+        out_shardings=(devices.replicated, devices.replicated),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import dry_run, job, pipeline, plots, processes, results, workdir
+from train import compile_only, dry_run, job, pipeline, plots, processes, results, workdir
 from train.checkpoint import Checkpoints
 from train.config import Config, profile_range
 from train.errors import TrainingError, UsageError
@@ -44,6 +44,8 @@ def run(config: Config, dataset: Dataset) -> Result:
             checkpoint cannot be written.
         Preempted: after SIGTERM.
     """
+    if config.compile_only is not None:
+        return compile_only.describe(config, dataset)
     processes.connect(config)
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)

@@ -42,7 +42,7 @@ class Reporter:
         self._total = total
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = config.batch_size
-        self._peak = hardware.peak_flops()
+        self._peak = hardware.peak_flops(jax.devices()[0].device_kind)
         self._bar = None
         self._sinks: list[Any] = []
         if self._main:

@@ -57,7 +57,7 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
 
 
 def split(
-    model: Model, *, freeze_backbone: bool = False
+    model: Model, *, freeze_backbone: bool = False, wide_gradients: bool = True
 ) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
     """Returns the network in training and in evaluation mode, what is trained, and the rest.
 
@@ -69,7 +69,12 @@ def split(
         classifiers = [tuple(name.split(".")) for name in model.classifiers]
         trained = lambda path, _: any(path[: len(c)] == c for c in classifiers)  # noqa: E731
     views = (
-        nnx.view(model, deterministic=False, use_running_average=freeze_backbone),
+        nnx.view(
+            model,
+            deterministic=False,
+            use_running_average=freeze_backbone,
+            wide_gradients=wide_gradients,
+        ),
         nnx.view(model, deterministic=True, use_running_average=True),
     )
     (train_def, params, rest), (eval_def, *_) = (nnx.split(v, trained, ...) for v in views)

@@ -1,0 +1,276 @@
+"""`--compile-only`: a run's training step, compiled for devices that are not there.
+
+The compiler is the one that the devices' own machines use, so what it says about memory and
+exchanges is what would happen; what it says about time is its model's. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from inception_jax.weights import download
+from train import alive, hlo, job, optimizer, report, topology
+from train.config import Config
+from train.devices import Devices
+from train.errors import TrainingError, UsageError
+from train.sources import Dataset
+from train.step import build_model, init_state, make_train_step, split
+from train.topology import Topology
+
+Report = dict[str, Any]
+
+# jax_exec_time_optimization_effort: -1 does without the search for the best tilings, which takes
+# ten times as long and changes neither memory nor exchanges.
+_EFFORTS = {"quick": -1.0, "full": 0.0, "forced": 0.0}
+_UNIT = 8  # images a device by which the search for the largest batch goes
+_PRECISION = 16  # it ends when what fits and what does not are a sixteenth apart
+
+
+class TooLargeError(TrainingError):
+    """The step does not fit into a device's memory; `required` and `available` are bytes."""
+
+    def __init__(self, message: str, required: int | None, available: int | None):
+        super().__init__(message)
+        self.required, self.available = required, available
+
+
+def describe(config: Config, dataset: Dataset) -> Report:
+    """Compiles, prints and returns what the compiler says of the step.
+
+    Raises:
+        UsageError: if the topology does not exist, its compiler is not installed, or the batch
+            cannot be spread over it.
+        TrainingError: if the step needs more memory than a device has; the message names the
+            largest batch that fits.
+    """
+    target = describe_topology(config)
+    print(report.headline(config, dataset, target), flush=True)
+    try:
+        result = compile_step(config, dataset, target)
+    except TooLargeError as error:
+        print(f"{error}\nlooking for the largest batch that fits", flush=True)
+        largest = largest_batch(config, dataset, target)
+        raise TrainingError(f"{error}; {_remedy(largest, len(target.devices))}") from None
+    print(report.table(result), flush=True)
+    return result
+
+
+def describe_topology(config: Config) -> Topology:
+    """Returns the devices of `--compile-only`.
+
+    Raises:
+        UsageError: if they cannot be compiled for as the configuration asks.
+    """
+    assert config.compile_only is not None
+    if config.dtype == "float64":
+        raise UsageError("--compile-only: --dtype float64 is for checks on a CPU")
+    target = topology.describe(config.compile_only)
+    if config.compile_effort == "full" and target.family == "v6e":
+        raise UsageError(
+            "--compile-effort full: for v6e the compiler has taken more than 12 GB of memory and "
+            "ten minutes without coming to an end; --compile-effort forced does it all the same"
+        )
+    return target
+
+
+def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
+    """Returns the report of a step, from the cache if its program is known.
+
+    Raises:
+        TooLargeError: if it does not fit into a device's memory.
+        TrainingError: if the compiler refuses it for another reason.
+    """
+    with alive.saying("tracing the training step"):
+        lowered, state_bytes = _lower(config, dataset, target)
+    path = _cache_file(lowered.as_text(), config, target)
+    if config.compile_cache and path.exists():
+        found = json.loads(path.read_text())
+    else:
+        found = _compile(lowered, config, target)
+        _store(found, path)
+    if "refused" in found:
+        raise TooLargeError(found["refused"], found["required"], found["available"])
+    result = report.complete(
+        {
+            "arch": config.arch,
+            "recipe": config.recipe,
+            "dataset": dataset.name,
+            "topology": target.name,
+            "device_kind": target.kind,
+            "devices": len(target.devices),
+            "chips": target.chips,
+            "dtype": config.dtype,
+            "grad_reduce": config.grad_reduce,
+            "image_size": config.image_size,
+            "batch_size": config.batch_size,
+            "grad_accum": config.grad_accum,
+            "effort": config.compile_effort,
+            "state_bytes": state_bytes,
+            "capacity_bytes": topology.capacity(target),
+            **found,
+        },
+        target,
+    )
+    needed, capacity = result["memory_bytes"], result["capacity_bytes"]
+    if capacity and needed > capacity:  # the compiler for GPUs refuses nothing
+        each = config.batch_size // len(target.devices)
+        raise TooLargeError(_too_large(each, needed, capacity), needed, capacity)
+    return result
+
+
+def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
+    """Returns the largest batch, over all devices, whose step the compiler accepts; 0 for none.
+
+    It gives each device a multiple of eight images, or fewer than eight, and is found to a
+    sixteenth: a batch that much larger has been refused.
+
+    Args:
+        config: of the run; the search starts from its batch.
+        dataset: of the run.
+        target: the devices.
+    """
+    unit = len(target.devices) * config.grad_accum * max(config.bn_group, 1)
+    fits, fails = 0, None
+    measured: list[tuple[int, float]] = []
+    tried: int | None = max(config.batch_size // unit, 1)
+    while tried:
+        try:
+            batch = dataclasses.replace(config, batch_size=tried * unit)
+            found = compile_step(batch, dataset, target)
+            fits, needed, available = tried, found["memory_bytes"], found["capacity_bytes"]
+        except TooLargeError as refusal:
+            fails, needed, available = tried, refusal.required, refusal.available
+        if needed and available:
+            measured.append((tried, needed / available))
+        tried = _next_try(measured, fits, fails)
+    return fits * unit
+
+
+def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -> int | None:
+    """Returns what to try next, None if what fits and what does not are close enough."""
+    good_enough = max(_UNIT, fits // _PRECISION)
+    step = _UNIT if fits >= _UNIT or (fails or 0) > _UNIT else 1
+    if fails is not None and fails - fits <= (good_enough if step == _UNIT else 1):
+        return None
+    # A line through the last two, or through the first and zero, tells where the memory ends.
+    guess = 2.0 * fits
+    if measured:
+        (n, before), (m, share) = [(0, 0.0), *measured][-2:]
+        guess = m + (1 - share) * (m - n) / (share - before) if share != before else guess
+    guess = int(guess) // step * step
+    if fails is None:
+        # Once all the memory is used, what is left to find is that no more fits.
+        return guess if guess > fits else fits // step * step + good_enough
+    inside = fits < guess < fails
+    return guess if inside else max((fits + fails) // 2 // step * step, fits + 1)
+
+
+def _remedy(largest: int, devices: int) -> str:
+    if largest:
+        return (
+            f"--batch-size {largest} fits, {largest // devices} images a device; a larger batch "
+            "needs --grad-accum, --dtype bfloat16, or more chips"
+        )
+    return "not even one image a device fits: --dtype bfloat16, or a smaller --image-size"
+
+
+def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int]:
+    """Traces the step that a run would compile; returns it with the bytes of its state."""
+    devices = Devices.of(config, target.devices)
+    per_epoch, total = job.length(config, dataset)
+    model = nnx.eval_shape(lambda: build_model(config, len(dataset.classes), dataset.channels))
+    train_def, _, params, stats = split(
+        model,
+        freeze_backbone=config.freeze_backbone,
+        wide_gradients=config.grad_reduce == "float32",
+    )
+    tx = optimizer.make_optimizer(config, per_epoch, total)
+    state = jax.eval_shape(lambda params, stats: init_state(params, stats, tx), params, stats)
+    step = make_train_step(train_def, tx, config, len(dataset.classes), devices.spread)
+    lowered = job.jit(step, devices).lower(state, _batch(config, dataset))
+    return lowered, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as the input pipeline makes it: pixels as they are, encoded images cut to size."""
+    image = dataset.train[0].image
+    shape = (config.image_size, config.image_size, dataset.channels)
+    shape = image.shape if isinstance(image, np.ndarray) else shape
+    return {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
+
+
+def _compile(lowered: Any, config: Config, target: Topology) -> Report:
+    jax.config.update("jax_exec_time_optimization_effort", _EFFORTS[config.compile_effort])
+    started = time.monotonic()
+    each = config.batch_size // len(target.devices)
+    what = f"compiling for {target.name}, {each} images a device"
+    try:
+        with alive.saying(what):
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" not in reason:
+            raise TrainingError(f"the compiler refuses the step: {reason}") from error
+        return _refusal(reason, each)
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    cost = compiled.cost_analysis() or {}
+    cycles, without = hlo.cycles(text)
+    return {
+        "compiler": target.compiler,
+        "compile_seconds": round(time.monotonic() - started, 1),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "donated_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "optimal_seconds": cost.get("optimal_seconds"),
+        "custom_calls": hlo.custom_calls(text),
+        "cycles": cycles,
+        "without_cycles": without,
+        "collectives": [dataclasses.asdict(c) for c in hlo.collectives(text)],
+    }
+
+
+def _refusal(reason: str, each: int) -> Report:
+    required, available = topology.required(reason), topology.available(reason)
+    message = f"{each} images a device are too many for its memory ({reason})"
+    if required and available:
+        message = _too_large(each, required, available)
+    return {"refused": message, "required": required, "available": available}
+
+
+def _too_large(each: int, required: int, available: int) -> str:
+    return (
+        f"{each} images a device need {required / 2**30:.2f} GiB, of which a device has "
+        f"{available / 2**30:.2f}"
+    )
+
+
+def _cache_file(text: str, config: Config, target: Topology) -> Path:
+    """Where the report of a program is kept: by all that the compiler is given."""
+    flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
+    key = (text, target.name, target.compiler, jax.__version__, _EFFORTS[config.compile_effort])
+    digest = hashlib.sha256(repr((*key, *flags)).encode()).hexdigest()
+    return download.cache_folder() / "compiled" / f"{digest[:32]}.json"
+
+
+def _store(found: Report, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(found, indent=1))
+    temporary.replace(path)

@@ -1,0 +1,107 @@
+"""What the text of a compiled program tells."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+_KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
+_COLLECTIVE = re.compile(rf" = (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NO_ESTIMATE = 1 << 50  # the compiler's own mark is 2**60
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Exchanges between devices of one kind and dtype.
+
+    Attributes:
+        kind: "all-reduce", "all-gather", ...
+        dtype: of the arrays.
+        count: instructions; one may carry several arrays.
+        bytes: of all results on one device.
+        largest: bytes of the largest instruction.
+    """
+
+    kind: str
+    dtype: str
+    count: int
+    bytes: int
+    largest: int
+
+
+def collectives(text: str) -> list[Collective]:
+    """Returns what devices exchange in a program, the most bytes first."""
+    sizes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for result, kind, started in _COLLECTIVE.findall(text):
+        arrays = [(dtype, _size(bits, shape)) for dtype, bits, shape in _ARRAY.findall(result)]
+        if started and kind in ("all-gather", "collective-permute"):
+            arrays = arrays[len(arrays) // 2 :]  # operands stand beside the results
+        by_dtype: dict[str, int] = collections.defaultdict(int)
+        for dtype, size in arrays:
+            by_dtype[dtype] += size
+        for dtype, size in by_dtype.items():
+            sizes[kind, dtype].append(size)
+    found = [Collective(*key, len(s), sum(s), max(s)) for key, s in sizes.items()]
+    return sorted(found, key=lambda c: -c.bytes)
+
+
+def custom_calls(text: str) -> int:
+    """Returns how many instructions the compiler's cost model knows nothing of."""
+    return len(re.findall(r" custom-call\(", text))
+
+
+def cycles(text: str) -> tuple[int, dict[str, int]]:
+    """Returns the estimated cycles of a program for TPUs, and what has no estimate.
+
+    Only instructions of the entry computation carry one; what they call is inside it.
+
+    Returns:
+        The sum, and how many instructions of each kind are left out of it.
+    """
+    total, without = 0, collections.Counter()
+    for line in _entry(text):
+        match = _CYCLES.search(line)
+        count = int(match[1]) if match else _NO_ESTIMATE
+        if count < _NO_ESTIMATE:
+            total += count
+        elif (kind := _opcode(line)) not in _FREE:
+            without[kind] += 1
+    return total, dict(without.most_common())
+
+
+# They name values, and take no time.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", ""}
+
+
+def _entry(text: str) -> Iterator[str]:
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("ENTRY"):
+            inside = True
+        elif inside and line.startswith("}"):
+            return
+        elif inside:
+            yield line
+
+
+def _opcode(line: str) -> str:
+    match = re.search(r" = (?:\(.*?\)|\S+) ([a-z][\w-]*)\(", line)
+    return match[1] if match else ""
+
+
+def _size(bits: str, shape: str) -> int:
+    """Bytes of an array; a truth value, whose name says no bits, takes one."""
+    return math.prod(int(n or 1) for n in shape.split(",")) * int(bits or 8) // 8
