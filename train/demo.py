@@ -61,8 +61,8 @@ _NEXT: Options = dict(_ADAMW, image_size=32, drop_path=0.0, dropout=0.0, epochs=
 DEMO: dict[str, Options] = {
     "inception_v1": dict(_EVEN, image_size=64),
     "bn_inception": dict(_EVEN, image_size=64),
-    "inception_v2": dict(_ADAMW, image_size=75, learning_rate=0.002, epochs=4.0),
-    "inception_v3": dict(_ADAMW, image_size=75, learning_rate=0.002),
+    "inception_v2": dict(_ADAMW, image_size=75, learning_rate=0.002, epochs=6.0),
+    "inception_v3": dict(_ADAMW, image_size=75, learning_rate=0.002, epochs=7.0),
     "inception_v4": dict(
         _ADAMW, image_size=75, width_multiplier=0.125, dropout=0.0, learning_rate=0.002, epochs=7.0
     ),
