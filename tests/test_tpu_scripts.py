@@ -597,18 +597,19 @@ def test_a_pod_trains_is_taken_away_and_finishes(workers, tmp_path):
     arguments = ["--arch", "xception", "--width-multiplier", "0.05", "--batch-size", "8",
                  "--steps", str(total), "--log-every", "1", "--no-tensorboard",
                  "--heartbeat-timeout", "20", "--workdir", str(workdir)]  # fmt: skip
-    log = (tmp_path / "babysit.log").open("w+")
-    sitter = subprocess.Popen(
-        [SCRIPTS / "babysit.sh", "pod", *ZONE, *TYPE, "--spot", "--allow-dirty", "--delete-at-end",
-         "--logs", "gs://my-bucket/logs", "--", *arguments],
-        env={**cloud.env, "POLL_SECONDS": "0.5", "MAX_POLL_SECONDS": "1"},
-        stdout=log, stderr=log,
-    )  # fmt: skip
+    log = tmp_path / "babysit.log"
+    with log.open("w") as file:
+        sitter = subprocess.Popen(
+            [SCRIPTS / "babysit.sh", "pod", *ZONE, *TYPE, "--spot", "--allow-dirty",
+             "--delete-at-end", "--logs", "gs://my-bucket/logs", "--", *arguments],
+            env={**cloud.env, "POLL_SECONDS": "0.5", "MAX_POLL_SECONDS": "1"},
+            stdout=file, stderr=file,
+        )  # fmt: skip
     jobs = [tmp_path / f"workers/{i}/inception_jax/jobs/train" for i in range(2)]
     state = tmp_path / "state"
 
     def trains() -> bool:
-        assert sitter.poll() is None, Path(log.name).read_text()
+        assert sitter.poll() is None, log.read_text()
         return jobs[0].exists() and "step 3/" in (jobs[0] / "log").read_text()
 
     until(trains, "it does not train")
@@ -621,7 +622,7 @@ def test_a_pod_trains_is_taken_away_and_finishes(workers, tmp_path):
     assert saved < total
     state.write_text("SUSPENDED")
 
-    assert sitter.wait(900) == 0, Path(log.name).read_text()
+    assert sitter.wait(900) == 0, log.read_text()
     result = json.loads((workdir / "result.json").read_text())
     assert result["step"] == total
     kept = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -101,7 +101,7 @@ upload() { # FOLDER LOGS
 
 running() { # FOLDER; another process may have got a lost one's number
   local pid
-  pid=$(cat "$1/pid" 2>/dev/null) && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q 'train/main\.py'
+  pid=$(cat "$1/pid" 2>/dev/null) && grep -aqs 'train/main\.py' "/proc/$pid/cmdline"
 }
 
 status() {
