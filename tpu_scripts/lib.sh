@@ -410,7 +410,7 @@ job_state() {
     return
   fi
   # Only the workers' own lines count: ssh and the machines say things too.
-  JOB_LINES=$(grep -E '^worker=[^ ]+ state=(running|killed|idle|exited code=[0-9]+)( |$)' <<<"$said" || true)
+  JOB_LINES=$(grep -E '^worker=[^ ]+ state=(running|killed|idle|exited code=[0-9]+)( |$)' <<<"$said" | sort -V || true)
   JOB_STATE=$(summary)
 }
 
