@@ -39,6 +39,8 @@ ENTRY %main (a: f32[4,2], b: bf16[10]) -> (f32[4,2]) {
   %ag = (f32[2]{0}, f32[4]{0}) all-gather-start(%q), dimensions={0}
   %agd = f32[4]{0} all-gather-done(%ag)
   %ar3 = f32[] all-reduce-start(%s), to_apply=%sum
+  %send.3 = (f32[1,1,128]{2,1,0:T(1,128)}, u32[], token[]) send(%ar3, %after-all.3), channel_id=11
+  %send-done.3 = token[] send-done(%send.3), channel_id=11
   %cc = pred[16]{0} custom-call(), custom_call_target="AllocateBuffer"
   %unknown = f32[2]{0} fusion(%q), backend_config={"estimated_cycles":"1152921504606846976"}
   %copy-start.1 = (f32[2]{0}, f32[2]{0}, u32[]) copy-start(%q)
@@ -58,6 +60,7 @@ def test_exchanges_are_read_by_kind_and_dtype():
         ("all-reduce", "f32"): (3, 32 + 12 + 4, 32),
         ("all-reduce", "bf16"): (1, 40, 40),
         ("all-gather", "f32"): (1, 16, 16),  # its result, not its operand
+        ("send", "f32"): (1, 512, 512),
     }
 
 
@@ -66,7 +69,7 @@ def test_cycles_are_summed_over_the_entry_computation():
     assert total == 1826
     assert without == {
         "all-reduce": 2, "all-gather-start": 1, "all-gather-done": 1, "all-reduce-start": 1,
-        "custom-call": 1, "fusion": 1, "copy-start": 1,
+        "custom-call": 1, "fusion": 1, "copy-start": 1, "send": 1, "send-done": 1,
     }  # fmt: skip
     assert hlo.custom_calls(TEXT) == 1
 
@@ -76,6 +79,8 @@ def test_a_roofline_gets_back_what_unknown_operations_took():
     assert report._roofline(found) == pytest.approx(0.082)
     assert report._roofline({**found, "grad_accum": 4}) == pytest.approx(0.328)
     assert report._roofline({**found, "custom_calls": 0}) is None
+    # Calls that nothing was taken off for.
+    assert report._roofline({**found, "optimal_seconds": 0.05}) == pytest.approx(0.05)
     assert report._roofline({**found, "optimal_seconds": None}) is None
 
 
@@ -188,9 +193,10 @@ def test_a_step_is_compiled_for_devices_that_are_not_there(main):
     code, found, out, err = main(*options)
     assert code == 0, err
     assert (found["devices"], found["chips"], found["device_kind"]) == (4, 4, "TPU v5 lite")
-    # The whole state is given away for the next, but for what the compiler pads it with.
+    # The whole state, in tiles that are fuller in wider networks, is given away for the next: what
+    # is left of the arguments is the batch.
     assert found["donated_bytes"] >= found["state_bytes"]
-    assert found["donated_bytes"] < 1.3 * found["state_bytes"]
+    assert found["argument_bytes"] - found["donated_bytes"] < 0.1 * found["argument_bytes"]
     used = sum(found[f"{n}_bytes"] for n in ("argument", "output", "temporary", "code"))
     assert found["memory_bytes"] == used - found["donated_bytes"]
     assert 15e9 < found["capacity_bytes"] < 17.2e9

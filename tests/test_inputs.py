@@ -75,6 +75,20 @@ def test_erasing_puts_one_rectangle_of_noise_into_a_share_of_the_images():
     assert abs(out[changed].std() - 1) < 0.05
 
 
+@pytest.mark.parametrize("count", [4, 5])
+def test_neighbours_are_mixed(count):
+    """They lie on one device; the last of an odd number stays as it is."""
+    config = dataclasses.replace(CONFIG, mixup=0.8)
+    x = jnp.arange(count, dtype=jnp.float32)[:, None, None, None] * jnp.ones((1, 4, 4, 3))
+    _, targets = inputs.mix(x, jnp.eye(count), config, jax.random.key(0))
+    share = targets[0, 0]
+    assert 0 < share < 1
+    for i, target in enumerate(targets):
+        partner = i ^ 1 if i < count // 2 * 2 else i
+        expected = share * np.eye(count)[i] + (1 - share) * np.eye(count)[partner]
+        np.testing.assert_allclose(target, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]
 )

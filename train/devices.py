@@ -7,10 +7,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.config import Config
 from train.errors import UsageError
+
+
+def _mesh(devices: Sequence[Any]) -> Mesh:
+    """One axis over all devices, neighbours on it near each other; slices one after another."""
+    axis = dict(axis_names=("data",), axis_types=(AxisType.Auto,))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh((len(devices),), **axis, devices=devices)
+    each = len(devices) // slices
+    return Mesh(mesh_utils.create_hybrid_device_mesh((each,), (slices,), devices), **axis)
 
 
 class Devices:
@@ -48,7 +59,7 @@ class Devices:
                 f"--bn-group {bn_group}: {part} images at once on {count} device(s) cannot be cut "
                 "into groups of this size that lie evenly on them"
             )
-        mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        mesh = _mesh(devices or jax.devices())
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("data"))
         whole_groups = part // group % count == 0

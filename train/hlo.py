@@ -16,6 +16,7 @@ _KINDS = (
     "all-to-all",
     "ragged-all-to-all",
     "collective-broadcast",
+    "send",  # to other slices, through the host
 )
 _COLLECTIVE = re.compile(rf" = (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
@@ -47,7 +48,9 @@ def collectives(text: str) -> list[Collective]:
     sizes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for result, kind, started in _COLLECTIVE.findall(text):
         arrays = [(dtype, _size(bits, shape)) for dtype, bits, shape in _ARRAY.findall(result)]
-        if started and kind in ("all-gather", "collective-permute"):
+        if kind == "send":
+            arrays = arrays[:1]  # beside a token and a count
+        elif started and kind in ("all-gather", "collective-permute"):
             arrays = arrays[len(arrays) // 2 :]  # operands stand beside the results
         by_dtype: dict[str, int] = collections.defaultdict(int)
         for dtype, size in arrays:

@@ -138,10 +138,11 @@ def erase(x: Array, share: float, key: Array) -> Array:
 
 
 def mix(x: Array, targets: Array, config: Config, key: Array) -> tuple[Array, Array]:
-    """Mixup (1710.09412) or CutMix (1905.04899) of each image with its mirror place in the batch.
+    """Mixup (1710.09412) or CutMix (1905.04899) of each image with its neighbour in the batch.
 
     As timm's mode "batch": one share for the whole batch, and one of the two at random if both are
-    asked for.
+    asked for. There an image is mixed with that of its mirror place, which would mean sending all
+    images to other devices; in a shuffled batch either is as good.
 
     Args:
         x: images [n, h, w, c].
@@ -160,9 +161,16 @@ def mix(x: Array, targets: Array, config: Config, key: Array) -> tuple[Array, Ar
     share = jnp.where(cut, kept, mixed)
     weight = jnp.where(cut, 1.0 - box[None, :, :, None], mixed).astype(x.dtype)
     return (
-        weight * x + (1 - weight) * x[::-1],
-        share * targets + (1 - share) * targets[::-1],
+        weight * x + (1 - weight) * _neighbours(x),
+        share * targets + (1 - share) * _neighbours(targets),
     )
+
+
+def _neighbours(x: Array) -> Array:
+    """The first and the second, the third and the fourth, ... change places."""
+    even = len(x) // 2 * 2
+    pairs = x[:even].reshape(even // 2, 2, *x.shape[1:])
+    return jnp.concatenate([pairs[:, ::-1].reshape(x[:even].shape), x[even:]])
 
 
 def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Array]:
