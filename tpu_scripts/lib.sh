@@ -211,6 +211,9 @@ in_vain() {
   grep -qE 'PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|[Qq]uota|gcloud auth login|unrecognized arguments|Invalid value' "$SAID"
 }
 
+# Whether gcloud said that there is no such slice.
+not_there() { grep -qiE 'NOT_FOUND|not found|does not exist' "$SAID"; }
+
 longer() { # SECONDS: the next pause, half as long again
   awk -v s="$1" -v most="$MAX_POLL_SECONDS" 'BEGIN { s *= 1.5; print (s > most) ? most : s }'
 }
@@ -236,7 +239,7 @@ look() {
       [[ $OWN == created || -e $(record) ]] && OWN=1 || OWN=''
       [[ $(kind) == UNKNOWN ]] || return 0
       say "gcloud describes $NAME as ${out@Q}, which is no state of a slice"
-    elif grep -qiE 'NOT_FOUND|was not found' "$SAID"; then
+    elif not_there; then
       STATE=ABSENT OWN=''
       return
     else
@@ -329,7 +332,7 @@ delete() {
   local end=$((SECONDS + WAIT_SECONDS)) pause=$POLL_SECONDS words=(--quiet --async)
   [[ $API != queued-resources ]] || words+=(--force) # with its machines
   say "deleting $NAME"
-  retry "$GCLOUD_SECONDS" "$API" delete "$NAME" "${WHERE[@]}" "${words[@]}" || grep -qiE 'NOT_FOUND|was not found' "$SAID" || fail "$NAME cannot be deleted"
+  retry "$GCLOUD_SECONDS" "$API" delete "$NAME" "${WHERE[@]}" "${words[@]}" || not_there || fail "$NAME cannot be deleted"
   dry && return
   while :; do
     look

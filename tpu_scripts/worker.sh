@@ -23,7 +23,7 @@ fail() {
 install() {
   local bucket=${1:-} wanted
   export PATH=$HOME/.local/bin:$PATH
-  wanted=$(sha256sum "$CODE/pyproject.toml")
+  wanted=$(sha256sum <"$CODE/pyproject.toml")
   if [[ $(cat "$HOME_FOLDER/venv/installed" 2>/dev/null) != "$wanted" ]]; then
     command -v uv >/dev/null || python3 -m pip install --quiet --user uv ||
       curl -LsSf https://astral.sh/uv/install.sh | sh
