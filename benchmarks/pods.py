@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
 from train import compile_only, config, topology
+from train.errors import UsageError
 
 PAGE = ROOT / "docs" / "pods.md"
 SLICE = "v5e:2x2"
@@ -74,11 +75,11 @@ def network(arch: str) -> Row:
     return {**found, "largest": largest // len(target.devices)}
 
 
-def apart(function: Any, argument: Any) -> Any:
+def apart(function: Any, *arguments: Any) -> Any:
     """Runs a function in a process of its own, whose memory goes with it."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, argument).result()
+        return pool.submit(function, *arguments).result()
 
 
 def networks_table(rows: list[Row]) -> str:
@@ -137,6 +138,33 @@ def reductions_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def gpus() -> Row | None:
+    """Inception V3 on a host of GPUs, if their compiler is installed."""
+    options = ["--recipe", "inception_v3_tpu", "--compile-only", "h100:1x8"]
+    try:
+        topology.describe("h100:1x8")
+    except UsageError:
+        return None
+    return compiled(
+        ["--arch", "inception_v3", *options, "--dtype", "bfloat16", "--batch-size", "512"]
+    )
+
+
+def gpus_text(row: Row | None) -> str:
+    """What the compiler for GPUs says of Inception V3."""
+    if row is None:
+        return "Not compiled: it needs the extra `cuda`."
+    sums = ", ".join(
+        f"{c['count']} {c['kind']} in {c['dtype']}, {c['bytes'] / 1e6:.1f} MB"
+        for c in row["collectives"]
+    )
+    return (
+        f"{row['memory_bytes'] / 1e9:.2f} GB of the {row['capacity_bytes'] / 1e9:.1f} that jax "
+        f"takes of a GPU, {row['temporary_bytes'] / 1e9:.2f} of them temporaries; {sums} "
+        f"({row['compiler']})."
+    )
+
+
 def full_effort(row: Row | None) -> str:
     """What the compiler says of Inception V3 at full effort."""
     if row is None:
@@ -168,6 +196,7 @@ def main() -> None:
             compiled, command("inception_v3", SLICE, LANES, *each, "--compile-effort", "full")
         )
     page = _PAGE.format(
+        gpus=gpus_text(apart(gpus)),
         compiler=rows[0]["compiler"],
         capacity=rows[0]["capacity_bytes"] / 1e9,
         networks=networks_table(rows),
@@ -250,6 +279,10 @@ and statistics are summed in float32 either way. The same step on {slice}:
 ### At full effort
 
 Inception V3 on {slice}, {lanes} images a chip: {full}
+
+## GPUs
+
+`--compile-only h100:1x8`, Inception V3 at 64 images a GPU, bfloat16: {gpus}
 """.replace("{slice}", SLICE).replace("{lanes}", str(LANES))
 
 

@@ -29,9 +29,11 @@ from train.topology import Topology
 
 Report = dict[str, Any]
 
-# jax_exec_time_optimization_effort: -1 does without the search for the best tilings, which takes
-# ten times as long and changes neither memory nor exchanges.
-_EFFORTS = {"quick": -1.0, "full": 0.0, "forced": 0.0}
+# Without the search for the best tilings, which takes ten times as long and changes neither memory
+# nor exchanges. jax 0.11 has replaced one option of the compiler by the other.
+_OLD_JAX = "jax_exec_time_optimization_effort" in jax.config.values
+_QUICK = {"exec_time_optimization_effort": -1.0} if _OLD_JAX else {"optimization_level": "O0"}
+_EFFORTS: dict[str, dict[str, Any]] = {"quick": _QUICK, "full": {}, "forced": {}}
 _UNIT = 8  # images a device by which the search for the largest batch goes
 _PRECISION = 16  # it ends when what fits and what does not are a sixteenth apart
 
@@ -213,13 +215,12 @@ def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _compile(lowered: Any, config: Config, target: Topology) -> Report:
-    jax.config.update("jax_exec_time_optimization_effort", _EFFORTS[config.compile_effort])
     started = time.monotonic()
     each = config.batch_size // len(target.devices)
     what = f"compiling for {target.name}, {each} images a device"
     try:
         with alive.saying(what):
-            compiled = lowered.compile()
+            compiled = lowered.compile(compiler_options=_EFFORTS[config.compile_effort])
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition("\n")[0]
         if "RESOURCE_EXHAUSTED" not in reason:
@@ -264,7 +265,8 @@ def _too_large(each: int, required: int, available: int) -> str:
 def _cache_file(text: str, config: Config, target: Topology) -> Path:
     """Where the report of a program is kept: by all that the compiler is given."""
     flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
-    key = (text, target.name, target.compiler, jax.__version__, _EFFORTS[config.compile_effort])
+    effort = "quick" if config.compile_effort == "quick" else "full"
+    key = (text, target.name, target.compiler, jax.__version__, effort)
     digest = hashlib.sha256(repr((*key, *flags)).encode()).hexdigest()
     return download.cache_folder() / "compiled" / f"{digest[:32]}.json"
 

@@ -159,7 +159,12 @@ class _Wandb:
         # The name of the workdir, so that the same command goes on with the same run.
         name = config.workdir.absolute().name
         self._run = wandb.init(
-            project=config.wandb, name=name, id=name, resume="allow", config=as_json(config)
+            project=config.wandb,
+            dir=str(config.workdir),
+            name=name,
+            id=name,
+            resume="allow",
+            config=as_json(config),
         )
 
     def write(self, entry: Mapping[str, Any]) -> None:
