@@ -16,12 +16,13 @@ from train.errors import UsageError
 
 def _mesh(devices: Sequence[Any]) -> Mesh:
     """One axis over all devices, neighbours on it near each other; slices one after another."""
-    axis = dict(axis_names=("data",), axis_types=(AxisType.Auto,))
+    types = (AxisType.Auto,)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh((len(devices),), **axis, devices=devices)
+        return jax.make_mesh((len(devices),), ("data",), types, devices=devices)
     each = len(devices) // slices
-    return Mesh(mesh_utils.create_hybrid_device_mesh((each,), (slices,), devices), **axis)
+    ordered = mesh_utils.create_hybrid_device_mesh((each,), (slices,), devices)
+    return Mesh(ordered, ("data",), types)
 
 
 class Devices:
