@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from train.reporting import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+# Names of classes in scripts that matplotlib's own font lacks: the picture has boxes, which say so.
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 _ROWS, _COLUMNS = 5, 10
 _NAMED_CLASSES = 60

@@ -67,6 +67,16 @@ def _on_tpu() -> bool:
     return find_spec("libtpu") is not None and any(device.exists() for device in devices)
 
 
+def quiet_without_tpu() -> None:
+    """Keeps libtpu, where it is installed only to compile, from complaining that there is no TPU.
+
+    To be called before jax asks for devices.
+    """
+    if not _on_tpu():
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
 def is_main() -> bool:
     """Says whether this process writes what the run leaves."""
     return jax.process_index() == 0

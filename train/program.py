@@ -15,6 +15,7 @@ _GOES_ON = "the same command goes on from the last checkpoint"
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
+    processes.quiet_without_tpu()
     try:
         result = loop.run(*config.parse(sys.argv[1:]))
     except loop.Preempted as stop:

@@ -15,6 +15,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import PartitionSpec
 
+from train import processes
 from train.errors import UsageError
 
 _FORM = re.compile(r"(?:(\d+)\*)?([a-z]+\d+[a-z]*):(\d+(?:x\d+){1,2})", re.ASCII)
@@ -94,9 +95,7 @@ def _tpus(name: str, slices: int, family: str, sides: list[int], chips: int) -> 
         options["chip_config_name"] = "megacore"  # two cores as one device, as users of v4 see it
     if any(side == 1 for side in sides[:2]):  # a part of a host's 2x2
         options["chips_per_host_bounds"] = (min(sides[0], 2), min(sides[1], 2), 1)
-    # Both only keep libtpu from complaining that it is on no TPU machine.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    processes.quiet_without_tpu()
     # Nothing is run, so the lock that keeps processes off each other's chips protects nothing.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     compiler = _installed("libtpu", "TPUs", "tpu")
