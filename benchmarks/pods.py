@@ -4,7 +4,8 @@
 
 Needs the extra `tpu` and no TPU: every row is what `train/main.py --compile-only` finds for it,
 with the compiler of the TPUs themselves. What has been compiled before is kept in the cache, so a
-second run takes minutes; the first takes hours, most of them in the search for the largest batch.
+second run takes minutes; the first takes two hours, most of them in the search for the largest
+batch.
 """
 
 from __future__ import annotations
@@ -244,7 +245,10 @@ more than half a percent) nor exchanges.
 
 On {slice}, four chips with {capacity:.1f} GB for programs each, in bfloat16, by its recipe for
 ImageNet; "memory" is all that the step holds at once, arguments, temporaries and program. The
-largest batch is found by search, to a sixteenth.
+largest batch is found by search, to a sixteenth; where memory is short, the compiler keeps less and
+computes more, so it is larger, and slower, than the first column of memory suggests. By itself the
+compiler refuses only what is in use at the same time; here what its temporaries take with the gaps
+between them has to fit too, because a program that is loaded asks for all of it.
 
 {networks}
 

@@ -115,7 +115,7 @@ def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
 
 @pytest.mark.parametrize("largest", [1, 5, 8, 31, 120, 128, 1000, 20_000])
 @pytest.mark.parametrize("start", [1, 32, 4096])
-@pytest.mark.parametrize("growth", [1.0, 1.2])
+@pytest.mark.parametrize("growth", [0.7, 1.0, 1.2])
 def test_the_largest_batch_is_found_in_a_few_steps(monkeypatch, largest, start, growth):
     """Memory grows as the batch to some power, of which the search knows nothing."""
     tried = []
@@ -136,7 +136,7 @@ def test_the_largest_batch_is_found_in_a_few_steps(monkeypatch, largest, start, 
     found = compile_only.largest_batch(settings, dataset, target) / 4
     assert found <= largest
     assert found >= largest - max(8, largest / 16) if largest > 8 else found == largest
-    assert len(tried) == len(set(tried)) <= 14
+    assert len(tried) == len(set(tried)) <= 8
 
 
 def test_nothing_fits(monkeypatch):

@@ -124,7 +124,9 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
         target,
     )
     needed, capacity = result["memory_bytes"], result["capacity_bytes"]
-    if capacity and needed > capacity:  # the compiler for GPUs refuses nothing
+    # The compiler for GPUs refuses nothing, the one for TPUs only what is in use at the same time;
+    # a device needs the gaps between temporaries too, a tenth of them where memory is short.
+    if capacity and needed > capacity:
         each = config.batch_size // len(target.devices)
         raise TooLargeError(_too_large(each, needed, capacity), needed, capacity)
     return result
@@ -160,21 +162,29 @@ def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
 
 def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -> int | None:
     """Returns what to try next, None if what fits and what does not are close enough."""
-    good_enough = max(_UNIT, fits // _PRECISION)
-    step = _UNIT if fits >= _UNIT or (fails or 0) > _UNIT else 1
-    if fails is not None and fails - fits <= (good_enough if step == _UNIT else 1):
+    if fails is not None and fits < _UNIT < fails:
+        return _UNIT
+    step = _UNIT if fits >= _UNIT else 1
+    close = max(fits // _PRECISION // step, 1) * step
+    if fails is not None and fails - fits <= close:
         return None
-    # A line through the last two, or through the first and zero, tells where the memory ends.
-    guess = 2.0 * fits
-    if measured:
-        (n, before), (m, share) = [(0, 0.0), *measured][-2:]
-        guess = m + (1 - share) * (m - n) / (share - before) if share != before else guess
-    guess = int(guess) // step * step
+    guess = _where_memory_ends(measured)
     if fails is None:
-        # Once all the memory is used, what is left to find is that no more fits.
-        return guess if guess > fits else fits // step * step + good_enough
-    inside = fits < guess < fails
-    return guess if inside else max((fits + fails) // 2 // step * step, fits + 1)
+        # A compiler short of memory keeps less and computes more, so twice as much may fit, and
+        # what is far too large is refused at once. Only next to the end is less to be tried.
+        nearly_full = bool(measured) and measured[-1][1] > 1 - 0.5 / _PRECISION
+        guess = fits + close if nearly_full else max(guess, 2 * fits)
+        return guess if guess < _UNIT else guess // _UNIT * _UNIT
+    lowest, highest = fits + close, fails - close
+    if lowest > highest:
+        return fits + (fails - fits) // 2 // step * step
+    return min(max(guess // step * step, lowest), highest)
+
+
+def _where_memory_ends(measured: list[tuple[int, float]]) -> int:
+    """Returns where the line through the last two points, the first of which is zero, reaches 1."""
+    (n, before), (m, share) = [(0, 0.0), (0, 0.0), *measured][-2:]
+    return round(m + (1 - share) * (m - n) / (share - before)) if share != before else 0
 
 
 def _remedy(largest: int, devices: int) -> str:
