@@ -494,6 +494,27 @@ def test_babysit_starts_a_preempted_job_again(cloud):
     assert "create" not in cloud.verbs()
 
 
+def test_babysit_gives_up_what_is_taken_away_too_often(cloud):
+    jobs = ["exited code=42", "restart"] * 9
+    done = babysit(cloud, states("ACTIVE"), jobs, "--max-losses", "3")
+    assert done.returncode == 1
+    assert "was preempted, and has saved, 3 times in a row within 600 s" in done.stderr
+    assert cloud.verbs().count("scp") == 3
+
+
+def test_babysit_gives_a_slice_up_that_never_stays(cloud):
+    described = states("ACTIVE", "SUSPENDED", *["ABSENT", "ACTIVE", "PREEMPTED"] * 9)
+    done = babysit(cloud, described, ["refused"] * 20, "--max-losses", "2", "--adopt")
+    assert done.returncode == 1
+    assert "2 times in a row" in done.stderr
+
+
+def test_a_long_run_starts_the_count_of_losses_anew(cloud):
+    jobs = ["exited code=42", "restart"] * 4 + ["exited code=0"]
+    done = babysit(cloud, states("ACTIVE"), jobs, "--max-losses", "2", HEALTHY_SECONDS="0")
+    assert done.returncode == 0, done.stderr
+
+
 def test_babysit_makes_a_suspended_slice_anew(cloud):
     described = states(
         "ABSENT", "ACTIVE",  # made

@@ -10,6 +10,8 @@
 # again itself, this script finds the job where it is.
 #
 #   --max-failures N       default: 3; a job that ran for ten minutes starts the count anew
+#   --max-losses N         how often in a row the slice or the job may be taken away before ten
+#                          minutes have passed (default: 20)
 #   --delete-at-end        delete the slice when training is done
 #   --job, --logs, --mount, --allow-dirty             as for run.sh and setup.sh
 #   --spot, --on-demand, --reserved, --runtime-version, --wait, --create-flag, --adopt, --internal-ip,
@@ -21,7 +23,7 @@
 # shellcheck source=tpu_scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-parse_options "--type --spot --on-demand --reserved --runtime-version --wait --create-flag --adopt --job --logs --mount --allow-dirty --max-failures --delete-at-end --" "$@"
+parse_options "--type --spot --on-demand --reserved --runtime-version --wait --create-flag --adopt --job --logs --mount --allow-dirty --max-failures --max-losses --delete-at-end --" "$@"
 check_type
 ((${#ARGUMENTS[@]})) || usage "give the arguments of train/main.py after --"
 
@@ -61,7 +63,11 @@ watch_job() {
 }
 
 logs="see logs.sh $NAME --zone=$ZONE --job=$JOB"
-failures=0
+failures=0 losses=0
+taken_away() { # MESSAGE
+  ((++losses < MAX_LOSSES)) || fail "$1, $losses times in a row within $HEALTHY_SECONDS s: try later, another zone, or --on-demand"
+  say "$1"
+}
 check_commit
 while :; do
   ensure_up
@@ -79,15 +85,18 @@ while :; do
   else
     JOB_STATE=failed
   fi
-  ((SECONDS - began < HEALTHY_SECONDS)) || failures=0
+  ((SECONDS - began < HEALTHY_SECONDS)) || failures=0 losses=0
   case $JOB_STATE in
     done) break ;;
     usage) fail "train/main.py refuses its arguments: $logs" ;;
-    preempted) continue ;;
+    preempted)
+      taken_away "the job $JOB was preempted, and has saved"
+      continue
+      ;;
   esac
   look
   if [[ $(kind) != UP ]]; then
-    say "$NAME is $STATE: the job goes on when it is up again"
+    taken_away "$NAME is $STATE: the job goes on when it is up again"
     continue
   fi
   ((++failures < MAX_FAILURES)) || fail "the job $JOB has failed $failures times in a row: $logs"

@@ -47,7 +47,7 @@ dry() { [[ ${DRY_RUN:-} == 1 ]]; }
 NAME='' ZONE=${TPU_ZONE:-} PROJECT=${TPU_PROJECT:-} API=queued-resources
 TYPE='' PROVISIONING='' RUNTIME_VERSION='' WAIT_SECONDS=3600 CREATE_FLAGS=()
 JOB=train LOGS='' ALLOW_DIRTY='' INTERNAL_IP='' MOUNT='' ARGUMENTS=()
-WORKER='' TAIL=50 FOLLOW='' GRACE=120 YES='' ADOPT='' MAX_FAILURES=3 DELETE_AT_END=''
+WORKER='' TAIL=50 FOLLOW='' GRACE=120 YES='' ADOPT='' MAX_FAILURES=3 MAX_LOSSES=20 DELETE_AT_END=''
 
 # parse_options ACCEPTED ARGUMENT...: sets the variables above. ACCEPTED lists, between spaces, the
 # options that this script has beside NAME, --zone, --project, --api and --internal-ip; "--" stands
@@ -121,6 +121,7 @@ set_option() { # OPTION VALUE
     --lines) check "$1" "$2" '[0-9]{1,7}' && TAIL=$2 ;;
     --grace) check "$1" "$2" '[0-9]{1,6}' 'seconds' && GRACE=$2 ;;
     --max-failures) check "$1" "$2" '[0-9]{1,4}' && MAX_FAILURES=$2 ;;
+    --max-losses) check "$1" "$2" '[0-9]{1,6}' && MAX_LOSSES=$2 ;;
     *) usage "unknown option $1" ;;
   esac
 }
