@@ -172,8 +172,11 @@ def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -
     if fails is None:
         # A compiler short of memory keeps less and computes more, so twice as much may fit, and
         # what is far too large is refused at once. Only next to the end is less to be tried.
-        nearly_full = bool(measured) and measured[-1][1] > 1 - 0.5 / _PRECISION
-        guess = fits + close if nearly_full else max(guess, 2 * fits)
+        share = measured[-1][1] if measured else 0.0
+        if share > 1 - 0.5 / _PRECISION:
+            guess = fits + close
+        else:
+            guess = 2 * fits if share > 0.7 else max(guess, 2 * fits)
         return guess if guess < _UNIT else guess // _UNIT * _UNIT
     lowest, highest = fits + close, fails - close
     if lowest > highest:
