@@ -178,10 +178,10 @@ def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -
         else:
             guess = 2 * fits if share > 0.7 else max(guess, 2 * fits)
         return guess if guess < _UNIT else guess // _UNIT * _UNIT
-    lowest, highest = fits + close, fails - close
-    if lowest > highest:
-        return fits + (fails - fits) // 2 // step * step
-    return min(max(guess // step * step, lowest), highest)
+    inside = max(close, (fails - fits) // 4)
+    lowest, highest = fits + inside, fails - inside
+    guess = min(max(guess, lowest), highest) if lowest < highest else (fits + fails) // 2
+    return max(guess // step * step, fits + step)
 
 
 def _where_memory_ends(measured: list[tuple[int, float]]) -> int:
