@@ -268,7 +268,7 @@ chip holds all parameters, and BatchNorm's statistics are those of the global ba
 estimates leave out grows: an all-reduce on the torus sends each number about twice whatever the
 number of chips, but waits once for every chip on the way, and nearly all of these all-reduces carry
 a few kilobytes that the next operation waits for. At 10 to 20 microseconds each on 256 chips they
-would add 1 to 2 ms to a step. `--bn-group` of a chip's images, or fewer, takes them out.
+would add 2 to 4 ms to a step. `--bn-group` of a chip's images, or fewer, takes them out.
 
 ### Sums of gradients
 
