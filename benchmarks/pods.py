@@ -4,8 +4,7 @@
 
 Needs the extra `tpu` and no TPU: every row is what `train/main.py --compile-only` finds for it,
 with the compiler of the TPUs themselves. What has been compiled before is kept in the cache, so a
-second run takes minutes; the first takes two hours, most of them in the search for the largest
-batch.
+second run only traces; the first takes hours, most of them in the search for the largest batch.
 """
 
 from __future__ import annotations

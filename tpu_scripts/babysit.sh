@@ -62,12 +62,14 @@ watch_job() {
   done
 }
 
-logs="see logs.sh $NAME --zone=$ZONE --job=$JOB"
-failures=0 losses=0
+# Counts what was taken away; gives up if that happens too often.
 taken_away() { # MESSAGE
   ((++losses < MAX_LOSSES)) || fail "$1, $losses times in a row within $HEALTHY_SECONDS s: try later, another zone, or --on-demand"
   say "$1"
 }
+
+logs="see logs.sh $NAME --zone=$ZONE --job=$JOB"
+failures=0 losses=0
 check_commit
 while :; do
   ensure_up
