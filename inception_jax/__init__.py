@@ -1,6 +1,8 @@
 """The Inception family in JAX, with the numbers of its sources."""
 
 from inception_jax import models
+from inception_jax.folding import fold
+from inception_jax.predict import jit_predict
 from inception_jax.preprocessing import preprocess
 from inception_jax.registry import (
     ModelInfo,
@@ -9,18 +11,23 @@ from inception_jax.registry import (
     list_models,
     model_info,
 )
+from inception_jax.rewrites import REWRITES, rewritten
 from inception_jax.weights import WeightsError, load_weights, save_weights, to_torch
 
 __all__ = [
+    "REWRITES",
     "ModelInfo",
     "UnknownModelError",
     "WeightsError",
     "create_model",
+    "fold",
+    "jit_predict",
     "list_models",
     "load_weights",
     "model_info",
     "models",
     "preprocess",
+    "rewritten",
     "save_weights",
     "to_torch",
 ]

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
 
 from inception_jax import init, ops
+from inception_jax.norms import BatchNorm, Folded, Moments
 from inception_jax.ops import Padding
 from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD
 
@@ -34,6 +34,8 @@ Width = Callable[[int], int]
 class Weighted(nnx.Module):
     """A layer with a kernel, and perhaps a bias, that are stored in another dtype than it uses."""
 
+    kernel: nnx.Param
+    bias: nnx.Param | None
     dtype: DTypeLike
     wide_gradients: bool = True
 
@@ -49,6 +51,20 @@ class Weighted(nnx.Module):
     def add(self, x: jax.Array, bias: nnx.Param | None) -> jax.Array:
         """Adds the bias, if there is one."""
         return x if bias is None else (x + bias[...]).astype(self.dtype)
+
+    def scale_output(self, gain: jax.Array | float, shift: jax.Array | float = 0.0) -> None:
+        """Takes a factor, then a summand, of each output channel into kernel and bias."""
+        kernel = self.kernel[...]
+        old = 0.0 if self.bias is None else self.bias[...]
+        self.kernel = nnx.Param((kernel * gain).astype(kernel.dtype))
+        bias = jnp.asarray(old * gain + shift, kernel.dtype)
+        self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
+
+    def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
+        """Takes a factor, then a summand, of each input channel in; nothing must be padded."""
+        kernel = self.kernel[...]
+        self.scale_output(1.0, shift @ kernel.sum((0, 1)))
+        self.kernel = nnx.Param((kernel * gain[:, None]).astype(kernel.dtype))
 
 
 class Conv(Weighted):
@@ -91,8 +107,12 @@ class Conv(Weighted):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = ops.conv(x.astype(self.dtype), self.rounded(self.kernel), self.stride, self.padding)
-        return self.add(x, self.bias)
+        return self.add(self.multiply(x), self.bias)
+
+    def multiply(self, x: jax.Array) -> jax.Array:
+        """Convolves without the bias."""
+        kernel = self.rounded(self.kernel)
+        return ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding)
 
 
 class DepthwiseConv(Weighted):
@@ -139,76 +159,11 @@ class DepthwiseConv(Weighted):
         return self.add(x, self.bias)
 
 
-class BatchNorm(nnx.Module):
-    """Batch normalisation with the running variance that PyTorch and TensorFlow keep.
-
-    Flax's own layer averages the biased variance (divided by n) into its running statistics;
-    PyTorch and TensorFlow average the unbiased one (divided by n - 1) and normalise with the biased
-    one, as here. Statistics are computed, averaged and applied in float32 (float64 for float64
-    parameters) whatever `dtype` is; only the result is cast.
-
-    In a `jax.jit` over a sharded batch the statistics are those of the global batch.
-
-    Args:
-        channels: size of the last axis, over which nothing is averaged.
-        eps: added to the variance.
-        momentum: share of the old running average that a training step keeps, the convention of
-            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this.
-
-    Raises:
-        ValueError: in training, for a single value per channel: it has no variance.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        eps: float,
-        momentum: float,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        wide = jnp.promote_types(param_dtype, jnp.float32)
-        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
-        self.var = nnx.BatchStat(jnp.ones(channels, wide))
-        self.eps = eps
-        self.momentum = momentum
-        self.dtype = dtype
-        self.use_running_average = True
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.promote_types(x.dtype, self.mean[...].dtype))
-        if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            mean, var = self._batch_statistics(x)
-        gain = self.scale[...].astype(x.dtype) * lax.rsqrt(var + self.eps)
-        return ((x - mean) * gain + self.bias[...].astype(x.dtype)).astype(self.dtype)
-
-    def set_view(self, use_running_average: bool | None = None) -> None:
-        """Takes its part of `nnx.view(model, use_running_average=...)`."""
-        if use_running_average is not None:
-            self.use_running_average = use_running_average
-
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        axes = tuple(range(x.ndim - 1))
-        n = x.size // x.shape[-1]
-        if n == 1:
-            raise ValueError(
-                f"BatchNorm in training got one value per channel (input {x.shape}), which has no "
-                "variance: use a larger batch or image"
-            )
-        mean = x.mean(axes)
-        var = jnp.square(x - mean).mean(axes)
-        self.mean[...] = self._average(self.mean[...], mean)
-        self.var[...] = self._average(self.var[...], var * (n / (n - 1)))
-        return mean, var
-
-    def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
-        new = lax.stop_gradient(new).astype(old.dtype)
-        return self.momentum * old + (1 - self.momentum) * new
+def folded(norm: BatchNorm | Folded, layer: Weighted) -> Folded:
+    """Takes a normalisation into the layer before it; returns what then stands in its place."""
+    if isinstance(norm, BatchNorm):
+        layer.scale_output(*norm.affine())
+    return Folded()
 
 
 class ConvBN(nnx.Module):
@@ -249,14 +204,29 @@ class ConvBN(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.bn = BatchNorm(
+        self.bn: BatchNorm | Folded = BatchNorm(
             out_channels, eps=bn_eps, momentum=bn_momentum, dtype=dtype, param_dtype=param_dtype
         )
         self.relu = relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.bn(self.conv(x))
+        return self.finish(self.conv.multiply(x))
+
+    @property
+    def counting(self) -> BatchNorm | None:
+        """The normalisation, if it takes batch statistics, and of the very products."""
+        if isinstance(self.bn, Folded) or self.bn.use_running_average or self.conv.bias is not None:
+            return None
+        return self.bn
+
+    def finish(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+        """Maps the convolution's products, whose moments may be known, to the layer's output."""
+        x = self.bn(self.conv.add(x, self.conv.bias), moments)
         return jax.nn.relu(x) if self.relu else x
+
+    def fold(self) -> None:
+        """Takes the normalisation into the convolution, for `folding.fold`."""
+        self.bn = folded(self.bn, self.conv)
 
 
 class SeparableConvBN(nnx.Module):
@@ -280,10 +250,16 @@ class SeparableConvBN(nnx.Module):
         types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
         self.depthwise = DepthwiseConv(in_channels, **types, rngs=rngs)
         self.pointwise = Conv(in_channels, out_channels, **types, rngs=rngs)
-        self.bn = BatchNorm(out_channels, eps=bn_eps, momentum=bn_momentum, **types)
+        self.bn: BatchNorm | Folded = BatchNorm(
+            out_channels, eps=bn_eps, momentum=bn_momentum, **types
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.bn(self.pointwise(self.depthwise(x)))
+
+    def fold(self) -> None:
+        """Takes the normalisation into the pointwise convolution, for `folding.fold`."""
+        self.bn = folded(self.bn, self.pointwise)
 
 
 class Linear(Weighted):
@@ -307,32 +283,6 @@ class Linear(Weighted):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.add(ops.linear(x.astype(self.dtype), self.rounded(self.kernel)), self.bias)
-
-
-class LayerNorm(nnx.Module):
-    """Normalises the last axis of [n, d] to mean 0 and variance 1, then scales and shifts it.
-
-    Computed in float32 or wider, returned in `dtype`.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        eps: float,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
-        self.eps = eps
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = x - x.mean(-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
 class Dropout(nnx.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from inception_jax import rematerialise
 
 Padding = Literal["valid", "same", "symmetric", "ceil"]
 """How a window meets the border.
@@ -31,18 +34,14 @@ windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the
 
 Form = Literal["shifted", "native"]
 
-_forced_form: Form | None = None
+_forced_form = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
 def forced_form(form: Form) -> Iterator[None]:
     """Traces with one form, whatever the platform: for tests and counts that need to know which."""
-    global _forced_form
-    before, _forced_form = _forced_form, form
-    try:
+    with _forced_form(form):
         yield
-    finally:
-        _forced_form = before
 
 
 def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
@@ -69,10 +68,13 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
     would have each device's sum rounded, and those sums added up in the narrow dtype.
     """
     if kernel.shape[:2] == (1, 1):
+        # No padding is ever needed, and of what a stride leaves out nothing need be read.
+        x, stride = x[:, ::stride, ::stride], 1
         convolve = _by_platform(_conv_1x1, _conv_native, stride, padding)
     else:
         convolve = functools.partial(_trailing, _conv_native, (stride, padding))
-    return _rounding(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
+    products = _rounding(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
+    return rematerialise.kept(products, work=math.prod(kernel.shape[:3]))
 
 
 def depthwise_conv(
@@ -163,8 +165,8 @@ def local_response_norm(
 def _by_platform(shifted: Callable, native: Callable, *args) -> Callable:
     shifted = functools.partial(_trailing, shifted, args)
     native = functools.partial(_trailing, native, args)
-    if _forced_form is not None:
-        return shifted if _forced_form == "shifted" else native
+    if _forced_form.value is not None:
+        return shifted if _forced_form.value == "shifted" else native
     return lambda *arrays: lax.platform_dependent(*arrays, cpu=shifted, default=native)
 
 
@@ -268,8 +270,8 @@ def _kernel_gradient(
 
 
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    del padding  # none is ever needed: a 1x1 window always fits
-    return x[:, ::stride, ::stride] @ kernel[0, 0]
+    del stride, padding  # see `conv`
+    return x @ kernel[0, 0]
 
 
 def _depthwise_shifted(

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from inception_jax.layers import ConvBN, Dropout, Linear, global_avg_pool
+from inception_jax.rewrites import REWRITES
 from train.config import Config
 from train.devices import Devices
 from train.errors import UsageError
@@ -177,6 +178,21 @@ def test_a_batch_in_parts_without_statistics_is_the_batch():
     for (a, x), (b, y) in zip(whole, parts, strict=True):
         assert_close(x, y, rtol=1e-5)
         assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"remat": True}, {"remat": True, "grad_accum": 2}, {"rewrites": ()}],
+)
+def test_neither_rematerialisation_nor_rewritings_change_a_run(options):
+    """With dropout, whose mask must be the same where it is drawn again."""
+    with jax.enable_x64(True):
+        config = dataclasses.replace(CONFIG, dtype="float64", **options)
+        other = dataclasses.replace(config, remat=False, rewrites=REWRITES)
+        runs = [train(3, Small(0.3, "float64"), config=c) for c in (config, other)]
+    for (a, x), (b, y) in zip(*runs, strict=True):
+        assert_close(x, y, rtol=1e-10)
+        assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,14 @@ exchanges is what would happen; what it says about time is its model's. Nothing 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
-import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from inception_jax.weights import download
-from train import alive, hlo, job, optimizer, report, topology
+from train import alive, job, optimizer, report, topology
+from train.compiler import TooLargeError, compile_program
 from train.config import Config
 from train.devices import Devices
 from train.errors import TrainingError, UsageError
@@ -29,21 +24,8 @@ from train.topology import Topology
 
 Report = dict[str, Any]
 
-# Without the search for the best tilings, which takes ten times as long and changes neither memory
-# nor exchanges. jax 0.11 has replaced one option of the compiler by the other.
-_OLD_JAX = "jax_exec_time_optimization_effort" in jax.config.values
-_QUICK = {"exec_time_optimization_effort": -1.0} if _OLD_JAX else {"optimization_level": "O0"}
-_EFFORTS: dict[str, dict[str, Any]] = {"quick": _QUICK, "full": {}, "forced": {}}
 _UNIT = 8  # images a device by which the search for the largest batch goes
 _PRECISION = 16  # it ends when what fits and what does not are a sixteenth apart
-
-
-class TooLargeError(TrainingError):
-    """The step does not fit into a device's memory; `required` and `available` are bytes."""
-
-    def __init__(self, message: str, required: int | None, available: int | None):
-        super().__init__(message)
-        self.required, self.available = required, available
 
 
 def describe(config: Config, dataset: Dataset) -> Report:
@@ -94,14 +76,11 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
     """
     with alive.saying("tracing the training step"):
         lowered, state_bytes = _lower(config, dataset, target)
-    path = _cache_file(lowered.as_text(), config, target)
-    if config.compile_cache and path.exists():
-        found = json.loads(path.read_text())
-    else:
-        found = _compile(lowered, config, target)
-        _store(found, path)
-    if "refused" in found:
-        raise TooLargeError(found["refused"], found["required"], found["available"])
+    each = config.batch_size // len(target.devices)
+    found = compile_program(
+        lowered, target, config.compile_effort, f"{each} images a device", config.compile_cache
+    )
+    del found["operations"]
     result = report.complete(
         {
             "arch": config.arch,
@@ -127,8 +106,7 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
     # The compiler for GPUs refuses nothing, the one for TPUs only what is in use at the same time;
     # a device needs the gaps between temporaries too, a tenth of them where memory is short.
     if capacity and needed > capacity:
-        each = config.batch_size // len(target.devices)
-        raise TooLargeError(_too_large(each, needed, capacity), needed, capacity)
+        raise TooLargeError(f"{each} images a device", needed, capacity)
     return result
 
 
@@ -225,67 +203,3 @@ def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
         "image": jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
         "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
     }
-
-
-def _compile(lowered: Any, config: Config, target: Topology) -> Report:
-    started = time.monotonic()
-    each = config.batch_size // len(target.devices)
-    what = f"compiling for {target.name}, {each} images a device"
-    try:
-        with alive.saying(what):
-            compiled = lowered.compile(compiler_options=_EFFORTS[config.compile_effort])
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        if "RESOURCE_EXHAUSTED" not in reason:
-            raise TrainingError(f"the compiler refuses the step: {reason}") from error
-        return _refusal(reason, each)
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    cost = compiled.cost_analysis() or {}
-    cycles, without = hlo.cycles(text)
-    return {
-        "compiler": target.compiler,
-        "compile_seconds": round(time.monotonic() - started, 1),
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes,
-        "donated_bytes": memory.alias_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "code_bytes": memory.generated_code_size_in_bytes,
-        "flops": cost.get("flops"),
-        "bytes_accessed": cost.get("bytes accessed"),
-        "optimal_seconds": cost.get("optimal_seconds"),
-        "custom_calls": hlo.custom_calls(text),
-        "cycles": cycles,
-        "without_cycles": without,
-        "collectives": [dataclasses.asdict(c) for c in hlo.collectives(text)],
-    }
-
-
-def _refusal(reason: str, each: int) -> Report:
-    required, available = topology.required(reason), topology.available(reason)
-    message = f"{each} images a device are too many for its memory ({reason})"
-    if required and available:
-        message = _too_large(each, required, available)
-    return {"refused": message, "required": required, "available": available}
-
-
-def _too_large(each: int, required: int, available: int) -> str:
-    return (
-        f"{each} images a device need {required / 2**30:.2f} GiB, of which a device has "
-        f"{available / 2**30:.2f}"
-    )
-
-
-def _cache_file(text: str, config: Config, target: Topology) -> Path:
-    """Where the report of a program is kept: by all that the compiler is given."""
-    flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
-    effort = "quick" if config.compile_effort == "quick" else "full"
-    key = (text, target.name, target.compiler, jax.__version__, effort)
-    digest = hashlib.sha256(repr((*key, *flags)).encode()).hexdigest()
-    return download.cache_folder() / "compiled" / f"{digest[:32]}.json"
-
-
-def _store(found: Report, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(found, indent=1))
-    temporary.replace(path)

@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 import inception_jax as ij
+from inception_jax.rewrites import REWRITES, Rewrite
 from inception_jax.weights import files
 from train import recipes
 from train.errors import UsageError
@@ -80,6 +81,12 @@ class Config:
     grad_reduce: Literal["float32", "bfloat16"] = "float32"
     """What the devices' gradients of convolution and classifier kernels are summed in, where the
     network computes in bfloat16; everything else is summed in float32."""
+    remat: bool = False
+    """Keep only the outputs of convolutions for the backward pass and compute the rest again:
+    a third less memory for about a seventh more time on TPUs."""
+    rewrites: tuple[Rewrite, ...] = REWRITES
+    """Exact rewritings of the network's arithmetic to be used, see inception_jax/rewrites.py; given
+    without any, every sum is the paper's."""
     dropout: float = 0.2
     """Share of the features before the classifier that is dropped."""
     drop_path: float | None = None

@@ -21,6 +21,7 @@ _KINDS = (
 _COLLECTIVE = re.compile(rf" = (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)")
 _NO_ESTIMATE = 1 << 50  # the compiler's own mark is 2**60
 
 
@@ -41,6 +42,62 @@ class Collective:
     count: int
     bytes: int
     largest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An instruction of the entry computation that takes time.
+
+    Attributes:
+        name: of the instruction.
+        kind: "convolution" where a fusion holds one, else the opcode; "loop" of other fusions.
+        cycles: the compiler's estimate; None where it has none.
+        bytes: of what is read and written, its operands whole.
+        source: the operation of the program that it comes from.
+    """
+
+    name: str
+    kind: str
+    cycles: int | None
+    bytes: int
+    source: str
+
+
+def operations(text: str) -> list[Operation]:
+    """Returns what a compiled program does, in its order."""
+    sizes: dict[str, int] = {}
+    convolving = _convolving(text)
+    found = []
+    for line in _entry(text):
+        match = _INSTRUCTION.match(line)
+        if match is None:
+            continue
+        name, result, opcode, operands = match.groups()
+        sizes[name] = sum(_size(bits, shape) for _, bits, shape in _ARRAY.findall(result))
+        if opcode in _FREE:
+            continue
+        estimate = _CYCLES.search(line)
+        cycles = int(estimate[1]) if estimate and int(estimate[1]) < _NO_ESTIMATE else None
+        read = sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", operands))
+        called = re.search(r"calls=%?([\w.\-]+)", line)
+        kind = opcode if opcode != "fusion" else "loop"
+        if called and called[1] in convolving:
+            kind = "convolution"
+        source = re.search(r'op_name="([^"]*)"', line)
+        found.append(Operation(name, kind, cycles, sizes[name] + read, source[1] if source else ""))
+    return found
+
+
+def _convolving(text: str) -> set[str]:
+    """Names of the computations that hold a convolution; callers stand after what they call."""
+    found: set[str] = set()
+    name = ""
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            name = line.removeprefix("%").partition(" ")[0]
+        elif " convolution(" in line or found.intersection(re.findall(r"calls=%?([\w.\-]+)", line)):
+            found.add(name)
+    return found
 
 
 def collectives(text: str) -> list[Collective]:

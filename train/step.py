@@ -13,6 +13,8 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.model import Model
+from inception_jax.rematerialise import rematerialised
+from inception_jax.rewrites import rewritten
 from train import inputs
 from train.config import Config
 
@@ -182,23 +184,29 @@ def make_gradients(
 def _make_loss(train_def: nnx.GraphDef, config: Config, num_classes: int) -> Callable[..., Any]:
     """Returns the loss of a group of images, with the statistics and metrics that come of it."""
 
+    def forward(params: Tree, stats: Tree, x: jax.Array, key: Any) -> tuple[Any, Tree]:
+        with rewritten(*config.rewrites):
+            model = nnx.merge(train_def, params, stats)
+            outputs = model(x, rngs=nnx.Rngs(dropout=key))
+        if not config.freeze_backbone:
+            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}, stats
+
+    if config.remat:
+        forward = rematerialised(forward)
+
     def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
         augmenting, mixing, dropping = jax.random.split(key, 3)
         x = inputs.augment(images, config, augmenting)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), config.label_smoothing)
         x, targets = inputs.mix(x, targets, config, mixing)
-        model = nnx.merge(train_def, params, state.stats)
-        outputs = model(x, rngs=nnx.Rngs(dropout=dropping))
-        outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+        outputs, stats = forward(params, state.stats, x, dropping)
         losses = {
             name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
             for name, logits in outputs.items()
         }
         logits = outputs["logits"]
         loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
-        stats = state.stats
-        if not config.freeze_backbone:
-            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         hits = (logits.argmax(-1) == labels).mean()
         return loss, (stats, {"loss": loss, "accuracy": hits})
 
@@ -241,10 +249,11 @@ def make_eval_step(
     """
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
-        model = nnx.merge(eval_def, params, stats)
         images, labels, mask = batch["image"], batch["label"], batch["mask"]
         views = images.shape[1] if images.ndim == 5 else 1
-        logits = _wide(model(inputs.prepare(images.reshape(-1, *images.shape[-3:]), config)))
+        x = inputs.prepare(images.reshape(-1, *images.shape[-3:]), config)
+        with rewritten(*config.rewrites):
+            logits = _wide(nnx.merge(eval_def, params, stats)(x))
         if views > 1:
             each = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
             logits = jax.nn.logsumexp(each, axis=1) - jnp.log(views)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.branches import PoolKind, siblings, siblings_with_pool
 from inception_jax.layers import (
     Conv,
     ConvBN,
@@ -31,11 +32,10 @@ from inception_jax.layers import (
     global_avg_pool,
 )
 from inception_jax.model import Model
-from inception_jax.ops import Padding, avg_pool, max_pool
+from inception_jax.ops import Padding, max_pool
 from inception_jax.registry import Tag, register
 
 PadMode = Literal["tf", "torch"]
-PoolKind = Literal["avg", "max"]
 StemKind = Literal["conv", "separable"]
 
 CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
@@ -100,14 +100,17 @@ class Inception(nnx.Module):
         self.out_channels = width(c1x1) + width(c3x3) + width(cdbl) + width(pool_proj)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        if self.pool == "max":
-            branch_pool = max_pool(x, 3, 1, "same")
-        else:
-            branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
-        branch_pool = self.branch_pool(branch_pool)
+        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
+            x,
+            self.branch1x1,
+            self.branch3x3_1,
+            self.branch3x3dbl_1,
+            pooled=self.branch_pool,
+            pool=self.pool,
+            count_include_pad=self.count_include_pad,
+        )
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         return jnp.concatenate([branch1x1, branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
 
@@ -141,8 +144,9 @@ class InceptionReduction(nnx.Module):
         self.out_channels = width(c3x3) + width(cdbl) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3, branch3x3dbl = siblings(x, self.branch3x3_1, self.branch3x3dbl_1)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         branch_pool = max_pool(x, 3, 2, "same")
         return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
 

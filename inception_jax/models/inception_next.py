@@ -20,20 +20,20 @@ from jax.typing import DTypeLike
 
 from inception_jax import init
 from inception_jax.layers import (
-    BatchNorm,
     Chain,
     Conv,
     DepthwiseConv,
     Dropout,
     DropPath,
-    LayerNorm,
     Linear,
     Maker,
     channel_scaler,
     check_images,
+    folded,
     global_avg_pool,
 )
 from inception_jax.model import Model
+from inception_jax.norms import BatchNorm, Folded, LayerNorm
 from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
 
 Size = Literal["atto", "tiny", "small", "base"]
@@ -116,6 +116,14 @@ class Block(nnx.Module):
         branch = (branch * self.gamma[...]).astype(branch.dtype)
         return x + self.drop_path(branch, rngs)
 
+    def fold(self) -> None:
+        """Takes the normalisation and gamma into the convolutions beside them, for `fold`."""
+        if isinstance(self.norm, BatchNorm):
+            self.mlp.fc1.scale_input(*self.norm.affine())
+        self.norm = Folded()
+        self.mlp.fc2.scale_output(self.gamma[...])
+        self.gamma[...] = jnp.ones_like(self.gamma[...])
+
 
 class Stem(nnx.Module):
     """4x4 patches, 224x224 -> 56x56."""
@@ -129,6 +137,10 @@ class Stem(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.norm(self.conv(x))
 
+    def fold(self) -> None:
+        """Takes the normalisation into the convolution before it, for `folding.fold`."""
+        self.norm = folded(self.norm, self.conv)
+
 
 class Downsample(nnx.Module):
     """BatchNorm and 2x2 patches between two stages."""
@@ -141,6 +153,12 @@ class Downsample(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(self.norm(x))
+
+    def fold(self) -> None:
+        """Takes the normalisation into the convolution after it, for `folding.fold`."""
+        if isinstance(self.norm, BatchNorm):
+            self.conv.scale_input(*self.norm.affine())
+        self.norm = Folded()
 
 
 class Stage(nnx.Module):

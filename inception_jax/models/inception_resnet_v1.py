@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.branches import siblings
 from inception_jax.layers import (
-    BatchNorm,
     Chain,
     Conv,
     ConvBN,
@@ -27,10 +27,12 @@ from inception_jax.layers import (
     Width,
     channel_scaler,
     check_images,
+    folded,
     global_avg_pool,
 )
 from inception_jax.model import Model
 from inception_jax.models.inception_v4 import ReductionA
+from inception_jax.norms import BatchNorm
 from inception_jax.ops import max_pool
 from inception_jax.registry import Tag, register
 
@@ -65,11 +67,18 @@ class Block35(nnx.Module):
         self.scale = scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch1x1, branch3x3, branch3x3dbl = siblings(
+            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1
+        )
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
         return jax.nn.relu(x + self.scale * self.up(mixed))
+
+    def fold(self) -> None:
+        """Takes the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
 
 
 class Block17(nnx.Module):
@@ -94,10 +103,15 @@ class Block17(nnx.Module):
         self.scale = scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        branch1x1, branch7x7 = siblings(x, self.branch1x1, self.branch7x7_1)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
         mixed = jnp.concatenate([branch1x1, branch7x7], axis=-1)
         return jax.nn.relu(x + self.scale * self.up(mixed))
+
+    def fold(self) -> None:
+        """Takes the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
 
 
 class ReductionB(nnx.Module):
@@ -117,9 +131,12 @@ class ReductionB(nnx.Module):
         self.out_channels = width(384) + 2 * width(256) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
-        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3a, branch3x3b, branch3x3dbl = siblings(
+            x, self.branch3x3a_1, self.branch3x3b_1, self.branch3x3dbl_1
+        )
+        branch3x3a = self.branch3x3a_2(branch3x3a)
+        branch3x3b = self.branch3x3b_2(branch3x3b)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         branch_pool = max_pool(x, 3, stride=2)
         return jnp.concatenate([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], axis=-1)
 
@@ -148,11 +165,16 @@ class Block8(nnx.Module):
         self.relu = relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
+        branch1x1, branch3x3 = siblings(x, self.branch1x1, self.branch3x3_1)
+        branch3x3 = self.branch3x3_3(self.branch3x3_2(branch3x3))
         mixed = jnp.concatenate([branch1x1, branch3x3], axis=-1)
         x = x + self.scale * self.up(mixed)
         return jax.nn.relu(x) if self.relu else x
+
+    def fold(self) -> None:
+        """Takes the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
 
 
 class InceptionResNetV1(Model):
@@ -269,6 +291,11 @@ class InceptionResNetV1(Model):
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
         return self.bottleneck_bn(self.bottleneck(x))  # 512
+
+    def fold(self) -> None:
+        """Takes the last normalisation into the layer before it, for `folding.fold`."""
+        if self.bottleneck is not None and self.bottleneck_bn is not None:
+            self.bottleneck_bn = folded(self.bottleneck_bn, self.bottleneck)
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Classifies images.

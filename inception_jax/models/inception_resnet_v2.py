@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.branches import siblings, siblings_with_pool
 from inception_jax.layers import (
     Chain,
     Conv,
@@ -33,7 +34,7 @@ from inception_jax.layers import (
 from inception_jax.model import Model
 from inception_jax.models.inception_v3 import InceptionAux
 from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
-from inception_jax.ops import avg_pool, max_pool
+from inception_jax.ops import max_pool
 from inception_jax.registry import Tag, register
 
 Source = Literal["slim", "paper"]
@@ -57,10 +58,11 @@ class Mixed5b(nnx.Module):
         self.out_channels = 2 * width(96) + 2 * width(64)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        branch1x1, branch5x5, branch3x3dbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branch5x5_1, self.branch3x3dbl_1, pooled=self.branch_pool
+        )
+        branch5x5 = self.branch5x5_2(branch5x5)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         return jnp.concatenate([branch1x1, branch5x5, branch3x3dbl, branch_pool], axis=-1)
 
 
@@ -92,11 +94,18 @@ class Block35(nnx.Module):
         self.scale = scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch1x1, branch3x3, branch3x3dbl = siblings(
+            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1
+        )
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
         return jax.nn.relu(x + self.scale * self.up(mixed))
+
+    def fold(self) -> None:
+        """Takes the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
 
 
 class Block17(nnx.Module):
@@ -125,10 +134,15 @@ class Block17(nnx.Module):
         self.scale = scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        branch1x1, branch7x7 = siblings(x, self.branch1x1, self.branch7x7_1)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
         mixed = jnp.concatenate([branch1x1, branch7x7], axis=-1)
         return jax.nn.relu(x + self.scale * self.up(mixed))
+
+    def fold(self) -> None:
+        """Takes the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
 
 
 class ReductionB(nnx.Module):
@@ -148,9 +162,12 @@ class ReductionB(nnx.Module):
         self.out_channels = width(384) + width(288) + width(320) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
-        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3a, branch3x3b, branch3x3dbl = siblings(
+            x, self.branch3x3a_1, self.branch3x3b_1, self.branch3x3dbl_1
+        )
+        branch3x3a = self.branch3x3a_2(branch3x3a)
+        branch3x3b = self.branch3x3b_2(branch3x3b)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         branch_pool = max_pool(x, 3, stride=2)
         return jnp.concatenate([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], axis=-1)
 
@@ -179,11 +196,16 @@ class Block8(nnx.Module):
         self.relu = relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
+        branch1x1, branch3x3 = siblings(x, self.branch1x1, self.branch3x3_1)
+        branch3x3 = self.branch3x3_3(self.branch3x3_2(branch3x3))
         mixed = jnp.concatenate([branch1x1, branch3x3], axis=-1)
         x = x + self.scale * self.up(mixed)
         return jax.nn.relu(x) if self.relu else x
+
+    def fold(self) -> None:
+        """Takes the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
 
 
 class InceptionResNetV2(Model):

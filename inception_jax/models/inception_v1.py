@@ -18,6 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax import init
+from inception_jax.branches import siblings_with_pool
 from inception_jax.layers import (
     Conv,
     ConvBN,
@@ -81,7 +82,11 @@ class ConvReLU(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jax.nn.relu(self.conv(x))
+        return self.finish(self.conv.multiply(x))
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        """Maps the convolution's products to the layer's output."""
+        return jax.nn.relu(self.conv.add(x, self.conv.bias))
 
 
 class Inception(nnx.Module):
@@ -114,10 +119,16 @@ class Inception(nnx.Module):
         self.out_channels = width(c1x1) + width(c3x3) + width(c5x5) + width(pool_proj)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
-        branch_pool = self.branch_pool(max_pool(x, 3, 1, "same"))
+        branch1x1, branch3x3, branch5x5, branch_pool = siblings_with_pool(
+            x,
+            self.branch1x1,
+            self.branch3x3_1,
+            self.branch5x5_1,
+            pooled=self.branch_pool,
+            pool="max",
+        )
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch5x5 = self.branch5x5_2(branch5x5)
         return jnp.concatenate([branch1x1, branch3x3, branch5x5, branch_pool], axis=-1)
 
 

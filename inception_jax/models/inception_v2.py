@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.branches import siblings, siblings_with_pool
 from inception_jax.layers import (
     ConvBN,
     Dropout,
@@ -29,7 +30,7 @@ from inception_jax.layers import (
 )
 from inception_jax.model import Model
 from inception_jax.models.inception_v3 import InceptionAux
-from inception_jax.ops import avg_pool, max_pool
+from inception_jax.ops import max_pool
 from inception_jax.registry import Tag, register
 
 AuxPosition = Literal["last_17x17", "first_17x17"]
@@ -53,10 +54,11 @@ class InceptionA(nnx.Module):
         self.out_channels = 3 * width(64) + width(96)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
+        )
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         return jnp.concatenate([branch1x1, branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
 
@@ -74,8 +76,9 @@ class ReductionA(nnx.Module):
         self.out_channels = width(384) + width(96) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3, branch3x3dbl = siblings(x, self.branch3x3_1, self.branch3x3dbl_1)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         branch_pool = max_pool(x, 3, stride=2)
         return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
@@ -104,11 +107,12 @@ class InceptionB(nnx.Module):
         self.out_channels = 4 * width(192)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branchnxn = self.branchnxn_3(self.branchnxn_2(self.branchnxn_1(x)))
-        branchnxndbl = self.branchnxndbl_3(self.branchnxndbl_2(self.branchnxndbl_1(x)))
+        branch1x1, branchnxn, branchnxndbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branchnxn_1, self.branchnxndbl_1, pooled=self.branch_pool
+        )
+        branchnxn = self.branchnxn_3(self.branchnxn_2(branchnxn))
+        branchnxndbl = self.branchnxndbl_3(self.branchnxndbl_2(branchnxndbl))
         branchnxndbl = self.branchnxndbl_5(self.branchnxndbl_4(branchnxndbl))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
         return jnp.concatenate([branch1x1, branchnxn, branchnxndbl, branch_pool], axis=-1)
 
 
@@ -126,8 +130,9 @@ class ReductionB(nnx.Module):
         self.out_channels = width(320) + width(192) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3, branch3x3dbl = siblings(x, self.branch3x3_1, self.branch3x3dbl_1)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         branch_pool = max_pool(x, 3, stride=2)
         return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
@@ -152,12 +157,12 @@ class InceptionC(nnx.Module):
         self.out_channels = width(320) + 4 * width(384) + width(192)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        y = self.branch3x3_1(x)
-        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
-        y = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        branch3x3dbl = [self.branch3x3dbl_3a(y), self.branch3x3dbl_3b(y)]
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
+        )
+        branch3x3 = [self.branch3x3_2a(branch3x3), self.branch3x3_2b(branch3x3)]
+        branch3x3dbl = self.branch3x3dbl_2(branch3x3dbl)
+        branch3x3dbl = [self.branch3x3dbl_3a(branch3x3dbl), self.branch3x3dbl_3b(branch3x3dbl)]
         return jnp.concatenate([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], axis=-1)
 
 

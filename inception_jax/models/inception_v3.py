@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax import init
+from inception_jax.branches import PoolKind, siblings, siblings_with_pool
 from inception_jax.layers import (
     ConvBN,
     Dropout,
@@ -31,8 +32,6 @@ from inception_jax.layers import (
 from inception_jax.model import Model
 from inception_jax.ops import avg_pool, max_pool
 from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
-
-PoolKind = Literal["avg", "max"]
 
 
 class InceptionA(nnx.Module):
@@ -66,11 +65,16 @@ class InceptionA(nnx.Module):
         self.out_channels = 2 * width(64) + width(96) + width(pool_features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
-        branch_pool = self.branch_pool(branch_pool)
+        branch1x1, branch5x5, branch3x3dbl, branch_pool = siblings_with_pool(
+            x,
+            self.branch1x1,
+            self.branch5x5_1,
+            self.branch3x3dbl_1,
+            pooled=self.branch_pool,
+            count_include_pad=self.count_include_pad,
+        )
+        branch5x5 = self.branch5x5_2(branch5x5)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         return jnp.concatenate([branch1x1, branch5x5, branch3x3dbl, branch_pool], axis=-1)
 
 
@@ -127,12 +131,17 @@ class InceptionC(nnx.Module):
         self.out_channels = 4 * width(192)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        branch1x1, branch7x7, branch7x7dbl, branch_pool = siblings_with_pool(
+            x,
+            self.branch1x1,
+            self.branch7x7_1,
+            self.branch7x7dbl_1,
+            pooled=self.branch_pool,
+            count_include_pad=self.count_include_pad,
+        )
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
+        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(branch7x7dbl))
         branch7x7dbl = self.branch7x7dbl_5(self.branch7x7dbl_4(branch7x7dbl))
-        branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
-        branch_pool = self.branch_pool(branch_pool)
         return jnp.concatenate([branch1x1, branch7x7, branch7x7dbl, branch_pool], axis=-1)
 
 
@@ -151,8 +160,9 @@ class InceptionD(nnx.Module):
         self.out_channels = width(320) + width(192) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch7x7x3 = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        branch3x3, branch7x7x3 = siblings(x, self.branch3x3_1, self.branch7x7x3_1)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch7x7x3 = self.branch7x7x3_2(branch7x7x3)
         branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
         branch_pool = max_pool(x, 3, stride=2)
         return jnp.concatenate([branch3x3, branch7x7x3, branch_pool], axis=-1)
@@ -181,23 +191,25 @@ class InceptionE(nnx.Module):
         self.branch3x3dbl_3a = conv(width(384), width(384), (1, 3))
         self.branch3x3dbl_3b = conv(width(384), width(384), (3, 1))
 
-        self.pool = pool
+        self.pool: PoolKind = pool
         self.count_include_pad = count_include_pad
         self.branch_pool = conv(in_channels, width(192), 1)
 
         self.out_channels = width(320) + 4 * width(384) + width(192)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        y = self.branch3x3_1(x)
-        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
-        y = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        branch3x3dbl = [self.branch3x3dbl_3a(y), self.branch3x3dbl_3b(y)]
-        if self.pool == "max":
-            branch_pool = max_pool(x, 3, 1, "same")
-        else:
-            branch_pool = avg_pool(x, 3, 1, "same", count_include_pad=self.count_include_pad)
-        branch_pool = self.branch_pool(branch_pool)
+        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
+            x,
+            self.branch1x1,
+            self.branch3x3_1,
+            self.branch3x3dbl_1,
+            pooled=self.branch_pool,
+            pool=self.pool,
+            count_include_pad=self.count_include_pad,
+        )
+        branch3x3 = [self.branch3x3_2a(branch3x3), self.branch3x3_2b(branch3x3)]
+        branch3x3dbl = self.branch3x3dbl_2(branch3x3dbl)
+        branch3x3dbl = [self.branch3x3dbl_3a(branch3x3dbl), self.branch3x3dbl_3b(branch3x3dbl)]
         return jnp.concatenate([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], axis=-1)
 
 

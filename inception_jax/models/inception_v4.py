@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.branches import siblings, siblings_with_pool
 from inception_jax.layers import (
     ConvBN,
     Dropout,
@@ -28,7 +29,7 @@ from inception_jax.layers import (
 )
 from inception_jax.model import Model
 from inception_jax.models.inception_v3 import InceptionAux
-from inception_jax.ops import avg_pool, max_pool
+from inception_jax.ops import max_pool
 from inception_jax.registry import Tag, register
 
 
@@ -62,8 +63,9 @@ class Mixed4a(nnx.Module):
         self.out_channels = 2 * width(96)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch7x7 = self.branch7x7_2(self.branch7x7_1(x))
+        branch3x3, branch7x7 = siblings(x, self.branch3x3_1, self.branch7x7_1)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch7x7 = self.branch7x7_2(branch7x7)
         branch7x7 = self.branch7x7_4(self.branch7x7_3(branch7x7))
         return jnp.concatenate([branch3x3, branch7x7], axis=-1)
 
@@ -101,10 +103,11 @@ class InceptionA(nnx.Module):
         self.out_channels = 4 * width(96)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
+        )
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         return jnp.concatenate([branch1x1, branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
 
@@ -166,11 +169,12 @@ class InceptionB(nnx.Module):
         self.out_channels = width(384) + 2 * width(256) + width(128)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        branch1x1, branch7x7, branch7x7dbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branch7x7_1, self.branch7x7dbl_1, pooled=self.branch_pool
+        )
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
+        branch7x7dbl = self.branch7x7dbl_3(self.branch7x7dbl_2(branch7x7dbl))
         branch7x7dbl = self.branch7x7dbl_5(self.branch7x7dbl_4(branch7x7dbl))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
         return jnp.concatenate([branch1x1, branch7x7, branch7x7dbl, branch_pool], axis=-1)
 
 
@@ -189,8 +193,9 @@ class ReductionB(nnx.Module):
         self.out_channels = width(192) + width(320) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch7x7x3 = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        branch3x3, branch7x7x3 = siblings(x, self.branch3x3_1, self.branch7x7x3_1)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch7x7x3 = self.branch7x7x3_2(branch7x7x3)
         branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
         branch_pool = max_pool(x, 3, stride=2)
         return jnp.concatenate([branch3x3, branch7x7x3, branch_pool], axis=-1)
@@ -220,12 +225,12 @@ class InceptionC(nnx.Module):
         self.out_channels = 6 * width(256)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1 = self.branch1x1(x)
-        y = self.branch3x3_1(x)
-        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
-        y = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch3x3dbl = [self.branch3x3dbl_4a(y), self.branch3x3dbl_4b(y)]
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
+        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
+            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
+        )
+        branch3x3 = [self.branch3x3_2a(branch3x3), self.branch3x3_2b(branch3x3)]
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
+        branch3x3dbl = [self.branch3x3dbl_4a(branch3x3dbl), self.branch3x3dbl_4b(branch3x3dbl)]
         return jnp.concatenate([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], axis=-1)
 
 

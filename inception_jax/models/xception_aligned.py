@@ -18,7 +18,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax.layers import (
-    BatchNorm,
     Chain,
     Conv,
     ConvBN,
@@ -29,9 +28,11 @@ from inception_jax.layers import (
     Maker,
     channel_scaler,
     check_images,
+    folded,
     global_avg_pool,
 )
 from inception_jax.model import Model
+from inception_jax.norms import BatchNorm
 from inception_jax.registry import Tag, register
 
 # Entry flow as (channels, stride) of each block, and the number of blocks in the middle flow, by
@@ -69,6 +70,11 @@ class SeparableConv(nnx.Module):
         x = jax.nn.relu(x) if self.relu else x
         x = self.bn_pointwise(self.pointwise(x))
         return jax.nn.relu(x) if self.relu else x
+
+    def fold(self) -> None:
+        """Takes the normalisations into the convolutions before them, for `folding.fold`."""
+        self.bn_depthwise = folded(self.bn_depthwise, self.depthwise)
+        self.bn_pointwise = folded(self.bn_pointwise, self.pointwise)
 
 
 class Block(nnx.Module):
@@ -122,6 +128,11 @@ class Block(nnx.Module):
             x = sepconv(jax.nn.relu(x) if self.relu_first else x)
         return residual + self.drop_path(x, rngs) if self.skip else x
 
+    def fold(self) -> None:
+        """Takes the shortcut's normalisation into its convolution, for `folding.fold`."""
+        if self.shortcut is not None and self.shortcut_bn is not None:
+            self.shortcut_bn = folded(self.shortcut_bn, self.shortcut)
+
 
 class PreBlock(nnx.Module):
     """41p and 65p: BatchNorm and ReLU before each separable convolution, nothing inside it.
@@ -166,6 +177,11 @@ class PreBlock(nnx.Module):
         x = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
         x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(x))))
         return residual + self.drop_path(x, rngs) if self.skip else x
+
+    def fold(self) -> None:
+        """Takes two of the normalisations in, for `folding.fold`; before the first is a sum."""
+        self.norm2 = folded(self.norm2, self.pointwise1)
+        self.norm3 = folded(self.norm3, self.pointwise2)
 
 
 class XceptionAligned(Model):

@@ -1,0 +1,101 @@
+"""Inference in one call: folded, compiled, and spread over what the machine has."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from inception_jax.folding import fold
+from inception_jax.model import Model
+
+Predict = Callable[[ArrayLike], jax.Array]
+
+
+def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
+    """Returns a compiled function that classifies images, for repeated use.
+
+    Its BatchNorms are folded (see `folding.fold`). The batch is cut into parts that run at the same
+    time: on a CPU one for each core, because XLA computes some convolutions on one core only; on
+    accelerators one for each device of this process. Each new batch size compiles once.
+
+    Args:
+        model: as it is now; what is done to it later has no effect.
+        parts: how many at the same time; None: as many as there are cores or devices.
+
+    Returns:
+        A function of images [n, h, w, c], normalised as `model_info` says, to logits
+        [n, num_classes], both of the model's dtype or wider.
+
+    Raises:
+        ValueError: if there are fewer than one part, or more than there are devices; for parameters
+            narrower than float32. The function itself: for images that the network does not take.
+    """
+    devices = jax.local_devices()
+    on_cpu = devices[0].platform == "cpu"
+    parts = parts or (cores() if on_cpu else len(devices))
+    if parts < 1 or (not on_cpu and parts > len(devices)):
+        raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
+    graphdef, state = nnx.split(fold(model))
+    state = nnx.to_pure_dict(state)
+    logits = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+    if parts == 1:
+        return lambda images: logits(state, jnp.asarray(images))
+    return _in_threads(logits, state, parts) if on_cpu else _on(devices[:parts], logits, state)
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_threads(logits: Any, state: dict, parts: int) -> Predict:
+    pool = concurrent.futures.ThreadPoolExecutor(parts, thread_name_prefix="predict")
+
+    @functools.cache
+    def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:
+        # Here, because jax's settings, such as the precision, are those of the calling thread.
+        return logits.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
+
+    def predict(images: ArrayLike) -> jax.Array:
+        images = np.asarray(images)
+        each = -(-len(images) // parts) if images.ndim == 4 else 0
+        if each == 0 or each == len(images):
+            return logits(state, images)
+        several = [_filled(images[i : i + each], each) for i in range(0, len(images), each)]
+        program = compiled(several[0].shape, images.dtype)
+        outputs = pool.map(lambda part: np.asarray(program(state, part)), several)
+        return jnp.asarray(np.concatenate(list(outputs))[: len(images)])
+
+    return predict
+
+
+def _on(devices: list, logits: Callable, state: dict) -> Predict:
+    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices)
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    spread = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def predict(images: ArrayLike) -> jax.Array:
+        images = np.asarray(images)
+        if images.ndim != 4:
+            return logits(state, images)
+        each = -(-len(images) // len(devices))
+        filled = jax.device_put(_filled(images, each * len(devices)), spread)
+        return logits(state, filled)[: len(images)]
+
+    return predict
+
+
+def _filled(images: np.ndarray, count: int) -> np.ndarray:
+    """Adds images of zeros, so that all parts are of one size and the program of one shape."""
+    missing = count - len(images)
+    return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images
