@@ -68,9 +68,9 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
     would have each device's sum rounded, and those sums added up in the narrow dtype.
     """
     if kernel.shape[:2] == (1, 1):
-        # No padding is ever needed, and of what a stride leaves out nothing need be read.
-        x, stride = x[:, ::stride, ::stride], 1
-        convolve = _by_platform(_conv_1x1, _conv_native, stride, padding)
+        if stride > 1:  # what it leaves out need not be read; a 1x1 is never padded
+            x, stride = x[:, ::stride, ::stride], 1
+        convolve = _by_platform(_conv_1x1, _conv_native, 1, padding)
     else:
         convolve = functools.partial(_trailing, _conv_native, (stride, padding))
     products = _rounding(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)

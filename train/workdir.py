@@ -11,13 +11,13 @@ from train.config import Config
 from train.errors import UsageError
 
 # Options that may differ when the same command goes on with a workdir: they change how long, where
-# or how loudly it runs, not what is computed at a step.
+# or how loudly it runs, not what is computed at a step but for rounding.
 _FREE = {
     "workdir", "data_dir", "steps", "epochs", "eval_only", "dry_run",
     "compile_only", "compile_effort", "max_bad_images", "workers",
     "distributed", "coordinator", "num_processes", "process_id", "heartbeat_timeout", "log_every",
     "eval_every", "eval_crops", "eval_exclude", "checkpoint_every", "keep_checkpoints",
-    "profile_steps", "compile_cache", "tensorboard", "wandb",
+    "profile_steps", "compile_cache", "tensorboard", "wandb", "remat", "rewrites",
 }  # fmt: skip
 
 
