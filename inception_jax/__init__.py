@@ -12,14 +12,17 @@ from inception_jax.registry import (
     model_info,
 )
 from inception_jax.rewrites import REWRITES, rewritten
+from inception_jax.serving import ExportError, export
 from inception_jax.weights import WeightsError, load_weights, save_weights, to_torch
 
 __all__ = [
     "REWRITES",
+    "ExportError",
     "ModelInfo",
     "UnknownModelError",
     "WeightsError",
     "create_model",
+    "export",
     "fold",
     "jit_predict",
     "list_models",

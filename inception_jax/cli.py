@@ -1,4 +1,4 @@
-"""The command `inception-jax`: list, info, convert, predict."""
+"""The command `inception-jax`: list, info, convert, export, predict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from inception_jax import classes
+from inception_jax import classes, serving
 from inception_jax.model import Model
 from inception_jax.preprocessing import preprocess
 from inception_jax.registry import UnknownModelError, list_models, model_info
@@ -69,6 +69,26 @@ def _parser() -> argparse.ArgumentParser:
         ".h5",
     )
 
+    command = _command(commands, "export", _export, "a network as a program: ONNX or StableHLO")
+    command.add_argument("name", help="a network or network.tag, see list")
+    command.add_argument("--weights", help="weight file; default: the tag's published one")
+    command.add_argument("--format", required=True, choices=serving.FORMATS, help="of the file")
+    command.add_argument("-o", "--output", metavar="FILE", help="default: NAME.FORMAT")
+    command.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="N|HxW",
+        help="of the images, in pixels; default: the network's own",
+    )
+    command.add_argument(
+        "--normalise",
+        action="store_true",
+        help="take RGB pixels as uint8 and normalise them inside the program",
+    )
+    command.add_argument(
+        "--embedding", action="store_true", help="return the pooled features, not the logits"
+    )
+
     command = _command(commands, "predict", _predict, "the likeliest classes of images")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
     command.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
@@ -90,6 +110,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"must be N or HxW, not {text!r}")
+    return int(sides[0]), int(sides[-1])
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -123,6 +150,23 @@ def _convert(args: argparse.Namespace) -> int:
     for note in export(model_for(args.arch, args.source), args.target, args.to):
         print(f"note: {note}")
     print(f"wrote {args.target}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    info = model_info(args.name)
+    path = serving.check_target(args.output or f"{args.name}.{args.format}", args.format)
+    size = serving.check_size(args.image_size or info.input_size, info.min_size)
+    model = model_for(args.name, args.weights or True)
+    serving.export(
+        model,
+        path,
+        args.format,
+        image_size=size,
+        normalise=args.normalise,
+        embedding=args.embedding,
+    )
+    print(f"wrote {path}")
     return 0
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
+import jax
 import numpy as np
 from PIL import Image
 
 from inception_jax.registry import ModelInfo, model_info
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 _PILLOW = {
     "nearest": Image.Resampling.NEAREST,
@@ -43,9 +47,22 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
         pixels = _resize(picture, info)
     if info.channel_order == "bgr":
         pixels = pixels[:, :, ::-1]
-    scaled = pixels.astype(np.float32) / np.float32(255 / info.input_range)
+    return scaled(pixels, info)[None]
+
+
+def scaled(pixels: Array, info: ModelInfo) -> Array:
+    """Maps pixels 0 to 255, [..., 3] in the order of the network's input, to what it takes.
+
+    Args:
+        pixels: of NumPy or jax, of any type.
+        info: whose range, mean and deviation are applied.
+
+    Returns:
+        float32, of the same shape.
+    """
+    fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
     mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
-    return ((scaled - mean) / std)[None]
+    return (fraction - mean) / std
 
 
 def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:

@@ -1,0 +1,412 @@
+"""The networks of this library, and of others, each made ready to run again and again on a CPU.
+
+What is made lives in a process of its own, and nothing is imported before that has its environment:
+no library sees another's settings or threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RATE = 1e-4  # of gradient descent: so low that no loss overflows however often a step is repeated
+
+KERAS = {
+    "inception_v3": "InceptionV3",
+    "inception_resnet_v2": "InceptionResNetV2",
+    "xception": "Xception",
+}
+TIMM = {"xception": "legacy_xception"}  # where the name is another
+
+
+class UnavailableError(Exception):
+    """This implementation is not here, or has no such network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What every implementation is to compute.
+
+    Attributes:
+        arch: the network.
+        weights: file of its parameters, this library's and its twin's.
+        images: [n, h, w, c] float32.
+        labels: [n] int32.
+        cores: threads to compute with.
+    """
+
+    arch: str
+    weights: Path
+    images: np.ndarray
+    labels: np.ndarray
+    cores: int
+
+
+Run = Callable[[], np.ndarray]
+"""Computes once and returns, when all is done, the logits, or a training step's loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """A way to compute.
+
+    Attributes:
+        about: what it is, for readers.
+        build: makes it ready; raises `UnavailableError`.
+        ours: whether it has the weights of the task, so that its numbers can be compared.
+        environment: variables that its process needs.
+    """
+
+    about: str
+    build: Callable[[Task], Run]
+    ours: bool = True
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def random_model(arch: str) -> Any:
+    """Returns a network with random numbers of everything, for which nothing is compiled.
+
+    They keep the signal's size: processors are slow with numbers that are next to nothing.
+    """
+    import jax
+    from flax import nnx
+
+    import inception_jax as ij
+
+    model = nnx.eval_shape(lambda: ij.create_model(arch, **_nothing_random(arch)))
+    rng = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        kind = path[-1].key
+        if kind == "kernel":
+            values = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+        elif kind in ("scale", "var"):
+            values = rng.uniform(0.8, 1.2, leaf.shape)
+        else:
+            values = rng.normal(0, 0.1, leaf.shape)
+        return jax.numpy.asarray(values, leaf.dtype)
+
+    state = nnx.to_pure_dict(nnx.state(model))
+    nnx.update(model, jax.tree_util.tree_map_with_path(fill, state))
+    return model
+
+
+def _nothing_random(arch: str) -> dict[str, Any]:
+    """The options that turn off what draws random numbers in training."""
+    from inception_jax import registry
+
+    return {option: 0.0 for option in registry.full_readings(arch) if "drop" in option}
+
+
+def _model(task: Task) -> Any:
+    import inception_jax as ij
+
+    return ij.create_model(task.arch, weights=task.weights, **_nothing_random(task.arch))
+
+
+def jax_inference(task: Task, *, rewritten: bool) -> Run:
+    """`jax.jit` of the split network."""
+    import jax
+    from flax import nnx
+
+    import inception_jax as ij
+
+    graphdef, state = nnx.split(_model(task))
+
+    @jax.jit
+    def predict(state: Any, images: jax.Array) -> Any:
+        with ij.rewritten(*ij.REWRITES if rewritten else ()):
+            return nnx.merge(graphdef, state)(images)
+
+    images = jax.device_put(task.images)
+    return lambda: np.asarray(predict(state, images))
+
+
+def jit_predict(task: Task) -> Run:
+    """This library's own function for prediction."""
+    import jax
+
+    import inception_jax as ij
+
+    if not hasattr(ij, "jit_predict"):
+        raise UnavailableError("this version of inception_jax has no jit_predict")
+    predict = ij.jit_predict(_model(task))
+    images = jax.device_put(task.images)
+    return lambda: np.asarray(predict(images))
+
+
+def jax_training(task: Task, *, rewritten: bool) -> Run:
+    """A step of gradient descent, jitted whole; it takes its state's memory for the next."""
+    import jax
+    import optax
+    from flax import nnx
+
+    import inception_jax as ij
+    from train.step import split
+
+    train_def, _, params, stats = split(_model(task))
+
+    def loss_fn(params: Any, stats: Any, images: jax.Array, labels: jax.Array) -> Any:
+        with ij.rewritten(*ij.REWRITES if rewritten else ()):
+            model = nnx.merge(train_def, params, stats)
+            logits = model(images, rngs=nnx.Rngs(dropout=0))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    return _descent(loss_fn, params, stats, task)
+
+
+def _descent(loss_fn: Callable[..., Any], params: Any, rest: Any, task: Task) -> Run:
+    """Steps of a loss that returns the network's other state too."""
+    import jax
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, rest), grads = value_and_grad(params, rest, images, labels)
+        return jax.tree.map(lambda p, g: p - RATE * g, params, grads), rest, loss
+
+    images, labels = jax.device_put((task.images, task.labels))
+
+    def run() -> np.ndarray:
+        nonlocal params, rest
+        params, rest, loss = jax.block_until_ready(step(params, rest, images, labels))
+        return np.asarray(loss)
+
+    return run
+
+
+def _keras_model(task: Task) -> Any:
+    if task.arch not in KERAS:
+        raise UnavailableError("keras.applications has no such network")
+    keras = _imported("keras")
+    if keras.backend.backend() != "jax":
+        raise UnavailableError(f"Keras computes with {keras.backend.backend()} here")
+    build = getattr(keras.applications, KERAS[task.arch])
+    return build(weights=None, classifier_activation=None, input_shape=task.images.shape[1:])
+
+
+def keras_inference(task: Task) -> Run:
+    """`jax.jit` of Keras' `stateless_call`."""
+    import jax
+
+    model = _keras_model(task)
+    params = [variable.value for variable in model.trainable_variables]
+    rest = [variable.value for variable in model.non_trainable_variables]
+
+    @jax.jit
+    def predict(params: Any, rest: Any, images: jax.Array) -> Any:
+        return model.stateless_call(params, rest, images, training=False)[0]
+
+    images = jax.device_put(task.images)
+    return lambda: np.asarray(predict(params, rest, images))
+
+
+def keras_training(task: Task) -> Run:
+    """The same step of gradient descent as ours, of Keras' network."""
+    import optax
+
+    model = _keras_model(task)
+    params = [variable.value for variable in model.trainable_variables]
+    rest = [variable.value for variable in model.non_trainable_variables]
+
+    def loss_fn(params: Any, rest: Any, images: Any, labels: Any) -> Any:
+        logits, rest = model.stateless_call(params, rest, images, training=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), rest
+
+    return _descent(loss_fn, params, rest, task)
+
+
+def _twin(task: Task) -> Any:
+    import safetensors.torch
+    import torch
+
+    import reference_torch
+
+    torch.set_num_threads(task.cores)
+    weights = safetensors.torch.load_file(task.weights)
+    return reference_torch.create_model(task.arch, weights=weights, **_nothing_random(task.arch))
+
+
+def _torch_images(task: Task, *, channels_last: bool) -> Any:
+    import torch
+
+    images = torch.from_numpy(np.ascontiguousarray(task.images.transpose(0, 3, 1, 2)))
+    return images.to(memory_format=torch.channels_last) if channels_last else images
+
+
+def torch_inference(task: Task, *, channels_last: bool, compiled: bool = False) -> Run:
+    """The twin, eager or compiled."""
+    import torch
+
+    model = _twin(task)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    return _torch_run(torch.compile(model) if compiled else model, task, channels_last)
+
+
+def _torch_run(model: Any, task: Task, channels_last: bool) -> Run:
+    import torch
+
+    images = _torch_images(task, channels_last=channels_last)
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            return model(images).numpy()
+
+    return run
+
+
+def torch_training(task: Task, *, channels_last: bool) -> Run:
+    """The same step of gradient descent, of the twin, eager."""
+    import torch
+
+    model = _twin(task).train()
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    images = _torch_images(task, channels_last=channels_last)
+    labels = torch.from_numpy(task.labels.astype(np.int64))
+    descent = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def run() -> np.ndarray:
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        return loss.detach().numpy()
+
+    return run
+
+
+def timm_inference(task: Task) -> Run:
+    """timm's own network, eager, channels last."""
+    import torch
+
+    try:
+        timm = _imported("timm")
+    except UnavailableError:
+        _stand_in_for_torchvision()
+        timm = _imported("timm")
+    name = TIMM.get(task.arch, task.arch)
+    if not timm.is_model(name):
+        raise UnavailableError("timm has no such network")
+    torch.set_num_threads(task.cores)
+    model = timm.create_model(name, pretrained=False).eval()
+    return _torch_run(model.to(memory_format=torch.channels_last), task, channels_last=True)
+
+
+def _stand_in_for_torchvision() -> None:
+    """Lets timm be imported where torchvision cannot be: its networks compute without."""
+
+    class Empty(type):
+        def __getattr__(cls, name: str) -> str:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return name
+
+    class Module(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Empty(name, (), {})
+
+    for name in ("", ".datasets", ".models", ".models.feature_extraction", ".ops", ".ops.misc",
+                 ".transforms", ".transforms.functional", ".utils"):  # fmt: skip
+        parent, _, child = f"torchvision{name}".rpartition(".")
+        module = sys.modules[f"torchvision{name}"] = Module(f"torchvision{name}")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+
+
+def onnxruntime_inference(task: Task) -> Run:
+    """The file that `inception_jax.export` writes, in onnxruntime."""
+    import inception_jax as ij
+
+    if not hasattr(ij, "export"):
+        raise UnavailableError("this version of inception_jax has no export")
+    onnxruntime = _imported("onnxruntime")
+    _imported("onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.cores
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        ij.export(_model(task), path, format="onnx", image_size=task.images.shape[1:3])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: task.images})[0]
+
+
+def _imported(name: str) -> Any:
+    if importlib.util.find_spec(name) is None:
+        raise UnavailableError(f"{name} is not installed")
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        raise UnavailableError(f"{name} cannot be imported: {error}") from error
+
+
+BASELINE = "torch_channels_last"
+
+# Keras' layers are those of its applications, on the same backend as ours.
+_KERAS = {"KERAS_BACKEND": "jax"}
+
+INFERENCE: dict[str, Implementation] = {
+    "jax_plain": Implementation(
+        "`jax.jit` of the network, no arithmetic rewritten",
+        functools.partial(jax_inference, rewritten=False),
+    ),
+    "jax_rewritten": Implementation(
+        "`jax.jit` of the network as it is by default",
+        functools.partial(jax_inference, rewritten=True),
+    ),
+    "jit_predict": Implementation("`inception_jax.jit_predict`", jit_predict),
+    "keras": Implementation(
+        "`keras.applications`, `stateless_call` under `jax.jit`", keras_inference, False, _KERAS
+    ),
+    "torch": Implementation(
+        "the PyTorch twin, eager", functools.partial(torch_inference, channels_last=False)
+    ),
+    "torch_channels_last": Implementation(
+        "the PyTorch twin, eager, channels last",
+        functools.partial(torch_inference, channels_last=True),
+    ),
+    "torch_compile": Implementation(
+        "the PyTorch twin, `torch.compile`, channels last",
+        functools.partial(torch_inference, channels_last=True, compiled=True),
+    ),
+    "timm": Implementation("timm's network, eager, channels last", timm_inference, False),
+    "onnxruntime": Implementation(
+        "the file that `inception_jax.export` writes, in onnxruntime", onnxruntime_inference
+    ),
+}
+
+TRAINING: dict[str, Implementation] = {
+    "jax_plain": Implementation(
+        "`jax.jit` of the step, no arithmetic rewritten",
+        functools.partial(jax_training, rewritten=False),
+    ),
+    "jax_rewritten": Implementation(
+        "`jax.jit` of the step, the network as it is by default",
+        functools.partial(jax_training, rewritten=True),
+    ),
+    "keras": Implementation(
+        "the same step of `keras.applications`, by `stateless_call`", keras_training, False, _KERAS
+    ),
+    "torch": Implementation(
+        "the PyTorch twin, eager", functools.partial(torch_training, channels_last=False)
+    ),
+    "torch_channels_last": Implementation(
+        "the PyTorch twin, eager, channels last",
+        functools.partial(torch_training, channels_last=True),
+    ),
+}

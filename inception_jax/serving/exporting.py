@@ -1,0 +1,124 @@
+"""From a network to a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax
+
+from inception_jax.model import Model
+from inception_jax.registry import model_info
+from inception_jax.serving.errors import ExportError
+from inception_jax.serving.program import Program, program_of
+from inception_jax.weights import files
+
+Format = Literal["onnx", "stablehlo"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+PLATFORMS = ("cpu", "tpu", "cuda")
+"""What a StableHLO file runs on."""
+
+
+def export(
+    model: Model,
+    path: str | os.PathLike[str],
+    format: Format = "onnx",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    normalise: bool = False,
+    embedding: bool = False,
+) -> None:
+    """Writes a network as a program with its weights inside, whole or not at all.
+
+    The program takes `images` [n, h, w, c] for any n, and returns float `logits` [n, num_classes]
+    or `embedding` [n, d]. It is the network in evaluation mode, whatever mode the model is in. The
+    images are float32, normalised as `model_info` says, or with `normalise` uint8 pixels.
+
+    Args:
+        model: any network of this library, folded or not.
+        path: ends in `.onnx` or `.stablehlo`, as the format does.
+        format: "onnx": for onnxruntime and others; float32 networks only. "stablehlo": what
+            `jax.export.deserialize` reads, for CPUs, TPUs and NVIDIA's GPUs.
+        image_size: side of the square, or height and width, in pixels; None: the tag's own.
+        normalise: take RGB pixels 0 to 255 as uint8 [n, h, w, 3], and do what `preprocess` does
+            after it has cut and resized the image: channel order, range, mean and deviation.
+        embedding: return what `model.embed` does in place of the logits.
+
+    Raises:
+        ExportError: if the format is unknown or is not the path's, there is no such folder, or no
+            file can be written in it; if a package is missing; if the network needs larger images,
+            or was not built by `create_model` where its tag is asked for; if it takes no RGB images
+            that could be normalised; if it computes something that the format has no words for.
+    """
+    path = check_target(path, format)
+    size = _size_for(model, image_size)
+    program = program_of(model, size, normalise=normalise, embedding=embedding)
+    content = _stablehlo(program) if format == "stablehlo" else _onnx(program)
+    with files.whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def check_target(path: str | os.PathLike[str], format: str) -> Path:
+    """Refuses, before any work, what could not be written after it.
+
+    Raises:
+        ExportError: see `export`.
+    """
+    path = Path(path)
+    if format not in FORMATS:
+        raise ExportError(f"format must be {' or '.join(FORMATS)}, not {format!r}")
+    if path.suffix != f".{format}":
+        raise ExportError(f"{path}: {format} files end in .{format}")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ExportError(f"{path}: cannot write in {path.parent}: {error.strerror}") from None
+    if format == "onnx" and importlib.util.find_spec("onnx") is None:
+        raise ExportError("ONNX files need a package: pip install 'inception-jax[onnx]'")
+    return path
+
+
+def check_size(size: int | tuple[int, int], min_size: int) -> tuple[int, int]:
+    """Returns height and width.
+
+    Raises:
+        ExportError: if the network takes no images as small.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < min_size:
+        raise ExportError(
+            f"this network needs images of at least {min_size}x{min_size} pixels; "
+            f"got {height}x{width}"
+        )
+    return height, width
+
+
+def _size_for(model: Model, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if size is None:
+        if model.spec is None:
+            raise ExportError(
+                "this model was not built by create_model, so its image_size must be given"
+            )
+        size = model_info(model.spec.name).input_size
+    return check_size(size, model.min_size)
+
+
+def _stablehlo(program: Program) -> bytes:
+    compiled = jax.jit(program.function)
+    exported = jax.export.export(compiled, platforms=PLATFORMS)(program.images)
+    return bytes(exported.serialize())
+
+
+def _onnx(program: Program) -> bytes:
+    from inception_jax.serving import onnx_file  # which imports onnx
+
+    return onnx_file.from_program(program)

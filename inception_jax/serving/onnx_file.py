@@ -1,0 +1,72 @@
+"""ONNX files: the only module that needs the package `onnx`."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from inception_jax import ops, rewrites
+from inception_jax.serving.errors import ExportError
+from inception_jax.serving.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
+from inception_jax.serving.lowering import lower
+from inception_jax.serving.program import Program
+from inception_jax.serving.simplify import simplify
+
+# From 2022: what runs ONNX today takes it, and nothing newer is needed.
+OPSET, IR_VERSION = 17, 8
+INPUT = "images"
+
+
+def from_program(program: Program) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        ExportError: for what has no form in ONNX.
+    """
+    # Convolutions as such, not as sums of shifted products, and every BatchNorm right after one:
+    # runtimes make one operation of the two and a ReLU.
+    with ops.forced_form("native"), rewrites.rewritten():
+        traced = jax.make_jaxpr(program.function)(program.images)
+    graph = Graph()
+    images = Tensor(INPUT, program.images.shape)
+    first = graph.add("Transpose", images, shape=images.shape, perm=CHANNELS_FIRST)
+    (result,) = lower(graph, traced, [first])
+    if not isinstance(result, Tensor):
+        raise ExportError("the network's result does not depend on its images")
+    if len(result.shape) == 4:
+        result = graph.add("Transpose", result, shape=result.shape, perm=CHANNELS_LAST)
+    simplify(graph, [result.name])
+    content = _model(graph, program, result).SerializeToString()
+    onnx.checker.check_model(content)
+    return content
+
+
+def _model(graph: Graph, program: Program, result: Tensor) -> onnx.ModelProto:
+    nodes = [_node(node, {result.name: program.output}) for node in graph.nodes]
+    images = _described(INPUT, program.images.dtype, program.images.shape)
+    output = _described(program.output, np.dtype(np.float32), result.shape)
+    constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+    name = program.name or "network"
+    whole = helper.make_graph(nodes, name, [images], [output], constants)
+    return helper.make_model(
+        whole,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="inception_jax",
+    )
+
+
+def _node(node: Node, renamed: dict[str, str]) -> onnx.NodeProto:
+    outputs = [renamed.get(name, name) for name in node.outputs]
+    proto = helper.make_node(node.op, node.inputs, outputs, name=node.outputs[0])
+    for key, value in node.attributes.items():
+        plain = helper.np_dtype_to_tensor_dtype(value) if isinstance(value, np.dtype) else value
+        proto.attribute.append(helper.make_attribute(key, plain))
+    return proto
+
+
+def _described(name: str, dtype: np.dtype, shape: tuple) -> onnx.ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
+    return helper.make_tensor_value_info(name, kind, ["batch", *shape[1:]])

@@ -1,0 +1,156 @@
+"""jax's primitives as nodes of an ONNX graph: those that this library's networks consist of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from inception_jax.serving import pieces, windows
+from inception_jax.serving.errors import ExportError
+from inception_jax.serving.graph import Graph, Operand, Tensor, axis_of
+
+Handler = Callable[..., Operand | list[Tensor]]
+"""Takes the graph, a primitive's parameters, its results' shapes and dtypes, and its operands."""
+
+ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+    "add": ("Add", np.add),
+    "sub": ("Sub", np.subtract),
+    "mul": ("Mul", np.multiply),
+    "div": ("Div", np.divide),
+    "pow": ("Pow", np.power),
+    "max": ("Max", np.maximum),
+    "neg": ("Neg", np.negative),
+}
+"""ONNX's names, and the same on NumPy arrays for what is constant."""
+
+
+def handler_of(primitive: str) -> Handler:
+    """Returns what appends the nodes of a primitive.
+
+    Raises:
+        ExportError: if there is nothing.
+    """
+    if primitive in _HANDLERS:
+        return _HANDLERS[primitive]
+    if primitive in ELEMENTWISE:
+        return functools.partial(_elementwise, ELEMENTWISE[primitive][0])
+    raise ExportError(
+        f"this network uses jax's primitive {primitive!r}, which export cannot write as ONNX: use "
+        "the format stablehlo"
+    )
+
+
+def _elementwise(op: str, graph: Graph, _: dict, results: list, *operands: Operand) -> Tensor:
+    return graph.add(op, *operands, shape=results[0].shape)
+
+
+def _div(graph: Graph, params: dict, results: list, x: Operand, y: Operand) -> Tensor:
+    if isinstance(x, Tensor) and isinstance(y, np.ndarray) and x.name in graph.means:
+        mean = graph.means[x.name](y)
+        if mean is not None:
+            return mean
+    return _elementwise("Div", graph, params, results, x, y)
+
+
+def _max(graph: Graph, params: dict, results: list, x: Operand, y: Operand) -> Tensor:
+    if isinstance(x, np.ndarray):
+        x, y = y, x
+    if isinstance(y, np.ndarray) and y.size == 1 and not y.any():
+        return graph.add("Relu", x, shape=results[0].shape)
+    return _elementwise("Max", graph, params, results, x, y)
+
+
+def _square(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    return graph.add("Mul", x, x, shape=x.shape)
+
+
+def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    return graph.add("Reciprocal", graph.add("Sqrt", x, shape=x.shape), shape=x.shape)
+
+
+def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    """1 - erf(x) as 1 + erf(-x): jax's GELU asks for -x, and so runtimes see the GELU they know."""
+    erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
+    return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
+
+
+def _negative(graph: Graph, x: Tensor) -> Tensor:
+    """-x; for k * -y, as in a GELU, y / (1 / k), the only form that onnxruntime takes for one."""
+    product = graph.producer(x)
+    factor = graph.constants.get(product.inputs[1]) if product and product.op == "Mul" else None
+    if product is not None and factor is not None and factor.ndim == 0:
+        negated = graph.producer(Tensor(product.inputs[0], x.shape))
+        if negated is not None and negated.op == "Neg":
+            return graph.add("Div", Tensor(negated.inputs[0], x.shape), 1 / factor, shape=x.shape)
+    return graph.add("Neg", x, shape=x.shape)
+
+
+def _cast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    return graph.add("Cast", x, shape=x.shape, to=np.dtype(params["new_dtype"]))
+
+
+def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    return x
+
+
+def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    """New axes of size 1, such as `keepdims` leaves; ONNX broadcasts them as jax does."""
+    kept, shape = params["broadcast_dimensions"], results[0].shape
+    new = [axis for axis in range(len(shape)) if axis not in kept]
+    same = all(shape[axis] == size for axis, size in zip(kept, x.shape, strict=True))
+    if not same or any(shape[axis] != 1 for axis in new) or len(shape) == 4:
+        raise ExportError(f"export cannot write a broadcast of {x.shape} to {shape} as ONNX")
+    return graph.add("Unsqueeze", x, np.asarray(new, np.int64), shape=shape)
+
+
+def _sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    axes, shape = params["axes"], results[0].shape
+    rest = [axis_of(axis, len(x.shape)) for axis in range(len(x.shape)) if axis not in axes]
+    if rest != sorted(rest):
+        raise ExportError(f"export cannot write a sum over the axes {axes} as ONNX")
+    places = np.asarray(sorted(axis_of(axis, len(x.shape)) for axis in axes), np.int64)
+    total = graph.add("ReduceSum", x, places, shape=shape, keepdims=0)
+    count = math.prod(x.shape[axis] for axis in axes)
+
+    def mean_by(divisor: np.ndarray) -> Tensor | None:
+        if len(x.shape) != 4 or tuple(axes) != (1, 2) or not (divisor == count).all():
+            return None
+        pooled = graph.add("GlobalAveragePool", x, shape=(shape[0], 1, 1, shape[1]))
+        return graph.add("Flatten", pooled, shape=shape, axis=1)
+
+    graph.means[total.name] = mean_by
+    return total
+
+
+def _dot(graph: Graph, params: dict, results: list, x: Operand, y: Operand) -> Tensor:
+    contracted, batch = params["dimension_numbers"]
+    ranks = [x.ndim if isinstance(x, np.ndarray) else len(x.shape) for x in (x, y)]
+    if tuple(map(tuple, contracted)) != ((1,), (0,)) or any(batch) or ranks != [2, 2]:
+        raise ExportError("export cannot write this matrix product as ONNX")
+    return graph.add("MatMul", x, y, shape=results[0].shape)
+
+
+_HANDLERS: dict[str, Handler] = {
+    "div": _div,
+    "max": _max,
+    "square": _square,
+    "rsqrt": _rsqrt,
+    "erfc": _erfc,
+    "convert_element_type": _cast,
+    "copy": _copy,
+    "broadcast_in_dim": _broadcast,
+    "concatenate": pieces.concatenate,
+    "split": pieces.split,
+    "slice": pieces.strided_slice,
+    "gather": pieces.gather,
+    "rev": pieces.rev,
+    "pad": pieces.pad,
+    "conv_general_dilated": windows.conv,
+    "reduce_window_max": windows.window_max,
+    "reduce_window_sum": windows.window_sum,
+    "reduce_sum": _sum,
+    "dot_general": _dot,
+}

@@ -1,0 +1,82 @@
+"""The function that is exported."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from inception_jax.model import Model
+from inception_jax.preprocessing import scaled
+from inception_jax.registry import ModelInfo, model_info
+from inception_jax.serving.errors import ExportError
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A network's evaluation with its weights as constants.
+
+    Attributes:
+        name: what `create_model` takes; empty for a network built by its class.
+        function: maps images to an array.
+        images: shape and dtype of the images; the first axis is symbolic.
+        output: name of the result, "logits" or "embedding".
+    """
+
+    name: str
+    function: Callable[[Any], Any]
+    images: jax.ShapeDtypeStruct
+    output: str
+
+
+def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embedding: bool) -> Program:
+    """Builds the function of a network for images of one size; see `serving.export`.
+
+    Raises:
+        ExportError: if the images cannot be normalised.
+    """
+    info = _info_to_normalise(model) if normalise else None
+    graphdef, state = nnx.split(_evaluating(model))
+    # On the host the weights belong to no device, which the program would be bound to.
+    state = jax.device_get(state)
+
+    def function(images: Any) -> Any:
+        network = nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
+        images = images if info is None else _normalised(images, info)
+        return network.embed(images) if embedding else network(images)
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape = (batch, *size, model.in_channels)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8 if normalise else jnp.float32)
+    name = model.spec.name if model.spec else ""
+    return Program(name, function, images, "embedding" if embedding else "logits")
+
+
+def _info_to_normalise(model: Model) -> ModelInfo:
+    if model.spec is None:
+        raise ExportError(
+            "this model was not built by create_model, so how its images are normalised is unknown"
+        )
+    if model.in_channels != 3:
+        raise ExportError(
+            f"RGB pixels cannot be normalised for a network of {model.in_channels} channel(s)"
+        )
+    return model_info(model.spec.name)
+
+
+def _normalised(pixels: jax.Array, info: ModelInfo) -> jax.Array:
+    # Not pixels[..., ::-1], which is a gather where the batch's size is unknown.
+    return scaled(lax.rev(pixels, (3,)) if info.channel_order == "bgr" else pixels, info)
+
+
+def _evaluating(model: Model) -> Model:
+    """A copy in evaluation mode: the caller's may be in training."""
+    copy = nnx.merge(*nnx.split(model))
+    copy.eval()
+    return copy

@@ -1,0 +1,116 @@
+"""An exported graph made smaller, with the same results to rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+
+from inception_jax.serving.graph import Graph, Node
+
+# Whose first constant multiplies each channel of the result, and whose second is added.
+_BY_CHANNEL = ("Conv", "BatchNormalization")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Affine:
+    """factor * source + summand, both of them [channels] or [1]."""
+
+    source: str
+    factor: np.ndarray
+    summand: np.ndarray
+
+
+def simplify(graph: Graph, outputs: list[str]) -> None:
+    """Takes what is multiplied and added to each channel into the convolution before it.
+
+    That is BatchNorm in evaluation mode, biases and factors. Where they follow no convolution, they
+    become one node. Computed in float64, and rounded once. What no output depends on goes.
+    """
+    _drop_unused(graph, outputs)  # which would count as a use
+    _fold_channels(graph, outputs)
+    _drop_unused(graph, outputs)
+
+
+def _fold_channels(graph: Graph, outputs: list[str]) -> None:
+    uses = Counter([name for node in graph.nodes for name in node.inputs] + outputs)
+    producers: dict[str, Node] = {}
+    kept: list[Node] = []
+    for node in graph.nodes:
+        affine = _affine(graph, node)
+        before = producers.get(affine.source) if affine else None
+        if affine and before and before.op in _BY_CHANNEL and uses[affine.source] == 1:
+            _absorb(graph, before, affine)
+            before.outputs = node.outputs
+            producers[node.outputs[0]] = before
+            continue
+        if affine and max(affine.factor.size, affine.summand.size) > 1:
+            node = _batch_norm(graph, affine, node.outputs)
+        kept.append(node)
+        producers |= dict.fromkeys(node.outputs, node)
+    graph.nodes = kept
+    _round(graph)
+
+
+def _drop_unused(graph: Graph, outputs: list[str]) -> None:
+    needed, kept = set(outputs), []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    graph.nodes = kept[::-1]
+    graph.constants = {name: x for name, x in graph.constants.items() if name in needed}
+
+
+def _affine(graph: Graph, node: Node) -> _Affine | None:
+    """Reads a node as factors and summands of channels, if it is that."""
+    if node.op not in ("Add", "Sub", "Mul", "Div"):
+        return None
+    first, second = node.inputs
+    if (first in graph.constants) == (second in graph.constants):
+        return None
+    flipped = first in graph.constants
+    source, constant = (second, first) if flipped else (first, second)
+    k = _of_channels(graph.constants[constant])
+    if k is None or (flipped and node.op == "Div"):
+        return None
+    one, zero = np.ones(1), np.zeros(1)
+    if node.op == "Add":
+        return _Affine(source, one, k)
+    if node.op == "Sub":
+        return _Affine(source, -one, k) if flipped else _Affine(source, one, -k)
+    return _Affine(source, k if node.op == "Mul" else 1 / k, zero)
+
+
+def _of_channels(constant: np.ndarray) -> np.ndarray | None:
+    if constant.size == 1 or (constant.ndim == 4 and constant.size == constant.shape[1]):
+        return constant.reshape(-1).astype(np.float64)
+    return None
+
+
+def _absorb(graph: Graph, node: Node, affine: _Affine) -> None:
+    weight, bias = node.inputs[1:3] if len(node.inputs) > 2 else (node.inputs[1], None)
+    wide = graph.constants[weight].astype(np.float64)
+    channels = wide.shape[0]
+    factor = np.broadcast_to(affine.factor, channels)
+    old = np.zeros(channels) if bias is None else graph.constants[bias]
+    if bias is None:
+        bias = graph.constant(old)
+        node.inputs.append(bias)
+    graph.constants[weight] = wide * factor.reshape(channels, *(1,) * (wide.ndim - 1))
+    graph.constants[bias] = old * factor + affine.summand
+
+
+def _batch_norm(graph: Graph, affine: _Affine, outputs: list[str]) -> Node:
+    channels = max(affine.factor.size, affine.summand.size)
+    zeros, ones = np.zeros(channels), np.ones(channels)
+    constants = [affine.factor * ones, affine.summand + zeros, zeros, ones]
+    names = [graph.constant(array) for array in constants]
+    return Node("BatchNormalization", [affine.source, *names], outputs, {"epsilon": 0.0})
+
+
+def _round(graph: Graph) -> None:
+    for name, array in graph.constants.items():
+        if array.dtype == np.float64:
+            graph.constants[name] = array.astype(np.float32)

@@ -1,0 +1,87 @@
+"""Convolutions and pools, see `primitives`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from inception_jax.serving.errors import ExportError
+from inception_jax.serving.graph import Graph, Operand, Tensor
+
+
+def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:
+    """A convolution of images, with groups and dilation."""
+    numbers = params["dimension_numbers"]
+    specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+    plain = specs == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+    plain &= params["lhs_dilation"] == (1, 1) and params["batch_group_count"] == 1
+    if not plain or not isinstance(kernel, np.ndarray):
+        raise ExportError("export cannot write this convolution as ONNX")
+    (top, bottom), (left, right) = params["padding"]
+    strides, pads = params["window_strides"], (top, left, bottom, right)
+    if kernel.shape[:2] == (1, 1) and x.name in graph.strided and not any(pads):
+        x, between = graph.strided[x.name]
+        strides = [n * m for n, m in zip(strides, between, strict=True)]
+    return graph.add(
+        "Conv",
+        x,
+        # To [out, kh, kw, in]: its last axis comes first, as in every constant.
+        kernel.transpose(3, 0, 1, 2),
+        shape=results[0].shape,
+        kernel_shape=kernel.shape[:2],
+        strides=strides,
+        dilations=params["rhs_dilation"],
+        pads=pads,
+        group=params["feature_group_count"],
+    )
+
+
+def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    """The maximum over windows; padding never wins."""
+    return graph.add("MaxPool", x, shape=results[0].shape, **_window(params))
+
+
+def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
+    """An average times the number of pixels; the networks divide it again, see `Graph.means`."""
+    window, shape = _window(params), results[0].shape
+    area = math.prod(window["kernel_shape"])
+    mean = graph.add("AveragePool", x, shape=shape, count_include_pad=1, **window)
+    total = graph.add("Mul", mean, np.asarray(area, np.float32), shape=shape)
+    counts = _pixels_in_windows(x.shape, params)
+
+    def mean_by(divisor: np.ndarray) -> Tensor | None:
+        if (divisor == area).all():
+            return mean
+        if divisor.shape in (counts.shape, counts.shape[1:]) and (divisor == counts).all():
+            return graph.add("AveragePool", x, shape=shape, count_include_pad=0, **window)
+        return None
+
+    graph.means[total.name] = mean_by
+    return total
+
+
+def _window(params: dict) -> dict[str, Any]:
+    inner = slice(1, 3)
+    dilated = any(n != 1 for n in (*params["base_dilation"], *params["window_dilation"]))
+    outer = [params[key][i] for key in ("window_dimensions", "window_strides") for i in (0, 3)]
+    if dilated or any(n != 1 for n in outer) or any(map(any, params["padding"][::3])):
+        raise ExportError("export cannot write this pool as ONNX")
+    (top, bottom), (left, right) = params["padding"][inner]
+    return {
+        "kernel_shape": params["window_dimensions"][inner],
+        "strides": params["window_strides"][inner],
+        "pads": (top, left, bottom, right),
+    }
+
+
+def _pixels_in_windows(shape: tuple, params: dict) -> np.ndarray:
+    """How many pixels that are not padding each window has, [1, h, w, 1]."""
+    counts = []
+    for axis in (1, 2):
+        low, high = params["padding"][axis]
+        window, stride = params["window_dimensions"][axis], params["window_strides"][axis]
+        starts = np.arange((shape[axis] + low + high - window) // stride + 1) * stride - low
+        counts.append(np.minimum(starts + window, shape[axis]) - np.maximum(starts, 0))
+    return np.outer(*counts)[None, :, :, None]
