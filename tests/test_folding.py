@@ -51,7 +51,7 @@ def test_folding_survives_tiny_variances(name, dtype):
 
 
 @pytest.mark.parametrize(("name", "left"), [("inception_v3", 0), ("inception_next_atto", 0),
-                                            ("xception", 0), ("xception41p", 15)])  # fmt: skip
+                                            ("xception", 0), ("xception41p", 13)])  # fmt: skip
 def test_what_no_convolution_can_take_stays(name, left):
     model, _ = pair(name, "float32")
     norms = [m for _, m in nnx.iter_modules(ij.fold(model)) if isinstance(m, BatchNorm)]

@@ -353,7 +353,10 @@ def _outline(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def _attributes(cls: ast.ClassDef) -> list[str]:
-    targets = [t for node in ast.walk(cls) if isinstance(node, ast.Assign) for t in node.targets]
+    """Those that a class is built with; what `fold` puts in their place is no other."""
+    built = [n for n in cls.body if not isinstance(n, ast.FunctionDef) or n.name == "__init__"]
+    assigned = [n for part in built for n in ast.walk(part) if isinstance(n, ast.Assign)]
+    targets = [target for node in assigned for target in node.targets]
     return [
         target.attr
         for target in targets

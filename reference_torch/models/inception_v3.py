@@ -183,7 +183,7 @@ class InceptionE(nn.Module):
         self.branch3x3dbl_3a = conv(width(384), width(384), (1, 3))
         self.branch3x3dbl_3b = conv(width(384), width(384), (3, 1))
 
-        self.pool = pool
+        self.pool: PoolKind = pool
         self.count_include_pad = count_include_pad
         self.branch_pool = conv(in_channels, width(192), 1)
 
