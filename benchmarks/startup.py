@@ -179,15 +179,15 @@ def first_step_table(rows: list[Row]) -> str:
 def loop_table(rows: list[Row]) -> str:
     """A row for each network."""
     lines = [
-        "| network | arrays in the state | a step, ms | without the call | batch | to the device "
-        "| call | log | rest | garbage | tree |",
-        "|" + "---|" * 11,
+        "| network | arrays in the state | a step, ms | without the call | batch | call | log "
+        "| rest | garbage | tree |",
+        "|" + "---|" * 10,
     ]
     for row in rows:
-        named = row["input"] + row["put"] + row["call"] + row["log"]
+        named = row["input"] + row["call"] + row["log"]
         lines.append(
             f"| `{row['arch']}` | {row['arrays']:,} | {row['all']:.2f} "
-            f"| {row['all'] - row['call']:.2f} | {row['input']:.2f} | {row['put']:.2f} "
+            f"| {row['all'] - row['call']:.2f} | {row['input']:.2f} "
             f"| {row['call']:.2f} | {row['log']:.2f} | {max(row['all'] - named, 0):.2f} "
             f"| {row['garbage']:.2f} | {row['tree']:.2f} |"
         )
@@ -217,12 +217,13 @@ def loop_section(rows: list[Row], options: Options, load: float) -> str:
     about = f"""`python benchmarks/startup.py`. `train/loop.py` around a compiled step that takes a
     state of as many arrays as the network's, with its memory, returns it and computes nothing but
     the next count; with {options.loop_batch_size} images of the recipe's size a step, ready as the
-    input pipeline gives them. `batch` takes them over and `to the device` makes arrays of them.
-    `call` is from calling the step until the next state has taken the last one's place. `log` is
-    its share of a line in ten steps; `rest` looks after signals, skipped steps and profiles. What
-    Python's garbage collector takes, wherever it comes, is `garbage`; `tree`, a part of the call,
-    is what it takes to make a list of arrays of the state and a state of the list. Milliseconds of
-    wall time, the middle over {options.loop_steps} steps in stretches of 50."""
+    input pipeline gives them. A thread takes them over and makes arrays of the devices of them,
+    between steps and untimed, as it does while a device computes; `batch` asks it for one. `call` is from calling the
+    step until the next state has taken the last one's place. `log` is its share of a line in ten
+    steps; `rest` looks after signals, skipped steps and profiles. What Python's garbage collector
+    takes, wherever it comes, is `garbage`; `tree`, a part of the call, is what it takes to make a
+    list of arrays of the state and a state of the list. Milliseconds of wall time, the middle over
+    {options.loop_steps} steps in stretches of 50."""
     where = """jax starts programs as small as this one in the calling thread
     (`jax_cpu_enable_async_dispatch` is on, as it is by default). A real step is started in another,
     so that the loop goes on while it is computed, as it does on an accelerator."""

@@ -14,11 +14,11 @@ import itertools
 import json
 import statistics
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-NARROW = 0.1  # width of networks whose step does not compute: nothing but their tree counts
 UNTIMED = 50  # steps before those that are timed
 STRETCH = 50  # steps whose mean is one measurement: the garbage collector comes now and then
 
@@ -68,11 +68,11 @@ def first_step(
             "label": np.zeros(batch_size, np.int32),
         }
     )
-    lowered = job.jit(this.step, this.devices).lower(this.state, batch)
+    lowered = this.lower(batch)
     done("trace")
     compiled = lowered.compile()
     done("compile")
-    jax.block_until_ready(compiled(this.state, batch))
+    jax.block_until_ready(compiled(this.packed, batch))
     done("first step")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = {phase: then - before for (_, before), (phase, then) in itertools.pairwise(stamps)}
@@ -105,11 +105,13 @@ class Clock:
         self.steps: list[dict[str, float]] = []
 
     def start_step(self) -> None:
-        """Ends a step, if there is one, and starts another."""
-        now = time.perf_counter()
+        """Starts a step."""
+        self.steps.append({"all": -time.perf_counter()})
+
+    def end_step(self) -> None:
+        """Ends the last step, if there is one."""
         if self.steps:
-            self.steps[-1]["all"] += now
-        self.steps.append({"all": -now})
+            self.steps[-1]["all"] += time.perf_counter()
 
     def timed(self, name: str, function: Any) -> Any:
         """Returns the function with its time counted as a part."""
@@ -138,49 +140,80 @@ def loop(
 
     All is a run's own but for three things: the step's program only counts, so that no time is the
     network's; batches are ready, so that none is the decoder's; and the run is cut off before it
-    evaluates. The network is narrow, which changes no number of arrays.
+    evaluates.
 
     Returns:
         Milliseconds a step: `all` and of every part the middle over stretches of 50 steps;
-        `arrays` in the state; `tree`, of what the call takes, for taking the state apart and
-        putting it together.
+        `arrays` in the state as the step takes it; `tree`, of what the call takes, for taking it
+        apart and putting it together.
     """
     from train import batches, job, pipeline
     from train import loop as training
 
-    settings, dataset = configured(arch, folder, batch_size, image_size, width_multiplier=NARROW)
+    settings, dataset = configured(arch, folder, batch_size, image_size)
     this = idle_job(settings, dataset)
     clock = Clock()
     gc.callbacks.append(clock.collector)
     batch = ready_batch(settings)
 
-    def ready() -> Any:
-        yield from itertools.repeat(batch, UNTIMED + steps + 1)
-        raise Ended
-
-    class TimedBatches(batches.Batches):
-        def __next__(self) -> Any:
-            clock.start_step()
-            return timed_next(self)
-
-    compile_step = this.compile
-    timed_next = clock.timed("input", batches.Batches.__next__)
-    this.devices.put = clock.timed("put", this.devices.put)
-    this.compile = lambda batch: TimedStep(compile_step(batch), clock)
+    on_devices, lower = training.ahead.on_devices, this.lower
+    training.ahead.on_devices = lambda *args: TimedBatches(
+        on_devices, *args, clock, UNTIMED + steps
+    )
+    this.lower = lambda batch: TimedStep(lower(batch).compile(), clock)
     training._Run._log = as_method(clock.timed("log", training._Run._log))
     training.Reporter.tick = as_method(call_ended(training.Reporter.tick, clock))
     job.prepare = lambda *_: this
-    pipeline.train_batches = lambda *_: TimedBatches(ready(), lambda _: None)  # pyright: ignore
+    pipeline.train_batches = lambda *_: batches.Batches(itertools.repeat(batch), lambda _: None)  # pyright: ignore
     with contextlib.suppress(Ended):
         training.run(settings, dataset)
     timed = clock.steps[UNTIMED : UNTIMED + steps]
-    parts = ("all", "input", "put", "call", "log", "garbage")
+    parts = ("all", "input", "call", "log", "garbage")
     return {
-        "arrays": len(_leaves(this.state)),
+        "arrays": len(_leaves(this.packed)),
         "image_bytes": batch["image"].nbytes,
         **{part: middle([step.get(part, 0.0) for step in timed]) for part in parts},
-        "tree": tree_milliseconds(this.state),
+        "tree": tree_milliseconds(this.packed),
     }
+
+
+class TimedBatches(contextlib.AbstractContextManager):
+    """Batches on the devices, whose every asking ends a step and starts another.
+
+    In between, untimed, the thread that reads ahead gets done, as it does while devices compute.
+
+    Raises:
+        Ended: after so many steps.
+    """
+
+    def __init__(self, on_devices: Any, batches: Any, put: Any, clock: Clock, steps: int):
+        self._steps = steps
+        self._read = threading.Semaphore(0)
+        self._batches, self._clock = on_devices(batches, self._counted(put)), clock
+
+    def __enter__(self) -> Any:
+        self._next = self._clock.timed("input", self._batches.__enter__().__next__)
+        self._read.acquire()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._batches.__exit__(*error)
+
+    def __next__(self) -> Any:
+        self._clock.end_step()
+        if len(self._clock.steps) == self._steps:
+            raise Ended
+        self._read.acquire()
+        self._clock.start_step()
+        return self._next()
+
+    def _counted(self, put: Any) -> Any:
+        def counted(batch: Any) -> Any:
+            arrays = put(batch)
+            self._read.release()
+            return arrays
+
+        return counted
 
 
 class TimedStep:
@@ -189,6 +222,9 @@ class TimedStep:
     def __init__(self, compiled: Any, clock: Clock):
         self.cost_analysis = compiled.cost_analysis
         self._compiled, self._clock = compiled, clock
+
+    def compile(self) -> Any:
+        return self
 
     def __call__(self, *args: Any) -> Any:
         self._clock.steps[-1]["call"] = -time.perf_counter()

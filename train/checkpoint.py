@@ -117,7 +117,7 @@ class Checkpoints:
             step = max(steps)
             tree, reason = self._load(step, abstract)
             if processes.all_agree(tree is not None):
-                return TrainState(**tree)
+                return dataclasses.replace(like, **tree)
             if processes.is_main():
                 print(
                     f"the checkpoint of step {step} cannot be read ({reason}); "
@@ -217,4 +217,5 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def _as_dict(state: TrainState) -> dict[str, object]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -79,6 +79,10 @@ class Devices:
             for name, array in batch.items()
         }
 
+    def copy(self, array: np.ndarray) -> jax.Array:
+        """Puts an array that all processes have onto every device."""
+        return jax.make_array_from_process_local_data(self.replicated, np.asarray(array))
+
     def spread(self, part: jax.Array) -> jax.Array:
         """Lays a part of a batch [groups, images, ...] over the devices, groups whole if it can."""
         return jax.lax.with_sharding_constraint(part, self._part)

@@ -33,7 +33,7 @@ def describe(job: Job) -> dict[str, Any]:
         batch = next(batches)
     batch = {name: batch[name] for name in ("image", "label")}
     print("compiling the training step ...", flush=True)
-    compiled = job.compile(batch)
+    compiled = job.lower(job.devices.put(batch)).compile()
     memory, count = compiled.memory_analysis(), flops(compiled, config)
     summary = {
         "arch": config.arch,

@@ -88,8 +88,8 @@ class Evaluator:
             Interrupted: when `stop` says so.
             TrainingError: if too many images are bad, or the count is not what it should be.
         """
-        weights = {"": (state.ema_params, state.ema_stats)}
-        if self._config.ema_decay:
+        weights = {"": state.averaged}
+        if state.ema_params is not None:
             weights["_raw"] = (state.params, state.stats)
         outputs: dict[str, list[Any]] = {suffix: [] for suffix in weights}
         left_out = 0

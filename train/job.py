@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import optax
 
 import inception_jax as ij
 from inception_jax.model import Model
@@ -20,9 +18,18 @@ from train.config import Config
 from train.devices import Devices
 from train.errors import UsageError
 from train.evaluation import Evaluator
+from train.packing import Packed, Packing
 from train.pipeline import BadImages, InputOptions
 from train.sources import Dataset
-from train.step import TrainState, build_model, init_state, make_train_step, split
+from train.step import (
+    Batch,
+    Metrics,
+    TrainState,
+    build_model,
+    init_state,
+    make_train_step,
+    split,
+)
 
 # From so many training images on, each processor decodes in a process of its own.
 _MANY_IMAGES = 50_000
@@ -41,7 +48,8 @@ class Job:
         per_epoch: steps in an epoch.
         total: last step.
         model: the network, with its initial parameters.
-        state: at step 0, on the devices.
+        packing: of the state.
+        packed: the state, at first at step 0, on the devices.
         rate: learning rate as a function of the step.
         step: a training step, to be compiled.
         evaluate: evaluates a state.
@@ -55,7 +63,8 @@ class Job:
     per_epoch: int
     total: int
     model: Model
-    state: TrainState
+    packing: Packing
+    packed: Packed
     rate: optimizer.Schedule
     step: Callable[..., Any]
     evaluate: Evaluator
@@ -66,9 +75,18 @@ class Job:
         """Trained numbers."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
-    def compile(self, batch: dict[str, np.ndarray]) -> Any:
-        """Compiles the training step for batches of this kind; it takes its state's memory."""
-        return jit(self.step, self.devices).lower(self.state, self.devices.put(batch)).compile()
+    @property
+    def state(self) -> TrainState:
+        """The state's arrays by themselves; the next step takes the memory of the large ones."""
+        return self.packing.take(self.packed, self.devices.copy)
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self.packed = self.packing.put(state, self.devices.copy)
+
+    def lower(self, batch: Batch) -> Any:
+        """Traces the step, from packed states to packed states, for batches of this kind."""
+        return jit(self.step, self.packing, self.devices).lower(self.packed, batch)
 
 
 def prepare(config: Config, dataset: Dataset) -> Job:
@@ -91,6 +109,8 @@ def prepare(config: Config, dataset: Dataset) -> Job:
     tx = optimizer.make_optimizer(config, per_epoch, total)
     options = _input_options(config, dataset)
     bad_images = BadImages(config.max_bad_images, _warn)
+    state = init_state(params, stats, tx, averages=config.ema_decay > 0)
+    packing = Packing(state)
     return Job(
         config=config,
         dataset=dataset,
@@ -99,7 +119,9 @@ def prepare(config: Config, dataset: Dataset) -> Job:
         per_epoch=per_epoch,
         total=total,
         model=model,
-        state=_place(params, stats, tx, devices),
+        packing=packing,
+        # All processes have built the same.
+        packed=packing.put(jax.device_get(state), devices.copy),
         rate=optimizer.learning_rate(config, per_epoch, total),
         step=make_train_step(train_def, tx, config, len(dataset.classes), devices.spread),
         evaluate=Evaluator(config, dataset, options, devices, eval_def, bad_images),
@@ -121,10 +143,18 @@ def length(config: Config, dataset: Dataset) -> tuple[int, int]:
     return per_epoch, config.steps or max(round(config.epochs * per_epoch), 1)
 
 
-def jit(step: Callable[..., Any], devices: Devices) -> Any:
-    """Returns a training step that can be compiled; it takes its state's memory for the next."""
+def jit(step: Callable[..., Any], packing: Packing, devices: Devices) -> Any:
+    """Returns a training step that can be compiled, from packed states to packed states.
+
+    It takes its state's memory for the next.
+    """
+
+    def packed_step(packed: Packed, batch: Batch) -> tuple[Packed, Metrics]:
+        state, metrics = step(packing.unpack(packed), batch)
+        return packing.pack(state), metrics
+
     return jax.jit(
-        step,
+        packed_step,
         donate_argnums=0,
         in_shardings=(devices.replicated, devices.sharded),
         out_shardings=(devices.replicated, devices.replicated),
@@ -135,16 +165,6 @@ def keep_compiled(config: Config) -> None:
     """Turns jax's cache of compiled programs on, if the environment does not say where it is."""
     if config.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(config.workdir.absolute() / "xla_cache"))
-
-
-def _place(
-    params: Any, stats: Any, tx: optax.GradientTransformation, devices: Devices
-) -> TrainState:
-    """Puts the first state on every device: all processes have built the same."""
-    state = jax.device_get(init_state(params, stats, tx))
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(devices.replicated, np.asarray(x)), state
-    )
 
 
 def _warn(line: str) -> None:

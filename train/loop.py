@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import compile_only, dry_run, job, pipeline, plots, processes, results, workdir
+from train import ahead, compile_only, dry_run, job, pipeline, plots, processes, results, workdir
 from train.checkpoint import Checkpoints
 from train.config import Config, profile_range
 from train.errors import TrainingError, UsageError
@@ -56,15 +57,17 @@ def run(config: Config, dataset: Dataset) -> Result:
     processes.main_first(lambda: _claim(this))
     job.keep_compiled(config)
     with Checkpoints(config.workdir, this.devices.replicated, config.keep_checkpoints) as saved:
-        this.state = saved.restore(this.state) or this.state
-        start = int(this.state.step)
+        restored = saved.restore(this.packing.like)
+        start = 0 if restored is None else int(restored.step)
+        if restored is not None:
+            this.state = restored
         try:
             if config.eval_only:
-                return results.result(this, None, this.evaluate(this.state, stop))
+                return results.result(this, start, None, this.evaluate(this.state, stop))
             finished = _finished(config, start, this.total)
             if finished is not None:
                 return finished
-            return _Run(this, saved, stop).to_the_end()
+            return _Run(this, start, saved, stop).to_the_end()
         except Interrupted:  # only in an evaluation of a state that is saved already
             raise Preempted(
                 "SIGTERM while evaluating: the same command goes on from here"
@@ -74,10 +77,10 @@ def run(config: Config, dataset: Dataset) -> Result:
 class _Run:
     """From the state that a job has to its last step."""
 
-    def __init__(self, this: Job, checkpoints: Checkpoints, stop: processes.Preemption):
+    def __init__(self, this: Job, start: int, checkpoints: Checkpoints, stop: processes.Preemption):
         self.job, self.config = this, this.config
         self.checkpoints, self.stop = checkpoints, stop
-        self.start = int(this.state.step)
+        self.start = start
         self.eval_steps = max(round(self.config.eval_every * this.per_epoch), 1)
         self.pending: list[dict[str, jax.Array]] = []
         self.skipped = 0
@@ -101,23 +104,25 @@ class _Run:
     def _train(self) -> Evaluation | None:
         this, evaluation, compiled = self.job, None, None
         share = (jax.process_index(), jax.process_count())
-        with pipeline.train_batches(
-            this.dataset,
-            this.options,
-            self.start,
-            this.total,
-            self.config.batch_size,
-            self.config.seed,
-            *share,
-        ) as batches:
+        with (
+            pipeline.train_batches(
+                this.dataset,
+                this.options,
+                self.start,
+                this.total,
+                self.config.batch_size,
+                self.config.seed,
+                *share,
+            ) as batches,
+            ahead.on_devices(batches, this.devices.put) as ready,
+        ):
             for step in range(self.start, this.total):
                 with self.reporter.waiting():
-                    batch = next(batches)
-                this.bad_images.add(batch["notes"])
-                batch = {name: batch[name] for name in ("image", "label")}
+                    batch, notes = next(ready)
+                this.bad_images.add(notes)
                 compiled = compiled or self._compile(batch)
                 with self._profiled(step):
-                    this.state, metrics = compiled(this.state, this.devices.put(batch))
+                    this.packed, metrics = compiled(this.packed, batch)
                 self.pending.append(metrics)
                 self.reporter.tick()
                 evaluation = self._after(step + 1)
@@ -145,9 +150,12 @@ class _Run:
             raise Preempted(f"SIGTERM: saved at step {done}; the same command goes on from it")
         return evaluation
 
-    def _compile(self, batch: dict[str, np.ndarray]) -> Any:
+    def _compile(self, batch: ahead.Arrays) -> Any:
         with self.reporter.away():
-            compiled = self.job.compile(batch)
+            compiled = self.job.lower(batch).compile()
+            # What tracing leaves behind lives as long as the run: not to be searched for garbage.
+            gc.collect()
+            gc.freeze()
         self.reporter.flops = dry_run.flops(compiled, self.config)
         return compiled
 
@@ -216,7 +224,7 @@ class _Run:
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
         if step == min(stop, self.job.total) - 1:
-            jax.block_until_ready(self.job.state)
+            jax.block_until_ready(self.job.packed)
             jax.profiler.stop_trace()
             self.reporter.say(f"profile of steps {first} to {stop}: {self.config.workdir}/profile")
 

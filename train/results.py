@@ -41,9 +41,8 @@ def headline(job: Job, start: int) -> str:
     )
 
 
-def result(job: Job, loss: float | None, evaluation: Evaluation) -> Result:
+def result(job: Job, step: int, loss: float | None, evaluation: Evaluation) -> Result:
     """Returns what the last line of standard output says."""
-    step = int(job.state.step)
     return {
         "arch": job.config.arch,
         "dataset": job.config.dataset,
@@ -56,7 +55,7 @@ def result(job: Job, loss: float | None, evaluation: Evaluation) -> Result:
 
 def finish(job: Job, loss: float | None, evaluation: Evaluation) -> Result:
     """Leaves weights, pictures and the result in the workdir."""
-    summary = result(job, loss, evaluation)
+    summary = result(job, job.total, loss, evaluation)
     if not processes.is_main():
         return summary
     folder, classes = job.config.workdir, job.dataset.classes
@@ -72,8 +71,8 @@ def finish(job: Job, loss: float | None, evaluation: Evaluation) -> Result:
         evaluation.predictions[shown],
         classes,
     )
-    nnx.update(job.model, jax.device_get(job.state.ema_params))
-    nnx.update(job.model, jax.device_get(job.state.ema_stats))
+    for part in jax.device_get(job.state.averaged):
+        nnx.update(job.model, part)
     ij.save_weights(job.model, folder / "weights.safetensors")
     (folder / "result.json").write_text(json.dumps(summary) + "\n")
     return summary

@@ -31,9 +31,16 @@ class TrainState:
     step: jax.Array
     params: Tree  # what is trained
     stats: Tree  # what is not: BatchNorm's statistics, a frozen backbone
-    ema_params: Tree
+    ema_params: Tree  # None where nothing is averaged
     ema_stats: Tree
     opt_state: optax.OptState
+
+    @property
+    def averaged(self) -> tuple[Tree, Tree]:
+        """The parameters and statistics to evaluate and to keep."""
+        if self.ema_params is None:
+            return self.params, self.stats
+        return self.ema_params, self.ema_stats
 
 
 def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
@@ -83,13 +90,14 @@ def split(
     return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
-def init_state(params: Tree, stats: Tree, tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: Tree, stats: Tree, tx: optax.GradientTransformation, *, averages: bool = True
+) -> TrainState:
     """Returns the state at step 0; averages start at the initial values, as TensorFlow's do."""
     # Copies, because a step gives its input buffers away and cannot give one away twice.
-    ema_params, ema_stats = jax.tree.map(jnp.copy, (params, stats))
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, stats, ema_params, ema_stats, tx.init(params)
-    )
+    ema_params, ema_stats = jax.tree.map(jnp.copy, (params, stats)) if averages else (None, None)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, stats, ema_params, ema_stats, tx.init(params))
 
 
 def make_train_step(
@@ -226,8 +234,8 @@ def update(
     params = optax.apply_updates(state.params, updates)
     # TensorFlow's ExponentialMovingAverage with num_updates.
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema_params, ema_stats = params, stats
-    if config.ema_decay:
+    ema_params, ema_stats = state.ema_params, state.ema_stats
+    if ema_params is not None:
         ema_params = _average(state.ema_params, params, decay)
         ema_stats = _average(state.ema_stats, stats, decay)
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
