@@ -71,6 +71,8 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
         if stride > 1:  # what it leaves out need not be read; a 1x1 is never padded
             x, stride = x[:, ::stride, ::stride], 1
         convolve = _by_platform(_conv_1x1, _conv_native, 1, padding)
+    elif padding == "valid" and kernel.shape[0] > stride:
+        convolve = _by_platform(_conv_bordered, _conv_native, stride, padding)
     else:
         convolve = functools.partial(_trailing, _conv_native, (stride, padding))
     products = _rounding(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
@@ -272,6 +274,18 @@ def _kernel_gradient(
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     del stride, padding  # see `conv`
     return x @ kernel[0, 0]
+
+
+def _conv_bordered(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """A convolution without padding, over a map with a row of zeros more.
+
+    XLA's CPU backend takes up to four times as long for one that has no padding at all.
+    """
+    rows = (x.shape[1] - kernel.shape[0]) // stride + 1
+    y = lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(0, 1), (0, 0)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y[:, :rows]
 
 
 def _depthwise_shifted(
