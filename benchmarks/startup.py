@@ -218,12 +218,12 @@ def loop_section(rows: list[Row], options: Options, load: float) -> str:
     state of as many arrays as the network's, with its memory, returns it and computes nothing but
     the next count; with {options.loop_batch_size} images of the recipe's size a step, ready as the
     input pipeline gives them. A thread takes them over and makes arrays of the devices of them,
-    between steps and untimed, as it does while a device computes; `batch` asks it for one. `call` is from calling the
-    step until the next state has taken the last one's place. `log` is its share of a line in ten
-    steps; `rest` looks after signals, skipped steps and profiles. What Python's garbage collector
-    takes, wherever it comes, is `garbage`; `tree`, a part of the call, is what it takes to make a
-    list of arrays of the state and a state of the list. Milliseconds of wall time, the middle over
-    {options.loop_steps} steps in stretches of 50."""
+    between steps and untimed, as it does while a device computes; `batch` asks it for one. `call`
+    is from calling the step until the next state has taken the last one's place. `log` is its share
+    of a line in ten steps; `rest` looks after signals, skipped steps and profiles. What Python's
+    garbage collector takes, wherever it comes, is `garbage`; `tree`, a part of the call, is what it
+    takes to make a list of arrays of the state and a state of the list. Milliseconds of wall time,
+    the middle over {options.loop_steps} steps in stretches of 50."""
     where = """jax starts programs as small as this one in the calling thread
     (`jax_cpu_enable_async_dispatch` is on, as it is by default). A real step is started in another,
     so that the loop goes on while it is computed, as it does on an accelerator."""

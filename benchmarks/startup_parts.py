@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -157,9 +158,7 @@ def loop(
     batch = ready_batch(settings)
 
     on_devices, lower = training.ahead.on_devices, this.lower
-    training.ahead.on_devices = lambda *args: TimedBatches(
-        on_devices, *args, clock, UNTIMED + steps
-    )
+    training.ahead.on_devices = functools.partial(TimedBatches, on_devices, clock, UNTIMED + steps)
     this.lower = lambda batch: TimedStep(lower(batch).compile(), clock)
     training._Run._log = as_method(clock.timed("log", training._Run._log))
     training.Reporter.tick = as_method(call_ended(training.Reporter.tick, clock))
@@ -186,7 +185,7 @@ class TimedBatches(contextlib.AbstractContextManager):
         Ended: after so many steps.
     """
 
-    def __init__(self, on_devices: Any, batches: Any, put: Any, clock: Clock, steps: int):
+    def __init__(self, on_devices: Any, clock: Clock, steps: int, batches: Any, put: Any):
         self._steps = steps
         self._read = threading.Semaphore(0)
         self._batches, self._clock = on_devices(batches, self._counted(put)), clock

@@ -24,7 +24,8 @@ Predict = Callable[[ArrayLike], jax.Array]
 def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
     """Returns a compiled function that classifies images, for repeated use.
 
-    Its BatchNorms are folded (see `folding.fold`). The batch is cut into parts that run at the same
+    Its BatchNorms are folded (see `folding.fold`), but on TPUs, whose compiler does it by itself and
+    computes a folded Xception in 5 % more time. The batch is cut into parts that run at the same
     time: on a CPU one for each core, because XLA computes some convolutions on one core only; on
     accelerators one for each device of this process. Each new batch size compiles once.
 
@@ -41,11 +42,12 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
             narrower than float32. The function itself: for images that the network does not take.
     """
     devices = jax.local_devices()
-    on_cpu = devices[0].platform == "cpu"
+    platform = devices[0].platform
+    on_cpu = platform == "cpu"
     parts = parts or (cores() if on_cpu else len(devices))
     if parts < 1 or (not on_cpu and parts > len(devices)):
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
-    graphdef, state = nnx.split(fold(model))
+    graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
     state = nnx.to_pure_dict(state)
     logits = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
     if parts == 1:

@@ -8,7 +8,7 @@ import torch
 from flax import nnx
 
 from inception_jax import init
-from inception_jax.layers import BatchNorm, ConvBN, Dropout, channel_scaler, check_images
+from inception_jax.layers import BatchNorm, Chain, ConvBN, Dropout, channel_scaler, check_images
 from inception_jax.rewrites import rewritten
 
 
@@ -137,3 +137,27 @@ def test_kernels_are_those_of_jax(ours, scale, distribution, shape):
     np.testing.assert_allclose(ours(key, shape), theirs, rtol=2e-7)
     np.testing.assert_array_equal(jax.jit(lambda: ours(key, shape))(), ours(key, shape))
     assert ours(key, shape, jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_equal_layers_of_a_chain_are_traced_once(monkeypatch):
+    options = dict(bn_eps=1e-3, bn_momentum=0.9, rngs=nnx.Rngs(0))
+    layers = [ConvBN(4, 4, size, **options) for size in (3, 3, 1, 3)]
+    chain = nnx.view(Chain(layers), use_running_average=False)
+    graphdef, state = nnx.split(chain)
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 4))
+    called = []
+    call = ConvBN.__call__
+    monkeypatch.setattr(ConvBN, "__call__", lambda self, x: called.append(1) or call(self, x))
+
+    def run(state, x):
+        chain = nnx.merge(graphdef, state)
+        return chain(x), nnx.to_pure_dict(nnx.state(chain))
+
+    traced = jax.jit(run)(state, x)
+    assert len(called) == 2  # one of the 3x3, the 1x1
+    eager = run(state, x)
+    assert len(called) == 6
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), traced, eager)
+    means = [found["bn"]["mean"] for found in traced[1].values()]
+    assert all((mean != 0).all() for mean in means)
+    assert (means[0] != means[1]).all()
