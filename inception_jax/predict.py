@@ -24,10 +24,10 @@ Predict = Callable[[ArrayLike], jax.Array]
 def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
     """Returns a compiled function that classifies images, for repeated use.
 
-    Its BatchNorms are folded (see `folding.fold`), but on TPUs, whose compiler does it by itself and
-    computes a folded Xception in 5 % more time. The batch is cut into parts that run at the same
-    time: on a CPU one for each core, because XLA computes some convolutions on one core only; on
-    accelerators one for each device of this process. Each new batch size compiles once.
+    Its BatchNorms are folded (see `folding.fold`), but on TPUs, whose compiler does it by itself
+    and computes a folded Xception in 5 % more time. The batch is cut into parts that run at the
+    same time: on a CPU one for each core, because XLA computes some convolutions on one core only;
+    on accelerators one for each device of this process. Each new batch size compiles once.
 
     Args:
         model: as it is now; what is done to it later has no effect.
