@@ -321,7 +321,7 @@ def section(kind: str, results: list[Result], options: Options, load: float) -> 
         "entropy, backward, update; dropout and stochastic depth are off.",
     }[kind]
     compared = {"inference": "logits", "training": "first loss"}[kind]
-    about = f"""`python benchmarks/cpu_speed.py`. {what} Each number is the time over that of
+    about = f"""`{page.command()}`. {what} Each number is the time over that of
     `{BASELINE}` in the same round, so that less than 1 is faster: the middle of {options.rounds}
     rounds, with the lowest and the highest. The implementations run in turn, each in a process of
     its own, with all cores."""

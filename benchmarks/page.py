@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -42,6 +43,11 @@ def paragraph(text: str) -> str:
     return textwrap.fill(
         " ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False
     )
+
+
+def command() -> str:
+    """Returns the command line of this run: its options are part of what a table says."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def machine(*packages: str) -> str:

@@ -197,7 +197,7 @@ def loop_table(rows: list[Row]) -> str:
 def first_step_section(rows: list[Row], options: Options, load: float) -> str:
     """What the page says of first steps."""
     times = "Timed once." if options.repeats == 1 else f"The middle of {options.repeats} runs."
-    about = f"""`python benchmarks/startup.py`. A training step of the network's own recipe for
+    about = f"""`{page.command()}`. A training step of the network's own recipe for
     ImageNet, with {options.batch_size} images, in a process that has done nothing before: `import`
     counts from the start of the process, `build` makes the network and the first state, `trace`
     takes the step from Python to StableHLO. The cache is jax's, of compiled programs, first empty
@@ -214,8 +214,8 @@ def first_step_section(rows: list[Row], options: Options, load: float) -> str:
 
 def loop_section(rows: list[Row], options: Options, load: float) -> str:
     """What the page says of loops."""
-    about = f"""`python benchmarks/startup.py`. `train/loop.py` around a compiled step that takes a
-    state of as many arrays as the network's, with its memory, returns it and computes nothing but
+    about = f"""`{page.command()}`. `train/loop.py` around a compiled step that takes a state of as
+    many arrays as the network's, packed as for an accelerator, returns it and computes nothing but
     the next count; with {options.loop_batch_size} images of the recipe's size a step, ready as the
     input pipeline gives them. A thread takes them over and makes arrays of the devices of them,
     between steps and untimed, as it does while a device computes; `batch` asks it for one. `call`

@@ -246,12 +246,15 @@ def as_method(function: Any) -> Any:
 
 
 def idle_job(settings: Any, dataset: Any) -> Any:
-    """A run's job with zeros for parameters and a step that only counts."""
+    """A run's job with zeros for parameters and a step that only counts.
+
+    Its state is packed as for an accelerator.
+    """
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
-    from train import job
+    from train import job, packing
 
     build = job.build_model
 
@@ -260,6 +263,7 @@ def idle_job(settings: Any, dataset: Any) -> Any:
         return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state))
 
     job.build_model = zeros
+    job.packing_for = lambda state, _: packing.Packing(state)
     this = job.prepare(settings, dataset)
 
     def count(state: Any, batch: Any) -> Any:

@@ -36,7 +36,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from page import write_section
+from page import command, write_section
 
 import inception_jax as ij
 from inception_jax.model import Model
@@ -375,7 +375,7 @@ def main() -> None:
     """Compiles, prints and writes the tables."""
     options = tyro.cli(Options, description=__doc__)
     head = (
-        f"{options.images} images a chip, {options.dtype}, {options.topology}; "
+        f"`{command()}`: {options.images} images a chip, {options.dtype}, {options.topology}; "
         f"{described(options.topology).compiler}."
     )
     modules = [
@@ -383,7 +383,8 @@ def main() -> None:
         for name in tqdm(options.modules, desc="modules")
         for form in ("plain", "rewritten", "memory saving")
     ]
-    show("modules", "Modules in training", head, table(modules))
+    if modules:
+        show("modules", "Modules in training", head, table(modules))
     for mode, title in (("infer", "Networks, forward"), ("train", "Networks, a training step")):
         rows = [
             compiled(f"{arch} {mode}", form, made(arch, form, mode, options), options, "quick")

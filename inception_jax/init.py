@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+_CUT_DEVIATION = 0.87962566103423978  # of a standard normal distribution, cut at two
+
 
 def truncated_normal(stddev: float) -> nnx.Initializer:
     """A normal distribution cut at two standard deviations, `tf.truncated_normal_initializer`."""
@@ -21,7 +23,7 @@ def truncated_normal(stddev: float) -> nnx.Initializer:
 
 def scaled_normal(scale: float) -> nnx.Initializer:
     """Of variance `scale` / inputs, `tf.variance_scaling_initializer(scale, mode="fan_in")`."""
-    return _initializer(_cut_normal, lambda fan_in: math.sqrt(scale / fan_in) / 0.879625661)
+    return _initializer(_cut_normal, lambda fan_in: math.sqrt(scale / fan_in) / _CUT_DEVIATION)
 
 
 def _initializer(draw: Callable[..., jax.Array], factor: Callable[[int], float]) -> nnx.Initializer:
@@ -32,16 +34,14 @@ def _initializer(draw: Callable[..., jax.Array], factor: Callable[[int], float])
     many are drawn, and one program for each power of two does for all shapes.
     """
 
-    def initial(
-        key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None
-    ) -> jax.Array:
+    def initial(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         size = math.prod(shape)
         upto = (1 << (size - 1).bit_length(),)
         by = factor(math.prod(shape[:-1]))
         numbers = _drawn(key, by, draw=draw, shape=upto, dtype=dtype)
         if isinstance(numbers, jax.core.Tracer):  # within a program, which is compiled anyway
             return numbers[:size].reshape(shape)
-        return jax.device_put(np.asarray(numbers)[:size].reshape(shape), out_sharding)
+        return jax.device_put(np.asarray(numbers)[:size].reshape(shape))
 
     return initial
 

@@ -11,7 +11,7 @@ import pytest
 
 from train import ahead, job
 from train.devices import Devices
-from train.packing import Packing
+from train.packing import SMALL, Packing
 
 
 def tree(start: float = 0.0):
@@ -47,9 +47,10 @@ def test_a_packed_tree_comes_back(wide):
     assert packing.put(found, devices.copy).others[0] is packed.others[0]
 
 
-def test_a_packed_step_is_the_step(wide):
+@pytest.mark.parametrize("largest", [0, SMALL])
+def test_a_packed_step_is_the_step(wide, largest):
     devices = Devices(8)
-    packing = Packing(tree())
+    packing = Packing(tree(), largest)
 
     def step(state, batch):
         moved = jax.tree.map(lambda x: x + batch["label"].sum().astype(x.dtype), state)
@@ -62,6 +63,13 @@ def test_a_packed_step_is_the_step(wide):
     assert all(x.is_deleted() for x in jax.tree.leaves(packed))  # its memory is the next state's
     jax.tree.map(np.testing.assert_allclose, packing.take(found, devices.copy), expected)
     np.testing.assert_allclose(found_metrics["loss"], metrics["loss"])
+
+
+def test_nothing_is_packed_on_cpus():
+    devices = Devices(8)
+    assert not job.packing_for(tree(), devices).pack(tree()).vectors
+    devices.on_cpu = False
+    assert job.packing_for(tree(), devices).pack(tree(), np.concatenate).vectors
 
 
 def rows(count: int, at_end: Exception | None = None):

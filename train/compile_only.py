@@ -18,7 +18,6 @@ from train.compiler import TooLargeError, compile_program
 from train.config import Config
 from train.devices import Devices
 from train.errors import TrainingError, UsageError
-from train.packing import Packing
 from train.sources import Dataset
 from train.step import build_model, init_state, make_train_step, split
 from train.topology import Topology
@@ -191,7 +190,7 @@ def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int
     tx = optimizer.make_optimizer(config, per_epoch, total)
     averages = config.ema_decay > 0
     state = jax.eval_shape(lambda p, s: init_state(p, s, tx, averages=averages), params, stats)
-    packing = Packing(state)
+    packing = job.packing_for(state, devices)
     packed = jax.eval_shape(packing.pack, state)
     step = make_train_step(train_def, tx, config, len(dataset.classes), devices.spread)
     lowered = job.jit(step, packing, devices).lower(packed, _batch(config, dataset))

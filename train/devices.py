@@ -61,6 +61,7 @@ class Devices:
                 "into groups of this size that lie evenly on them"
             )
         mesh = _mesh(devices or jax.devices())
+        self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("data"))
         whole_groups = part // group % count == 0

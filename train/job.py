@@ -18,7 +18,7 @@ from train.config import Config
 from train.devices import Devices
 from train.errors import UsageError
 from train.evaluation import Evaluator
-from train.packing import Packed, Packing
+from train.packing import SMALL, Packed, Packing
 from train.pipeline import BadImages, InputOptions
 from train.sources import Dataset
 from train.step import (
@@ -73,7 +73,7 @@ class Job:
     @property
     def num_params(self) -> int:
         """Trained numbers."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        return sum(leaf.size for leaf in jax.tree.leaves(self.packing.like.params))
 
     @property
     def state(self) -> TrainState:
@@ -110,7 +110,7 @@ def prepare(config: Config, dataset: Dataset) -> Job:
     options = _input_options(config, dataset)
     bad_images = BadImages(config.max_bad_images, _warn)
     state = init_state(params, stats, tx, averages=config.ema_decay > 0)
-    packing = Packing(state)
+    packing = packing_for(state, devices)
     return Job(
         config=config,
         dataset=dataset,
@@ -141,6 +141,15 @@ def length(config: Config, dataset: Dataset) -> tuple[int, int]:
             f"--batch-size {config.batch_size} is more than the {len(dataset.train)} images"
         )
     return per_epoch, config.steps or max(round(config.epochs * per_epoch), 1)
+
+
+def packing_for(state: TrainState, devices: Devices) -> Packing:
+    """Returns how a state, or its shapes, is handed to the step.
+
+    On CPUs as it is: a step takes so long there that a call does not count, and one that packs
+    takes twice as long to compile.
+    """
+    return Packing(state, largest=0 if devices.on_cpu else SMALL)
 
 
 def jit(step: Callable[..., Any], packing: Packing, devices: Devices) -> Any:

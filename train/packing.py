@@ -19,7 +19,7 @@ import numpy as np
 
 Tree = Any
 
-_SMALL = 1 << 14  # numbers
+SMALL = 1 << 14  # numbers
 
 
 @jax.tree_util.register_dataclass
@@ -41,9 +41,11 @@ class Packing:
 
     Args:
         like: such a tree; only shapes and dtypes count.
+        largest: how many numbers a small array may have; 0: nothing is packed.
     """
 
-    def __init__(self, like: Tree):
+    def __init__(self, like: Tree, largest: int = SMALL):
+        self._largest = largest
         leaves, self._definition = jax.tree.flatten(like)
         self.like = self._definition.unflatten(
             [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -55,7 +57,7 @@ class Packing:
         vectors: dict[str, list[Any]] = {}
         others = []
         for leaf in jax.tree.leaves(tree):
-            if _is_small(leaf):
+            if self._is_small(leaf):
                 vectors.setdefault(str(leaf.dtype), []).append(leaf.reshape(-1))
             else:
                 others.append(leaf)
@@ -66,7 +68,7 @@ class Packing:
         others, starts = iter(packed.others), dict.fromkeys(packed.vectors, 0)
         leaves = []
         for leaf in self._leaves:
-            if not _is_small(leaf):
+            if not self._is_small(leaf):
                 leaves.append(next(others))
                 continue
             start = starts[str(leaf.dtype)]
@@ -82,8 +84,8 @@ class Packing:
             place: puts an array of the host onto the devices; large arrays of devices stay.
         """
         leaves, definition = jax.tree.flatten(tree)
-        small = iter(jax.device_get([leaf for leaf in leaves if _is_small(leaf)]))
-        leaves = [next(small) if _is_small(leaf) else leaf for leaf in leaves]
+        small = iter(jax.device_get([leaf for leaf in leaves if self._is_small(leaf)]))
+        leaves = [next(small) if self._is_small(leaf) else leaf for leaf in leaves]
         packed = self.pack(definition.unflatten(leaves), np.concatenate)
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), packed)
 
@@ -92,6 +94,5 @@ class Packing:
         tree = self.unpack(Packed(jax.device_get(packed.vectors), packed.others))
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), tree)
 
-
-def _is_small(leaf: Any) -> bool:
-    return leaf.ndim <= 1 or leaf.size <= _SMALL
+    def _is_small(self, leaf: Any) -> bool:
+        return leaf.size <= self._largest
