@@ -1,12 +1,13 @@
-"""Which of the exact rewritings of a network's arithmetic are in use.
+"""Which of the exact rewritings of a network's program are in use.
 
-Each replaces sums by equal sums that cost less memory traffic; none changes a parameter, its name
+Most replace sums by equal sums that cost less memory traffic; none changes a parameter, its name
 or its shape, and all results agree to rounding. They are chosen when a program is traced, and jax
 traces again where the choice differs.
 
 `siblings`: 1x1 convolutions of one input are one convolution with concatenated kernels.
 `pools`: an average pool before a 1x1 convolution is taken after it, where there are fewer channels.
 `statistics`: BatchNorm's mean and variance are summed in one reading of the map.
+`repeats`: of equal layers in a row one is traced, and called for all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal, get_args
 
 import jax
 
-Rewrite = Literal["siblings", "pools", "statistics"]
+Rewrite = Literal["siblings", "pools", "statistics", "repeats"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 
 _in_use = jax.make_user_context(REWRITES)

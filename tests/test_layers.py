@@ -157,6 +157,9 @@ def test_equal_layers_of_a_chain_are_traced_once(monkeypatch):
     assert len(called) == 2  # one of the 3x3, the 1x1
     eager = run(state, x)
     assert len(called) == 6
+    with rewritten():
+        jax.eval_shape(run, state, x)
+    assert len(called) == 10
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), traced, eager)
     means = [found["bn"]["mean"] for found in traced[1].values()]
     assert all((mean != 0).all() for mean in means)

@@ -40,9 +40,12 @@ MODULES = [
     "inception_v4.Mixed_6a",
     "inception_v4.Mixed_7b",
     "inception_resnet_v1.block35.0",
+    "inception_resnet_v1.block35",
     "inception_resnet_v2.Mixed_5b",
     "inception_resnet_v2.block17.0",
     "inception_resnet_v2.Mixed_7a",
+    "inception_resnet_v2.block8",
+    "xception41.middle_flow",
 ]
 
 

@@ -85,7 +85,7 @@ class Config:
     """Keep only the outputs of convolutions for the backward pass and compute the rest again:
     a third less memory for about a seventh more time on TPUs."""
     rewrites: tuple[Rewrite, ...] = REWRITES
-    """Exact rewritings of the network's arithmetic to be used, see inception_jax/rewrites.py; given
+    """Exact rewritings of the network to be used, see inception_jax/rewrites.py; given
     without any, every sum is the paper's."""
     dropout: float = 0.2
     """Share of the features before the classifier that is dropped."""
