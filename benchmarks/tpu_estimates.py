@@ -1,35 +1,33 @@
 """What the TPU compiler makes of our networks, of plain ones and of Keras': docs/performance.md.
 
-    python benchmarks/tpu_estimates.py [--archs ARCH ...] [--modules ARCH.STAGE ...] [--full]
+    python benchmarks/tpu_estimates.py [--archs ARCH ...] [--modules ARCH.STAGE ...]
+        [--family ARCH ...] [--full]
 
 Needs the extra `tpu` and no TPU, and `pip install keras` for Keras' rows. Every row is a program
 that the TPUs' own compiler has compiled for chips that are not there; what has been compiled before
-is kept in the cache. At quick effort a network takes a minute or more, a module some seconds.
+is kept in the cache. At quick effort a network takes a minute or more, a module some seconds; all
+of it, as it is by default, half an hour.
+
+    python benchmarks/tpu_estimates.py --archs --modules --family $(inception-jax list)
+
+compares every network with its plain form, in an hour or more.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import functools
 import importlib.util
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -37,21 +35,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from page import command, write_section
+from tpu_programs import KERAS, Program, Work, keras_network, module, network
 
-import inception_jax as ij
-from inception_jax.model import Model
-from inception_jax.rematerialise import rematerialised
 from train import hardware, topology
 from train.compiler import Effort, compile_program
 from train.topology import Topology
 
 PAGE = ROOT / "docs" / "performance.md"
 OPERATIONS = ROOT / "docs" / "performance"
-KERAS = {
-    "inception_v3": "InceptionV3",
-    "inception_resnet_v2": "InceptionResNetV2",
-    "xception": "Xception",
-}
 MODULES = (
     "inception_v3.Mixed_5d",
     "inception_v3.Mixed_6a",
@@ -69,14 +60,12 @@ MODULES = (
 )
 
 ELEMENTWISE = {"loop", "reduce", "copy", "slice", "concatenate", "select-and-scatter", "convert"}
-HBM = 738e9  # bytes a second of a streaming sum on v5e, by the compiler's own account
-
-Tree = Any
-Program = tuple[Callable[..., Any], Tree, Tree]  # a function of a state and a batch, both abstract
+# Of the memory's bandwidth, what a streaming sum gets on v5e, by the compiler's own account.
+STREAMED = 738e9 / 819e9
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Work):
     """Compile networks and modules for TPUs, in several forms, and compare what they would take."""
 
     archs: tuple[str, ...] = tuple(KERAS)
@@ -85,10 +74,8 @@ class Options:
     """Modules, alone, in training: ARCH.ATTRIBUTE, ARCH.ATTRIBUTE.NUMBER."""
     topology: str = "v5e:2x2"
     """Chips to compile for, see `train/main.py --compile-only`."""
-    images: int = 128
-    """On each chip."""
-    dtype: str = "bfloat16"
-    """What networks compute in."""
+    family: tuple[str, ...] = ()
+    """Networks to compare with their plain forms alone, in a table of a line each."""
     full: bool = False
     """Compile the training steps at full effort too, for the compiler's cycles: ten times as
     long."""
@@ -106,154 +93,6 @@ class Row:
     cycles: int
     compile_seconds: float
     operations: list[dict[str, Any]]
-
-
-# --- Programs
-
-
-def network(arch: str, form: str, mode: str, options: Options) -> Program:
-    """A training step or a forward pass of one of our networks."""
-    dtype = jnp.dtype(options.dtype)
-    build = functools.partial(ij.create_model, arch, dtype=dtype)
-    model = nnx.eval_shape(lambda: ij.fold(build()) if form == "folded" else build())
-    model = nnx.view(
-        model, deterministic=mode != "train", use_running_average=mode != "train",
-        raise_if_not_found=False,
-    )  # fmt: skip
-    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-
-    def forward(params: Tree, stats: Tree, images: jax.Array) -> tuple[Any, Tree]:
-        with form_of(form):
-            merged = nnx.merge(graphdef, params, stats)
-            key = jax.random.key(0)
-            logits = merged(images.astype(dtype) / 127.5 - 1, rngs=nnx.Rngs(dropout=key))
-            return logits, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
-
-    if form == "memory saving":
-        forward = rematerialised(forward)
-    size = ij.model_info(arch).input_size
-    return program(forward, params, stats, size, mode, options)
-
-
-def keras_network(arch: str, mode: str, options: Options) -> Program:
-    """The same of Keras' network of that name, on its JAX backend."""
-    import keras
-
-    policy = "mixed_bfloat16" if options.dtype == "bfloat16" else options.dtype
-    keras.mixed_precision.set_global_policy(policy)
-    build = getattr(keras.applications, KERAS[arch])
-    model = build(weights=None, classifier_activation=None)
-    params = [v.value for v in model.trainable_variables]
-    stats = [v.value for v in model.non_trainable_variables]
-
-    def forward(params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, Tree]:
-        images = images.astype(jnp.dtype(options.dtype)) / 127.5 - 1
-        return model.stateless_call(params, stats, images, training=mode == "train")
-
-    return program(forward, params, stats, ij.model_info(arch).input_size, mode, options)
-
-
-def program(
-    forward: Callable[..., Any], params: Tree, stats: Tree, size: int, mode: str, options: Options
-) -> Program:
-    """What is compiled of a network: its logits, or a step of RMSProp by cross entropy."""
-    tx = optax.rmsprop(0.045, decay=0.9, eps=1.0, momentum=0.9)
-    batch = (
-        jax.ShapeDtypeStruct((options.images, size, size, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((options.images,), jnp.int32),
-    )
-
-    def step(state: Tree, images: jax.Array, labels: jax.Array) -> tuple[Tree, jax.Array]:
-        params, stats, slots = state
-
-        def loss(params: Tree) -> tuple[jax.Array, Tree]:
-            logits, new = forward(params, stats, images)
-            each = optax.softmax_cross_entropy_with_integer_labels(
-                logits.astype(jnp.float32), labels
-            )
-            return each.mean(), new
-
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, slots = tx.update(grads, slots, params)
-        return (optax.apply_updates(params, updates), stats, slots), value
-
-    def infer(state: Tree, images: jax.Array, labels: jax.Array) -> tuple[Tree, jax.Array]:
-        del labels
-        return (), forward(*state, images)[0]
-
-    if mode == "train":
-        return step, (params, stats, jax.eval_shape(tx.init, params)), batch
-    return infer, (params, stats), batch
-
-
-def module(name: str, form: str, options: Options) -> Program:
-    """Output and gradients of a module in training, whose output is its own cotangent."""
-    arch, _, path = name.partition(".")
-    dtype = jnp.dtype(options.dtype)
-    model = nnx.eval_shape(lambda: ij.create_model(arch, dtype=dtype))
-    shape = input_of(model, path, ij.model_info(arch).input_size)
-    part = at(model, path)
-    part = nnx.view(part, deterministic=True, use_running_average=False, raise_if_not_found=False)
-    graphdef, params, stats = nnx.split(part, nnx.Param, nnx.BatchStat)
-
-    def forward(params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-        with form_of(form):
-            merged = nnx.merge(graphdef, params, stats)
-            return merged(x), nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
-
-    if form == "memory saving":
-        forward = rematerialised(forward)
-
-    def step(state: Tree, x: jax.Array) -> tuple[Tree, Tree]:
-        params, stats = state
-        y, pull, stats = jax.vjp(lambda p, x: forward(p, stats, x), params, x, has_aux=True)
-        grads, dx = pull(y)
-        return (grads, stats), dx
-
-    state = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-    return step, state, (jax.ShapeDtypeStruct((options.images, *shape[1:]), dtype),)
-
-
-def at(model: Any, path: str) -> Any:
-    """Returns the module at a path."""
-    for name in path.split("."):
-        model = model[int(name)] if name.isdigit() else getattr(model, name)
-    return model
-
-
-def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
-    """Returns the shape of what reaches the module at a path, of one image."""
-    graphdef, state = nnx.split(model)
-    kind = type(at(model, path))
-    original = kind.__call__
-    shapes: list[tuple[int, ...]] = []
-
-    def features(state: Tree, images: jax.Array) -> Any:
-        merged = nnx.merge(graphdef, state)
-        part = at(merged, path)
-
-        def noting(self: Any, x: jax.Array, *more: Any) -> jax.Array:
-            if self is part:
-                shapes.append(x.shape)
-            return original(self, x, *more)
-
-        kind.__call__ = noting
-        with ij.rewritten():  # every layer itself is called
-            return merged.features(images)
-
-    try:
-        jax.eval_shape(features, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    finally:
-        kind.__call__ = original
-    return shapes[0]
-
-
-@contextlib.contextmanager
-def form_of(form: str) -> Iterator[None]:
-    """Plain, or with all rewritings."""
-    with ij.rewritten(*(() if form == "plain" else ij.REWRITES)):
-        yield
 
 
 # --- Compiling
@@ -304,44 +143,80 @@ def ratio(base: float, value: float) -> str:
     return f"{base / value:.2f}" if value else "-"
 
 
-def table(rows: list[Row], cycles: bool = False) -> str:
+def table(rows: list[Row]) -> str:
     """One line a program; ratios are to the plain form of the same, above 1 where it is worse."""
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = "| program | form | roofline, ms | plain / this | GB | plain / this | temporaries, GB "
     head += "| plain / this | compiled in, s |"
-    if cycles:
-        head = "| program | form | M cycles | plain / this | in convolutions | in other operations "
-        head += (
-            "| large operations without an estimate | convolutions by cycles, the rest by bytes,"
-        )
-        head += " ms | plain / this |"
-    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+    lines = [head, rule(head)]
     for row in rows:
         base = plain[row.what]
-        cells = [f"{row.seconds * 1e3:.2f}", ratio(base.seconds, row.seconds),
+        cells = [row.what, row.form,
+                 f"{row.seconds * 1e3:.2f}", ratio(base.seconds, row.seconds),
                  f"{row.bytes / 1e9:.2f}", ratio(base.bytes, row.bytes),
                  f"{row.temporaries / 1e9:.3f}", ratio(base.temporaries, row.temporaries),
                  f"{row.compile_seconds:.0f}"]  # fmt: skip
-        if cycles:
-            kinds = Counter()
-            for operation in row.operations:
-                kinds[operation["kind"] == "convolution"] += operation["cycles"] or 0
-            missing = sum(o["cycles"] is None and o["bytes"] > 1e6 for o in row.operations)
-            cells = [f"{row.cycles / 1e6:.2f}", ratio(base.cycles, row.cycles),
-                     f"{kinds[True] / 1e6:.2f}", f"{kinds[False] / 1e6:.2f}", str(missing),
-                     f"{hybrid(row) * 1e3:.2f}", ratio(hybrid(base), hybrid(row))]  # fmt: skip
-        lines.append(f"| {row.what} | {row.form} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def hybrid(row: Row) -> float:
-    """Seconds on v5e: convolutions by the compiler's cycles, all else at the memory's speed.
+def cycles_table(rows: list[Row], kind: str) -> str:
+    """The same by the compiler's cycles, which it has at full effort only."""
+    plain = {row.what: row for row in rows if row.form == "plain"}
+    head = "| program | form | M cycles | plain / this | in convolutions | in other operations "
+    head += "| large operations without an estimate | convolutions by cycles, the rest by bytes, ms"
+    head += " | plain / this |"
+    lines = [head, rule(head)]
+    for row in rows:
+        base = plain[row.what]
+        kinds = Counter()
+        for operation in row.operations:
+            kinds[operation["kind"] == "convolution"] += operation["cycles"] or 0
+        missing = sum(o["cycles"] is None and o["bytes"] > 1e6 for o in row.operations)
+        both = hybrid(base, kind), hybrid(row, kind)
+        cells = [row.what, row.form,
+                 f"{row.cycles / 1e6:.2f}", ratio(base.cycles, row.cycles),
+                 f"{kinds[True] / 1e6:.2f}", f"{kinds[False] / 1e6:.2f}", str(missing),
+                 f"{both[1] * 1e3:.2f}", ratio(*both)]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def family_table(rows: list[Row]) -> str:
+    """One line a network: plain, rewritten, and their ratio, forward and in training."""
+    found = {(*row.what.split(), row.form): row for row in rows}
+    head = "| network | forward, plain, ms | rewritten | plain / rewritten "
+    head += "| training step, plain, ms | rewritten | plain / rewritten "
+    head += "| temporaries, plain, GB | rewritten | plain / rewritten |"
+    lines = [head, rule(head)]
+    for arch in dict.fromkeys(row.what.split()[0] for row in rows):
+        cells = [f"`{arch}`"]
+        for mode in ("infer", "train"):
+            plain, ours = found[arch, mode, "plain"], found[arch, mode, "rewritten"]
+            cells += [f"{plain.seconds * 1e3:.2f}", f"{ours.seconds * 1e3:.2f}",
+                      ratio(plain.seconds, ours.seconds)]  # fmt: skip
+        cells += [f"{plain.temporaries / 1e9:.3f}", f"{ours.temporaries / 1e9:.3f}",
+                  ratio(plain.temporaries, ours.temporaries)]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rule(head: str) -> str:
+    """The line under a table's head."""
+    return "|---" * (head.count("|") - 1) + "|"
+
+
+def hybrid(row: Row, kind: str) -> float:
+    """Seconds on that kind of chip: convolutions by cycles, all else at the memory's speed.
 
     The compiler takes loops of elementwise operations for 2.5 to 4 times slower than memory is.
     """
+    clock, bandwidth = hardware.clock(kind), hardware.bandwidth(kind)
+    if not clock or not bandwidth:
+        return 0.0
     convolutions = sum(o["cycles"] or 0 for o in row.operations if o["kind"] == "convolution")
     rest = sum(o["bytes"] for o in row.operations if o["kind"] in ELEMENTWISE)
-    return convolutions / (hardware.clock("TPU v5 lite") or 1) + rest / HBM
+    return convolutions / clock + rest / (bandwidth * STREAMED)
 
 
 def keep_operations(row: Row, name: str) -> None:
@@ -392,7 +267,16 @@ def main() -> None:
             for arch in tqdm(options.archs, desc=mode)
             for form in forms(arch, mode)
         ]
-        show(mode, title, head, table(rows))
+        if rows:
+            show(mode, title, head, table(rows))
+    if options.family:
+        rows = [
+            compiled(f"{arch} {mode}", form, network(arch, form, mode, options), options, "quick")
+            for arch in tqdm(options.family, desc="family")
+            for mode in ("infer", "train")
+            for form in ("plain", "rewritten")
+        ]
+        show("family", "Every network and its plain form", head, family_table(rows))
     if options.full:
         at_full_effort(options, head)
 
@@ -409,7 +293,8 @@ def at_full_effort(options: Options, head: str) -> None:
             what = f"{arch} train"
             rows.append(compiled(what, form, made(arch, form, "train", options), options, "full"))
             keep_operations(rows[-1], f"{arch}_{form}")
-    show("cycles", "At full effort", head, table(rows, cycles=True))
+    kind = described(options.topology).kind
+    show("cycles", "At full effort", head, cycles_table(rows, kind))
 
 
 def show(name: str, title: str, head: str, text: str) -> None:

@@ -31,6 +31,14 @@ _CLOCKS = {
     "TPU v6 lite": 1.75e9,
 }
 
+# Bytes a second between a chip and its memory: Google's data sheets.
+_BANDWIDTHS = {
+    "TPU v4": 1228e9,
+    "TPU v5 lite": 819e9,
+    "TPU v5": 2765e9,
+    "TPU v6 lite": 1640e9,
+}
+
 
 def peak_flops(kind: str) -> float | None:
     """Returns the bfloat16 FLOP/s of a kind of device, None if it is not known."""
@@ -40,6 +48,11 @@ def peak_flops(kind: str) -> float | None:
 def clock(kind: str) -> float | None:
     """Returns the cycles a second of a kind of TPU, None if it is not known."""
     return _of(_CLOCKS, kind)
+
+
+def bandwidth(kind: str) -> float | None:
+    """Returns the bytes a second from and to a kind of TPU's memory, None if it is not known."""
+    return _of(_BANDWIDTHS, kind)
 
 
 def _of(table: Mapping[str, float], kind: str) -> float | None:

@@ -1,0 +1,189 @@
+"""The programs that tpu_estimates.py compiles: training steps, forward passes, modules.
+
+Each is a function of a state and a batch, with both described and neither made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import inception_jax as ij
+from inception_jax.model import Model
+from inception_jax.rematerialise import rematerialised
+
+KERAS = {
+    "inception_v3": "InceptionV3",
+    "inception_resnet_v2": "InceptionResNetV2",
+    "xception": "Xception",
+}
+
+Tree = Any
+Program = tuple[Callable[..., Any], Tree, Tree]  # a function of a state and a batch, both abstract
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """How much a program computes."""
+
+    images: int = 128
+    """On each chip."""
+    dtype: str = "bfloat16"
+    """What networks compute in."""
+
+
+def network(arch: str, form: str, mode: str, work: Work) -> Program:
+    """A training step or a forward pass of one of our networks."""
+    dtype = jnp.dtype(work.dtype)
+    build = functools.partial(ij.create_model, arch, dtype=dtype)
+    model = nnx.eval_shape(lambda: ij.fold(build()) if form == "folded" else build())
+    model = nnx.view(
+        model, deterministic=mode != "train", use_running_average=mode != "train",
+        raise_if_not_found=False,
+    )  # fmt: skip
+    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    def forward(params: Tree, stats: Tree, images: jax.Array) -> tuple[Any, Tree]:
+        with form_of(form):
+            merged = nnx.merge(graphdef, params, stats)
+            key = jax.random.key(0)
+            logits = merged(images.astype(dtype) / 127.5 - 1, rngs=nnx.Rngs(dropout=key))
+            return logits, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
+
+    if form == "memory saving":
+        forward = rematerialised(forward)
+    size = ij.model_info(arch).input_size
+    return program(forward, params, stats, size, mode, work)
+
+
+def keras_network(arch: str, mode: str, work: Work) -> Program:
+    """The same of Keras' network of that name, on its JAX backend."""
+    import keras
+
+    policy = "mixed_bfloat16" if work.dtype == "bfloat16" else work.dtype
+    keras.mixed_precision.set_global_policy(policy)
+    build = getattr(keras.applications, KERAS[arch])
+    model = build(weights=None, classifier_activation=None)
+    params = [v.value for v in model.trainable_variables]
+    stats = [v.value for v in model.non_trainable_variables]
+
+    def forward(params: Tree, stats: Tree, images: jax.Array) -> tuple[jax.Array, Tree]:
+        images = images.astype(jnp.dtype(work.dtype)) / 127.5 - 1
+        return model.stateless_call(params, stats, images, training=mode == "train")
+
+    return program(forward, params, stats, ij.model_info(arch).input_size, mode, work)
+
+
+def program(
+    forward: Callable[..., Any], params: Tree, stats: Tree, size: int, mode: str, work: Work
+) -> Program:
+    """What is compiled of a network: its logits, or a step of RMSProp by cross entropy."""
+    tx = optax.rmsprop(0.045, decay=0.9, eps=1.0, momentum=0.9)
+    batch = (
+        jax.ShapeDtypeStruct((work.images, size, size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((work.images,), jnp.int32),
+    )
+
+    def step(state: Tree, images: jax.Array, labels: jax.Array) -> tuple[Tree, jax.Array]:
+        params, stats, slots = state
+
+        def loss(params: Tree) -> tuple[jax.Array, Tree]:
+            logits, new = forward(params, stats, images)
+            each = optax.softmax_cross_entropy_with_integer_labels(
+                logits.astype(jnp.float32), labels
+            )
+            return each.mean(), new
+
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, slots = tx.update(grads, slots, params)
+        return (optax.apply_updates(params, updates), stats, slots), value
+
+    def infer(state: Tree, images: jax.Array, labels: jax.Array) -> tuple[Tree, jax.Array]:
+        del labels
+        return (), forward(*state, images)[0]
+
+    if mode == "train":
+        return step, (params, stats, jax.eval_shape(tx.init, params)), batch
+    return infer, (params, stats), batch
+
+
+def module(name: str, form: str, work: Work) -> Program:
+    """Output and gradients of a module in training, whose output is its own cotangent."""
+    arch, _, path = name.partition(".")
+    dtype = jnp.dtype(work.dtype)
+    model = nnx.eval_shape(lambda: ij.create_model(arch, dtype=dtype))
+    shape = input_of(model, path, ij.model_info(arch).input_size)
+    part = at(model, path)
+    part = nnx.view(part, deterministic=True, use_running_average=False, raise_if_not_found=False)
+    graphdef, params, stats = nnx.split(part, nnx.Param, nnx.BatchStat)
+
+    def forward(params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
+        with form_of(form):
+            merged = nnx.merge(graphdef, params, stats)
+            return merged(x), nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
+
+    if form == "memory saving":
+        forward = rematerialised(forward)
+
+    def step(state: Tree, x: jax.Array) -> tuple[Tree, Tree]:
+        params, stats = state
+        y, pull, stats = jax.vjp(lambda p, x: forward(p, stats, x), params, x, has_aux=True)
+        grads, dx = pull(y)
+        return (grads, stats), dx
+
+    state = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    return step, state, (jax.ShapeDtypeStruct((work.images, *shape[1:]), dtype),)
+
+
+def at(model: Any, path: str) -> Any:
+    """Returns the module at a path."""
+    for name in path.split("."):
+        model = model[int(name)] if name.isdigit() else getattr(model, name)
+    return model
+
+
+def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
+    """Returns the shape of what reaches the module at a path, of one image."""
+    graphdef, state = nnx.split(model)
+    kind = type(at(model, path))
+    original = kind.__call__
+    shapes: list[tuple[int, ...]] = []
+
+    def features(state: Tree, images: jax.Array) -> Any:
+        merged = nnx.merge(graphdef, state)
+        part = at(merged, path)
+
+        def noting(self: Any, x: jax.Array, *more: Any) -> jax.Array:
+            if self is part:
+                shapes.append(x.shape)
+            return original(self, x, *more)
+
+        kind.__call__ = noting
+        with ij.rewritten():  # every layer itself is called
+            return merged.features(images)
+
+    try:
+        jax.eval_shape(features, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    finally:
+        kind.__call__ = original
+    return shapes[0]
+
+
+@contextlib.contextmanager
+def form_of(form: str) -> Iterator[None]:
+    """Plain, or with all rewritings."""
+    with ij.rewritten(*(() if form == "plain" else ij.REWRITES)):
+        yield
