@@ -149,9 +149,15 @@ def module(name: str, form: str, work: Work) -> Program:
 
 
 def at(model: Any, path: str) -> Any:
-    """Returns the module at a path."""
+    """Returns the module at a path; exits naming what there is where it leads nowhere."""
     for name in path.split("."):
-        model = model[int(name)] if name.isdigit() else getattr(model, name)
+        layers = isinstance(model, nnx.List)
+        known = dict(enumerate(model)) if layers else vars(model)
+        known = {str(key): part for key, part in known.items() if isinstance(part, nnx.Module)}
+        if name not in known:
+            kind = type(model).__name__
+            raise SystemExit(f"{path}: {kind} has no {name!r}; it has {', '.join(known)}")
+        model = known[name]
     return model
 
 
@@ -179,6 +185,8 @@ def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
         jax.eval_shape(features, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     finally:
         kind.__call__ = original
+    if not shapes:
+        raise SystemExit(f"{path}: {type(model).__name__} does not call it on the way to features")
     return shapes[0]
 
 
