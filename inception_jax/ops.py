@@ -3,7 +3,7 @@
 XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
 slower than the same sums written over shifted slices or as a matrix product; TPUs and GPUs are the
 other way round. Each function here has both forms and picks one when the program is lowered, so the
-choice follows the platform that runs it, also when a CPU compiles for a TPU. Both forms give the
+choice follows the platform that runs it, also when a CPU compiles for a TPU. All forms give the
 same numbers and the same gradients, at ties of a maximum included.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from inception_jax import rematerialise
+from inception_jax.rewrites import in_use
 
 Padding = Literal["valid", "same", "symmetric", "ceil"]
 """How a window meets the border.
@@ -32,7 +33,9 @@ windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the
 `same` and `ceil` agree for a 3x3 window at stride 2 only where it is even.
 """
 
-Form = Literal["shifted", "native"]
+Form = Literal["shifted", "native", "dense"]
+
+_NARROW = 64  # channels
 
 _forced_form = jax.make_user_context(None)
 
@@ -93,7 +96,10 @@ def depthwise_conv(
             for `conv`.
         dilation: distance between the pixels that a filter meets, along both axes.
     """
-    convolve = _by_platform(_depthwise_shifted, _conv_native, stride, padding, dilation)
+    # Channels that do not fill a row of the matrix unit cost it no less where they are apart.
+    dense = _depthwise_dense if in_use("depthwise") and kernel.shape[3] <= _NARROW else None
+    args = (stride, padding, dilation)
+    convolve = _by_platform(_depthwise_shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
     return _rounding(convolve, gradient)(x, kernel)
 
@@ -164,12 +170,16 @@ def local_response_norm(
     return (wide / (1 + alpha / size * total) ** beta).astype(x.dtype)
 
 
-def _by_platform(shifted: Callable, native: Callable, *args) -> Callable:
-    shifted = functools.partial(_trailing, shifted, args)
-    native = functools.partial(_trailing, native, args)
+def _by_platform(
+    shifted: Callable, native: Callable, *args, dense: Callable | None = None
+) -> Callable:
+    forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
+    forms = {name: functools.partial(_trailing, form, args) for name, form in forms.items()}
     if _forced_form.value is not None:
-        return shifted if _forced_form.value == "shifted" else native
-    return lambda *arrays: lax.platform_dependent(*arrays, cpu=shifted, default=native)
+        return forms[_forced_form.value]
+    chosen = {"cpu": forms["shifted"], "default": forms["native"]}
+    chosen |= {"tpu": forms["dense"]} if dense else {}
+    return lambda *arrays: lax.platform_dependent(*arrays, **chosen)
 
 
 def _trailing(function: Callable, args: tuple, *arrays: jax.Array) -> jax.Array:
@@ -304,6 +314,15 @@ def _depthwise_shifted(
         for j, pixel in enumerate(_shifts(row, kw, stride, 2, dilation))
     ]
     return functools.reduce(lax.add, terms).astype(dtype)
+
+
+def _depthwise_dense(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
+) -> jax.Array:
+    """A full convolution, whose kernel is zero between one channel and another's result."""
+    channels, results = x.shape[3], kernel.shape[3]
+    own = np.arange(channels)[:, None] == np.arange(results) // (results // channels)
+    return _conv_native(x, jnp.where(own, kernel, 0), stride, padding, dilation)
 
 
 def _max_native(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:

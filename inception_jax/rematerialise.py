@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,8 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What lies between them (normalisation, ReLU, pools, concatenation, depthwise convolutions) is
     computed again on the way back, and so is a convolution of the image, whose few channels cost
-    less than its large output. The numbers are the same.
+    less than its large output; of a residual block that ends in a convolution its sum is kept
+    instead. The numbers are the same.
 
     Args:
         function: of arrays, or trees of them.
@@ -33,11 +35,14 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.checkpoint(named, policy=policy)
 
 
-def kept(x: jax.Array, *, work: int) -> jax.Array:
+def kept(x: jax.Array, *, work: float = math.inf) -> jax.Array:
     """Marks what `rematerialised` keeps, if it is worth keeping.
 
+    A sum that the next of many residual blocks adds to is marked too: the last block's gradient
+    would have all of them computed again at once, and held until theirs come.
+
     Args:
-        x: a convolution's output.
+        x: a convolution's output, or such a sum.
         work: multiplications behind each of its numbers.
     """
     return checkpoint_name(x, _KEPT) if _naming.value and work >= _LEAST_WORK else x

@@ -7,6 +7,7 @@ traces again where the choice differs.
 `siblings`: 1x1 convolutions of one input are one convolution with concatenated kernels.
 `pools`: an average pool before a 1x1 convolution is taken after it, where there are fewer channels.
 `statistics`: BatchNorm's mean and variance are summed in one reading of the map.
+`depthwise`: on TPUs, a depthwise convolution of few channels is a full one, with zeros.
 `repeats`: of equal layers in a row one is traced, and called for all.
 """
 
@@ -18,7 +19,7 @@ from typing import Literal, get_args
 
 import jax
 
-Rewrite = Literal["siblings", "pools", "statistics", "repeats"]
+Rewrite = Literal["siblings", "pools", "statistics", "depthwise", "repeats"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 
 _in_use = jax.make_user_context(REWRITES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+import inception_jax as ij
 import reference_torch.ops as torch_ops
 from inception_jax import ops
 
 FORMS = ("shifted", "native")
+DEPTHWISE_FORMS = (*FORMS, "dense")
 PADDINGS = ("valid", "same", "symmetric", "ceil")
 
 cases = st.fixed_dictionaries(
@@ -116,7 +119,7 @@ def test_average_at_the_border(include):
     np.testing.assert_allclose(out[0, 0], 4 / 9 if include else 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS, indirect=True)
+@pytest.mark.parametrize("form", DEPTHWISE_FORMS, indirect=True)
 @given(case=cases)
 def test_depthwise_conv_equals_pytorch(form, case):
     rng = np.random.default_rng(case["seed"])
@@ -232,7 +235,7 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-@pytest.mark.parametrize("form", FORMS, indirect=True)
+@pytest.mark.parametrize("form", DEPTHWISE_FORMS, indirect=True)
 def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case):
     """Products of bfloat16 numbers are exact in float32: the gradient is, but for their sum."""
     window, stride, padding, dilation, multiplier = case
@@ -289,6 +292,21 @@ def test_the_form_follows_the_platform_that_compiles():
     for operation in ("convolution", "reduce_window"):
         assert f"stablehlo.{operation}" in text["tpu"]
         assert f"stablehlo.{operation}" not in text["cpu"]
+
+
+def test_narrow_depthwise_convolutions_are_full_ones_on_tpus():
+    def groups(channels, platform, *rewrites):
+        x, kernel = jnp.ones((1, 8, 8, channels)), jnp.ones((3, 3, 1, channels))
+        with ij.rewritten(*rewrites):
+            traced = jax.jit(ops.depthwise_conv).trace(x, kernel)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return re.findall(r"feature_group_count = (\d+)", text)
+
+    assert groups(48, "tpu", "depthwise") == ["1"]
+    assert groups(48, "tpu") == ["48"]
+    assert groups(48, "cuda", "depthwise") == ["48"]
+    assert groups(128, "tpu", "depthwise") == ["128"]
+    assert groups(48, "cpu", "depthwise") == []
 
 
 def test_unknown_padding_is_refused():

@@ -124,7 +124,8 @@ def test_rewritten_modules_give_the_plain_numbers(name, dtype):
     if name == "inception_v3.tv_in1k:Mixed_6b":
         for rewrite in ij.REWRITES:
             same(step_of(part, maps, (rewrite,)), plain, f"{name} {rewrite}")
-    if name == "inception_v3.Mixed_7a":  # with a max pool, whose ties must fall alike
+    # One with a max pool, whose ties must fall alike, and one with sums.
+    if name in ("inception_v3.Mixed_7a", "inception_resnet_v2.block8"):
         again = step_of(part, maps, ij.REWRITES, wrap=rematerialised)
         same(again, plain, f"{name} rematerialised")
 
@@ -157,6 +158,21 @@ def test_rematerialisation_keeps_the_convolutions_alone(capsys):
     maps = [line for line in kept if "[2,8,8," in line]
     assert len(maps) == 1
     assert maps[0].startswith("f32[2,8,8,32] named 'convolution'")
+
+
+@pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_resnet_v2"])
+def test_rematerialisation_keeps_the_sums_between_residual_blocks(name):
+    """Kept in place of the last convolutions, or the last block would have all computed again."""
+    blocks = skeleton(name, width_multiplier=0.2).block17
+    graphdef, state = nnx.split(nnx.view(blocks, use_running_average=False))
+    channels = blocks[0].up.kernel.shape[-1]
+    call = rematerialised(lambda state, x: nnx.merge(graphdef, state)(x).sum())
+    with ij.rewritten():
+        pulled = jax.eval_shape(
+            lambda state, x: jax.vjp(call, state, x)[1], state, jnp.ones((2, 4, 5, channels))
+        )
+    maps = [leaf for leaf in jax.tree.leaves(pulled) if leaf.shape == (2, 4, 5, channels)]
+    assert len(maps) == 1 + len(blocks)  # the input, and each sum
 
 
 def convolutions(function, *arrays):

@@ -35,6 +35,7 @@ from inception_jax.models.inception_v4 import ReductionA
 from inception_jax.norms import BatchNorm
 from inception_jax.ops import max_pool
 from inception_jax.registry import Tag, register
+from inception_jax.rematerialise import kept
 
 Head = Literal["face", "classifier"]
 
@@ -73,7 +74,7 @@ class Block35(nnx.Module):
         branch3x3 = self.branch3x3_2(branch3x3)
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
-        return jax.nn.relu(x + self.scale * self.up(mixed))
+        return jax.nn.relu(kept(x + self.scale * self.up(mixed)))
 
     def fold(self) -> None:
         """Takes the scale into the 1x1, for `folding.fold`."""
@@ -106,7 +107,7 @@ class Block17(nnx.Module):
         branch1x1, branch7x7 = siblings(x, self.branch1x1, self.branch7x7_1)
         branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
         mixed = jnp.concatenate([branch1x1, branch7x7], axis=-1)
-        return jax.nn.relu(x + self.scale * self.up(mixed))
+        return jax.nn.relu(kept(x + self.scale * self.up(mixed)))
 
     def fold(self) -> None:
         """Takes the scale into the 1x1, for `folding.fold`."""
@@ -168,7 +169,7 @@ class Block8(nnx.Module):
         branch1x1, branch3x3 = siblings(x, self.branch1x1, self.branch3x3_1)
         branch3x3 = self.branch3x3_3(self.branch3x3_2(branch3x3))
         mixed = jnp.concatenate([branch1x1, branch3x3], axis=-1)
-        x = x + self.scale * self.up(mixed)
+        x = kept(x + self.scale * self.up(mixed))
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:

@@ -29,6 +29,7 @@ from inception_jax.layers import (
 from inception_jax.model import Model
 from inception_jax.ops import Padding, max_pool
 from inception_jax.registry import Tag, register
+from inception_jax.rematerialise import kept
 
 PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
 
@@ -62,7 +63,7 @@ class DownBlock(nnx.Module):
         x = self.sepconv1(x)
         x = self.sepconv2(jax.nn.relu(x))
         x = max_pool(x, 3, 2, self.padding)
-        return x + residual
+        return kept(x + residual)
 
 
 class MiddleBlock(nnx.Module):
@@ -78,7 +79,7 @@ class MiddleBlock(nnx.Module):
         x = self.sepconv1(jax.nn.relu(x))
         x = self.sepconv2(jax.nn.relu(x))
         x = self.sepconv3(jax.nn.relu(x))
-        return x + residual
+        return kept(x + residual)
 
 
 class Xception(Model):
