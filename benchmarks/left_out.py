@@ -1,11 +1,14 @@
-"""Two ways to faster networks that were measured and are not taken: docs/performance.md.
+"""Ways to faster networks that were measured and are not taken: docs/performance.md.
 
     python benchmarks/left_out.py
 
-Needs the extra `tpu` and no TPU. Inception-ResNet-v2's modules, in training:
+Needs the extra `tpu` and no TPU. In training:
 
 * the 1x1 convolution of concatenated branches as the sum of the branches' own products;
-* equal modules in a row as one that is scanned over stacked parameters.
+* equal modules in a row as one that is scanned over stacked parameters;
+* a first convolution whose images have five channels of zeros more, or whose 2x2 pixels are one
+  with twelve channels;
+* depthwise convolutions as sums of shifted slices, as on CPUs.
 """
 
 from __future__ import annotations
@@ -35,6 +38,14 @@ from inception_jax.rematerialise import rematerialised
 
 Tree = Any
 ARCH = "inception_resnet_v2"
+# Side of the image, of the window, channels and padding of the first convolution, with stride 2.
+FIRST: dict[str, tuple[int, int, int, ops.Padding]] = {
+    "inception_v1": (224, 7, 64, "same"),
+    "inception_v3": (299, 3, 32, "valid"),
+}
+# Side and channels of Xception's and InceptionNeXt's maps.
+DEPTHWISE = ((37, 728), (19, 728), (28, 24), (14, 48))
+FORMS: dict[ops.Form, str] = {"native": "grouped", "shifted": "shifted slices"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +109,55 @@ def several(count: int, form: str, options: Options) -> estimates.Program:
     return step, [one] * count, (jax.ShapeDtypeStruct(shape, dtype),)
 
 
+def first(form: str, network: str, options: Options) -> estimates.Program:
+    """The first convolution of a network, of bytes, and its kernel's gradient."""
+    size, window, width, padding = FIRST[network]
+    dtype = jnp.dtype(options.dtype)
+    convolve = {"as it is": ops.conv, "8 channels": eight_channels, "2x2 pixels": pixels_of_2x2}
+
+    def step(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = images.astype(dtype) / 127.5 - 1
+        y, pull = jax.vjp(lambda kernel: convolve[form](x, kernel, 2, padding), kernel)
+        return pull(y)[0], y
+
+    kernel = jax.ShapeDtypeStruct((window, window, 3, width), jnp.float32)
+    return step, kernel, (jax.ShapeDtypeStruct((options.images, size, size, 3), jnp.uint8),)
+
+
+def eight_channels(x: jax.Array, kernel: jax.Array, stride: int, padding: ops.Padding) -> jax.Array:
+    """A convolution of images with five channels of zeros more."""
+    more = [(0, 0), (0, 0), (0, 0), (0, 5)]
+    return ops.conv(jnp.pad(x, more), jnp.pad(kernel, more[:2] + more[:1:-1]), stride, padding)
+
+
+def pixels_of_2x2(x: jax.Array, kernel: jax.Array, stride: int, padding: ops.Padding) -> jax.Array:
+    """A convolution with stride 2 as one with stride 1 over pixels that are 2x2 of the image."""
+    size, window = x.shape[1], kernel.shape[0]
+    low, high = ops.pads(size, window, stride, padding)
+    out, even = (size + low + high - window) // 2 + 1, window + window % 2
+    high = 2 * (out - 1) + even - size - low
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *[(low, high, 0)] * 2, (0, 0, 0)))
+    kernel = jnp.pad(kernel, [(0, even - window)] * 2 + [(0, 0)] * 2)
+    x = x.reshape(len(x), out + even // 2 - 1, 2, -1, 2, 3).swapaxes(2, 3)
+    kernel = kernel.reshape(even // 2, 2, even // 2, 2, 3, -1).swapaxes(1, 2)
+    x = x.reshape(*x.shape[:3], 12)
+    return ops.conv(x, kernel.reshape(*kernel.shape[:2], 12, -1), 1, "valid")
+
+
+def depthwise(form: ops.Form, size: int, channels: int, options: Options) -> estimates.Program:
+    """A depthwise convolution and its gradients."""
+    dtype = jnp.dtype(options.dtype)
+
+    def step(kernel: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        with ops.forced_form(form):
+            y, pull = jax.vjp(ops.depthwise_conv, x, kernel)
+            dx, dkernel = pull(y)
+        return dkernel, dx
+
+    x = jax.ShapeDtypeStruct((options.images, size, size, channels), dtype)
+    return step, jax.ShapeDtypeStruct((3, 3, 1, channels), jnp.float32), (x,)
+
+
 def rows(options: Options) -> Iterator[str]:
     """The lines of the table."""
     quick = functools.partial(estimates.compiled, options=options, effort="quick")
@@ -105,16 +165,23 @@ def rows(options: Options) -> Iterator[str]:
     for form, call in (("concatenated", joined), ("sum of products", without_concatenation)):
         Block17.__call__ = call
         made = estimates.module(f"{ARCH}.block17.0", "rewritten", options)
-        yield line(quick("block17", form, made), True)
+        yield line(quick("block17", form, made))
     Block17.__call__ = joined
     for form in ("in a row", "scanned", "in a row, recomputed", "scanned, recomputed"):
         made = several(options.blocks, form, options)
         # Of a loop the compiler counts the body once, so its times say nothing here.
         found = quick(f"{options.blocks} x block17", form, made)
         yield line(found, "scanned" not in form)
+    for network in FIRST:
+        for form in ("as it is", "8 channels", "2x2 pixels"):
+            yield line(quick(f"first layer of {network}", form, first(form, network, options)))
+    for size, channels in DEPTHWISE:
+        for form, name in FORMS.items():
+            made = depthwise(form, size, channels, options)
+            yield line(quick(f"depthwise 3x3, {size}x{size}x{channels}", name, made))
 
 
-def line(row: estimates.Row, timed: bool) -> str:
+def line(row: estimates.Row, timed: bool = True) -> str:
     """A line of the table."""
     time = f"{row.seconds * 1e3:.2f} | {row.bytes / 1e9:.2f}" if timed else "- | -"
     return (
