@@ -134,7 +134,8 @@ def _loss(twin: torch.nn.Module, batch: dict, config: Config) -> torch.Tensor:
     return losses.pop("logits") + config.aux_weight * sum(losses.values())
 
 
-@pytest.mark.parametrize("name", ["inception_v3", pytest.param("xception", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inception_v3", "xception"])
 def test_ten_steps_of_the_recipe(name):
     with jax.enable_x64(True):
         config = config_for(name)
