@@ -305,7 +305,7 @@ def test_narrow_depthwise_convolutions_are_full_ones_on_tpus():
     assert groups(48, "tpu", "depthwise") == ["1"]
     assert groups(48, "tpu") == ["48"]
     assert groups(48, "cuda", "depthwise") == ["48"]
-    assert groups(128, "tpu", "depthwise") == ["128"]
+    assert groups(64, "tpu", "depthwise") == ["64"]
     assert groups(48, "cpu", "depthwise") == []
 
 
