@@ -163,16 +163,20 @@ def test_rematerialisation_keeps_the_convolutions_alone(capsys):
 @pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_resnet_v2"])
 def test_rematerialisation_keeps_the_sums_between_residual_blocks(name):
     """Kept in place of the last convolutions, or the last block would have all computed again."""
-    blocks = skeleton(name, width_multiplier=0.2).block17
+    blocks = skeleton(name, width_multiplier=0.3).block17
     graphdef, state = nnx.split(nnx.view(blocks, use_running_average=False))
     channels = blocks[0].up.kernel.shape[-1]
     call = rematerialised(lambda state, x: nnx.merge(graphdef, state)(x).sum())
+    x = jnp.ones((2, 4, 5, channels))
     with ij.rewritten():
-        pulled = jax.eval_shape(
-            lambda state, x: jax.vjp(call, state, x)[1], state, jnp.ones((2, 4, 5, channels))
-        )
-    maps = [leaf for leaf in jax.tree.leaves(pulled) if leaf.shape == (2, 4, 5, channels)]
-    assert len(maps) == 1 + len(blocks)  # the input, and each sum
+        marked = equations(jax.make_jaxpr(call)(state, x).jaxpr)
+        pulled = jax.eval_shape(lambda state, x: jax.vjp(call, state, x)[1], state, x)
+    marked = [
+        e for e in marked if e.primitive.name == "name" and e.outvars[0].aval.shape == x.shape
+    ]
+    assert len(marked) == 2 * len(blocks)  # each block's last convolution, and its sum
+    maps = [leaf for leaf in jax.tree.leaves(pulled) if leaf.shape == x.shape]
+    assert len(maps) == 1 + len(blocks)  # of the two one, and the input
 
 
 def convolutions(function, *arrays):
