@@ -165,7 +165,7 @@ def table(rows: list[Row]) -> str:
 
 
 def cycles_table(rows: list[Row], kind: str) -> str:
-    """The same by the compiler's cycles, which it has at full effort only."""
+    """The same by the compiler's cycles, which say little at less than full effort."""
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = "| program | form | M cycles | plain / this | in convolutions | in other operations "
     head += "| large operations without an estimate | convolutions by cycles, the rest by bytes, ms"
@@ -181,7 +181,7 @@ def cycles_table(rows: list[Row], kind: str) -> str:
         cells = [row.what, row.form,
                  f"{row.cycles / 1e6:.2f}", ratio(base.cycles, row.cycles),
                  f"{kinds[True] / 1e6:.2f}", f"{kinds[False] / 1e6:.2f}", str(missing),
-                 f"{both[1] * 1e3:.2f}", ratio(*both)]  # fmt: skip
+                 f"{both[1] * 1e3:.2f}" if both[1] else "-", ratio(*both)]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -213,7 +213,8 @@ def rule(head: str) -> str:
 def hybrid(row: Row, kind: str) -> float:
     """Seconds on that kind of chip: convolutions by cycles, all else at the memory's speed.
 
-    The compiler takes loops of elementwise operations for 2.5 to 4 times slower than memory is.
+    Zero where the chip's clock or memory is not known. The compiler takes loops of elementwise
+    operations for 2.5 to 4 times slower than memory is.
     """
     clock, bandwidth = hardware.clock(kind), hardware.bandwidth(kind)
     if not clock or not bandwidth:

@@ -35,7 +35,7 @@ windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the
 
 Form = Literal["shifted", "native", "dense"]
 
-_NARROW = 48  # channels; 64 of 147x147, in Xceptions, touch more bytes so
+_NARROW = 48  # channels; 64, in Xceptions' large maps, touch more bytes as a full convolution
 
 _forced_form = jax.make_user_context(None)
 
@@ -96,7 +96,8 @@ def depthwise_conv(
             for `conv`.
         dilation: distance between the pixels that a filter meets, along both axes.
     """
-    # Channels that do not fill a row of the matrix unit cost it no less where they are apart.
+    # TPUs' matrix units are wider than these: zeros between channels cost less than taking them
+    # apart, by the compiler's cycles.
     dense = _depthwise_dense if in_use("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
     convolve = _by_platform(_depthwise_shifted, _conv_native, *args, dense=dense)

@@ -20,8 +20,8 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What lies between them (normalisation, ReLU, pools, concatenation, depthwise convolutions) is
     computed again on the way back, and so is a convolution of the image, whose few channels cost
-    less than its large output; of a residual block that ends in a convolution its sum is kept
-    instead. The numbers are the same.
+    less than its large output. Sums of residual blocks are kept where a network marks them, as
+    Inception-ResNets and Xception do. The numbers are the same.
 
     Args:
         function: of arrays, or trees of them.
