@@ -102,7 +102,9 @@ def depthwise_conv(
     args = (stride, padding, dilation)
     convolve = _by_platform(_depthwise_shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
-    return _rounding(convolve, gradient)(x, kernel)
+    # The gradient of a kernel with zeros has what belongs to them too, which devices would add up.
+    own = dense is not None and jnp.finfo(x.dtype).bits < 32
+    return _rounding(convolve, gradient, always=own)(x, kernel)
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -225,10 +227,11 @@ def _conv_native(
     )
 
 
-def _rounding(multiply: Callable, kernel_gradient: Callable) -> Callable:
+def _rounding(multiply: Callable, kernel_gradient: Callable, *, always: bool = False) -> Callable:
     """Lets `multiply(x, kernel)` take a kernel of a wider dtype than x.
 
     `kernel_gradient(x, g, kernel)` is its gradient in the kernel's dtype, g that of the result.
+    It is used for such kernels, and `always` for all: these cannot be differentiated forwards.
     """
 
     @jax.custom_vjp
@@ -247,7 +250,7 @@ def _rounding(multiply: Callable, kernel_gradient: Callable) -> Callable:
 
     def choose(x: jax.Array, kernel: jax.Array) -> jax.Array:
         wider = jnp.promote_types(x.dtype, kernel.dtype) != x.dtype
-        return rounded(x, kernel) if wider else multiply(x, kernel.astype(x.dtype))
+        return rounded(x, kernel) if wider or always else multiply(x, kernel.astype(x.dtype))
 
     return choose
 
