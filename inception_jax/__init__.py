@@ -1,6 +1,7 @@
 """The Inception family in JAX, with the numbers of its sources."""
 
 from inception_jax import models
+from inception_jax.features import FeatureInfo, feature_extractor, feature_info
 from inception_jax.folding import fold
 from inception_jax.predict import jit_predict
 from inception_jax.preprocessing import preprocess
@@ -13,16 +14,21 @@ from inception_jax.registry import (
 )
 from inception_jax.rewrites import REWRITES, rewritten
 from inception_jax.serving import ExportError, export
+from inception_jax.summary import Summary, summary
 from inception_jax.weights import WeightsError, load_weights, save_weights, to_torch
 
 __all__ = [
     "REWRITES",
     "ExportError",
+    "FeatureInfo",
     "ModelInfo",
+    "Summary",
     "UnknownModelError",
     "WeightsError",
     "create_model",
     "export",
+    "feature_extractor",
+    "feature_info",
     "fold",
     "jit_predict",
     "list_models",
@@ -32,5 +38,6 @@ __all__ = [
     "preprocess",
     "rewritten",
     "save_weights",
+    "summary",
     "to_torch",
 ]

@@ -1,4 +1,4 @@
-"""The command `inception-jax`: list, info, convert, export, predict."""
+"""The command `inception-jax`: list, info, summary, convert, export, predict."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from flax import nnx
-from PIL import Image
-
-from inception_jax import classes, serving
-from inception_jax.model import Model
-from inception_jax.preprocessing import preprocess
+from inception_jax import serving
+from inception_jax.commands import predict
 from inception_jax.registry import UnknownModelError, list_models, model_info
+from inception_jax.summary import summary
 from inception_jax.weights.building import model_for
-from inception_jax.weights.content import spec_of
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.export import FORMATS, export
 from inception_jax.weights.published import PUBLISHED
@@ -53,6 +46,15 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "info", _info, "what is known of a network or its weights")
     command.add_argument("name", help="a network or network.tag, see list")
+
+    command = _command(commands, "summary", _summary, "a network's stages as a table")
+    command.add_argument("name", help="a network or network.tag, see list")
+    command.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="N|HxW",
+        help="of the image, in pixels; default: the network's own",
+    )
 
     command = _command(commands, "convert", _convert, "weights from any layout to another")
     command.add_argument("source", metavar="SRC", help="weight file")
@@ -89,11 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--embedding", action="store_true", help="return the pooled features, not the logits"
     )
 
-    command = _command(commands, "predict", _predict, "the likeliest classes of images")
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
-    command.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
-    command.add_argument("--weights", help="weight file; default: the tag's published one")
-    command.add_argument("--top", type=_positive, default=5, help="how many classes; default: 5")
+    command = _command(commands, "predict", predict.run, "the likeliest classes of images")
+    predict.add_arguments(command)
     return parser
 
 
@@ -103,13 +102,6 @@ def _command(
     command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     command.set_defaults(run=run)
     return command
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -136,6 +128,9 @@ def _info(args: argparse.Namespace) -> int:
     facts = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
     facts["num_params"] = f"{info.num_params:,}"
     facts["readings"] = ", ".join(f"{k}={v!r}" for k, v in info.readings.items()) or "defaults"
+    facts["features"] = "  ".join(
+        f"{f.name} {f.channels} /{f.reduction}{' *' if f.tap else ''}" for f in info.feature_info
+    )
     facts["aux_heads"] = ", ".join(info.aux_heads) or "none"
     if args.name in PUBLISHED:
         facts["weights"] = PUBLISHED[args.name].address
@@ -143,6 +138,11 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in facts.items():
         if value != "":
             print(f"{name:{width}}  {value}")
+    return 0
+
+
+def _summary(args: argparse.Namespace) -> int:
+    print(summary(args.name, args.image_size))
     return 0
 
 
@@ -168,38 +168,6 @@ def _export(args: argparse.Namespace) -> int:
     )
     print(f"wrote {path}")
     return 0
-
-
-def _predict(args: argparse.Namespace) -> int:
-    images = [_open(path) for path in args.images]
-    model = model_for(args.arch, args.weights or True)
-    _check_takes_photographs(model)
-    names = classes.names(spec_of(model).num_classes, args.arch)
-    graphdef, state = nnx.split(model)
-    logits: Any = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
-    for path, image in zip(args.images, images, strict=True):
-        scores = np.asarray(jax.nn.softmax(logits(state, preprocess(args.arch, image))))[0]
-        print(path)
-        for index in np.argsort(-scores, kind="stable")[: args.top]:
-            print(f"  {100 * scores[index]:6.2f} %  {names[index]}")
-    return 0
-
-
-def _open(path: str) -> Image.Image:
-    try:
-        with Image.open(Path(path)) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a whole image file: {error}") from None
-    return image
-
-
-def _check_takes_photographs(model: Model) -> None:
-    channels = spec_of(model).in_channels
-    if channels != 3:
-        raise ValueError(
-            f"predict takes colour images; these weights are for {channels} channel(s)"
-        )
 
 
 if __name__ == "__main__":

@@ -353,6 +353,11 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
 
+def l2_normalised(x: jax.Array) -> jax.Array:
+    """Divides each vector of [n, d] by its norm, or by 1e-12 if that is larger."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
 def imagenet_to_inception(images: jax.Array) -> jax.Array:
     """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
 

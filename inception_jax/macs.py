@@ -29,17 +29,26 @@ def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int 
     # In the other form convolutions are sums of shifted products, which say nothing of their size.
     with ops.forced_form("native"):
         traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
-    return sum(_macs(equation) for equation in equations(traced.jaxpr))
+    return sum(macs_of(equation) for equation in traced.jaxpr.eqns)
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
     """Yields every equation of a traced program, those of inner programs too."""
     for equation in jaxpr.eqns:
         yield equation
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
+        yield from _inside(equation)
+
+
+def _inside(equation: Any) -> Iterator[Any]:
+    for value in equation.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+            yield from equations(inner)
+
+
+def macs_of(equation: Any) -> int:
+    """Returns the multiply-accumulates of an equation, or of the programs inside it."""
+    return sum(_macs(each) for each in (equation, *_inside(equation)))
 
 
 def _macs(equation: Any) -> int:

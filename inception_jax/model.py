@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -28,14 +29,30 @@ class Model(nnx.Module):
         min_size: smallest height and width that it takes, in pixels.
         aux_names: attributes, and names in the output, of its auxiliary classifiers.
         classifiers: paths of the layers whose size is the number of classes.
+        taps: the stages that a detector or a segmenter takes, one a size of map, where timm taps
+            the networks that it has; see `inception_jax.features`.
+        inner_taps: those of them that are no stage of their own, but inside a block or before one.
         spec: how `create_model` built it; None for a network built by its class.
     """
 
     min_size: ClassVar[int]
     aux_names: ClassVar[tuple[str, ...]] = ()
     classifiers: ClassVar[tuple[str, ...]] = ("fc",)
+    taps: tuple[str, ...] = ()
+    inner_taps: tuple[str, ...] = ()
     spec: Spec | None = None
     in_channels: int
+
+    def __repr__(self) -> str:
+        """A line; `nnx.display(model)` shows every layer, `inception_jax.summary` the stages."""
+        spec = self.spec
+        if spec is None:
+            return f"{type(self).__name__}()"
+        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+        width = "" if spec.width_multiplier == 1 else f" x{spec.width_multiplier:g}"
+        return f"{type(self).__name__}({spec.name!r}{width}, {params:,} parameters)"
+
+    __str__ = __repr__
 
     def features(self, images: jax.Array) -> dict[str, jax.Array]:
         """Returns every stage's map [n, h, w, c] by its name, in forward order."""

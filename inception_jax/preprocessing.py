@@ -35,19 +35,23 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
         ValueError: for an array of another shape or type.
     """
     info = model_info(name)
-    picture = _to_rgb(image)
-    if info.crop == "resize_crop":
-        pixels = _resize_crop(picture, info)
-    elif info.crop == "crop_resize":
-        pixels = _resize(_central(picture, info.crop_pct), info)
-    elif info.crop == "warp_crop":
-        side = math.floor(info.input_size / info.crop_pct)
-        pixels = _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
-    else:
-        pixels = _resize(picture, info)
+    pixels = cropped(image, info)
     if info.channel_order == "bgr":
         pixels = pixels[:, :, ::-1]
     return scaled(pixels, info)[None]
+
+
+def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
+    """Returns what a network sees of an image: RGB [h, w, 3] from 0 to 255, see `preprocess`."""
+    picture = _to_rgb(image)
+    if info.crop == "resize_crop":
+        return _resize_crop(picture, info)
+    if info.crop == "crop_resize":
+        return _resize(_central(picture, info.crop_pct), info)
+    if info.crop == "warp_crop":
+        side = math.floor(info.input_size / info.crop_pct)
+        return _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
+    return _resize(picture, info)
 
 
 def scaled(pixels: Array, info: ModelInfo) -> Array:

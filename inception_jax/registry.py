@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import inspect
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax.model import Model, Spec
+
+if TYPE_CHECKING:
+    from inception_jax.features import FeatureInfo
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -104,6 +108,13 @@ class ModelInfo:
     interpolation: Interpolation
     aux_heads: tuple[str, ...]
     readings: Mapping[str, Any]
+
+    @functools.cached_property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """The stages that `features` returns, in forward order; see `features.feature_info`."""
+        from inception_jax.features import feature_info  # which traces a network: a second or two
+
+        return feature_info(nnx.eval_shape(lambda: create_model(self.name)))
 
 
 _CLASSES: dict[str, Any] = {}  # each with options of its own

@@ -225,6 +225,11 @@ def global_avg_pool(x: torch.Tensor) -> torch.Tensor:
     return x.mean((2, 3))
 
 
+def l2_normalised(x: torch.Tensor) -> torch.Tensor:
+    """Divides each vector of [n, d] by its norm, or by 1e-12 if that is larger."""
+    return F.normalize(x, dim=-1)
+
+
 def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
     """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
 

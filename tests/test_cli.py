@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -182,6 +185,72 @@ def test_predict(capsys, tmp_path, photograph, monkeypatch):
         share, _, label = line.strip().partition(" %  ")
         assert float(share) == pytest.approx(100 * shares[index], abs=0.02)
         assert label == names[index]
+
+
+def test_predict_a_folder(capsys, tmp_path, monkeypatch):
+    """A table and a sheet of all images; what is no image is left out and named."""
+    monkeypatch.chdir(tmp_path)
+    model = filled("inception_v1.tv_in1k", width_multiplier=WIDTH)
+    ij.save_weights(model, "w.safetensors")
+    rng = np.random.default_rng(1)
+    (tmp_path / "images/deep").mkdir(parents=True)
+    paths = [Path("images") / ("deep" if i % 2 else "") / f"{i:02d}.png" for i in range(18)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    (tmp_path / "images/broken.jpg").write_bytes(b"no image")
+    (tmp_path / "images/notes.txt").write_text("no image either")
+    options = ["--arch", "inception_v1.tv_in1k", "--weights", "w.safetensors"]
+    code, out, err = run(capsys, "predict", "images", "--top", "2", *options)
+    assert code == 0, err
+    assert out == "wrote predictions.csv\nwrote predictions.png\n"
+    assert "left out: images/broken.jpg is not a whole image" in err
+    with open("predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == {str(path) for path in paths}
+    names = classes.imagenet_names()
+    for row in rows:
+        image = ij.preprocess("inception_v1.tv_in1k", Image.open(row["file"]))
+        scores = np.asarray(jax.nn.softmax(model(image)))[0]
+        assert row["class_1"] == names[scores.argmax()]
+        assert float(row["score_1"]) == pytest.approx(scores.max(), abs=1e-4)
+        assert float(row["score_2"]) <= float(row["score_1"])
+    with Image.open("predictions.png") as sheet:
+        assert sheet.width > 4 * 168
+
+    heat = ["--explain", "heat.png", "--csv", "t.csv", "--sheet", "s.png"]
+    code, _, err = run(capsys, "predict", paths[0], "--stage", "inception4e", *heat, *options)
+    assert code == 0, err
+    with Image.open("heat.png") as heated, Image.open("s.png") as seen:
+        assert heated.size == seen.size == (224, 224)
+        assert heated.tobytes() != seen.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["empty"], "no image in empty"),
+        (["x.png", "--stage", "conv1"], "--stage"),
+        (["x.png", "--explain", "h.png", "--stage", "Mixed_5b"], "no stage 'Mixed_5b'"),
+        (["x.png", "--explain", "absent/h.png"], "no folder absent"),
+        (["x.png", "--explain", "h.txt"], "h.txt must end as an image"),
+        (["x.png", "--classes", "names.txt"], "names.txt has 2 names for 1000"),
+        (["junk"], "none of 1 files"),
+    ],
+)
+def test_predict_says_what_is_wrong(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    ij.save_weights(filled("inception_v1.tv_in1k", width_multiplier=WIDTH), "w.safetensors")
+    Image.new("RGB", (30, 30)).save("x.png")
+    Path("empty").mkdir()
+    Path("junk").mkdir()
+    Path("junk/a.png").write_bytes(b"junk")
+    Path("names.txt").write_text("one\ntwo\n")
+    before = sorted(tmp_path.iterdir())
+    options = ["--arch", "inception_v1.tv_in1k", "--weights", "w.safetensors"]
+    code, out, err = run(capsys, "predict", *words, *options)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_predict_with_the_weights_of_a_run(capsys, tmp_path, photograph):

@@ -214,6 +214,7 @@ class InceptionNeXt(Model):
     """
 
     min_size = 32
+    taps = ("stage1", "stage2", "stage3", "stage4")
     classifiers = ("head.fc2",)
 
     def __init__(

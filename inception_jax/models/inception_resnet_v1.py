@@ -29,6 +29,7 @@ from inception_jax.layers import (
     check_images,
     folded,
     global_avg_pool,
+    l2_normalised,
 )
 from inception_jax.model import Model
 from inception_jax.models.inception_v4 import ReductionA
@@ -202,6 +203,7 @@ class InceptionResNetV1(Model):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "block8")
 
     def __init__(
         self,
@@ -280,12 +282,16 @@ class InceptionResNetV1(Model):
         x = maps["block8"] = self.block8(x)  # 8x8x1792
         return maps
 
-    def embed(self, images: jax.Array) -> jax.Array:
+    def embed(self, images: jax.Array, *, normalise: bool = False) -> jax.Array:
         """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
 
-        The 512 numbers are not yet divided by their norm.
+        Args:
+            images: floats [n, h, w, c].
+            normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
+                then the cosines by which faces are compared.
         """
-        return self._embed(images, None)
+        x = self._embed(images, None)
+        return l2_normalised(x) if normalise else x
 
     def _embed(self, images: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         x = self.dropout(global_avg_pool(self.features(images)["block8"]), rngs)  # 1792

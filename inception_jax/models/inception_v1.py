@@ -199,6 +199,7 @@ class InceptionV1(Model):
     """
 
     min_size = 32
+    taps = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
     aux_names = ("aux1", "aux2")
     classifiers = ("fc", "aux1.fc2", "aux2.fc2")
 

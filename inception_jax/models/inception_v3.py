@@ -271,6 +271,7 @@ class InceptionV3(Model):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     aux_names = ("AuxLogits",)
     classifiers = ("fc", "AuxLogits.fc")
 

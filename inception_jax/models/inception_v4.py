@@ -252,6 +252,7 @@ class InceptionV4(Model):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Mixed_3a", "Mixed_5e", "Mixed_6h", "Mixed_7d")
     aux_names = ("AuxLogits",)
     classifiers = ("fc", "AuxLogits.fc")
 

@@ -103,6 +103,8 @@ class Xception(Model):
     """
 
     min_size = 71
+    inner_taps = ("block3_sepconv1_act", "block4_sepconv1_act", "block13_sepconv1_act")
+    taps = ("block1_conv2", *inner_taps, "block14_sepconv2")
 
     def __init__(
         self,
@@ -152,7 +154,8 @@ class Xception(Model):
     def features(self, images: jax.Array) -> dict[str, jax.Array]:
         """Returns every stage's map [n, h, w, c] by its name in Keras, in forward order.
 
-        Residual blocks give their sum, to which no ReLU has been applied.
+        Residual blocks give their sum, to which no ReLU has been applied; of three there is also
+        what the next block makes of it first, which is where timm taps them.
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.
@@ -163,7 +166,9 @@ class Xception(Model):
         x = maps["block1_conv1"] = self.block1_conv1(x)  # 149x149x32
         x = maps["block1_conv2"] = self.block1_conv2(x)  # 147x147x64
         x = maps["block2"] = self.block2(x)  # 74x74x128
+        maps["block3_sepconv1_act"] = jax.nn.relu(x)
         x = maps["block3"] = self.block3(x)  # 37x37x256
+        maps["block4_sepconv1_act"] = jax.nn.relu(x)
         x = maps["block4"] = self.block4(x)  # 19x19x728
         x = maps["block5"] = self.block5(x)  # 19x19x728
         x = maps["block6"] = self.block6(x)  # 19x19x728
@@ -173,6 +178,7 @@ class Xception(Model):
         x = maps["block10"] = self.block10(x)  # 19x19x728
         x = maps["block11"] = self.block11(x)  # 19x19x728
         x = maps["block12"] = self.block12(x)  # 19x19x728
+        maps["block13_sepconv1_act"] = jax.nn.relu(x)
         x = maps["block13"] = self.block13(x)  # 10x10x1024
         x = maps["block14_sepconv1"] = jax.nn.relu(self.block14_sepconv1(x))  # 10x10x1536
         x = maps["block14_sepconv2"] = jax.nn.relu(self.block14_sepconv2(x))  # 10x10x2048

@@ -121,12 +121,18 @@ class Block(nnx.Module):
         self.skip = skip
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.with_tap(x, rngs)[1]
+
+    def with_tap(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns what the last separable convolution takes, and the block's output."""
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
             residual = self.shortcut_bn(self.shortcut(x))
-        for sepconv in (self.sepconv1, self.sepconv2, self.sepconv3):
-            x = sepconv(jax.nn.relu(x) if self.relu_first else x)
-        return residual + self.drop_path(x, rngs) if self.skip else x
+        x = self.sepconv1(jax.nn.relu(x) if self.relu_first else x)
+        x = self.sepconv2(jax.nn.relu(x) if self.relu_first else x)
+        tap = jax.nn.relu(x) if self.relu_first else x
+        x = self.sepconv3(tap)
+        return tap, residual + self.drop_path(x, rngs) if self.skip else x
 
     def fold(self) -> None:
         """Takes the shortcut's normalisation into its convolution, for `folding.fold`."""
@@ -171,12 +177,16 @@ class PreBlock(nnx.Module):
         self.skip = skip
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.with_tap(x, rngs)[1]
+
+    def with_tap(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns what the last normalisation takes, and the block's output."""
         x = jax.nn.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
-        x = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
-        x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(x))))
-        return residual + self.drop_path(x, rngs) if self.skip else x
+        tap = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
+        x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(tap))))
+        return tap, residual + self.drop_path(x, rngs) if self.skip else x
 
     def fold(self) -> None:
         """Takes two of the normalisations in, for `folding.fold`; before the first is a sum."""
@@ -251,6 +261,9 @@ class XceptionAligned(Model):
         steps = iter(_block_options(strides, output_stride, drop_path))
         self.in_channels = in_channels
         self.preact = preact
+        self.tapped = tuple(number for number, stride in enumerate(strides, 1) if stride > 1)
+        self.inner_taps = tuple(self._inner(number) for number in self.tapped)
+        self.taps = (*self.inner_taps, f"block{len(strides)}")
 
         self.conv1 = conv(in_channels, width(32), 3, stride=2)
         if preact:
@@ -285,7 +298,9 @@ class XceptionAligned(Model):
         """Returns every stage's map [n, h, w, c], in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
-        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone.
+        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone. Of
+        blocks with a stride there is also what their last separable convolution takes, which is
+        where timm taps them: `block1_act3`, or, before its normalisation, `block1_conv2`.
 
         Args:
             images: floats [n, h, w, c].
@@ -303,10 +318,16 @@ class XceptionAligned(Model):
         for number, block in enumerate(flows, 1):
             # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
             # 10x10x1024, 10x10x2048
-            x = maps[f"block{number}"] = block(x, rngs)
+            inner, x = block.with_tap(x, rngs)
+            if number in self.tapped:
+                maps[self._inner(number)] = inner
+            maps[f"block{number}"] = x
         if self.preact:
             x = maps["act"] = jax.nn.relu(x)  # 10x10x2048
         return maps
+
+    def _inner(self, number: int) -> str:
+        return f"block{number}_{'conv2' if self.preact else 'act3'}"
 
     def embed(self, images: jax.Array) -> jax.Array:
         """Returns the pooled features before the classifier, [n, 2048]."""

@@ -26,6 +26,7 @@ from reference_torch.layers import (
     channel_scaler,
     check_images,
     global_avg_pool,
+    l2_normalised,
 )
 from reference_torch.models.inception_v4 import ReductionA
 from reference_torch.ops import max_pool
@@ -250,12 +251,16 @@ class InceptionResNetV1(nn.Module):
         x = maps["block8"] = self.block8(x)  # 8x8x1792
         return maps
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
+    def embed(self, images: torch.Tensor, *, normalise: bool = False) -> torch.Tensor:
         """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
 
-        The 512 numbers are not yet divided by their norm.
+        Args:
+            images: floats [n, c, h, w].
+            normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
+                then the cosines by which faces are compared.
         """
-        return self._embed(images)
+        x = self._embed(images)
+        return l2_normalised(x) if normalise else x
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         x = self.dropout(global_avg_pool(self.features(images)["block8"]))  # 1792

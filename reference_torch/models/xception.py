@@ -144,7 +144,8 @@ class Xception(nn.Module):
     def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns every stage's map [n, c, h, w] by its name in Keras, in forward order.
 
-        Residual blocks give their sum, to which no ReLU has been applied.
+        Residual blocks give their sum, to which no ReLU has been applied; of three there is also
+        what the next block makes of it first, which is where timm taps them.
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.
@@ -155,7 +156,9 @@ class Xception(nn.Module):
         x = maps["block1_conv1"] = self.block1_conv1(x)  # 149x149x32
         x = maps["block1_conv2"] = self.block1_conv2(x)  # 147x147x64
         x = maps["block2"] = self.block2(x)  # 74x74x128
+        maps["block3_sepconv1_act"] = F.relu(x)
         x = maps["block3"] = self.block3(x)  # 37x37x256
+        maps["block4_sepconv1_act"] = F.relu(x)
         x = maps["block4"] = self.block4(x)  # 19x19x728
         x = maps["block5"] = self.block5(x)  # 19x19x728
         x = maps["block6"] = self.block6(x)  # 19x19x728
@@ -165,6 +168,7 @@ class Xception(nn.Module):
         x = maps["block10"] = self.block10(x)  # 19x19x728
         x = maps["block11"] = self.block11(x)  # 19x19x728
         x = maps["block12"] = self.block12(x)  # 19x19x728
+        maps["block13_sepconv1_act"] = F.relu(x)
         x = maps["block13"] = self.block13(x)  # 10x10x1024
         x = maps["block14_sepconv1"] = F.relu(self.block14_sepconv1(x))  # 10x10x1536
         x = maps["block14_sepconv2"] = F.relu(self.block14_sepconv2(x))  # 10x10x2048

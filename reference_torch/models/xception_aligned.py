@@ -114,12 +114,18 @@ class Block(nn.Module):
         self.skip = skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.with_tap(x)[1]
+
+    def with_tap(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what the last separable convolution takes, and the block's output."""
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
             residual = self.shortcut_bn(self.shortcut(x))
-        for sepconv in (self.sepconv1, self.sepconv2, self.sepconv3):
-            x = sepconv(F.relu(x) if self.relu_first else x)
-        return residual + self.drop_path(x) if self.skip else x
+        x = self.sepconv1(F.relu(x) if self.relu_first else x)
+        x = self.sepconv2(F.relu(x) if self.relu_first else x)
+        tap = F.relu(x) if self.relu_first else x
+        x = self.sepconv3(tap)
+        return tap, residual + self.drop_path(x) if self.skip else x
 
 
 class PreBlock(nn.Module):
@@ -160,12 +166,16 @@ class PreBlock(nn.Module):
         self.skip = skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.with_tap(x)[1]
+
+    def with_tap(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what the last normalisation takes, and the block's output."""
         x = F.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
-        x = self.pointwise2(self.depthwise2(F.relu(self.norm2(x))))
-        x = self.pointwise3(self.depthwise3(F.relu(self.norm3(x))))
-        return residual + self.drop_path(x) if self.skip else x
+        tap = self.pointwise2(self.depthwise2(F.relu(self.norm2(x))))
+        x = self.pointwise3(self.depthwise3(F.relu(self.norm3(tap))))
+        return tap, residual + self.drop_path(x) if self.skip else x
 
 
 class XceptionAligned(nn.Module):
@@ -227,6 +237,7 @@ class XceptionAligned(nn.Module):
         steps = iter(_block_options(strides, output_stride, drop_path))
         self.in_channels = in_channels
         self.preact = preact
+        self.tapped = tuple(number for number, stride in enumerate(strides, 1) if stride > 1)
 
         self.conv1 = conv(in_channels, width(32), 3, stride=2)
         if preact:
@@ -261,7 +272,9 @@ class XceptionAligned(nn.Module):
         """Returns every stage's map [n, c, h, w], in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
-        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone.
+        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone. Of
+        blocks with a stride there is also what their last separable convolution takes, which is
+        where timm taps them: `block1_act3`, or, before its normalisation, `block1_conv2`.
 
         Args:
             images: floats [n, c, h, w].
@@ -278,10 +291,16 @@ class XceptionAligned(nn.Module):
         for number, block in enumerate(flows, 1):
             # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
             # 10x10x1024, 10x10x2048
-            x = maps[f"block{number}"] = block(x)
+            inner, x = block.with_tap(x)
+            if number in self.tapped:
+                maps[self._inner(number)] = inner
+            maps[f"block{number}"] = x
         if self.preact:
             x = maps["act"] = F.relu(x)  # 10x10x2048
         return maps
+
+    def _inner(self, number: int) -> str:
+        return f"block{number}_{'conv2' if self.preact else 'act3'}"
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the pooled features before the classifier, [n, 2048]."""

@@ -1,0 +1,1 @@
+"""The commands of `inception-jax` that are more than a few lines."""

@@ -1,0 +1,233 @@
+"""`inception-jax predict`: the likeliest classes of images, and where in them they are seen."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from inception_jax import classes, explain, sheet
+from inception_jax.model import Model
+from inception_jax.predict import jit_predict
+from inception_jax.preprocessing import cropped, preprocess
+from inception_jax.registry import model_info
+from inception_jax.weights.building import model_for
+from inception_jax.weights.content import spec_of
+
+# Images to heat, unless none is asked for, and logits.
+Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
+
+_BATCH = 16
+_EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image.
+
+    Attributes:
+        path: of the image.
+        best: indices of the classes, the likeliest first.
+        scores: their probabilities.
+        seen: the part of it that the network saw.
+        heated: the same under the colours of its explanation.
+    """
+
+    path: Path
+    best: list[int]
+    scores: list[float]
+    seen: Image.Image
+    heated: Image.Image | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
+    parser.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
+    parser.add_argument("--weights", help="weight file; default: the tag's published one")
+    parser.add_argument("--top", type=_positive, default=5, help="how many classes; default: 5")
+    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument("--csv", metavar="FILE", help="default for a folder: predictions.csv")
+    parser.add_argument(
+        "--sheet",
+        metavar="FILE",
+        help="contact sheet of all images; default for a folder: predictions.png",
+    )
+    parser.add_argument(
+        "--explain",
+        metavar="FILE",
+        help="picture of where the likeliest class is seen (Grad-CAM); of several images a sheet",
+    )
+    parser.add_argument(
+        "--stage", help="whose map explains, see `inception-jax info`; default: the last"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    paths, from_folder = _files(args.images)
+    if from_folder:
+        args.csv = args.csv or "predictions.csv"
+        args.sheet = args.sheet or "predictions.png"
+    pictures = [Path(name) for name in (args.sheet, args.explain) if name]
+    _check_targets([*([Path(args.csv)] if args.csv else []), *pictures], pictures)
+    if not from_folder:
+        for path in paths:  # before the weights are fetched
+            _open(path)
+    if args.stage and not args.explain:
+        raise ValueError("--stage says whose map explains: it needs --explain FILE")
+    model = model_for(args.arch, args.weights or True)
+    _check_takes_photographs(model)
+    names = _names(args, spec_of(model).num_classes)
+    predictions = list(_predict(model, args, paths, skip=from_folder))
+    if not predictions:
+        raise ValueError(f"none of {len(paths)} files is a whole image")
+    if not from_folder:
+        _print(predictions, names)
+    if args.csv:
+        _write_csv(Path(args.csv), predictions, names)
+    if args.sheet:
+        _write_picture(Path(args.sheet), predictions, names, [p.seen for p in predictions])
+    if args.explain:
+        heated = [p.heated for p in predictions if p.heated]
+        _write_picture(Path(args.explain), predictions, names, heated)
+    return 0
+
+
+def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
+    """Returns the images that are meant, and whether a folder is among the arguments."""
+    files: list[Path] = []
+    for path in map(Path, arguments):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _EXTENSIONS)
+        if not found:
+            raise ValueError(f"there is no image in {path}: none of {', '.join(_EXTENSIONS)}")
+        files += found
+    return files, any(Path(argument).is_dir() for argument in arguments)
+
+
+def _check_targets(paths: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Finds out what cannot be written before anything is computed."""
+    for path in paths:
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} to write {path.name} into")
+        if path in pictures and path.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"{path} must end as an image file does, such as .png")
+
+
+def _names(args: argparse.Namespace, count: int) -> list[str]:
+    if not args.classes:
+        return classes.names(count, args.arch)
+    names = Path(args.classes).read_text(encoding="utf-8").splitlines()
+    if len(names) != count:
+        raise ValueError(f"{args.classes} has {len(names)} names for {count} classes")
+    return names
+
+
+def _predict(
+    model: Model, args: argparse.Namespace, paths: Sequence[Path], *, skip: bool
+) -> Iterator[Prediction]:
+    look: Look
+    if args.explain:
+        look = explain.grad_cam(model, stage=args.stage)
+    else:
+        logits = jit_predict(model)
+        look = lambda images: (None, logits(images))  # noqa: E731
+    starts = range(0, len(paths), _BATCH)
+    for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
+        opened = list(_opened(paths[start : start + _BATCH], skip=skip))
+        if opened:
+            yield from _predict_batch(look, opened, args)
+
+
+def _predict_batch(
+    look: Look, opened: Sequence[tuple[Path, Image.Image]], args: argparse.Namespace
+) -> Iterator[Prediction]:
+    info = model_info(args.arch)
+    inputs = [preprocess(args.arch, image) for _, image in opened]
+    # All batches of one size: each other one would be compiled anew.
+    full = len(opened) if len(args.images) == len(opened) else _BATCH
+    inputs += [np.zeros_like(inputs[0])] * (full - len(inputs))
+    heat, logits = look(np.concatenate(inputs))
+    scores = np.asarray(jax.nn.softmax(np.asarray(logits, np.float32)))
+    for i, (path, image) in enumerate(opened):
+        best = np.argsort(-scores[i], kind="stable")[: args.top]
+        seen = Image.fromarray(np.uint8(np.round(cropped(image, info))))
+        heated = None if heat is None else explain.overlaid(seen, np.asarray(heat[i]))
+        yield Prediction(path, best.tolist(), scores[i][best].tolist(), seen, heated)
+
+
+def _opened(paths: Sequence[Path], *, skip: bool) -> Iterator[tuple[Path, Image.Image]]:
+    for path in paths:
+        try:
+            yield path, _open(path)
+        except ValueError as error:
+            if not skip:
+                raise
+            tqdm.write(f"note: left out: {error}", file=sys.stderr)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a whole image file: {error}") from None
+    return image
+
+
+def _print(predictions: Sequence[Prediction], names: Sequence[str]) -> None:
+    for prediction in predictions:
+        print(prediction.path)
+        for index, score in zip(prediction.best, prediction.scores, strict=True):
+            print(f"  {100 * score:6.2f} %  {names[index]}")
+
+
+def _write_csv(path: Path, predictions: Sequence[Prediction], names: Sequence[str]) -> None:
+    ranks = range(1, len(predictions[0].best) + 1)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *(f"{what}_{i}" for i in ranks for what in ("class", "score"))])
+        for p in predictions:
+            pairs = zip(p.best, p.scores, strict=True)
+            writer.writerow([p.path, *(x for i, s in pairs for x in (names[i], f"{s:.6f}"))])
+    print(f"wrote {path}")
+
+
+def _write_picture(
+    path: Path,
+    predictions: Sequence[Prediction],
+    names: Sequence[str],
+    pictures: Sequence[Image.Image],
+) -> None:
+    if len(pictures) == 1:
+        pictures[0].save(path)
+    else:
+        captions = [(p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions]
+        sheet.contact_sheet(pictures, captions).save(path)
+    print(f"wrote {path}")
+
+
+def _check_takes_photographs(model: Model) -> None:
+    channels = spec_of(model).in_channels
+    if channels != 3:
+        raise ValueError(
+            f"predict takes colour images; these weights are for {channels} channel(s)"
+        )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

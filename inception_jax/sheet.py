@@ -1,0 +1,46 @@
+"""Many small pictures on one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+_SIDE, _GAP, _LINE = 168, 8, 15  # pixels
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[Sequence[str]]
+) -> Image.Image:
+    """Returns the pictures in rows, each with its lines of text below it.
+
+    Args:
+        pictures: of any sizes; each is shrunk to fit a square of 168 pixels.
+        captions: lines of text for each; what is too long for its square is cut short.
+    """
+    columns = max(1, min(len(pictures), round(math.sqrt(1.6 * len(pictures)))))
+    lines = max(map(len, captions), default=0)
+    cell = _SIDE + _GAP, _SIDE + _GAP + lines * _LINE + _GAP
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(12)
+    for i, (picture, texts) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = _GAP + i % columns * cell[0], _GAP + i // columns * cell[1]
+        small = picture.convert("RGB")
+        small.thumbnail((_SIDE, _SIDE))
+        page.paste(small, (left + (_SIDE - small.width) // 2, top + (_SIDE - small.height) // 2))
+        for line, text in enumerate(texts):
+            at = left, top + _SIDE + 3 + line * _LINE
+            draw.text(at, _fitted(text, draw, font), fill="black", font=font)
+    return page
+
+
+def _fitted(text: str, draw: ImageDraw.ImageDraw, font: Any) -> str:
+    if draw.textlength(text, font) <= _SIDE:
+        return text
+    while text and draw.textlength(text + "…", font) > _SIDE:
+        text = text[:-1]
+    return text + "…"
