@@ -287,7 +287,7 @@ class XceptionAligned(nn.Module):
         x = images  # 299x299x3
         x = maps["conv1"] = self.conv1(x)  # 150x150x32
         x = maps["conv2"] = self.conv2(x)  # 150x150x64
-        flows = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
+        flows: list[Any] = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
         for number, block in enumerate(flows, 1):
             # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
             # 10x10x1024, 10x10x2048

@@ -1,0 +1,202 @@
+"""What drawings are made of: boxes, lines and texts at their places, in pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from inception_jax.drawing.labels import Colour
+
+Point = tuple[float, float]
+Anchor = Literal["start", "middle", "end"]
+
+MAIN, SMALL, TITLE = 13, 11, 18
+"""Sizes of type. Nothing is smaller than `SMALL`."""
+
+INK, GREY = "#1f2328", "#5f6670"
+
+# Widths of characters in ems: those of DejaVu Sans, which is wider than the other fonts of the
+# list in `svg`, rounded up. What is not listed is as wide as a small letter.
+_WIDTHS = {
+    " .,:;|!'·": 0.34,
+    "ijlI": 0.30,
+    "ft-()/": 0.42,
+    "rs": 0.53,
+    "m": 0.98,
+    "wM+×=%": 0.87,
+    "W": 1.0,
+    "ABCDEFGHJKLNOPQRSTUVXYZ": 0.79,
+}
+_EMS = {character: width for characters, width in _WIDTHS.items() for character in characters}
+_BOLD = 1.12  # times wider
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A line of text.
+
+    Attributes:
+        x: of its start, middle or end, as `anchor` says.
+        y: of its baseline.
+        text: what it says.
+        size: of the type.
+        bold: in heavier type.
+        ink: its colour.
+        anchor: which of its points is at `x`.
+    """
+
+    x: float
+    y: float
+    text: str
+    size: int = MAIN
+    bold: bool = False
+    ink: str = INK
+    anchor: Anchor = "middle"
+
+    @property
+    def width(self) -> float:
+        """No font of the list makes it wider."""
+        return text_width(self.text, self.size, bold=self.bold)
+
+    def moved(self, dx: float, dy: float) -> Text:
+        """Returns it at another place."""
+        return dataclasses.replace(self, x=self.x + dx, y=self.y + dy)
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A rectangle with its texts.
+
+    Attributes:
+        x: of its left side.
+        y: of its upper side.
+        width: of the rectangle.
+        height: of the rectangle.
+        colour: what it stands for.
+        texts: inside it.
+        title: shown when the mouse rests on it.
+        frame: nothing but a dashed line around other boxes.
+        round: a circle.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: Colour
+    texts: tuple[Text, ...] = ()
+    title: str = ""
+    frame: bool = False
+    round: bool = False
+
+    def moved(self, dx: float, dy: float) -> Box:
+        """Returns it at another place."""
+        texts = tuple(text.moved(dx, dy) for text in self.texts)
+        return dataclasses.replace(self, x=self.x + dx, y=self.y + dy, texts=texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Straight pieces, horizontal or vertical, from point to point.
+
+    Attributes:
+        points: two or more.
+        arrow: the last of them is the tip of an arrow.
+        dashed: for what only training has.
+    """
+
+    points: tuple[Point, ...]
+    arrow: bool = True
+    dashed: bool = False
+
+    def moved(self, dx: float, dy: float) -> Line:
+        """Returns it at another place."""
+        points = tuple((x + dx, y + dy) for x, y in self.points)
+        return dataclasses.replace(self, points=points)
+
+
+Shape = Text | Box | Line
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A finished drawing.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        title: of the whole, for readers who cannot see it.
+        description: the same.
+        shapes: in the order in which they are painted.
+    """
+
+    width: float
+    height: float
+    title: str
+    description: str
+    shapes: tuple[Shape, ...]
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Returns a width that a line of text does not exceed."""
+    ems = sum(_EMS.get(character, 0.645) for character in text)
+    return ems * size * (_BOLD if bold else 1)
+
+
+def moved(shapes: Iterable[Shape], dx: float, dy: float) -> list[Shape]:
+    """Returns shapes at another place."""
+    return [shape.moved(dx, dy) for shape in shapes]
+
+
+MARGIN = 24
+_SWATCH = 14
+
+
+def framed(
+    shapes: Sequence[Shape],
+    size: tuple[float, float],
+    *,
+    heading: str,
+    subheading: str,
+    legend: Sequence[tuple[Colour, str]],
+    description: str,
+    centred: bool,
+) -> Drawing:
+    """Puts a heading over shapes that begin at (0, 0), and a legend under them."""
+    texts = [
+        Text(MARGIN, MARGIN + 14, heading, TITLE, bold=True, anchor="start"),
+        Text(MARGIN, MARGIN + 35, subheading, 12, ink=GREY, anchor="start"),
+    ]
+    entries: list[tuple[Colour, Text]] = [
+        (colour, Text(0, 0, text, 12, anchor="start")) for colour, text in legend
+    ]
+    widest = max([text.width + 2 * _SWATCH for _, text in entries], default=0)
+    inner = math.ceil(max(size[0], widest, *(text.width for text in texts)))
+    top = MARGIN + 58
+    left = MARGIN + (inner - size[0]) / 2 * centred
+    keys, bottom = _legend(entries, inner, top + size[1] + 24)
+    return Drawing(
+        width=inner + 2 * MARGIN,
+        height=bottom + MARGIN,
+        title=heading,
+        description=description,
+        shapes=(*texts, *moved(shapes, left, top), *keys),
+    )
+
+
+def _legend(
+    entries: Sequence[tuple[Colour, Text]], width: float, top: float
+) -> tuple[list[Shape], float]:
+    """The legend in as many rows as it needs, and its lower end."""
+    shapes: list[Shape] = []
+    x, y = 0.0, top
+    for colour, text in entries:
+        own = _SWATCH + 7 + text.width
+        if x and x + own > width:
+            x, y = 0.0, y + _SWATCH + 8
+        shapes.append(Box(MARGIN + x, y, _SWATCH, _SWATCH, colour))
+        shapes.append(text.moved(MARGIN + x + _SWATCH + 7, y + 11))
+        x += own + 18
+    return shapes, y + _SWATCH

@@ -1,0 +1,158 @@
+"""Drawings of networks and of their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from inception_jax import layers
+from inception_jax.drawing import branching, columns, labels, layout, overview, parts, svg
+from inception_jax.drawing.canvas import Drawing, framed
+from inception_jax.drawing.graph import Graph, inside
+from inception_jax.drawing.network import Network, network_of
+from inception_jax.drawing.repeats import run_of, signature
+from inception_jax.model import Model
+
+
+def draw(
+    name_or_model: str | Model,
+    module: str | None = None,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+) -> str:
+    """Draws a network, or one of its modules, from its traced program.
+
+    Nothing is computed and no weights are needed. Data flows from top to bottom, branches stand
+    side by side in the order of the code.
+
+    Args:
+        name_or_model: what `create_model` takes, or a network. By its name a network is drawn with
+            the auxiliary classifiers that it can have.
+        module: a stage of `features` ("Mixed_6b", "block17") or the path of a module
+            ("block17.0", "AuxLogits"); None: the whole network. Of equal modules in a row one is
+            drawn.
+        input_size: side, or height and width, of the images in pixels; None: those of the name.
+
+    Returns:
+        The text of an SVG file.
+
+    Raises:
+        UnknownModelError: for a name that no network has.
+        ValueError: for a module that the network does not have, with near names; for images that
+            it cannot take; without a size for a network that `create_model` did not build.
+    """
+    return svg.write(drawing(name_or_model, module, input_size=input_size))
+
+
+def drawing(
+    name_or_model: str | Model,
+    module: str | None = None,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+) -> Drawing:
+    """Returns the boxes, lines and texts of what `draw` writes, at their places."""
+    network = network_of(name_or_model, input_size)
+    return _whole(network) if module is None else _module(network, module)
+
+
+def modules(name_or_model: str | Model) -> list[str]:
+    """Returns one module of each kind that a network has, for `draw`, in forward order.
+
+    Kinds are classes, and what an option changes in them. Widths make none, but for separable
+    convolutions: one that widens the map differs from one that keeps it.
+
+    Args:
+        name_or_model: as for `draw`.
+
+    Raises:
+        UnknownModelError: for a name that no network has.
+        ValueError: for a network that `create_model` did not build.
+    """
+    network = network_of(name_or_model, None)
+    found: dict[object, str] = {}
+    for path in _candidates(network.graph, network.aux_names):
+        nodes = parts.find(network.graph, path).nodes
+        kind = network.graph.modules[path], signature(nodes, widths=False)
+        found.setdefault(kind, path)
+    return list(found.values())
+
+
+def _candidates(graph: Graph, aux_names: tuple[str, ...]) -> list[str]:
+    """The modules that stages and heads are made of, but for the layers that these are made of."""
+    nodes = [node for stage in parts.stages(graph) for node in stage.nodes.values()]
+    last = max((stage.result for stage in parts.stages(graph)), default=0)
+    tops = parts.children(graph, [*nodes, *parts.way(graph, last, graph.outputs[0]).values()])
+    tops += [path for path in graph.calls if path in aux_names]
+    inner = [path for path in graph.calls if path not in tops and _within(path, tops)]
+    plain = {graph.modules[path] for path in inner}
+    return [
+        path
+        for path in tops
+        if graph.modules[path].__module__ != layers.__name__ and graph.modules[path] not in plain
+    ]
+
+
+def _within(path: str, tops: Iterable[str]) -> bool:
+    return any(inside(path, top) for top in tops)
+
+
+def _whole(network: Network) -> Drawing:
+    rows = overview.rows(network.graph, network.aux_names)
+    shapes, size = columns.place(rows)
+    images = labels.size(network.graph.nodes[0].shape)
+    kinds: list[tuple[labels.Colour, str]] = [
+        (row.colour, row.kind) for above in rows for row in (above, above.aux) if row
+    ]
+    lines = [f"{row.name} {row.text} {labels.size(row.shape)}".strip() for row in rows]
+    return framed(
+        shapes,
+        size,
+        heading=network.name,
+        subheading=" · ".join([network.classes[""], f"images {images}", *_costs(network)]),
+        legend=labels.legend(kinds),
+        description=f"The stages of {network.name} from its images to its logits, with height, "
+        f"width and channels of each result: {'; '.join(lines)}.",
+        centred=False,
+    )
+
+
+def _costs(network: Network) -> list[str]:
+    aux = sum(network.parameters(name) for name in network.aux_names)
+    own = f"{labels.count(network.parameters('') - aux)} parameters"
+    more = f" and {labels.count(aux)} in auxiliary classifiers" if aux else ""
+    return [own + more, f"{labels.count(network.macs)} multiply-accumulates"]
+
+
+def _module(network: Network, name: str) -> Drawing:
+    part = parts.find(network.graph, name)
+    nodes = list(part.nodes.values())
+    usual = labels.usual(nodes)
+    style = layout.Style(part.nodes, usual, part.path, network.classes)
+    series = branching.arrange(part)
+    ends = [labels.size(shape) for shape in part.shapes]
+    block = layout.place(series, style, (f"input {ends[0]}", f"output {ends[1]}"))
+    legend: list[tuple[labels.Colour, str]] = [
+        (colour, " + ".join([text, *usual.get(colour, ())]))
+        for colour, text in labels.legend(labels.kinds(nodes))
+    ]
+    order = [labels.main(part.nodes[number]) for number in branching.numbers(series)]
+    return framed(
+        block.moved(block.left, 0).shapes,
+        (block.left + block.right, block.height),
+        heading=f"{network.name} · {name}",
+        subheading=" · ".join(_facts(network, part)),
+        legend=legend,
+        description=f"{name} of {network.name}, from its input, {ends[0]}, to its output, "
+        f"{ends[1]}. Data flows from top to bottom: {'; '.join(order)}.",
+        centred=True,
+    )
+
+
+def _facts(network: Network, part: parts.Part) -> list[str]:
+    facts = [overview.describe(network.graph, part)]
+    if part.path not in ("", part.name):
+        facts.append(part.path)
+    alike = len(run_of(network.graph, part.path))
+    if alike > 1:
+        facts.append(f"one of {alike} in a row")
+    parameters = network.parameters(part.path or part.name)
+    return [*facts, f"{labels.count(parameters)} parameters"] if parameters else facts

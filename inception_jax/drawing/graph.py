@@ -1,0 +1,120 @@
+"""What a network computes, as a graph of the operations that a paper's figure shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+Kind = Literal[
+    "input",
+    "conv",
+    "linear",
+    "max_pool",
+    "avg_pool",
+    "global_pool",
+    "adaptive_pool",
+    "concat",
+    "add",
+    "split",
+    "slice",
+    "identity",
+    "norm",
+    "activation",
+    "scale",
+    "affine",
+    "pad",
+    "bias",
+    "dropout",
+    "other",
+    "step",
+]
+"""`step` and `bias` are left to `simplify`, which recognises the one and folds the other."""
+
+Pair = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """An operation.
+
+    Attributes:
+        kind: see `Kind`.
+        inputs: numbers of the nodes whose results it takes, in the order of the code.
+        shape: of its result, without the batch.
+        scope: path of the innermost module whose call it is a part of.
+        owner: path of the parameter that it takes; empty if it takes none.
+        text: what there is to say beside the other fields: the name of an activation, a factor.
+        window: height and width of a window.
+        stride: steps of the window.
+        dilation: distances between the pixels that a window meets.
+        padding: low and high padding of both axes.
+        depthwise: a convolution of every channel by itself.
+        valid: a convolution or pool without the padding that would keep the map's size.
+        counts_padding: an average that divides by the window's size at the border too.
+        parts: sizes of the parts of a split.
+        after: what follows a convolution or normalisation in the same layer: "BN", "ReLU".
+        words: primitives that a step is made of.
+    """
+
+    kind: Kind
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    scope: str = ""
+    owner: str = ""
+    text: str = ""
+    window: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+    depthwise: bool = False
+    valid: bool = False
+    counts_padding: bool = False
+    parts: tuple[int, ...] = ()
+    after: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+
+    @property
+    def layer(self) -> str:
+        """Path of the module whose parameter it takes."""
+        return parent(self.owner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A network.
+
+    Attributes:
+        nodes: by number; every node has a greater number than those that it takes.
+        outputs: the nodes that the network returns: the logits, then those of its auxiliary
+            classifiers.
+        stages: the node that gives each map of `features`, by the map's name, in forward order.
+        calls: paths of the modules that were called, in the order of the calls.
+        modules: class of each module by its path; that of the network by the empty one.
+    """
+
+    nodes: Mapping[int, Node]
+    outputs: tuple[int, ...]
+    stages: Mapping[str, int]
+    calls: tuple[str, ...]
+    modules: Mapping[str, type]
+
+
+def parent(path: str) -> str:
+    """Returns the path of what has this one as an attribute."""
+    return path.rpartition(".")[0]
+
+
+def inside(path: str, module: str) -> bool:
+    """Returns whether a path is that of a module or of a part of it."""
+    return path == module or path.startswith(f"{module}.") or not module
+
+
+def consumers(nodes: Mapping[int, Node]) -> dict[int, list[int]]:
+    """Returns the nodes that take each node's result, in the order of the code."""
+    takers: dict[int, list[int]] = {number: [] for number in nodes}
+    for number, node in nodes.items():
+        for source in dict.fromkeys(node.inputs):
+            if source in takers:
+                takers[source].append(number)
+    return takers

@@ -1,0 +1,193 @@
+"""What is written in the boxes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from inception_jax.drawing.graph import Node, Pair, inside
+
+Colour = Literal["data", "conv", "depthwise", "pool", "join", "pointwise", "module", "classifier"]
+
+_NAMES: dict[Colour, dict[str, str]] = {
+    "conv": {"conv": "convolution"},
+    "depthwise": {"conv": "depthwise convolution"},
+    "pool": {"": "pool"},
+    "join": {"concat": "concatenation", "add": "sum", "split": "split"},
+    "pointwise": {
+        "norm": "normalisation",
+        "activation": "activation",
+        "scale": "factor",
+        "affine": "affine map",
+        "pad": "padding",
+        "dropout": "dropout",
+    },
+    "module": {"": "module"},
+    "classifier": {"linear": "linear layer", "aux": "auxiliary classifier"},
+}
+"""What a colour stands for, by the kinds of nodes; "": whatever has it."""
+
+_FULL = {"BN": "batch norm", "LN": "layer norm", "LRN": "local response norm"}
+_COLOURS: dict[str, Colour] = {
+    "input": "data",
+    "linear": "classifier",
+    "max_pool": "pool",
+    "avg_pool": "pool",
+    "global_pool": "pool",
+    "adaptive_pool": "pool",
+    "concat": "join",
+    "add": "join",
+    "split": "join",
+    "identity": "data",
+}
+
+
+_OTHERS = {
+    "global_pool": lambda node: "global avg pool",
+    "adaptive_pool": lambda node: f"adaptive avg pool to {size(node.shape[:2])}",
+    "scale": lambda node: f"× {_factor(node.text)}",
+    "dropout": lambda node: f"dropout, {node.text}",
+    "add": lambda node: "+",
+}
+
+
+def legend(kinds: Iterable[tuple[Colour, str]]) -> list[tuple[Colour, str]]:
+    """Returns what each colour of a drawing stands for in it.
+
+    Args:
+        kinds: colours and kinds of what is drawn.
+    """
+    found = set(kinds)
+    entries: list[tuple[Colour, str]] = []
+    for name, words in _NAMES.items():
+        present = [kind for shade, kind in found if shade == name]
+        told = [word for kind, word in words.items() if kind in present or (present and not kind)]
+        if present:
+            entries.append((name, ", ".join(told) or "other operation"))
+    return entries
+
+
+def kinds(nodes: Iterable[Node]) -> list[tuple[Colour, str]]:
+    """Returns the colours and kinds of nodes, for `legend`."""
+    found: list[tuple[Colour, str]] = []
+    for node in nodes:
+        found.append((colour(node), node.kind))
+        if node.kind == "norm" and node.after:
+            found.append(("pointwise", "activation"))
+    return found
+
+
+def size(shape: tuple[int, ...]) -> str:
+    """Returns a shape as papers print it: 35×35×288."""
+    return "×".join(map(str, shape))
+
+
+def pair(numbers: Pair) -> str:
+    """Returns a window as papers print it: 1×7."""
+    return "×".join(map(str, numbers))
+
+
+def count(number: int) -> str:
+    """Returns a large number as papers print it: 23.8 M."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:#.3g}".rstrip(".") + f" {name}"
+    return str(number)
+
+
+def colour(node: Node) -> Colour:
+    """Returns which colour a node has."""
+    if node.kind == "conv":
+        return "depthwise" if node.depthwise else "conv"
+    return _COLOURS.get(node.kind, "pointwise")
+
+
+def main(node: Node, *, channels: bool = True) -> str:
+    """Returns the first line of a node's box.
+
+    Args:
+        node: to be drawn.
+        channels: name those of the result.
+    """
+    out = f", {node.shape[-1]}" if channels else ""
+    step = f" / {node.stride[0]}" if max(node.stride) > 1 else ""
+    if node.kind == "conv":
+        kind = "depthwise" if node.depthwise else "conv"
+        dilated = f", dilation {node.dilation[0]}" if max(node.dilation) > 1 else ""
+        return f"{pair(node.window)} {kind}{step}{out}{dilated}"
+    if node.kind in ("max_pool", "avg_pool"):
+        return f"{pair(node.window)} {node.kind.replace('_', ' ')}{step}"
+    if node.kind in ("linear", "concat", "identity"):
+        return f"{node.kind}{out}"
+    if node.kind == "split":
+        return f"split {' | '.join(map(str, node.parts))}"
+    if node.kind == "norm":
+        return ", ".join([_FULL[node.text], *node.after])
+    return _OTHERS.get(node.kind, lambda node: node.text)(node)
+
+
+def usual(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
+    """Returns what follows most of the convolutions of a drawing, which its legend then says.
+
+    Where two things follow as many, the shorter.
+    """
+    found: dict[Colour, Counter[tuple[str, ...]]] = {}
+    for node in nodes:
+        if node.kind == "conv":
+            found.setdefault(colour(node), Counter())[node.after] += 1
+    return {
+        shade: min(counter, key=lambda after: (-counter[after], len(after)))
+        for shade, counter in found.items()
+    }
+
+
+def follow(after: tuple[str, ...]) -> str:
+    """Returns what follows a convolution in its layer, in words."""
+    return " + ".join(after) or "linear"
+
+
+def detail(node: Node, usually: Mapping[Colour, tuple[str, ...]], module: str) -> str:
+    """Returns the second line of a node's box, which may be empty.
+
+    Args:
+        node: to be drawn.
+        usually: what the legend says of convolutions.
+        module: path of the module that is drawn.
+    """
+    words = [attribute(node, module)]
+    if node.valid:
+        words.append("valid")
+    if node.counts_padding:
+        words.append("padding counted")
+    if node.kind == "conv" and node.after != usually.get(colour(node)):
+        words.append(follow(node.after))
+    if node.kind == "linear" and node.after:
+        words.append(follow(node.after))
+    return " · ".join(filter(None, words))
+
+
+def attribute(node: Node, module: str) -> str:
+    """Returns where the code has a node's layer: its path inside the module that is drawn."""
+    path = node.layer if node.kind in ("conv", "linear", "norm") else ""
+    if not path or not inside(path, module):
+        return ""
+    path = path[len(module) + 1 :] if module else path
+    # A layer that is a convolution and what follows it is called by its own name.
+    return path.removesuffix(".conv") if node.after else path
+
+
+def tooltip(node: Node) -> str:
+    """Returns what is known of a node in a sentence."""
+    words = [main(node), *(node.after if node.kind != "norm" else ())]
+    if any(any(pads) for pads in node.padding):
+        words.append(f"padding {' '.join(f'{low}+{high}' for low, high in node.padding)}")
+    words.append(f"result {size(node.shape)}")
+    return f"{node.layer or node.scope}: {', '.join(words)}".removeprefix(": ")
+
+
+def _factor(text: str) -> str:
+    try:
+        return f"{float(text):.2f}"
+    except ValueError:
+        return text

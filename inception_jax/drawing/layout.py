@@ -1,0 +1,305 @@
+"""Where the boxes of a module go: data flows downwards, branches are columns.
+
+Every block of boxes has an axis at x = 0, on which the boxes of a series stand, and begins at
+y = 0. What ends several branches in a concatenation, or begins them in a split, is a bar as wide as
+they are, so that their lines are straight. Widths are even numbers: places are compared for being
+equal, and halves and sums of such numbers are exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from inception_jax.drawing import labels
+from inception_jax.drawing.branching import Item, Parallel, Repeated, Series, Single
+from inception_jax.drawing.canvas import (
+    GREY,
+    MAIN,
+    SMALL,
+    Box,
+    Line,
+    Point,
+    Shape,
+    Text,
+    moved,
+    text_width,
+)
+from inception_jax.drawing.graph import Node
+from inception_jax.drawing.labels import Colour
+
+_PADDING = 11  # between a text and its box
+_COLUMN_GAP, _ROW_GAP, _FORK_GAP = 18, 20, 32
+_LOW, _HIGH = 28, 42  # heights of boxes of one line and of two
+_CIRCLE = 24
+_FRAME = 16  # between a frame and what it is around
+_FRAME_TOP = 20  # where its name stands
+_BARS = ("concat", "split")
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all boxes of a drawing share.
+
+    Attributes:
+        nodes: by number.
+        usual: what the legend says of convolutions.
+        module: path of the module that is drawn.
+        classes: names of the modules' classes, by path.
+        width: of boxes that are no bars, which `place` works out.
+    """
+
+    nodes: Mapping[int, Node]
+    usual: Mapping[Colour, tuple[str, ...]]
+    module: str
+    classes: Mapping[str, str]
+    width: float = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Boxes and lines at their places, around an axis.
+
+    Attributes:
+        left: how far they reach to the left of the axis.
+        right: the same to the right.
+        height: of all.
+        entries: places along the upper side to which lines come.
+        through: of these, those at which no box begins, but a line goes on.
+        exits: the points from which lines leave.
+        shapes: boxes and lines.
+        bar: a box as wide as what is above or below it.
+    """
+
+    left: float
+    right: float
+    height: float
+    entries: tuple[float, ...]
+    through: frozenset[float]
+    exits: tuple[Point, ...]
+    shapes: tuple[Shape, ...]
+    bar: bool = False
+
+    def moved(self, dx: float, dy: float) -> Block:
+        """Returns it at another place; the axis stays the series'."""
+        return dataclasses.replace(
+            self,
+            left=self.left - dx,
+            right=self.right + dx,
+            entries=tuple(x + dx for x in self.entries),
+            through=frozenset(x + dx for x in self.through),
+            exits=tuple((x + dx, y + dy) for x, y in self.exits),
+            shapes=tuple(moved(self.shapes, dx, dy)),
+        )
+
+
+def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
+    """Places a whole module between two boxes that say what comes in and goes out.
+
+    Args:
+        series: the module.
+        style: of the drawing.
+        ends: texts of the two boxes.
+    """
+    style = dataclasses.replace(style, width=_widest(series, style))
+    blocks = [_data(ends[0]), *(_item(item, style) for item in series.items), _data(ends[1])]
+    return _stack(blocks)
+
+
+def _widest(series: Series, style: Style) -> float:
+    """What the widest box needs, bars and circles aside."""
+    widths = [0.0]
+    for item in series.items:
+        if isinstance(item, Repeated):
+            widths.append(_widest(item.series, _inner(style, item)))
+        elif isinstance(item, Parallel):
+            widths += [_widest(branch, style) for branch in item.branches]
+        elif style.nodes[item.number].kind not in (*_BARS, "add"):
+            widths.append(_needed(*_texts(style.nodes[item.number], style)))
+    return max(widths)
+
+
+def _inner(style: Style, item: Repeated) -> Style:
+    """Inside a frame, names begin at the module that repeats."""
+    return dataclasses.replace(style, module=item.repeat.first)
+
+
+def _item(item: Item, style: Style) -> Block:
+    if isinstance(item, Single):
+        return _single(style.nodes[item.number], style)
+    if isinstance(item, Repeated):
+        return _frame(item, style)
+    return _columns(item, style)
+
+
+def _series(series: Series, style: Style) -> Block:
+    if not series.items:
+        return Block(14, 14, 0, (0.0,), frozenset({0.0}), ((0.0, 0.0),), ())
+    return _stack([_item(item, style) for item in series.items])
+
+
+def _texts(node: Node, style: Style) -> tuple[str, str]:
+    return labels.main(node), labels.detail(node, style.usual, style.module)
+
+
+def _needed(first: str, second: str) -> float:
+    width = max(text_width(first, MAIN), text_width(second, SMALL))
+    return 2 * math.ceil(width / 2) + 2 * _PADDING
+
+
+def _single(node: Node, style: Style) -> Block:
+    first, second = _texts(node, style)
+    tip = labels.tooltip(node)
+    if node.kind == "add":
+        plus = Text(0, _CIRCLE / 2 + 5.5, first, 16)
+        circle = Box(-_CIRCLE / 2, 0, _CIRCLE, _CIRCLE, "join", (plus,), tip, round=True)
+        return _box(circle, bar=False)
+    tall = second or node.kind in ("conv", "linear", "max_pool", "avg_pool", "identity")
+    height = _HIGH if tall else _LOW
+    bar = node.kind in _BARS
+    width = _needed(first, second) if bar else style.width
+    return _box(_labelled((width, height), labels.colour(node), (first, second), tip), bar=bar)
+
+
+def _data(text: str) -> Block:
+    width = _needed(text, "")
+    return _box(_labelled((width, _LOW), "data", (text, "")), bar=True)
+
+
+def _labelled(size: Point, colour: Colour, texts: tuple[str, str], tip: str = "") -> Box:
+    (width, height), (first, second) = size, texts
+    middle = height / 2 + 4.5
+    lines = [Text(0, middle - (8 if second else 0), first)]
+    if second:
+        lines.append(Text(0, middle + 8, second, SMALL, ink=GREY))
+    return Box(-width / 2, 0, width, height, colour, tuple(lines), tip)
+
+
+def _box(box: Box, *, bar: bool) -> Block:
+    half = box.width / 2
+    exits = ((0.0, box.height),)
+    return Block(half, half, box.height, (0.0,), frozenset(), exits, (box,), bar)
+
+
+def _widened(block: Block, other: Block) -> Block:
+    """A bar over or under all of another block."""
+    (box,) = block.shapes
+    assert isinstance(box, Box)
+    middle = (other.right - other.left) / 2
+    width = max(box.width, other.right + other.left)
+    texts = tuple(dataclasses.replace(text, x=middle) for text in box.texts)
+    wide = dataclasses.replace(box, x=middle - width / 2, width=width, texts=texts)
+    return dataclasses.replace(
+        block, left=width / 2 - middle, right=width / 2 + middle, shapes=(wide,)
+    )
+
+
+def _stack(blocks: Sequence[Block]) -> Block:
+    """One block under the other, with lines between them."""
+    placed: list[Block] = []
+    shapes: list[Shape] = []
+    y = 0.0
+    for index, block in enumerate(blocks):
+        if block.bar and index and len(placed[-1].exits) > 1:
+            block = _widened(block, placed[-1])
+        if block.bar and index + 1 < len(blocks) and len(blocks[index + 1].entries) > 1:
+            block = _widened(block, blocks[index + 1])
+        if placed:
+            y += _gap(placed[-1], block)
+        block = block.moved(0, y)
+        if placed:
+            shapes += _joined(placed[-1], block, y)
+        placed.append(block)
+        y += block.height
+    return Block(
+        max(block.left for block in placed),
+        max(block.right for block in placed),
+        y,
+        placed[0].entries,
+        placed[0].through,
+        placed[-1].exits,
+        (*shapes, *(shape for block in placed for shape in block.shapes)),
+    )
+
+
+def _gap(above: Block, below: Block) -> float:
+    return _FORK_GAP if len(below.entries) > 1 and not above.bar else _ROW_GAP
+
+
+def _joined(above: Block, below: Block, top: float) -> list[Shape]:
+    """The lines from one block to the next, which begins at `top`."""
+    start, bottom = above.exits[0]
+    if len(above.exits) > 1:
+        if below.bar:
+            return [Line(((x, y), (x, top))) for x, y in above.exits]
+        return [_to_circle(point, top) for point in above.exits]
+    if above.bar or below.entries == (start,):
+        return [_down(x, bottom, top, below) for x in below.entries]
+    bus = bottom + _FORK_GAP / 2 - 3
+    ends = min(start, *below.entries), max(start, *below.entries)
+    stem = Line(((start, bottom), (start, bus)), arrow=False)
+    across = Line(((ends[0], bus), (ends[1], bus)), arrow=False)
+    return [stem, across, *(_down(x, bus, top, below) for x in below.entries)]
+
+
+def _down(x: float, start: float, end: float, below: Block) -> Line:
+    return Line(((x, start), (x, end)), arrow=x not in below.through)
+
+
+def _to_circle(point: Point, top: float) -> Line:
+    x, y = point
+    if x == 0:
+        return Line(((x, y), (x, top)))
+    side = -_CIRCLE / 2 if x < 0 else _CIRCLE / 2
+    middle = top + _CIRCLE / 2
+    return Line(((x, y), (x, middle), (side, middle)))
+
+
+def _columns(item: Parallel, style: Style) -> Block:
+    """Branches side by side; the axis is the main branch's, or the middle of all."""
+    placed: list[Block] = []
+    x = main = 0.0
+    for block in (_series(branch, style) for branch in item.branches):
+        main = x + block.left
+        placed.append(block.moved(main, 0))
+        x = main + block.right + _COLUMN_GAP
+    axis = main if item.summed else (placed[0].entries[0] + placed[-1].entries[-1]) / 2
+    placed = [block.moved(-axis, 0) for block in placed]
+    return Block(
+        axis,
+        x - _COLUMN_GAP - axis,
+        max(block.height for block in placed),
+        tuple(entry for block in placed for entry in block.entries),
+        frozenset().union(*(block.through for block in placed)),
+        tuple(point for block in placed for point in block.exits),
+        tuple(shape for block in placed for shape in block.shapes),
+    )
+
+
+def _frame(item: Repeated, style: Style) -> Block:
+    """A dashed frame around what repeats, which a line enters and leaves on the axis."""
+    repeat = item.repeat
+    times = f"{repeat.count} × " if repeat.count > 1 else ""
+    name = Text(0, 0, times + style.classes[repeat.first], SMALL, True, GREY, "start")
+    start = Block(0, 0, 0, (0.0,), frozenset({0.0}), ((0.0, _FRAME_TOP),), ())
+    inner = _series(item.series, _inner(style, item))
+    top = _FRAME_TOP + _gap(start, inner)
+    inner = inner.moved(0, top)
+    lines = _joined(start, inner, top)
+    stem = Line(((0, 0), (0, _FRAME_TOP)), arrow=False)
+    height = top + inner.height + _FRAME
+    left = max(inner.left + _FRAME, math.ceil(name.width) + 2 * _PADDING)
+    right = inner.right + _FRAME
+    box = Box(-left, 0, left + right, height, "data", (name.moved(8 - left, 16),), frame=True)
+    x, y = inner.exits[0]
+    end = Line(((x, y), (x, height)), arrow=False)
+    return Block(
+        left,
+        right,
+        height,
+        (0.0,),
+        frozenset({0.0}),
+        ((0.0, height),),
+        (box, stem, *lines, *inner.shapes, end),
+    )

@@ -1,0 +1,85 @@
+"""A network as drawings need it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+from flax import nnx
+
+from inception_jax.drawing import tracing
+from inception_jax.drawing.graph import Graph, inside
+from inception_jax.drawing.reading import read
+from inception_jax.drawing.simplify import simplify
+from inception_jax.macs import count_macs
+from inception_jax.model import Model
+from inception_jax.registry import model_info
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What drawings of a network are made from.
+
+    Attributes:
+        name: as `create_model` takes it, or the class of a network that it did not build.
+        graph: its operations.
+        sizes: how many numbers each of its parameters has, by its path.
+        macs: multiply-accumulates of an image.
+        aux_names: of its auxiliary classifiers.
+    """
+
+    name: str
+    graph: Graph
+    sizes: Mapping[str, int]
+    macs: int
+    aux_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """Names of the modules' classes, by path."""
+        return {path: kind.__name__ for path, kind in self.graph.modules.items()}
+
+    def parameters(self, module: str) -> int:
+        """Returns how many numbers a module's parameters have."""
+        return sum(size for path, size in self.sizes.items() if inside(path, module))
+
+
+def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | None) -> Network:
+    """Traces a network, or remembers it; see `draw`.
+
+    Raises:
+        UnknownModelError: for a name that no network has.
+        ValueError: for images that the network cannot take; without a size for a network that
+            `create_model` did not build.
+    """
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if isinstance(name_or_model, str):
+        return _named(name_or_model, size)
+    return _built(name_or_model, size)
+
+
+@functools.lru_cache(maxsize=64)  # a gallery draws ten modules of each network
+def _named(name: str, size: tuple[int, int] | None) -> Network:
+    return _built(tracing.abstract(name), size)
+
+
+def _built(model: Model, size: tuple[int, int] | None) -> Network:
+    name = model.spec.name if model.spec else type(model).__name__
+    size = size or _own_size(model)
+    model = nnx.merge(*nnx.split(model))  # the caller's may be in training
+    model.eval()
+    graph = simplify(read(tracing.trace(model, size)))
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    sizes = {".".join(map(str, path)): math.prod(leaf.shape) for path, leaf in flat}
+    macs = count_macs(model, size, model.in_channels)
+    return Network(name, graph, sizes, macs, model.aux_names)
+
+
+def _own_size(model: Model) -> tuple[int, int]:
+    if model.spec is None:
+        kind = type(model).__name__
+        raise ValueError(f"this {kind} was not built by create_model: say input_size")
+    side = model_info(model.spec.name).input_size
+    return side, side

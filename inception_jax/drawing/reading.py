@@ -1,0 +1,266 @@
+"""From a traced program to a graph, equation by equation.
+
+What depends on parameters and constants alone is no node. An equation that only moves numbers about
+(a cast, a reshape) is none either. Elementwise equations are nodes of kind `step`, for `simplify`
+to recognise; where two chains of them that began at one node meet again, as in x * cdf(x), the node
+in which they meet stands for them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from inception_jax import ops
+from inception_jax.drawing import tracing
+from inception_jax.drawing.graph import Graph, Node, Pair
+
+_MOVES = {
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "name",
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "broadcast_in_dim",
+    "stop_gradient",
+}
+_POOLS = {"reduce_window_max": "max_pool", "reduce_window_sum": "avg_pool"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """A value that does not depend on the images.
+
+    Attributes:
+        owners: paths of the parameters that it depends on.
+        number: its value, if it is one number that the program says.
+    """
+
+    owners: tuple[str, ...] = ()
+    number: float | None = None
+
+
+_Value = _Known | int
+"""A known value, or the number of the node that computes it."""
+
+
+def read(program: tracing.Program) -> Graph:
+    """Reads a program; what no output depends on is still in the graph."""
+    reader = _Reader()
+    jaxpr = program.closed.jaxpr
+    constants: list[_Value] = [_literal(value) for value in program.closed.consts]
+    parameters: list[_Value] = [_Known((owner,)) for owner in program.owners]
+    images = reader.add(Node("input", (), jaxpr.invars[-1].aval.shape[1:]))
+    outputs = reader.run(jaxpr, constants, [*parameters, images])
+    nodes = dict(enumerate(reader.nodes))
+    calls = tuple(dict.fromkeys(reader.calls))
+    return Graph(nodes, tuple(map(_node, outputs)), reader.stages, calls, program.modules)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.stages: dict[str, int] = {}
+        self.calls: list[str] = []
+        self.scopes: list[str] = [""]
+
+    def add(self, node: Node) -> int:
+        """Appends a node of the module that is being called; returns its number."""
+        self.nodes.append(dataclasses.replace(node, scope=self.scopes[-1]))
+        return len(self.nodes) - 1
+
+    def run(self, jaxpr: Any, constants: list[_Value], arguments: list[_Value]) -> list[_Value]:
+        """Reads a program, or one inside another, with the values of its inputs."""
+        values: dict[Any, _Value] = dict(
+            zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
+        )
+
+        def value(atom: Any) -> _Value:
+            return _literal(atom.val) if hasattr(atom, "val") else values[atom]
+
+        for equation in jaxpr.eqns:
+            results = self.equation(equation, [value(atom) for atom in equation.invars])
+            values.update(zip(equation.outvars, results, strict=True))
+        return [value(atom) for atom in jaxpr.outvars]
+
+    def equation(self, equation: Any, operands: list[_Value]) -> list[_Value]:
+        """Returns the values of an equation's results."""
+        inner = next((p for p in equation.params.values() if _is_program(p)), None)
+        sources = [operand for operand in operands if isinstance(operand, int)]
+        if _is_call(equation, inner):
+            constants: list[_Value] = [_literal(c) for c in getattr(inner, "consts", ())]
+            return self.run(getattr(inner, "jaxpr", inner), constants, operands)
+        if not sources:
+            return [_merged(equation, operands)] * len(equation.outvars)
+        mark = tracing.event(equation)
+        if mark is not None:
+            return [self.mark(*mark, sources[0])]
+        if equation.primitive.name == "split":
+            return list(self.split(equation, sources[0]))
+        return [self.node(equation, operands, sources)] * len(equation.outvars)
+
+    def mark(self, kind: tracing.Event, name: str, source: int) -> int:
+        """Notes where a module or stage begins or ends."""
+        if kind == "dropout":
+            return self.add(Node("dropout", (source,), self.nodes[source].shape, text=name))
+        if kind == "stage":
+            self.stages[name] = source
+        elif kind == "enter":
+            self.scopes.append(name)
+            self.calls.append(name)
+        else:
+            self.scopes.pop()
+        return source
+
+    def split(self, equation: Any, source: int) -> list[int]:
+        """Adds a node that splits channels, and one for each of its parts."""
+        sizes = tuple(int(size) for size in equation.params["sizes"])
+        whole = self.add(Node("split", (source,), self.nodes[source].shape, parts=sizes))
+        shapes = [out.aval.shape[1:] for out in equation.outvars]
+        return [self.add(Node("slice", (whole,), shape)) for shape in shapes]
+
+    def node(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
+        """Adds the node of an equation, unless it only moves numbers; returns its number."""
+        name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
+        first = self.nodes[sources[0]]
+        if name in _MOVES or (name == "pad" and shape == first.shape):
+            if first.kind == "adaptive_pool":  # which moves axes between its two products
+                self.nodes[sources[0]] = dataclasses.replace(first, shape=shape)
+            return sources[0]
+        if name == "conv_general_dilated":
+            return self.add(_conv(equation, sources[0], _owner(operands)))
+        if name in _POOLS:
+            return self.add(_pool(equation, sources[0]))
+        if name == "reduce_sum" and equation.params["axes"] == (1, 2):
+            return self.add(Node("global_pool", (sources[0],), shape))
+        if name == "dot_general":
+            return self.product(sources[0], shape, _owner(operands))
+        if name == "concatenate" and len(sources) > 1:
+            return self.add(Node("concat", tuple(sources), shape))
+        if name == "div" and len(sources) == 1 and first.kind in ("avg_pool", "global_pool"):
+            return self.divided(sources[0], operands[1])
+        return self.elementwise(equation, operands, sources)
+
+    def product(self, source: int, shape: tuple[int, ...], owner: str) -> int:
+        """Adds a linear layer, or an average over windows that a constant matrix describes."""
+        if owner:
+            return self.add(Node("linear", (source,), shape, owner=owner))
+        if self.nodes[source].kind == "adaptive_pool":  # of the rows; these are the columns
+            return source
+        return self.add(Node("adaptive_pool", (source,), shape))
+
+    def divided(self, source: int, divisor: _Value) -> int:
+        """Completes an average over windows: one divisor for all of them counts padding too."""
+        pool = self.nodes[source]
+        one = isinstance(divisor, _Known) and divisor.number is not None
+        counts = one and any(any(pads) for pads in pool.padding)
+        self.nodes[source] = dataclasses.replace(pool, counts_padding=counts)
+        return source
+
+    def elementwise(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
+        """Adds a step, a meeting of steps from one node, or an operation on several nodes."""
+        name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
+        word = frozenset({name})
+        if len(set(sources)) == 1:
+            known = [x for x in operands if isinstance(x, _Known)]
+            text = "" if len(known) != 1 or known[0].number is None else repr(known[0].number)
+            stride = equation.params["strides"][1:3] if name == "slice" else (1, 1)
+            step = Node("step", (sources[0],), shape, text=text, stride=stride, words=word)
+            return self.add(dataclasses.replace(step, owner=_owner(operands)))
+        chains = [self.chain(source) for source in dict.fromkeys(sources)]
+        common = [x for x in chains[0] if all(x in chain for chain in chains[1:])]
+        if common:
+            passed = {x for chain in chains for x in chain[: chain.index(common[0])]}
+            words = word.union(*(self.nodes[x].words for x in passed))
+            return self.add(Node("step", (common[0],), shape, words=words))
+        kind = "add" if name in ("add", "add_any") else "other"
+        return self.add(Node(kind, tuple(sources), shape, text=name))
+
+    def chain(self, number: int) -> list[int]:
+        """Returns a node and those before it, as far as steps reach back."""
+        chain = [number]
+        while self.nodes[number].kind in ("step", "slice", "split"):
+            (number,) = self.nodes[number].inputs
+            chain.append(number)
+        return chain
+
+
+def _conv(equation: Any, source: int, owner: str) -> Node:
+    params, kernel = equation.params, equation.invars[1].aval.shape
+    window: Pair = kernel[:2]
+    groups = params["feature_group_count"]
+    return Node(
+        "conv",
+        (source,),
+        equation.outvars[0].aval.shape[1:],
+        owner=owner,
+        dilation=params["rhs_dilation"],
+        depthwise=groups > 1,
+        **_windows(
+            equation, window, params["window_strides"], params["padding"], params["rhs_dilation"]
+        ),
+    )
+
+
+def _pool(equation: Any, source: int) -> Node:
+    params = equation.params
+    kind = "max_pool" if _POOLS[equation.primitive.name] == "max_pool" else "avg_pool"
+    windows = _windows(
+        equation,
+        params["window_dimensions"][1:3],
+        params["window_strides"][1:3],
+        params["padding"][1:3],
+    )
+    return Node(kind, (source,), equation.outvars[0].aval.shape[1:], **windows)
+
+
+def _windows(
+    equation: Any, window: Pair, stride: Pair, padding: Any, dilation: Pair = (1, 1)
+) -> dict[str, Any]:
+    sizes = equation.invars[0].aval.shape[1:3]
+    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    same = [ops.pads(n, k, s, "same") for n, k, s in zip(sizes, spans, stride, strict=True)]
+    none = not any(any(pads) for pads in padding)
+    return dict(
+        window=tuple(window),
+        stride=tuple(stride),
+        padding=tuple(tuple(pads) for pads in padding),
+        valid=none and any(any(pads) for pads in same),
+    )
+
+
+def _is_program(param: Any) -> bool:
+    return hasattr(getattr(param, "jaxpr", param), "eqns")
+
+
+def _is_call(equation: Any, inner: Any) -> bool:
+    """Whether an equation runs an inner program once, on its own inputs."""
+    return inner is not None and "reduce" not in equation.primitive.name
+
+
+def _merged(equation: Any, operands: list[_Value]) -> _Known:
+    known = [operand for operand in operands if isinstance(operand, _Known)]
+    owners = dict.fromkeys(owner for operand in known for owner in operand.owners)
+    number = known[0].number if equation.primitive.name in _MOVES and known else None
+    return _Known(tuple(owners), number)
+
+
+def _literal(value: Any) -> _Known:
+    return _Known(number=float(value) if np.ndim(value) == 0 else None)
+
+
+def _owner(operands: list[_Value]) -> str:
+    """The path of the first parameter among the operands."""
+    owners = [x.owners[0] for x in operands if isinstance(x, _Known) and x.owners]
+    return owners[0] if owners else ""
+
+
+def _node(value: _Value) -> int:
+    if isinstance(value, _Known):
+        raise ValueError("an output does not depend on the images")
+    return value
