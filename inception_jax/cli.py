@@ -1,4 +1,4 @@
-"""The command `inception-jax`: list, info, summary, convert, export, predict."""
+"""The command `inception-jax`: list, info, summary, convert, export, predict, draw, fid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from inception_jax import serving
-from inception_jax.commands import predict
+from inception_jax.commands import draw, predict
+from inception_jax.metrics import command as fid
 from inception_jax.registry import UnknownModelError, list_models, model_info
 from inception_jax.summary import summary
 from inception_jax.weights.building import model_for
@@ -93,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "predict", predict.run, "the likeliest classes of images")
     predict.add_arguments(command)
+
+    command = _command(commands, "draw", draw.run, "a network or a module of it as SVG")
+    draw.add_arguments(command)
+
+    command = _command(commands, "fid", fid.run, "FID and other metrics of two folders of images")
+    fid.add_arguments(command)
     return parser
 
 

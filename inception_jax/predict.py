@@ -6,19 +6,20 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from inception_jax.folding import fold
 from inception_jax.model import Model
 
 Predict = Callable[[ArrayLike], jax.Array]
+Tree = TypeVar("Tree")  # of arrays whose first axis is the images'
 
 
 def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
@@ -41,6 +42,26 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
         ValueError: if there are fewer than one part, or more than there are devices; for parameters
             narrower than float32. The function itself: for images that the network does not take.
     """
+    return jit_call(model, _logits, parts=parts)
+
+
+def jit_call(
+    model: Model, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
+) -> Callable[[ArrayLike], Tree]:
+    """Returns a compiled function of images, as `jit_predict` does, that computes what is asked.
+
+    Args:
+        model: see `jit_predict`.
+        call: what to compute of the model, which may be folded, and images [n, h, w, c]: a tree of
+            arrays [n, ...].
+        parts: see `jit_predict`.
+
+    Returns:
+        A function of images [n, h, w, c] to what `call` returns of them.
+
+    Raises:
+        ValueError: see `jit_predict`.
+    """
     devices = jax.local_devices()
     platform = devices[0].platform
     on_cpu = platform == "cpu"
@@ -49,10 +70,14 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
     graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
     state = nnx.to_pure_dict(state)
-    logits = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+    compute = jax.jit(lambda state, images: call(nnx.merge(graphdef, state), images))
     if parts == 1:
-        return lambda images: logits(state, jnp.asarray(images))
-    return _in_threads(logits, state, parts) if on_cpu else _on(devices[:parts], logits, state)
+        return lambda images: compute(state, jnp.asarray(images))
+    return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)
+
+
+def _logits(model: Model, images: jax.Array) -> Any:
+    return model(images)
 
 
 def cores() -> int:
@@ -60,39 +85,42 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_threads(logits: Any, state: dict, parts: int) -> Predict:
+def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], Any]:
     pool = concurrent.futures.ThreadPoolExecutor(parts, thread_name_prefix="predict")
 
     @functools.cache
     def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:
         # Here, because jax's settings, such as the precision, are those of the calling thread.
-        return logits.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
+        return compute.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
 
-    def predict(images: ArrayLike) -> jax.Array:
+    def predict(images: ArrayLike) -> Any:
         images = np.asarray(images)
         each = -(-len(images) // parts) if images.ndim == 4 else 0
         if each == 0 or each == len(images):
-            return logits(state, images)
+            return compute(state, images)
         several = [_filled(images[i : i + each], each) for i in range(0, len(images), each)]
         program = compiled(several[0].shape, images.dtype)
-        outputs = pool.map(lambda part: np.asarray(program(state, part)), several)
-        return jnp.asarray(np.concatenate(list(outputs))[: len(images)])
+        outputs = pool.map(lambda part: jax.tree.map(np.asarray, program(state, part)), several)
+        return jax.tree.map(
+            lambda *arrays: jnp.asarray(np.concatenate(arrays)[: len(images)]), *outputs
+        )
 
     return predict
 
 
-def _on(devices: list, logits: Callable, state: dict) -> Predict:
-    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices)
+def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], Any]:
+    # Automatic: with explicit axes jax refuses to cut off the images that fill a batch up.
+    mesh = jax.make_mesh((len(devices),), ("batch",), (AxisType.Auto,), devices=devices)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     spread = NamedSharding(mesh, PartitionSpec("batch"))
 
-    def predict(images: ArrayLike) -> jax.Array:
+    def predict(images: ArrayLike) -> Any:
         images = np.asarray(images)
         if images.ndim != 4:
-            return logits(state, images)
+            return compute(state, images)
         each = -(-len(images) // len(devices))
         filled = jax.device_put(_filled(images, each * len(devices)), spread)
-        return logits(state, filled)[: len(images)]
+        return jax.tree.map(lambda array: array[: len(images)], compute(state, filled))
 
     return predict
 

@@ -112,24 +112,40 @@ def _resize(picture: Image.Image, info: ModelInfo) -> np.ndarray:
         return np.asarray(picture.resize((size, size), _PILLOW[info.interpolation]))
     pixels = np.asarray(picture, np.float32)
     half_pixel = info.interpolation == "bilinear_torch"
-    pixels = _interpolate(pixels, size, 0, half_pixel)
-    return _interpolate(pixels, size, 1, half_pixel)
+    pixels = interpolated(pixels, size, 0, half_pixel=half_pixel)
+    return interpolated(pixels, size, 1, half_pixel=half_pixel)
 
 
-def _interpolate(pixels: np.ndarray, size: int, axis: int, half_pixel: bool) -> np.ndarray:
-    """Linear interpolation along an axis, without smoothing.
+def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) -> np.ndarray:
+    """Resizes one axis by linear interpolation, without smoothing; float32.
 
-    TensorFlow 1 takes output pixel i from i * scale; PyTorch and TensorFlow 2 from the centre of
-    the pixel, (i + 0.5) * scale - 0.5, cut at the border.
+    Args:
+        pixels: of any type.
+        size: new length of the axis.
+        axis: which.
+        half_pixel: take output pixel i from its centre, (i + 0.5) * scale - 0.5, cut at the border,
+            as PyTorch and TensorFlow 2; else from i * scale, as TensorFlow 1.
     """
     old = pixels.shape[axis]
-    at = np.arange(size, dtype=np.float32) * np.float32(old / size)
-    if half_pixel:
-        centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(old / size)
-        at = np.maximum(centres - np.float32(0.5), 0)
-    low = np.minimum(np.floor(at).astype(int), old - 1)
+    if half_pixel and old == size:  # every output pixel is an input pixel
+        return pixels.astype(np.float32)
+    at = _positions(old, size, half_pixel)
+    low = np.minimum(at.astype(int), old - 1)
     high = np.minimum(low + 1, old - 1)
     shape = [1] * pixels.ndim
     shape[axis] = size
     share = (at - low).reshape(shape).astype(np.float32)
     return pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
+
+
+def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
+    """Where output pixels lie among `old` input pixels, float32 [size].
+
+    Both libraries compute in float32. PyTorch's compiler makes one operation, rounded once, of the
+    multiplication and the subtraction; in float64 they are exact, and rounded once after it.
+    """
+    scale = np.float32(old / size)
+    if not half_pixel:
+        return np.arange(size, dtype=np.float32) * scale
+    centres = (np.arange(size) + 0.5) * np.float64(scale)
+    return np.maximum(centres - 0.5, 0).astype(np.float32)

@@ -187,6 +187,25 @@ def test_predict(capsys, tmp_path, photograph, monkeypatch):
         assert label == names[index]
 
 
+def test_draw_and_summary(capsys, tmp_path):
+    path = tmp_path / "m.svg"
+    words = ["draw", "inception_v1.bvlc_in1k", "--module", "inception3a", "-o", path]
+    assert run(capsys, *words) == (0, f"wrote {path}\n", "")
+    assert "5×5 conv, 32" in path.read_text(encoding="utf-8")
+    code, out, _ = run(capsys, "summary", "inception_next_atto", "--image-size", "64x96")
+    assert code == 0
+    assert "16x24x40" in out
+    for words, message in (
+        (["draw", "inception_v1", "--module", "Mixed_5b", "-o", path], "Mixed_5b"),
+        (["draw", "inception_v1", "-o", tmp_path / "x.png"], "must end in .svg"),
+        (["draw", "inception_v1", "-o", tmp_path / "absent/x.svg"], "no folder"),
+        (["draw", "inception_v9", "-o", path], "did you mean"),
+    ):
+        code, out, err = run(capsys, *words)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
 def test_predict_a_folder(capsys, tmp_path, monkeypatch):
     """A table and a sheet of all images; what is no image is left out and named."""
     monkeypatch.chdir(tmp_path)
@@ -260,6 +279,10 @@ def test_predict_with_the_weights_of_a_run(capsys, tmp_path, photograph):
     code, out, _ = run(capsys, "predict", photograph, "--top", "3", *options)
     assert code == 0
     assert out.count("class ") == 3
+    names = "".join(f"thing {i},5,0.9\n" for i in range(10))
+    (tmp_path / "classes.csv").write_text(f"class,images,top1\n{names}")
+    named = ["--classes", tmp_path / "classes.csv"]
+    assert run(capsys, "predict", photograph, *named, *options)[1].count("thing ") == 5
     model = filled("xception", in_channels=1, **SMALL)
     ij.save_weights(model, tmp_path / "w.safetensors")
     code, out, err = run(capsys, "predict", photograph, *options)

@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
     parser.add_argument("--weights", help="weight file; default: the tag's published one")
     parser.add_argument("--top", type=_positive, default=5, help="how many classes; default: 5")
-    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the classes, one a line; or classes.csv of a run",
+    )
     parser.add_argument("--csv", metavar="FILE", help="default for a folder: predictions.csv")
     parser.add_argument(
         "--sheet",
@@ -128,7 +132,11 @@ def _check_targets(paths: Sequence[Path], pictures: Sequence[Path]) -> None:
 def _names(args: argparse.Namespace, count: int) -> list[str]:
     if not args.classes:
         return classes.names(count, args.arch)
-    names = Path(args.classes).read_text(encoding="utf-8").splitlines()
+    with Path(args.classes).open(newline="", encoding="utf-8") as file:
+        if Path(args.classes).suffix == ".csv":
+            names = [row["class"] for row in csv.DictReader(file) if "class" in row]
+        else:
+            names = file.read().splitlines()
     if len(names) != count:
         raise ValueError(f"{args.classes} has {len(names)} names for {count} classes")
     return names

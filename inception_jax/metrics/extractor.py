@@ -1,0 +1,230 @@
+"""Features of images by the network of FID, on all cores or devices."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from inception_jax.layers import global_avg_pool
+from inception_jax.metrics.reading import Images, Reading, batches, open_images
+from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
+from inception_jax.metrics.statistics import RunningStatistics, Statistics
+from inception_jax.model import Model
+from inception_jax.models.inception_v3 import InceptionV3
+from inception_jax.predict import cores, jit_call
+from inception_jax.registry import full_readings
+from inception_jax.weights.building import model_for
+from inception_jax.weights.content import spec_of
+from inception_jax.weights.loading import Source
+
+NAME = "inception_v3.fid"
+
+Dims = Literal[64, 192, 768, 2048]
+DIMS: tuple[Dims, ...] = get_args(Dims)
+_STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """What a network says of images, for several metrics of one pass.
+
+    Attributes:
+        pooled: float32 [n, d], a stage's map averaged over its pixels.
+        logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without its
+            bias, as the Inception Score takes them; None of stages before the last.
+    """
+
+    pooled: np.ndarray
+    logits_unbiased: np.ndarray | None = None
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Of the pooled features; ValueError for fewer than two images."""
+        return Statistics.of(self.pooled)
+
+
+class Extractor:
+    """Turns images into features: reads, resizes, computes.
+
+    The network computes in float32 without shortcuts ("highest" precision), also on devices whose
+    default is bfloat16 or TF32. It is loaded and compiled when it is first needed.
+
+    Args:
+        weights: what `load_weights` takes, such as the path of pytorch-fid's
+            `pt_inception-2015-12-05-6726825d.pth`; True: that file, fetched once and kept; or a
+            network that `create_model("inception_v3.fid", weights=...)` built.
+        dims: how many features, at one of pytorch-fid's four stages. 2048: the last, of FID proper.
+        resize: "bilinear_torch" as pytorch-fid, or "bilinear_tf1" as TensorFlow's graph and
+            torch-fidelity; see `resizing.resized`.
+        batch_size: images that are computed at once; cut into one part for each core or device.
+        recursive: take the images in a folder's subfolders too; pytorch-fid does not.
+        skip_unreadable: leave out files that are not whole images, with a warning at the end.
+        progress: show bars on stderr.
+        workers: threads that read and resize; None: one for each core.
+        parts: see `jit_predict`.
+
+    Raises:
+        ValueError: for an option that is not there; later, by what uses the network, for a network
+            that is not FID's.
+        WeightsError, FileNotFoundError: later, see `load_weights`.
+    """
+
+    def __init__(
+        self,
+        weights: Source | Model = True,
+        *,
+        dims: int = 2048,
+        resize: Resize = "bilinear_torch",
+        batch_size: int = 50,
+        recursive: bool = False,
+        skip_unreadable: bool = False,
+        progress: bool = False,
+        workers: int | None = None,
+        parts: int | None = None,
+    ):
+        for option, value, known in (("dims", dims, DIMS), ("resize", resize, RESIZES)):
+            if value not in known:
+                raise ValueError(f"{option} is one of {', '.join(map(str, known))}, not {value!r}")
+        workers = cores() if workers is None else workers
+        for option, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, not {value}")
+        self.dims = dims
+        self.recursive = recursive
+        self._weights: Source | Model = weights
+        self._parts = parts
+        self._reading = Reading(resize, batch_size, workers, skip_unreadable, progress)
+
+    def open(self, images: Any) -> Images | Statistics | Features:
+        """Finds out what images are, and whether they can be read; see `reading.open_images`.
+
+        Whatever was opened, and features, are returned as they are.
+        """
+        if isinstance(images, Images | Statistics | Features):
+            return images
+        return open_images(images, recursive=self.recursive)
+
+    def load(self) -> None:
+        """Loads the network now."""
+        _ = self._model
+
+    def features(self, images: Any) -> Features:
+        """Returns the features of images; 12 kB an image.
+
+        Args:
+            images: a folder, an array uint8 [n, h, w, 3], or an iterable of images: paths, Pillow
+                images, arrays uint8 [h, w, 3] or [n, h, w, 3]. Features are returned as they are.
+
+        Raises:
+            ValueError: for fewer than two images, or what is none; for statistics.
+        """
+        opened = self.open(images)
+        if isinstance(opened, Features):
+            return opened
+        if isinstance(opened, Statistics):
+            raise ValueError("statistics do not say the features of each image: give the images")
+        parts = list(self._computed(opened))
+        if sum(len(part.pooled) for part in parts) < 2:
+            raise ValueError(f"{opened.name}: fewer than two images, of which nothing can be said")
+        logits = [p.logits_unbiased for p in parts if p.logits_unbiased is not None]
+        return Features(
+            np.concatenate([part.pooled for part in parts]),
+            np.concatenate(logits) if logits else None,
+        )
+
+    def statistics(self, images: Any) -> Statistics:
+        """Returns the statistics of images, of which no more than a few batches are held.
+
+        Args:
+            images: as `features` takes, or an `.npz` file of statistics, or statistics.
+
+        Raises:
+            ValueError: for fewer than two images, or what is none.
+        """
+        opened = self.open(images)
+        if isinstance(opened, Statistics):
+            return opened
+        if isinstance(opened, Features):
+            return opened.statistics
+        running = RunningStatistics()
+        for part in self._computed(opened):
+            running.update(part.pooled)
+        return running.result()
+
+    @functools.cached_property
+    def width(self) -> int:
+        """How many features there are: `dims`, unless the network's width was multiplied."""
+        graphdef, state = nnx.split(self._model)
+        images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
+        pooled, _ = jax.eval_shape(
+            lambda state, images: _pooled(nnx.merge(graphdef, state), images, self.dims),
+            state,
+            images,
+        )
+        return pooled.shape[1]
+
+    @functools.cached_property
+    def _model(self) -> InceptionV3:
+        weights = self._weights
+        return _checked(weights if isinstance(weights, Model) else model_for(NAME, weights))
+
+    @functools.cached_property
+    def _call(self) -> Any:
+        call = functools.partial(_pooled, dims=self.dims)
+        return jit_call(self._model, call, parts=self._parts)
+
+    def _computed(self, images: Images) -> Iterator[Features]:
+        """Features batch by batch; while one is fetched from the devices they compute the next."""
+        pending: collections.deque[tuple[Any, int]] = collections.deque()
+        size = None
+        for batch in batches(images, self._reading):
+            count = len(batch)
+            size = size or count
+            if count < size:  # another shape would be compiled anew
+                batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])
+            with jax.default_matmul_precision("highest"):
+                pending.append((self._call(batch), count))
+            if len(pending) == 2:
+                yield _fetched(*pending.popleft())
+        while pending:
+            yield _fetched(*pending.popleft())
+
+
+def _pooled(model: Model, images: jax.Array, dims: int) -> tuple[jax.Array, jax.Array | None]:
+    pooled = global_avg_pool(model.features(images)[_STAGES[dims]])
+    if dims != 2048:
+        return pooled, None
+    assert isinstance(model, InceptionV3)
+    return pooled, pooled @ model.fc.kernel[...]
+
+
+def _fetched(result: tuple[jax.Array, jax.Array | None], count: int) -> Features:
+    pooled, logits = (x if x is None else np.asarray(x, np.float32)[:count] for x in result)
+    assert pooled is not None
+    return Features(pooled, logits)
+
+
+def _checked(model: Model) -> InceptionV3:
+    spec = spec_of(model)
+    if not isinstance(model, InceptionV3):
+        raise ValueError(f"FID is of the features of {NAME}, not of {spec.name}")
+    if spec.in_channels != 3:
+        raise ValueError(f"FID is of colour images; this network takes {spec.in_channels} channels")
+    needed = {k: full_readings(NAME)[k] for k in ("count_include_pad", "mixed_7c_pool", "bn_eps")}
+    if jnp.promote_types(model.fc.dtype, jnp.float32) != model.fc.dtype:
+        raise ValueError(f"FID needs float32; this network computes in {model.fc.dtype}")
+    wrong = [f"{k}={v!r}" for k, v in spec.readings if k in needed and v != needed[k]]
+    if wrong:
+        raise ValueError(
+            f"FID is of the features of {NAME}; {spec.name} has {', '.join(wrong)} instead of "
+            f"{', '.join(f'{k}={v!r}' for k, v in needed.items())}"
+        )
+    return model

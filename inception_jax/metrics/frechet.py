@@ -1,0 +1,53 @@
+"""The distance between two normal distributions, which FID is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from inception_jax.metrics.statistics import Statistics
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """Returns |mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½), never below 0.
+
+    The trace of the root is the sum of the roots of the eigenvalues of R' cov_b R, where R R' is
+    cov_a by its own eigenvalues. That matrix is symmetric, so its eigenvalues are real; those that
+    rounding makes negative are 0 in truth and count as such. No covariance, singular or not, gives
+    a NaN or an imaginary part, and nothing is added to a diagonal.
+
+    pytorch-fid takes `scipy.linalg.sqrtm` of the product instead, which is not symmetric. Where the
+    covariances have full rank both agree to about 1e-10 of the FID. With fewer images than features
+    the product has eigenvalues of 0, whose roots scipy returns as noise, complex at times: 40
+    images a set gave FIDs that differ by 5e-7 of the traces. Where scipy's root is not finite,
+    pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by some 1e-5 of the traces; ours
+    stays what the formula says.
+
+    Source: Dowson and Landau 1982; Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
+
+    Args:
+        a: of d features.
+        b: of as many.
+
+    Raises:
+        ValueError: for different numbers of features.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"statistics of {len(a.mean)} features have no distance to those of {len(b.mean)}"
+        )
+    # The set of fewer images first: its covariance has the lower rank, and less is to be computed.
+    if (b.count or math.inf) < (a.count or math.inf):
+        a, b = b, a
+    apart = a.mean - b.mean
+    traces = np.trace(a.cov) + np.trace(b.cov)
+    return max(float(apart @ apart + traces - 2 * _trace_of_root(a.cov, b.cov)), 0.0)
+
+
+def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
+    values, vectors = np.linalg.eigh((first + first.T) / 2)
+    kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(initial=0), 0)
+    root = vectors[:, kept] * np.sqrt(values[kept])
+    product = root.T @ ((second + second.T) / 2) @ root
+    return float(np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum())

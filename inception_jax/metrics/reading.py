@@ -1,0 +1,220 @@
+"""Images from folders, arrays and iterators: opened, resized in threads, and batched."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from inception_jax.metrics.folders import image_files
+from inception_jax.metrics.resizing import Resize, resized
+from inception_jax.metrics.statistics import Statistics
+
+_SHOWN = 20
+
+
+class UnreadableError(ValueError):
+    """A file is no image, or not a whole one.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path, reason: object):
+        super().__init__(
+            f"{path} is not a whole image file: {reason}; repair or remove it, or leave such files "
+            "out with skip_unreadable=True (--skip-unreadable)"
+        )
+        self.path = path
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images that are still to be read, once.
+
+    Attributes:
+        items: paths, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3].
+        count: how many images there are; None if only the end will tell.
+        name: for messages.
+    """
+
+    items: Iterable[Any]
+    count: int | None
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Attributes:
+        resize: see `resizing.resized`.
+        batch_size: images a batch.
+        workers: threads.
+        skip_unreadable: leave out files that are not whole images, with a warning.
+        progress: show a bar on stderr.
+    """
+
+    resize: Resize
+    batch_size: int
+    workers: int
+    skip_unreadable: bool
+    progress: bool
+
+
+def open_images(source: Any, *, recursive: bool = False) -> Images | Statistics:
+    """Finds out what a source of images is, and whether it can be one; reads no image.
+
+    Args:
+        source: a folder, an `.npz` file of statistics, an array uint8 [n, h, w, 3], or an iterable
+            of images: paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3].
+        recursive: take the images in subfolders too.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file.
+        ValueError: if it cannot be used, saying why.
+        TypeError: if it is something else.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _at(Path(source), recursive)
+    if isinstance(source, Image.Image):
+        raise ValueError("this is one image: give a list of images")
+    if hasattr(source, "__array__"):
+        return _of_array(np.asarray(source))
+    if isinstance(source, Iterable):
+        return Images(source, None, "images")
+    raise TypeError(
+        "images are a folder, an .npz file of statistics, an array or an iterable of images, not "
+        f"a {type(source).__name__}"
+    )
+
+
+def _at(path: Path, recursive: bool) -> Images | Statistics:
+    if path.is_dir():
+        files = image_files(path, recursive=recursive)
+        if len(files) < 2:
+            raise ValueError(f"{path} holds one image; two at least are needed")
+        return Images(files, len(files), str(path))
+    if not path.exists():
+        raise FileNotFoundError(f"no folder and no .npz file at {path}")
+    if path.suffix != ".npz":
+        raise ValueError(f"{path} is neither a folder of images nor an .npz file of statistics")
+    return Statistics.load(path)
+
+
+def _of_array(array: np.ndarray) -> Images:
+    if array.ndim != 4:
+        raise ValueError(f"an array of images is uint8 [n, h, w, 3]; got {_described(array)}")
+    _check(array)
+    if len(array) < 2:
+        raise ValueError(f"{len(array)} image(s) in the array; two at least are needed")
+    return Images([array], len(array), "images")
+
+
+def batches(images: Images, reading: Reading) -> Iterator[np.ndarray]:
+    """Reads images ahead in threads, in order.
+
+    No more than two batches are held beside the one that is yielded.
+
+    Yields:
+        float32 [n, 299, 299, 3], normalised; n is the batch size, or less at the end.
+
+    Raises:
+        UnreadableError: for a file that is no whole image, unless those are skipped.
+        ValueError: for an array that is no image.
+    """
+    batch: list[np.ndarray] = []
+    bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not reading.progress)
+    with bar, contextlib.closing(_loaded(images, reading)) as loaded:
+        for image in loaded:
+            batch.append(image)
+            if len(batch) == reading.batch_size:
+                yield np.stack(batch)
+                bar.update(len(batch))
+                batch = []
+        if batch:
+            yield np.stack(batch)
+            bar.update(len(batch))
+
+
+def _loaded(images: Images, reading: Reading) -> Generator[np.ndarray, None, None]:
+    skipped: list[Path] = []
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(reading.workers, thread_name_prefix="images")
+
+    def first() -> Iterator[np.ndarray]:
+        try:
+            yield waiting.popleft().result()
+        except UnreadableError as error:
+            if not reading.skip_unreadable:
+                raise
+            skipped.append(error.path)
+
+    try:
+        for item in _one_by_one(images.items):
+            waiting.append(pool.submit(_load, item, reading.resize))
+            if len(waiting) >= 2 * reading.batch_size:
+                yield from first()
+        while waiting:
+            yield from first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if skipped:
+        names = ", ".join(map(str, skipped[:_SHOWN]))
+        more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+        warnings.warn(
+            f"{images.name}: {len(skipped)} files that are not whole images are left out: "
+            f"{names}{more}",
+            stacklevel=2,
+        )
+
+
+def _one_by_one(items: Iterable[Any]) -> Iterator[Any]:
+    """Takes batches apart."""
+    for item in items:
+        if isinstance(item, str | os.PathLike | Image.Image):
+            yield item
+            continue
+        array = np.asarray(item)
+        _check(array)
+        yield from array if array.ndim == 4 else [array]
+
+
+def _check(array: np.ndarray) -> None:
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
+        raise ValueError(
+            "images are uint8 from 0 to 255, [h, w, 3] or [n, h, w, 3], channels last in the order "
+            f"red, green, blue; got {_described(array)}"
+        )
+    if 0 in array.shape[-3:]:
+        raise ValueError(f"an image without pixels: {_described(array)}")
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _load(item: Any, resize: Resize) -> np.ndarray:
+    if isinstance(item, Image.Image):
+        item = np.asarray(item.convert("RGB"))
+    elif not isinstance(item, np.ndarray):
+        item = _decoded(Path(item))
+    return resized(item, resize)
+
+
+def _decoded(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise UnreadableError(path, str(error) or type(error).__name__) from None
