@@ -20,6 +20,7 @@ from reference_torch.layers import Chain
 from twins import (
     CLASSES,
     WIDTH,
+    WRONG_READINGS,
     compare,
     deep_ones_slow,
     distinct_readings,
@@ -299,25 +300,7 @@ def _distance(ours, truth):
     return float(np.sqrt(difference / sum(np.square(as_array(v)).sum() for v in truth.values())))
 
 
-WRONG = {
-    "GoogLeNet's first padding": ("inception_v1", {"pad_mode": "torch"}),
-    "GoogLeNet's last pool": ("inception_v1.bvlc_in1k", {"maxpool4_window": 2}),
-    "BN-Inception's padding": ("bn_inception", {"pad_mode": "tf"}),
-    "BN-Inception's average pools": ("bn_inception", {"count_include_pad": False}),
-    "residual scale": ("inception_resnet_v1", {"scales": (0.17, 0.17, 0.20)}),
-    "last residual block": ("inception_resnet_v2", {"linear_last_block": False}),
-    "epsilon of 41p": ("xception41p", {"bn_eps": 1e-3}),
-    "dilation": ("xception41", {"output_stride": 16}),
-    "padding": ("xception", {"pad_mode": "torch"}),
-    "Xception's epsilon": ("xception", {"bn_eps": 1e-5}),
-    "epsilon": ("inception_v3", {"bn_eps": 1e-5}),
-    "border of the average pools": ("inception_v3", {"count_include_pad": True}),
-    "FID's max pool": ("inception_v3", {"mixed_7c_pool": "max"}),
-    "input transform": ("inception_v3", {"transform_input": True}),
-}
-
-
-@pytest.mark.parametrize(("what", "name", "option"), [(k, *v) for k, v in WRONG.items()])
+@pytest.mark.parametrize(("what", "name", "option"), [(k, *v) for k, v in WRONG_READINGS.items()])
 def test_a_wrong_reading_is_noticed(what, name, option):
     """The ladder can fail: one wrong option in the twin, everything else equal."""
     base = {k: v for k, v in options_for(name).items() if k == "blocks"}

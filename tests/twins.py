@@ -25,6 +25,24 @@ WIDTH = 0.125
 CLASSES = 10
 
 
+# An option that is wrong for a network's plain name, by what it is about.
+WRONG_READINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GoogLeNet's first padding": ("inception_v1", {"pad_mode": "torch"}),
+    "GoogLeNet's last pool": ("inception_v1.bvlc_in1k", {"maxpool4_window": 2}),
+    "BN-Inception's padding": ("bn_inception", {"pad_mode": "tf"}),
+    "BN-Inception's average pools": ("bn_inception", {"count_include_pad": False}),
+    "residual scale": ("inception_resnet_v1", {"scales": (0.17, 0.17, 0.20)}),
+    "last residual block": ("inception_resnet_v2", {"linear_last_block": False}),
+    "epsilon of 41p": ("xception41p", {"bn_eps": 1e-3}),
+    "dilation": ("xception41", {"output_stride": 16}),
+    "padding": ("xception", {"pad_mode": "torch"}),
+    "Xception's epsilon": ("xception", {"bn_eps": 1e-5}),
+    "epsilon": ("inception_v3", {"bn_eps": 1e-5}),
+    "border of the average pools": ("inception_v3", {"count_include_pad": True}),
+    "FID's max pool": ("inception_v3", {"mixed_7c_pool": "max"}),
+    "input transform": ("inception_v3", {"transform_input": True}),
+}
+
 # More blocks, or wider ones, of the very code of another network.
 DEEP = {
     "inception_next_base",

@@ -1,0 +1,222 @@
+"""How far this library and PyTorch are apart, network by network: docs/equivalence.md.
+
+    python benchmarks/equivalence.py [--archs ARCH ...] [--no-traps]
+
+Needs the extra `test`. Both twins get the same random weights, scales and running statistics, the
+same images and the same pull on their logits. Half a minute to three minutes a network and type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import tyro
+from flax import nnx
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+
+from page import command, machine, paragraph, write_section
+
+import inception_jax as ij
+from reference_torch.optim import TensorFlowRMSprop
+from twins import (
+    CLASSES,
+    WIDTH,
+    WRONG_READINGS,
+    forget,
+    named_leaves,
+    options_for,
+    pair,
+    random_images,
+    run,
+    to_nchw,
+    twin_of,
+)
+
+PAGE = ROOT / "docs" / "equivalence.md"
+DTYPES = ("float64", "float32", "bfloat16")
+IMAGES = 8
+RATE = 0.045
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare networks with their twins."""
+
+    archs: tuple[str, ...] = tuple(ij.list_models())
+    """Networks, or tags."""
+    dtypes: tuple[str, ...] = DTYPES
+    """What they compute in; parameters are float32 or wider here, and of the same in PyTorch."""
+    traps: bool = True
+    """Measure what a wrong reading does, too."""
+
+
+def main(options: Options) -> None:
+    """Compares, prints the tables and writes them into the page."""
+    rows = []
+    for name in tqdm(options.archs, unit=" networks"):
+        rows.append([f"`{name}`", *(_cells(name, dtype) for dtype in options.dtypes)])
+        forget()
+        write_section(PAGE, "networks", _network_section(rows, options.dtypes))  # as far as it is
+    print(_network_section(rows, options.dtypes))
+    if options.traps:
+        text = _trap_section([_trap(what, *wrong) for what, wrong in WRONG_READINGS.items()])
+        print(text)
+        write_section(PAGE, "traps", text)
+
+
+def _cells(name: str, dtype: str) -> str:
+    """The differences of one network in one type, as cells of a table."""
+    with jax.enable_x64(dtype == "float64"):
+        ours, theirs = _in_jax(name, dtype), _in_torch(name, dtype)
+        apart = {k: distance(ours[k], theirs[k]) for k in ours}
+        step = max(apart.pop("updates"), apart.pop("statistics"))
+        return " | ".join(f"{x:.0e}" for x in (*apart.values(), step))
+
+
+Results = dict[str, Mapping[str, np.ndarray]]
+
+
+def _in_jax(name: str, dtype: str) -> Results:
+    """Logits, gradients, and what a step of RMSProp leaves, computed here."""
+    stored = "float32" if dtype == "bfloat16" else dtype
+    model: Any = pair(name, stored, **options_for(name))[0]
+    if dtype == "bfloat16":
+        narrow = ij.create_model(name, dtype=jnp.bfloat16, **_options(name))
+        ij.load_weights(narrow, ij.to_torch(model))
+        model = narrow
+    images, pulls = _work(model, name, stored)
+    logits, _ = run(model, lambda m, x: m(x), images)
+    inputs = jnp.asarray(images)
+    training = nnx.merge(*nnx.split(model))
+    training.train()
+    graphdef, params, stats = nnx.split(training, nnx.Param, nnx.BatchStat)
+    tx = optax.rmsprop(RATE, decay=0.9, eps=1.0, initial_scale=1.0, eps_in_sqrt=True, momentum=0.9)
+
+    @jax.jit
+    def step(params: Any, stats: Any) -> Any:
+        def loss(params: Any) -> Any:
+            merged = nnx.merge(graphdef, params, stats)
+            out = _heads(merged(inputs, rngs=nnx.Rngs(dropout=0)))
+            pulled = sum((out[h].astype(stored) * pulls[h]).sum() for h in out)
+            return pulled, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
+
+        grads, stats_after = jax.grad(loss, has_aux=True)(params)
+        return grads, tx.update(grads, tx.init(params), params)[0], stats_after
+
+    found = step(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+    grads, updates, stats_after = map(named_leaves, found)
+    return {
+        "logits": {"logits": np.asarray(logits, stored)},
+        "gradients": grads,
+        "updates": updates,
+        "statistics": stats_after,
+    }
+
+
+def _in_torch(name: str, dtype: str) -> Results:
+    """The same, computed by the twin."""
+    stored = "float32" if dtype == "bfloat16" else dtype
+    model, _ = pair(name, stored, **options_for(name))
+    twin = twin_of(model, name, stored, **options_for(name))
+    images, pulls = _work(model, name, stored)
+    # Parameters stay in float32 and are rounded where they are used, as here.
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    with narrow, torch.no_grad():
+        logits = twin(to_nchw(images))
+    twin.train()
+    before = {key: p.detach().clone() for key, p in twin.named_parameters()}
+    with narrow:
+        out = _heads(twin(to_nchw(images)))
+    pulled = [(out[h].to(getattr(torch, stored)) * torch.from_numpy(pulls[h])).sum() for h in out]
+    torch.stack(pulled).sum().backward()
+    TensorFlowRMSprop(twin.parameters(), RATE).step()
+    parameters = dict(twin.named_parameters())
+    statistics = {k: b for k, b in twin.named_buffers() if not k.endswith("num_batches_tracked")}
+    updates = {key: parameters[key].detach() - before[key] for key in before}
+    return {
+        "logits": {"logits": logits.to(getattr(torch, stored)).numpy()},
+        "gradients": {k: p.grad.numpy() for k, p in parameters.items() if p.grad is not None},
+        "updates": {key: value.numpy() for key, value in updates.items()},
+        "statistics": {key: value.numpy() for key, value in statistics.items()},
+    }
+
+
+def _options(name: str) -> dict[str, Any]:
+    return {"width_multiplier": WIDTH, "num_classes": CLASSES, **options_for(name)}
+
+
+def _work(model: Any, name: str, dtype: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    side = (model.min_size + 24) | 1
+    images = random_images(model, dtype, (side, side), n=IMAGES)
+    rng = np.random.default_rng(3)
+    heads = ["logits", *ij.model_info(name).aux_heads]
+    return images, {h: rng.normal(size=(IMAGES, CLASSES)).astype(dtype) for h in heads}
+
+
+def _heads(out: Any) -> dict[str, Any]:
+    return out if isinstance(out, dict) else {"logits": out}
+
+
+def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
+    """Relative distance of all tensors together, in the Euclidean norm."""
+    if set(ours) != set(theirs):
+        raise ValueError(f"the twins differ in {sorted(set(ours) ^ set(theirs))}")
+    pairs = [(ours[k].astype(np.float64), theirs[k].astype(np.float64)) for k in ours]
+    difference = sum(np.square(a - b).sum() for a, b in pairs)
+    return float(np.sqrt(difference / sum(np.square(b).sum() for _, b in pairs)))
+
+
+def _trap(what: str, name: str, option: Mapping[str, Any]) -> str:
+    """A row: what one wrong option in the twin changes, all else being equal."""
+    base = {k: v for k, v in options_for(name).items() if k == "blocks"}
+    model, _ = pair(name, "float32", **base)
+    side = ij.model_info(name).input_size
+    images = to_nchw(random_images(model, "float32", (side, side)))
+    with torch.no_grad():
+        right, wrong = (
+            {"logits": twin_of(model, name, "float32", **base, **changed)(images).numpy()}
+            for changed in ({}, option)
+        )
+    options = ", ".join(f"`{k}={v!r}`" for k, v in option.items())
+    return f"| {what} | `{name}` | {options} | {100 * distance(wrong, right):.2g} % |"
+
+
+def _network_section(rows: list[list[str]], dtypes: tuple[str, ...]) -> str:
+    intro = paragraph(
+        f"""Relative distance between JAX and PyTorch, |a - b| / |b| in the Euclidean norm over all
+        numbers: of the logits in evaluation; of all gradients in training, auxiliary heads
+        included; and after one step of the papers' RMSProp, the larger of those of the parameters'
+        changes and of the running statistics. Widths of {WIDTH:g}, {IMAGES} images of noise, random
+        weights, scales and statistics; on a CPU, whose products of float32 are not rounded."""
+    )
+    heads = " | ".join(f"{d}: logits | gradients | a step" for d in dtypes)
+    rule = "|---" * (1 + 3 * len(dtypes)) + "|"
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    source = f"`{command()}`; {machine('jax', 'flax', 'torch')}."
+    return "\n".join([intro, "", f"| network | {heads} |", rule, *lines, "", paragraph(source)])
+
+
+def _trap_section(rows: list[str]) -> str:
+    intro = paragraph(
+        "What one wrong reading does to the logits, everything else being equal: the relative "
+        "distance from the right ones, for noise of the network's own size through random weights "
+        f"at widths of {WIDTH:g}. A trained network feels some of them more and some less."
+    )
+    head = "| trap | network | the wrong option | logits off by |"
+    return "\n".join([intro, "", head, "|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
