@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _gallery() -> Iterator[tuple[str, str]]:
     index = [_INTRODUCTION]
     for name in ij.list_models():
-        modules = drawing.modules(name)
+        modules = drawing.modules(name, widths=True)
         yield f"gallery/{name}.svg", _drawn(name, None)
         page = [f"# {name}\n\n![The stages of {name}]({name}.svg)\n\n## Modules\n"]
         for module in modules:
@@ -58,7 +58,9 @@ def _gallery() -> Iterator[tuple[str, str]]:
             page.append(f"### {module}\n\n![{module} of {name}]({name}.{module}.svg)\n")
         page.append(f"## Stages\n\n```\n{ij.summary(name)}\n```\n")
         yield f"gallery/{name}.md", "\n".join(page)
-        index.append(f"- [{name}]({name}.md): {', '.join(modules)}")
+        kinds = ", ".join(drawing.modules(name))
+        index.append(f"## [{name}]({name}.md)\n\nMade of {kinds}.\n")
+        index.append(f"[![The stages of {name}]({name}.svg){{ width=640 }}]({name}.md)\n")
     yield "gallery/index.md", "\n".join(index)
 
 

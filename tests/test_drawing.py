@@ -246,6 +246,18 @@ def test_one_module_of_each_kind(name, expected):
     assert modules(name) == expected.split()
 
 
+def test_modules_of_every_width():
+    found = modules("inception_v3", widths=True)
+    assert set(modules("inception_v3")) < set(found)
+    # Mixed_6c and Mixed_6d are alike to the last channel.
+    assert [name for name in found if name.startswith("Mixed_6")] == [
+        "Mixed_6a",
+        "Mixed_6b",
+        "Mixed_6c",
+        "Mixed_6e",
+    ]
+
+
 @pytest.mark.parametrize(
     "name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )

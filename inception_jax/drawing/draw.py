@@ -54,7 +54,7 @@ def drawing(
     return _whole(network) if module is None else _module(network, module)
 
 
-def modules(name_or_model: str | Model) -> list[str]:
+def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
     """Returns one module of each kind that a network has, for `draw`, in forward order.
 
     Kinds are classes, and what an option changes in them. Widths make none, but for separable
@@ -62,6 +62,7 @@ def modules(name_or_model: str | Model) -> list[str]:
 
     Args:
         name_or_model: as for `draw`.
+        widths: modules that differ in their channels alone are kinds of their own, too.
 
     Raises:
         UnknownModelError: for a name that no network has.
@@ -71,7 +72,7 @@ def modules(name_or_model: str | Model) -> list[str]:
     found: dict[object, str] = {}
     for path in _candidates(network.graph, network.aux_names):
         nodes = parts.find(network.graph, path).nodes
-        kind = network.graph.modules[path], signature(nodes, widths=False)
+        kind = network.graph.modules[path], signature(nodes, widths=widths)
         found.setdefault(kind, path)
     return list(found.values())
 
