@@ -166,6 +166,7 @@ class BNInception(nn.Module):
     """
 
     min_size = 32
+    taps = ("conv1", "conv3", "inception3b", "inception4d", "inception5b")
 
     def __init__(
         self,

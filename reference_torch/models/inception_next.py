@@ -196,6 +196,7 @@ class InceptionNeXt(nn.Module):
     """
 
     min_size = 32
+    taps = ("stage1", "stage2", "stage3", "stage4")
 
     def __init__(
         self,

@@ -178,6 +178,7 @@ class InceptionResNetV1(nn.Module):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "block8")
 
     def __init__(
         self,

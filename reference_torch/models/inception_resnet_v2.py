@@ -208,6 +208,7 @@ class InceptionResNetV2(nn.Module):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "Conv2d_7b_1x1")
 
     def __init__(
         self,
@@ -238,6 +239,8 @@ class InceptionResNetV2(nn.Module):
         self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
         self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
         self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
+        if layout == "paper":
+            self.taps = ("Conv2d_2b_3x3", "Mixed_3a", "block35", "block17", "block8")
         if layout == "slim":
             self.Conv2d_3b_1x1 = conv(width(64), width(80), 1)
             self.Conv2d_4a_3x3 = conv(width(80), width(192), 3, padding="valid")

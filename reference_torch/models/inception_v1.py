@@ -178,6 +178,7 @@ class InceptionV1(nn.Module):
     """
 
     min_size = 32
+    taps = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
 
     def __init__(
         self,

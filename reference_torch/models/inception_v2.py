@@ -181,6 +181,7 @@ class InceptionV2(nn.Module):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Conv2d_3b_3x3", "Mixed_5c", "Mixed_6e", "Mixed_7c")
 
     def __init__(
         self,

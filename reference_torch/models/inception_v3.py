@@ -259,6 +259,7 @@ class InceptionV3(nn.Module):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
 
     def __init__(
         self,

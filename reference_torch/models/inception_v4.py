@@ -248,6 +248,7 @@ class InceptionV4(nn.Module):
     """
 
     min_size = 75
+    taps = ("Conv2d_2b_3x3", "Mixed_3a", "Mixed_5e", "Mixed_6h", "Mixed_7d")
 
     def __init__(
         self,

@@ -98,6 +98,8 @@ class Xception(nn.Module):
     """
 
     min_size = 71
+    inner_taps = ("block3_sepconv1_act", "block4_sepconv1_act", "block13_sepconv1_act")
+    taps = ("block1_conv2", *inner_taps, "block14_sepconv2")
 
     def __init__(
         self,

@@ -238,6 +238,8 @@ class XceptionAligned(nn.Module):
         self.in_channels = in_channels
         self.preact = preact
         self.tapped = tuple(number for number, stride in enumerate(strides, 1) if stride > 1)
+        self.inner_taps = tuple(self._inner(number) for number in self.tapped)
+        self.taps = (*self.inner_taps, f"block{len(strides)}")
 
         self.conv1 = conv(in_channels, width(32), 3, stride=2)
         if preact:
