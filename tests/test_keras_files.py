@@ -18,6 +18,9 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 from inception_jax.weights import leaves
+from inception_jax.weights.content import layers_in_order
+from inception_jax.weights.keras_files import write_hdf5
+from inception_jax.weights.keras_layouts import from_twin
 from keras_layers import (
     RESNET_LAYERS,
     V3_LAYERS,
@@ -139,6 +142,26 @@ def test_every_kind_of_file(name, kinds, tmp_path):
         loaded = ij.to_torch(model)
         for key, expected in case.state.items():
             np.testing.assert_array_equal(loaded[key], expected, f"{file}: {key}")
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_what_is_written_is_read(name, tmp_path):
+    case = Case(name)
+    model = case.fresh()
+    layers = list(from_twin(case.state, layers_in_order(model.spec), case.gamma))
+    for file in ("a.h5", "a.weights.h5"):
+        write_hdf5(tmp_path / file, layers, legacy=file == "a.h5")
+        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), leaves.state_of(model)))
+        ij.load_weights(model, tmp_path / file)
+        loaded = ij.to_torch(model)
+        for key, expected in case.state.items():
+            np.testing.assert_array_equal(loaded[key], expected, f"{file}: {key}")
+    with h5py.File(tmp_path / "a.h5") as file:
+        names = list(file.attrs["layer_names"])
+    assert sorted(names) == sorted(name.removesuffix("_0") for _, name, _ in case.layers)
+    for kind in ("conv2d", "batch_normalization"):
+        listed = [name.removesuffix("_0") for _, name, _ in case.layers if name.startswith(kind)]
+        assert [name for name in names if name.startswith(kind)] == listed
 
 
 @pytest.mark.parametrize("name", ARCHS)

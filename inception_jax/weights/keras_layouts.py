@@ -60,8 +60,8 @@ class Stored(NamedTuple):
     """A layer as Keras stores it.
 
     Attributes:
-        automatic: its class and number, by which Keras 3 files it.
-        name: what Keras calls it.
+        automatic: its class and number in the order of layers, by which Keras 3 files it.
+        name: what Keras calls it: by hand, or its class and number in the order of creation.
         tensors: by leaf, in Keras' order.
     """
 
@@ -119,16 +119,27 @@ def from_twin(state: Tensors, layers: Sequence[str], gamma: bool) -> Iterator[St
         layers: paths of our layers in the order of definition.
         gamma: whether Keras' BatchNorm has a factor here; where not, it must be one in `state`.
     """
-    counts: dict[str, int] = {}
-    for place in _in_layers_order(list(_places(layers))):
-        index = counts[place.kind] = counts.get(place.kind, -1) + 1
-        automatic = f"{place.kind}_{index}" if index else place.kind
+    places = list(_places(layers))
+    made = _numbers([place for place in places if not place.name])
+    ordered = _in_layers_order(places)
+    filed = _numbers(ordered)
+    for place in ordered:
         tensors = {}
         for leaf in _LEAVES[place.kind]:
             name = f"{place.path}.{_TORCH_LEAVES[leaf]}"
             if name in state and (gamma or leaf != "gamma"):
                 tensors[leaf] = _to_keras_order(leaf, state[name])
-        yield Stored(automatic, place.name or automatic, tensors)
+        yield Stored(filed[place], place.name or made[place], tensors)
+
+
+def _numbers(places: Sequence[Place]) -> dict[Place, str]:
+    """Names layers by their class and a number that counts it: conv2d, conv2d_1, ..."""
+    counts: dict[str, int] = {}
+    names = {}
+    for place in places:
+        n = counts[place.kind] = counts.get(place.kind, -1) + 1
+        names[place] = f"{place.kind}_{n}" if n else place.kind
+    return names
 
 
 def _to_keras_order(leaf: str, tensor: np.ndarray) -> np.ndarray:
