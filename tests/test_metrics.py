@@ -455,6 +455,8 @@ def test_inception_score_of_extremes():
     assert metrics.score_of_logits(np.zeros((20, 7))) == pytest.approx((1, 0))
     certain = 1e4 * np.eye(7)[np.arange(70) % 7]
     assert metrics.score_of_logits(certain) == pytest.approx((7, 0))
+    faint = np.array([[0, -745.0], [0, -1e4]])  # whose mean probability is no number any more
+    assert metrics.score_of_logits(faint, splits=1) == pytest.approx((1, 0))
     with pytest.raises(ValueError, match=r"5 images.*10 splits"):
         metrics.score_of_logits(np.zeros((5, 7)))
 

@@ -42,6 +42,8 @@ def _score(logits: np.ndarray) -> float:
     shifted -= shifted.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     p = np.exp(log_p)
+    mean = p.mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, p * (log_p - np.log(p.mean(0))), 0)  # 0 log 0 is 0
+        # 0 log 0 is 0, also where a number is so small that its mean is none.
+        terms = np.where((p > 0) & (mean > 0), p * (log_p - np.log(mean)), 0)
     return float(np.exp(terms.sum(1).mean()))
