@@ -38,6 +38,7 @@ class Cloud:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.started: list[subprocess.Popen] = []
         (folder / "bin").mkdir(parents=True)
         self._put("bin/gcloud", f'exec {sys.executable} {ROOT}/tests/fake_gcloud.py "$@"')
         self.env = {
@@ -74,6 +75,27 @@ class Cloud:
             timeout=seconds,
             stdin=subprocess.DEVNULL,
         )
+
+    def start(self, script: str, *options: str, log: Path, **env: str) -> subprocess.Popen:
+        """Starts a script that `kill` ends, and what it runs, if it has not ended by then."""
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [str(SCRIPTS / f"{script}.sh"), *options],
+                env={**self.env, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process
+
+    def kill(self) -> None:
+        """Ends what `start` left running."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def calls(self, *verbs: str) -> list[list[str]]:
         """What was asked of gcloud, all of it or these verbs."""
@@ -598,6 +620,7 @@ def workers(cloud):
         UPLOAD_SECONDS="1",
     )
     yield cloud
+    cloud.kill()  # first, or it starts them anew
     for path in cloud.folder.glob("workers/*/inception_jax/jobs/*/pid"):
         subprocess.run(["kill", "-9", path.read_text().strip()], check=False, capture_output=True)
 
@@ -619,19 +642,16 @@ def test_a_pod_trains_is_taken_away_and_finishes(workers, tmp_path):
                  "--steps", str(total), "--log-every", "1", "--no-tensorboard",
                  "--heartbeat-timeout", "20", "--workdir", str(workdir)]  # fmt: skip
     log = tmp_path / "babysit.log"
-    with log.open("w") as file:
-        sitter = subprocess.Popen(
-            [SCRIPTS / "babysit.sh", "pod", *ZONE, *TYPE, "--spot", "--allow-dirty",
-             "--delete-at-end", "--logs", "gs://my-bucket/logs", "--", *arguments],
-            env={**cloud.env, "POLL_SECONDS": "0.5", "MAX_POLL_SECONDS": "1"},
-            stdout=file, stderr=file,
-        )  # fmt: skip
+    command = ["pod", *ZONE, *TYPE, "--spot", "--allow-dirty", "--delete-at-end",
+               "--logs", "gs://my-bucket/logs", "--", *arguments]  # fmt: skip
+    sitter = cloud.start("babysit", *command, log=log, POLL_SECONDS="0.5", MAX_POLL_SECONDS="1")
     jobs = [tmp_path / f"workers/{i}/inception_jax/jobs/train" for i in range(2)]
     state = tmp_path / "state"
 
     def trains() -> bool:
         assert sitter.poll() is None, log.read_text()
-        return jobs[0].exists() and "step 3/" in (jobs[0] / "log").read_text()
+        worker = jobs[0] / "log"
+        return worker.exists() and "step 3/" in worker.read_text()
 
     until(trains, "it does not train")
     state.write_text("SUSPENDING")
@@ -689,7 +709,7 @@ def test_jobs_on_workers_are_started_once_shown_and_stopped(workers, tmp_path):
         return "step 2/" in cloud.run("logs", "pod", *ZONE, "--lines", "1000").stdout
 
     until(trains, "it does not train")
-    done = cloud.run("stop", "pod", *ZONE, "--grace", "60", seconds=120)
+    done = cloud.run("stop", "pod", *ZONE, "--grace", "300", seconds=400)
     assert done.returncode == 0, done.stderr
     assert cloud.run("status", "pod", *ZONE).returncode == 42
     assert list((workdir / "checkpoints").glob("[0-9]*"))
