@@ -30,11 +30,12 @@ from page import write_section
 
 import inception_jax as ij
 from inception_jax import macs, ops
+from inception_jax.init import ONE_KEY
 from inception_jax.layers import Conv, ConvBN, DepthwiseConv
 from inception_jax.models import inception_next, inception_v1
 from inception_jax.models.inception_resnet_v2 import Block8, Block17, Block35
 from inception_jax.norms import BatchNorm
-from inception_jax.registry import full_readings
+from inception_jax.registry import abstract_model, full_readings
 
 WEIGHTED = ("conv_general_dilated", "dot_general")
 POOLS = ("reduce_window_max", "reduce_window_sum")
@@ -79,17 +80,6 @@ class Cost:
 
 Group = Sequence[tuple[str, Cost]]
 """Names and costs of what is compared with the first of them."""
-
-
-class OneKey:
-    """Stands for `nnx.Rngs`: nothing here gets numbers, and counting keys takes long."""
-
-    def params(self) -> jax.Array:
-        """Returns the key of every parameter."""
-        return jax.random.key(0)
-
-
-ONE_KEY: Any = OneKey()
 
 
 class Naive(nnx.Module):
@@ -176,7 +166,7 @@ def _readings(name: str, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]
 
 @functools.cache
 def _network(arch: str, readings: tuple[tuple[str, Any], ...]) -> Any:
-    return nnx.eval_shape(lambda: ij.create_model(arch, rngs=ONE_KEY, **dict(readings)))
+    return abstract_model(arch, **dict(readings))
 
 
 def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:

@@ -22,6 +22,7 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.model import Model
+from inception_jax.registry import abstract_model
 from inception_jax.rematerialise import rematerialised
 
 KERAS = {
@@ -124,7 +125,7 @@ def module(name: str, form: str, work: Work) -> Program:
     """Output and gradients of a module in training, whose output is its own cotangent."""
     arch, _, path = name.partition(".")
     dtype = jnp.dtype(work.dtype)
-    model = nnx.eval_shape(lambda: ij.create_model(arch, dtype=dtype))
+    model = abstract_model(arch, dtype=dtype)
     shape = input_of(model, path, ij.model_info(arch).input_size)
     part = at(model, path)
     part = nnx.view(part, deterministic=True, use_running_average=False, raise_if_not_found=False)

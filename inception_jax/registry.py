@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.init import ONE_KEY
 from inception_jax.model import Model, Spec
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class ModelInfo:
         """The stages that `features` returns, in forward order; see `features.feature_info`."""
         from inception_jax.features import feature_info  # which traces a network: a second or two
 
-        return feature_info(nnx.eval_shape(lambda: create_model(self.name)))
+        return feature_info(abstract_model(self.name))
 
 
 _CLASSES: dict[str, Any] = {}  # each with options of its own
@@ -246,12 +247,25 @@ def create_model(
     return build(rngs) if weights is None else _loaded(name, build, rngs, weights)
 
 
+def abstract_model(name: str, **options: Any) -> Model:
+    """Builds a network of shapes without numbers, in a second or less.
+
+    Args:
+        name: what `create_model` takes.
+        **options: of `create_model`.
+
+    Raises:
+        UnknownModelError: with near names.
+    """
+    return nnx.eval_shape(lambda: create_model(name, rngs=ONE_KEY, **options))
+
+
 def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
     """Builds a network around its weights: random ones, only to be replaced, take long to make."""
     from inception_jax.weights.loading import load_weights, open_source  # which import this module
 
     weights = open_source(name, weights)
-    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build(ONE_KEY))
     load_weights(model, weights)
     if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model))):
         return model

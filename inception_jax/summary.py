@@ -17,7 +17,7 @@ from inception_jax import ops
 from inception_jax.layers import Chain
 from inception_jax.macs import macs_of
 from inception_jax.model import Model
-from inception_jax.registry import create_model, model_info
+from inception_jax.registry import abstract_model, model_info
 from inception_jax.rewrites import rewritten
 from inception_jax.tracing import traced
 
@@ -102,17 +102,17 @@ def summary(
         ValueError: if the image is too small for the network.
     """
     if isinstance(model, str):
-        name = model
-        model = nnx.eval_shape(lambda: create_model(name, **options))
+        model = abstract_model(model, **options)
     size = input_size or (model_info(model.spec.name).input_size if model.spec else None)
     if size is None:
         raise ValueError("a network that create_model did not build has no size: give input_size")
     height, width = (size, size) if isinstance(size, int) else size
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, state = nnx.split(model)
+    params = nnx.filter_state(state, nnx.Param)
     images = jax.ShapeDtypeStruct((1, height, width, model.in_channels), jnp.float32)
     with ops.forced_form("native"), rewritten():
-        program, maps = traced(graphdef, nnx.merge_state(params, rest), images)
-    leaves = jax.tree_util.tree_leaves_with_path(nnx.merge_state(params, rest))
+        program, maps = traced(graphdef, state, images)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     trained = {path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     paths = {
         variable: path

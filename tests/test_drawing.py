@@ -19,7 +19,7 @@ from inception_jax.drawing import branching, draw, labels, modules, overview, pa
 from inception_jax.drawing.canvas import Box, Drawing, Line, Text
 from inception_jax.drawing.draw import drawing
 from inception_jax.drawing.network import Network, network_of
-from inception_jax.drawing.tracing import abstract
+from inception_jax.registry import abstract_model
 
 # One network or tag of every class, and those with other modules than their class's others.
 NETWORKS = [
@@ -106,7 +106,7 @@ def test_boxes_are_named_as_in_the_code():
 @pytest.fixture(scope="module")
 def short():
     """Inception-ResNet-v2 with fewer blocks."""
-    return network_of(abstract("inception_resnet_v2", blocks=(1, 3, 3)), None)
+    return network_of(abstract_model("inception_resnet_v2", aux_heads=True, blocks=(1, 3, 3)), None)
 
 
 def test_residual_blocks_are_drawn_once(short):
@@ -375,7 +375,7 @@ def test_unknown_modules_are_named_with_near_ones():
     with pytest.raises(ValueError, match="its stages are conv1, maxpool1, "):
         draw("inception_v1", "?")
     with pytest.raises(ValueError, match="no module 'AuxLogits'"):
-        draw(abstract("inception_v3", aux_heads=False), "AuxLogits")  # built without it
+        draw(abstract_model("inception_v3", aux_heads=False), "AuxLogits")  # built without it
     with pytest.raises(ij.UnknownModelError):
         draw("inception_v9")
 
@@ -383,7 +383,7 @@ def test_unknown_modules_are_named_with_near_ones():
 def test_sizes_that_do_not_do():
     with pytest.raises(ValueError, match="at least 75x75"):
         draw("inception_v3", input_size=74)
-    model = abstract("inception_v1")
+    model = abstract_model("inception_v1")
     model.spec = None  # as in a network that its class has built
     with pytest.raises(ValueError, match="say input_size"):
         draw(model)
@@ -405,7 +405,7 @@ def test_auxiliary_classifiers_of_other_sizes():
 
 
 def test_built_networks():
-    model = abstract("inception_next_atto", width_multiplier=0.5, dtype=jnp.bfloat16)
+    model = abstract_model("inception_next_atto", width_multiplier=0.5, dtype=jnp.bfloat16)
     model.train()
     before = jax.tree.structure(nnx.split(model))
     block = outline(model, "stages.0.blocks.0")[0][1]
@@ -427,7 +427,7 @@ def test_the_same_in_every_thread():
     found = {}
 
     def work(place):
-        model = abstract("inception_next_atto")
+        model = abstract_model("inception_next_atto")
         found[place] = draw(model), draw(model, "stage2")
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(2)]

@@ -16,6 +16,7 @@ import torch
 from flax import nnx
 
 import inception_jax as ij
+from inception_jax.registry import abstract_model
 from reference_torch.layers import Chain
 from twins import (
     CLASSES,
@@ -343,9 +344,9 @@ def test_bfloat16(name):
     layers a tenth of the logits is rounding.
     """
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **options_for(name)}
-    wide = nnx.eval_shape(lambda: ij.create_model(name, **options))
+    wide = abstract_model(name, **options)
     randomise(wide, "float32", calibrated=True)
-    narrow = nnx.eval_shape(lambda: ij.create_model(name, dtype=jnp.bfloat16, **options))
+    narrow = abstract_model(name, dtype=jnp.bfloat16, **options)
     ij.load_weights(narrow, ij.to_torch(wide))
     images = random_images(wide, "float32", size_of(name, "odd"), n=4)
     expected, _ = run(wide, lambda m, x: m(x), images)

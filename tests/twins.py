@@ -17,6 +17,7 @@ import inception_jax as ij
 import reference_torch
 from inception_jax import registry
 from inception_jax.layers import BatchNorm
+from inception_jax.registry import abstract_model
 from inception_jax.weights import leaves
 
 # Relative to the largest number of the compared tensor.
@@ -94,7 +95,7 @@ def skeleton(name: str, **options: Any) -> nnx.Module:
 @functools.cache
 def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
     # Seconds for a deep network; a copy of it takes some milliseconds.
-    return nnx.eval_shape(lambda: ij.create_model(name, **dict(options)))
+    return abstract_model(name, **dict(options))
 
 
 def filled(name: str, **options) -> nnx.Module:

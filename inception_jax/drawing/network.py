@@ -15,7 +15,7 @@ from inception_jax.drawing.reading import read
 from inception_jax.drawing.simplify import simplify
 from inception_jax.macs import count_macs
 from inception_jax.model import Model
-from inception_jax.registry import model_info
+from inception_jax.registry import abstract_model, model_info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,8 @@ def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | N
 
 @functools.lru_cache(maxsize=64)  # a gallery draws ten modules of each network
 def _named(name: str, size: tuple[int, int] | None) -> Network:
-    return _built(tracing.abstract(name), size)
+    aux_heads = bool(model_info(name).aux_heads)
+    return _built(abstract_model(name, aux_heads=aux_heads), size)
 
 
 def _built(model: Model, size: tuple[int, int] | None) -> Network:

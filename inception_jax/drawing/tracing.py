@@ -16,7 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from inception_jax import layers, ops, rewrites
 from inception_jax.model import Model
-from inception_jax.registry import create_model, model_info
 
 Event = Literal["enter", "leave", "stage", "dropout"]
 _PREFIX = "drawing"
@@ -37,30 +36,6 @@ class Program:
     closed: Any
     owners: tuple[str, ...]
     modules: dict[str, type[nnx.Module]]
-
-
-def abstract(name: str, **options: Any) -> Model:
-    """Builds a network without numbers, with its auxiliary classifiers if it has any.
-
-    Args:
-        name: what `create_model` takes.
-        **options: of `create_model`.
-
-    Raises:
-        UnknownModelError: with near names.
-    """
-    options = dict(aux_heads=bool(model_info(name).aux_heads)) | options
-    return nnx.eval_shape(lambda: create_model(name, rngs=_one_key(), **options))
-
-
-def _one_key() -> Any:
-    """Stands for `nnx.Rngs`, whose counters cost jax a time that grows as their square here."""
-
-    class OneKey:
-        def params(self) -> jax.Array:
-            return jax.random.key(0)
-
-    return OneKey()
 
 
 def trace(model: Model, input_size: tuple[int, int]) -> Program:

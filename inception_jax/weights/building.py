@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flax import nnx
-
 from inception_jax.model import Model
-from inception_jax.registry import create_model, full_readings, model_info
+from inception_jax.registry import abstract_model, create_model, full_readings, model_info
 from inception_jax.weights.content import Content, check, spec_of, to_twin
 from inception_jax.weights.loading import Source, open_source
 
@@ -48,7 +46,7 @@ def _saved(content: Content) -> dict[str, Any]:
 
 def _found(name: str, content: Content) -> dict[str, Any]:
     has_aux = bool(model_info(name).aux_heads)
-    skeleton = nnx.eval_shape(lambda: create_model(name, aux_heads=has_aux))
+    skeleton = abstract_model(name, aux_heads=has_aux)
     tensors = to_twin(content, skeleton, spec_of(skeleton))
     bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
     aux = tuple(f"{head}." for head in skeleton.aux_names)
