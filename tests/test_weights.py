@@ -160,6 +160,14 @@ def test_everything_wrong_is_said_at_once_and_nothing_is_loaded():
     assert equal(again, fresh("xception"))
 
 
+def test_others_may_read_what_is_written(tmp_path):
+    """As of any new file: safetensors alone writes for this user."""
+    model, _ = pair("inception_v1", "float32")
+    (tmp_path / "plain").touch()
+    ij.save_weights(model, tmp_path / "w.safetensors")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_nan_is_refused():
     model, _ = pair("xception", "float32")
     tensors = ij.to_torch(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
 import re
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from inception_jax.outputs import umask
 from train.errors import TrainingError, UsageError
 
 FORMAT = "array_record"
@@ -73,16 +73,10 @@ def new_folder(dst: Path, name: str, version: str) -> Iterator[Path]:
         raise UsageError(f"{target} cannot be created: {error.strerror}") from error
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write(folder: Path, name: str, shards: list[Shard], total: int | None) -> Lengths:

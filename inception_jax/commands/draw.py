@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from inception_jax import drawing
+from inception_jax.outputs import check_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    path = Path(args.output)
-    if path.suffix.lower() != ".svg":
-        raise ValueError(f"drawings are SVG: {path} must end in .svg")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} to write {path.name} into")
+    path = check_target(args.output, (".svg",), what="drawings")
     path.write_text(drawing.draw(args.name, args.module), encoding="utf-8")
     print(f"wrote {path}")
     return 0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inception_jax.weights import files
+from inception_jax.outputs import check_target, whole
 
 _ROWS = 1024  # features gathered before they are multiplied: a product of few rows takes as long
 
@@ -61,14 +60,15 @@ class Statistics:
         """Writes an `.npz` file that pytorch-fid reads: `mu`, `sigma`, and beside them `count`.
 
         Raises:
-            ValueError: if the path does not end in `.npz`, by which pytorch-fid knows such files.
-            OSError: if it cannot be written; what was there before then stays.
+            ValueError: if the path does not end in `.npz`, by which pytorch-fid knows such files,
+                or no file can be written there.
+            OSError: if the disk is full; what was there before then stays.
         """
-        path = check_target(path)
+        path = check_target(path, (".npz",), what="statistics")
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.cov}
         if self.count is not None:
             arrays["count"] = np.asarray(self.count)
-        with files.whole(path) as partial, partial.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
     @classmethod
@@ -105,27 +105,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {k: file[k] if k in wanted else np.empty(0) for k in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"{path} is not a whole .npz file of numbers: {error}") from None
-
-
-def check_target(path: str | os.PathLike[str]) -> Path:
-    """Refuses, before any work, a path where statistics could not be saved after it.
-
-    Raises:
-        ValueError: if it does not end in `.npz`, is a folder, or lies in none that can be written.
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: statistics are saved as .npz files")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write in {path.parent}: {error.strerror}") from None
-    return path
 
 
 class RunningStatistics:

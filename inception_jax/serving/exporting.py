@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
 from typing import Literal, get_args
 
 import jax
 
+from inception_jax import outputs
 from inception_jax.model import Model
 from inception_jax.registry import model_info
 from inception_jax.serving.errors import ExportError
 from inception_jax.serving.program import Program, program_of
-from inception_jax.weights import files
 
 Format = Literal["onnx", "stablehlo"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -58,7 +57,7 @@ def export(
     size = _size_for(model, image_size)
     program = program_of(model, size, normalise=normalise, embedding=embedding)
     content = _stablehlo(program) if format == "stablehlo" else _onnx(program)
-    with files.whole(path) as partial:
+    with outputs.whole(path) as partial:
         partial.write_bytes(content)
 
 
@@ -68,20 +67,9 @@ def check_target(path: str | os.PathLike[str], format: str) -> Path:
     Raises:
         ExportError: see `export`.
     """
-    path = Path(path)
     if format not in FORMATS:
         raise ExportError(f"format must be {' or '.join(FORMATS)}, not {format!r}")
-    if path.suffix != f".{format}":
-        raise ExportError(f"{path}: {format} files end in .{format}")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ExportError(f"{path}: cannot write in {path.parent}: {error.strerror}") from None
+    path = outputs.check_target(path, (f".{format}",), error=ExportError, what=f"{format} files")
     if format == "onnx" and importlib.util.find_spec("onnx") is None:
         raise ExportError("ONNX files need a package: pip install 'inception-jax[onnx]'")
     return path

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from inception_jax.model import Model
+from inception_jax.outputs import check_target, whole
 from inception_jax.weights import files, keras_files, keras_layouts, layouts
 from inception_jax.weights.content import fitting, layers_in_order, spec_of, wrong_readings
 from inception_jax.weights.errors import WeightsError
@@ -45,10 +46,7 @@ def export(model: Model, path: str | os.PathLike[str], to: Format | None = None)
     """
     path = Path(path)
     to = to or _usual(path)
-    if path.suffix not in _endings(to):
-        raise WeightsError(f"{path}: files for {to} end in {' or '.join(_endings(to))}")
-    if not path.parent.is_dir():
-        raise WeightsError(f"{path}: there is no folder {path.parent}")
+    check_target(path, _endings(to), error=WeightsError, what=f"files for {to}")
     if to == "inception_jax":
         save_weights(model, path)
         return []
@@ -122,7 +120,7 @@ def _write_keras(model: Model, path: Path) -> list[str]:
                 f"BatchNorm's factor, which Keras' has not here, is in {folded} kernels and means"
             )
     stored = list(keras_layouts.from_twin(state, layers_in_order(spec), has_gamma))
-    with files.whole(path) as partial:
+    with whole(path) as partial:
         keras_files.write_hdf5(partial, stored, legacy=not path.name.endswith(".weights.h5"))
     return notes
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from inception_jax.outputs import check_target, whole
 from inception_jax.weights import caffe_files, keras_files, tensorflow_files
 from inception_jax.weights.errors import WeightsError
 
@@ -86,9 +86,7 @@ def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Writes a `.safetensors` file whole or not at all."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: weights are saved as .safetensors files")
+    path = check_target(path, (".safetensors",), error=WeightsError, what="weights")
     with whole(path) as partial:
         safetensors.numpy.save_file(dict(tensors), partial, dict(metadata))
 
@@ -98,17 +96,6 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     torch = _torch(path)
     with whole(path) as partial:
         torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, partial)
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives a name to write to; what is complete there takes the place of `path`."""
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
