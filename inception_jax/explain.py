@@ -29,7 +29,7 @@ def grad_cam(
     enlarged to the image, bilinearly, and divided by its maximum.
 
     Args:
-        model: as it is now, in evaluation mode.
+        model: as it is now, in any mode.
         stage: name in `feature_info`; None: the last tap, which the classifier sees.
 
     Returns:
@@ -68,14 +68,11 @@ def _compiled(
     classes: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     map, rest = at_stage(stage, graphdef, state, images)
-    logits = rest(map)
+    logits, gradient_of = jax.vjp(rest, map)
     chosen = logits.argmax(-1) if classes is None else classes
-
-    def score(map: jax.Array) -> jax.Array:
-        # Images do not meet in evaluation, so one sum has every image's own gradient.
-        return jnp.take_along_axis(rest(map), chosen[:, None], axis=1).sum()
-
-    weights = jax.grad(score)(map).mean((1, 2), keepdims=True, dtype=jnp.float32)
+    # Images do not meet in evaluation, so one pass backward has every image's own gradient.
+    (gradient,) = gradient_of(jax.nn.one_hot(chosen, logits.shape[-1], dtype=logits.dtype))
+    weights = gradient.mean((1, 2), keepdims=True, dtype=jnp.float32)
     heat = jax.nn.relu((weights * map.astype(jnp.float32)).sum(-1))
     heat = jax.image.resize(heat, images.shape[:3], "bilinear")
     return heat / jnp.maximum(heat.max((1, 2), keepdims=True), jnp.finfo(heat.dtype).tiny), logits

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from inception_jax.model import Model
+from inception_jax.tracing import evaluating
 
 _LARGE = 4096  # pixels: beside them what convolutions without padding take off a map is nothing
 
@@ -46,7 +47,7 @@ def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
     """
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((1, _LARGE, _LARGE, model.in_channels), jnp.float32)
-    maps = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s).features(x), state, images)
+    maps = jax.eval_shape(lambda s, x: evaluating(graphdef, s).features(x), state, images)
     return tuple(
         FeatureInfo(
             name, map.shape[3], 2 ** round(math.log2(_LARGE / map.shape[1])), name in model.taps
@@ -64,7 +65,7 @@ def feature_extractor(
     `model.features` inside the program: there too, what is not used is not computed.
 
     Args:
-        model: as it is now, in evaluation mode; what is done to it later has no effect.
+        model: as it is now, in any mode; what is done to it later has no effect.
         stages: names in `feature_info`; None: its taps.
 
     Returns:
@@ -82,7 +83,7 @@ def feature_extractor(
 
     @jax.jit
     def compute(state: nnx.State, images: jax.Array) -> OrderedDict[str, jax.Array]:
-        maps = nnx.merge(graphdef, state).features(images)
+        maps = evaluating(graphdef, state).features(images)
         return OrderedDict((name, maps[name]) for name in known if name in wanted)
 
     return functools.partial(_call, compute, state)

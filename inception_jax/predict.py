@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from inception_jax.folding import fold
 from inception_jax.model import Model
+from inception_jax.tracing import evaluating
 
 Predict = Callable[[ArrayLike], jax.Array]
 Tree = TypeVar("Tree")  # of arrays whose first axis is the images'
@@ -31,7 +32,7 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
     on accelerators one for each device of this process. Each new batch size compiles once.
 
     Args:
-        model: as it is now; what is done to it later has no effect.
+        model: as it is now, in any mode; what is done to it later has no effect.
         parts: how many at the same time; None: as many as there are cores or devices.
 
     Returns:
@@ -70,7 +71,7 @@ def jit_call(
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
     graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
     state = nnx.to_pure_dict(state)
-    compute = jax.jit(lambda state, images: call(nnx.merge(graphdef, state), images))
+    compute = jax.jit(lambda state, images: call(evaluating(graphdef, state), images))
     if parts == 1:
         return lambda images: compute(state, jnp.asarray(images))
     return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)

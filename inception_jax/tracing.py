@@ -11,11 +11,18 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr
 
 
+def evaluating(graphdef: nnx.GraphDef, state: Any) -> Any:
+    """Returns a network of its own, in evaluation, whatever the mode of the one it was split of."""
+    model = nnx.merge(graphdef, state)
+    model.eval()
+    return model
+
+
 def observed(
     graphdef: nnx.GraphDef, state: Any, images: jax.Array
 ) -> tuple[OrderedDict[str, jax.Array], jax.Array]:
     """Runs a network in evaluation; returns its stages' maps and its logits, of one computation."""
-    model = nnx.merge(graphdef, state)
+    model = evaluating(graphdef, state)
     maps: OrderedDict[str, jax.Array] = OrderedDict()
     kind: Any = type(model)
 

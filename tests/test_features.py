@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from PIL import Image
 
@@ -179,6 +180,28 @@ def test_summary(name):
         assert stage.name in page
 
 
+def test_a_network_in_training_is_looked_at_in_evaluation():
+    """Whatever its mode: with drop path, dropout and an auxiliary classifier in use."""
+    options = dict(width_multiplier=WIDTH, aux_heads=True, dropout=0.5)
+    model = filled("inception_v1.tv_in1k", **options)
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+
+    def looked_at() -> list:
+        heat, logits = explain.grad_cam(model)(images)
+        return [ij.feature_extractor(model)(images), heat, logits, ij.jit_predict(model)(images)]
+
+    expected, table = looked_at(), str(ij.summary(model, 64))
+    infos = ij.feature_info(model)
+    model.train()
+    jax.tree.map(np.testing.assert_array_equal, looked_at(), expected)
+    assert str(ij.summary(model, 64)) == table
+    assert ij.feature_info(model) == infos
+    assert model.inception3a.branch1x1.bn.use_running_average is False  # as it was
+    model = filled("inception_next_atto", width_multiplier=WIDTH, drop_path=0.5)
+    model.train()
+    assert ij.feature_info(model)[-1].reduction == 32
+
+
 def test_summary_of_blocks_and_sizes():
     table = ij.summary("inception_resnet_v2", (299, 331))
     stages = {stage.name: stage for stage in table.stages}
@@ -207,8 +230,6 @@ def test_face_embeddings_of_length_one():
     np.testing.assert_allclose(
         vectors, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5, atol=1e-7
     )
-    import torch
-
     with torch.no_grad():
         expected = twin.embed(torch.from_numpy(images.transpose(0, 3, 1, 2)), normalise=True)
     np.testing.assert_allclose(vectors, expected.numpy(), atol=2e-5)

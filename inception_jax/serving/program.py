@@ -16,6 +16,7 @@ from inception_jax.model import Model
 from inception_jax.preprocessing import scaled
 from inception_jax.registry import ModelInfo, model_info
 from inception_jax.serving.errors import ExportError
+from inception_jax.tracing import evaluating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +43,12 @@ def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embeddin
         ExportError: if the images cannot be normalised.
     """
     info = _info_to_normalise(model) if normalise else None
-    graphdef, state = nnx.split(_evaluating(model))
+    graphdef, state = nnx.split(model)
     # On the host the weights belong to no device, which the program would be bound to.
     state = jax.device_get(state)
 
     def function(images: Any) -> Any:
-        network = nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
+        network = evaluating(graphdef, jax.tree.map(jnp.asarray, state))
         images = images if info is None else _normalised(images, info)
         return network.embed(images) if embedding else network(images)
 
@@ -73,10 +74,3 @@ def _info_to_normalise(model: Model) -> ModelInfo:
 def _normalised(pixels: jax.Array, info: ModelInfo) -> jax.Array:
     # Not pixels[..., ::-1], which is a gather where the batch's size is unknown.
     return scaled(lax.rev(pixels, (3,)) if info.channel_order == "bgr" else pixels, info)
-
-
-def _evaluating(model: Model) -> Model:
-    """A copy in evaluation mode: the caller's may be in training."""
-    copy = nnx.merge(*nnx.split(model))
-    copy.eval()
-    return copy
