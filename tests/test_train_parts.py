@@ -19,7 +19,9 @@ from train import optimizer, recipes, reporting
 from train.config import Config, parse
 from train.demo import DEMO
 from train.errors import UsageError
+from train.start import load_start
 from train.workdir import claim
+from twins import filled
 
 
 def config(**options) -> Config:
@@ -186,6 +188,45 @@ def test_options_go_over_the_recipe():
     assert len(dataset.train) == 6000
     tpu, _ = parse(["--arch", "inception_v3", "--recipe", "inception_v3_tpu", "--lr-floor", "0"])
     assert (tpu.learning_rate, tpu.lr_base_batch, tpu.lr_floor) == (0.165, 256, 0)
+
+
+@pytest.mark.parametrize("classes", [10, 5])
+def test_auxiliary_classifiers_that_a_file_lacks_start_anew(classes, tmp_path, capsys):
+    small = dict(width_multiplier=0.05)
+    source = filled("inception_v1", num_classes=10, **small)
+    path = tmp_path / "w.safetensors"
+    ij.save_weights(source, path)
+    model = ij.create_model("inception_v1", num_classes=classes, aux_heads=True, **small)
+    before = ij.to_torch(model)
+    load_start(model, path)
+    out = capsys.readouterr().out
+    assert "has no aux1 and aux2: auxiliary classifiers start anew" in out
+    assert ("has no classifier of this size" in out) == (classes == 5)
+    kept = ("aux1.", "aux2.", *(["fc."] if classes == 5 else []))
+    after, loaded = ij.to_torch(model), ij.to_torch(source)
+    assert any(name.startswith("aux1.") for name in after)
+    for name, tensor in after.items():
+        expected = before if name.startswith(kept) else loaded
+        np.testing.assert_array_equal(tensor, expected[name], name)
+
+
+def test_half_an_auxiliary_classifier_is_refused(tmp_path):
+    small = dict(num_classes=10, width_multiplier=0.05, aux_heads=True)
+    tensors = ij.to_torch(filled("inception_v1", **small))
+    del tensors["aux1.fc1.weight"]
+    torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "w.pth")
+    model = ij.create_model("inception_v1", **small)
+    before = ij.to_torch(model)
+    with pytest.raises(ij.WeightsError, match=r"1 missing: aux1\.fc1\.weight"):
+        load_start(model, tmp_path / "w.pth")
+    jax.tree.map(np.testing.assert_array_equal, ij.to_torch(model), before)
+
+
+def test_a_network_without_a_recipe_is_named():
+    with pytest.raises(UsageError, match="inception_v9"):
+        recipes.default_recipe("inception_v9", 10**6)
+    with pytest.raises(UsageError, match=r"demo\.py says nothing of inception_v9"):
+        recipes.options("demo", "inception_v9", photographs=False)
 
 
 @pytest.mark.parametrize(

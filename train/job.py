@@ -6,14 +6,12 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
-import inception_jax as ij
 from inception_jax.model import Model
-from train import optimizer, processes
+from train import optimizer
 from train.config import Config
 from train.devices import Devices
 from train.errors import UsageError
@@ -21,6 +19,7 @@ from train.evaluation import Evaluator
 from train.packing import SMALL, Packed, Packing
 from train.pipeline import BadImages, InputOptions
 from train.sources import Dataset
+from train.start import load_start
 from train.step import (
     Batch,
     Metrics,
@@ -100,7 +99,7 @@ def prepare(config: Config, dataset: Dataset) -> Job:
     per_epoch, total = length(config, dataset)
     model = build_model(config, len(dataset.classes), dataset.channels)
     if config.init_from is not None:
-        _load_start(model, config.init_from)
+        load_start(model, config.init_from)
     train_def, eval_def, params, stats = split(
         model,
         freeze_backbone=config.freeze_backbone,
@@ -199,16 +198,3 @@ def _input_options(config: Config, dataset: Dataset) -> InputOptions:
         workers=workers,
         max_bad_images=config.max_bad_images,
     )
-
-
-def _load_start(model: Model, path: Path) -> None:
-    try:
-        ij.load_weights(model, path)
-    except ij.WeightsError as error:
-        heads = tuple(f"{name}." for name in model.classifiers)
-        wrong = (*error.missing, *error.misshapen, *error.unexpected)
-        if not wrong or not all(name.startswith(heads) for name in wrong):
-            raise
-        ij.load_weights(model, path, head=False)
-        if processes.is_main():
-            print(f"{path} has no classifier of this size: it starts anew")

@@ -13,6 +13,7 @@ import fnmatch
 from typing import Any
 
 from train.demo import DEMO, PHOTOGRAPHS
+from train.errors import UsageError
 
 Options = dict[str, Any]
 
@@ -247,11 +248,16 @@ def default_recipe(arch: str, images: int) -> str:
     """Returns the recipe of an arch for a training set of that many images."""
     if images < LARGE:
         return "demo"
-    return next(name for pattern, name in _BY_ARCH.items() if fnmatch.fnmatch(arch, pattern))
+    for pattern, name in _BY_ARCH.items():
+        if fnmatch.fnmatch(arch, pattern):
+            return name
+    raise UsageError(f"no recipe is for {arch}: name one, --recipe {', '.join(RECIPES)}")
 
 
 def options(recipe: str, arch: str, *, photographs: bool) -> Options:
     """Returns the options of a recipe for a network; any recipe trains any network."""
     if recipe != "demo":
         return dict(RECIPES[recipe])
+    if arch not in DEMO:
+        raise UsageError(f"train/demo.py says nothing of {arch}: add it there, or name a --recipe")
     return {**DEMO[arch], **(PHOTOGRAPHS if photographs else {})}
