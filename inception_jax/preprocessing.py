@@ -35,10 +35,7 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
         ValueError: for an array of another shape or type.
     """
     info = model_info(name)
-    pixels = cropped(image, info)
-    if info.channel_order == "bgr":
-        pixels = pixels[:, :, ::-1]
-    return scaled(pixels, info)[None]
+    return as_input(cropped(image, info), info)
 
 
 def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
@@ -52,6 +49,11 @@ def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
         side = math.floor(info.input_size / info.crop_pct)
         return _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
     return _resize(picture, info)
+
+
+def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
+    """Returns what `cropped` does as the network takes it: float32 [1, h, w, 3]."""
+    return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
 
 
 def scaled(pixels: Array, info: ModelInfo) -> Array:

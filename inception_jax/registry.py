@@ -182,7 +182,9 @@ def _unknown(name: str) -> str:
         return f"{arch} has no tag {name.partition('.')[2]!r}; it has {', '.join(tags)}"
     near = difflib.get_close_matches(name, _INFOS, n=3)
     near += difflib.get_close_matches(arch, list_models(), n=3)
-    hint = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "see list_models()"
+    hint = "all are in list_models(), or `inception-jax list`"
+    if near:
+        hint = f"did you mean {', '.join(dict.fromkeys(near))}?"
     return f"unknown model {name!r}; {hint}"
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 import inception_jax as ij
 from inception_jax import classes, cli
+from inception_jax.commands import predict
 from keras_layers import keras_tensors, xception_layers
 from twins import WIDTH, filled, pair, skeleton
 
@@ -197,13 +198,21 @@ def test_draw_and_summary(capsys, tmp_path):
     assert "16x24x40" in out
     for words, message in (
         (["draw", "inception_v1", "--module", "Mixed_5b", "-o", path], "Mixed_5b"),
-        (["draw", "inception_v1", "-o", tmp_path / "x.png"], "must end in .svg"),
+        (["draw", "inception_v1", "-o", tmp_path / "x.png"], "drawings end in .svg"),
         (["draw", "inception_v1", "-o", tmp_path / "absent/x.svg"], "no folder"),
         (["draw", "inception_v9", "-o", path], "did you mean"),
     ):
         code, out, err = run(capsys, *words)
         assert (code, out) == (2, "")
         assert message in err
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m inception_jax.cli list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)  # who comes first
+    assert done.stdout.count("\n") == 1
 
 
 def test_predict_a_folder(capsys, tmp_path, monkeypatch):
@@ -244,6 +253,25 @@ def test_predict_a_folder(capsys, tmp_path, monkeypatch):
         assert heated.tobytes() != seen.tobytes()
 
 
+def test_predict_keeps_few_pictures_of_many(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, "_ON_SHEET", 3)
+    monkeypatch.setattr(predict, "_BATCH", 2)
+    ij.save_weights(filled("inception_v1.tv_in1k", width_multiplier=WIDTH), "w.safetensors")
+    for i in range(5):
+        Image.new("RGB", (30, 30), (50 * i, 0, 0)).save(f"{i}.png")
+    options = ["--arch", "inception_v1.tv_in1k", "--weights", "w.safetensors"]
+    for _ in range(2):  # the first run's sheet is no image of the second
+        code, out, err = run(capsys, "predict", ".", *options)
+        assert code == 0, err
+        assert out == "wrote predictions.csv\nwrote predictions.png\n"
+        assert "pictures are of the first 3 of 5 images" in err
+        with open("predictions.csv", newline="") as file:
+            assert [row["file"] for row in csv.DictReader(file)] == [f"{i}.png" for i in range(5)]
+        with Image.open("predictions.png") as sheet:
+            assert sheet.width < 3 * 168  # two columns
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -251,7 +279,7 @@ def test_predict_a_folder(capsys, tmp_path, monkeypatch):
         (["x.png", "--stage", "conv1"], "--stage"),
         (["x.png", "--explain", "h.png", "--stage", "Mixed_5b"], "no stage 'Mixed_5b'"),
         (["x.png", "--explain", "absent/h.png"], "no folder absent"),
-        (["x.png", "--explain", "h.txt"], "h.txt must end as an image"),
+        (["x.png", "--explain", "h.txt"], "h.txt: pictures end in .bmp"),
         (["x.png", "--classes", "names.txt"], "names.txt has 2 names for 1000"),
         (["junk"], "none of 1 files"),
     ],

@@ -532,9 +532,9 @@ def test_one_pass_serves_all_metrics(nothing_computed):
 
 def test_few_images_are_refused_before_work(nothing_computed, tmp_path):
     write(tmp_path / "five", pictures(5))
-    with pytest.raises(ValueError, match="five has 5 images; 10"):
+    with pytest.raises(ValueError, match=r"five has 5 images; .* needs 10"):
         metrics.inception_score(tmp_path / "five", extractor=extractor())
-    with pytest.raises(ValueError, match="five has 5 images; 8"):
+    with pytest.raises(ValueError, match=r"five has 5 images; .* needs 8"):
         metrics.precision_recall(
             tmp_path / "five", tmp_path / "five", neighbours=7, extractor=extractor()
         )
@@ -730,7 +730,7 @@ def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):
         ([a, "--save-stats", tmp_path / "no" / "x.npz"], "no folder"),
         ([a, "--dims", "64", "--metrics", "is"], "--dims 2048"),
         ([a, a, "--weights", tmp_path / "absent.pth"], r"absent\.pth"),
-        ([a, "--metrics", "is"], "5 images; 10"),
+        ([a, "--metrics", "is"], "5 images; the Inception Score.* needs 10"),
         ([a, a, "--metrics", "is"], "leave .*a out"),
     ]:
         with pytest.raises((ValueError, OSError), match=words):

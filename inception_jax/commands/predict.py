@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from tqdm import tqdm
 
 from inception_jax import classes, explain, sheet
 from inception_jax.model import Model
+from inception_jax.outputs import check_target
 from inception_jax.predict import jit_predict
-from inception_jax.preprocessing import cropped, preprocess
+from inception_jax.preprocessing import as_input, cropped
 from inception_jax.registry import model_info
 from inception_jax.weights.building import model_for
 from inception_jax.weights.content import spec_of
@@ -26,7 +28,8 @@ from inception_jax.weights.content import spec_of
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
 
 _BATCH = 16
-_EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_ON_SHEET = 400  # pictures, on a page of some 4500 x 4300 pixels
+_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +84,13 @@ def run(args: argparse.Namespace) -> int:
     if from_folder:
         args.csv = args.csv or "predictions.csv"
         args.sheet = args.sheet or "predictions.png"
-    pictures = [Path(name) for name in (args.sheet, args.explain) if name]
-    _check_targets([*([Path(args.csv)] if args.csv else []), *pictures], pictures)
+        drawn = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
+        paths = [path for path in paths if path.resolve() not in drawn]  # of an earlier run
+    pictures = [path for path in (args.sheet, args.explain) if path]
+    for path in pictures:
+        check_target(path, _ENDINGS, what="pictures")
+    if args.csv:
+        check_target(args.csv)
     if not from_folder:
         for path in paths:  # before the weights are fetched
             _open(path)
@@ -91,18 +99,20 @@ def run(args: argparse.Namespace) -> int:
     model = model_for(args.arch, args.weights or True)
     _check_takes_photographs(model)
     names = _names(args, spec_of(model).num_classes)
-    predictions = list(_predict(model, args, paths, skip=from_folder))
-    if not predictions:
-        raise ValueError(f"none of {len(paths)} files is a whole image")
-    if not from_folder:
-        _print(predictions, names)
+    predictions = _predict(model, args, paths, skip=from_folder)
     if args.csv:
-        _write_csv(Path(args.csv), predictions, names)
+        predictions = _recorded(predictions, Path(args.csv), names)
+    shown, count = _shown(predictions, names, print_each=not from_folder)
+    if not count:
+        raise ValueError(f"none of {len(paths)} files is a whole image")
+    if args.csv:
+        print(f"wrote {args.csv}")
     if args.sheet:
-        _write_picture(Path(args.sheet), predictions, names, [p.seen for p in predictions])
+        _write_picture(args.sheet, shown, [p.seen for p in shown], names)
     if args.explain:
-        heated = [p.heated for p in predictions if p.heated]
-        _write_picture(Path(args.explain), predictions, names, heated)
+        _write_picture(args.explain, shown, [p.heated for p in shown if p.heated], names)
+    if pictures and len(shown) < count:
+        print(f"note: pictures are of the first {len(shown)} of {count} images", file=sys.stderr)
     return 0
 
 
@@ -113,20 +123,11 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _EXTENSIONS)
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS)
         if not found:
-            raise ValueError(f"there is no image in {path}: none of {', '.join(_EXTENSIONS)}")
+            raise ValueError(f"there is no image in {path}: none of {', '.join(_ENDINGS)}")
         files += found
     return files, any(Path(argument).is_dir() for argument in arguments)
-
-
-def _check_targets(paths: Sequence[Path], pictures: Sequence[Path]) -> None:
-    """Finds out what cannot be written before anything is computed."""
-    for path in paths:
-        if not path.absolute().parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent} to write {path.name} into")
-        if path in pictures and path.suffix.lower() not in Image.registered_extensions():
-            raise ValueError(f"{path} must end as an image file does, such as .png")
 
 
 def _names(args: argparse.Namespace, count: int) -> list[str]:
@@ -151,28 +152,28 @@ def _predict(
     else:
         logits = jit_predict(model)
         look = lambda images: (None, logits(images))  # noqa: E731
-    starts = range(0, len(paths), _BATCH)
+    size = min(_BATCH, len(paths))  # of all batches: each other one would be compiled anew
+    starts = range(0, len(paths), size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
-        opened = list(_opened(paths[start : start + _BATCH], skip=skip))
+        opened = list(_opened(paths[start : start + size], skip=skip))
         if opened:
-            yield from _predict_batch(look, opened, args)
+            yield from _predict_batch(look, opened, size, args)
 
 
 def _predict_batch(
-    look: Look, opened: Sequence[tuple[Path, Image.Image]], args: argparse.Namespace
+    look: Look, opened: Sequence[tuple[Path, Image.Image]], size: int, args: argparse.Namespace
 ) -> Iterator[Prediction]:
     info = model_info(args.arch)
-    inputs = [preprocess(args.arch, image) for _, image in opened]
-    # All batches of one size: each other one would be compiled anew.
-    full = len(opened) if len(args.images) == len(opened) else _BATCH
-    inputs += [np.zeros_like(inputs[0])] * (full - len(inputs))
+    seen = [cropped(image, info) for _, image in opened]
+    inputs = [as_input(pixels, info) for pixels in seen]
+    inputs += [np.zeros_like(inputs[0])] * (size - len(inputs))
     heat, logits = look(np.concatenate(inputs))
     scores = np.asarray(jax.nn.softmax(np.asarray(logits, np.float32)))
-    for i, (path, image) in enumerate(opened):
+    for i, (path, _) in enumerate(opened):
         best = np.argsort(-scores[i], kind="stable")[: args.top]
-        seen = Image.fromarray(np.uint8(np.round(cropped(image, info))))
-        heated = None if heat is None else explain.overlaid(seen, np.asarray(heat[i]))
-        yield Prediction(path, best.tolist(), scores[i][best].tolist(), seen, heated)
+        picture = Image.fromarray(np.uint8(np.round(seen[i])))
+        heated = None if heat is None else explain.overlaid(picture, np.asarray(heat[i]))
+        yield Prediction(path, best.tolist(), scores[i][best].tolist(), picture, heated)
 
 
 def _opened(paths: Sequence[Path], *, skip: bool) -> Iterator[tuple[Path, Image.Image]]:
@@ -194,35 +195,54 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _print(predictions: Sequence[Prediction], names: Sequence[str]) -> None:
+def _recorded(
+    predictions: Iterator[Prediction], path: Path, names: Sequence[str]
+) -> Iterator[Prediction]:
+    """Writes each into a table as it comes: what is stopped on the way keeps what it has."""
+    for first in predictions:  # or there is no table
+        ranks = range(1, len(first.best) + 1)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["file", *(f"{what}_{i}" for i in ranks for what in ("class", "score"))])
+            for p in itertools.chain([first], predictions):
+                pairs = zip(p.best, p.scores, strict=True)
+                table.writerow([p.path, *(x for i, s in pairs for x in (names[i], f"{s:.6f}"))])
+                yield p
+
+
+def _shown(
+    predictions: Iterator[Prediction], names: Sequence[str], *, print_each: bool
+) -> tuple[list[Prediction], int]:
+    """Returns the first ones, whose pictures the memory bears, and how many there are in all."""
+    shown: list[Prediction] = []
+    count = 0
     for prediction in predictions:
-        print(prediction.path)
-        for index, score in zip(prediction.best, prediction.scores, strict=True):
-            print(f"  {100 * score:6.2f} %  {names[index]}")
+        count += 1
+        if print_each:
+            tqdm.write(_lines(prediction, names))
+        if count <= _ON_SHEET:
+            shown.append(prediction)
+    return shown, count
 
 
-def _write_csv(path: Path, predictions: Sequence[Prediction], names: Sequence[str]) -> None:
-    ranks = range(1, len(predictions[0].best) + 1)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", *(f"{what}_{i}" for i in ranks for what in ("class", "score"))])
-        for p in predictions:
-            pairs = zip(p.best, p.scores, strict=True)
-            writer.writerow([p.path, *(x for i, s in pairs for x in (names[i], f"{s:.6f}"))])
-    print(f"wrote {path}")
+def _lines(prediction: Prediction, names: Sequence[str]) -> str:
+    pairs = zip(prediction.best, prediction.scores, strict=True)
+    best = (f"  {100 * score:6.2f} %  {names[index]}" for index, score in pairs)
+    return "\n".join([str(prediction.path), *best])
 
 
 def _write_picture(
-    path: Path,
+    path: str,
     predictions: Sequence[Prediction],
-    names: Sequence[str],
     pictures: Sequence[Image.Image],
+    names: Sequence[str],
 ) -> None:
     if len(pictures) == 1:
-        pictures[0].save(path)
+        picture = pictures[0]
     else:
         captions = [(p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions]
-        sheet.contact_sheet(pictures, captions).save(path)
+        picture = sheet.contact_sheet(pictures, captions)
+    picture.save(path)
     print(f"wrote {path}")
 
 

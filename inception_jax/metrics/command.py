@@ -13,7 +13,8 @@ from inception_jax.metrics.manifolds import manifold_precision_recall
 from inception_jax.metrics.resizing import RESIZES
 from inception_jax.metrics.results import MeanStd
 from inception_jax.metrics.scores import check_count, fid_of_statistics, prepared, score_of_features
-from inception_jax.metrics.statistics import Statistics, check_target
+from inception_jax.metrics.statistics import Statistics
+from inception_jax.outputs import check_target
 
 METRICS = ("fid", "kid", "is", "pr")
 
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     whole = set(args.metrics) != {"fid"}
     opened = [extractor.open(source) for source in (args.a, args.b) if source]
-    check_count(opened[0], 10 if "is" in args.metrics else 2)
+    if "is" in args.metrics:
+        check_count(opened[0], 10, "the Inception Score, a mean of ten parts,")
     opened = prepared(extractor, *opened, whole=whole, least=4 if "pr" in args.metrics else 2)
     gather = extractor.features if whole else extractor.statistics
     sets = [gather(source) for source in opened]
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """What can be said before anything is opened."""
     if args.save_stats:
-        check_target(args.save_stats)
+        check_target(args.save_stats, (".npz",), what="statistics")
         if args.b:
             raise ValueError(f"--save-stats writes the statistics of one input: leave {args.b} out")
     elif not args.b and args.metrics != ("is",):

@@ -193,10 +193,14 @@ def prepared(
     return opened
 
 
-def check_count(source: Images | Statistics | Features, least: int) -> None:
+def check_count(
+    source: Images | Statistics | Features, least: int, metric: str = "the metric"
+) -> None:
     """Raises a ValueError for images that are known to be fewer than are needed."""
     if isinstance(source, Images) and source.count is not None and source.count < least:
-        raise ValueError(f"{source.name} has {source.count} images; {least} at least are needed")
+        raise ValueError(
+            f"{source.name} has {source.count} images; {metric} needs {least} at least"
+        )
 
 
 def _check_width(source: Images | Statistics | Features, width: int) -> None:
