@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         args.sheet = args.sheet or "predictions.png"
         drawn = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
         paths = [path for path in paths if path.resolve() not in drawn]  # of an earlier run
+        if not paths:
+            raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
     pictures = [path for path in (args.sheet, args.explain) if path]
     for path in pictures:
         check_target(path, _ENDINGS, what="pictures")
