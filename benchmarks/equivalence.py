@@ -3,14 +3,18 @@
     python benchmarks/equivalence.py [--archs ARCH ...] [--no-traps]
 
 Needs the extra `test`. Both twins get the same random weights, scales and running statistics, the
-same images and the same pull on their logits. Half a minute to three minutes a network and type.
+same images and the same pull on their logits. Half a minute to three minutes a network and type on
+one core.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import multiprocessing
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,8 @@ class Options:
     """Networks, or tags."""
     dtypes: tuple[str, ...] = DTYPES
     """What they compute in; parameters are float32 or wider here, and of the same in PyTorch."""
+    jobs: int = os.cpu_count() or 1
+    """Networks at the same time."""
     traps: bool = True
     """Measure what a wrong reading does, too."""
 
@@ -68,17 +74,25 @@ class Options:
 def main(options: Options) -> None:
     """Compares, prints the tables and writes them into the page."""
     rows = []
-    for name in tqdm(options.archs, unit=" networks"):
-        rows.append([f"`{name}`", *(_cells(name, dtype) for dtype in options.dtypes)])
-        forget()
-        write_section(PAGE, "networks", _network_section(rows, options.dtypes))  # as far as it is
-    if rows:
-        print(_network_section(rows, options.dtypes))
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        found = pool.imap(functools.partial(_row, dtypes=options.dtypes), options.archs)
+        for row in tqdm(found, unit=" networks", total=len(options.archs)):
+            rows.append(row)
+            text = _network_section(rows, options.dtypes)
+            write_section(PAGE, "networks", text)  # as far as it is
+            tqdm.write(" | ".join(row))
     if options.traps:
         text = _trap_section([_trap(what, *wrong) for what, wrong in WRONG_READINGS.items()])
         text += "\n\n" + _image_section(_image_traps()) + "\n\n" + _optimiser_trap()
         print(text)
         write_section(PAGE, "traps", text)
+
+
+def _row(name: str, dtypes: Sequence[str]) -> list[str]:
+    torch.set_num_threads(1)  # each network has a process
+    row = [f"`{name}`", *(_cells(name, dtype) for dtype in dtypes)]
+    forget()
+    return row
 
 
 def _cells(name: str, dtype: str) -> str:
