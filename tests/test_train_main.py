@@ -22,7 +22,7 @@ import twins
 from train.sources import open_dataset
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--width-multiplier", "0.05", "--batch-size", "10", "--log-every", "2"]
+SMALL = ["--width-multiplier", "0.05", "--batch-size", "10", "--log-every", "2", "--no-tensorboard"]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_unknown_option(run):
 
 
 def test_a_run_from_start_to_end_and_again(run, tmp_path):
-    options = [*SMALL, "--steps", "4", "--workdir", "w"]
+    options = [*SMALL, "--steps", "4", "--workdir", "w", "--tensorboard"]
     code, out, err = run("--arch", "xception", *options)
     assert code == 0, err
     result = json.loads(out.splitlines()[-1])

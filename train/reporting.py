@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from train import hardware, processes
@@ -138,6 +137,8 @@ class Reporter:
 
 class _TensorBoard:
     def __init__(self, config: Config, start: int):
+        from tensorboardX import SummaryWriter  # which takes a second: it imports torch for itself
+
         folder = str(config.workdir / "tensorboard")
         # Hides what a killed run wrote after the step that this one takes up.
         self._writer = SummaryWriter(folder, purge_step=start + 1 if start else None)
