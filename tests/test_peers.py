@@ -110,6 +110,31 @@ def test_pytorch_peer(name, build, size, written, tmp_path):
                 torch.testing.assert_close(tensor, original[key], rtol=0, atol=0)
 
 
+TIMM = [(peer[0], peer[1]) for peer in PEERS if peer[3] == "timm"]
+
+
+@pytest.mark.parametrize(("name", "build"), TIMM, ids=[name for name, _ in TIMM])
+def test_taps_are_timms(name, build, tmp_path):
+    """The maps that `features_only` of timm returns, number by number."""
+    whole = build()
+    _fill(whole, torch.randn(4, 3, 97, 150, generator=torch.Generator().manual_seed(1)))
+    torch.save(whole.state_dict(), tmp_path / "theirs.pth")
+    numbers = {key.replace(".", "_"): tensor for key, tensor in whole.state_dict().items()}
+    theirs = build(features_only=True)
+    names = {key: key.removeprefix("body.").replace(".", "_") for key in theirs.state_dict()}
+    theirs.load_state_dict({key: numbers[flat] for key, flat in names.items()})
+    theirs.double().eval()
+    images = np.random.default_rng(0).normal(size=(2, 97, 150, 3))
+    with torch.no_grad():
+        expected = [x.permute(0, 2, 3, 1).numpy() for x in theirs(to_nchw(images))]
+    ours = _load(name, tmp_path / "theirs.pth", "float64")
+    with jax.enable_x64(True):
+        found = list(ij.feature_extractor(ours)(images).values())
+    assert [x.shape for x in found] == [x.shape for x in expected]
+    for a, b in zip(found, expected, strict=True):
+        _compare(a, b, TOLERANCE["float64"])
+
+
 KERAS = {
     "xception": "Xception",
     "inception_v3": "InceptionV3",
