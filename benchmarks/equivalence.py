@@ -4,7 +4,7 @@
 
 Needs the extra `test`. Both twins get the same random weights, scales and running statistics, the
 same images and the same pull on their logits. Half a minute to three minutes a network and type on
-one core.
+one core. Some of the networks are printed alone: the page keeps the table of all.
 """
 
 from __future__ import annotations
@@ -72,15 +72,18 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Compares, prints the tables and writes them into the page."""
+    """Compares, prints the tables and writes them into the page, if they are of all networks."""
     rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         found = pool.imap(functools.partial(_row, dtypes=options.dtypes), options.archs)
         for row in tqdm(found, unit=" networks", total=len(options.archs)):
             rows.append(row)
-            text = _network_section(rows, options.dtypes)
-            write_section(PAGE, "networks", text)  # as far as it is
             tqdm.write(" | ".join(row))
+    if rows:
+        text = _network_section(rows, options.dtypes)
+        print(text)
+        if {*options.archs} >= {*ij.list_models()} and options.dtypes == DTYPES:
+            write_section(PAGE, "networks", text)
     if options.traps:
         text = _trap_section([_trap(what, *wrong) for what, wrong in WRONG_READINGS.items()])
         text += "\n\n" + _image_section(_image_traps()) + "\n\n" + _optimiser_trap()
