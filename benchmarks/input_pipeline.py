@@ -32,9 +32,9 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from train.augment import inception_box, train_view
-from train.pipeline import InputOptions, train_batches
-from train.sources import open_dataset
+from train.data.augment import inception_box, train_view
+from train.data.pipeline import InputOptions, train_batches
+from train.data.sources import open_dataset
 
 Method = Callable[[bytes, np.random.Generator], np.ndarray]
 
@@ -153,7 +153,7 @@ def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
 
 def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
     """The same with every pixel of the photo decoded."""
-    from train import decoding
+    from train.data import decoding
 
     reduction, decoding._reduction = decoding._reduction, lambda *_: 1
     try:

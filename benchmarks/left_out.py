@@ -30,11 +30,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 
 import tpu_estimates as estimates
 
-from inception_jax import ops
-from inception_jax.branches import siblings
-from inception_jax.layers import Conv
 from inception_jax.models.inception_resnet_v2 import Block17, InceptionResNetV2
-from inception_jax.rematerialise import rematerialised
+from inception_jax.nn import ops
+from inception_jax.nn.branches import siblings
+from inception_jax.nn.layers import Conv
+from inception_jax.nn.remat import rematerialised
 
 Tree = Any
 ARCH = "inception_resnet_v2"

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
-from train import compile_only, config, topology
+from train.compile import compile_only, topology
+from train.config import options as config
 from train.errors import UsageError
 
 PAGE = ROOT / "docs" / "pods.md"

@@ -32,11 +32,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
-from train import optimizer, pipeline
-from train.config import Config
-from train.inputs import prepare
-from train.sources import Dataset, open_dataset
-from train.step import Batch, TrainState, init_state, make_eval_step, make_train_step, split
+from train.config.options import Config
+from train.data import pipeline
+from train.data.sources import Dataset, open_dataset
+from train.engine import optimizer
+from train.engine.inputs import prepare
+from train.engine.step import Batch, TrainState, init_state, make_eval_step, make_train_step, split
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -55,7 +55,7 @@ def first_step(
     import jax
     import numpy as np
 
-    from train import job
+    from train.engine import job
 
     settings, dataset = configured(arch, folder, batch_size, image_size, rewrites=tuple(rewrites))
     done("import")
@@ -84,7 +84,7 @@ def configured(
     arch: str, folder: str, batch_size: int, image_size: int | None, **more: Any
 ) -> tuple[Any, Any]:
     """The configuration of a network's training on ImageNet, and ImageNet without its images."""
-    from train import config
+    from train.config import options as config
 
     # To compile only needs no data; the rest of the configuration is that of a run.
     settings, dataset = config.parse(
@@ -148,8 +148,9 @@ def loop(
         `arrays` in the state as the step takes it; `tree`, of what the call takes, for taking it
         apart and putting it together.
     """
-    from train import batches, job, pipeline
-    from train import loop as training
+    from train.data import batches, pipeline
+    from train.engine import job
+    from train.engine import loop as training
 
     settings, dataset = configured(arch, folder, batch_size, image_size)
     this = idle_job(settings, dataset)
@@ -254,7 +255,7 @@ def idle_job(settings: Any, dataset: Any) -> Any:
     import jax.numpy as jnp
     from flax import nnx
 
-    from train import job, packing
+    from train.engine import job, packing
 
     build = job.build_model
 

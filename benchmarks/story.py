@@ -29,12 +29,13 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from page import write_section
 
 import inception_jax as ij
-from inception_jax import macs, ops
-from inception_jax.init import ONE_KEY
-from inception_jax.layers import Conv, ConvBN, DepthwiseConv
+from inception_jax.analysis import macs
 from inception_jax.models import inception_next, inception_v1
 from inception_jax.models.inception_resnet_v2 import Block8, Block17, Block35
-from inception_jax.norms import BatchNorm
+from inception_jax.nn import ops
+from inception_jax.nn.init import ONE_KEY
+from inception_jax.nn.layers import Conv, ConvBN, DepthwiseConv
+from inception_jax.nn.norms import BatchNorm
 from inception_jax.registry import abstract_model, full_readings
 
 WEIGHTED = ("conv_general_dilated", "dot_general")

@@ -41,9 +41,10 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from page import command, write_section
 from tpu_programs import KERAS, Program, Work, keras_network, module, network
 
-from train import hardware, topology
-from train.compiler import Effort, compile_program
-from train.topology import Topology
+from train.compile import topology
+from train.compile.compiler import Effort, compile_program
+from train.compile.topology import Topology
+from train.hosts import hardware
 
 PAGE = ROOT / "docs" / "performance.md"
 OPERATIONS = ROOT / "docs" / "performance"

@@ -1,9 +1,12 @@
 """The Inception family in JAX, with the numbers of its sources."""
 
 from inception_jax import models
-from inception_jax.features import FeatureInfo, feature_extractor, feature_info
-from inception_jax.folding import fold
-from inception_jax.predict import jit_predict
+from inception_jax.analysis import explain
+from inception_jax.analysis.features import FeatureInfo, feature_extractor, feature_info
+from inception_jax.analysis.summary import Summary, summary
+from inception_jax.inference.compiled import jit_predict
+from inception_jax.inference.folding import fold
+from inception_jax.nn.rewrites import REWRITES, rewritten
 from inception_jax.preprocessing import preprocess
 from inception_jax.registry import (
     ModelInfo,
@@ -12,9 +15,7 @@ from inception_jax.registry import (
     list_models,
     model_info,
 )
-from inception_jax.rewrites import REWRITES, rewritten
 from inception_jax.serving import ExportError, export
-from inception_jax.summary import Summary, summary
 from inception_jax.weights import WeightsError, load_weights, save_weights, to_torch
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "UnknownModelError",
     "WeightsError",
     "create_model",
+    "explain",
     "export",
     "feature_extractor",
     "feature_info",

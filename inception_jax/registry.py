@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.init import ONE_KEY
-from inception_jax.model import Model, Spec
+from inception_jax.nn.init import ONE_KEY
+from inception_jax.nn.model import Model, Spec
 
 if TYPE_CHECKING:
-    from inception_jax.features import FeatureInfo
+    from inception_jax.analysis.features import FeatureInfo
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -113,7 +113,9 @@ class ModelInfo:
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """The stages that `features` returns, in forward order; see `features.feature_info`."""
-        from inception_jax.features import feature_info  # which traces a network: a second or two
+        from inception_jax.analysis.features import (
+            feature_info,  # which traces a network: a second or two
+        )
 
         return feature_info(abstract_model(self.name))
 

@@ -60,7 +60,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     """Puts the longest group first, so that no process works on it alone at the end."""
-    items.sort(key=lambda item: _group(item.nodeid) != "tests/test_train_main.py")
+    items.sort(key=lambda item: _group(item.nodeid) != "tests/train/test_train_main.py")
 
 
 def _group(nodeid):

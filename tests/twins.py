@@ -16,7 +16,7 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 from inception_jax import registry
-from inception_jax.layers import BatchNorm
+from inception_jax.nn.layers import BatchNorm
 from inception_jax.registry import abstract_model
 from inception_jax.weights import leaves
 

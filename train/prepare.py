@@ -21,12 +21,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 try:
-    from train import array_records
-    from train.array_records import Features, Shard
-    from train.convert import convert
-    from train.decoding import BadImageError
+    from train.conversion import array_records
+    from train.conversion.array_records import Features, Shard
+    from train.conversion.convert import convert
+    from train.data.decoding import BadImageError
+    from train.data.folders import FolderSource, list_folder
     from train.errors import TrainingError, UsageError
-    from train.folders import FolderSource, list_folder
 except ModuleNotFoundError as error:
     sys.exit(f"{error}. Install what training needs: pip install -e '.[train]'")
 

@@ -8,7 +8,10 @@ import sys
 import jax
 
 import inception_jax as ij
-from train import config, errors, loop, processes
+from train import errors
+from train.config import options as config
+from train.engine import loop
+from train.hosts import processes
 
 _GOES_ON = "the same command goes on from the last checkpoint"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from inception_jax import layers
 from inception_jax.drawing import branching, columns, labels, layout, overview, parts, svg
 from inception_jax.drawing.canvas import Drawing, framed
 from inception_jax.drawing.graph import Graph, inside
 from inception_jax.drawing.network import Network, network_of
 from inception_jax.drawing.repeats import run_of, signature
-from inception_jax.model import Model
+from inception_jax.nn import layers
+from inception_jax.nn.model import Model
 
 
 def draw(

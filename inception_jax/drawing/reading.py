@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax import ops
 from inception_jax.drawing import tracing
 from inception_jax.drawing.graph import Graph, Node, Pair
+from inception_jax.nn import ops
 
 _MOVES = {
     "convert_element_type",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from inception_jax.drawing.graph import Graph, Node, inside, parent
-from inception_jax.layers import Chain
+from inception_jax.nn.layers import Chain
 
 
 @dataclasses.dataclass(frozen=True)

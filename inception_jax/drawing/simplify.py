@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from inception_jax.drawing.graph import Graph, Kind, Node, consumers, parent
-from inception_jax.layers import Weighted
-from inception_jax.norms import BatchNorm, LayerNorm
+from inception_jax.nn.layers import Weighted
+from inception_jax.nn.norms import BatchNorm, LayerNorm
 
 NORMS: dict[type, str] = {BatchNorm: "BN", LayerNorm: "LN"}
 _WEIGHTED = ("conv", "linear")

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from inception_jax import layers, ops, rewrites
-from inception_jax.model import Model
+from inception_jax.nn import layers, ops, rewrites
+from inception_jax.nn.model import Model
 
 Event = Literal["enter", "leave", "stage", "dropout"]
 _PREFIX = "drawing"

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from inception_jax.layers import global_avg_pool
+from inception_jax.inference.compiled import cores, jit_call
 from inception_jax.metrics.reading import Images, Reading, batches, open_images
 from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
-from inception_jax.model import Model
 from inception_jax.models.inception_v3 import InceptionV3
-from inception_jax.predict import cores, jit_call
+from inception_jax.nn.layers import global_avg_pool
+from inception_jax.nn.model import Model
 from inception_jax.registry import full_readings
 from inception_jax.weights.building import model_for
 from inception_jax.weights.content import spec_of

@@ -14,7 +14,7 @@ from inception_jax.metrics.reading import Images
 from inception_jax.metrics.resizing import Resize
 from inception_jax.metrics.results import MeanStd, PrecisionRecall
 from inception_jax.metrics.statistics import Statistics
-from inception_jax.model import Model
+from inception_jax.nn.model import Model
 from inception_jax.weights.loading import Source
 
 

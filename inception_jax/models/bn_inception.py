@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.branches import PoolKind, siblings, siblings_with_pool
-from inception_jax.layers import (
+from inception_jax.nn.branches import PoolKind, siblings, siblings_with_pool
+from inception_jax.nn.layers import (
     Conv,
     ConvBN,
     DepthwiseConv,
@@ -31,8 +31,8 @@ from inception_jax.layers import (
     check_images,
     global_avg_pool,
 )
-from inception_jax.model import Model
-from inception_jax.ops import Padding, max_pool
+from inception_jax.nn.model import Model
+from inception_jax.nn.ops import Padding, max_pool
 from inception_jax.registry import Tag, register
 
 PadMode = Literal["tf", "torch"]

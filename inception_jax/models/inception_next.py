@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax import init
-from inception_jax.layers import (
+from inception_jax.nn import init
+from inception_jax.nn.layers import (
     Chain,
     Conv,
     DepthwiseConv,
@@ -32,8 +32,8 @@ from inception_jax.layers import (
     folded,
     global_avg_pool,
 )
-from inception_jax.model import Model
-from inception_jax.norms import BatchNorm, Folded, LayerNorm
+from inception_jax.nn.model import Model
+from inception_jax.nn.norms import BatchNorm, Folded, LayerNorm
 from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
 
 Size = Literal["atto", "tiny", "small", "base"]

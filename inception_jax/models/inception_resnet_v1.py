@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.branches import siblings
-from inception_jax.layers import (
+from inception_jax.models.inception_v4 import ReductionA
+from inception_jax.nn.branches import siblings
+from inception_jax.nn.layers import (
     Chain,
     Conv,
     ConvBN,
@@ -31,12 +32,11 @@ from inception_jax.layers import (
     global_avg_pool,
     l2_normalised,
 )
-from inception_jax.model import Model
-from inception_jax.models.inception_v4 import ReductionA
-from inception_jax.norms import BatchNorm
-from inception_jax.ops import max_pool
+from inception_jax.nn.model import Model
+from inception_jax.nn.norms import BatchNorm
+from inception_jax.nn.ops import max_pool
+from inception_jax.nn.remat import kept
 from inception_jax.registry import Tag, register
-from inception_jax.rematerialise import kept
 
 Head = Literal["face", "classifier"]
 

@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.branches import siblings, siblings_with_pool
-from inception_jax.layers import (
+from inception_jax.models.inception_v3 import InceptionAux
+from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
+from inception_jax.nn.branches import siblings, siblings_with_pool
+from inception_jax.nn.layers import (
     Chain,
     Conv,
     ConvBN,
@@ -31,12 +33,10 @@ from inception_jax.layers import (
     check_images,
     global_avg_pool,
 )
-from inception_jax.model import Model
-from inception_jax.models.inception_v3 import InceptionAux
-from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
-from inception_jax.ops import max_pool
+from inception_jax.nn.model import Model
+from inception_jax.nn.ops import max_pool
+from inception_jax.nn.remat import kept
 from inception_jax.registry import Tag, register
-from inception_jax.rematerialise import kept
 
 Source = Literal["slim", "paper"]
 

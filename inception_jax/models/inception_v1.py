@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax import init
-from inception_jax.branches import siblings_with_pool
-from inception_jax.layers import (
+from inception_jax.nn import init
+from inception_jax.nn.branches import siblings_with_pool
+from inception_jax.nn.layers import (
     Conv,
     ConvBN,
     Dropout,
@@ -31,8 +31,8 @@ from inception_jax.layers import (
     global_avg_pool,
     imagenet_to_inception,
 )
-from inception_jax.model import Model
-from inception_jax.ops import (
+from inception_jax.nn.model import Model
+from inception_jax.nn.ops import (
     Padding,
     adaptive_avg_pool,
     avg_pool,

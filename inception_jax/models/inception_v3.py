@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax import init
-from inception_jax.branches import PoolKind, siblings, siblings_with_pool
-from inception_jax.layers import (
+from inception_jax.nn import init
+from inception_jax.nn.branches import PoolKind, siblings, siblings_with_pool
+from inception_jax.nn.layers import (
     ConvBN,
     Dropout,
     Linear,
@@ -29,8 +29,8 @@ from inception_jax.layers import (
     global_avg_pool,
     imagenet_to_inception,
 )
-from inception_jax.model import Model
-from inception_jax.ops import avg_pool, max_pool
+from inception_jax.nn.model import Model
+from inception_jax.nn.ops import avg_pool, max_pool
 from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
 
 

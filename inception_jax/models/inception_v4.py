@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.branches import siblings, siblings_with_pool
-from inception_jax.layers import (
+from inception_jax.models.inception_v3 import InceptionAux
+from inception_jax.nn.branches import siblings, siblings_with_pool
+from inception_jax.nn.layers import (
     ConvBN,
     Dropout,
     Linear,
@@ -27,9 +28,8 @@ from inception_jax.layers import (
     check_images,
     global_avg_pool,
 )
-from inception_jax.model import Model
-from inception_jax.models.inception_v3 import InceptionAux
-from inception_jax.ops import max_pool
+from inception_jax.nn.model import Model
+from inception_jax.nn.ops import max_pool
 from inception_jax.registry import Tag, register
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.layers import (
+from inception_jax.nn.layers import (
     ConvBN,
     Dropout,
     Linear,
@@ -26,10 +26,10 @@ from inception_jax.layers import (
     check_images,
     global_avg_pool,
 )
-from inception_jax.model import Model
-from inception_jax.ops import Padding, max_pool
+from inception_jax.nn.model import Model
+from inception_jax.nn.ops import Padding, max_pool
+from inception_jax.nn.remat import kept
 from inception_jax.registry import Tag, register
-from inception_jax.rematerialise import kept
 
 PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
 

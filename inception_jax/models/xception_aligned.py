@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.layers import (
+from inception_jax.nn.layers import (
     Chain,
     Conv,
     ConvBN,
@@ -31,8 +31,8 @@ from inception_jax.layers import (
     folded,
     global_avg_pool,
 )
-from inception_jax.model import Model
-from inception_jax.norms import BatchNorm
+from inception_jax.nn.model import Model
+from inception_jax.nn.norms import BatchNorm
 from inception_jax.registry import Tag, register
 
 # Entry flow as (channels, stride) of each block, and the number of blocks in the middle flow, by

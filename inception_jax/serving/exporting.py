@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import jax
 
 from inception_jax import outputs
-from inception_jax.model import Model
+from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
 from inception_jax.serving.errors import ExportError
 from inception_jax.serving.program import Program, program_of

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from inception_jax import ops, rewrites
+from inception_jax.nn import ops, rewrites
 from inception_jax.serving.errors import ExportError
 from inception_jax.serving.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
 from inception_jax.serving.lowering import lower

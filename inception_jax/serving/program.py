@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from inception_jax.model import Model
+from inception_jax.analysis.tracing import evaluating
+from inception_jax.nn.model import Model
 from inception_jax.preprocessing import scaled
 from inception_jax.registry import ModelInfo, model_info
 from inception_jax.serving.errors import ExportError
-from inception_jax.tracing import evaluating
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inception_jax.model import Model
+from inception_jax.nn.model import Model
 from inception_jax.registry import abstract_model, create_model, full_readings, model_info
 from inception_jax.weights.content import Content, check, spec_of, to_twin
 from inception_jax.weights.loading import Source, open_source

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from inception_jax.model import Model, Spec
+from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import create_model, full_readings, list_models, model_info
 from inception_jax.weights import files, layouts, leaves
 from inception_jax.weights.errors import WeightsError

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from inception_jax.model import Model, Spec
+from inception_jax.nn.model import Model, Spec
 from inception_jax.weights import download, leaves
 from inception_jax.weights.content import Content, check, read, spec_of, to_twin
 from inception_jax.weights.errors import WeightsError

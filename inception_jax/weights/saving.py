@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from inception_jax.model import Model
+from inception_jax.nn.model import Model
 from inception_jax.weights import files, leaves
 from inception_jax.weights.content import METADATA_KEY, spec_of
 

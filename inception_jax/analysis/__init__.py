@@ -1,0 +1,1 @@
+"""What a network is made of: stages, shapes, multiply-accumulates, heat maps."""

@@ -1,0 +1,63 @@
+"""Multiply-accumulates, counted on the traced program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from inception_jax.nn import ops
+
+
+def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3) -> int:
+    """Returns the multiply-accumulates of one image's forward pass.
+
+    Convolutions and matrix products alone count, borders as if the padding were pixels, as in the
+    published figures; additions, activations and pools do not.
+
+    Args:
+        model: in the mode to be counted; abstract (`nnx.eval_shape`) will do, nothing is computed.
+        input_size: height and width of the image, in pixels.
+        in_channels: channels of the image.
+    """
+    graphdef, state = nnx.split(model)
+    images = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
+    # In the other form convolutions are sums of shifted products, which say nothing of their size.
+    with ops.forced_form("native"):
+        traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
+    return sum(macs_of(equation) for equation in traced.jaxpr.eqns)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yields every equation of a traced program, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        yield from _inside(equation)
+
+
+def _inside(equation: Any) -> Iterator[Any]:
+    for value in equation.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+            yield from equations(inner)
+
+
+def macs_of(equation: Any) -> int:
+    """Returns the multiply-accumulates of an equation, or of the programs inside it."""
+    return sum(_macs(each) for each in (equation, *_inside(equation)))
+
+
+def _macs(equation: Any) -> int:
+    out = equation.outvars[0].aval
+    if equation.primitive.name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        return out.size * math.prod(kernel) // out_channels
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return out.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    return 0

@@ -1,0 +1,193 @@
+"""What a network is made of: a table of its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from inception_jax.analysis.macs import macs_of
+from inception_jax.analysis.tracing import traced
+from inception_jax.nn import ops
+from inception_jax.nn.layers import Chain
+from inception_jax.nn.model import Model
+from inception_jax.nn.rewrites import rewritten
+from inception_jax.registry import abstract_model, model_info
+
+_HEADINGS = ("stage", "made of", "shape", "parameters", "MACs")
+_POOLS = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool"}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSummary:
+    """A line of a summary.
+
+    Attributes:
+        name: of the stage in `features`; "classifier" for what follows the last one.
+        kind: class of the module, how many of them in a row, or the kind of pool.
+        shape: of what it returns for one image, [h, w, c]; [num_classes] for the classifier.
+        params: trainable numbers.
+        macs: multiply-accumulates for one image, see `macs.count_macs`.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A table of a network's stages, for terminals and for notebooks.
+
+    Attributes:
+        title: what is summarised.
+        stages: in forward order, the classifier last.
+        params: trainable numbers in evaluation.
+        aux_params: trainable numbers of the auxiliary heads, which training alone uses.
+        macs: multiply-accumulates for one image.
+    """
+
+    title: str
+    stages: tuple[StageSummary, ...]
+    params: int
+    aux_params: int
+    macs: int
+
+    def _lines(self) -> Iterator[tuple[str, ...]]:
+        for stage in self.stages:
+            shape = "x".join(map(str, stage.shape))
+            yield stage.name, stage.kind, shape, f"{stage.params:,}", _millions(stage.macs)
+        yield "all", "", "", f"{self.params:,}", _millions(self.macs)
+        if self.aux_params:
+            yield "auxiliary heads, in training", "", "", f"{self.aux_params:,}", ""
+
+    def __str__(self) -> str:
+        lines = [_HEADINGS, *self._lines()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+        rule = "-" * max(map(len, rows))
+        stages = rows[1 : 1 + len(self.stages)]
+        return "\n".join([self.title, rows[0], rule, *stages, rule, *rows[1 + len(self.stages) :]])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [_row("th", _HEADINGS), *(_row("td", line) for line in self._lines())]
+        return f"<table><caption>{html.escape(self.title)}</caption>{''.join(rows)}</table>"
+
+
+def summary(
+    model: Model | str, input_size: int | tuple[int, int] | None = None, **options: Any
+) -> Summary:
+    """Returns a table of a network's stages: shape, parameters, multiply-accumulates.
+
+    It is read off the traced program; nothing is computed.
+
+    Args:
+        model: a network, or a name and, as options, what `create_model` takes.
+        input_size: of the image, in pixels: a side, or height and width; None: the network's own.
+        **options: of `create_model`, for a name.
+
+    Raises:
+        UnknownModelError: with near names.
+        ValueError: if the image is too small for the network.
+    """
+    if isinstance(model, str):
+        model = abstract_model(model, **options)
+    size = input_size or (model_info(model.spec.name).input_size if model.spec else None)
+    if size is None:
+        raise ValueError("a network that create_model did not build has no size: give input_size")
+    height, width = (size, size) if isinstance(size, int) else size
+    graphdef, state = nnx.split(model)
+    params = nnx.filter_state(state, nnx.Param)
+    images = jax.ShapeDtypeStruct((1, height, width, model.in_channels), jnp.float32)
+    with ops.forced_form("native"), rewritten():
+        program, maps = traced(graphdef, state, images)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    trained = {path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    paths = {
+        variable: path
+        for variable, (path, _) in zip(program.jaxpr.invars, leaves, strict=False)
+        if path in trained
+    }
+    stages = tuple(_stages(model, program.jaxpr, maps, paths))
+    used = sum(stage.params for stage in stages)
+    return Summary(
+        title=f"{model!r} of {height}x{width}x{model.in_channels}",
+        stages=stages,
+        params=used,
+        aux_params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) - used,
+        macs=sum(stage.macs for stage in stages),
+    )
+
+
+def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
+    """Cuts the program, whose equations are in forward order, where each stage's map is made."""
+    made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
+    ends = {
+        name: variable
+        for name, variable in zip([*maps, "classifier"], program.outvars, strict=True)
+        if name not in model.inner_taps
+    }
+    bounds = itertools.pairwise([0, *(made[variable] + 1 for variable in ends.values())])
+    unused = dict(paths)
+    for (name, variable), (start, end) in zip(ends.items(), bounds, strict=True):
+        equations = program.eqns[start:end]
+        read = {v for eqn in equations for v in eqn.invars if not hasattr(v, "val")}
+        own = {v: unused.pop(v) for v in list(unused) if v in read}
+        params = sum(v.aval.size for v in own)
+        macs = sum(macs_of(eqn) for eqn in equations)
+        kind = _kind(model, list(own.values()), equations)
+        yield StageSummary(name, kind, variable.aval.shape[1:], params, macs)
+
+
+def _kind(model: Model, paths: Sequence[tuple], equations: Sequence[Any]) -> str:
+    if not paths:
+        pools = [_POOLS[e.primitive.name] for e in equations if e.primitive.name in _POOLS]
+        return pools[0] if pools else "ReLU"
+    module: Any = model
+    for keys in zip(*(path[:-1] for path in paths), strict=False):
+        if len(set(keys)) > 1 or not hasattr(keys[0], "key"):
+            break
+        inner = module[keys[0].key] if isinstance(module, nnx.List) else _member(module, keys[0])
+        if not isinstance(inner, nnx.Module):
+            break
+        module = inner
+    if module is model:
+        return ", ".join(dict.fromkeys(str(path[0].key) for path in paths))
+    if isinstance(module, Chain):
+        return f"{len(module)} x {type(module[0]).__name__}"
+    return type(module).__name__
+
+
+def _member(module: Any, key: Any) -> Any:
+    return getattr(module, str(key.key), None)
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:,.1f} M" if macs else ""
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    pairs = list(zip(line, widths, strict=True))
+    return [*(text.ljust(width) for text, width in pairs[:2]), *(t.rjust(w) for t, w in pairs[2:])]
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    styled = [("left" if i < 2 else "right", cell) for i, cell in enumerate(cells)]
+    return (
+        "<tr>"
+        + "".join(
+            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>' for side, cell in styled
+        )
+        + "</tr>"
+    )

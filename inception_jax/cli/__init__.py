@@ -1,0 +1,1 @@
+"""The command `inception-jax`, one file a command."""

@@ -1,0 +1,7 @@
+"""Runs `python -m inception_jax.cli` as `inception-jax`."""
+
+import sys
+
+from inception_jax.cli.main import main
+
+sys.exit(main())

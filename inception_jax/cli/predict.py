@@ -1,0 +1,265 @@
+"""`inception-jax predict`: the likeliest classes of images, and where in them they are seen."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from inception_jax import classes
+from inception_jax.analysis import explain
+from inception_jax.cli import contact_sheet as sheet
+from inception_jax.inference.compiled import jit_predict
+from inception_jax.nn.model import Model
+from inception_jax.outputs import check_target
+from inception_jax.preprocessing import as_input, cropped
+from inception_jax.registry import model_info
+from inception_jax.weights.building import model_for
+from inception_jax.weights.content import spec_of
+
+# Images to heat, unless none is asked for, and logits.
+Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
+
+_BATCH = 16
+_ON_SHEET = 400  # pictures, on a page of some 4500 x 4300 pixels
+_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image.
+
+    Attributes:
+        path: of the image.
+        best: indices of the classes, the likeliest first.
+        scores: their probabilities.
+        seen: the part of it that the network saw.
+        heated: the same under the colours of its explanation.
+    """
+
+    path: Path
+    best: list[int]
+    scores: list[float]
+    seen: Image.Image
+    heated: Image.Image | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
+    parser.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
+    parser.add_argument("--weights", help="weight file; default: the tag's published one")
+    parser.add_argument("--top", type=_positive, default=5, help="how many classes; default: 5")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the classes, one a line; or classes.csv of a run",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="default for a folder: predictions.csv")
+    parser.add_argument(
+        "--sheet",
+        metavar="FILE",
+        help="contact sheet of all images; default for a folder: predictions.png",
+    )
+    parser.add_argument(
+        "--explain",
+        metavar="FILE",
+        help="picture of where the likeliest class is seen (Grad-CAM); of several images a sheet",
+    )
+    parser.add_argument(
+        "--stage", help="whose map explains, see `inception-jax info`; default: the last"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    paths, from_folder = _files(args.images)
+    if from_folder:
+        args.csv = args.csv or "predictions.csv"
+        args.sheet = args.sheet or "predictions.png"
+        drawn = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
+        paths = [path for path in paths if path.resolve() not in drawn]  # of an earlier run
+        if not paths:
+            raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
+    pictures = [path for path in (args.sheet, args.explain) if path]
+    for path in pictures:
+        check_target(path, _ENDINGS, what="pictures")
+    if args.csv:
+        check_target(args.csv)
+    if not from_folder:
+        for path in paths:  # before the weights are fetched
+            _open(path)
+    if args.stage and not args.explain:
+        raise ValueError("--stage says whose map explains: it needs --explain FILE")
+    model = model_for(args.arch, args.weights or True)
+    _check_takes_photographs(model)
+    names = _names(args, spec_of(model).num_classes)
+    predictions = _predict(model, args, paths, skip=from_folder)
+    if args.csv:
+        predictions = _recorded(predictions, Path(args.csv), names)
+    shown, count = _shown(predictions, names, print_each=not from_folder)
+    if not count:
+        raise ValueError(f"none of {len(paths)} files is a whole image")
+    if args.csv:
+        print(f"wrote {args.csv}")
+    if args.sheet:
+        _write_picture(args.sheet, shown, [p.seen for p in shown], names)
+    if args.explain:
+        _write_picture(args.explain, shown, [p.heated for p in shown if p.heated], names)
+    if pictures and len(shown) < count:
+        print(f"note: pictures are of the first {len(shown)} of {count} images", file=sys.stderr)
+    return 0
+
+
+def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
+    """Returns the images that are meant, and whether a folder is among the arguments."""
+    files: list[Path] = []
+    for path in map(Path, arguments):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS)
+        if not found:
+            raise ValueError(f"there is no image in {path}: none of {', '.join(_ENDINGS)}")
+        files += found
+    return files, any(Path(argument).is_dir() for argument in arguments)
+
+
+def _names(args: argparse.Namespace, count: int) -> list[str]:
+    if not args.classes:
+        return classes.names(count, args.arch)
+    with Path(args.classes).open(newline="", encoding="utf-8") as file:
+        if Path(args.classes).suffix == ".csv":
+            names = [row["class"] for row in csv.DictReader(file) if "class" in row]
+        else:
+            names = file.read().splitlines()
+    if len(names) != count:
+        raise ValueError(f"{args.classes} has {len(names)} names for {count} classes")
+    return names
+
+
+def _predict(
+    model: Model, args: argparse.Namespace, paths: Sequence[Path], *, skip: bool
+) -> Iterator[Prediction]:
+    look: Look
+    if args.explain:
+        look = explain.grad_cam(model, stage=args.stage)
+    else:
+        logits = jit_predict(model)
+        look = lambda images: (None, logits(images))  # noqa: E731
+    size = min(_BATCH, len(paths))  # of all batches: each other one would be compiled anew
+    starts = range(0, len(paths), size)
+    for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
+        opened = list(_opened(paths[start : start + size], skip=skip))
+        if opened:
+            yield from _predict_batch(look, opened, size, args)
+
+
+def _predict_batch(
+    look: Look, opened: Sequence[tuple[Path, Image.Image]], size: int, args: argparse.Namespace
+) -> Iterator[Prediction]:
+    info = model_info(args.arch)
+    seen = [cropped(image, info) for _, image in opened]
+    inputs = [as_input(pixels, info) for pixels in seen]
+    inputs += [np.zeros_like(inputs[0])] * (size - len(inputs))
+    heat, logits = look(np.concatenate(inputs))
+    scores = np.asarray(jax.nn.softmax(np.asarray(logits, np.float32)))
+    for i, (path, _) in enumerate(opened):
+        best = np.argsort(-scores[i], kind="stable")[: args.top]
+        picture = Image.fromarray(np.uint8(np.round(seen[i])))
+        heated = None if heat is None else explain.overlaid(picture, np.asarray(heat[i]))
+        yield Prediction(path, best.tolist(), scores[i][best].tolist(), picture, heated)
+
+
+def _opened(paths: Sequence[Path], *, skip: bool) -> Iterator[tuple[Path, Image.Image]]:
+    for path in paths:
+        try:
+            yield path, _open(path)
+        except ValueError as error:
+            if not skip:
+                raise
+            tqdm.write(f"note: left out: {error}", file=sys.stderr)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a whole image file: {error}") from None
+    return image
+
+
+def _recorded(
+    predictions: Iterator[Prediction], path: Path, names: Sequence[str]
+) -> Iterator[Prediction]:
+    """Writes each into a table as it comes: what is stopped on the way keeps what it has."""
+    for first in predictions:  # or there is no table
+        ranks = range(1, len(first.best) + 1)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["file", *(f"{what}_{i}" for i in ranks for what in ("class", "score"))])
+            for p in itertools.chain([first], predictions):
+                pairs = zip(p.best, p.scores, strict=True)
+                table.writerow([p.path, *(x for i, s in pairs for x in (names[i], f"{s:.6f}"))])
+                yield p
+
+
+def _shown(
+    predictions: Iterator[Prediction], names: Sequence[str], *, print_each: bool
+) -> tuple[list[Prediction], int]:
+    """Returns the first ones, whose pictures the memory bears, and how many there are in all."""
+    shown: list[Prediction] = []
+    count = 0
+    for prediction in predictions:
+        count += 1
+        if print_each:
+            tqdm.write(_lines(prediction, names))
+        if count <= _ON_SHEET:
+            shown.append(prediction)
+    return shown, count
+
+
+def _lines(prediction: Prediction, names: Sequence[str]) -> str:
+    pairs = zip(prediction.best, prediction.scores, strict=True)
+    best = (f"  {100 * score:6.2f} %  {names[index]}" for index, score in pairs)
+    return "\n".join([str(prediction.path), *best])
+
+
+def _write_picture(
+    path: str,
+    predictions: Sequence[Prediction],
+    pictures: Sequence[Image.Image],
+    names: Sequence[str],
+) -> None:
+    if len(pictures) == 1:
+        picture = pictures[0]
+    else:
+        captions = [(p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions]
+        picture = sheet.contact_sheet(pictures, captions)
+    picture.save(path)
+    print(f"wrote {path}")
+
+
+def _check_takes_photographs(model: Model) -> None:
+    channels = spec_of(model).in_channels
+    if channels != 3:
+        raise ValueError(
+            f"predict takes colour images; these weights are for {channels} channel(s)"
+        )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,1 +1,0 @@
-"""The commands of `inception-jax` that are more than a few lines."""

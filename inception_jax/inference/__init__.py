@@ -1,0 +1,1 @@
+"""Networks made faster for inference."""

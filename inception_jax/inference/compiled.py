@@ -1,0 +1,132 @@
+"""Inference in one call: folded, compiled, and spread over what the machine has."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from inception_jax.analysis.tracing import evaluating
+from inception_jax.inference.folding import fold
+from inception_jax.nn.model import Model
+
+Predict = Callable[[ArrayLike], jax.Array]
+Tree = TypeVar("Tree")  # of arrays whose first axis is the images'
+
+
+def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
+    """Returns a compiled function that classifies images, for repeated use.
+
+    Its BatchNorms are folded (see `folding.fold`), but on TPUs, whose compiler does it by itself
+    and computes a folded Xception in 5 % more time. The batch is cut into parts that run at the
+    same time: on a CPU one for each core, because XLA computes some convolutions on one core only;
+    on accelerators one for each device of this process. Each new batch size compiles once.
+
+    Args:
+        model: as it is now, in any mode; what is done to it later has no effect.
+        parts: how many at the same time; None: as many as there are cores or devices.
+
+    Returns:
+        A function of images [n, h, w, c], normalised as `model_info` says, to logits
+        [n, num_classes], both of the model's dtype or wider.
+
+    Raises:
+        ValueError: if there are fewer than one part, or more than there are devices; for parameters
+            narrower than float32. The function itself: for images that the network does not take.
+    """
+    return jit_call(model, _logits, parts=parts)
+
+
+def jit_call(
+    model: Model, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
+) -> Callable[[ArrayLike], Tree]:
+    """Returns a compiled function of images, as `jit_predict` does, that computes what is asked.
+
+    Args:
+        model: see `jit_predict`.
+        call: what to compute of the model, which may be folded, and images [n, h, w, c]: a tree of
+            arrays [n, ...].
+        parts: see `jit_predict`.
+
+    Returns:
+        A function of images [n, h, w, c] to what `call` returns of them.
+
+    Raises:
+        ValueError: see `jit_predict`.
+    """
+    devices = jax.local_devices()
+    platform = devices[0].platform
+    on_cpu = platform == "cpu"
+    parts = parts or (cores() if on_cpu else len(devices))
+    if parts < 1 or (not on_cpu and parts > len(devices)):
+        raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
+    graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
+    state = nnx.to_pure_dict(state)
+    compute = jax.jit(lambda state, images: call(evaluating(graphdef, state), images))
+    if parts == 1:
+        return lambda images: compute(state, jnp.asarray(images))
+    return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)
+
+
+def _logits(model: Model, images: jax.Array) -> Any:
+    return model(images)
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], Any]:
+    pool = concurrent.futures.ThreadPoolExecutor(parts, thread_name_prefix="predict")
+
+    @functools.cache
+    def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:
+        # Here, because jax's settings, such as the precision, are those of the calling thread.
+        return compute.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
+
+    def predict(images: ArrayLike) -> Any:
+        images = np.asarray(images)
+        each = -(-len(images) // parts) if images.ndim == 4 else 0
+        if each == 0 or each == len(images):
+            return compute(state, images)
+        several = [_filled(images[i : i + each], each) for i in range(0, len(images), each)]
+        program = compiled(several[0].shape, images.dtype)
+        outputs = pool.map(lambda part: jax.tree.map(np.asarray, program(state, part)), several)
+        return jax.tree.map(
+            lambda *arrays: jnp.asarray(np.concatenate(arrays)[: len(images)]), *outputs
+        )
+
+    return predict
+
+
+def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], Any]:
+    # Automatic: with explicit axes jax refuses to cut off the images that fill a batch up.
+    mesh = jax.make_mesh((len(devices),), ("batch",), (AxisType.Auto,), devices=devices)
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    spread = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def predict(images: ArrayLike) -> Any:
+        images = np.asarray(images)
+        if images.ndim != 4:
+            return compute(state, images)
+        each = -(-len(images) // len(devices))
+        filled = jax.device_put(_filled(images, each * len(devices)), spread)
+        return jax.tree.map(lambda array: array[: len(images)], compute(state, filled))
+
+    return predict
+
+
+def _filled(images: np.ndarray, count: int) -> np.ndarray:
+    """Adds images of zeros, so that all parts are of one size and the program of one shape."""
+    missing = count - len(images)
+    return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images

@@ -1,0 +1,1 @@
+"""Layers and operations: no names of networks, no files."""

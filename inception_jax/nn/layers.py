@@ -1,0 +1,405 @@
+"""The layers that the whole family is built from.
+
+Arrays are [n, h, w, c]. `dtype` is what a layer computes in and returns, `param_dtype` what its
+parameters are stored in. Kernels are rounded to `dtype`; biases and factors are applied as they
+are, and the result is rounded. Gradients are summed in `param_dtype`, over devices too, unless
+`nnx.view(model, wide_gradients=False)` has those of kernels summed in `dtype`.
+
+`reference_torch.layers` has the same layers with the same attributes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax.nn import init, ops
+from inception_jax.nn.norms import BatchNorm, Folded, Moments
+from inception_jax.nn.ops import Padding
+from inception_jax.nn.rewrites import in_use
+from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD
+
+Layer = TypeVar("Layer")
+Maker = Callable[..., Layer]
+"""A layer's class with the options that the whole network shares already filled in."""
+
+Width = Callable[[int], int]
+"""Maps a channel count of the paper to that of a wider or narrower network."""
+
+
+class Weighted(nnx.Module):
+    """A layer with a kernel, and perhaps a bias, that are stored in another dtype than it uses."""
+
+    kernel: nnx.Param
+    bias: nnx.Param | None
+    dtype: DTypeLike
+    wide_gradients: bool = True
+
+    def set_view(self, wide_gradients: bool | None = None) -> None:
+        """Takes its part of `nnx.view(model, wide_gradients=...)`."""
+        if wide_gradients is not None:
+            self.wide_gradients = wide_gradients
+
+    def rounded(self, kernel: nnx.Param) -> jax.Array:
+        """Returns the kernel for `ops`, which round it, unless it is to be rounded before."""
+        return kernel[...] if self.wide_gradients else kernel[...].astype(self.dtype)
+
+    def add(self, x: jax.Array, bias: nnx.Param | None) -> jax.Array:
+        """Adds the bias, if there is one."""
+        return x if bias is None else (x + bias[...]).astype(self.dtype)
+
+    def scale_output(self, gain: jax.Array | float, shift: jax.Array | float = 0.0) -> None:
+        """Takes a factor, then a summand, of each output channel into kernel and bias."""
+        kernel = self.kernel[...]
+        old = 0.0 if self.bias is None else self.bias[...]
+        self.kernel = nnx.Param((kernel * gain).astype(kernel.dtype))
+        bias = jnp.asarray(old * gain + shift, kernel.dtype)
+        self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
+
+    def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
+        """Takes a factor, then a summand, of each input channel in; nothing must be padded."""
+        kernel = self.kernel[...]
+        self.scale_output(1.0, shift @ kernel.sum((0, 1)))
+        self.kernel = nnx.Param((kernel * gain[:, None]).astype(kernel.dtype))
+
+
+class Conv(Weighted):
+    """Convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        window: height and width of the kernel; one number for both.
+        stride: step of the window along both axes.
+        padding: see `inception_jax.ops.Padding`.
+        bias: add a bias to each channel.
+        bias_value: what the bias starts from.
+        kernel_init: initial values of the kernel [h, w, in, out].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        bias: bool = False,
+        bias_value: float = 0.0,
+        kernel_init: nnx.Initializer = init.conv_kernel,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kh, kw = (window, window) if isinstance(window, int) else window
+        shape = (kh, kw, in_channels, out_channels)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.data(None)
+        if bias:
+            self.bias = nnx.Param(jnp.full(out_channels, bias_value, param_dtype))
+        self.stride = stride
+        self.padding: Padding = padding
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.add(self.multiply(x), self.bias)
+
+    def multiply(self, x: jax.Array) -> jax.Array:
+        """Convolves without the bias."""
+        kernel = self.rounded(self.kernel)
+        return ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+
+
+class DepthwiseConv(Weighted):
+    """Convolution of every channel with filters of its own: kernel [h, w, 1, c * multiplier].
+
+    Args:
+        channels: channels of the input.
+        window: height and width of the filters; one number for both.
+        stride: step of the window along both axes.
+        padding: see `inception_jax.ops.Padding`.
+        multiplier: filters a channel.
+        dilation: distance between the pixels that a filter meets.
+        bias: add a bias to each channel of the output.
+        kernel_init: initial values of the kernel.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        window: int | tuple[int, int] = 3,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        multiplier: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        kernel_init: nnx.Initializer = init.depthwise_kernel,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kh, kw = (window, window) if isinstance(window, int) else window
+        shape = (kh, kw, 1, channels * multiplier)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(shape[3], param_dtype)) if bias else nnx.data(None)
+        self.stride = stride
+        self.padding: Padding = padding
+        self.dilation = dilation
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel = x.astype(self.dtype), self.rounded(self.kernel)
+        x = ops.depthwise_conv(x, kernel, self.stride, self.padding, self.dilation)
+        return self.add(x, self.bias)
+
+
+def folded(norm: BatchNorm | Folded, layer: Weighted) -> Folded:
+    """Takes a normalisation into the layer before it; returns what then stands in its place."""
+    if isinstance(norm, BatchNorm):
+        layer.scale_output(*norm.affine())
+    return Folded()
+
+
+class ConvBN(nnx.Module):
+    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
+
+    Args:
+        relu: apply the ReLU; Xception's residual shortcuts have none.
+        bias: give the convolution a bias, which the normalisation takes out again; only Caffe's
+            BN-Inception has one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: Padding = "same",
+        *,
+        relu: bool = True,
+        bias: bool = False,
+        kernel_init: nnx.Initializer = init.conv_kernel,
+        bn_eps: float,
+        bn_momentum: float,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_channels,
+            out_channels,
+            window,
+            stride,
+            padding,
+            bias=bias,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.bn: BatchNorm | Folded = BatchNorm(
+            out_channels, eps=bn_eps, momentum=bn_momentum, dtype=dtype, param_dtype=param_dtype
+        )
+        self.relu = relu
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.finish(self.conv.multiply(x))
+
+    @property
+    def counting(self) -> BatchNorm | None:
+        """The normalisation, if it takes batch statistics, and of the very products."""
+        if isinstance(self.bn, Folded) or self.bn.use_running_average or self.conv.bias is not None:
+            return None
+        return self.bn
+
+    def finish(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+        """Maps the convolution's products, whose moments may be known, to the layer's output."""
+        x = self.bn(self.conv.add(x, self.conv.bias), moments)
+        return jax.nn.relu(x) if self.relu else x
+
+    def fold(self) -> None:
+        """Takes the normalisation into the convolution, for `folding.fold`."""
+        self.bn = folded(self.bn, self.conv)
+
+
+class SeparableConvBN(nnx.Module):
+    """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
+
+    Nothing stands between the depthwise and the pointwise convolution: the paper's figure 10 finds
+    an activation there harmful.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bn_eps: float,
+        bn_momentum: float,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
+        self.depthwise = DepthwiseConv(in_channels, **types, rngs=rngs)
+        self.pointwise = Conv(in_channels, out_channels, **types, rngs=rngs)
+        self.bn: BatchNorm | Folded = BatchNorm(
+            out_channels, eps=bn_eps, momentum=bn_momentum, **types
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.bn(self.pointwise(self.depthwise(x)))
+
+    def fold(self) -> None:
+        """Takes the normalisation into the pointwise convolution, for `folding.fold`."""
+        self.bn = folded(self.bn, self.pointwise)
+
+
+class Linear(Weighted):
+    """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        kernel_init: nnx.Initializer = init.linear_kernel,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if bias else nnx.data(None)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.add(ops.linear(x.astype(self.dtype), self.rounded(self.kernel)), self.bias)
+
+
+class Dropout(nnx.Module):
+    """Zeroes a share `rate` of its input in training and scales the rest by 1 / (1 - rate)."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+        self.deterministic = True
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        if self.deterministic or self.rate == 0:
+            return x
+        if rngs is None:
+            raise ValueError(
+                "dropout in training needs random bits: model(images, rngs=nnx.Rngs(dropout=0))"
+            )
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, self._mask_shape(x))
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
+        return x.shape
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Takes its part of `nnx.view(model, deterministic=...)`."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+class DropPath(Dropout):
+    """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+
+    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
+        return (x.shape[0],) + (1,) * (x.ndim - 1)
+
+
+class Chain(nnx.List):
+    """Layers one after another; further arguments go to each of them.
+
+    Within a program those that are equal but for their parameters are traced once, see `rewrites`:
+    Inception-ResNet's forty blocks in a seventh of the time. The compiled program has all of them.
+    """
+
+    def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
+        once = in_use("repeats") and isinstance(x, jax.core.Tracer)
+        # Random numbers are drawn anew for each layer.
+        once &= all(arg is None for arg in args)
+        kinds = [nnx.graphdef(layer) if once else None for layer in self]
+        for layer, kind in zip(self, kinds, strict=True):
+            if kind is not None and kinds.count(kind) > 1:
+                x, stats = _traced_once(kind, nnx.to_pure_dict(nnx.state(layer)), x)
+                nnx.update(layer, stats)
+            else:
+                x = layer(x, *args)
+        return x
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _traced_once(kind: nnx.GraphDef, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    layer = nnx.merge(kind, state)
+    return layer(x), nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Mean of each channel over the map, [n, h, w, c] -> [n, c], summed in float32 or wider."""
+    return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
+
+
+def l2_normalised(x: jax.Array) -> jax.Array:
+    """Divides each vector of [n, d] by its norm, or by 1e-12 if that is larger."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def imagenet_to_inception(images: jax.Array) -> jax.Array:
+    """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
+
+    torchvision's `transform_input`, a part of its pretrained GoogLeNet and Inception V3.
+    """
+    mean, std = jnp.asarray(IMAGENET_MEAN, images.dtype), jnp.asarray(IMAGENET_STD, images.dtype)
+    return images * (std / 0.5) + (mean - 0.5) / 0.5
+
+
+def channel_scaler(width_multiplier: float) -> Width:
+    """Returns the rule by which a width multiplier changes a channel count.
+
+    TF-slim's `depth_multiplier`: rounded down, never below 16.
+
+    Raises:
+        ValueError: if the multiplier is not positive.
+    """
+    if width_multiplier <= 0:
+        raise ValueError(f"width_multiplier must be positive, not {width_multiplier}")
+    return lambda channels: max(int(channels * width_multiplier), 16)
+
+
+def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
+    """Refuses what the network cannot take.
+
+    Raises:
+        ValueError: if the images are not [n, h, w, c], have another number of channels, are smaller
+            than the network's minimum, or are integers.
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(f"images must be [n, height, width, channels]; got shape {shape}")
+    if shape[3] != in_channels:
+        raise ValueError(
+            f"this network takes {in_channels} channels; got {shape[3]} in images of shape {shape}"
+        )
+    if min(shape[1:3]) < min_size:
+        raise ValueError(
+            f"this network needs images of at least {min_size}x{min_size} pixels; "
+            f"got {shape[1]}x{shape[2]}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be normalised floats, not {images.dtype}: see inception_jax.preprocess"
+        )

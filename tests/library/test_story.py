@@ -1,0 +1,91 @@
+"""docs/story.md says what benchmarks/story.py counts, and shows what can be drawn."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import inception_jax as ij
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "story.md"
+
+
+@pytest.fixture(scope="module")
+def story():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield importlib.import_module("story")
+
+
+def test_the_tables_are_what_is_counted(story):
+    pattern = re.compile(
+        r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$", re.DOTALL | re.MULTILINE
+    )
+    written = dict(pattern.findall(PAGE.read_text()))
+    counted = story.tables(story.Options(page=PAGE))
+    assert list(written) == list(counted), "the page has other sections"
+    stale = [name for name in counted if written[name] != counted[name]]
+    assert not stale, f"run python benchmarks/story.py: {stale}"
+
+
+def test_what_the_papers_count(story):
+    """GoogLeNet's depth and its module 3a; the nine layers of BN-Inception, and a new module's."""
+    googlenet = story.whole("inception_v1.bvlc_in1k")
+    assert googlenet.deep == 22
+    assert story.whole("bn_inception").deep == 22 + 9 + 3
+    module = story.network("inception_v1.bvlc_in1k").inception3a
+    found = story.cost(module, 28, 28, 192)
+    assert (found.params // 1024, round(found.macs / 1e6)) == (159, 128)
+
+
+def test_what_the_text_says_of_the_tables(story):
+    whole = story.whole
+    v3, v4 = whole("inception_v3"), whole("inception_v4")
+    # "Rethinking" claims 2.5 times BN-Inception's computation; the V4 paper, equal costs.
+    base = whole("bn_inception").macs
+    assert whole("inception_v2.blog").macs < 2.5 * base < whole("inception_v2.paper").macs
+    assert whole("inception_resnet_v1.paper").macs == pytest.approx(v3.macs, rel=0.1)
+    assert whole("inception_resnet_v2").macs == pytest.approx(v4.macs, rel=0.1)
+    figures = whole("inception_resnet_v2.paper")
+    assert figures.macs < 0.8 * v4.macs
+    assert figures.layers < v4.layers < whole("inception_resnet_v2").layers
+    # V3's module is between three and four of Xception's segments.
+    module = story.network("inception_v3").Mixed_6e
+    three, four = (story.cost(lambda n=n: story.Segments(768, n), 17, 17, 768) for n in (3, 4))
+    assert four.params < story.cost(module, 17, 17, 768).params < three.params
+    # Two 3x3 compute less than a 5x5, and move more.
+    one, two = story.convs(35, 96, 5), story.convs(35, 96, 3, 3)
+    assert two.macs / one.macs == two.params / one.params == pytest.approx(18 / 25)
+    assert two.moved > one.moved
+
+
+def test_the_longest_way_is_counted(story):
+    """A branch that is shorter counts for nothing, nor does what is only behind a layer."""
+    short, long = story.conv(8, 8), story.InARow(story.conv(8, 8), story.Pool(), story.conv(8, 8))
+    both = story.SideBySide(story.InARow(short, story.Pool()), long)
+    found = story.cost(both, 9, 9, 8)
+    assert (found.deep, found.layers, found.shape) == (2, 3, (4, 4, 16))
+    # Three kernels of 64; three maps of 648 into them, and so on.
+    maps = 9 * 9 * 8, 4 * 4 * 8
+    assert found.moved == 3 * 64 + 2 * (2 * maps[0] + maps[0] + maps[1]) + 2 * maps[1]
+
+
+def test_drawings_can_be_drawn():
+    from inception_jax import drawing
+
+    targets = set(re.findall(r"\]\(gallery/([^)]+)\)", PAGE.read_text()))
+    assert any(target.endswith(".svg") for target in targets)
+    modules: dict[str, Any] = {}
+    for target in sorted(targets):
+        name, _, rest = target.partition(".")
+        assert name in ij.list_models(), target
+        module = rest.removesuffix("svg").removesuffix("md").rstrip(".")
+        if module:
+            modules.setdefault(name, []).append(module)
+    for name, wanted in modules.items():
+        assert set(wanted) <= set(drawing.modules(name)), name

@@ -1,0 +1,159 @@
+"""Checkpoints under damage, on a state of a few arrays."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from train.engine.checkpoint import Checkpoints, checksums
+from train.engine.step import TrainState
+from train.errors import TrainingError
+
+SHARDING = SingleDeviceSharding(jax.devices()[0])
+
+
+def state(step: int, size: int = 16) -> TrainState:
+    params = {
+        f"layer{i}": {
+            "kernel": jax.random.normal(jax.random.key(10 * step + i), (size, size)),
+            "bias": jnp.arange(3.0) * step,
+        }
+        for i in range(3)
+    }
+    stats = {"bn": {"mean": jnp.full(4, float(step))}}
+    tx = optax.sgd(0.1, momentum=0.9)
+    return TrainState(jnp.int32(step), params, stats, params, stats, tx.init(params))
+
+
+def opened(folder: Path, keep: int = 2) -> Checkpoints:
+    return Checkpoints(folder, SHARDING, keep)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Steps 2 and 3, of which 2 is the best."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(state(2), top1=0.5)
+        checkpoints.save(state(3))
+    return tmp_path
+
+
+def assert_restores(folder: Path, step: int) -> None:
+    with opened(folder) as checkpoints:
+        found = checkpoints.restore(state(0))
+    assert found is not None
+    assert found.step == step
+    jax.tree.map(np.testing.assert_array_equal, found, state(step))
+
+
+def steps(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        for step, top1 in ((1, 0.4), (2, 0.9), (3, None), (4, 0.7), (5, None), (6, 0.8)):
+            checkpoints.save(state(step), top1)
+    assert steps(tmp_path) == {"2", "5", "6"}
+    assert_restores(tmp_path, 6)
+
+
+def test_nothing_saved_nothing_restored(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(state(0)) is None
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [p for p in (folder / "checkpoints/3").rglob("*") if p.is_file() and p.stat().st_size]
+
+
+# Orbax leaves coroutines and tasks behind when a file cannot be read.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
+def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
+    """Each file in turn: the newest state is restored bit for bit, or the one before, and said."""
+    rng = np.random.default_rng(0)
+    before = 0
+    for path in files_of(saved):
+        content = path.read_bytes()
+        changed = bytearray(content)
+        at = int(rng.integers(len(content)))
+        changed[at] ^= 1 << int(rng.integers(8))
+        if damage == "delete":
+            path.unlink()
+        else:
+            path.write_bytes(
+                {"flip": bytes(changed), "truncate": content[: len(content) // 2], "empty": b""}[
+                    damage
+                ]
+            )
+        with opened(saved) as checkpoints:
+            found = checkpoints.restore(state(0))
+        assert found is not None
+        jax.tree.map(np.testing.assert_array_equal, found, state(int(found.step)))
+        if found.step == 2:
+            before += 1
+            assert "the checkpoint of step 3 cannot be read" in capfd.readouterr().err
+            (saved / "damaged_checkpoints/3").rename(saved / "checkpoints/3")
+        path.write_bytes(content)
+    assert before >= 3
+    assert_restores(saved, 3)
+
+
+def test_a_damaged_step_is_saved_anew(saved):
+    largest = max(files_of(saved), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:10])
+    with opened(saved) as checkpoints:
+        assert checkpoints.restore(state(0)).step == 2
+        checkpoints.save(state(3), top1=0.1)
+    assert_restores(saved, 3)
+    assert (saved / "damaged_checkpoints/3").exists()
+
+
+def test_a_half_written_step_is_not_seen(saved):
+    """As after a kill: orbax writes beside, and renames what is finished."""
+    (saved / "checkpoints/4.orbax-checkpoint-tmp/state").mkdir(parents=True)
+    assert_restores(saved, 3)
+    assert steps(saved) == {"2", "3"}
+
+
+def test_damaged_metrics_cost_the_best_and_nothing_else(saved, capsys):
+    path = saved / "checkpoints/2/metrics/metrics"
+    json.loads(path.read_text())
+    path.write_text('{"top1": 0.')
+    assert_restores(saved, 3)
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_earlier_ones(saved):
+    """No file may grow beyond some kilobytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = opened(saved)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        checkpoints.save(state(5, size=256))
+        with pytest.raises(
+            TrainingError, match=r"step 5 could not be saved.*earlier ones are kept"
+        ):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_restores(saved, 3)
+
+
+def test_checksums_know_place_and_content():
+    tree = {"a": jnp.arange(4.0), "b": {"c": jnp.arange(4.0)}}
+    first = checksums(tree)
+    assert set(first) == {"['a']", "['b']['c']"}
+    changed = checksums({**tree, "a": tree["a"].at[2].set(np.nextafter(np.float32(2), 3))})
+    assert first["['a']"] != changed["['a']"]
+    assert first["['b']['c']"] == changed["['b']['c']"]

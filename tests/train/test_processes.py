@@ -1,0 +1,153 @@
+"""Several processes on one machine: the same numbers, the same end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+pytestmark = pytest.mark.slow  # each process compiles for itself
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--arch", "xception", "--width-multiplier", "0.05", "--batch-size", "8",
+         "--log-every", "1", "--no-tensorboard"]  # fmt: skip
+
+
+class Run:
+    """The processes of one run."""
+
+    def __init__(self, cwd: Path, cache: Path, processes: int, devices: int, options: list[str]):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.members = []
+        for i in range(processes):
+            places = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes),
+                      "--process-id", str(i)]  # fmt: skip
+            command = [sys.executable, str(ROOT / "train/main.py"), *SMALL, *options]
+            self.members.append(
+                subprocess.Popen(
+                    [*command, *(places if processes > 1 else [])],
+                    cwd=cwd,
+                    # As the rest of the suite: half the time to compile.
+                    env={
+                        **os.environ,
+                        "XLA_FLAGS": "",
+                        "JAX_NUM_CPU_DEVICES": str(devices),
+                        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                        "JAX_COMPILATION_CACHE_DIR": str(cache),
+                    },
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+            )
+
+    def until(self, words: str) -> None:
+        """Reads process 0's lines up to one with these words."""
+        while words not in (line := self.members[0].stdout.readline()):
+            assert line, self.members[0].stderr.read()
+
+    def end(self, seconds: float = 900) -> list[tuple[int, str, str]]:
+        """Exit code, standard output and error of each."""
+        out = [member.communicate(timeout=seconds) for member in self.members]
+        return [(m.returncode, *o) for m, o in zip(self.members, out, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, which runs of the same shape share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(tmp_path, cache):
+    """Starts a run in an empty folder; ends what is left of it."""
+    runs = []
+
+    def start(processes: int, devices: int, *options: str) -> Run:
+        runs.append(Run(tmp_path, cache, processes, devices, list(options)))
+        return runs[-1]
+
+    yield start
+    for member in (m for run in runs for m in run.members):
+        with contextlib.suppress(ProcessLookupError):
+            member.send_signal(signal.SIGCONT)
+        member.kill()
+        member.communicate()
+
+
+def outcome(folder: Path) -> tuple[list[float], dict[str, np.ndarray], dict[str, float]]:
+    """Training losses, averaged weights and the result of a run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    weights = safetensors.numpy.load_file(folder / "weights.safetensors")
+    return losses, weights, json.loads((folder / "result.json").read_text())
+
+
+def assert_same(a: Path, b: Path) -> None:
+    (losses, weights, result), (others, other_weights, other_result) = outcome(a), outcome(b)
+    assert len(losses) == 20
+    np.testing.assert_allclose(losses, others, rtol=1e-7)
+    assert np.ptp(losses) > 1e-2  # it did train
+    assert result["eval_examples"] == other_result["eval_examples"] == 1000
+    assert result["eval_loss"] == pytest.approx(other_result["eval_loss"], rel=1e-6)
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(
+            other_weights[name], tensor, rtol=1e-6, atol=1e-6 * np.abs(tensor).max(), err_msg=name
+        )
+
+
+# In float32 rounding grows tenfold from step to step at the demo's rate, on one device too.
+STEPS = ["--steps", "20", "--dtype", "float64", "--learning-rate", "0.001"]
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (1, 4), (4, 1)])
+def test_processes_and_devices_train_as_one(start, tmp_path, processes, devices):
+    one = start(1, 1, *STEPS, "--workdir", "one").end()
+    assert one[0][0] == 0, one
+    many = start(processes, devices, *STEPS, "--workdir", "many").end()
+    assert [code for code, *_ in many] == [0] * processes, many
+    assert all("eval_top1" not in out for _, out, _ in many[1:])  # process 0 alone reports
+    assert_same(tmp_path / "one", tmp_path / "many")
+
+
+def test_sigterm_to_one_ends_all_at_the_same_step(start, tmp_path):
+    """And another number of processes goes on from there."""
+    options = ["--workdir", "w", "--checkpoint-every", "1000"]
+    run = start(2, 1, *options, "--steps", "100000")
+    run.until("step 3/")
+    run.members[1].send_signal(signal.SIGTERM)
+    ends = run.end(120)
+    assert [code for code, *_ in ends] == [42, 42], ends
+    saved = {err.split("saved at step ")[1].split(";")[0] for *_, err in ends}
+    assert len(saved) == 1
+    step = int(saved.pop())
+    code, out, err = start(1, 2, *options, "--steps", str(step + 2)).end()[0]
+    assert code == 0, err
+    assert f"resuming at step {step}," in out
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_does_not_leave_the_others_hanging(start, how):
+    """Killed, or hung, which a heartbeat finds."""
+    run = start(2, 1, "--workdir", "w", "--steps", "100000", "--heartbeat-timeout", "10")
+    run.until("step 3/")
+    run.members[1].send_signal(how)
+    lost = time.monotonic()
+    _, err = run.members[0].communicate(timeout=90)
+    assert time.monotonic() - lost < 60
+    assert run.members[0].returncode not in (0, 42)
+    if how == signal.SIGKILL:
+        assert "another process of the run is lost" in err
+        assert "Traceback" not in err

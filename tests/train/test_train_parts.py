@@ -1,0 +1,307 @@
+"""The training programme's parts, without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+import inception_jax as ij
+from train.config import recipes
+from train.config.demo import DEMO
+from train.config.options import Config, parse
+from train.config.workdir import claim
+from train.engine import optimizer
+from train.engine.initial_weights import load_start
+from train.errors import UsageError
+from train.report import reporting
+from twins import filled
+
+
+def config(**options) -> Config:
+    return dataclasses.replace(Config(arch="xception"), **options)
+
+
+def test_optimizer_is_tensorflows_rmsprop():
+    """Twelve steps against TensorFlow's rule in NumPy: decaying rate, momentum, L2, norm limit."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (4, 3), "bias": (3,), "scale": (3,)}
+    w = {k: rng.normal(size=s) for k, s in shapes.items()}
+    square = {k: np.ones(s) for k, s in shapes.items()}  # TensorFlow starts it at one
+    moved = {k: np.zeros(s) for k, s in shapes.items()}
+    options = config(lr_decay=0.8, lr_decay_epochs=0.5, weight_decay=0.1, clip_norm=2.0)
+    steps_per_epoch = 6
+    with jax.enable_x64(True):
+        tx = optimizer.make_optimizer(options, steps_per_epoch, 12)
+        params = {"layer": {k: jnp.asarray(v) for k, v in w.items()}}
+        state = tx.init(params)
+        for step in range(12):
+            grads = {k: 3 * rng.normal(size=s) for k, s in shapes.items()}
+            updates, state = tx.update(
+                {"layer": {k: jnp.asarray(g) for k, g in grads.items()}}, state, params
+            )
+            params = optax.apply_updates(params, updates)
+
+            grads["kernel"] = grads["kernel"] + 0.1 * w["kernel"]
+            norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+            rate = 0.045 * 0.8 ** (step / (0.5 * steps_per_epoch))
+            for k in shapes:
+                g = grads[k] * min(1, 2.0 / norm)
+                square[k] = 0.9 * square[k] + 0.1 * g**2
+                moved[k] = 0.9 * moved[k] + rate * g / np.sqrt(square[k] + 1.0)
+                w[k] = w[k] - moved[k]
+                np.testing.assert_allclose(params["layer"][k], w[k], rtol=1e-10)
+
+
+def drive(tx, params, gradients):
+    """Applies an optimiser to a layer's parameters for some steps, in float64."""
+    with jax.enable_x64(True):
+        params = {"layer": jax.tree.map(jnp.asarray, params)}
+        state = tx.init(params)
+        for grads in gradients:
+            grads = {"layer": jax.tree.map(jnp.asarray, grads)}
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+    return jax.device_get(params["layer"])
+
+
+def test_sgd_is_caffes():
+    """Momentum of updates, L2 on kernels, twice the rate for biases, square-root decay."""
+    rng = np.random.default_rng(0)
+    w = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
+    grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(5)]
+    options = config(optimizer="sgd", lr_schedule="polynomial", lr_power=0.5, weight_decay=0.1,
+                     bias_lr_multiplier=2.0, learning_rate=0.01)  # fmt: skip
+    got = drive(optimizer.make_optimizer(options, 2, total=5), w, grads)
+    v = {k: np.zeros_like(x) for k, x in w.items()}
+    for step, g in enumerate(grads):
+        rate = 0.01 * (1 - step / 5) ** 0.5
+        v["kernel"] = 0.9 * v["kernel"] + rate * (g["kernel"] + 0.1 * w["kernel"])
+        v["bias"] = 0.9 * v["bias"] + 2 * rate * g["bias"]
+        w = {k: w[k] - v[k] for k in w}
+    for k in w:
+        np.testing.assert_allclose(got[k], w[k], rtol=1e-6)  # the rate is a float32
+
+
+def test_adamw_is_pytorchs():
+    rng = np.random.default_rng(0)
+    w = {"kernel": rng.normal(size=(4, 3)), "scale": rng.normal(size=3)}
+    grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(6)]
+    options = config(optimizer="adamw", learning_rate=1e-2, lr_schedule="cosine", lr_floor=0.1,
+                     weight_decay=0.05)  # fmt: skip
+    got = drive(optimizer.make_optimizer(options, 2, total=6), w, grads)
+    tensors = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in w.items()}
+    twin = torch.optim.AdamW(
+        [
+            {"params": [tensors["kernel"]], "weight_decay": 0.05},
+            {"params": [tensors["scale"]], "weight_decay": 0.0},
+        ],
+        lr=1e-2,
+    )
+    for step, g in enumerate(grads):
+        for group in twin.param_groups:
+            group["lr"] = 1e-2 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * step / 6)))
+        for k, tensor in tensors.items():
+            tensor.grad = torch.tensor(g[k])
+        twin.step()
+    for k in w:
+        np.testing.assert_allclose(got[k], tensors[k].detach().numpy(), rtol=1e-5)
+
+
+def rates(steps, per_epoch=10, total=1000, **options):
+    rate = optimizer.learning_rate(config(**options), per_epoch, total)
+    return [float(rate(step)) for step in steps]
+
+
+def test_staircase_falls_at_the_end_of_its_period():
+    got = rates([0, 19, 20, 39, 40], learning_rate=1.0, lr_staircase=True)
+    np.testing.assert_allclose(got, [1, 1, 0.94, 0.94, 0.94**2], rtol=1e-6)
+    got = rates([0, 9, 10], learning_rate=1.0, lr_staircase=True, lr_decay_images=320)
+    np.testing.assert_allclose(got, [1, 1, 0.94], rtol=1e-6)
+
+
+def test_warm_up_stands_in_front_of_the_schedule():
+    options = dict(learning_rate=2.0, lr_staircase=True, cold_epochs=2.0, warmup_epochs=3.0)
+    got = rates([0, 19, 20, 35, 50, 59, 60], **options)
+    end = 0.94**2
+    middle = 0.1 + (end - 0.1) / 2
+    np.testing.assert_allclose(
+        got, [0.2, 0.2, 0.2, 2 * middle, 2 * end, 2 * end, 2 * 0.94**3], rtol=1e-5
+    )
+
+
+def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
+    assert optimizer.peak_rate(config(batch_size=1024, learning_rate=0.165)) == 0.165
+    scaled = config(batch_size=1024, learning_rate=0.165, lr_base_batch=256)
+    assert optimizer.peak_rate(scaled) == pytest.approx(0.66)
+    low = rates([999], learning_rate=1.0, lr_decay_epochs=0.1, lr_floor=1e-4)
+    np.testing.assert_allclose(low, 1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arch"),
+    [
+        *(("demo", arch) for arch in ij.list_models()),
+        *((recipe, "xception") for recipe in recipes.names()[1:]),
+    ],
+)
+def test_any_recipe_trains_any_network(recipe, arch):
+    options, _ = parse(["--arch", arch, "--recipe", recipe])
+    assert options.recipe == recipe
+    assert options.image_size >= ij.model_info(arch).min_size
+    assert re.search(rf"\b{recipe}\b", help_of("recipe"))
+
+
+def help_of(field):
+    """The text under a field of `Config`."""
+    return inspect.getsource(Config).split(f"    {field}: ")[1].split('"""')[1]
+
+
+@pytest.mark.parametrize(
+    ("arch", "recipe"),
+    [
+        ("inception_v1", "googlenet"), ("bn_inception", "bn_inception"),
+        ("inception_v2", "inception_v3"), ("inception_v3", "inception_v3"),
+        ("inception_v4", "inception_v4"), ("inception_resnet_v1", "inception_resnet"),
+        ("inception_resnet_v2", "inception_resnet"), ("xception", "xception_imagenet"),
+        ("xception65p", "xception_imagenet"), ("inception_next_atto", "inception_next_atto"),
+        ("inception_next_base", "inception_next"),
+    ],
+)  # fmt: skip
+def test_the_data_decide_the_recipe(arch, recipe):
+    assert recipes.default_recipe(arch, 1_281_167) == recipe
+    assert recipes.default_recipe(arch, 6000) == "demo"
+
+
+def test_options_go_over_the_recipe():
+    argv = ["--arch", "inception_v3", "--batch-size", "8", "--workdir", "w", "--steps=3"]
+    options, dataset = parse(argv)
+    assert (options.batch_size, str(options.workdir), options.steps) == (8, "w", 3)
+    assert options.image_size == DEMO["inception_v3"]["image_size"]
+    assert str(parse(["--arch", "inception_v3"])[0].workdir) == "runs/inception_v3"
+    assert len(dataset.train) == 6000
+    tpu, _ = parse(["--arch", "inception_v3", "--recipe", "inception_v3_tpu", "--lr-floor", "0"])
+    assert (tpu.learning_rate, tpu.lr_base_batch, tpu.lr_floor) == (0.165, 256, 0)
+
+
+@pytest.mark.parametrize("classes", [10, 5])
+def test_auxiliary_classifiers_that_a_file_lacks_start_anew(classes, tmp_path, capsys):
+    small = dict(width_multiplier=0.05)
+    source = filled("inception_v1", num_classes=10, **small)
+    path = tmp_path / "w.safetensors"
+    ij.save_weights(source, path)
+    model = ij.create_model("inception_v1", num_classes=classes, aux_heads=True, **small)
+    before = ij.to_torch(model)
+    load_start(model, path)
+    out = capsys.readouterr().out
+    assert "has no aux1 and aux2: auxiliary classifiers start anew" in out
+    assert ("has no classifier of this size" in out) == (classes == 5)
+    kept = ("aux1.", "aux2.", *(["fc."] if classes == 5 else []))
+    after, loaded = ij.to_torch(model), ij.to_torch(source)
+    assert any(name.startswith("aux1.") for name in after)
+    for name, tensor in after.items():
+        expected = before if name.startswith(kept) else loaded
+        np.testing.assert_array_equal(tensor, expected[name], name)
+
+
+def test_half_an_auxiliary_classifier_is_refused(tmp_path):
+    small = dict(num_classes=10, width_multiplier=0.05, aux_heads=True)
+    tensors = ij.to_torch(filled("inception_v1", **small))
+    del tensors["aux1.fc1.weight"]
+    torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "w.pth")
+    model = ij.create_model("inception_v1", **small)
+    before = ij.to_torch(model)
+    with pytest.raises(ij.WeightsError, match=r"1 missing: aux1\.fc1\.weight"):
+        load_start(model, tmp_path / "w.pth")
+    jax.tree.map(np.testing.assert_array_equal, ij.to_torch(model), before)
+
+
+def test_a_network_without_a_recipe_is_named():
+    with pytest.raises(UsageError, match="inception_v9"):
+        recipes.default_recipe("inception_v9", 10**6)
+    with pytest.raises(UsageError, match=r"demo\.py says nothing of inception_v9"):
+        recipes.options("demo", "inception_v9", photographs=False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--recipe", "demon"], ["demon", "demo"]),
+        (["--image-size", "70"], ["--image-size 70", "71"]),
+        (["--batch-size", "0"], ["--batch-size 0"]),
+        (["--epochs", "nan"], ["--epochs nan"]),
+        (["--learning-rate", "-1"], ["--learning-rate -1"]),
+        (["--ema-decay", "1"], ["--ema-decay 1"]),
+        (["--init-from", "absent.safetensors"], ["absent.safetensors"]),
+        (["--freeze-backbone"], ["--freeze-backbone", "--init-from"]),
+        (["--drop-path", "0.1"], ["--drop-path", "xception"]),
+        (["--profile-steps", "5"], ["--profile-steps 5", "A:B"]),
+        (["--crop-area-min", "0"], ["--crop-area-min 0"]),
+        (["--random-erasing", "1.5"], ["--random-erasing 1.5"]),
+        (["--dataset", "folder"], ["--data-dir"]),
+        (["--arch"], ["--arch"]),
+    ],
+)
+def test_unusable_options_are_named(argv, words):
+    with pytest.raises(UsageError) as error:
+        parse(argv)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_help_says_default_and_unit_of_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--arch", "inception_v3", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in text
+    assert "default: 75" in text  # the recipe's, not the class's
+
+
+def test_workdir_of_another_configuration(tmp_path):
+    first = config(workdir=tmp_path / "w", batch_size=8)
+    claim(dataclasses.replace(first, batch_size=4), 100)
+    claim(first, 100)  # nothing was saved yet, so nothing can be spoilt
+    (tmp_path / "w/checkpoints/50").mkdir(parents=True)
+    claim(dataclasses.replace(first, steps=9, log_every=1), 9)  # goes on for longer
+    with pytest.raises(UsageError, match=r"batch_size 8, now 16.*another --workdir"):
+        claim(dataclasses.replace(first, batch_size=16), 100)
+    (tmp_path / "w/config.json").write_text('{"arch": ')
+    with pytest.raises(UsageError, match="damaged"):
+        claim(first, 100)
+
+
+def test_a_rate_that_falls_to_the_end_needs_the_same_end(tmp_path):
+    cosine = config(workdir=tmp_path, lr_schedule="cosine")
+    claim(cosine, 100)
+    (tmp_path / "checkpoints/50").mkdir(parents=True)
+    claim(cosine, 100)
+    with pytest.raises(UsageError, match="last_step 100, now 120"):
+        claim(cosine, 120)
+
+
+def test_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        claim(config(workdir=tmp_path / "file/w"), 100)
+
+
+def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path, capsys):
+    steps = [{"kind": "train", "step": s, "loss": 1.0, "lr": 0.1} for s in (10, 20, 30)]
+    lines = [json.dumps(entry) for entry in steps]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "tra')
+    report = reporting.Reporter(config(workdir=tmp_path, batch_size=8), 20, 100, 10)
+    report.train(30, {"loss": 2.0, "lr": 0.1})
+    report.close()
+    entries = reporting.read_metrics(tmp_path)
+    assert [entry["step"] for entry in entries] == [10, 20, 30]
+    assert entries[-1]["loss"] == 2.0
+    assert "step 30/100  epoch 3.00  loss 2.0000" in capsys.readouterr().out

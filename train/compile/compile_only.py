@@ -1,0 +1,211 @@
+"""`--compile-only`: a run's training step, compiled for devices that are not there.
+
+The compiler is the one that the devices' own machines use, so what it says about memory and
+exchanges is what would happen; what it says about time is its model's. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from train.compile import table as report
+from train.compile import topology
+from train.compile.compiler import TooLargeError, compile_program
+from train.compile.topology import Topology
+from train.config.options import Config
+from train.data.sources import Dataset
+from train.engine import job, optimizer
+from train.engine.step import build_model, init_state, make_train_step, split
+from train.errors import TrainingError, UsageError
+from train.hosts.devices import Devices
+from train.report import alive
+
+Report = dict[str, Any]
+
+_UNIT = 8  # images a device by which the search for the largest batch goes
+_PRECISION = 16  # it ends when what fits and what does not are a sixteenth apart
+
+
+def describe(config: Config, dataset: Dataset) -> Report:
+    """Compiles, prints and returns what the compiler says of the step.
+
+    Raises:
+        UsageError: if the topology does not exist, its compiler is not installed, or the batch
+            cannot be spread over it.
+        TrainingError: if the step needs more memory than a device has; the message names the
+            largest batch that fits.
+    """
+    target = describe_topology(config)
+    print(report.headline(config, dataset, target), flush=True)
+    try:
+        result = compile_step(config, dataset, target)
+    except TooLargeError as error:
+        print(f"{error}\nlooking for the largest batch that fits", flush=True)
+        largest = largest_batch(config, dataset, target)
+        raise TrainingError(f"{error}; {_remedy(largest, len(target.devices))}") from None
+    print(report.table(result), flush=True)
+    return result
+
+
+def describe_topology(config: Config) -> Topology:
+    """Returns the devices of `--compile-only`.
+
+    Raises:
+        UsageError: if they cannot be compiled for as the configuration asks.
+    """
+    assert config.compile_only is not None
+    if config.dtype == "float64":
+        raise UsageError("--compile-only: --dtype float64 is for checks on a CPU")
+    target = topology.describe(config.compile_only)
+    if config.compile_effort == "full" and target.family == "v6e":
+        raise UsageError(
+            "--compile-effort full: for v6e the compiler has taken more than 12 GB of memory and "
+            "ten minutes without coming to an end; --compile-effort forced does it all the same"
+        )
+    return target
+
+
+def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
+    """Returns the report of a step, from the cache if its program is known.
+
+    Raises:
+        TooLargeError: if it does not fit into a device's memory.
+        TrainingError: if the compiler refuses it for another reason.
+    """
+    with alive.saying("tracing the training step"):
+        lowered, state_bytes = _lower(config, dataset, target)
+    each = config.batch_size // len(target.devices)
+    found = compile_program(
+        lowered, target, config.compile_effort, f"{each} images a device", config.compile_cache
+    )
+    del found["operations"]
+    result = report.complete(
+        {
+            "arch": config.arch,
+            "recipe": config.recipe,
+            "dataset": dataset.name,
+            "topology": target.name,
+            "device_kind": target.kind,
+            "devices": len(target.devices),
+            "chips": target.chips,
+            "dtype": config.dtype,
+            "grad_reduce": config.grad_reduce,
+            "image_size": config.image_size,
+            "batch_size": config.batch_size,
+            "grad_accum": config.grad_accum,
+            "effort": config.compile_effort,
+            "state_bytes": state_bytes,
+            "capacity_bytes": topology.capacity(target),
+            **found,
+        },
+        target,
+    )
+    needed, capacity = result["memory_bytes"], result["capacity_bytes"]
+    # The compiler for GPUs refuses nothing, the one for TPUs only what is in use at the same time;
+    # a device needs the gaps between temporaries too, a tenth of them where memory is short.
+    if capacity and needed > capacity:
+        raise TooLargeError(f"{each} images a device", needed, capacity)
+    return result
+
+
+def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
+    """Returns the largest batch, over all devices, whose step the compiler accepts; 0 for none.
+
+    It gives each device a multiple of eight images, or fewer than eight, and is found to a
+    sixteenth: a batch that much larger has been refused.
+
+    Args:
+        config: of the run; the search starts from its batch.
+        dataset: of the run.
+        target: the devices.
+    """
+    unit = len(target.devices) * config.grad_accum * max(config.bn_group, 1)
+    fits, fails = 0, None
+    measured: list[tuple[int, float]] = []
+    tried: int | None = max(config.batch_size // unit, 1)
+    while tried:
+        try:
+            batch = dataclasses.replace(config, batch_size=tried * unit)
+            found = compile_step(batch, dataset, target)
+            fits, needed, available = tried, found["memory_bytes"], found["capacity_bytes"]
+        except TooLargeError as refusal:
+            fails, needed, available = tried, refusal.required, refusal.available
+        if needed and available:
+            measured.append((tried, needed / available))
+        tried = _next_try(measured, fits, fails)
+    return fits * unit
+
+
+def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -> int | None:
+    """Returns what to try next, None if what fits and what does not are close enough."""
+    if fails is not None and fits < _UNIT < fails:
+        return _UNIT
+    step = _UNIT if fits >= _UNIT else 1
+    close = max(fits // _PRECISION // step, 1) * step
+    if fails is not None and fails - fits <= close:
+        return None
+    guess = _where_memory_ends(measured)
+    if fails is None:
+        # A compiler short of memory keeps less and computes more, so twice as much may fit, and
+        # what is far too large is refused at once. Only next to the end is less to be tried.
+        share = measured[-1][1] if measured else 0.0
+        if share > 1 - 0.5 / _PRECISION:
+            guess = fits + close
+        else:
+            guess = 2 * fits if share > 0.7 else max(guess, 2 * fits)
+        return guess if guess < _UNIT else guess // _UNIT * _UNIT
+    inside = max(close, (fails - fits) // 4)
+    lowest, highest = fits + inside, fails - inside
+    guess = min(max(guess, lowest), highest) if lowest < highest else (fits + fails) // 2
+    return max(guess // step * step, fits + step)
+
+
+def _where_memory_ends(measured: list[tuple[int, float]]) -> int:
+    """Returns where the line through the last two points, the first of which is zero, reaches 1."""
+    (n, before), (m, share) = [(0, 0.0), (0, 0.0), *measured][-2:]
+    return round(m + (1 - share) * (m - n) / (share - before)) if share != before else 0
+
+
+def _remedy(largest: int, devices: int) -> str:
+    if largest:
+        return (
+            f"--batch-size {largest} fits, {largest // devices} images a device; a larger batch "
+            "needs --grad-accum, --dtype bfloat16, or more chips"
+        )
+    return "not even one image a device fits: --dtype bfloat16, or a smaller --image-size"
+
+
+def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int]:
+    """Traces the step that a run would compile; returns it with the bytes of its state."""
+    devices = Devices.of(config, target.devices)
+    per_epoch, total = job.length(config, dataset)
+    model = nnx.eval_shape(lambda: build_model(config, len(dataset.classes), dataset.channels))
+    train_def, _, params, stats = split(
+        model,
+        freeze_backbone=config.freeze_backbone,
+        wide_gradients=config.grad_reduce == "float32",
+    )
+    tx = optimizer.make_optimizer(config, per_epoch, total)
+    averages = config.ema_decay > 0
+    state = jax.eval_shape(lambda p, s: init_state(p, s, tx, averages=averages), params, stats)
+    packing = job.packing_for(state, devices)
+    packed = jax.eval_shape(packing.pack, state)
+    step = make_train_step(train_def, tx, config, len(dataset.classes), devices.spread)
+    lowered = job.jit(step, packing, devices).lower(packed, _batch(config, dataset))
+    return lowered, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as the input pipeline makes it: pixels as they are, encoded images cut to size."""
+    image = dataset.train[0].image
+    shape = (config.image_size, config.image_size, dataset.channels)
+    shape = image.shape if isinstance(image, np.ndarray) else shape
+    return {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }

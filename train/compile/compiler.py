@@ -1,0 +1,121 @@
+"""A traced program, compiled for devices that are not there, and what the compiler says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from inception_jax.weights import download
+from train.compile import hlo, topology
+from train.compile.topology import Topology
+from train.errors import TrainingError
+from train.report import alive
+
+Effort = Literal["quick", "full", "forced"]
+Report = dict[str, Any]
+
+# Without the search for the best tilings, which takes ten times as long and changes neither memory
+# nor exchanges. jax 0.11 has replaced one option of the compiler by the other.
+_OLD_JAX = "jax_exec_time_optimization_effort" in jax.config.values
+_QUICK = {"exec_time_optimization_effort": -1.0} if _OLD_JAX else {"optimization_level": "O0"}
+_EFFORTS: dict[str, dict[str, Any]] = {"quick": _QUICK, "full": {}, "forced": {}}
+
+
+class TooLargeError(TrainingError):
+    """A program does not fit into a device's memory; `required` and `available` are bytes."""
+
+    def __init__(self, what: str, required: int | None, available: int | None, reason: str = ""):
+        self.required, self.available = required, available
+        message = f"{what} are too many for its memory ({reason})"
+        if required and available:
+            message = (
+                f"{what} need {required / 2**30:.2f} GiB, of which a device has "
+                f"{available / 2**30:.2f}"
+            )
+        super().__init__(message)
+
+
+def compile_program(
+    lowered: Any, target: Topology, effort: Effort, what: str, cache: bool = True
+) -> Report:
+    """Returns what the compiler says of a program, from the cache if it is known.
+
+    Args:
+        lowered: of `jax.jit(...).lower(...)`, with shardings over the target's devices.
+        target: the devices.
+        effort: of the compiler.
+        what: is compiled, for messages: "32 images a device".
+        cache: look the program up first; it is stored in any case.
+
+    Returns:
+        Bytes of arguments, outputs, temporaries, code; FLOPs; the compiler's own estimates of time;
+        what devices exchange; and under "operations" each operation, see `hlo.operations`.
+
+    Raises:
+        TooLargeError: if the program does not fit into a device's memory.
+        TrainingError: if the compiler refuses it for another reason.
+    """
+    path = _cache_file(lowered.as_text(), target, effort)
+    found = json.loads(path.read_text()) if cache and path.exists() else {}
+    if "operations" not in found and "refused" not in found:
+        with alive.saying(f"compiling for {target.name}, {what}"):
+            found = _compile(lowered, effort)
+        _store({"compiler": target.compiler, **found}, path)
+        found = {"compiler": target.compiler, **found}
+    if "refused" in found:
+        raise TooLargeError(what, found["required"], found["available"], found["refused"])
+    return found
+
+
+def _compile(lowered: Any, effort: Effort) -> Report:
+    started = time.monotonic()
+    try:
+        compiled = lowered.compile(compiler_options=_EFFORTS[effort])
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if "RESOURCE_EXHAUSTED" not in reason:
+            raise TrainingError(f"the compiler refuses the step: {reason}") from error
+        sizes = topology.required(reason), topology.available(reason)
+        return {"refused": reason, "required": sizes[0], "available": sizes[1]}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    cost = compiled.cost_analysis() or {}
+    cycles, without = hlo.cycles(text)
+    return {
+        "compile_seconds": round(time.monotonic() - started, 1),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "donated_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "optimal_seconds": cost.get("optimal_seconds"),
+        "custom_calls": hlo.custom_calls(text),
+        "cycles": cycles,
+        "without_cycles": without,
+        "collectives": [dataclasses.asdict(c) for c in hlo.collectives(text)],
+        "operations": [dataclasses.asdict(o) for o in hlo.operations(text)],
+    }
+
+
+def _cache_file(text: str, target: Topology, effort: Effort) -> Path:
+    """Where the report of a program is kept: by all that the compiler is given."""
+    flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
+    tuned = "quick" if effort == "quick" else "full"
+    key = (text, target.name, target.compiler, jax.__version__, tuned)
+    digest = hashlib.sha256(repr((*key, *flags)).encode()).hexdigest()
+    return download.cache_folder() / "compiled" / f"{digest[:32]}.json"
+
+
+def _store(found: Report, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(found))
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Options, recipes and the folder of a run."""

@@ -1,0 +1,1 @@
+"""Data sets converted to array_record."""

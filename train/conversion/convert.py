@@ -1,0 +1,189 @@
+"""Copies TFRecord files into data sets of TFDS in its array_record format."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from train.conversion import array_records
+from train.conversion.array_records import Shard, new_folder, write
+from train.conversion.tfrecords import read_records
+from train.errors import UsageError
+
+_SHARD = re.compile(r"(train|validation)-(\d{5})-of-(\d{5})")
+
+
+def convert(src: Path, dst: Path, name: str | None = None, label_offset: int = -1) -> Path:
+    """Writes TFRecord files as a data set of TFDS in the array_record format.
+
+    Args:
+        src: a version's folder of TFDS, or a folder of `train-00000-of-01024` and
+            `validation-00000-of-00128` with the features image/encoded, image/class/label and, if
+            they have them, image/class/synset and image/filename.
+        dst: where to put NAME/VERSION.
+        name: what to call it; the source's name or "imagenet2012" by default.
+        label_offset: added to the labels of the second form.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UsageError: if the files are damaged or incomplete, or the result exists.
+        TrainingError: if the result cannot be written.
+    """
+    if not src.is_dir():
+        raise UsageError(f"{src}: no such folder")
+    if (src / "dataset_info.json").is_file():
+        return _convert_prepared(src, dst, name)
+    return _convert_shards(src, dst, name or "imagenet2012", label_offset)
+
+
+def _convert_prepared(src: Path, dst: Path, name: str | None) -> Path:
+    """Copies the records file by file and changes what dataset_info.json says of the format."""
+    try:
+        info = tfds.builder_from_directory(str(src)).info
+        metadata = json.loads((src / "dataset_info.json").read_text())
+    except Exception as error:  # of whatever kind: it is the metadata that cannot be read
+        raise UsageError(f"{src} is no prepared data set that TFDS can read: {error}") from error
+    if info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UsageError(f"{src} was prepared as {metadata.get('fileFormat')}, not as tfrecord")
+    name = name or str(metadata["name"])
+    config, version = str(metadata.get("configName", "")), str(info.version)
+    files = [
+        (split, Path(path), length)
+        for split, split_info in info.splits.items()
+        for path, length in zip(split_info.filepaths, split_info.shard_lengths, strict=True)
+    ]
+    _require([path for _, path, _ in files])
+    shards = [Shard(split, _counted(path, length)) for split, path, length in files]
+    total = sum(length for _, _, length in files)
+    with new_folder(dst, f"{name}/{config}" if config else name, version) as folder:
+        _require_space(folder, [path for _, path, _ in files])
+        write(folder, name, shards, total)
+        records = {path.name for _, path, _ in files}
+        for path in src.iterdir():
+            if path.is_file() and path.name not in records:
+                shutil.copyfile(path, folder / path.name)
+        metadata.update(name=name, fileFormat=array_records.FORMAT)
+        for split in metadata["splits"]:
+            split["filepathTemplate"] = array_records.TEMPLATE
+        (folder / "dataset_info.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    return dst / name / config / version
+
+
+def _counted(path: Path, expected: int) -> Iterator[bytes]:
+    count = 0
+    for record in read_records(path):
+        yield record
+        count += 1
+    if count != expected:
+        raise UsageError(f"{path} has {count} records, dataset_info.json says {expected}")
+
+
+def _convert_shards(src: Path, dst: Path, name: str, label_offset: int) -> Path:
+    """Reads Inception's features and writes those of TFDS."""
+    files = _shard_files(src)
+    labels = _Labels(label_offset)
+    shards = [Shard(split, labels.records(path)) for split, path in files]
+    with new_folder(dst, name, array_records.VERSION) as folder:
+        _require_space(folder, [path for _, path in files])
+        lengths = write(folder, name, shards, None)
+        array_records.write_metadata(
+            folder, name, array_records.image_features(labels.names()), lengths
+        )
+    return dst / name / array_records.VERSION
+
+
+def _shard_files(src: Path) -> list[tuple[str, Path]]:
+    """The shards in `src` or its folders "train" and "validation", in order and complete."""
+    found: dict[str, dict[int, Path]] = {}
+    counts: dict[str, set[int]] = {}
+    for folder in (src, src / "train", src / "validation"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if match := _SHARD.fullmatch(path.name):
+                split, number, count = match[1], int(match[2]), int(match[3])
+                found.setdefault(split, {})[number] = path
+                counts.setdefault(split, set()).add(count)
+    if not found:
+        raise UsageError(
+            f"{src} has neither dataset_info.json nor shards such as train-00000-of-01024"
+        )
+    for split, numbers in counts.items():
+        missing = sorted(set(range(max(numbers))) - set(found[split]))
+        if len(numbers) > 1 or missing:
+            raise UsageError(
+                f"{src}: the shards of {split} are incomplete: {len(missing)} of {max(numbers)} "
+                f"missing, such as {split}-{(missing or [0])[0]:05d}-of-{max(numbers):05d}"
+            )
+    return [(split, path) for split in sorted(found) for _, path in sorted(found[split].items())]
+
+
+class _Labels:
+    """Reads records of the form of Inception's ImageNet and remembers the classes' names."""
+
+    def __init__(self, offset: int) -> None:
+        text = tfds.features.Text()
+        label = tfds.features.Scalar(np.int64)
+        # A slash in a record's key is a level of the features.
+        self._source = tfds.features.FeaturesDict(
+            {
+                "image": {
+                    "encoded": text,
+                    "class": {"label": label, "synset": text},
+                    "filename": text,
+                }
+            }
+        )
+        self._target = array_records.image_features(None)
+        self._offset = offset
+        self._synsets: dict[int, str] = {}
+
+    def records(self, path: Path) -> Iterator[bytes]:
+        """Yields the records of a shard in the form of TFDS."""
+        for number, record in enumerate(read_records(path)):
+            where = f"{path}, record {number}"
+            try:
+                example: Any = self._source.deserialize_example_np(record)
+            except Exception as error:  # protobuf's, not ours to know
+                raise UsageError(f"{where} is no tf.train.Example: {error}") from error
+            image = example["image"]
+            if not image["encoded"] or image["class"]["label"] is None:
+                raise UsageError(f"{where} lacks image/encoded or image/class/label")
+            label = int(image["class"]["label"]) + self._offset
+            if label < 0:
+                raise UsageError(
+                    f"{where} has the label {label - self._offset}: with --label-offset 0 labels "
+                    "start at 0"
+                )
+            self._remember(label, image["class"]["synset"] or b"", where)
+            name = (image["filename"] or b"").decode(errors="replace") or f"{path.name}/{number}"
+            yield array_records.serialize(self._target, image["encoded"], label, name)
+
+    def _remember(self, label: int, synset: bytes, where: str) -> None:
+        name = synset.decode(errors="replace")
+        if self._synsets.setdefault(label, name) != name:
+            raise UsageError(f"{where}: label {label} is {name!r} and {self._synsets[label]!r}")
+
+    def names(self) -> tuple[str, ...]:
+        """The classes in the order of their labels."""
+        count = max(self._synsets, default=-1) + 1
+        return tuple(self._synsets.get(label) or str(label) for label in range(count))
+
+
+def _require(paths: list[Path]) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UsageError(f"{len(missing)} of {len(paths)} files are missing, such as {missing[0]}")
+
+
+def _require_space(folder: Path, files: list[Path]) -> None:
+    needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UsageError(f"{folder.parent} has {free / 1e9:.1f} GB free of {needed / 1e9:.1f}")

@@ -1,0 +1,181 @@
+"""Crops, mirrors and windows: what an image looks like in training and in evaluation.
+
+All randomness comes from the generator that is passed in, so the same generator gives the same
+pixels wherever it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from train.data.decoding import Box, decode_crop, decode_whole, resize, resize_box, whole
+
+Crop = Literal["inception", "window", "none"]
+
+_ASPECT = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+
+
+def inception_box(height: int, width: int, rng: np.random.Generator, area_min: float) -> Box:
+    """Draws the Inception papers' crop (1409.4842, section 6).
+
+    Its share of the area is uniform between `area_min` and 1 and its aspect ratio between 3/4 and
+    4/3, uniform in the logarithm as in torchvision's `RandomResizedCrop`, so that upright and lying
+    crops are equally likely. (`tf.image.sample_distorted_bounding_box` draws the height uniformly,
+    hence more small crops.) Where ten attempts do not fit into the image, it is the largest central
+    part of a permitted ratio, again as in torchvision.
+    """
+    low, high = (math.log(ratio) for ratio in _ASPECT)
+    for _ in range(_ATTEMPTS):
+        area = height * width * rng.uniform(area_min, 1)
+        ratio = math.exp(rng.uniform(low, high))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return Box(int(top), int(left), h, w)
+    h = min(height, round(width / _ASPECT[0]))
+    w = min(width, round(height * _ASPECT[1]))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def central_box(height: int, width: int, fraction: float) -> Box:
+    """The central part, `fraction` of each side, rounded as `tf.image.central_crop` rounds."""
+    top, left = int((height - height * fraction) / 2), int((width - width * fraction) / 2)
+    return Box(top, left, height - 2 * top, width - 2 * left)
+
+
+def train_view(
+    data: bytes | np.ndarray,
+    rng: np.random.Generator,
+    crop: Crop,
+    size: int,
+    channels: int,
+    area_min: float,
+    flip: bool,
+) -> tuple[np.ndarray, str | None]:
+    """Decodes an image as training sees it.
+
+    Args:
+        data: an encoded image, or pixels [h, w, c] uint8.
+        rng: the image's generator for this epoch.
+        crop: "inception", `inception_box` resized; "window", Caffe's: the whole image resized
+            without regard to its shape to 256/224 of the size, and of that a random window;
+            "none", the whole image: encoded ones resized, pixels as they are.
+        size: side of the view.
+        channels: 3 for RGB, 1 for luma.
+        area_min: the smallest share of the image's area in an Inception crop.
+        flip: mirror every second image.
+
+    Returns:
+        Pixels [size, size, channels] uint8, and what they were converted from, if from anything
+        unusual.
+
+    Raises:
+        BadImageError: if the data is damaged.
+    """
+    if crop == "inception":
+        decoded = decode_crop(data, lambda h, w: inception_box(h, w, rng, area_min), size, channels)
+    elif crop == "window":
+        decoded = decode_crop(data, whole, window_source_size(size), channels)
+    elif isinstance(data, np.ndarray):
+        decoded = decode_whole(data, channels)
+    else:
+        decoded = decode_crop(data, whole, size, channels)
+    image = decoded.image
+    if crop == "window":
+        top, left = rng.integers(image.shape[0] - size + 1, size=2)
+        image = image[top : top + size, left : left + size]
+    if flip and rng.integers(2):
+        # NumPy's mirrored view takes four times as long to copy, nearly as long as the decoding.
+        image = cv2.flip(image, 1).reshape(image.shape)
+    return image, decoded.converted
+
+
+def window_source_size(size: int) -> int:
+    """What an image is resized to before a window of `size` is cut: 256 for 224."""
+    return round(size * 256 / 224)
+
+
+def evaluation_view(
+    data: bytes | np.ndarray, size: int, channels: int, fraction: float, crops: int
+) -> tuple[np.ndarray, str | None]:
+    """Decodes an image as evaluation sees it.
+
+    Args:
+        data: an encoded image, or pixels [h, w, c] uint8.
+        size: side of the view.
+        channels: 3 for RGB, 1 for luma.
+        fraction: the central part that is resized, as a share of each side.
+        crops: 1, or the 12 or 144 of `multi_crops`.
+
+    Returns:
+        Pixels [size, size, channels] uint8, [crops, size, size, channels] for more than one, and
+        pixels as they are for one crop of an array; and what they were converted from, if from
+        anything unusual.
+
+    Raises:
+        BadImageError: if the data is damaged.
+    """
+    if crops > 1:
+        decoded = decode_whole(data, channels, max(crop_scales(size, crops)))
+        return multi_crops(decoded.image, size, crops), decoded.converted
+    if isinstance(data, np.ndarray):
+        return decode_whole(data, channels).image, None
+    decoded = decode_crop(data, lambda h, w: central_box(h, w, fraction), size, channels)
+    return decoded.image, decoded.converted
+
+
+def crop_scales(size: int, crops: int) -> tuple[int, ...]:
+    """The shorter sides an image is resized to: 256, 288, 320 and 352 for a size of 224."""
+    sides = (256,) if crops == 12 else (256, 288, 320, 352)
+    return tuple(round(size * side / 224) for side in sides)
+
+
+def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
+    """Cuts the crops that GoogLeNet's results are averaged over (1409.4842, section 7).
+
+    144: the image is resized to four scales; of each, the left, central and right square (of an
+    upright image the upper, central and lower one); of each square the four corners, the center
+    and the square itself resized to the crop's size; and their mirror images. 12: the first scale
+    and the central square only.
+
+    Args:
+        image: pixels [h, w, c] uint8.
+        size: side of the crops.
+        crops: 12 or 144.
+
+    Returns:
+        Crops [crops, size, size, c] uint8; every odd one mirrors the one before.
+
+    Raises:
+        ValueError: if `crops` is neither.
+    """
+    if crops not in (12, 144):
+        raise ValueError(f"crops {crops}: 12 or 144")
+    squares = _squares(image)
+    views = []
+    for side in crop_scales(size, crops):
+        for square in squares if crops == 144 else squares[1:2]:
+            for view in _six_crops(resize(square, side, side), size):
+                views += [view, view[:, ::-1]]
+    return np.stack(views)
+
+
+def _squares(image: np.ndarray) -> list[np.ndarray]:
+    """The first, central and last square; resized afterwards, however long the image is."""
+    height, width = image.shape[:2]
+    side, rest = min(height, width), abs(height - width)
+    if height > width:
+        return [image[start : start + side] for start in (0, rest // 2, rest)]
+    return [image[:, start : start + side] for start in (0, rest // 2, rest)]
+
+
+def _six_crops(square: np.ndarray, size: int) -> list[np.ndarray]:
+    rest = square.shape[0] - size
+    starts = [(0, 0), (0, rest), (rest, 0), (rest, rest), (rest // 2, rest // 2)]
+    crops = [square[top : top + size, left : left + size] for top, left in starts]
+    return [*crops, resize_box(square, whole(*square.shape[:2]), size)]

@@ -1,0 +1,196 @@
+"""Rows to batches: read ahead by Grain, in threads or in workers that end with the program.
+
+Worker processes import this module, so it imports neither JAX nor a network (Grain itself takes
+JAX's tree functions where JAX is installed, but starts no backend).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from train.data.notes import Note
+from train.errors import TrainingError, UsageError
+
+Batch = dict[str, Any]
+
+_SHARED_MEMORY = Path("/dev/shm")
+_BUFFERED = 2  # batches ready in each worker
+_ALIGNMENT = 64  # bytes
+_MIN_SHARED_BYTES = 1 << 16  # labels travel by pickle
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An image as a batch takes it; a mask of 0 where it does not count."""
+
+    image: np.ndarray
+    label: int
+    mask: float = 1.0
+    notes: tuple[Note, ...] = ()
+
+
+class Batches:
+    """An iterator over batches whose workers end with it.
+
+    Use it in a `with` statement, or close it.
+
+    Args:
+        batches: Grain's iterator.
+        close: what ends it.
+    """
+
+    def __init__(
+        self,
+        batches: grain.DatasetIterator[Batch],
+        close: Callable[[list[grain.DatasetIterator[Batch]]], None],
+    ) -> None:
+        self._open = [batches]
+        # Also at the interpreter's end, where Grain's own destructors would find its modules gone.
+        self._close = weakref.finalize(self, close, self._open)
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._open:
+            raise StopIteration
+        try:
+            batch = next(self._open[0])
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise TrainingError(
+                f"an input worker died ({error}): if memory ran out, use fewer --workers or a "
+                "smaller --batch-size"
+            ) from error
+        # Out of the memory shared with the workers, which would outlive the program with the array.
+        return {k: _copy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers; closing again does nothing."""
+        self._close()
+
+
+def _copy(array: np.ndarray) -> np.ndarray:
+    """A copy that begins where JAX takes the memory of an array on a CPU as it is."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _close_threads(batches: list[grain.DatasetIterator[Batch]]) -> None:
+    while batches:
+        batches.pop().close()
+
+
+def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
+    _close_threads(batches)
+    # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what is
+    # left when the program ends is warned about.
+    gc.collect()
+    time.sleep(0.1)
+
+
+def make_batches(
+    indices: Sequence[int],
+    load: Callable[[int], Row],
+    share: int,
+    workers: int,
+    row_bytes: int,
+) -> Batches:
+    """Loads rows and puts every `share` of them into a batch, in order.
+
+    Args:
+        indices: of the rows; those that fill no batch are left out.
+        load: makes a row; must be picklable where there are workers.
+        share: rows in a batch.
+        workers: worker processes; 0 for threads of this one.
+        row_bytes: size of a row's image, for the memory that is shared with the workers.
+
+    Raises:
+        UsageError: if that memory is too small.
+    """
+    images = grain.MapDataset.source(indices).map(load)
+    workers = min(workers, len(indices) // share)
+    if workers == 0:
+        threads = min(len(os.sched_getaffinity(0)), 16)
+        read_ahead = grain.ReadOptions(threads, max(2 * share, threads))
+        rows = images.to_iter_dataset(read_ahead)
+        return Batches(iter(rows.batch(share, batch_fn=_stack)), _close_threads)
+    _check_shared_memory(workers, share * row_bytes)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags
+    # Whole batches are the workers' unit: sharing out single images would mix them.
+    batches = images.batch(share, batch_fn=_stack).to_iter_dataset(grain.ReadOptions(1, 1))
+    small = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
+    batches = grain.experimental.WithOptionsIterDataset(batches, small)
+    spread = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFERED)
+    batches = batches.mp_prefetch(spread, worker_init_fn=_start_worker)
+    return Batches(iter(batches), _close_workers)
+
+
+def _stack(rows: Sequence[Row]) -> Batch:
+    return {
+        "image": np.stack([row.image for row in rows]),
+        "label": np.array([row.label for row in rows], np.int32),
+        "mask": np.array([row.mask for row in rows], np.float32),
+        "notes": tuple(note for row in rows for note in row.notes),
+    }
+
+
+def _check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Writing past the end of /dev/shm, 64 MB in a container, would kill the workers."""
+    needed = workers * (_BUFFERED + 2) * batch_bytes
+    if not _SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+        raise UsageError(
+            f"--workers {workers} need {needed / 1e6:.0f} MB of shared memory for their batches, "
+            f"{_SHARED_MEMORY} has {free / 1e6:.0f} MB: use fewer, --workers 0 for threads, or "
+            "give the container more (docker run --shm-size)"
+        )
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Leaves signals to the main process and ends with it, even if it is killed."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

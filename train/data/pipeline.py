@@ -1,0 +1,283 @@
+"""Batches: what is in one follows from the seed and the step, not from who loads it.
+
+No state of an iterator is stored: training goes on at a step by starting there, with any number of
+workers and processes.
+
+Worker processes import this module, so it imports neither JAX nor a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from train.data.augment import Crop, evaluation_view, train_view
+from train.data.batches import Batches, Row, make_batches
+from train.data.decoding import BadImageError
+from train.data.notes import BadImages, Note, read_exclusions, stem, too_many
+from train.data.randaugment import rand_augment
+from train.data.sources import Dataset, Example, Source
+
+__all__ = [
+    "BadImages",
+    "Batches",
+    "InputOptions",
+    "Note",
+    "evaluation_batches",
+    "read_exclusions",
+    "train_batches",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+    """How images become batches.
+
+    Args:
+        image_size: side of the views in pixels.
+        channels: 3 for RGB, 1 for luma.
+        num_classes: labels are 0 to num_classes - 1.
+        crop: what training shows, see `augment.train_view`.
+        crop_area_min: smallest share of the area in an "inception" crop.
+        flip: mirror every second training image.
+        randaugment: magnitude of RandAugment up to 10, see `randaugment`; 0 for none.
+        randaugment_std: standard deviation of the magnitude.
+        eval_crop_fraction: central part that a single evaluation crop shows.
+        eval_crops: 1, 12 or 144, see `augment.multi_crops`.
+        workers: worker processes; 0 for threads of this one.
+        max_bad_images: how many images may be unusable.
+    """
+
+    image_size: int
+    channels: int
+    num_classes: int
+    crop: Crop = "inception"
+    crop_area_min: float = 0.08
+    flip: bool = True
+    randaugment: float = 0.0
+    randaugment_std: float = 0.5
+    eval_crop_fraction: float = 0.875
+    eval_crops: Literal[1, 12, 144] = 1
+    workers: int = 0
+    max_bad_images: int = 0
+
+
+def train_batches(
+    dataset: Dataset,
+    options: InputOptions,
+    start_step: int,
+    stop_step: int,
+    batch_size: int,
+    seed: int,
+    process: int = 0,
+    processes: int = 1,
+) -> Batches:
+    """One process's share of the training batches from `start_step` to before `stop_step`.
+
+    Every epoch has an order of its own and drops the remainder that fills no batch. An image's
+    augmentation depends on the seed, the epoch and the image. An unusable image is replaced by the
+    next usable one in the epoch's order.
+
+    Args:
+        dataset: what to show.
+        options: how to show it.
+        start_step: step of the first batch.
+        stop_step: step after the last.
+        batch_size: images in a step over all processes.
+        seed: not negative.
+        process: this process's index; its images are the rows from
+            process * batch_size / processes on.
+        processes: how many share a batch; must divide it.
+
+    Returns:
+        Batches of "image" [b, h, w, c] uint8, "label" [b] int32, "mask" [b] float32, all 1, and
+        "notes", a tuple of `Note`.
+
+    Raises:
+        ValueError: if the batch cannot be shared or is larger than the data set.
+        UsageError: if the workers' shared memory is too small.
+        TrainingError: on iteration, if no image can be used, or more than `max_bad_images` at one
+            place.
+    """
+    share = _share(batch_size, processes)
+    if batch_size > len(dataset.train):
+        raise ValueError(f"batch size {batch_size} of {len(dataset.train)} images")
+    load = _TrainingImages(dataset.train, options, seed, batch_size, share, process)
+    indices = range(start_step * share, max(start_step, stop_step) * share)
+    blank = _blank(dataset.train, options, 1)
+    return make_batches(indices, load, share, options.workers, blank.nbytes)
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    options: InputOptions,
+    batch_size: int,
+    process: int = 0,
+    processes: int = 1,
+    exclude: frozenset[str] = frozenset(),
+) -> Batches:
+    """One process's share of the test images, each shown once over all processes.
+
+    Args:
+        dataset: what to show.
+        options: how to show it.
+        batch_size: images in a step over all processes.
+        process: this process's index, as in `train_batches`.
+        processes: how many share a batch; must divide it.
+        exclude: file names, without folders and extension, that are left out.
+
+    Returns:
+        As many batches in every process: "image" [b, h, w, c] uint8, or [b, crops, h, w, c] with
+        more than one crop; "label" [b] int32; "mask" [b] float32, 0 for rows that only fill the
+        last batch and for images that are excluded or unusable; "notes", a tuple of `Note`, which
+        has the latter two.
+
+    Raises:
+        ValueError: if the batch cannot be shared.
+        UsageError: if the workers' shared memory is too small.
+    """
+    share = _share(batch_size, processes)
+    steps = -(-len(dataset.test) // batch_size)
+    blank = _blank(dataset.test, options, options.eval_crops)
+    load = _TestImages(dataset.test, options, exclude, blank, batch_size, share, process)
+    return make_batches(range(steps * share), load, share, options.workers, blank.nbytes)
+
+
+def _share(batch_size: int, processes: int) -> int:
+    if batch_size % processes:
+        raise ValueError(f"batch size {batch_size} cannot be shared by {processes} processes")
+    return batch_size // processes
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingImages:
+    """Loads what a process shows as its image number `index` since step 0."""
+
+    source: Source
+    options: InputOptions
+    seed: int
+    batch_size: int
+    share: int
+    process: int
+
+    def __call__(self, index: int) -> Row:
+        count = len(self.source)
+        step, row = divmod(index, self.share)
+        epoch, step = divmod(step, count // self.batch_size)
+        position = step * self.batch_size + self.process * self.share + row
+        order = _order(self.seed, epoch, count)
+        skipped: dict[str, str] = {}
+        while len(skipped) <= self.options.max_bad_images and len(skipped) < count:
+            chosen = int(order[(position + len(skipped)) % count])
+            try:
+                return self._view(chosen, epoch, skipped)
+            except BadImageError as error:
+                skipped[error.name or f"image {chosen}"] = str(error)
+        raise too_many(skipped, self.options.max_bad_images)
+
+    def _view(self, chosen: int, epoch: int, skipped: dict[str, str]) -> Row:
+        options = self.options
+        example = _read(self.source, chosen, options.num_classes)
+        # One more than the index: NumPy takes (seed, epoch) and (seed, epoch, 0) for the same.
+        rng = np.random.default_rng((self.seed, epoch, chosen + 1))
+        with _named(example.name):
+            image, converted = train_view(
+                example.image,
+                rng,
+                options.crop,
+                options.image_size,
+                options.channels,
+                options.crop_area_min,
+                options.flip,
+            )
+        if options.randaugment > 0:
+            image = rand_augment(image, rng, options.randaugment, options.randaugment_std)
+        notes = tuple(Note("skipped", name, reason) for name, reason in skipped.items())
+        return Row(image, example.label, notes=(*notes, *_conversion(example, converted)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _TestImages:
+    """Loads what a process evaluates as its image number `index`."""
+
+    source: Source
+    options: InputOptions
+    exclude: frozenset[str]
+    blank: np.ndarray
+    batch_size: int
+    share: int
+    process: int
+
+    def __call__(self, index: int) -> Row:
+        step, row = divmod(index, self.share)
+        chosen = step * self.batch_size + self.process * self.share + row
+        if chosen >= len(self.source):
+            return self._masked()
+        try:
+            return self._view(chosen)
+        except BadImageError as error:
+            return self._masked(Note("skipped", error.name or f"image {chosen}", str(error)))
+
+    def _view(self, chosen: int) -> Row:
+        options = self.options
+        example = _read(self.source, chosen, options.num_classes)
+        if stem(example.name) in self.exclude:
+            return self._masked(Note("excluded", example.name, "on the list of exclusions"))
+        with _named(example.name):
+            image, converted = evaluation_view(
+                example.image,
+                options.image_size,
+                options.channels,
+                options.eval_crop_fraction,
+                options.eval_crops,
+            )
+        return Row(image, example.label, notes=_conversion(example, converted))
+
+    def _masked(self, *notes: Note) -> Row:
+        return Row(self.blank, 0, 0.0, notes)
+
+
+@functools.lru_cache(maxsize=3)  # reading ahead crosses from one epoch into the next
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def _read(source: Source, index: int, num_classes: int) -> Example:
+    example = source[index]
+    if not 0 <= example.label < num_classes:
+        reason = f"label {example.label} is not among the {num_classes} classes"
+        raise BadImageError(reason, example.name)
+    return example
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Tells an error whose image it is about."""
+    try:
+        yield
+    except BadImageError as error:
+        error.name = name
+        raise
+
+
+def _conversion(example: Example, converted: str | None) -> tuple[Note, ...]:
+    return (Note("converted", example.name, converted),) if converted else ()
+
+
+def _blank(source: Source, options: InputOptions, crops: int) -> np.ndarray:
+    """Zeros in the shape of a row."""
+    shape = (options.image_size, options.image_size, options.channels)
+    if crops > 1:
+        return np.zeros((crops, *shape), np.uint8)
+    try:
+        first = source[0].image if len(source) else b""
+    except BadImageError:
+        first = b""  # a file, and so no array
+    if isinstance(first, np.ndarray):
+        shape = (*first.shape[:2], options.channels)
+    return np.zeros(shape, np.uint8)

@@ -1,0 +1,1 @@
+"""A run: network, step, loop, evaluation, checkpoints."""

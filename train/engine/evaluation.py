@@ -1,0 +1,153 @@
+"""Exact evaluation: every image once, whatever the number of devices and processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from train.config.options import Config
+from train.data import pipeline
+from train.data.augment import evaluation_view
+from train.data.pipeline import BadImages, InputOptions
+from train.data.sources import Dataset
+from train.engine.step import TrainState, make_eval_step
+from train.errors import TrainingError
+from train.hosts import processes
+from train.hosts.devices import Devices
+
+Stop = Callable[[], bool]
+
+
+class Interrupted(Exception):
+    """An evaluation was given up because the run is to end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: `eval_top1`, `eval_top5`, `eval_loss` of the averaged weights and, with the suffix
+            `_raw`, of those being trained; `eval_examples`, and `eval_left_out` if there are any.
+        predictions: of the averaged weights, for each image in the order of the test set.
+        labels: of the same images.
+        counted: False for an image that could not be read or was left out.
+    """
+
+    metrics: dict[str, Any]
+    predictions: np.ndarray
+    labels: np.ndarray
+    counted: np.ndarray
+
+
+class Evaluator:
+    """Evaluates states on the test images.
+
+    Args:
+        config: of the run.
+        dataset: with the test images.
+        options: of the input pipeline.
+        devices: what evaluates.
+        eval_def: the network in evaluation mode.
+        bad_images: counts those that cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        options: InputOptions,
+        devices: Devices,
+        eval_def: nnx.GraphDef,
+        bad_images: BadImages,
+    ):
+        self._config, self._dataset, self._options = config, dataset, options
+        self._devices, self._bad_images = devices, bad_images
+        self._step = jax.jit(make_eval_step(eval_def, config), out_shardings=devices.replicated)
+        path = config.eval_exclude
+        self._exclude = frozenset() if path is None else pipeline.read_exclusions(path)
+        views = config.eval_crops
+        # As many views at once as training has images, and a multiple of the devices.
+        count = jax.device_count()
+        self._batch_size = (
+            -(-max(config.batch_size // config.grad_accum // views, 1) // count) * count
+        )
+
+    def __call__(self, state: TrainState, stop: Stop = lambda: False) -> Evaluation:
+        """Evaluates the averaged weights, and those being trained.
+
+        Args:
+            state: with both.
+            stop: asked after each batch; every process must get the same answers.
+
+        Raises:
+            Interrupted: when `stop` says so.
+            TrainingError: if too many images are bad, or the count is not what it should be.
+        """
+        weights = {"": state.averaged}
+        if state.ema_params is not None:
+            weights["_raw"] = (state.params, state.stats)
+        outputs: dict[str, list[Any]] = {suffix: [] for suffix in weights}
+        left_out = 0
+        share = (jax.process_index(), jax.process_count())
+        with pipeline.evaluation_batches(
+            self._dataset, self._options, self._batch_size, *share, exclude=self._exclude
+        ) as batches:
+            for batch in batches:
+                notes = batch.pop("notes")
+                self._bad_images.add(notes)
+                left_out += sum(note.kind in ("skipped", "excluded") for note in notes)
+                arrays = self._devices.put(batch)
+                for suffix, (params, stats) in weights.items():
+                    outputs[suffix].append(jax.device_get(self._step(params, stats, arrays)))
+                if stop():
+                    raise Interrupted
+        return self._gather(outputs, processes.total(left_out))
+
+    def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns test images as they are evaluated, uint8 [h, w, c]."""
+        o = self._options
+        images = (self._dataset.test[int(i)].image for i in indices)
+        return [
+            evaluation_view(image, o.image_size, o.channels, o.eval_crop_fraction, 1)[0]
+            for image in images
+        ]
+
+    def _gather(self, outputs: dict[str, list[Any]], left_out: int) -> Evaluation:
+        total = len(self._dataset.test)
+        first = outputs[""]
+        counted = np.concatenate([o["mask"] for o in first])[:total] > 0
+        if counted.sum() + left_out != total or not counted.any():
+            raise TrainingError(
+                f"evaluated {counted.sum()} of {total} test images, with {left_out} left out"
+            )
+        metrics: dict[str, Any] = {}
+        for suffix in ("", "_raw"):
+            of_weights = outputs.get(suffix, first)
+            examples = round(sum(float(o["examples"]) for o in of_weights))
+            if examples != counted.sum():
+                raise TrainingError(f"evaluated {examples} of {counted.sum()} images")
+            for name in ("top1", "top5", "loss"):
+                metrics[f"eval_{name}{suffix}"] = sum(float(o[name]) for o in of_weights) / examples
+        metrics["eval_examples"] = int(counted.sum())
+        if left_out:
+            metrics["eval_left_out"] = left_out
+        return Evaluation(
+            metrics,
+            np.concatenate([o["prediction"] for o in first])[:total],
+            np.concatenate([o["label"] for o in first])[:total],
+            counted,
+        )
+
+
+def confusion(evaluation: Evaluation, classes: int) -> np.ndarray:
+    """Counts images by label (row) and prediction (column)."""
+    counts = np.zeros((classes, classes), np.int64)
+    chosen = evaluation.counted
+    np.add.at(counts, (evaluation.labels[chosen], evaluation.predictions[chosen]), 1)
+    return counts

@@ -1,0 +1,191 @@
+"""What is done to images on the device: normalised, distorted, erased, mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import inception_jax as ij
+from train.config.options import Config
+
+Array = jax.Array
+
+
+def prepare(images: Array, config: Config) -> Array:
+    """Normalises and resizes uint8 images [n, h, w, c] for evaluation."""
+    return normalise(to_unit(images, config), config).astype(config.dtype)
+
+
+def augment(images: Array, config: Config, key: Array) -> Array:
+    """Distorts, normalises and erases uint8 images [n, h, w, c] for training."""
+    colours, boxes = jax.random.split(key)
+    x = to_unit(images, config)
+    if config.distort == "inception" and x.shape[3] == 3:
+        x = distort(x, colours)
+    x = normalise(x, config)
+    if config.random_erasing:
+        x = erase(x, config.random_erasing, boxes)
+    return x.astype(config.dtype)
+
+
+def to_unit(images: Array, config: Config) -> Array:
+    """Maps uint8 to [0, 1], and resizes what is not yet of the network's size."""
+    x = images.astype(jnp.promote_types(jnp.float32, config.dtype)) / 255
+    shape = (x.shape[0], config.image_size, config.image_size, x.shape[3])
+    return x if x.shape == shape else jax.image.resize(x, shape, "bilinear")
+
+
+def normalise(x: Array, config: Config) -> Array:
+    """Maps [0, 1] to what the network's publisher feeds it; grey images to [-1, 1]."""
+    if x.shape[3] != 3:
+        return x * 2 - 1
+    info = ij.model_info(config.arch)
+    x = x[..., ::-1] if info.channel_order == "bgr" else x
+    mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
+    return (x * info.input_range - mean) / std
+
+
+def distort(x: Array, key: Array) -> Array:
+    """TF-slim's `distort_color` (inception_preprocessing.py) of RGB images in [0, 1].
+
+    Brightness by up to 32/255, saturation and contrast by 0.5 to 1.5, hue by a fifth of the circle,
+    in one of four orders. There a reading thread always takes the same order; here a batch takes
+    one.
+    """
+    order, *keys = jax.random.split(key, 5)
+    shape = (x.shape[0], 1, 1, 1)
+    by = jax.random.uniform(keys[0], shape, minval=-32 / 255, maxval=32 / 255)
+    more = jax.random.uniform(keys[1], shape, minval=0.5, maxval=1.5)
+    turn = jax.random.uniform(keys[2], shape, minval=-0.2, maxval=0.2)
+    steeper = jax.random.uniform(keys[3], shape, minval=0.5, maxval=1.5)
+
+    def brightness(x: Array) -> Array:
+        return x + by
+
+    def contrast(x: Array) -> Array:
+        mean = x.mean((1, 2), keepdims=True)
+        return (x - mean) * steeper + mean
+
+    def saturation(x: Array) -> Array:
+        return saturate(x, more)
+
+    def hue(x: Array) -> Array:
+        return rotate_hue(x, turn)
+
+    orders = (
+        (brightness, saturation, hue, contrast),
+        (saturation, brightness, contrast, hue),
+        (contrast, hue, brightness, saturation),
+        (hue, saturation, contrast, brightness),
+    )
+
+    def chain(steps: tuple) -> Callable[[Array], Array]:
+        def apply(x: Array) -> Array:
+            for step in steps:
+                x = step(x)
+            return x
+
+        return apply
+
+    chosen = jax.random.randint(order, (), 0, len(orders))
+    return jnp.clip(jax.lax.switch(chosen, [chain(steps) for steps in orders], x), 0, 1)
+
+
+def saturate(x: Array, factor: Array) -> Array:
+    """Multiplies HSV's saturation, `tf.image.adjust_saturation`: the largest channel stays."""
+    value = x.max(3, keepdims=True)
+    spread = value - x.min(3, keepdims=True)
+    old = spread / jnp.where(value == 0, 1, value)
+    new = jnp.clip(old * factor, 0, 1)
+    return value - (value - x) * new / jnp.where(old == 0, 1, old)
+
+
+def rotate_hue(x: Array, turn: Array) -> Array:
+    """Adds to HSV's hue, whose circle is 1, as `tf.image.adjust_hue`."""
+    red, green, blue = x[..., :1], x[..., 1:2], x[..., 2:]
+    value = x.max(3, keepdims=True)
+    spread = value - x.min(3, keepdims=True)
+    safe = jnp.where(spread == 0, 1, spread)
+    sixth = jnp.where(
+        value == red,
+        (green - blue) / safe,
+        jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    k = (jnp.array([5, 3, 1]) + sixth + 6 * turn) % 6
+    return value - spread * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def erase(x: Array, share: float, key: Array) -> Array:
+    """Random Erasing (1708.04896) with noise, of a share of the images, as timm's mode "pixel".
+
+    A rectangle of 2 to 33 % of the area and aspect ratio 0.3 to 3.3 becomes normal noise.
+    """
+    n, height, width, _ = x.shape
+    which, area, ratio, top, left, noise = jax.random.split(key, 6)
+    area_of = jax.random.uniform(area, (n,), minval=0.02, maxval=1 / 3) * height * width
+    log = np.log(3.3)
+    aspect = jnp.exp(jax.random.uniform(ratio, (n,), minval=-log, maxval=log))
+    h = jnp.minimum(jnp.sqrt(area_of * aspect), height - 1)
+    w = jnp.minimum(jnp.sqrt(area_of / aspect), width - 1)
+    y = jax.random.uniform(top, (n,)) * (height - h)
+    z = jax.random.uniform(left, (n,)) * (width - w)
+    inside = _rectangle(y, z, h, w, height, width)
+    inside &= (jax.random.uniform(which, (n,)) < share)[:, None, None]
+    return jnp.where(inside[..., None], jax.random.normal(noise, x.shape, x.dtype), x)
+
+
+def mix(x: Array, targets: Array, config: Config, key: Array) -> tuple[Array, Array]:
+    """Mixup (1710.09412) or CutMix (1905.04899) of each image with its neighbour in the batch.
+
+    As timm's mode "batch": one share for the whole batch, and one of the two at random if both are
+    asked for. There an image is mixed with that of its mirror place, which would mean sending all
+    images to other devices; in a shuffled batch either is as good.
+
+    Args:
+        x: images [n, h, w, c].
+        targets: [n, classes].
+        config: with `mixup` and `cutmix`.
+        key: of this step.
+    """
+    if not (config.mixup or config.cutmix):
+        return x, targets
+    switch, of_mixup, of_cutmix, place = jax.random.split(key, 4)
+    cut = jax.random.uniform(switch) < (0.5 if config.mixup else 1.0)
+    cut = cut & bool(config.cutmix)
+    alpha, beta = config.mixup or 1.0, config.cutmix or 1.0
+    mixed = jax.random.beta(of_mixup, alpha, alpha)
+    box, kept = _cut(jax.random.beta(of_cutmix, beta, beta), x.shape[1], x.shape[2], place)
+    share = jnp.where(cut, kept, mixed)
+    weight = jnp.where(cut, 1.0 - box[None, :, :, None], mixed).astype(x.dtype)
+    return (
+        weight * x + (1 - weight) * _neighbours(x),
+        share * targets + (1 - share) * _neighbours(targets),
+    )
+
+
+def _neighbours(x: Array) -> Array:
+    """The first and the second, the third and the fourth, ... change places."""
+    even = len(x) // 2 * 2
+    pairs = x[:even].reshape(even // 2, 2, *x.shape[1:])
+    return jnp.concatenate([pairs[:, ::-1].reshape(x[:even].shape), x[even:]])
+
+
+def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Array]:
+    """A rectangle of 1 - share of the area, cut off at the border: mask, and what it leaves."""
+    side = jnp.sqrt(1 - share)
+    h, w = height * side, width * side
+    y, z = jax.random.uniform(key, (2,)) * jnp.array([height, width]) - jnp.array([h, w]) / 2
+    inside = _rectangle(y[None], z[None], h[None], w[None], height, width)[0]
+    return inside.astype(jnp.float32), 1 - inside.mean()
+
+
+def _rectangle(y: Array, x: Array, h: Array, w: Array, height: int, width: int) -> Array:
+    """Masks [n, height, width] of the pixels whose centres lie in n rectangles."""
+    rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
+    y, x, h, w = (v[:, None] for v in (y, x, h, w))
+    down = (rows >= y) & (rows < y + h)
+    across = (columns >= x) & (columns < x + w)
+    return down[:, :, None] & across[:, None, :]
