@@ -19,6 +19,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import jax
+from flax import nnx
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,11 +35,12 @@ _HEAD = """# What the demo reaches
 `python train/main.py --arch ARCH`, as it stands, for every network: 6,000 training images and 1,000
 test images of Fashion-MNIST in ten classes, resized on the device, networks a quarter or an eighth
 as wide. These are small runs that show that a network trains, not a ranking: sizes, widths and
-lengths differ (see `train/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
+lengths differ (see `train/config/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
 
-Top-1 and top-5 are of the averaged weights, "raw" of those being trained. The time is that of the
-whole command, compilation and evaluations included, with {jobs} of them running at a time and
-whatever else the machine did; the CPU time is of all cores together.
+Parameters are the trained numbers of the network without auxiliary classifiers. Top-1 and top-5
+are of the averaged weights, "raw" of those being trained. The time is that of the whole command,
+compilation and evaluations included, with {jobs} of them running at a time and whatever else the
+machine did; the CPU time is of all cores together.
 
 | network | parameters | image | width | batch x steps | top-1 | top-5 | raw | time | CPU time |
 |---|---|---|---|---|---|---|---|---|---|
@@ -70,7 +73,7 @@ def row(arch: str, folder: Path) -> str:
     model = ij.create_model(
         arch, num_classes=10, in_channels=1, width_multiplier=config["width_multiplier"]
     )
-    params = sum(tensor.size for tensor in ij.to_torch(model).values())
+    params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     top1, top5, raw = (result[f"eval_{name}"] for name in ("top1", "top5", "top1_raw"))
     return (
         f"| `{arch}` | {params:,} | {config['image_size']} | {config['width_multiplier']:g} "

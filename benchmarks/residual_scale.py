@@ -60,7 +60,7 @@ class Options:
     seed: int = 0
     """Seed of the initial parameters and the order of the images."""
     docs: Path = ROOT / "docs"
-    """Folder for residual_scale.md and residual_scale.svg."""
+    """Folder for residual_scale.md and residual_scale.png."""
 
 
 @dataclasses.dataclass
@@ -84,7 +84,7 @@ def main(options: Options) -> None:
     table = markdown_table(runs)
     print(table)
     options.docs.mkdir(exist_ok=True)
-    draw(runs, options.docs / "residual_scale.svg")
+    draw(runs, options.docs / "residual_scale.png")
     (options.docs / "residual_scale.md").write_text(page(table, options))
 
 
@@ -212,7 +212,7 @@ def draw(runs: list[Run], path: Path) -> None:
         ax.set_xlabel("step")
         ax.grid(alpha=0.3)
         ax.legend()
-    figure.savefig(path)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
@@ -240,7 +240,7 @@ Fashion-MNIST. Only the scale differs, and in the last row the rate.
 A loss of {math.log(10):.3g} is that of guessing among ten classes.
 
 {table}
-![Loss, zeros and size of the last layer over the steps](residual_scale.svg)
+![Loss, zeros and size of the last layer over the steps](residual_scale.png)
 
 Without scaling the last layer loses nearly all its features within a few dozen steps, and what is
 left hardly learns: the paper's death. With 0.1 to 0.3 the same network trains, and the smaller the

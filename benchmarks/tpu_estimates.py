@@ -47,7 +47,7 @@ from train.compile.topology import Topology
 from train.hosts import hardware
 
 PAGE = ROOT / "docs" / "performance.md"
-OPERATIONS = ROOT / "docs" / "performance"
+OPERATIONS = ROOT / "runs" / "tpu_operations"
 MODULES = (
     "inception_v3.Mixed_5d",
     "inception_v3.Mixed_6a",
@@ -214,8 +214,8 @@ def rule(head: str) -> str:
 def hybrid(row: Row, kind: str) -> float:
     """Seconds on that kind of chip: convolutions by cycles, all else at the memory's speed.
 
-    Zero where the chip's clock or memory is not known. The compiler takes loops of elementwise
-    operations for 2.5 to 4 times slower than memory is.
+    Zero where the chip's clock or memory is not known. The compiler overestimates the time of
+    elementwise loops 2.5 to 4 times.
     """
     clock, bandwidth = hardware.clock(kind), hardware.bandwidth(kind)
     if not clock or not bandwidth:
@@ -226,7 +226,7 @@ def hybrid(row: Row, kind: str) -> float:
 
 
 def keep_operations(row: Row, name: str) -> None:
-    """Writes every operation of a program, the most cycles first, to docs/performance/."""
+    """Writes every operation of a program, the most cycles first, to runs/tpu_operations/."""
     OPERATIONS.mkdir(parents=True, exist_ok=True)
     ordered = sorted(row.operations, key=lambda o: (-(o["cycles"] or 0), -o["bytes"]))
     with (OPERATIONS / f"{name}.csv").open("w", newline="") as file:
