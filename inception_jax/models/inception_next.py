@@ -20,6 +20,8 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn import init
 from inception_jax.nn.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Chain,
     Conv,
     DepthwiseConv,
@@ -34,7 +36,7 @@ from inception_jax.nn.layers import (
 )
 from inception_jax.nn.model import Model
 from inception_jax.nn.norms import BatchNorm, Folded, LayerNorm
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+from inception_jax.registry import Tag, register
 
 Size = Literal["atto", "tiny", "small", "base"]
 

@@ -20,6 +20,8 @@ from jax.typing import DTypeLike
 from inception_jax.nn import init
 from inception_jax.nn.branches import siblings_with_pool
 from inception_jax.nn.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Conv,
     ConvBN,
     Dropout,
@@ -39,7 +41,7 @@ from inception_jax.nn.ops import (
     local_response_norm,
     max_pool,
 )
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+from inception_jax.registry import Tag, register
 
 AuxPool = Literal["adaptive", "5x5"]
 Norm = Literal["bn", "lrn"]

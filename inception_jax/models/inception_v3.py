@@ -19,6 +19,8 @@ from jax.typing import DTypeLike
 from inception_jax.nn import init
 from inception_jax.nn.branches import PoolKind, siblings, siblings_with_pool
 from inception_jax.nn.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     ConvBN,
     Dropout,
     Linear,
@@ -31,7 +33,7 @@ from inception_jax.nn.layers import (
 )
 from inception_jax.nn.model import Model
 from inception_jax.nn.ops import avg_pool, max_pool
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+from inception_jax.registry import Tag, register
 
 
 class InceptionA(nnx.Module):

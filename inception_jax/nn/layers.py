@@ -24,7 +24,8 @@ from inception_jax.nn import init, ops
 from inception_jax.nn.norms import BatchNorm, Folded, Moments
 from inception_jax.nn.ops import Padding
 from inception_jax.nn.rewrites import in_use
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Layer = TypeVar("Layer")
 Maker = Callable[..., Layer]

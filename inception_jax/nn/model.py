@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -33,6 +34,9 @@ class Model(nnx.Module):
             the networks that it has; see `inception_jax.features`.
         inner_taps: those of them that are no stage of their own, but inside a block or before one.
         spec: how `create_model` built it; None for a network built by its class.
+        layer_order: paths of all its layers in the order of their definition, which the numbered
+            names of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
+            `nnx.eval_shape` sort attributes by name.
     """
 
     min_size: ClassVar[int]
@@ -41,6 +45,7 @@ class Model(nnx.Module):
     taps: tuple[str, ...] = ()
     inner_taps: tuple[str, ...] = ()
     spec: Spec | None = None
+    layer_order: tuple[str, ...] = ()
     in_channels: int
 
     def __repr__(self) -> str:
@@ -66,3 +71,12 @@ class Model(nnx.Module):
         self, images: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array | dict[str, jax.Array]:
         raise NotImplementedError
+
+
+def layer_paths(module: nnx.Module, prefix: str = "") -> Iterator[str]:
+    """Yields the paths of all layers below a new module in the order of their definition."""
+    children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    for name, child in children:
+        if isinstance(child, nnx.Module):
+            yield f"{prefix}{name}"
+            yield from layer_paths(child, f"{prefix}{name}.")
