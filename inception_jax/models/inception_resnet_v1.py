@@ -8,7 +8,6 @@ and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights a
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -22,17 +21,14 @@ from inception_jax.nn.layers import (
     Chain,
     Conv,
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
     folded,
-    global_avg_pool,
     l2_normalised,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.ops import max_pool
 from inception_jax.nn.remat import kept
@@ -250,7 +246,7 @@ class InceptionResNetV1(Model):
         self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
         if linear_last_block:
             self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.bottleneck, self.bottleneck_bn = nnx.data(None), nnx.data(None)
         if head == "face":
             self.bottleneck = linear(c8, width(512), bias=False)
@@ -259,28 +255,21 @@ class InceptionResNetV1(Model):
             )
         self.fc = linear(width(512) if head == "face" else c8, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x256
-        x = maps["block35"] = self.block35(x)  # 35x35x256
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x896
-        x = maps["block17"] = self.block17(x)  # 17x17x896
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1792
-        x = maps["block8"] = self.block8(x)  # 8x8x1792
-        return maps
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+        x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x256
+        x = maps.add("block35", self.block35(x))  # 35x35x256
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x896
+        x = maps.add("block17", self.block17(x))  # 17x17x896
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1792
+        x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: jax.Array, *, normalise: bool = False) -> jax.Array:
         """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
@@ -290,31 +279,24 @@ class InceptionResNetV1(Model):
             normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
                 then the cosines by which faces are compared.
         """
-        x = self._embed(images, None)
+        x = super().embed(images)
         return l2_normalised(x) if normalise else x
 
-    def _embed(self, images: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        x = self.dropout(global_avg_pool(self.features(images)["block8"]), rngs)  # 1792
+    def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns what the classifier sees of the maps of `features`, after dropout."""
+        x = self.dropout(super().embedding(maps), rngs=rngs)  # 1792
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
         return self.bottleneck_bn(self.bottleneck(x))  # 512
+
+    def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies an embedding; returns logits [n, num_classes]."""
+        return self.fc(embedding)
 
     def fold(self) -> None:
         """Takes the last normalisation into the layer before it, for `folding.fold`."""
         if self.bottleneck is not None and self.bottleneck_bn is not None:
             self.bottleneck_bn = folded(self.bottleneck_bn, self.bottleneck)
-
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        return self.fc(self._embed(images, rngs))
 
 
 # What each published weight file needs, and what its publisher feeds it: faces, cut out and resized

@@ -10,7 +10,6 @@ differ.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -25,15 +24,12 @@ from inception_jax.nn.layers import (
     Chain,
     Conv,
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import max_pool
 from inception_jax.nn.remat import kept
 from inception_jax.registry import Tag, register
@@ -234,6 +230,7 @@ class InceptionResNetV2(Model):
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "Conv2d_7b_1x1")
     aux_names = ("AuxLogits",)
+    aux_stages = ("block17",)
     classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
@@ -296,66 +293,32 @@ class InceptionResNetV2(Model):
             self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
         if layout == "slim":
             self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
         if self.layout == "slim":
-            x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-            x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-            x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-            x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
-            x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x320
+            x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+            x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+            x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+            x = maps.add("MaxPool_5a_3x3", max_pool(x, 3, stride=2))  # 35x35x192
+            x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x320
         else:
-            x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
-            x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
-            x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
-        x = maps["block35"] = self.block35(x)  # 35x35x320, paper 384
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1088, paper 1152
-        x = maps["block17"] = self.block17(x)  # 17x17x1088, paper 1152
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x2080, paper 2144
-        x = maps["block8"] = self.block8(x)  # 8x8x2080, paper 2144
+            x = maps.add("Mixed_3a", self.Mixed_3a(x))  # 73x73x160
+            x = maps.add("Mixed_4a", self.Mixed_4a(x))  # 71x71x192
+            x = maps.add("Mixed_5a", self.Mixed_5a(x))  # 35x35x384
+        x = maps.add("block35", self.block35(x))  # 35x35x320, paper 384
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x1088, paper 1152
+        x = maps.add("block17", self.block17(x))  # 17x17x1088, paper 1152
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x2080, paper 2144
+        x = maps.add("block8", self.block8(x))  # 8x8x2080, paper 2144
         if self.layout == "slim":
-            x = maps["Conv2d_7b_1x1"] = self.Conv2d_7b_1x1(x)  # 8x8x1536
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 1536]; paper 2144."""
-        return global_avg_pool(self._last(self.features(images)))
-
-    def _last(self, maps: dict[str, jax.Array]) -> jax.Array:
-        return maps["Conv2d_7b_1x1" if self.layout == "slim" else "block8"]
-
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(self._last(maps)), rngs)  # 1536
-        logits = self.fc(x)
-        if self.AuxLogits is None or self.dropout.deterministic:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["block17"])}
+            x = maps.add("Conv2d_7b_1x1", self.Conv2d_7b_1x1(x))  # 8x8x1536
 
 
 # What each published weight file needs, and what its publisher feeds it.

@@ -9,7 +9,6 @@ image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -24,16 +23,12 @@ from inception_jax.nn.layers import (
     IMAGENET_STD,
     Conv,
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
-    imagenet_to_inception,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import (
     Padding,
     adaptive_avg_pool,
@@ -156,7 +151,7 @@ class InceptionAux(nnx.Module):
         self.pool: AuxPool = pool
         self.conv = conv(in_channels, width(128), 1)
         self.fc1 = linear(4 * 4 * width(128), width(1024))
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc2 = linear(width(1024), num_classes)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -167,7 +162,7 @@ class InceptionAux(nnx.Module):
         x = self.conv(x)  # 4x4x128
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # 2048, channels first as in every file
         x = jax.nn.relu(self.fc1(x))  # 1024
-        return self.fc2(self.dropout(x, rngs))
+        return self.fc2(self.dropout(x, rngs=rngs))
 
 
 class InceptionV1(Model):
@@ -203,6 +198,7 @@ class InceptionV1(Model):
     min_size = 32
     taps = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
     aux_names = ("aux1", "aux2")
+    aux_stages = ("inception4a", "inception4d")
     classifiers = ("fc", "aux1.fc2", "aux2.fc2")
 
     def __init__(
@@ -260,65 +256,30 @@ class InceptionV1(Model):
         self.inception4e = inception(self.inception4d.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5a = inception(self.inception4e.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(self.inception5a.out_channels, 384, 192, 384, 48, 128, 128)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.inception5b.out_channels, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in the paper, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = imagenet_to_inception(images) if self.transform_input else images  # 224x224x3
-        x = maps["conv1"] = self.conv1(x)  # 112x112x64
-        x = maps["maxpool1"] = max_pool(x, 3, 2, self.pool_padding)  # 56x56x64
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in the paper, in forward order."""
+        # x is 224x224x3
+        x = maps.add("conv1", self.conv1(x))  # 112x112x64
+        x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
         x = local_response_norm(x) if self.norm == "lrn" else x  # 56x56x64
-        x = maps["conv2"] = self.conv2(x)  # 56x56x64
-        x = maps["conv3"] = self.conv3(x)  # 56x56x192
+        x = maps.add("conv2", self.conv2(x))  # 56x56x64
+        x = maps.add("conv3", self.conv3(x))  # 56x56x192
         x = local_response_norm(x) if self.norm == "lrn" else x  # 56x56x192
-        x = maps["maxpool2"] = max_pool(x, 3, 2, self.pool_padding)  # 28x28x192
-        x = maps["inception3a"] = self.inception3a(x)  # 28x28x256
-        x = maps["inception3b"] = self.inception3b(x)  # 28x28x480
-        x = maps["maxpool3"] = max_pool(x, 3, 2, self.pool_padding)  # 14x14x480
-        x = maps["inception4a"] = self.inception4a(x)  # 14x14x512
-        x = maps["inception4b"] = self.inception4b(x)  # 14x14x512
-        x = maps["inception4c"] = self.inception4c(x)  # 14x14x512
-        x = maps["inception4d"] = self.inception4d(x)  # 14x14x528
-        x = maps["inception4e"] = self.inception4e(x)  # 14x14x832
-        x = maps["maxpool4"] = max_pool(x, self.maxpool4_window, 2, self.pool_padding)  # 7x7x832
-        x = maps["inception5a"] = self.inception5a(x)  # 7x7x832
-        x = maps["inception5b"] = self.inception5b(x)  # 7x7x1024
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 1024]."""
-        return global_avg_pool(self.features(images)["inception5b"])
-
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes]. In training with auxiliary heads, a dict of `logits`, `aux1`
-            (on 4a) and `aux2` (on 4d), each [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["inception5b"]), rngs)  # 1024
-        logits = self.fc(x)
-        if self.aux1 is None or self.aux2 is None or self.dropout.deterministic:
-            return logits
-        return {
-            "logits": logits,
-            "aux1": self.aux1(maps["inception4a"], rngs),
-            "aux2": self.aux2(maps["inception4d"], rngs),
-        }
+        x = maps.add("maxpool2", max_pool(x, 3, 2, self.pool_padding))  # 28x28x192
+        x = maps.add("inception3a", self.inception3a(x))  # 28x28x256
+        x = maps.add("inception3b", self.inception3b(x))  # 28x28x480
+        x = maps.add("maxpool3", max_pool(x, 3, 2, self.pool_padding))  # 14x14x480
+        x = maps.add("inception4a", self.inception4a(x))  # 14x14x512
+        x = maps.add("inception4b", self.inception4b(x))  # 14x14x512
+        x = maps.add("inception4c", self.inception4c(x))  # 14x14x512
+        x = maps.add("inception4d", self.inception4d(x))  # 14x14x528
+        x = maps.add("inception4e", self.inception4e(x))  # 14x14x832
+        x = maps.add("maxpool4", max_pool(x, self.maxpool4_window, 2, self.pool_padding))  # 7x7x832
+        x = maps.add("inception5a", self.inception5a(x))  # 7x7x832
+        x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
 # What each published weight file needs, and what its publisher feeds it.

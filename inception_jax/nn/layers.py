@@ -289,37 +289,11 @@ class Linear(Weighted):
         return self.add(ops.linear(x.astype(self.dtype), self.rounded(self.kernel)), self.bias)
 
 
-class Dropout(nnx.Module):
-    """Zeroes a share `rate` of its input in training and scales the rest by 1 / (1 - rate)."""
-
-    def __init__(self, rate: float):
-        self.rate = rate
-        self.deterministic = True
-
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        if self.deterministic or self.rate == 0:
-            return x
-        if rngs is None:
-            raise ValueError(
-                "dropout in training needs random bits: model(images, rngs=nnx.Rngs(dropout=0))"
-            )
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, self._mask_shape(x))
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
-
-    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
-        return x.shape
-
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """Takes its part of `nnx.view(model, deterministic=...)`."""
-        if deterministic is not None:
-            self.deterministic = deterministic
-
-
-class DropPath(Dropout):
+class DropPath(nnx.Dropout):
     """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
 
-    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
-        return (x.shape[0],) + (1,) * (x.ndim - 1)
+    def __init__(self, rate: float):
+        super().__init__(rate, broadcast_dims=(1, 2, 3), deterministic=True)
 
 
 class Chain(nnx.List):

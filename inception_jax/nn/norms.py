@@ -138,6 +138,9 @@ class LayerNorm(nnx.Module):
     Computed in float32 or wider, returned in `dtype`.
     """
 
+    # Not `nnx.LayerNorm`: it multiplies the scale into the reciprocal deviation first, which rounds
+    # differently from PyTorch's.
+
     def __init__(
         self,
         features: int,

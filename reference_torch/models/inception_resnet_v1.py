@@ -8,7 +8,6 @@ and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights a
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -24,10 +23,9 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
     l2_normalised,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.models.inception_v4 import ReductionA
 from reference_torch.ops import max_pool
 from reference_torch.registry import register
@@ -157,7 +155,7 @@ class Block8(nn.Module):
         return F.relu(x) if self.relu else x
 
 
-class InceptionResNetV1(nn.Module):
+class InceptionResNetV1(Model):
     """Inception-ResNet-v1 with its readings as options.
 
     Args:
@@ -229,28 +227,21 @@ class InceptionResNetV1(nn.Module):
             self.bottleneck_bn = BatchNorm(width(512), eps=bn_eps, momentum=bn_momentum)
         self.fc = linear(width(512) if head == "face" else c8, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x256
-        x = maps["block35"] = self.block35(x)  # 35x35x256
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x896
-        x = maps["block17"] = self.block17(x)  # 17x17x896
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1792
-        x = maps["block8"] = self.block8(x)  # 8x8x1792
-        return maps
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+        x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x256
+        x = maps.add("block35", self.block35(x))  # 35x35x256
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x896
+        x = maps.add("block17", self.block17(x))  # 17x17x896
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1792
+        x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: torch.Tensor, *, normalise: bool = False) -> torch.Tensor:
         """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
@@ -260,25 +251,19 @@ class InceptionResNetV1(nn.Module):
             normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
                 then the cosines by which faces are compared.
         """
-        x = self._embed(images)
+        x = super().embed(images)
         return l2_normalised(x) if normalise else x
 
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.dropout(global_avg_pool(self.features(images)["block8"]))  # 1792
+    def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns what the classifier sees of the maps of `features`, after dropout."""
+        x = self.dropout(super().embedding(maps))  # 1792
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
         return self.bottleneck_bn(self.bottleneck(x))  # 512
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        return self.fc(self._embed(images))
+    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Classifies an embedding; returns logits [n, num_classes]."""
+        return self.fc(embedding)
 
 
 # What each published weight file needs; "" is the recommended reading.

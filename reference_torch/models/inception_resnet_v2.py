@@ -10,7 +10,6 @@ differ.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -25,9 +24,8 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.models.inception_v3 import InceptionAux
 from reference_torch.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
 from reference_torch.ops import avg_pool, max_pool
@@ -188,7 +186,7 @@ class Block8(nn.Module):
         return F.relu(x) if self.relu else x
 
 
-class InceptionResNetV2(nn.Module):
+class InceptionResNetV2(Model):
     """Inception-ResNet-v2 with its readings as options.
 
     Args:
@@ -209,6 +207,8 @@ class InceptionResNetV2(nn.Module):
 
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "Conv2d_7b_1x1")
+    aux_names = ("AuxLogits",)
+    aux_stages = ("block17",)
 
     def __init__(
         self,
@@ -270,60 +270,29 @@ class InceptionResNetV2(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
         if self.layout == "slim":
-            x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-            x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-            x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-            x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
-            x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x320
+            x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+            x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+            x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+            x = maps.add("MaxPool_5a_3x3", max_pool(x, 3, stride=2))  # 35x35x192
+            x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x320
         else:
-            x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
-            x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
-            x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
-        x = maps["block35"] = self.block35(x)  # 35x35x320, paper 384
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1088, paper 1152
-        x = maps["block17"] = self.block17(x)  # 17x17x1088, paper 1152
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x2080, paper 2144
-        x = maps["block8"] = self.block8(x)  # 8x8x2080, paper 2144
+            x = maps.add("Mixed_3a", self.Mixed_3a(x))  # 73x73x160
+            x = maps.add("Mixed_4a", self.Mixed_4a(x))  # 71x71x192
+            x = maps.add("Mixed_5a", self.Mixed_5a(x))  # 35x35x384
+        x = maps.add("block35", self.block35(x))  # 35x35x320, paper 384
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x1088, paper 1152
+        x = maps.add("block17", self.block17(x))  # 17x17x1088, paper 1152
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x2080, paper 2144
+        x = maps.add("block8", self.block8(x))  # 8x8x2080, paper 2144
         if self.layout == "slim":
-            x = maps["Conv2d_7b_1x1"] = self.Conv2d_7b_1x1(x)  # 8x8x1536
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 1536]; paper 2144."""
-        return global_avg_pool(self._last(self.features(images)))
-
-    def _last(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        return maps["Conv2d_7b_1x1" if self.layout == "slim" else "block8"]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(self._last(maps)))  # 1536
-        logits = self.fc(x)
-        if self.AuxLogits is None or not self.training:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["block17"])}
+            x = maps.add("Conv2d_7b_1x1", self.Conv2d_7b_1x1(x))  # 8x8x1536
 
 
 # What each published weight file needs; "" is the recommended reading.
