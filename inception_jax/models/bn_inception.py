@@ -28,14 +28,10 @@ from inception_jax.nn.layers import (
     channel_scaler,
 )
 from inception_jax.nn.model import Maps, Model
-from inception_jax.nn.ops import Padding, max_pool
+from inception_jax.nn.ops import CONV_PADDING, POOL_PADDING, Padding, PadMode, max_pool
 from inception_jax.registry import Tag, register
 
-PadMode = Literal["tf", "torch"]
 StemKind = Literal["conv", "separable"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class SeparableStem(nnx.Module):
@@ -167,7 +163,7 @@ class BNInception(Model):
             TF-slim.
         bn_eps: added to the variance of every BatchNorm; 1e-5 in Cadene's port of Caffe's weights,
             1e-3 in TF-slim.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

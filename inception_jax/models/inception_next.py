@@ -115,7 +115,7 @@ class Block(nnx.Module):
         return x + self.drop_path(branch, rngs=rngs)
 
     def fold(self) -> None:
-        """Takes the normalisation and gamma into the convolutions beside them, for `fold`."""
+        """Folds the normalisation and gamma into the convolutions beside them, for `fold`."""
         if isinstance(self.norm, BatchNorm):
             self.mlp.fc1.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -136,7 +136,7 @@ class Stem(nnx.Module):
         return self.norm(self.conv(x))
 
     def fold(self) -> None:
-        """Takes the normalisation into the convolution before it, for `folding.fold`."""
+        """Folds the normalisation into the convolution before it, for `folding.fold`."""
         self.norm = folded(self.norm, self.conv)
 
 
@@ -153,7 +153,7 @@ class Downsample(nnx.Module):
         return self.conv(self.norm(x))
 
     def fold(self) -> None:
-        """Takes the normalisation into the convolution after it, for `folding.fold`."""
+        """Folds the normalisation into the convolution after it, for `folding.fold`."""
         if isinstance(self.norm, BatchNorm):
             self.conv.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -205,7 +205,7 @@ class InceptionNeXt(Model):
         drop_path: share of the examples that skip the last block in training; less before it,
             falling to none at the first.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

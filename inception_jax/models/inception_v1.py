@@ -30,7 +30,10 @@ from inception_jax.nn.layers import (
 )
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import (
+    CONV_PADDING,
+    POOL_PADDING,
     Padding,
+    PadMode,
     adaptive_avg_pool,
     avg_pool,
     local_response_norm,
@@ -40,10 +43,6 @@ from inception_jax.registry import Tag, register
 
 AuxPool = Literal["adaptive", "5x5"]
 Norm = Literal["bn", "lrn"]
-PadMode = Literal["tf", "torch"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class ConvReLU(nnx.Module):
@@ -79,11 +78,11 @@ class ConvReLU(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.finish(self.conv.multiply(x))
+        return self.after_conv(self.conv.convolve(x))
 
-    def finish(self, x: jax.Array) -> jax.Array:
-        """Maps the convolution's products to the layer's output."""
-        return jax.nn.relu(self.conv.add(x, self.conv.bias))
+    def after_conv(self, x: jax.Array) -> jax.Array:
+        """Applies bias and ReLU to the convolution's output."""
+        return jax.nn.relu(self.conv.add_bias(x))
 
 
 class Inception(nnx.Module):
@@ -189,7 +188,7 @@ class InceptionV1(Model):
         transform_input: take images normalised with ImageNet's mean and deviation and map them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

@@ -177,7 +177,7 @@ class InceptionV2(Model):
         dropout: share of the pooled features dropped in training; TF-slim's for V3, the paper
             names none.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

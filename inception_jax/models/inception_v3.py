@@ -263,7 +263,7 @@ class InceptionV3(Model):
         transform_input: take images normalised with ImageNet's mean and deviation and map them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

@@ -241,7 +241,7 @@ class InceptionV4(Model):
         width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

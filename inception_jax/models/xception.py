@@ -24,7 +24,7 @@ from inception_jax.nn.layers import (
 )
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import Padding, max_pool
-from inception_jax.nn.remat import kept
+from inception_jax.nn.remat import save_for_backward
 from inception_jax.registry import Tag, register
 
 PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
@@ -59,7 +59,7 @@ class DownBlock(nnx.Module):
         x = self.sepconv1(x)
         x = self.sepconv2(jax.nn.relu(x))
         x = max_pool(x, 3, 2, self.padding)
-        return kept(x + residual)
+        return save_for_backward(x + residual)
 
 
 class MiddleBlock(nnx.Module):
@@ -75,7 +75,7 @@ class MiddleBlock(nnx.Module):
         x = self.sepconv1(jax.nn.relu(x))
         x = self.sepconv2(jax.nn.relu(x))
         x = self.sepconv3(jax.nn.relu(x))
-        return kept(x + residual)
+        return save_for_backward(x + residual)
 
 
 class Xception(Model):
@@ -92,7 +92,7 @@ class Xception(Model):
             pixels in the second pool.
         bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
             1e-5 in timm and Cadene, which run the same weights.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

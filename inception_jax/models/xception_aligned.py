@@ -72,7 +72,7 @@ class SeparableConv(nnx.Module):
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Takes the normalisations into the convolutions before them, for `folding.fold`."""
+        """Folds the normalisations into the convolutions before them, for `folding.fold`."""
         self.bn_depthwise = folded(self.bn_depthwise, self.depthwise)
         self.bn_pointwise = folded(self.bn_pointwise, self.pointwise)
 
@@ -133,7 +133,7 @@ class Block(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Takes the shortcut's normalisation into its convolution, for `folding.fold`."""
+        """Folds the shortcut's normalisation into its convolution, for `folding.fold`."""
         if self.shortcut is not None and self.shortcut_bn is not None:
             self.shortcut_bn = folded(self.shortcut_bn, self.shortcut)
 
@@ -186,7 +186,7 @@ class PreBlock(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Takes two of the normalisations in, for `folding.fold`; before the first is a sum."""
+        """Folds two of the normalisations, for `folding.fold`; before the first is a sum."""
         self.norm2 = folded(self.norm2, self.pointwise1)
         self.norm3 = folded(self.norm3, self.pointwise2)
 
@@ -208,7 +208,7 @@ class XceptionAligned(Model):
         drop_path: share of the examples that skip the last block in training; less before it,
             falling to none at the first.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.

@@ -26,15 +26,11 @@ from reference_torch.layers import (
     channel_scaler,
 )
 from reference_torch.model import Maps, Model
-from reference_torch.ops import Padding, avg_pool, max_pool
+from reference_torch.ops import CONV_PADDING, POOL_PADDING, Padding, PadMode, avg_pool, max_pool
 from reference_torch.registry import register
 
-PadMode = Literal["tf", "torch"]
 PoolKind = Literal["avg", "max"]
 StemKind = Literal["conv", "separable"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class SeparableStem(nn.Module):

@@ -254,36 +254,13 @@ class InceptionNeXt(Model):
 
 
 # What each published weight file needs; "" is the recommended reading.
-register(
-    "inception_next_atto",
-    InceptionNeXt,
-    tags={
-        "": dict(size="atto", drop_path=0.0),
-        "sail_in1k": dict(size="atto", drop_path=0.0),
-    },
-)
-register(
-    "inception_next_tiny",
-    InceptionNeXt,
-    tags={
-        "": dict(size="tiny", drop_path=0.1),
-        "sail_in1k": dict(size="tiny", drop_path=0.1),
-    },
-)
-register(
-    "inception_next_small",
-    InceptionNeXt,
-    tags={
-        "": dict(size="small", drop_path=0.3),
-        "sail_in1k": dict(size="small", drop_path=0.3),
-    },
-)
-register(
-    "inception_next_base",
-    InceptionNeXt,
-    tags={
-        "": dict(size="base", drop_path=0.4),
-        "sail_in1k": dict(size="base", drop_path=0.4),
-        "sail_in1k_384": dict(size="base", drop_path=0.7, dropout=0.5),
-    },
-)
+def _register(size: Size, drop_path: float, **more: dict[str, Any]) -> None:
+    readings = dict(size=size, drop_path=drop_path)
+    tags = {"": readings, "sail_in1k": readings, **more}
+    register(f"inception_next_{size}", InceptionNeXt, tags=tags)
+
+
+_register("atto", drop_path=0.0)
+_register("tiny", drop_path=0.1)
+_register("small", drop_path=0.3)
+_register("base", drop_path=0.4, sail_in1k_384=dict(size="base", drop_path=0.7, dropout=0.5))

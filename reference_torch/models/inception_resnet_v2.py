@@ -13,7 +13,6 @@ import functools
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from reference_torch.layers import (
@@ -26,6 +25,7 @@ from reference_torch.layers import (
     channel_scaler,
 )
 from reference_torch.model import Maps, Model
+from reference_torch.models.inception_resnet_v1 import Block8, Block17, Block35, ReductionB
 from reference_torch.models.inception_v3 import InceptionAux
 from reference_torch.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
 from reference_torch.ops import avg_pool, max_pool
@@ -58,132 +58,6 @@ class Mixed5b(nn.Module):
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
         return torch.cat([branch1x1, branch5x5, branch3x3dbl, branch_pool], dim=1)
-
-
-class Block35(nn.Module):
-    """35x35 residual module, figure 16: relu(x + scale * up(branches)).
-
-    The 1x1 back up to the input's width has a bias and no BatchNorm, as in all blocks here.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        scale: float,
-        conv: Maker[ConvBN],
-        linear_conv: Maker[Conv],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(32), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(32), 1)
-        self.branch3x3_2 = conv(width(32), width(32), 3)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(32), 1)
-        self.branch3x3dbl_2 = conv(width(32), width(48), 3)
-        self.branch3x3dbl_3 = conv(width(48), width(64), 3)
-
-        self.up = linear_conv(2 * width(32) + width(64), in_channels, 1)
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        mixed = torch.cat([branch1x1, branch3x3, branch3x3dbl], dim=1)
-        return F.relu(x + self.scale * self.up(mixed))
-
-
-class Block17(nn.Module):
-    """17x17 residual module, figure 17.
-
-    The figure prints 1154 filters in its last 1x1, which do not fit the sum of the reduction before
-    it: 1152 with the paper's stem, 1088 with TF-slim's.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        scale: float,
-        conv: Maker[ConvBN],
-        linear_conv: Maker[Conv],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(192), 1)
-
-        self.branch7x7_1 = conv(in_channels, width(128), 1)
-        self.branch7x7_2 = conv(width(128), width(160), (1, 7))
-        self.branch7x7_3 = conv(width(160), width(192), (7, 1))
-
-        self.up = linear_conv(2 * width(192), in_channels, 1)
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        mixed = torch.cat([branch1x1, branch7x7], dim=1)
-        return F.relu(x + self.scale * self.up(mixed))
-
-
-class ReductionB(nn.Module):
-    """Grid reduction 17x17 -> 8x8, figure 18 (its caption names the wrong network)."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch3x3a_1 = conv(in_channels, width(256), 1)
-        self.branch3x3a_2 = conv(width(256), width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3b_1 = conv(in_channels, width(256), 1)
-        self.branch3x3b_2 = conv(width(256), width(288), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
-        self.branch3x3dbl_2 = conv(width(256), width(288), 3)
-        self.branch3x3dbl_3 = conv(width(288), width(320), 3, stride=2, padding="valid")
-
-        self.out_channels = width(384) + width(288) + width(320) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
-        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], dim=1)
-
-
-class Block8(nn.Module):
-    """8x8 residual module, figure 19, where 2048 filters should read 2144 (TF-slim: 2080)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        scale: float,
-        relu: bool = True,
-        conv: Maker[ConvBN],
-        linear_conv: Maker[Conv],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(192), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(224), (1, 3))
-        self.branch3x3_3 = conv(width(224), width(256), (3, 1))
-
-        self.up = linear_conv(width(192) + width(256), in_channels, 1)
-        self.scale = scale
-        self.relu = relu
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
-        mixed = torch.cat([branch1x1, branch3x3], dim=1)
-        x = x + self.scale * self.up(mixed)
-        return F.relu(x) if self.relu else x
 
 
 class InceptionResNetV2(Model):
@@ -251,20 +125,29 @@ class InceptionResNetV2(Model):
             self.Mixed_4a = Mixed4a(self.Mixed_3a.out_channels, **common)
             self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
             c35 = self.Mixed_5a.out_channels
-        # Residual modules and reductions
-        self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
+        # Residual modules and reductions, figures 16 to 19: v1's, with other widths. Figure 17
+        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither fits the sum of the
+        # reduction before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
+        # The caption of figure 18 names the wrong network.
+        self.block35 = Chain(
+            Block35(c35, 48, 64, scale=scales[0], **residual) for _ in range(blocks[0])
+        )
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
+        self.block17 = Chain(
+            Block17(c17, 192, 160, 192, scale=scales[1], **residual) for _ in range(blocks[1])
+        )
         self.AuxLogits = None
         if aux_heads:
             self.AuxLogits = InceptionAux(c17, num_classes, linear=linear, **common)
-        self.Mixed_7a = ReductionB(c17, **common)
+        self.Mixed_7a = ReductionB(c17, 288, 288, 320, **common)
         c8 = self.Mixed_7a.out_channels
         scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
+        self.block8 = Chain(
+            Block8(c8, 224, 256, scale=scales[2], **residual) for _ in range(scaled)
+        )
         if linear_last_block:
-            self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
+            self.block8.append(Block8(c8, 224, 256, scale=1.0, relu=False, **residual))
         if layout == "slim":
             self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
         self.dropout = nn.Dropout(dropout)

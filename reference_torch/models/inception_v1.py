@@ -26,7 +26,10 @@ from reference_torch.layers import (
 )
 from reference_torch.model import Maps, Model
 from reference_torch.ops import (
+    CONV_PADDING,
+    POOL_PADDING,
     Padding,
+    PadMode,
     adaptive_avg_pool,
     avg_pool,
     local_response_norm,
@@ -36,10 +39,6 @@ from reference_torch.registry import register
 
 AuxPool = Literal["adaptive", "5x5"]
 Norm = Literal["bn", "lrn"]
-PadMode = Literal["tf", "torch"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class ConvReLU(nn.Module):

@@ -309,44 +309,12 @@ def _block_options(
 
 
 # What each published weight file needs; "" is the recommended reading.
-register(
-    "xception41",
-    XceptionAligned,
-    tags={
-        "": dict(layers=41),
-        "tf_in1k": dict(layers=41),
-    },
-)
-register(
-    "xception65",
-    XceptionAligned,
-    tags={
-        "": dict(layers=65),
-        "tf_in1k": dict(layers=65),
-        "ra3_in1k": dict(layers=65),
-    },
-)
-register(
-    "xception71",
-    XceptionAligned,
-    tags={
-        "": dict(layers=71),
-        "tf_in1k": dict(layers=71),
-    },
-)
-register(
-    "xception41p",
-    XceptionAligned,
-    tags={
-        "": dict(layers=41, preact=True, bn_eps=1e-05),
-        "ra3_in1k": dict(layers=41, preact=True, bn_eps=1e-05),
-    },
-)
-register(
-    "xception65p",
-    XceptionAligned,
-    tags={
-        "": dict(layers=65, preact=True),
-        "ra3_in1k": dict(layers=65, preact=True),
-    },
-)
+def _register(arch: str, readings: dict[str, Any], tags: list[str]) -> None:
+    register(arch, XceptionAligned, tags={tag: readings for tag in ["", *tags]})
+
+
+_register("xception41", dict(layers=41), ["tf_in1k"])
+_register("xception65", dict(layers=65), ["tf_in1k", "ra3_in1k"])
+_register("xception71", dict(layers=71), ["tf_in1k"])
+_register("xception41p", dict(layers=41, preact=True, bn_eps=1e-5), ["ra3_in1k"])
+_register("xception65p", dict(layers=65, preact=True), ["ra3_in1k"])

@@ -385,7 +385,7 @@ def test_neither_package_imports_the_other_framework():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "inception_jax/models").glob("[!_]*.py")))
 def test_twins_define_the_same_names_in_the_same_order(path):
-    """A file and its twin can be read side by side: classes, and attributes of each class."""
+    """A file and its twin can be read side by side: classes, their bases and attributes."""
     ours, theirs = (
         _outline(ROOT / package / "models" / path.name)
         for package in ("inception_jax", "reference_torch")
@@ -393,9 +393,13 @@ def test_twins_define_the_same_names_in_the_same_order(path):
     assert ours == theirs
 
 
-def _outline(path: Path) -> list[tuple[str, list[str]]]:
+def _outline(path: Path) -> list[tuple[str, list[str], list[str]]]:
     classes = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)]
-    return [(cls.name, _attributes(cls)) for cls in classes]
+    return [(cls.name, _bases(cls), _attributes(cls)) for cls in classes]
+
+
+def _bases(cls: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).rpartition(".")[2] for base in cls.bases]  # without `nn`, `nnx`
 
 
 def _attributes(cls: ast.ClassDef) -> list[str]:
