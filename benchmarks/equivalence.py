@@ -35,7 +35,7 @@ from page import command, machine, paragraph, write_section
 
 import inception_jax as ij
 from inception_jax.metrics.resizing import resized
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD
+from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
 from reference_torch.optim import TensorFlowRMSprop
 from twins import (
     CLASSES,

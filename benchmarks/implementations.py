@@ -103,9 +103,9 @@ def random_model(arch: str) -> Any:
 
 def _nothing_random(arch: str) -> dict[str, Any]:
     """The options that turn off what draws random numbers in training."""
-    from inception_jax import registry
+    import inception_jax as ij
 
-    return {option: 0.0 for option in registry.full_readings(arch) if "drop" in option}
+    return {option: 0.0 for option in ij.model_info(arch).options if "drop" in option}
 
 
 def _model(task: Task) -> Any:

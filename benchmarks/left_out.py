@@ -59,9 +59,9 @@ class Options(estimates.Options):
 def sum_of_products(branches: list[jax.Array], layer: Conv) -> jax.Array:
     """A 1x1 convolution of concatenated branches, without their concatenation."""
     ends = list(itertools.accumulate(branch.shape[-1] for branch in branches[:-1]))
-    kernels = jnp.split(layer.rounded(layer.kernel), ends, axis=2)
+    kernels = jnp.split(layer.kernel_for_ops(), ends, axis=2)
     products = [ops.conv(x, kernel) for x, kernel in zip(branches, kernels, strict=True)]
-    return layer.add(functools.reduce(jnp.add, products), layer.bias)
+    return layer.add_bias(functools.reduce(jnp.add, products))
 
 
 def without_concatenation(self: Block17, x: jax.Array) -> jax.Array:

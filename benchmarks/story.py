@@ -30,13 +30,14 @@ from page import write_section
 
 import inception_jax as ij
 from inception_jax.analysis import macs
+from inception_jax.create import abstract_model
 from inception_jax.models import inception_next, inception_v1
 from inception_jax.models.inception_resnet_v2 import Block8, Block17, Block35
 from inception_jax.nn import ops
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.layers import Conv, ConvBN, DepthwiseConv
 from inception_jax.nn.norms import BatchNorm
-from inception_jax.registry import abstract_model, full_readings
+from inception_jax.registry import model_info
 
 WEIGHTED = ("conv_general_dilated", "dot_general")
 POOLS = ("reduce_window_max", "reduce_window_sum")
@@ -161,7 +162,7 @@ def network(name: str, **options: Any) -> Any:
 
 
 def _readings(name: str, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    readings = full_readings(name) | options
+    readings = model_info(name).options | options
     return tuple(sorted((key, readings[key]) for key in readings.keys() - UNCOUNTED))
 
 

@@ -21,9 +21,9 @@ import optax
 from flax import nnx
 
 import inception_jax as ij
+from inception_jax.create import abstract_model
 from inception_jax.nn.model import Model
 from inception_jax.nn.remat import rematerialised
-from inception_jax.registry import abstract_model
 
 KERAS = {
     "inception_v3": "InceptionV3",

@@ -7,24 +7,18 @@ import difflib
 import fnmatch
 import functools
 import inspect
-import types
-import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
-
-from inception_jax.nn.init import ONE_KEY
-from inception_jax.nn.model import Model, Spec
+from inception_jax.nn.model import Model
 
 if TYPE_CHECKING:
     from inception_jax.analysis.features import FeatureInfo
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+SHARED_OPTIONS = ("aux_heads", "width_multiplier", "dtype", "param_dtype", "rngs")
+"""Keyword arguments that `create_model` names itself. A network's others are its own options."""
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "bilinear_tf1", "bilinear_torch"]
 Crop = Literal["resize_crop", "crop_resize", "squash", "warp_crop"]
@@ -36,6 +30,22 @@ class UnknownModelError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class FrozenDict(dict):
+    """A dict that cannot be changed, and so can be hashed; JSON and pickle take it as a dict."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("this dict is read-only; dict(...) makes a copy that can be changed")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +98,7 @@ class ModelInfo:
         min_size: smallest height and width that the network takes, in pixels.
         num_params: trainable numbers without auxiliary heads, at `num_classes`.
         aux_heads: names of the auxiliary outputs that `aux_heads=True` adds.
-        readings: options of the network's constructor that the tag fixes.
+        readings: options of the network's constructor that the tag fixes. Read-only.
     """
 
     name: str
@@ -110,18 +120,24 @@ class ModelInfo:
     aux_heads: tuple[str, ...]
     readings: Mapping[str, Any]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's own options, beside `SHARED_OPTIONS`, as this name sets them."""
+        return {**_DEFAULTS[self.arch], **self.readings}
+
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """The stages that `features` returns, in forward order; see `features.feature_info`."""
-        from inception_jax.analysis.features import (
-            feature_info,  # which traces a network: a second or two
-        )
+        # Not at the top: facts must not import what builds and traces networks, here for a second.
+        from inception_jax.analysis.features import feature_info
+        from inception_jax.create import abstract_model
 
         return feature_info(abstract_model(self.name))
 
 
-_CLASSES: dict[str, Any] = {}  # each with options of its own
-_INFOS: dict[str, ModelInfo] = {}
+_CLASSES: dict[str, Any] = {}  # by arch; the constructors differ in their own options
+_DEFAULTS: dict[str, dict[str, Any]] = {}  # by arch: own options of the class
+_INFOS: dict[str, ModelInfo] = {}  # by name
 
 
 def register(
@@ -133,12 +149,18 @@ def register(
     tags: Mapping[str, Tag],
 ) -> None:
     """Makes a network known by `arch` and `arch.tag`; the tag "" is the recommended reading."""
+    parameters = inspect.signature(model_class.__init__).parameters.values()
+    _CLASSES[arch] = model_class
+    _DEFAULTS[arch] = {
+        p.name: p.default
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in SHARED_OPTIONS
+    }
     for tag, facts in tags.items():
         name = f"{arch}.{tag}" if tag else arch
         fields = {f.name: getattr(facts, f.name) for f in dataclasses.fields(facts)}
         fields["num_params"] = facts.num_params or num_params
-        fields["readings"] = types.MappingProxyType(dict(facts.readings))
-        _CLASSES[name] = model_class
+        fields["readings"] = FrozenDict(facts.readings)
         _INFOS[name] = ModelInfo(
             name=name,
             arch=arch,
@@ -177,6 +199,15 @@ def model_info(name: str) -> ModelInfo:
         raise UnknownModelError(_unknown(name)) from None
 
 
+def model_class(name: str) -> Any:
+    """Returns the class of a network.
+
+    Raises:
+        UnknownModelError: with near names.
+    """
+    return _CLASSES[model_info(name).arch]
+
+
 def _unknown(name: str) -> str:
     arch = name.partition(".")[0]
     if arch in _INFOS:
@@ -188,105 +219,3 @@ def _unknown(name: str) -> str:
     if near:
         hint = f"did you mean {', '.join(dict.fromkeys(near))}?"
     return f"unknown model {name!r}; {hint}"
-
-
-def create_model(
-    name: str,
-    *,
-    weights: Any = None,
-    num_classes: int | None = None,
-    in_channels: int = 3,
-    aux_heads: bool = False,
-    width_multiplier: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs | None = None,
-    **readings: Any,
-) -> Model:
-    """Builds a network in evaluation mode.
-
-    Args:
-        name: `arch` or `arch.tag`, see `list_models`.
-        weights: None for random parameters; True for the tag's published file, fetched once and
-            kept; else what `load_weights` takes.
-        num_classes: size of the output; None: the tag's own.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifiers, whose logits training returns too.
-        width_multiplier: scales every channel count.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters; None: `nnx.Rngs(0)`. Not used up by weights.
-        **readings: further options of the network's class, over those that the tag fixes.
-
-    Raises:
-        UnknownModelError: with near names.
-        WeightsError: if the weights do not fit, or cannot be fetched.
-        TypeError: for an option that the network does not have.
-        ValueError: if it has no auxiliary heads to build.
-    """
-    info = model_info(name)
-    if aux_heads and not info.aux_heads:
-        raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
-    num_classes = info.num_classes if num_classes is None else num_classes
-    model_class = _CLASSES[name]
-    readings = {**full_readings(name), **readings}
-
-    def build(rngs: nnx.Rngs) -> Model:
-        model: Model = model_class(
-            num_classes,
-            in_channels,
-            **({"aux_heads": True} if aux_heads else {}),
-            width_multiplier=width_multiplier,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-            **readings,
-        )
-        model.eval()
-        options = tuple(sorted(readings.items()))
-        model.spec = Spec(name, num_classes, in_channels, aux_heads, width_multiplier, options)
-        return model
-
-    rngs = nnx.Rngs(0) if rngs is None else rngs
-    return build(rngs) if weights is None else _loaded(name, build, rngs, weights)
-
-
-def abstract_model(name: str, **options: Any) -> Model:
-    """Builds a network of shapes without numbers, in a second or less.
-
-    Args:
-        name: what `create_model` takes.
-        **options: of `create_model`.
-
-    Raises:
-        UnknownModelError: with near names.
-    """
-    return nnx.eval_shape(lambda: create_model(name, rngs=ONE_KEY, **options))
-
-
-def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
-    """Builds a network around its weights: random ones, only to be replaced, take long to make."""
-    from inception_jax.weights.loading import load_weights, open_source  # which import this module
-
-    weights = open_source(name, weights)
-    model = nnx.eval_shape(lambda: build(ONE_KEY))
-    load_weights(model, weights)
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model))):
-        return model
-    model = build(rngs)  # a file without a classifier, as has just been said
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        load_weights(model, weights)
-    return model
-
-
-def full_readings(name: str) -> dict[str, Any]:
-    """Returns every option that only this network has, as `create_model(name)` sets it."""
-    return {**_default_readings(_CLASSES[name]), **model_info(name).readings}
-
-
-def _default_readings(model_class: type[Model]) -> dict[str, Any]:
-    """The options that only this network has, with their defaults."""
-    shared = inspect.signature(create_model).parameters
-    own = list(inspect.signature(model_class.__init__).parameters.values())[1:]
-    return {p.name: p.default for p in own if p.name not in shared}

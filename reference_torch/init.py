@@ -1,4 +1,4 @@
-"""Initial values of kernels, drawn as `inception_jax.init` draws them."""
+"""Initial values of kernels, drawn as `inception_jax.nn.init` draws them."""
 
 from __future__ import annotations
 

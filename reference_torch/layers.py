@@ -1,6 +1,6 @@
 """The layers that the whole family is built from.
 
-Tensors are [n, c, h, w]. Classes and attributes are those of `inception_jax.layers`.
+Tensors are [n, c, h, w]. Classes and attributes are those of `inception_jax.nn.layers`.
 """
 
 from __future__ import annotations

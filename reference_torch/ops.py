@@ -1,4 +1,4 @@
-"""Padding and pooling on NCHW tensors, by the rules of `inception_jax.ops`."""
+"""Padding and pooling on NCHW tensors, by the rules of `inception_jax.nn.ops`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ Padding = Literal["valid", "same", "symmetric", "ceil"]
 padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
 pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side.
 """
+
+PadMode = Literal["tf", "torch"]
+"""Whose rules strided convolutions and max pools follow: TensorFlow's, or PyTorch's and Caffe's."""
+
+CONV_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "symmetric"}
+POOL_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:

@@ -15,9 +15,8 @@ from flax import nnx
 
 import inception_jax as ij
 import reference_torch
-from inception_jax import registry
+from inception_jax.create import abstract_model
 from inception_jax.nn.layers import BatchNorm
-from inception_jax.registry import abstract_model
 from inception_jax.weights import leaves
 
 # Relative to the largest number of the compared tensor.
@@ -76,14 +75,14 @@ def distinct_readings() -> list[str]:
 
 def options_for(name: str) -> dict:
     """Everything that there is to compare, and of blocks in a row two."""
-    readings = registry._default_readings(registry._CLASSES[name])
+    readings = ij.model_info(name).options
     options: dict = {"aux_heads": True} if ij.model_info(name).aux_heads else {}
     return options | ({"blocks": (2, 2, 2)} if "blocks" in readings else {})
 
 
 def not_random(name: str) -> dict[str, float]:
     """The options that turn off what draws random numbers in training."""
-    readings = registry._default_readings(registry._CLASSES[name])
+    readings = ij.model_info(name).options
     return {option: 0.0 for option in readings if "drop" in option}
 
 

@@ -15,11 +15,12 @@ from flax import nnx
 
 from inception_jax.analysis.macs import macs_of
 from inception_jax.analysis.tracing import traced
+from inception_jax.create import abstract_model
 from inception_jax.nn import ops
 from inception_jax.nn.layers import Chain
 from inception_jax.nn.model import Model
 from inception_jax.nn.rewrites import rewritten
-from inception_jax.registry import abstract_model, model_info
+from inception_jax.registry import model_info
 
 _HEADINGS = ("stage", "made of", "shape", "parameters", "MACs")
 _POOLS = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool"}

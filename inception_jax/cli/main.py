@@ -13,8 +13,8 @@ from typing import Any
 from inception_jax import serving
 from inception_jax.analysis.summary import summary
 from inception_jax.cli import draw, fid, predict
+from inception_jax.create import model_for
 from inception_jax.registry import UnknownModelError, list_models, model_info
-from inception_jax.weights.building import model_for
 from inception_jax.weights.convert import FORMATS, export
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.published import PUBLISHED

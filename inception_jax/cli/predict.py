@@ -18,12 +18,12 @@ from tqdm import tqdm
 from inception_jax import classes
 from inception_jax.analysis import explain
 from inception_jax.cli import contact_sheet as sheet
+from inception_jax.create import model_for
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
 from inception_jax.outputs import check_target
 from inception_jax.preprocessing import as_input, cropped
 from inception_jax.registry import model_info
-from inception_jax.weights.building import model_for
 from inception_jax.weights.content import spec_of
 
 # Images to heat, unless none is asked for, and logits.

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from flax import nnx
 
 from inception_jax.analysis.macs import count_macs
+from inception_jax.create import abstract_model
 from inception_jax.drawing import tracing
 from inception_jax.drawing.graph import Graph, inside
 from inception_jax.drawing.reading import read
 from inception_jax.drawing.simplify import simplify
 from inception_jax.nn.model import Model
-from inception_jax.registry import abstract_model, model_info
+from inception_jax.registry import model_info
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _marking(kind: type[nnx.Module]) -> type:
     methods: dict[str, Any] = {}
     if issubclass(kind, Model):
         methods["features"] = _features(kind.features)
-    elif issubclass(kind, layers.Dropout):
+    elif issubclass(kind, nnx.Dropout):
         methods["__call__"] = _drop
     else:
         own = itertools.takewhile(lambda base: not base.__module__.startswith("flax"), kind.__mro__)
@@ -133,7 +133,7 @@ def _features(method: Callable[..., dict[str, jax.Array]]) -> Callable[..., Any]
     return marked
 
 
-def _drop(self: Any, x: jax.Array, rngs: Any = None) -> jax.Array:
+def _drop(self: Any, x: jax.Array, *, rngs: Any = None) -> jax.Array:
     del rngs  # no program without random numbers would have them
     if isinstance(self, layers.DropPath) or not self.rate:
         return x

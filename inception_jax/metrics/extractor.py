@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from inception_jax.create import model_for
 from inception_jax.inference.compiled import cores, jit_call
 from inception_jax.metrics.reading import Images, Reading, batches, open_images
 from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
@@ -20,8 +21,7 @@ from inception_jax.metrics.statistics import RunningStatistics, Statistics
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.nn.layers import global_avg_pool
 from inception_jax.nn.model import Model
-from inception_jax.registry import full_readings
-from inception_jax.weights.building import model_for
+from inception_jax.registry import model_info
 from inception_jax.weights.content import spec_of
 from inception_jax.weights.loading import Source
 
@@ -218,7 +218,8 @@ def _checked(model: Model) -> InceptionV3:
         raise ValueError(f"FID is of the features of {NAME}, not of {spec.name}")
     if spec.in_channels != 3:
         raise ValueError(f"FID is of colour images; this network takes {spec.in_channels} channels")
-    needed = {k: full_readings(NAME)[k] for k in ("count_include_pad", "mixed_7c_pool", "bn_eps")}
+    options = model_info(NAME).options
+    needed = {k: options[k] for k in ("count_include_pad", "mixed_7c_pool", "bn_eps")}
     if jnp.promote_types(model.fc.dtype, jnp.float32) != model.fc.dtype:
         raise ValueError(f"FID needs float32; this network computes in {model.fc.dtype}")
     wrong = [f"{k}={v!r}" for k, v in spec.readings if k in needed and v != needed[k]]

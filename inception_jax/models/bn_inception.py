@@ -10,7 +10,6 @@ those of a 224x224 image with Caffe's widths.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -23,23 +22,16 @@ from inception_jax.nn.layers import (
     Conv,
     ConvBN,
     DepthwiseConv,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
-from inception_jax.nn.ops import Padding, max_pool
+from inception_jax.nn.model import Maps, Model
+from inception_jax.nn.ops import CONV_PADDING, POOL_PADDING, Padding, PadMode, max_pool
 from inception_jax.registry import Tag, register
 
-PadMode = Literal["tf", "torch"]
 StemKind = Literal["conv", "separable"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class SeparableStem(nnx.Module):
@@ -171,7 +163,7 @@ class BNInception(Model):
             TF-slim.
         bn_eps: added to the variance of every BatchNorm; 1e-5 in Cadene's port of Caffe's weights,
             1e-3 in TF-slim.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -232,51 +224,27 @@ class BNInception(Model):
         self.inception5b = inception(
             self.inception5a.out_channels, 352, 192, 320, 192, 224, 128, "max"
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(self.inception5b.out_channels, num_classes, **types)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in the paper, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 224x224x3
-        x = maps["conv1"] = self.conv1(x)  # 112x112x64
-        x = maps["maxpool1"] = max_pool(x, 3, 2, self.pool_padding)  # 56x56x64
-        x = maps["conv2"] = self.conv2(x)  # 56x56x64
-        x = maps["conv3"] = self.conv3(x)  # 56x56x192
-        x = maps["maxpool2"] = max_pool(x, 3, 2, self.pool_padding)  # 28x28x192
-        x = maps["inception3a"] = self.inception3a(x)  # 28x28x256
-        x = maps["inception3b"] = self.inception3b(x)  # 28x28x320
-        x = maps["inception3c"] = self.inception3c(x)  # 14x14x576
-        x = maps["inception4a"] = self.inception4a(x)  # 14x14x576
-        x = maps["inception4b"] = self.inception4b(x)  # 14x14x576
-        x = maps["inception4c"] = self.inception4c(x)  # 14x14x608
-        x = maps["inception4d"] = self.inception4d(x)  # 14x14x608
-        x = maps["inception4e"] = self.inception4e(x)  # 7x7x1056
-        x = maps["inception5a"] = self.inception5a(x)  # 7x7x1024
-        x = maps["inception5b"] = self.inception5b(x)  # 7x7x1024
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 1024]."""
-        return global_avg_pool(self.features(images)["inception5b"])
-
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = self.dropout(self.embed(images), rngs)  # 1024
-        return self.fc(x)
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in the paper, in forward order."""
+        # x is 224x224x3
+        x = maps.add("conv1", self.conv1(x))  # 112x112x64
+        x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
+        x = maps.add("conv2", self.conv2(x))  # 56x56x64
+        x = maps.add("conv3", self.conv3(x))  # 56x56x192
+        x = maps.add("maxpool2", max_pool(x, 3, 2, self.pool_padding))  # 28x28x192
+        x = maps.add("inception3a", self.inception3a(x))  # 28x28x256
+        x = maps.add("inception3b", self.inception3b(x))  # 28x28x320
+        x = maps.add("inception3c", self.inception3c(x))  # 14x14x576
+        x = maps.add("inception4a", self.inception4a(x))  # 14x14x576
+        x = maps.add("inception4b", self.inception4b(x))  # 14x14x576
+        x = maps.add("inception4c", self.inception4c(x))  # 14x14x608
+        x = maps.add("inception4d", self.inception4d(x))  # 14x14x608
+        x = maps.add("inception4e", self.inception4e(x))  # 7x7x1056
+        x = maps.add("inception5a", self.inception5a(x))  # 7x7x1024
+        x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
 # What each published weight file needs, and what its publisher feeds it.

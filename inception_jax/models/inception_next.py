@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -20,21 +19,20 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn import init
 from inception_jax.nn.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Chain,
     Conv,
     DepthwiseConv,
-    Dropout,
     DropPath,
     Linear,
     Maker,
     channel_scaler,
-    check_images,
     folded,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm, Folded, LayerNorm
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+from inception_jax.registry import Tag, register
 
 Size = Literal["atto", "tiny", "small", "base"]
 
@@ -114,10 +112,10 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         branch = self.mlp(self.norm(self.token_mixer(x)))
         branch = (branch * self.gamma[...]).astype(branch.dtype)
-        return x + self.drop_path(branch, rngs)
+        return x + self.drop_path(branch, rngs=rngs)
 
     def fold(self) -> None:
-        """Takes the normalisation and gamma into the convolutions beside them, for `fold`."""
+        """Folds the normalisation and gamma into the convolutions beside them, for `fold`."""
         if isinstance(self.norm, BatchNorm):
             self.mlp.fc1.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -138,7 +136,7 @@ class Stem(nnx.Module):
         return self.norm(self.conv(x))
 
     def fold(self) -> None:
-        """Takes the normalisation into the convolution before it, for `folding.fold`."""
+        """Folds the normalisation into the convolution before it, for `folding.fold`."""
         self.norm = folded(self.norm, self.conv)
 
 
@@ -155,7 +153,7 @@ class Downsample(nnx.Module):
         return self.conv(self.norm(x))
 
     def fold(self) -> None:
-        """Takes the normalisation into the convolution after it, for `folding.fold`."""
+        """Folds the normalisation into the convolution after it, for `folding.fold`."""
         if isinstance(self.norm, BatchNorm):
             self.conv.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -187,12 +185,12 @@ class Head(nnx.Module):
     ):
         self.fc1 = linear(in_features, 3 * in_features)
         self.norm = norm(3 * in_features, eps=1e-6)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc2 = linear(3 * in_features, num_classes)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.norm(jax.nn.gelu(self.fc1(x), approximate=False))
-        return self.fc2(self.dropout(x, rngs))
+        return self.fc2(self.dropout(x, rngs=rngs))
 
 
 class InceptionNeXt(Model):
@@ -207,7 +205,7 @@ class InceptionNeXt(Model):
         drop_path: share of the examples that skip the last block in training; less before it,
             falling to none at the first.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -263,42 +261,18 @@ class InceptionNeXt(Model):
             norm=functools.partial(LayerNorm, **dtypes),
         )
 
-    def features(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
-        """Returns the stem's and the four stages' maps [n, h, w, c], in forward order.
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds the stem's and the four stages' maps [n, h, w, c], in forward order."""
+        # x is 224x224x3
+        x = maps.add("stem", self.stem(x))  # 56x56x96
+        x = maps.add("stage1", self.stages[0](x, rngs))  # 56x56x96
+        x = maps.add("stage2", self.stages[1](x, rngs))  # 28x28x192
+        x = maps.add("stage3", self.stages[2](x, rngs))  # 14x14x384
+        x = maps.add("stage4", self.stages[3](x, rngs))  # 7x7x768
 
-        Args:
-            images: floats [n, h, w, c].
-            rngs: with a stream `dropout`, for stochastic depth in training.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 224x224x3
-        x = maps["stem"] = self.stem(x)  # 56x56x96
-        x = maps["stage1"] = self.stages[0](x, rngs)  # 56x56x96
-        x = maps["stage2"] = self.stages[1](x, rngs)  # 28x28x192
-        x = maps["stage3"] = self.stages[2](x, rngs)  # 14x14x384
-        x = maps["stage4"] = self.stages[3](x, rngs)  # 7x7x768
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the head, [n, 768]."""
-        return global_avg_pool(self.features(images)["stage4"])
-
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = global_avg_pool(self.features(images, rngs=rngs)["stage4"])  # 768
-        return self.head(x, rngs)
+    def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies the pooled features [n, 768]; returns logits [n, num_classes]."""
+        return self.head(embedding, rngs)
 
 
 # What each published weight file needs, and what its publisher feeds it.

@@ -8,7 +8,6 @@ and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights a
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -22,34 +21,51 @@ from inception_jax.nn.layers import (
     Chain,
     Conv,
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
     folded,
-    global_avg_pool,
     l2_normalised,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.ops import max_pool
-from inception_jax.nn.remat import kept
+from inception_jax.nn.remat import save_for_backward
 from inception_jax.registry import Tag, register
 
 Head = Literal["face", "classifier"]
 
 
-class Block35(nnx.Module):
-    """35x35 residual module, figure 10: relu(x + scale * up(branches)).
+class Residual(nnx.Module):
+    """What ends a residual module: relu(x + scale * up(branches)).
 
-    The 1x1 back up to the input's width has a bias and no BatchNorm, as in all blocks here.
+    The 1x1 back up to the input's width has a bias and no BatchNorm.
     """
+
+    up: Conv
+    scale: float
+    relu: bool = True
+
+    def _add(self, x: jax.Array, branches: list[jax.Array]) -> jax.Array:
+        """Adds the branches to the module's input."""
+        x = save_for_backward(x + self.scale * self.up(jnp.concatenate(branches, axis=-1)))
+        return jax.nn.relu(x) if self.relu else x
+
+    def fold(self) -> None:
+        """Folds the scale into the 1x1, for `folding.fold`."""
+        self.up.scale_output(self.scale)
+        self.scale = 1.0
+
+
+class Block35(Residual):
+    """35x35 residual module, figure 10; figure 16 with other widths of the longest branch."""
 
     def __init__(
         self,
         in_channels: int,
+        c3x3dbl_2: int,
+        c3x3dbl_3: int,
         *,
         scale: float,
         conv: Maker[ConvBN],
@@ -62,10 +78,10 @@ class Block35(nnx.Module):
         self.branch3x3_2 = conv(width(32), width(32), 3)
 
         self.branch3x3dbl_1 = conv(in_channels, width(32), 1)
-        self.branch3x3dbl_2 = conv(width(32), width(32), 3)
-        self.branch3x3dbl_3 = conv(width(32), width(32), 3)
+        self.branch3x3dbl_2 = conv(width(32), width(c3x3dbl_2), 3)
+        self.branch3x3dbl_3 = conv(width(c3x3dbl_2), width(c3x3dbl_3), 3)
 
-        self.up = linear_conv(3 * width(32), in_channels, 1)
+        self.up = linear_conv(2 * width(32) + width(c3x3dbl_3), in_channels, 1)
         self.scale = scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,63 +90,63 @@ class Block35(nnx.Module):
         )
         branch3x3 = self.branch3x3_2(branch3x3)
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        mixed = jnp.concatenate([branch1x1, branch3x3, branch3x3dbl], axis=-1)
-        return jax.nn.relu(kept(x + self.scale * self.up(mixed)))
-
-    def fold(self) -> None:
-        """Takes the scale into the 1x1, for `folding.fold`."""
-        self.up.scale_output(self.scale)
-        self.scale = 1.0
+        return self._add(x, [branch1x1, branch3x3, branch3x3dbl])
 
 
-class Block17(nnx.Module):
-    """17x17 residual module, figure 11."""
+class Block17(Residual):
+    """17x17 residual module, figure 11; figure 17 with other widths."""
 
     def __init__(
         self,
         in_channels: int,
+        c1x1: int,
+        c7x7_2: int,
+        c7x7_3: int,
         *,
         scale: float,
         conv: Maker[ConvBN],
         linear_conv: Maker[Conv],
         width: Width,
     ):
-        self.branch1x1 = conv(in_channels, width(128), 1)
+        self.branch1x1 = conv(in_channels, width(c1x1), 1)
 
         self.branch7x7_1 = conv(in_channels, width(128), 1)
-        self.branch7x7_2 = conv(width(128), width(128), (1, 7))
-        self.branch7x7_3 = conv(width(128), width(128), (7, 1))
+        self.branch7x7_2 = conv(width(128), width(c7x7_2), (1, 7))
+        self.branch7x7_3 = conv(width(c7x7_2), width(c7x7_3), (7, 1))
 
-        self.up = linear_conv(2 * width(128), in_channels, 1)
+        self.up = linear_conv(width(c1x1) + width(c7x7_3), in_channels, 1)
         self.scale = scale
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch1x1, branch7x7 = siblings(x, self.branch1x1, self.branch7x7_1)
         branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
-        mixed = jnp.concatenate([branch1x1, branch7x7], axis=-1)
-        return jax.nn.relu(kept(x + self.scale * self.up(mixed)))
-
-    def fold(self) -> None:
-        """Takes the scale into the 1x1, for `folding.fold`."""
-        self.up.scale_output(self.scale)
-        self.scale = 1.0
+        return self._add(x, [branch1x1, branch7x7])
 
 
 class ReductionB(nnx.Module):
-    """Grid reduction 17x17 -> 8x8, figure 12."""
+    """Grid reduction 17x17 -> 8x8, figure 12; figure 18 with other widths."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3b: int,
+        c3x3dbl_2: int,
+        c3x3dbl_3: int,
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
         self.branch3x3a_1 = conv(in_channels, width(256), 1)
         self.branch3x3a_2 = conv(width(256), width(384), 3, stride=2, padding="valid")
 
         self.branch3x3b_1 = conv(in_channels, width(256), 1)
-        self.branch3x3b_2 = conv(width(256), width(256), 3, stride=2, padding="valid")
+        self.branch3x3b_2 = conv(width(256), width(c3x3b), 3, stride=2, padding="valid")
 
         self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
-        self.branch3x3dbl_2 = conv(width(256), width(256), 3)
-        self.branch3x3dbl_3 = conv(width(256), width(256), 3, stride=2, padding="valid")
+        self.branch3x3dbl_2 = conv(width(256), width(c3x3dbl_2), 3)
+        self.branch3x3dbl_3 = conv(width(c3x3dbl_2), width(c3x3dbl_3), 3, stride=2, padding="valid")
 
-        self.out_channels = width(384) + 2 * width(256) + in_channels
+        self.out_channels = width(384) + width(c3x3b) + width(c3x3dbl_3) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch3x3a, branch3x3b, branch3x3dbl = siblings(
@@ -143,12 +159,14 @@ class ReductionB(nnx.Module):
         return jnp.concatenate([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], axis=-1)
 
 
-class Block8(nnx.Module):
-    """8x8 residual module, figure 13."""
+class Block8(Residual):
+    """8x8 residual module, figure 13; figure 19 with other widths."""
 
     def __init__(
         self,
         in_channels: int,
+        c3x3_2: int,
+        c3x3_3: int,
         *,
         scale: float,
         relu: bool = True,
@@ -159,24 +177,17 @@ class Block8(nnx.Module):
         self.branch1x1 = conv(in_channels, width(192), 1)
 
         self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(192), (1, 3))
-        self.branch3x3_3 = conv(width(192), width(192), (3, 1))
+        self.branch3x3_2 = conv(width(192), width(c3x3_2), (1, 3))
+        self.branch3x3_3 = conv(width(c3x3_2), width(c3x3_3), (3, 1))
 
-        self.up = linear_conv(2 * width(192), in_channels, 1)
+        self.up = linear_conv(width(192) + width(c3x3_3), in_channels, 1)
         self.scale = scale
         self.relu = relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch1x1, branch3x3 = siblings(x, self.branch1x1, self.branch3x3_1)
         branch3x3 = self.branch3x3_3(self.branch3x3_2(branch3x3))
-        mixed = jnp.concatenate([branch1x1, branch3x3], axis=-1)
-        x = kept(x + self.scale * self.up(mixed))
-        return jax.nn.relu(x) if self.relu else x
-
-    def fold(self) -> None:
-        """Takes the scale into the 1x1, for `folding.fold`."""
-        self.up.scale_output(self.scale)
-        self.scale = 1.0
+        return self._add(x, [branch1x1, branch3x3])
 
 
 class InceptionResNetV1(Model):
@@ -196,7 +207,7 @@ class InceptionResNetV1(Model):
         scales: by which the branches of the three kinds of block are multiplied before they are
             added, the paper's section 3.3; the numbers are the authors' code's.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -240,17 +251,23 @@ class InceptionResNetV1(Model):
         self.Conv2d_4b_3x3 = conv(width(192), width(256), 3, stride=2, padding="valid")
         # Residual modules and reductions
         c35 = width(256)
-        self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
+        self.block35 = Chain(
+            Block35(c35, 32, 32, scale=scales[0], **residual) for _ in range(blocks[0])
+        )
         self.Mixed_6a = ReductionA(c35, 192, 192, 256, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
-        self.Mixed_7a = ReductionB(c17, **common)
+        self.block17 = Chain(
+            Block17(c17, 128, 128, 128, scale=scales[1], **residual) for _ in range(blocks[1])
+        )
+        self.Mixed_7a = ReductionB(c17, 256, 256, 256, **common)
         c8 = self.Mixed_7a.out_channels
         scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
+        self.block8 = Chain(
+            Block8(c8, 192, 192, scale=scales[2], **residual) for _ in range(scaled)
+        )
         if linear_last_block:
-            self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
-        self.dropout = Dropout(dropout)
+            self.block8.append(Block8(c8, 192, 192, scale=1.0, relu=False, **residual))
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.bottleneck, self.bottleneck_bn = nnx.data(None), nnx.data(None)
         if head == "face":
             self.bottleneck = linear(c8, width(512), bias=False)
@@ -259,28 +276,21 @@ class InceptionResNetV1(Model):
             )
         self.fc = linear(width(512) if head == "face" else c8, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x256
-        x = maps["block35"] = self.block35(x)  # 35x35x256
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x896
-        x = maps["block17"] = self.block17(x)  # 17x17x896
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1792
-        x = maps["block8"] = self.block8(x)  # 8x8x1792
-        return maps
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+        x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x256
+        x = maps.add("block35", self.block35(x))  # 35x35x256
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x896
+        x = maps.add("block17", self.block17(x))  # 17x17x896
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1792
+        x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: jax.Array, *, normalise: bool = False) -> jax.Array:
         """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
@@ -290,31 +300,24 @@ class InceptionResNetV1(Model):
             normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
                 then the cosines by which faces are compared.
         """
-        x = self._embed(images, None)
+        x = super().embed(images)
         return l2_normalised(x) if normalise else x
 
-    def _embed(self, images: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        x = self.dropout(global_avg_pool(self.features(images)["block8"]), rngs)  # 1792
+    def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns what the classifier sees of the maps of `features`, after dropout."""
+        x = self.dropout(super().embedding(maps), rngs=rngs)  # 1792
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
         return self.bottleneck_bn(self.bottleneck(x))  # 512
 
+    def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies an embedding; returns logits [n, num_classes]."""
+        return self.fc(embedding)
+
     def fold(self) -> None:
-        """Takes the last normalisation into the layer before it, for `folding.fold`."""
+        """Folds the last normalisation into the layer before it, for `folding.fold`."""
         if self.bottleneck is not None and self.bottleneck_bn is not None:
             self.bottleneck_bn = folded(self.bottleneck_bn, self.bottleneck)
-
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        return self.fc(self._embed(images, rngs))
 
 
 # What each published weight file needs, and what its publisher feeds it: faces, cut out and resized

@@ -9,7 +9,6 @@ image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -20,33 +19,30 @@ from jax.typing import DTypeLike
 from inception_jax.nn import init
 from inception_jax.nn.branches import siblings_with_pool
 from inception_jax.nn.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Conv,
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
-    imagenet_to_inception,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import (
+    CONV_PADDING,
+    POOL_PADDING,
     Padding,
+    PadMode,
     adaptive_avg_pool,
     avg_pool,
     local_response_norm,
     max_pool,
 )
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+from inception_jax.registry import Tag, register
 
 AuxPool = Literal["adaptive", "5x5"]
 Norm = Literal["bn", "lrn"]
-PadMode = Literal["tf", "torch"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class ConvReLU(nnx.Module):
@@ -82,11 +78,11 @@ class ConvReLU(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.finish(self.conv.multiply(x))
+        return self.after_conv(self.conv.convolve(x))
 
-    def finish(self, x: jax.Array) -> jax.Array:
-        """Maps the convolution's products to the layer's output."""
-        return jax.nn.relu(self.conv.add(x, self.conv.bias))
+    def after_conv(self, x: jax.Array) -> jax.Array:
+        """Applies bias and ReLU to the convolution's output."""
+        return jax.nn.relu(self.conv.add_bias(x))
 
 
 class Inception(nnx.Module):
@@ -154,7 +150,7 @@ class InceptionAux(nnx.Module):
         self.pool: AuxPool = pool
         self.conv = conv(in_channels, width(128), 1)
         self.fc1 = linear(4 * 4 * width(128), width(1024))
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc2 = linear(width(1024), num_classes)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -165,7 +161,7 @@ class InceptionAux(nnx.Module):
         x = self.conv(x)  # 4x4x128
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # 2048, channels first as in every file
         x = jax.nn.relu(self.fc1(x))  # 1024
-        return self.fc2(self.dropout(x, rngs))
+        return self.fc2(self.dropout(x, rngs=rngs))
 
 
 class InceptionV1(Model):
@@ -192,7 +188,7 @@ class InceptionV1(Model):
         transform_input: take images normalised with ImageNet's mean and deviation and map them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -201,6 +197,7 @@ class InceptionV1(Model):
     min_size = 32
     taps = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
     aux_names = ("aux1", "aux2")
+    aux_stages = ("inception4a", "inception4d")
     classifiers = ("fc", "aux1.fc2", "aux2.fc2")
 
     def __init__(
@@ -258,65 +255,30 @@ class InceptionV1(Model):
         self.inception4e = inception(self.inception4d.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5a = inception(self.inception4e.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(self.inception5a.out_channels, 384, 192, 384, 48, 128, 128)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.inception5b.out_channels, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in the paper, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = imagenet_to_inception(images) if self.transform_input else images  # 224x224x3
-        x = maps["conv1"] = self.conv1(x)  # 112x112x64
-        x = maps["maxpool1"] = max_pool(x, 3, 2, self.pool_padding)  # 56x56x64
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in the paper, in forward order."""
+        # x is 224x224x3
+        x = maps.add("conv1", self.conv1(x))  # 112x112x64
+        x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
         x = local_response_norm(x) if self.norm == "lrn" else x  # 56x56x64
-        x = maps["conv2"] = self.conv2(x)  # 56x56x64
-        x = maps["conv3"] = self.conv3(x)  # 56x56x192
+        x = maps.add("conv2", self.conv2(x))  # 56x56x64
+        x = maps.add("conv3", self.conv3(x))  # 56x56x192
         x = local_response_norm(x) if self.norm == "lrn" else x  # 56x56x192
-        x = maps["maxpool2"] = max_pool(x, 3, 2, self.pool_padding)  # 28x28x192
-        x = maps["inception3a"] = self.inception3a(x)  # 28x28x256
-        x = maps["inception3b"] = self.inception3b(x)  # 28x28x480
-        x = maps["maxpool3"] = max_pool(x, 3, 2, self.pool_padding)  # 14x14x480
-        x = maps["inception4a"] = self.inception4a(x)  # 14x14x512
-        x = maps["inception4b"] = self.inception4b(x)  # 14x14x512
-        x = maps["inception4c"] = self.inception4c(x)  # 14x14x512
-        x = maps["inception4d"] = self.inception4d(x)  # 14x14x528
-        x = maps["inception4e"] = self.inception4e(x)  # 14x14x832
-        x = maps["maxpool4"] = max_pool(x, self.maxpool4_window, 2, self.pool_padding)  # 7x7x832
-        x = maps["inception5a"] = self.inception5a(x)  # 7x7x832
-        x = maps["inception5b"] = self.inception5b(x)  # 7x7x1024
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 1024]."""
-        return global_avg_pool(self.features(images)["inception5b"])
-
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes]. In training with auxiliary heads, a dict of `logits`, `aux1`
-            (on 4a) and `aux2` (on 4d), each [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["inception5b"]), rngs)  # 1024
-        logits = self.fc(x)
-        if self.aux1 is None or self.aux2 is None or self.dropout.deterministic:
-            return logits
-        return {
-            "logits": logits,
-            "aux1": self.aux1(maps["inception4a"], rngs),
-            "aux2": self.aux2(maps["inception4d"], rngs),
-        }
+        x = maps.add("maxpool2", max_pool(x, 3, 2, self.pool_padding))  # 28x28x192
+        x = maps.add("inception3a", self.inception3a(x))  # 28x28x256
+        x = maps.add("inception3b", self.inception3b(x))  # 28x28x480
+        x = maps.add("maxpool3", max_pool(x, 3, 2, self.pool_padding))  # 14x14x480
+        x = maps.add("inception4a", self.inception4a(x))  # 14x14x512
+        x = maps.add("inception4b", self.inception4b(x))  # 14x14x512
+        x = maps.add("inception4c", self.inception4c(x))  # 14x14x512
+        x = maps.add("inception4d", self.inception4d(x))  # 14x14x528
+        x = maps.add("inception4e", self.inception4e(x))  # 14x14x832
+        x = maps.add("maxpool4", max_pool(x, self.maxpool4_window, 2, self.pool_padding))  # 7x7x832
+        x = maps.add("inception5a", self.inception5a(x))  # 7x7x832
+        x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
 # What each published weight file needs, and what its publisher feeds it.

@@ -9,7 +9,6 @@ modules as two 3x3. No weights were ever published. TF-slim's `inception_v2` is 
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -21,15 +20,12 @@ from inception_jax.models.inception_v3 import InceptionAux
 from inception_jax.nn.branches import siblings, siblings_with_pool
 from inception_jax.nn.layers import (
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import max_pool
 from inception_jax.registry import Tag, register
 
@@ -181,7 +177,7 @@ class InceptionV2(Model):
         dropout: share of the pooled features dropped in training; TF-slim's for V3, the paper
             names none.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -214,7 +210,7 @@ class InceptionV2(Model):
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         self.in_channels = in_channels
-        self.aux_stage = {"last_17x17": "Mixed_6e", "first_17x17": "Mixed_6a"}[aux_position]
+        self.aux_stages = ({"last_17x17": "Mixed_6e", "first_17x17": "Mixed_6a"}[aux_position],)
 
         self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
         self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
@@ -231,66 +227,35 @@ class InceptionV2(Model):
         self.Mixed_6e = InceptionB(self.Mixed_6d.out_channels, 192, n=n, **common)
         self.AuxLogits = nnx.data(None)
         if aux_heads:
-            aux_channels = getattr(self, self.aux_stage).out_channels
+            aux_channels = getattr(self, self.aux_stages[0]).out_channels
             self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=linear, **common)
         self.Mixed_7a = ReductionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by a name in TF-slim's manner, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_3x3"] = self.Conv2d_3b_3x3(x)  # 71x71x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 35x35x192
-        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x288
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by a name in TF-slim's manner, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_3x3", self.Conv2d_3b_3x3(x))  # 71x71x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 35x35x192
+        x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x288
         # The table counts 3, 5 and 2 modules: the last of the first two rows is the reduction.
-        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x288
-        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x288
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x768
-        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x768
-        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x768
-        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x768
-        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x768
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1280
-        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x2048
-        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x2048
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return global_avg_pool(self.features(images)["Mixed_7c"])
-
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["Mixed_7c"]), rngs)  # 2048
-        logits = self.fc(x)
-        if self.AuxLogits is None or self.dropout.deterministic:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps[self.aux_stage])}
+        x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x288
+        x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768
+        x = maps.add("Mixed_6b", self.Mixed_6b(x))  # 17x17x768
+        x = maps.add("Mixed_6c", self.Mixed_6c(x))  # 17x17x768
+        x = maps.add("Mixed_6d", self.Mixed_6d(x))  # 17x17x768
+        x = maps.add("Mixed_6e", self.Mixed_6e(x))  # 17x17x768
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1280
+        x = maps.add("Mixed_7b", self.Mixed_7b(x))  # 8x8x2048
+        x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
 # Readings without weights.

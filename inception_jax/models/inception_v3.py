@@ -8,7 +8,6 @@ the paper differ, a comment says so. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any
 
 import jax
@@ -19,19 +18,18 @@ from jax.typing import DTypeLike
 from inception_jax.nn import init
 from inception_jax.nn.branches import PoolKind, siblings, siblings_with_pool
 from inception_jax.nn.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
     global_avg_pool,
-    imagenet_to_inception,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import avg_pool, max_pool
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD, Tag, register
+from inception_jax.registry import Tag, register
 
 
 class InceptionA(nnx.Module):
@@ -236,7 +234,8 @@ class InceptionAux(nnx.Module):
         )
         self.fc = linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        del rngs  # unlike Inception V1's it has no dropout
         x = avg_pool(x, min(5, *x.shape[1:3]), stride=3)  # 5x5x768
         x = self.conv0(x)  # 5x5x128
         x = self.conv1(_at_least_5x5(x))  # 1x1x768
@@ -264,7 +263,7 @@ class InceptionV3(Model):
         transform_input: take images normalised with ImageNet's mean and deviation and map them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -273,6 +272,7 @@ class InceptionV3(Model):
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     aux_names = ("AuxLogits",)
+    aux_stages = ("Mixed_6e",)
     classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
@@ -322,61 +322,30 @@ class InceptionV3(Model):
         self.Mixed_7a = InceptionD(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, **pooled)
         self.Mixed_7c = InceptionE(self.Mixed_7b.out_channels, mixed_7c_pool, **pooled)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-        x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
-        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x256
-        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x288
-        x = maps["Mixed_5d"] = self.Mixed_5d(x)  # 35x35x288
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x768
-        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x768
-        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x768
-        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x768
-        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x768
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1280
-        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x2048
-        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x2048
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return global_avg_pool(self.features(images)["Mixed_7c"])
-
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["Mixed_7c"]), rngs)  # 2048
-        logits = self.fc(x)
-        if self.AuxLogits is None or self.dropout.deterministic:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6e"])}
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+        x = maps.add("MaxPool_5a_3x3", max_pool(x, 3, stride=2))  # 35x35x192
+        x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x256
+        x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
+        x = maps.add("Mixed_5d", self.Mixed_5d(x))  # 35x35x288
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768
+        x = maps.add("Mixed_6b", self.Mixed_6b(x))  # 17x17x768
+        x = maps.add("Mixed_6c", self.Mixed_6c(x))  # 17x17x768
+        x = maps.add("Mixed_6d", self.Mixed_6d(x))  # 17x17x768
+        x = maps.add("Mixed_6e", self.Mixed_6e(x))  # 17x17x768
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1280
+        x = maps.add("Mixed_7b", self.Mixed_7b(x))  # 8x8x2048
+        x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
 # What each published weight file needs, and what its publisher feeds it.

@@ -8,7 +8,6 @@ those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any
 
 import jax
@@ -20,15 +19,12 @@ from inception_jax.models.inception_v3 import InceptionAux
 from inception_jax.nn.branches import siblings, siblings_with_pool
 from inception_jax.nn.layers import (
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import max_pool
 from inception_jax.registry import Tag, register
 
@@ -245,7 +241,7 @@ class InceptionV4(Model):
         width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -254,6 +250,7 @@ class InceptionV4(Model):
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Mixed_3a", "Mixed_5e", "Mixed_6h", "Mixed_7d")
     aux_names = ("AuxLogits",)
+    aux_stages = ("Mixed_6h",)
     classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
@@ -308,65 +305,34 @@ class InceptionV4(Model):
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
         self.Mixed_7d = InceptionC(self.Mixed_7c.out_channels, **common)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.Mixed_7d.out_channels, num_classes)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
-        x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
-        x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
-        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x384
-        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x384
-        x = maps["Mixed_5d"] = self.Mixed_5d(x)  # 35x35x384
-        x = maps["Mixed_5e"] = self.Mixed_5e(x)  # 35x35x384
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1024
-        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x1024
-        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x1024
-        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x1024
-        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x1024
-        x = maps["Mixed_6f"] = self.Mixed_6f(x)  # 17x17x1024
-        x = maps["Mixed_6g"] = self.Mixed_6g(x)  # 17x17x1024
-        x = maps["Mixed_6h"] = self.Mixed_6h(x)  # 17x17x1024
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1536
-        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x1536
-        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x1536
-        x = maps["Mixed_7d"] = self.Mixed_7d(x)  # 8x8x1536
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 1536]."""
-        return global_avg_pool(self.features(images)["Mixed_7d"])
-
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["Mixed_7d"]), rngs)  # 1536
-        logits = self.fc(x)
-        if self.AuxLogits is None or self.dropout.deterministic:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6h"])}
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("Mixed_3a", self.Mixed_3a(x))  # 73x73x160
+        x = maps.add("Mixed_4a", self.Mixed_4a(x))  # 71x71x192
+        x = maps.add("Mixed_5a", self.Mixed_5a(x))  # 35x35x384
+        x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x384
+        x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x384
+        x = maps.add("Mixed_5d", self.Mixed_5d(x))  # 35x35x384
+        x = maps.add("Mixed_5e", self.Mixed_5e(x))  # 35x35x384
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x1024
+        x = maps.add("Mixed_6b", self.Mixed_6b(x))  # 17x17x1024
+        x = maps.add("Mixed_6c", self.Mixed_6c(x))  # 17x17x1024
+        x = maps.add("Mixed_6d", self.Mixed_6d(x))  # 17x17x1024
+        x = maps.add("Mixed_6e", self.Mixed_6e(x))  # 17x17x1024
+        x = maps.add("Mixed_6f", self.Mixed_6f(x))  # 17x17x1024
+        x = maps.add("Mixed_6g", self.Mixed_6g(x))  # 17x17x1024
+        x = maps.add("Mixed_6h", self.Mixed_6h(x))  # 17x17x1024
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1536
+        x = maps.add("Mixed_7b", self.Mixed_7b(x))  # 8x8x1536
+        x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x1536
+        x = maps.add("Mixed_7d", self.Mixed_7d(x))  # 8x8x1536
 
 
 # What each published weight file needs, and what its publisher feeds it.

@@ -8,7 +8,6 @@ is block 2 here. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import jax
@@ -18,17 +17,14 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn.layers import (
     ConvBN,
-    Dropout,
     Linear,
     Maker,
     SeparableConvBN,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import Padding, max_pool
-from inception_jax.nn.remat import kept
+from inception_jax.nn.remat import save_for_backward
 from inception_jax.registry import Tag, register
 
 PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
@@ -63,7 +59,7 @@ class DownBlock(nnx.Module):
         x = self.sepconv1(x)
         x = self.sepconv2(jax.nn.relu(x))
         x = max_pool(x, 3, 2, self.padding)
-        return kept(x + residual)
+        return save_for_backward(x + residual)
 
 
 class MiddleBlock(nnx.Module):
@@ -79,7 +75,7 @@ class MiddleBlock(nnx.Module):
         x = self.sepconv1(jax.nn.relu(x))
         x = self.sepconv2(jax.nn.relu(x))
         x = self.sepconv3(jax.nn.relu(x))
-        return kept(x + residual)
+        return save_for_backward(x + residual)
 
 
 class Xception(Model):
@@ -96,7 +92,7 @@ class Xception(Model):
             pixels in the second pool.
         bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
             1e-5 in timm and Cadene, which run the same weights.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -148,58 +144,35 @@ class Xception(Model):
         self.block13 = down(width(728), width(728), width(1024))
         self.block14_sepconv1 = sepconv(width(1024), width(1536))
         self.block14_sepconv2 = sepconv(width(1536), width(2048))
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(width(2048), num_classes, **types)
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name in Keras, in forward order.
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c] by its name in Keras, in forward order.
 
         Residual blocks give their sum, to which no ReLU has been applied; of three there is also
         what the next block makes of it first, which is where timm taps them.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
         """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["block1_conv1"] = self.block1_conv1(x)  # 149x149x32
-        x = maps["block1_conv2"] = self.block1_conv2(x)  # 147x147x64
-        x = maps["block2"] = self.block2(x)  # 74x74x128
-        maps["block3_sepconv1_act"] = jax.nn.relu(x)
-        x = maps["block3"] = self.block3(x)  # 37x37x256
-        maps["block4_sepconv1_act"] = jax.nn.relu(x)
-        x = maps["block4"] = self.block4(x)  # 19x19x728
-        x = maps["block5"] = self.block5(x)  # 19x19x728
-        x = maps["block6"] = self.block6(x)  # 19x19x728
-        x = maps["block7"] = self.block7(x)  # 19x19x728
-        x = maps["block8"] = self.block8(x)  # 19x19x728
-        x = maps["block9"] = self.block9(x)  # 19x19x728
-        x = maps["block10"] = self.block10(x)  # 19x19x728
-        x = maps["block11"] = self.block11(x)  # 19x19x728
-        x = maps["block12"] = self.block12(x)  # 19x19x728
-        maps["block13_sepconv1_act"] = jax.nn.relu(x)
-        x = maps["block13"] = self.block13(x)  # 10x10x1024
-        x = maps["block14_sepconv1"] = jax.nn.relu(self.block14_sepconv1(x))  # 10x10x1536
-        x = maps["block14_sepconv2"] = jax.nn.relu(self.block14_sepconv2(x))  # 10x10x2048
-        return maps
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return global_avg_pool(self.features(images)["block14_sepconv2"])
-
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = self.dropout(self.embed(images), rngs)  # 2048
-        return self.fc(x)
+        # x is 299x299x3
+        x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32
+        x = maps.add("block1_conv2", self.block1_conv2(x))  # 147x147x64
+        x = maps.add("block2", self.block2(x))  # 74x74x128
+        maps.add("block3_sepconv1_act", jax.nn.relu(x))
+        x = maps.add("block3", self.block3(x))  # 37x37x256
+        maps.add("block4_sepconv1_act", jax.nn.relu(x))
+        x = maps.add("block4", self.block4(x))  # 19x19x728
+        x = maps.add("block5", self.block5(x))  # 19x19x728
+        x = maps.add("block6", self.block6(x))  # 19x19x728
+        x = maps.add("block7", self.block7(x))  # 19x19x728
+        x = maps.add("block8", self.block8(x))  # 19x19x728
+        x = maps.add("block9", self.block9(x))  # 19x19x728
+        x = maps.add("block10", self.block10(x))  # 19x19x728
+        x = maps.add("block11", self.block11(x))  # 19x19x728
+        x = maps.add("block12", self.block12(x))  # 19x19x728
+        maps.add("block13_sepconv1_act", jax.nn.relu(x))
+        x = maps.add("block13", self.block13(x))  # 10x10x1024
+        x = maps.add("block14_sepconv1", jax.nn.relu(self.block14_sepconv1(x)))  # 10x10x1536
+        x = maps.add("block14_sepconv2", jax.nn.relu(self.block14_sepconv2(x)))  # 10x10x2048
 
 
 # What each published weight file needs, and what its publisher feeds it.

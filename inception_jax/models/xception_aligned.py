@@ -9,7 +9,7 @@ are those of xception65 for a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -22,16 +22,13 @@ from inception_jax.nn.layers import (
     Conv,
     ConvBN,
     DepthwiseConv,
-    Dropout,
     DropPath,
     Linear,
     Maker,
     channel_scaler,
-    check_images,
     folded,
-    global_avg_pool,
 )
-from inception_jax.nn.model import Model
+from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.registry import Tag, register
 
@@ -42,6 +39,9 @@ FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
     65: (((128, 2), (256, 2), (728, 2)), 16),
     71: (((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)), 16),
 }
+
+
+Tap = Callable[[jax.Array], jax.Array]
 
 
 class SeparableConv(nnx.Module):
@@ -72,7 +72,7 @@ class SeparableConv(nnx.Module):
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Takes the normalisations into the convolutions before them, for `folding.fold`."""
+        """Folds the normalisations into the convolutions before them, for `folding.fold`."""
         self.bn_depthwise = folded(self.bn_depthwise, self.depthwise)
         self.bn_pointwise = folded(self.bn_pointwise, self.pointwise)
 
@@ -120,22 +120,20 @@ class Block(nnx.Module):
         self.relu_first = relu_first
         self.skip = skip
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.with_tap(x, rngs)[1]
-
-    def with_tap(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
-        """Returns what the last separable convolution takes, and the block's output."""
+    def __call__(
+        self, x: jax.Array, rngs: nnx.Rngs | None = None, tap: Tap | None = None
+    ) -> jax.Array:
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
             residual = self.shortcut_bn(self.shortcut(x))
         x = self.sepconv1(jax.nn.relu(x) if self.relu_first else x)
         x = self.sepconv2(jax.nn.relu(x) if self.relu_first else x)
-        tap = jax.nn.relu(x) if self.relu_first else x
-        x = self.sepconv3(tap)
-        return tap, residual + self.drop_path(x, rngs) if self.skip else x
+        x = jax.nn.relu(x) if self.relu_first else x
+        x = self.sepconv3(x if tap is None else tap(x))
+        return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Takes the shortcut's normalisation into its convolution, for `folding.fold`."""
+        """Folds the shortcut's normalisation into its convolution, for `folding.fold`."""
         if self.shortcut is not None and self.shortcut_bn is not None:
             self.shortcut_bn = folded(self.shortcut_bn, self.shortcut)
 
@@ -176,20 +174,19 @@ class PreBlock(nnx.Module):
         self.drop_path = DropPath(drop_path)
         self.skip = skip
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.with_tap(x, rngs)[1]
-
-    def with_tap(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
-        """Returns what the last normalisation takes, and the block's output."""
+    def __call__(
+        self, x: jax.Array, rngs: nnx.Rngs | None = None, tap: Tap | None = None
+    ) -> jax.Array:
         x = jax.nn.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
-        tap = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
-        x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(tap))))
-        return tap, residual + self.drop_path(x, rngs) if self.skip else x
+        x = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
+        x = x if tap is None else tap(x)
+        x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(x))))
+        return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Takes two of the normalisations in, for `folding.fold`; before the first is a sum."""
+        """Folds two of the normalisations, for `folding.fold`; before the first is a sum."""
         self.norm2 = folded(self.norm2, self.pointwise1)
         self.norm3 = folded(self.norm3, self.pointwise2)
 
@@ -211,7 +208,7 @@ class XceptionAligned(Model):
         drop_path: share of the examples that skip the last block in training; less before it,
             falling to none at the first.
         bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
         rngs: source of the initial parameters.
@@ -291,63 +288,32 @@ class XceptionAligned(Model):
                 ),
             ]
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(width(2048), num_classes, **types)
 
-    def features(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c], in forward order.
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Adds every stage's map [n, h, w, c], in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
         which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone. Of
         blocks with a stride there is also what their last separable convolution takes, which is
         where timm taps them: `block1_act3`, or, before its normalisation, `block1_conv2`.
-
-        Args:
-            images: floats [n, h, w, c].
-            rngs: with a stream `dropout`, for stochastic depth in training.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
         """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()  # whose order survives jax.jit
-        x = images  # 299x299x3
-        x = maps["conv1"] = self.conv1(x)  # 150x150x32
-        x = maps["conv2"] = self.conv2(x)  # 150x150x64
+        # x is 299x299x3
+        x = maps.add("conv1", self.conv1(x))  # 150x150x32
+        x = maps.add("conv2", self.conv2(x))  # 150x150x64
         flows = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
         for number, block in enumerate(flows, 1):
             # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
             # 10x10x1024, 10x10x2048
-            inner, x = block.with_tap(x, rngs)
-            if number in self.tapped:
-                maps[self._inner(number)] = inner
-            maps[f"block{number}"] = x
+            inner = functools.partial(maps.add, self._inner(number))
+            x = block(x, rngs, inner if number in self.tapped else None)
+            x = maps.add(f"block{number}", x)
         if self.preact:
-            x = maps["act"] = jax.nn.relu(x)  # 10x10x2048
-        return maps
+            x = maps.add("act", jax.nn.relu(x))  # 10x10x2048
 
     def _inner(self, number: int) -> str:
         return f"block{number}_{'conv2' if self.preact else 'act3'}"
-
-    def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return self._embed(images, None)
-
-    def _embed(self, images: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        return global_avg_pool(list(self.features(images, rngs=rngs).values())[-1])
-
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = self.dropout(self._embed(images, rngs), rngs)  # 2048
-        return self.fc(x)
 
 
 def _block_options(

@@ -1,4 +1,4 @@
-"""The branches of a module, computed together where `inception_jax.rewrites` says so."""
+"""The branches of a module, computed together if the rewritings for that are enabled."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ConvLayer(Protocol):
 
     def __call__(self, x: jax.Array) -> jax.Array: ...
 
-    def finish(self, x: jax.Array) -> jax.Array:
-        """Maps the convolution's products to the layer's output."""
+    def after_conv(self, x: jax.Array) -> jax.Array:
+        """Maps the convolution's output, without its bias, to the layer's output."""
         ...
 
 
 def siblings(x: jax.Array, *layers: ConvLayer) -> list[jax.Array]:
     """Applies layers with 1x1 kernels to one input."""
-    if not rewrites.in_use("siblings"):
+    if not rewrites.enabled("siblings"):
         return [layer(x) for layer in layers]
     return _finish(layers, *_products(x, layers))
 
@@ -53,20 +53,20 @@ def siblings_with_pool(
     average = functools.partial(
         ops.avg_pool, window=3, stride=1, padding="same", count_include_pad=count_include_pad
     )
-    if not rewrites.in_use("pools"):
+    if not rewrites.enabled("pools"):
         return [*siblings(x, *layers), pooled(average(x))]
-    # An average of products is the product of averages. A bias, were it averaged too, would shrink
-    # where the padding counts: `finish` adds it afterwards.
-    if not rewrites.in_use("siblings"):
-        return [*siblings(x, *layers), pooled.finish(average(pooled.conv.multiply(x)))]
+    # A pool of the convolution's output is the convolution of the pool. A bias would shrink where
+    # the pool counts padding, so `after_conv` adds it after the pool.
+    if not rewrites.enabled("siblings"):
+        return [*siblings(x, *layers), pooled.after_conv(average(pooled.conv.convolve(x)))]
     products, ends = _products(x, (*layers, pooled))
     last = products[..., ends[-1] :]
-    return [*_finish(layers, products, ends), pooled.finish(average(last))]
+    return [*_finish(layers, products, ends), pooled.after_conv(average(last))]
 
 
 def _products(x: jax.Array, layers: Sequence[ConvLayer]) -> tuple[jax.Array, list[int]]:
-    """One convolution for all layers; returns where each layer's channels end, but for the last."""
-    kernels = [layer.conv.rounded(layer.conv.kernel) for layer in layers]
+    """Convolves for all layers at once; returns where the channels of all but the last end."""
+    kernels = [layer.conv.kernel_for_ops() for layer in layers]
     products = ops.conv(x.astype(layers[0].conv.dtype), jnp.concatenate(kernels, axis=-1))
     return products, list(itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1]))
 
@@ -75,18 +75,21 @@ def _finish(
     layers: Sequence[ConvLayer], products: jax.Array, ends: Sequence[int]
 ) -> list[jax.Array]:
     parts = jnp.split(products, ends, axis=-1)[: len(layers)]
-    counting = [
+    in_training = [
         (layer, norm)
         for layer in layers
-        if isinstance(layer, ConvBN) and (norm := layer.counting) is not None
+        if isinstance(layer, ConvBN) and (norm := layer.norm_of_batch) is not None
     ]
-    if len(counting) < len(layers):
-        return [layer.finish(y) for layer, y in zip(layers, parts, strict=True)]
-    # A compiler for TPUs sums whole maps where it convolves them, and parts of one in passes more.
-    near = jnp.concatenate([norm.mean[...] for _, norm in counting])
-    near = jnp.pad(near, (0, products.shape[-1] - near.size))
-    means, variances = (jnp.split(moment, ends) for moment in batch_moments(products, near))
+    if len(in_training) < len(layers):
+        return [layer.after_conv(part) for layer, part in zip(layers, parts, strict=True)]
+    # On TPUs, reductions over the whole convolution output fuse into the convolution; reductions
+    # over a slice need an extra pass.
+    shift = jnp.concatenate([norm.mean[...] for _, norm in in_training])
+    shift = jnp.pad(shift, (0, products.shape[-1] - shift.size))
+    means, variances = (jnp.split(moment, ends) for moment in batch_moments(products, shift))
     return [
-        layer.finish(part, (mean, variance))
-        for (layer, _), part, mean, variance in zip(counting, parts, means, variances, strict=False)
+        layer.after_conv(part, (mean, variance))
+        for (layer, _), part, mean, variance in zip(
+            in_training, parts, means, variances, strict=False
+        )
     ]

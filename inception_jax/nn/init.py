@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-_CUT_DEVIATION = 0.87962566103423978  # of a standard normal distribution, cut at two
+_CUT_DEVIATION = 0.87962566103423978  # of a standard normal distribution cut at two deviations
 
 
 def truncated_normal(stddev: float) -> nnx.Initializer:
@@ -29,9 +29,9 @@ def scaled_normal(scale: float) -> nnx.Initializer:
 def _initializer(draw: Callable[..., jax.Array], factor: Callable[[int], float]) -> nnx.Initializer:
     """An initializer of kernels `(..., in, out)`: `draw` times `factor(fan_in)`.
 
-    A network has kernels of up to a hundred shapes, and a draw compiles for each: twenty seconds
-    for Inception V3. JAX's generator counts, so that the first numbers drawn are the same however
-    many are drawn, and one program for each power of two does for all shapes.
+    A network has kernels of up to a hundred shapes. Compiling a draw for each would take twenty
+    seconds for Inception V3. JAX's generator is counter-based: the first numbers are the same
+    however many are drawn. So one program for each power of two serves all shapes.
     """
 
     def initial(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -67,9 +67,9 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 # TF-slim's `variance_scaling_initializer`: He et al. 2015 with a normal distribution cut at two
-# standard deviations. The networks' sources that name another scheme are said at the layer.
+# standard deviations. Where a network's source names another scheme, its layer does too.
 conv_kernel = scaled_normal(2.0)
-# A depthwise filter is followed by no ReLU of its own, so nothing is halved.
+# No ReLU follows a depthwise filter directly, so there is no factor 2 to make up for it.
 depthwise_kernel = scaled_normal(1.0)
 linear_kernel = scaled_normal(1.0)
 # Caffe's "xavier" filler: uniform, by the number of inputs alone.
@@ -82,5 +82,5 @@ class _OneKey:
 
 
 ONE_KEY: Any = _OneKey()
-"""Stands for `nnx.Rngs` where a network is traced and gets no numbers: counting its keys takes jax
-a time that grows as their square, five sixths of all for Inception-ResNet-v2."""
+"""Replaces `nnx.Rngs` where a network is traced without numbers. Tracing the counter of `nnx.Rngs`
+takes quadratic time, 5/6 of the build of Inception-ResNet-v2."""

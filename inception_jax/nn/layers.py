@@ -1,9 +1,9 @@
 """The layers that the whole family is built from.
 
-Arrays are [n, h, w, c]. `dtype` is what a layer computes in and returns, `param_dtype` what its
-parameters are stored in. Kernels are rounded to `dtype`; biases and factors are applied as they
-are, and the result is rounded. Gradients are summed in `param_dtype`, over devices too, unless
-`nnx.view(model, wide_gradients=False)` has those of kernels summed in `dtype`.
+Arrays are [n, h, w, c]. A layer computes in `dtype`, returns it, and stores its parameters in
+`param_dtype`. Kernels are rounded to `dtype`. Biases and factors are applied unrounded, then the
+result is rounded. Gradients are summed in `param_dtype`, over devices too; those of kernels in
+`dtype` after `nnx.view(model, wide_gradients=False)`.
 
 `reference_torch.layers` has the same layers with the same attributes.
 """
@@ -23,8 +23,9 @@ from jax.typing import DTypeLike
 from inception_jax.nn import init, ops
 from inception_jax.nn.norms import BatchNorm, Folded, Moments
 from inception_jax.nn.ops import Padding
-from inception_jax.nn.rewrites import in_use
-from inception_jax.registry import IMAGENET_MEAN, IMAGENET_STD
+from inception_jax.nn.rewrites import enabled
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Layer = TypeVar("Layer")
 Maker = Callable[..., Layer]
@@ -35,7 +36,7 @@ Width = Callable[[int], int]
 
 
 class Weighted(nnx.Module):
-    """A layer with a kernel, and perhaps a bias, that are stored in another dtype than it uses."""
+    """A layer with a kernel, and perhaps a bias, stored in another dtype than it computes in."""
 
     kernel: nnx.Param
     bias: nnx.Param | None
@@ -47,16 +48,17 @@ class Weighted(nnx.Module):
         if wide_gradients is not None:
             self.wide_gradients = wide_gradients
 
-    def rounded(self, kernel: nnx.Param) -> jax.Array:
-        """Returns the kernel for `ops`, which round it, unless it is to be rounded before."""
-        return kernel[...] if self.wide_gradients else kernel[...].astype(self.dtype)
+    def kernel_for_ops(self) -> jax.Array:
+        """Returns the kernel, rounded to `dtype` if its gradient is to be too; else `ops` do it."""
+        kernel = self.kernel[...]
+        return kernel if self.wide_gradients else kernel.astype(self.dtype)
 
-    def add(self, x: jax.Array, bias: nnx.Param | None) -> jax.Array:
-        """Adds the bias, if there is one."""
-        return x if bias is None else (x + bias[...]).astype(self.dtype)
+    def add_bias(self, x: jax.Array) -> jax.Array:
+        """Adds the bias, if there is one, and rounds to `dtype`."""
+        return x if self.bias is None else (x + self.bias[...]).astype(self.dtype)
 
     def scale_output(self, gain: jax.Array | float, shift: jax.Array | float = 0.0) -> None:
-        """Takes a factor, then a summand, of each output channel into kernel and bias."""
+        """Folds `gain * output + shift`, for each output channel, into kernel and bias."""
         kernel = self.kernel[...]
         old = 0.0 if self.bias is None else self.bias[...]
         self.kernel = nnx.Param((kernel * gain).astype(kernel.dtype))
@@ -64,7 +66,7 @@ class Weighted(nnx.Module):
         self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
 
     def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
-        """Takes a factor, then a summand, of each input channel in; nothing must be padded."""
+        """Folds `gain * input + shift`, for each input channel, in; needs padding "valid"."""
         kernel = self.kernel[...]
         self.scale_output(1.0, shift @ kernel.sum((0, 1)))
         self.kernel = nnx.Param((kernel * gain[:, None]).astype(kernel.dtype))
@@ -78,7 +80,7 @@ class Conv(Weighted):
         out_channels: channels of the output.
         window: height and width of the kernel; one number for both.
         stride: step of the window along both axes.
-        padding: see `inception_jax.ops.Padding`.
+        padding: see `ops.Padding`.
         bias: add a bias to each channel.
         bias_value: what the bias starts from.
         kernel_init: initial values of the kernel [h, w, in, out].
@@ -110,12 +112,11 @@ class Conv(Weighted):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.add(self.multiply(x), self.bias)
+        return self.add_bias(self.convolve(x))
 
-    def multiply(self, x: jax.Array) -> jax.Array:
+    def convolve(self, x: jax.Array) -> jax.Array:
         """Convolves without the bias."""
-        kernel = self.rounded(self.kernel)
-        return ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+        return ops.conv(x.astype(self.dtype), self.kernel_for_ops(), self.stride, self.padding)
 
 
 class DepthwiseConv(Weighted):
@@ -125,7 +126,7 @@ class DepthwiseConv(Weighted):
         channels: channels of the input.
         window: height and width of the filters; one number for both.
         stride: step of the window along both axes.
-        padding: see `inception_jax.ops.Padding`.
+        padding: see `ops.Padding`.
         multiplier: filters a channel.
         dilation: distance between the pixels that a filter meets.
         bias: add a bias to each channel of the output.
@@ -157,13 +158,14 @@ class DepthwiseConv(Weighted):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, kernel = x.astype(self.dtype), self.rounded(self.kernel)
-        x = ops.depthwise_conv(x, kernel, self.stride, self.padding, self.dilation)
-        return self.add(x, self.bias)
+        x, kernel = x.astype(self.dtype), self.kernel_for_ops()
+        return self.add_bias(
+            ops.depthwise_conv(x, kernel, self.stride, self.padding, self.dilation)
+        )
 
 
 def folded(norm: BatchNorm | Folded, layer: Weighted) -> Folded:
-    """Takes a normalisation into the layer before it; returns what then stands in its place."""
+    """Folds a normalisation into the layer before it; returns what replaces the normalisation."""
     if isinstance(norm, BatchNorm):
         layer.scale_output(*norm.affine())
     return Folded()
@@ -174,7 +176,7 @@ class ConvBN(nnx.Module):
 
     Args:
         relu: apply the ReLU; Xception's residual shortcuts have none.
-        bias: give the convolution a bias, which the normalisation takes out again; only Caffe's
+        bias: give the convolution a bias, which the normalisation cancels; only Caffe's
             BN-Inception has one.
     """
 
@@ -213,22 +215,27 @@ class ConvBN(nnx.Module):
         self.relu = relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.finish(self.conv.multiply(x))
+        return self.after_conv(self.conv.convolve(x))
 
     @property
-    def counting(self) -> BatchNorm | None:
-        """The normalisation, if it takes batch statistics, and of the very products."""
+    def norm_of_batch(self) -> BatchNorm | None:
+        """The normalisation, if it uses batch statistics of the convolution's own output."""
         if isinstance(self.bn, Folded) or self.bn.use_running_average or self.conv.bias is not None:
             return None
         return self.bn
 
-    def finish(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
-        """Maps the convolution's products, whose moments may be known, to the layer's output."""
-        x = self.bn(self.conv.add(x, self.conv.bias), moments)
+    def after_conv(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+        """Applies bias, normalisation and ReLU to the convolution's output.
+
+        Args:
+            x: what `conv.convolve` returns.
+            moments: of x, where they are already known.
+        """
+        x = self.bn(self.conv.add_bias(x), moments)
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Takes the normalisation into the convolution, for `folding.fold`."""
+        """Folds the normalisation into the convolution, for `folding.fold`."""
         self.bn = folded(self.bn, self.conv)
 
 
@@ -261,7 +268,7 @@ class SeparableConvBN(nnx.Module):
         return self.bn(self.pointwise(self.depthwise(x)))
 
     def fold(self) -> None:
-        """Takes the normalisation into the pointwise convolution, for `folding.fold`."""
+        """Folds the normalisation into the pointwise convolution, for `folding.fold`."""
         self.bn = folded(self.bn, self.pointwise)
 
 
@@ -285,52 +292,26 @@ class Linear(Weighted):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.add(ops.linear(x.astype(self.dtype), self.rounded(self.kernel)), self.bias)
+        return self.add_bias(ops.linear(x.astype(self.dtype), self.kernel_for_ops()))
 
 
-class Dropout(nnx.Module):
-    """Zeroes a share `rate` of its input in training and scales the rest by 1 / (1 - rate)."""
-
-    def __init__(self, rate: float):
-        self.rate = rate
-        self.deterministic = True
-
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        if self.deterministic or self.rate == 0:
-            return x
-        if rngs is None:
-            raise ValueError(
-                "dropout in training needs random bits: model(images, rngs=nnx.Rngs(dropout=0))"
-            )
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, self._mask_shape(x))
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
-
-    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
-        return x.shape
-
-    def set_view(self, deterministic: bool | None = None) -> None:
-        """Takes its part of `nnx.view(model, deterministic=...)`."""
-        if deterministic is not None:
-            self.deterministic = deterministic
-
-
-class DropPath(Dropout):
+class DropPath(nnx.Dropout):
     """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
 
-    def _mask_shape(self, x: jax.Array) -> tuple[int, ...]:
-        return (x.shape[0],) + (1,) * (x.ndim - 1)
+    def __init__(self, rate: float):
+        super().__init__(rate, broadcast_dims=(1, 2, 3), deterministic=True)
 
 
 class Chain(nnx.List):
-    """Layers one after another; further arguments go to each of them.
+    """Layers one after another; each gets the further arguments too.
 
-    Within a program those that are equal but for their parameters are traced once, see `rewrites`:
-    Inception-ResNet's forty blocks in a seventh of the time. The compiled program has all of them.
+    Within a program, layers that differ only in their parameters are traced once, see `rewrites`:
+    Inception-ResNet's forty blocks in a seventh of the time. All are in the compiled program.
     """
 
     def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
-        once = in_use("repeats") and isinstance(x, jax.core.Tracer)
-        # Random numbers are drawn anew for each layer.
+        once = enabled("repeats") and isinstance(x, jax.core.Tracer)
+        # Every layer draws its own random numbers, so layers that are given `rngs` are not shared.
         once &= all(arg is None for arg in args)
         kinds = [nnx.graphdef(layer) if once else None for layer in self]
         for layer, kind in zip(self, kinds, strict=True):

@@ -1,13 +1,20 @@
-"""What every network of the family has."""
+"""What every network of the family has: stages as features, and the head on the last of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
 from flax import nnx
+
+from inception_jax.nn.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
+
+Hook = Callable[[str, jax.Array], jax.Array]
+"""Called with a stage's name and map; the network goes on with the map that it returns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,26 +29,61 @@ class Spec:
     readings: tuple[tuple[str, Any], ...]
 
 
+class Maps:
+    """The maps of a network's stages, in forward order, as its body computes them.
+
+    Attributes:
+        by_name: each stage's map [n, h, w, c].
+    """
+
+    def __init__(self, hook: Hook | None = None):
+        self.by_name: OrderedDict[str, jax.Array] = OrderedDict()  # `jax.jit` sorts a plain dict
+        self._hook = hook
+
+    def add(self, name: str, map: jax.Array) -> jax.Array:
+        """Records a stage's map, and returns the map with which the network goes on."""
+        map = map if self._hook is None else self._hook(name, map)
+        self.by_name[name] = map
+        return map
+
+
 class Model(nnx.Module):
     """A network: images [n, h, w, c] to logits [n, num_classes].
 
+    A network defines its layers, with `dropout` and `fc` as its classifier, and its `body`. One
+    with another head overrides `embedding` or `logits`.
+
     Attributes:
         min_size: smallest height and width that it takes, in pixels.
-        aux_names: attributes, and names in the output, of its auxiliary classifiers.
+        aux_names: attributes, and names in the output, of its auxiliary classifiers. Each is None
+            or is called with the map of its stage and `rngs`.
+        aux_stages: the stages that they classify, in the same order.
         classifiers: paths of the layers whose size is the number of classes.
         taps: the stages that a detector or a segmenter takes, one a size of map, where timm taps
             the networks that it has; see `inception_jax.features`.
         inner_taps: those of them that are no stage of their own, but inside a block or before one.
+        transform_input: maps images normalised as ImageNet's to [-1, 1] first.
+        deterministic: True in evaluation; set by `train`, `eval` and `nnx.view`, as for
+            `nnx.Dropout`.
         spec: how `create_model` built it; None for a network built by its class.
+        layer_order: paths of all its layers in the order of their definition, which the numbered
+            names of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
+            `nnx.eval_shape` sort attributes by name.
     """
 
     min_size: ClassVar[int]
     aux_names: ClassVar[tuple[str, ...]] = ()
+    aux_stages: tuple[str, ...] = ()
     classifiers: ClassVar[tuple[str, ...]] = ("fc",)
     taps: tuple[str, ...] = ()
     inner_taps: tuple[str, ...] = ()
+    transform_input: bool = False
+    deterministic: bool = True
     spec: Spec | None = None
+    layer_order: tuple[str, ...] = ()
     in_channels: int
+    dropout: nnx.Dropout
+    fc: Linear
 
     def __repr__(self) -> str:
         """A line; `nnx.display(model)` shows every layer, `inception_jax.summary` the stages."""
@@ -54,15 +96,98 @@ class Model(nnx.Module):
 
     __str__ = __repr__
 
-    def features(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name, in forward order."""
+    @property
+    def in_training(self) -> bool:
+        """Whether the network drops out, and returns the logits of its auxiliary classifiers."""
+        return not self.deterministic
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Takes its part of `nnx.view(model, deterministic=...)`."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        """Computes all stages and adds their maps; every network has its own.
+
+        Args:
+            x: images [n, h, w, c].
+            maps: where to add each stage's map.
+            rngs: with a stream `dropout`, for stochastic depth in training.
+        """
         raise NotImplementedError
 
+    def features(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None, hook: Hook | None = None
+    ) -> OrderedDict[str, jax.Array]:
+        """Returns every stage's map [n, h, w, c] by its name, in forward order.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training with stochastic depth only.
+            hook: called with each stage's name and map. What it returns takes the map's place, in
+                the result and in what is computed from it.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = Maps(hook)
+        self.body(imagenet_to_inception(images) if self.transform_input else images, maps, rngs)
+        return maps.by_name
+
     def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features before the classifier, [n, d]."""
-        raise NotImplementedError
+        """Returns what the classifier sees of images: the last map's mean, [n, d].
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+        """
+        return self.embedding(self.features(images))
+
+    def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns what the classifier sees of the maps of `features`, [n, d]."""
+        return global_avg_pool(next(reversed(maps.values())))
+
+    def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Classifies an embedding [n, d]; returns logits [n, num_classes]."""
+        return self.fc(self.dropout(embedding, rngs=rngs))
+
+    def classify(
+        self, maps: dict[str, jax.Array], *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array | dict[str, jax.Array]:
+        """Classifies the maps of `features`; arguments and result as of a call."""
+        logits = self.logits(self.embedding(maps, rngs), rngs)
+        heads = {name: getattr(self, name) for name in self.aux_names}
+        if not self.in_training or not heads or None in heads.values():
+            return logits
+        stages = zip(heads.items(), self.aux_stages, strict=True)
+        return {
+            "logits": logits,
+            **{name: head(maps[stage], rngs) for (name, head), stage in stages},
+        }
 
     def __call__(
         self, images: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array | dict[str, jax.Array]:
-        raise NotImplementedError
+        """Classifies images.
+
+        Args:
+            images: floats [n, h, w, c], normalised as `model_info` says.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes]. In training with auxiliary classifiers, a dict of `logits` and
+            of theirs by their names, each [n, num_classes].
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        return self.classify(self.features(images, rngs=rngs), rngs=rngs)
+
+
+def layer_paths(module: nnx.Module, prefix: str = "") -> Iterator[str]:
+    """Yields the paths of all layers below a new module in the order of their definition."""
+    children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    for name, child in children:
+        if isinstance(child, nnx.Module):
+            yield f"{prefix}{name}"
+            yield from layer_paths(child, f"{prefix}{name}.")

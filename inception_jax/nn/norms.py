@@ -1,4 +1,4 @@
-"""Normalisation: BatchNorm, with what is left of it in a folded network, and LayerNorm."""
+"""Normalisation: BatchNorm, what replaces it in a folded network, and LayerNorm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from inception_jax.nn.rewrites import in_use
+from inception_jax.nn.rewrites import enabled
 
 Moments = tuple[jax.Array, jax.Array]
 """Mean and biased variance of each channel."""
@@ -17,15 +17,15 @@ Moments = tuple[jax.Array, jax.Array]
 class BatchNorm(nnx.Module):
     """Batch normalisation with the running variance that PyTorch and TensorFlow keep.
 
-    Flax's own layer averages the biased variance (divided by n) into its running statistics;
-    PyTorch and TensorFlow average the unbiased one (divided by n - 1) and normalise with the biased
-    one, as here. Statistics are computed, averaged and applied in float32 (float64 for float64
-    parameters) whatever `dtype` is; only the result is cast.
+    Flax's own layer averages the biased variance (divided by n) into its running statistics.
+    PyTorch, TensorFlow and this layer average the unbiased one (divided by n - 1), and normalise
+    with the biased one. Statistics are computed, averaged and applied in float32 (float64 for
+    float64 parameters) whatever `dtype` is. Only the result is cast.
 
     In a `jax.jit` over a sharded batch the statistics are those of the global batch.
 
     Args:
-        channels: size of the last axis, over which nothing is averaged.
+        channels: size of the last axis; statistics are averaged over all others.
         eps: added to the variance.
         momentum: share of the old running average that a training step keeps, the convention of
             TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this.
@@ -58,12 +58,12 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            mean, var = self._count(x, moments or batch_moments(x, self.mean[...]))
+            mean, var = self._update(x, moments or batch_moments(x, self.mean[...]))
         gain = self.scale[...].astype(x.dtype) * lax.rsqrt(var + self.eps)
         return ((x - mean) * gain + self.bias[...].astype(x.dtype)).astype(self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Returns factor and summand of each channel in evaluation, in float32 or wider."""
+        """Returns the factor and the summand of each channel in evaluation, float32 or wider."""
         mean, var = self.mean[...], self.var[...]
         gain = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.eps)
         return gain, self.bias[...].astype(var.dtype) - mean * gain
@@ -73,7 +73,7 @@ class BatchNorm(nnx.Module):
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
-    def _count(self, x: jax.Array, moments: Moments) -> Moments:
+    def _update(self, x: jax.Array, moments: Moments) -> Moments:
         n = x.size // x.shape[-1]
         if n == 1:
             raise ValueError(
@@ -90,31 +90,31 @@ class BatchNorm(nnx.Module):
         return self.momentum * old + (1 - self.momentum) * new
 
 
-def batch_moments(x: jax.Array, near: jax.Array) -> Moments:
+def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
     """Returns mean and biased variance of each channel of [..., c], in float32 or wider.
 
-    In one reading of x, where `rewrites` allow: x and its square are summed side by side, and
-    devices meet once. What is squared is the distance from `near`, because the square of a mean far
-    from zero would swallow the variance.
+    If the rewriting `statistics` is enabled, one pass over x sums x - shift and its square, and
+    devices communicate once. Without the shift the square of a mean far from zero would cancel the
+    digits of the variance.
 
     Args:
         x: a map.
-        near: the channels' means, roughly: the running ones.
+        shift: rough means of the channels: the running ones.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    if not in_use("statistics"):
+    if not enabled("statistics"):
         mean = x.mean(axes)
         return mean, jnp.square(x - mean).mean(axes)
-    near = lax.stop_gradient(near).astype(x.dtype)
-    distance = x - near
+    shift = lax.stop_gradient(shift).astype(x.dtype)
+    distance = x - shift
     mean = distance.mean(axes)
     var = jnp.square(distance).mean(axes) - jnp.square(mean)
-    return near + mean, jnp.where(var > 0, var, 0)  # rounding may leave less than nothing
+    return shift + mean, jnp.where(var > 0, var, 0)  # rounding may make it negative
 
 
 class Folded(nnx.Module):
-    """In the place of a BatchNorm that a convolution has taken in: nothing is left to compute."""
+    """Replaces a BatchNorm that was folded into a convolution: returns its input."""
 
     use_running_average = True
 
@@ -137,6 +137,9 @@ class LayerNorm(nnx.Module):
 
     Computed in float32 or wider, returned in `dtype`.
     """
+
+    # Not `nnx.LayerNorm`: it multiplies the scale into the reciprocal deviation first, which rounds
+    # differently from PyTorch's.
 
     def __init__(
         self,

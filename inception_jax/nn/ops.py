@@ -1,10 +1,10 @@
 """Convolution and pooling on NHWC arrays, in the form that each platform runs fastest.
 
 XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
-slower than the same sums written over shifted slices or as a matrix product; TPUs and GPUs are the
-other way round. Each function here has both forms and picks one when the program is lowered, so the
-choice follows the platform that runs it, also when a CPU compiles for a TPU. All forms give the
-same numbers and the same gradients, at ties of a maximum included.
+slower than the same sums written over shifted slices or as a matrix product. On TPUs and GPUs it is
+the other way round. Each function here has both forms. The form is chosen when the program is
+lowered, so it follows the platform that runs the program, also when a CPU compiles for a TPU. All
+forms give the same numbers and the same gradients, also where several pixels are the maximum.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from inception_jax.nn import remat as rematerialise
-from inception_jax.nn.rewrites import in_use
+from inception_jax.nn.remat import save_for_backward
+from inception_jax.nn.rewrites import enabled
 
 Padding = Literal["valid", "same", "symmetric", "ceil"]
 """How a window meets the border.
@@ -30,19 +30,25 @@ Padding = Literal["valid", "same", "symmetric", "ceil"]
 padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
 pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side. For odd
 windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd;
-`same` and `ceil` agree for a 3x3 window at stride 2 only where it is even.
+`same` and `ceil` agree for a 3x3 window at stride 2 only where that size is even.
 """
+
+PadMode = Literal["tf", "torch"]
+"""Whose rules strided convolutions and max pools follow: TensorFlow's, or PyTorch's and Caffe's."""
+
+CONV_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "symmetric"}
+POOL_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "ceil"}
 
 Form = Literal["shifted", "native", "dense"]
 
-_NARROW = 48  # channels; 64, in Xceptions' large maps, touch more bytes as a full convolution
+_NARROW = 48  # channels; 64, in Xception's large maps, move more bytes as a full convolution
 
 _forced_form = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
 def forced_form(form: Form) -> Iterator[None]:
-    """Traces with one form, whatever the platform: for tests and counts that need to know which."""
+    """Traces with one form on every platform, for tests and counts that depend on it."""
     with _forced_form(form):
         yield
 
@@ -66,20 +72,20 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
     """Convolves [n, h, w, c] with a kernel [kh, kw, c, d], in x's dtype.
 
-    A kernel of a wider dtype is rounded to x's; its gradient is summed in the kernel's own dtype,
-    over pixels and images, and over devices that share the images. A kernel that was rounded before
-    would have each device's sum rounded, and those sums added up in the narrow dtype.
+    A kernel of a wider dtype is rounded to x's. Its gradient is summed in the kernel's own dtype,
+    over pixels, images and devices. Had the caller rounded the kernel, each device's sum would be
+    rounded, and devices would add those sums in the narrow dtype.
     """
     if kernel.shape[:2] == (1, 1):
-        if stride > 1:  # what it leaves out need not be read; a 1x1 is never padded
+        if stride > 1:  # skipped pixels need not be read; a 1x1 is never padded
             x, stride = x[:, ::stride, ::stride], 1
         convolve = _by_platform(_conv_1x1, _conv_native, 1, padding)
     elif padding == "valid" and kernel.shape[0] > stride:
         convolve = _by_platform(_conv_bordered, _conv_native, stride, padding)
     else:
         convolve = functools.partial(_trailing, _conv_native, (stride, padding))
-    products = _rounding(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
-    return rematerialise.kept(products, work=math.prod(kernel.shape[:3]))
+    products = _with_wide_kernel(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
+    return save_for_backward(products, work=math.prod(kernel.shape[:3]))
 
 
 def depthwise_conv(
@@ -92,37 +98,40 @@ def depthwise_conv(
     """Convolves every channel of [n, h, w, c] with m filters of its own, in x's dtype.
 
     Args:
-        kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours. Of a wider dtype, as
-            for `conv`.
+        kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours. It may have a wider
+            dtype, as for `conv`.
         dilation: distance between the pixels that a filter meets, along both axes.
     """
-    # TPUs' matrix units are wider than these: zeros between channels cost less than taking them
-    # apart, by the compiler's cycles.
-    dense = _depthwise_dense if in_use("depthwise") and kernel.shape[3] <= _NARROW else None
+    # TPUs' matrix units are wider than so few channels: by the compiler's cycles, multiplying with
+    # zeros between channels costs less than separating the channels.
+    dense = _depthwise_dense if enabled("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
     convolve = _by_platform(_depthwise_shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
-    # The gradient of a kernel with zeros has what belongs to them too, which devices would add up.
-    own = dense is not None and jnp.finfo(x.dtype).bits < 32
-    return _rounding(convolve, gradient, always=own)(x, kernel)
+    # Differentiating the full convolution gives a gradient with entries for the zeros between
+    # channels, which devices would all-reduce for nothing.
+    always = dense is not None and jnp.finfo(x.dtype).bits < 32
+    return _with_wide_kernel(convolve, gradient, always=always)(x, kernel)
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiplies [n, c] by a kernel [c, d], in x's dtype; a kernel of a wider one as for `conv`."""
+    """Multiplies [n, c] by a kernel [c, d], perhaps of a wider dtype, in x's dtype, as `conv`."""
 
     def gradient(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.einsum("nc,nd->cd", x, g, preferred_element_type=kernel.dtype)
 
-    return _rounding(jnp.matmul, gradient)(x, kernel)
+    return _with_wide_kernel(jnp.matmul, gradient)(x, kernel)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
     """Maximum over windows of [n, h, w, c].
 
-    Padding never wins. At ties the whole gradient goes to the first maximum in reading order, as in
-    PyTorch and TensorFlow. NaN wins over every number.
+    Padding never wins. NaN wins over every number. If several pixels are the maximum, the first in
+    reading order gets the whole gradient, as in PyTorch and TensorFlow.
     """
-    return _by_platform(_max_shifted, _max_native, window, stride, padding)(x)
+    shifted = functools.partial(_pool_shifted, _first_max, -jnp.inf)
+    native = functools.partial(_pool_native, lax.max, -jnp.inf)
+    return _by_platform(shifted, native, window, stride, padding)(x)
 
 
 def avg_pool(
@@ -133,14 +142,16 @@ def avg_pool(
     *,
     count_include_pad: bool = False,
 ) -> jax.Array:
-    """Mean over windows of [n, h, w, c], added up in float32 or wider, returned in x's dtype.
+    """Mean over windows of [n, h, w, c], summed in float32 or wider, returned in x's dtype.
 
     Args:
         count_include_pad: divide by the window's size at the border too (PyTorch's default)
-            instead of by the number of pixels that are really there (TensorFlow's rule).
+            instead of by the number of pixels inside the map (TensorFlow's rule).
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    total = _by_platform(_sum_shifted, _sum_native, window, stride, padding)(wide)
+    shifted = functools.partial(_pool_shifted, lax.add, 0)
+    native = functools.partial(_pool_native, lax.add, 0.0)
+    total = _by_platform(shifted, native, window, stride, padding)(wide)
     if count_include_pad:
         return (total / window**2).astype(x.dtype)
     rows, cols = (_window_counts(n, window, stride, padding) for n in x.shape[1:3])
@@ -152,7 +163,7 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     """Means of [n, h, w, c] over size x size windows that cover the map, [n, size, size, c].
 
     Window i of an axis of n pixels goes from floor(i n / size) to ceil((i + 1) n / size), PyTorch's
-    `AdaptiveAvgPool2d`. Added up in float32 or wider, returned in x's dtype.
+    `AdaptiveAvgPool2d`. Summed in float32 or wider, returned in x's dtype.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     rows, cols = (_window_shares(n, size).astype(wide.dtype) for n in x.shape[1:3])
@@ -200,7 +211,7 @@ def _pad(x: jax.Array, window: Sequence[int], stride: int, padding: Padding, val
 def _shifts(
     x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1
 ) -> list[jax.Array]:
-    """The slices of a padded map that meet the window's 1st, 2nd, ... pixel along one axis."""
+    """The slices of a padded map under the window's 1st, 2nd, ... pixel along one axis."""
     count = (x.shape[axis] - _span(window, dilation)) // stride + 1
     span = (count - 1) * stride + 1
     starts = range(0, window * dilation, dilation)
@@ -208,7 +219,7 @@ def _shifts(
 
 
 def _span(window: int, dilation: int) -> int:
-    """Pixels from the first to the last that a window meets."""
+    """Pixels from the first to the last under a dilated window."""
     return (window - 1) * dilation + 1
 
 
@@ -227,11 +238,14 @@ def _conv_native(
     )
 
 
-def _rounding(multiply: Callable, kernel_gradient: Callable, *, always: bool = False) -> Callable:
+def _with_wide_kernel(
+    multiply: Callable, kernel_gradient: Callable, *, always: bool = False
+) -> Callable:
     """Lets `multiply(x, kernel)` take a kernel of a wider dtype than x.
 
-    `kernel_gradient(x, g, kernel)` is its gradient in the kernel's dtype, g that of the result.
-    It is used for such kernels, and `always` for all: these cannot be differentiated forwards.
+    `kernel_gradient(x, g, kernel)` returns the kernel's gradient in the kernel's dtype; g is the
+    gradient of the result. It is used for wider kernels, with `always` for all. Where it is used,
+    forward-mode differentiation is not possible.
     """
 
     @jax.custom_vjp
@@ -258,14 +272,14 @@ def _rounding(multiply: Callable, kernel_gradient: Callable, *, always: bool = F
 def _kernel_gradient(
     convolve: Callable, stride: int, padding: Padding, dilation: int = 1
 ) -> Callable:
-    """The gradient of a convolution's kernel, see `_rounding`."""
+    """The gradient of a convolution's kernel, see `_with_wide_kernel`."""
 
     def widened(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
         of_kernel = jax.linear_transpose(lambda k: convolve(x.astype(k.dtype), k), kernel)
         return of_kernel(g.astype(kernel.dtype))[0]
 
     def native(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
-        # Images and channels change places: what is summed over are images and pixels.
+        # Images and channels change places, because the sum is over images and pixels.
         spans = []
         for n, k, m in zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True):
             low, _ = pads(n, _span(k, dilation), stride, padding)
@@ -291,9 +305,9 @@ def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) ->
 
 
 def _conv_bordered(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """A convolution without padding, over a map with a row of zeros more.
+    """An unpadded convolution, computed over a map with one more row of zeros.
 
-    XLA's CPU backend takes up to four times as long for one that has no padding at all.
+    XLA's CPU backend takes up to four times as long for a convolution without any padding.
     """
     rows = (x.shape[1] - kernel.shape[0]) // stride + 1
     y = lax.conv_general_dilated(
@@ -323,52 +337,38 @@ def _depthwise_shifted(
 def _depthwise_dense(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
 ) -> jax.Array:
-    """A full convolution, whose kernel is zero between one channel and another's result."""
+    """A full convolution whose kernel is zero between a channel and another channel's results."""
     channels, results = x.shape[3], kernel.shape[3]
     own = np.arange(channels)[:, None] == np.arange(results) // (results // channels)
     return _conv_native(x, jnp.where(own, kernel, 0), stride, padding, dilation)
 
 
-def _max_native(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+def _pool_native(
+    combine: Callable, initial: float, x: jax.Array, window: int, stride: int, padding: Padding
+) -> jax.Array:
     spans = [pads(n, window, stride, padding) for n in x.shape[1:3]]
     return lax.reduce_window(
         x,
-        -jnp.inf,
-        lax.max,
+        initial,
+        combine,
         (1, window, window, 1),
         (1, stride, stride, 1),
         [(0, 0), *spans, (0, 0)],
     )
+
+
+def _pool_shifted(
+    combine: Callable, initial: float, x: jax.Array, window: int, stride: int, padding: Padding
+) -> jax.Array:
+    x = _pad(x, (window, window), stride, padding, initial)
+    # Columns before rows: the first maximum in reading order is the first of its own row.
+    x = functools.reduce(combine, _shifts(x, window, stride, axis=2))
+    return functools.reduce(combine, _shifts(x, window, stride, axis=1))
 
 
 def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
-    """The larger of two, `best` at ties: unlike `jnp.maximum`, no gradient is split."""
+    """The larger of two, `best` if they are equal: unlike `jnp.maximum` it splits no gradient."""
     return jnp.where((new > best) | (new != new), new, best)
-
-
-def _max_shifted(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
-    x = _pad(x, (window, window), stride, padding, -jnp.inf)
-    # Columns before rows: the first maximum in reading order is the first of its own row.
-    x = functools.reduce(_first_max, _shifts(x, window, stride, axis=2))
-    return functools.reduce(_first_max, _shifts(x, window, stride, axis=1))
-
-
-def _sum_native(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
-    spans = [pads(n, window, stride, padding) for n in x.shape[1:3]]
-    return lax.reduce_window(
-        x,
-        0.0,
-        lax.add,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        [(0, 0), *spans, (0, 0)],
-    )
-
-
-def _sum_shifted(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
-    x = _pad(x, (window, window), stride, padding, 0)
-    x = functools.reduce(lax.add, _shifts(x, window, stride, axis=2))
-    return functools.reduce(lax.add, _shifts(x, window, stride, axis=1))
 
 
 def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""Which of the exact rewritings of a network's program are in use.
+"""Rewritings: exact changes of a network's program that make it faster, and which are enabled.
 
-Most replace sums by equal sums that cost less memory traffic; none changes a parameter, its name
-or its shape, and all results agree to rounding. They are chosen when a program is traced, and jax
-traces again where the choice differs.
+Most replace sums by equal sums that cost less memory traffic. None changes a parameter, its name or
+its shape, and all results agree to rounding. They take effect when a program is traced; JAX traces
+a function again if other rewritings are enabled.
 
-`siblings`: 1x1 convolutions of one input are one convolution with concatenated kernels.
-`pools`: an average pool before a 1x1 convolution is taken after it, where there are fewer channels.
-`statistics`: BatchNorm's mean and variance are summed in one reading of the map.
-`depthwise`: on TPUs, a depthwise convolution of few channels is a full one, with zeros.
+`siblings`: 1x1 convolutions of one input become one convolution with concatenated kernels.
+`pools`: an average pool before a 1x1 convolution moves after it, where there are fewer channels.
+`statistics`: BatchNorm computes mean and variance in one pass over the map.
+`depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
 `repeats`: of equal layers in a row one is traced, and called for all.
 """
 
@@ -22,12 +22,12 @@ import jax
 Rewrite = Literal["siblings", "pools", "statistics", "depthwise", "repeats"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
 
-_in_use = jax.make_user_context(REWRITES)
+_enabled = jax.make_user_context(REWRITES)
 
 
 @contextlib.contextmanager
 def rewritten(*names: Rewrite) -> Iterator[None]:
-    """Traces with these rewritings and no others; with none, every sum is the paper's.
+    """Traces with these rewritings and no others; with none, as the paper's sums are written.
 
     Args:
         names: of `REWRITES`.
@@ -38,10 +38,10 @@ def rewritten(*names: Rewrite) -> Iterator[None]:
     unknown = [name for name in names if name not in REWRITES]
     if unknown:
         raise ValueError(f"no rewriting is called {unknown[0]!r}; there are {', '.join(REWRITES)}")
-    with _in_use(tuple(name for name in REWRITES if name in names)):
+    with _enabled(tuple(name for name in REWRITES if name in names)):
         yield
 
 
-def in_use(name: Rewrite) -> bool:
-    """Returns whether programs that are traced now are to be rewritten so."""
-    return name in _in_use.value
+def enabled(name: Rewrite) -> bool:
+    """Returns whether programs that are traced now are rewritten in this way."""
+    return name in _enabled.value

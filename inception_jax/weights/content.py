@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from inception_jax.nn.model import Model, Spec
-from inception_jax.registry import create_model, full_readings, list_models, model_info
+from inception_jax.registry import list_models, model_info
 from inception_jax.weights import files, layouts, leaves
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.layouts import Layout, Own, Tensors
@@ -98,28 +96,11 @@ def to_twin(content: Content, model: Model, spec: Spec) -> Tensors:
     """Translates a source's tensors to the twin's names and axis order."""
     if content.layout is None:
         return content.tensors
-    own = Own(leaves.torch_shapes(model), functools.partial(layers_in_order, spec))
+    own = Own(leaves.torch_shapes(model), lambda: model.layer_order)
     tensors = content.layout.translate(content.tensors, own)
     if content.layout.background:
         tensors = _without_background(tensors, model.classifiers, spec.num_classes)
     return tensors
-
-
-def layers_in_order(spec: Spec) -> list[str]:
-    """The layers of a network as its class defines them; one that was merged has them sorted."""
-    return _layers_of(spec.name, spec.aux_heads, json.dumps(dict(spec.readings)))
-
-
-@functools.lru_cache(maxsize=8)  # a network of 250 convolutions takes seconds to trace
-def _layers_of(name: str, aux_heads: bool, readings: str) -> list[str]:
-    layers: list[str] = []
-
-    def build() -> None:
-        model = create_model(name, aux_heads=aux_heads, **json.loads(readings))
-        layers.extend(leaves.layers_in_order(model))
-
-    jax.eval_shape(build)
-    return layers
 
 
 def _without_background(
@@ -151,7 +132,7 @@ def fitting(layout: Layout) -> str:
         name
         for name in list_models(tags=True)
         if model_info(name).arch in layout.archs
-        and not wrong_readings(full_readings(name), layout.readings.items())
+        and not wrong_readings(model_info(name).options, layout.readings.items())
     ]
     return ", ".join(names)
 

@@ -11,7 +11,7 @@ import numpy as np
 from inception_jax.nn.model import Model
 from inception_jax.outputs import check_target, whole
 from inception_jax.weights import files, keras_files, keras_layouts, layouts
-from inception_jax.weights.content import fitting, layers_in_order, spec_of, wrong_readings
+from inception_jax.weights.content import fitting, spec_of, wrong_readings
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.layouts import Layout, Tensors
 from inception_jax.weights.saving import save_weights, to_torch
@@ -119,7 +119,7 @@ def _write_keras(model: Model, path: Path) -> list[str]:
             notes.append(
                 f"BatchNorm's factor, which Keras' has not here, is in {folded} kernels and means"
             )
-    stored = list(keras_layouts.from_twin(state, layers_in_order(spec), has_gamma))
+    stored = list(keras_layouts.from_twin(state, model.layer_order, has_gamma))
     with whole(path) as partial:
         keras_files.write_hdf5(partial, stored, legacy=not path.name.endswith(".weights.h5"))
     return notes

@@ -26,7 +26,7 @@ class Own:
 
     Attributes:
         shapes: of its tensors by the twin's names, in the twin's axis order.
-        layers: returns the paths of its layers in the order of definition; it takes a while.
+        layers: returns the paths of its layers in the order of definition.
     """
 
     shapes: Mapping[str, tuple[int, ...]]

@@ -44,18 +44,6 @@ def torch_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {torch_name(path): torch_shape(path, leaf.shape) for path, leaf in walk(state_of(model))}
 
 
-def layers_in_order(module: nnx.Module, prefix: str = "") -> Iterator[str]:
-    """Yields the paths of all layers below a module in the order of their definition.
-
-    State and pure dicts are sorted by name instead.
-    """
-    children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
-    for name, child in children:
-        if isinstance(child, nnx.Module):
-            yield f"{prefix}{name}"
-            yield from layers_in_order(child, f"{prefix}{name}.")
-
-
 def torch_name(path: tuple[Any, ...]) -> str:
     """Returns the twin's name of a leaf."""
     *parents, leaf = map(str, path)

@@ -10,7 +10,6 @@ those of a 224x224 image with Caffe's widths.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -25,18 +24,13 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
-from reference_torch.ops import Padding, avg_pool, max_pool
+from reference_torch.model import Maps, Model
+from reference_torch.ops import CONV_PADDING, POOL_PADDING, Padding, PadMode, avg_pool, max_pool
 from reference_torch.registry import register
 
-PadMode = Literal["tf", "torch"]
 PoolKind = Literal["avg", "max"]
 StemKind = Literal["conv", "separable"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class SeparableStem(nn.Module):
@@ -142,7 +136,7 @@ class InceptionReduction(nn.Module):
         return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
 
 
-class BNInception(nn.Module):
+class BNInception(Model):
     """BN-Inception with its readings as options.
 
     Args:
@@ -218,47 +212,24 @@ class BNInception(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.inception5b.out_channels, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in the paper, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 224x224x3
-        x = maps["conv1"] = self.conv1(x)  # 112x112x64
-        x = maps["maxpool1"] = max_pool(x, 3, 2, self.pool_padding)  # 56x56x64
-        x = maps["conv2"] = self.conv2(x)  # 56x56x64
-        x = maps["conv3"] = self.conv3(x)  # 56x56x192
-        x = maps["maxpool2"] = max_pool(x, 3, 2, self.pool_padding)  # 28x28x192
-        x = maps["inception3a"] = self.inception3a(x)  # 28x28x256
-        x = maps["inception3b"] = self.inception3b(x)  # 28x28x320
-        x = maps["inception3c"] = self.inception3c(x)  # 14x14x576
-        x = maps["inception4a"] = self.inception4a(x)  # 14x14x576
-        x = maps["inception4b"] = self.inception4b(x)  # 14x14x576
-        x = maps["inception4c"] = self.inception4c(x)  # 14x14x608
-        x = maps["inception4d"] = self.inception4d(x)  # 14x14x608
-        x = maps["inception4e"] = self.inception4e(x)  # 7x7x1056
-        x = maps["inception5a"] = self.inception5a(x)  # 7x7x1024
-        x = maps["inception5b"] = self.inception5b(x)  # 7x7x1024
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 1024]."""
-        return global_avg_pool(self.features(images)["inception5b"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = self.dropout(self.embed(images))  # 1024
-        return self.fc(x)
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in the paper, in forward order."""
+        # x is 224x224x3
+        x = maps.add("conv1", self.conv1(x))  # 112x112x64
+        x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
+        x = maps.add("conv2", self.conv2(x))  # 56x56x64
+        x = maps.add("conv3", self.conv3(x))  # 56x56x192
+        x = maps.add("maxpool2", max_pool(x, 3, 2, self.pool_padding))  # 28x28x192
+        x = maps.add("inception3a", self.inception3a(x))  # 28x28x256
+        x = maps.add("inception3b", self.inception3b(x))  # 28x28x320
+        x = maps.add("inception3c", self.inception3c(x))  # 14x14x576
+        x = maps.add("inception4a", self.inception4a(x))  # 14x14x576
+        x = maps.add("inception4b", self.inception4b(x))  # 14x14x576
+        x = maps.add("inception4c", self.inception4c(x))  # 14x14x608
+        x = maps.add("inception4d", self.inception4d(x))  # 14x14x608
+        x = maps.add("inception4e", self.inception4e(x))  # 7x7x1056
+        x = maps.add("inception5a", self.inception5a(x))  # 7x7x1024
+        x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
 # What each published weight file needs; "" is the recommended reading.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -28,9 +27,8 @@ from reference_torch.layers import (
     Linear,
     Maker,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.registry import register
 
 Size = Literal["atto", "tiny", "small", "base"]
@@ -180,7 +178,7 @@ class Head(nn.Module):
         return self.fc2(self.dropout(x))
 
 
-class InceptionNeXt(nn.Module):
+class InceptionNeXt(Model):
     """InceptionNeXt of four sizes.
 
     Args:
@@ -241,73 +239,28 @@ class InceptionNeXt(nn.Module):
             norm=LayerNorm,
         )
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the stem's and the four stages' maps [n, c, h, w], in forward order.
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds the stem's and the four stages' maps [n, c, h, w], in forward order."""
+        # x is 224x224x3
+        x = maps.add("stem", self.stem(x))  # 56x56x96
+        x = maps.add("stage1", self.stages[0](x))  # 56x56x96
+        x = maps.add("stage2", self.stages[1](x))  # 28x28x192
+        x = maps.add("stage3", self.stages[2](x))  # 14x14x384
+        x = maps.add("stage4", self.stages[3](x))  # 7x7x768
 
-        Args:
-            images: floats [n, c, h, w].
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 224x224x3
-        x = maps["stem"] = self.stem(x)  # 56x56x96
-        x = maps["stage1"] = self.stages[0](x)  # 56x56x96
-        x = maps["stage2"] = self.stages[1](x)  # 28x28x192
-        x = maps["stage3"] = self.stages[2](x)  # 14x14x384
-        x = maps["stage4"] = self.stages[3](x)  # 7x7x768
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the head, [n, 768]."""
-        return global_avg_pool(self.features(images)["stage4"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = global_avg_pool(self.features(images)["stage4"])  # 768
-        return self.head(x)
+    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Classifies the pooled features [n, 768]; returns logits [n, num_classes]."""
+        return self.head(embedding)
 
 
 # What each published weight file needs; "" is the recommended reading.
-register(
-    "inception_next_atto",
-    InceptionNeXt,
-    tags={
-        "": dict(size="atto", drop_path=0.0),
-        "sail_in1k": dict(size="atto", drop_path=0.0),
-    },
-)
-register(
-    "inception_next_tiny",
-    InceptionNeXt,
-    tags={
-        "": dict(size="tiny", drop_path=0.1),
-        "sail_in1k": dict(size="tiny", drop_path=0.1),
-    },
-)
-register(
-    "inception_next_small",
-    InceptionNeXt,
-    tags={
-        "": dict(size="small", drop_path=0.3),
-        "sail_in1k": dict(size="small", drop_path=0.3),
-    },
-)
-register(
-    "inception_next_base",
-    InceptionNeXt,
-    tags={
-        "": dict(size="base", drop_path=0.4),
-        "sail_in1k": dict(size="base", drop_path=0.4),
-        "sail_in1k_384": dict(size="base", drop_path=0.7, dropout=0.5),
-    },
-)
+def _register(size: Size, drop_path: float, **more: dict[str, Any]) -> None:
+    readings = dict(size=size, drop_path=drop_path)
+    tags = {"": readings, "sail_in1k": readings, **more}
+    register(f"inception_next_{size}", InceptionNeXt, tags=tags)
+
+
+_register("atto", drop_path=0.0)
+_register("tiny", drop_path=0.1)
+_register("small", drop_path=0.3)
+_register("base", drop_path=0.4, sail_in1k_384=dict(size="base", drop_path=0.7, dropout=0.5))

@@ -8,7 +8,6 @@ and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights a
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -24,10 +23,9 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
     l2_normalised,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.models.inception_v4 import ReductionA
 from reference_torch.ops import max_pool
 from reference_torch.registry import register
@@ -35,15 +33,30 @@ from reference_torch.registry import register
 Head = Literal["face", "classifier"]
 
 
-class Block35(nn.Module):
-    """35x35 residual module, figure 10: relu(x + scale * up(branches)).
+class Residual(nn.Module):
+    """What ends a residual module: relu(x + scale * up(branches)).
 
-    The 1x1 back up to the input's width has a bias and no BatchNorm, as in all blocks here.
+    The 1x1 back up to the input's width has a bias and no BatchNorm.
     """
+
+    up: Conv
+    scale: float
+    relu: bool = True
+
+    def _add(self, x: torch.Tensor, branches: list[torch.Tensor]) -> torch.Tensor:
+        """Adds the branches to the module's input."""
+        x = x + self.scale * self.up(torch.cat(branches, dim=1))
+        return F.relu(x) if self.relu else x
+
+
+class Block35(Residual):
+    """35x35 residual module, figure 10; figure 16 with other widths of the longest branch."""
 
     def __init__(
         self,
         in_channels: int,
+        c3x3dbl_2: int,
+        c3x3dbl_3: int,
         *,
         scale: float,
         conv: Maker[ConvBN],
@@ -57,26 +70,30 @@ class Block35(nn.Module):
         self.branch3x3_2 = conv(width(32), width(32), 3)
 
         self.branch3x3dbl_1 = conv(in_channels, width(32), 1)
-        self.branch3x3dbl_2 = conv(width(32), width(32), 3)
-        self.branch3x3dbl_3 = conv(width(32), width(32), 3)
+        self.branch3x3dbl_2 = conv(width(32), width(c3x3dbl_2), 3)
+        self.branch3x3dbl_3 = conv(width(c3x3dbl_2), width(c3x3dbl_3), 3)
 
-        self.up = linear_conv(3 * width(32), in_channels, 1)
+        self.up = linear_conv(2 * width(32) + width(c3x3dbl_3), in_channels, 1)
         self.scale = scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        mixed = torch.cat([branch1x1, branch3x3, branch3x3dbl], dim=1)
-        return F.relu(x + self.scale * self.up(mixed))
+        branch3x3 = self.branch3x3_1(x)
+        branch3x3dbl = self.branch3x3dbl_1(x)
+        branch3x3 = self.branch3x3_2(branch3x3)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
+        return self._add(x, [branch1x1, branch3x3, branch3x3dbl])
 
 
-class Block17(nn.Module):
-    """17x17 residual module, figure 11."""
+class Block17(Residual):
+    """17x17 residual module, figure 11; figure 17 with other widths."""
 
     def __init__(
         self,
         in_channels: int,
+        c1x1: int,
+        c7x7_2: int,
+        c7x7_3: int,
         *,
         scale: float,
         conv: Maker[ConvBN],
@@ -84,53 +101,67 @@ class Block17(nn.Module):
         width: Width,
     ):
         super().__init__()
-        self.branch1x1 = conv(in_channels, width(128), 1)
+        self.branch1x1 = conv(in_channels, width(c1x1), 1)
 
         self.branch7x7_1 = conv(in_channels, width(128), 1)
-        self.branch7x7_2 = conv(width(128), width(128), (1, 7))
-        self.branch7x7_3 = conv(width(128), width(128), (7, 1))
+        self.branch7x7_2 = conv(width(128), width(c7x7_2), (1, 7))
+        self.branch7x7_3 = conv(width(c7x7_2), width(c7x7_3), (7, 1))
 
-        self.up = linear_conv(2 * width(128), in_channels, 1)
+        self.up = linear_conv(width(c1x1) + width(c7x7_3), in_channels, 1)
         self.scale = scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        mixed = torch.cat([branch1x1, branch7x7], dim=1)
-        return F.relu(x + self.scale * self.up(mixed))
+        branch7x7 = self.branch7x7_1(x)
+        branch7x7 = self.branch7x7_3(self.branch7x7_2(branch7x7))
+        return self._add(x, [branch1x1, branch7x7])
 
 
 class ReductionB(nn.Module):
-    """Grid reduction 17x17 -> 8x8, figure 12."""
+    """Grid reduction 17x17 -> 8x8, figure 12; figure 18 with other widths."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3b: int,
+        c3x3dbl_2: int,
+        c3x3dbl_3: int,
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
         super().__init__()
         self.branch3x3a_1 = conv(in_channels, width(256), 1)
         self.branch3x3a_2 = conv(width(256), width(384), 3, stride=2, padding="valid")
 
         self.branch3x3b_1 = conv(in_channels, width(256), 1)
-        self.branch3x3b_2 = conv(width(256), width(256), 3, stride=2, padding="valid")
+        self.branch3x3b_2 = conv(width(256), width(c3x3b), 3, stride=2, padding="valid")
 
         self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
-        self.branch3x3dbl_2 = conv(width(256), width(256), 3)
-        self.branch3x3dbl_3 = conv(width(256), width(256), 3, stride=2, padding="valid")
+        self.branch3x3dbl_2 = conv(width(256), width(c3x3dbl_2), 3)
+        self.branch3x3dbl_3 = conv(width(c3x3dbl_2), width(c3x3dbl_3), 3, stride=2, padding="valid")
 
-        self.out_channels = width(384) + 2 * width(256) + in_channels
+        self.out_channels = width(384) + width(c3x3b) + width(c3x3dbl_3) + in_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
-        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        branch3x3a = self.branch3x3a_1(x)
+        branch3x3b = self.branch3x3b_1(x)
+        branch3x3dbl = self.branch3x3dbl_1(x)
+        branch3x3a = self.branch3x3a_2(branch3x3a)
+        branch3x3b = self.branch3x3b_2(branch3x3b)
+        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
         branch_pool = max_pool(x, 3, stride=2)
         return torch.cat([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], dim=1)
 
 
-class Block8(nn.Module):
-    """8x8 residual module, figure 13."""
+class Block8(Residual):
+    """8x8 residual module, figure 13; figure 19 with other widths."""
 
     def __init__(
         self,
         in_channels: int,
+        c3x3_2: int,
+        c3x3_3: int,
         *,
         scale: float,
         relu: bool = True,
@@ -142,22 +173,21 @@ class Block8(nn.Module):
         self.branch1x1 = conv(in_channels, width(192), 1)
 
         self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(192), (1, 3))
-        self.branch3x3_3 = conv(width(192), width(192), (3, 1))
+        self.branch3x3_2 = conv(width(192), width(c3x3_2), (1, 3))
+        self.branch3x3_3 = conv(width(c3x3_2), width(c3x3_3), (3, 1))
 
-        self.up = linear_conv(2 * width(192), in_channels, 1)
+        self.up = linear_conv(width(192) + width(c3x3_3), in_channels, 1)
         self.scale = scale
         self.relu = relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
-        mixed = torch.cat([branch1x1, branch3x3], dim=1)
-        x = x + self.scale * self.up(mixed)
-        return F.relu(x) if self.relu else x
+        branch3x3 = self.branch3x3_1(x)
+        branch3x3 = self.branch3x3_3(self.branch3x3_2(branch3x3))
+        return self._add(x, [branch1x1, branch3x3])
 
 
-class InceptionResNetV1(nn.Module):
+class InceptionResNetV1(Model):
     """Inception-ResNet-v1 with its readings as options.
 
     Args:
@@ -212,16 +242,22 @@ class InceptionResNetV1(nn.Module):
         self.Conv2d_4b_3x3 = conv(width(192), width(256), 3, stride=2, padding="valid")
         # Residual modules and reductions
         c35 = width(256)
-        self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
+        self.block35 = Chain(
+            Block35(c35, 32, 32, scale=scales[0], **residual) for _ in range(blocks[0])
+        )
         self.Mixed_6a = ReductionA(c35, 192, 192, 256, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
-        self.Mixed_7a = ReductionB(c17, **common)
+        self.block17 = Chain(
+            Block17(c17, 128, 128, 128, scale=scales[1], **residual) for _ in range(blocks[1])
+        )
+        self.Mixed_7a = ReductionB(c17, 256, 256, 256, **common)
         c8 = self.Mixed_7a.out_channels
         scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
+        self.block8 = Chain(
+            Block8(c8, 192, 192, scale=scales[2], **residual) for _ in range(scaled)
+        )
         if linear_last_block:
-            self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
+            self.block8.append(Block8(c8, 192, 192, scale=1.0, relu=False, **residual))
         self.dropout = nn.Dropout(dropout)
         self.bottleneck, self.bottleneck_bn = None, None
         if head == "face":
@@ -229,28 +265,21 @@ class InceptionResNetV1(nn.Module):
             self.bottleneck_bn = BatchNorm(width(512), eps=bn_eps, momentum=bn_momentum)
         self.fc = linear(width(512) if head == "face" else c8, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x256
-        x = maps["block35"] = self.block35(x)  # 35x35x256
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x896
-        x = maps["block17"] = self.block17(x)  # 17x17x896
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1792
-        x = maps["block8"] = self.block8(x)  # 8x8x1792
-        return maps
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+        x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x256
+        x = maps.add("block35", self.block35(x))  # 35x35x256
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x896
+        x = maps.add("block17", self.block17(x))  # 17x17x896
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1792
+        x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: torch.Tensor, *, normalise: bool = False) -> torch.Tensor:
         """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
@@ -260,25 +289,19 @@ class InceptionResNetV1(nn.Module):
             normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
                 then the cosines by which faces are compared.
         """
-        x = self._embed(images)
+        x = super().embed(images)
         return l2_normalised(x) if normalise else x
 
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.dropout(global_avg_pool(self.features(images)["block8"]))  # 1792
+    def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns what the classifier sees of the maps of `features`, after dropout."""
+        x = self.dropout(super().embedding(maps))  # 1792
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
         return self.bottleneck_bn(self.bottleneck(x))  # 512
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        return self.fc(self._embed(images))
+    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Classifies an embedding; returns logits [n, num_classes]."""
+        return self.fc(embedding)
 
 
 # What each published weight file needs; "" is the recommended reading.

@@ -10,11 +10,9 @@ differ.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from reference_torch.layers import (
@@ -25,9 +23,9 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
+from reference_torch.models.inception_resnet_v1 import Block8, Block17, Block35, ReductionB
 from reference_torch.models.inception_v3 import InceptionAux
 from reference_torch.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
 from reference_torch.ops import avg_pool, max_pool
@@ -62,133 +60,7 @@ class Mixed5b(nn.Module):
         return torch.cat([branch1x1, branch5x5, branch3x3dbl, branch_pool], dim=1)
 
 
-class Block35(nn.Module):
-    """35x35 residual module, figure 16: relu(x + scale * up(branches)).
-
-    The 1x1 back up to the input's width has a bias and no BatchNorm, as in all blocks here.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        scale: float,
-        conv: Maker[ConvBN],
-        linear_conv: Maker[Conv],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(32), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(32), 1)
-        self.branch3x3_2 = conv(width(32), width(32), 3)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(32), 1)
-        self.branch3x3dbl_2 = conv(width(32), width(48), 3)
-        self.branch3x3dbl_3 = conv(width(48), width(64), 3)
-
-        self.up = linear_conv(2 * width(32) + width(64), in_channels, 1)
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        mixed = torch.cat([branch1x1, branch3x3, branch3x3dbl], dim=1)
-        return F.relu(x + self.scale * self.up(mixed))
-
-
-class Block17(nn.Module):
-    """17x17 residual module, figure 17.
-
-    The figure prints 1154 filters in its last 1x1, which do not fit the sum of the reduction before
-    it: 1152 with the paper's stem, 1088 with TF-slim's.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        scale: float,
-        conv: Maker[ConvBN],
-        linear_conv: Maker[Conv],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(192), 1)
-
-        self.branch7x7_1 = conv(in_channels, width(128), 1)
-        self.branch7x7_2 = conv(width(128), width(160), (1, 7))
-        self.branch7x7_3 = conv(width(160), width(192), (7, 1))
-
-        self.up = linear_conv(2 * width(192), in_channels, 1)
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        mixed = torch.cat([branch1x1, branch7x7], dim=1)
-        return F.relu(x + self.scale * self.up(mixed))
-
-
-class ReductionB(nn.Module):
-    """Grid reduction 17x17 -> 8x8, figure 18 (its caption names the wrong network)."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch3x3a_1 = conv(in_channels, width(256), 1)
-        self.branch3x3a_2 = conv(width(256), width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3b_1 = conv(in_channels, width(256), 1)
-        self.branch3x3b_2 = conv(width(256), width(288), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(256), 1)
-        self.branch3x3dbl_2 = conv(width(256), width(288), 3)
-        self.branch3x3dbl_3 = conv(width(288), width(320), 3, stride=2, padding="valid")
-
-        self.out_channels = width(384) + width(288) + width(320) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3a = self.branch3x3a_2(self.branch3x3a_1(x))
-        branch3x3b = self.branch3x3b_2(self.branch3x3b_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3a, branch3x3b, branch3x3dbl, branch_pool], dim=1)
-
-
-class Block8(nn.Module):
-    """8x8 residual module, figure 19, where 2048 filters should read 2144 (TF-slim: 2080)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        scale: float,
-        relu: bool = True,
-        conv: Maker[ConvBN],
-        linear_conv: Maker[Conv],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(192), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(224), (1, 3))
-        self.branch3x3_3 = conv(width(224), width(256), (3, 1))
-
-        self.up = linear_conv(width(192) + width(256), in_channels, 1)
-        self.scale = scale
-        self.relu = relu
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_3(self.branch3x3_2(self.branch3x3_1(x)))
-        mixed = torch.cat([branch1x1, branch3x3], dim=1)
-        x = x + self.scale * self.up(mixed)
-        return F.relu(x) if self.relu else x
-
-
-class InceptionResNetV2(nn.Module):
+class InceptionResNetV2(Model):
     """Inception-ResNet-v2 with its readings as options.
 
     Args:
@@ -209,6 +81,8 @@ class InceptionResNetV2(nn.Module):
 
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "Conv2d_7b_1x1")
+    aux_names = ("AuxLogits",)
+    aux_stages = ("block17",)
 
     def __init__(
         self,
@@ -251,79 +125,57 @@ class InceptionResNetV2(nn.Module):
             self.Mixed_4a = Mixed4a(self.Mixed_3a.out_channels, **common)
             self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
             c35 = self.Mixed_5a.out_channels
-        # Residual modules and reductions
-        self.block35 = Chain(Block35(c35, scale=scales[0], **residual) for _ in range(blocks[0]))
+        # Residual modules and reductions, figures 16 to 19: v1's, with other widths. Figure 17
+        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither fits the sum of the
+        # reduction before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
+        # The caption of figure 18 names the wrong network.
+        self.block35 = Chain(
+            Block35(c35, 48, 64, scale=scales[0], **residual) for _ in range(blocks[0])
+        )
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(Block17(c17, scale=scales[1], **residual) for _ in range(blocks[1]))
+        self.block17 = Chain(
+            Block17(c17, 192, 160, 192, scale=scales[1], **residual) for _ in range(blocks[1])
+        )
         self.AuxLogits = None
         if aux_heads:
             self.AuxLogits = InceptionAux(c17, num_classes, linear=linear, **common)
-        self.Mixed_7a = ReductionB(c17, **common)
+        self.Mixed_7a = ReductionB(c17, 288, 288, 320, **common)
         c8 = self.Mixed_7a.out_channels
         scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(Block8(c8, scale=scales[2], **residual) for _ in range(scaled))
+        self.block8 = Chain(
+            Block8(c8, 224, 256, scale=scales[2], **residual) for _ in range(scaled)
+        )
         if linear_last_block:
-            self.block8.append(Block8(c8, scale=1.0, relu=False, **residual))
+            self.block8.append(Block8(c8, 224, 256, scale=1.0, relu=False, **residual))
         if layout == "slim":
             self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
         self.dropout = nn.Dropout(dropout)
         self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
         if self.layout == "slim":
-            x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-            x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-            x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-            x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
-            x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x320
+            x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+            x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+            x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+            x = maps.add("MaxPool_5a_3x3", max_pool(x, 3, stride=2))  # 35x35x192
+            x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x320
         else:
-            x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
-            x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
-            x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
-        x = maps["block35"] = self.block35(x)  # 35x35x320, paper 384
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1088, paper 1152
-        x = maps["block17"] = self.block17(x)  # 17x17x1088, paper 1152
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x2080, paper 2144
-        x = maps["block8"] = self.block8(x)  # 8x8x2080, paper 2144
+            x = maps.add("Mixed_3a", self.Mixed_3a(x))  # 73x73x160
+            x = maps.add("Mixed_4a", self.Mixed_4a(x))  # 71x71x192
+            x = maps.add("Mixed_5a", self.Mixed_5a(x))  # 35x35x384
+        x = maps.add("block35", self.block35(x))  # 35x35x320, paper 384
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x1088, paper 1152
+        x = maps.add("block17", self.block17(x))  # 17x17x1088, paper 1152
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x2080, paper 2144
+        x = maps.add("block8", self.block8(x))  # 8x8x2080, paper 2144
         if self.layout == "slim":
-            x = maps["Conv2d_7b_1x1"] = self.Conv2d_7b_1x1(x)  # 8x8x1536
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 1536]; paper 2144."""
-        return global_avg_pool(self._last(self.features(images)))
-
-    def _last(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        return maps["Conv2d_7b_1x1" if self.layout == "slim" else "block8"]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(self._last(maps)))  # 1536
-        logits = self.fc(x)
-        if self.AuxLogits is None or not self.training:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["block17"])}
+            x = maps.add("Conv2d_7b_1x1", self.Conv2d_7b_1x1(x))  # 8x8x1536
 
 
 # What each published weight file needs; "" is the recommended reading.

@@ -9,7 +9,6 @@ image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -24,12 +23,13 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
-    imagenet_to_inception,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.ops import (
+    CONV_PADDING,
+    POOL_PADDING,
     Padding,
+    PadMode,
     adaptive_avg_pool,
     avg_pool,
     local_response_norm,
@@ -39,10 +39,6 @@ from reference_torch.registry import register
 
 AuxPool = Literal["adaptive", "5x5"]
 Norm = Literal["bn", "lrn"]
-PadMode = Literal["tf", "torch"]
-
-CONV_PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
-POOL_PADDING: dict[str, Padding] = {"tf": "same", "torch": "ceil"}
 
 
 class ConvReLU(nn.Module):
@@ -150,7 +146,7 @@ class InceptionAux(nn.Module):
         return self.fc2(self.dropout(x))
 
 
-class InceptionV1(nn.Module):
+class InceptionV1(Model):
     """GoogLeNet with its readings as options.
 
     Args:
@@ -179,6 +175,8 @@ class InceptionV1(nn.Module):
 
     min_size = 32
     taps = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
+    aux_names = ("aux1", "aux2")
+    aux_stages = ("inception4a", "inception4d")
 
     def __init__(
         self,
@@ -235,59 +233,27 @@ class InceptionV1(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = linear(self.inception5b.out_channels, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in the paper, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = imagenet_to_inception(images) if self.transform_input else images  # 224x224x3
-        x = maps["conv1"] = self.conv1(x)  # 112x112x64
-        x = maps["maxpool1"] = max_pool(x, 3, 2, self.pool_padding)  # 56x56x64
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in the paper, in forward order."""
+        # x is 224x224x3
+        x = maps.add("conv1", self.conv1(x))  # 112x112x64
+        x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
         x = local_response_norm(x) if self.norm == "lrn" else x  # 56x56x64
-        x = maps["conv2"] = self.conv2(x)  # 56x56x64
-        x = maps["conv3"] = self.conv3(x)  # 56x56x192
+        x = maps.add("conv2", self.conv2(x))  # 56x56x64
+        x = maps.add("conv3", self.conv3(x))  # 56x56x192
         x = local_response_norm(x) if self.norm == "lrn" else x  # 56x56x192
-        x = maps["maxpool2"] = max_pool(x, 3, 2, self.pool_padding)  # 28x28x192
-        x = maps["inception3a"] = self.inception3a(x)  # 28x28x256
-        x = maps["inception3b"] = self.inception3b(x)  # 28x28x480
-        x = maps["maxpool3"] = max_pool(x, 3, 2, self.pool_padding)  # 14x14x480
-        x = maps["inception4a"] = self.inception4a(x)  # 14x14x512
-        x = maps["inception4b"] = self.inception4b(x)  # 14x14x512
-        x = maps["inception4c"] = self.inception4c(x)  # 14x14x512
-        x = maps["inception4d"] = self.inception4d(x)  # 14x14x528
-        x = maps["inception4e"] = self.inception4e(x)  # 14x14x832
-        x = maps["maxpool4"] = max_pool(x, self.maxpool4_window, 2, self.pool_padding)  # 7x7x832
-        x = maps["inception5a"] = self.inception5a(x)  # 7x7x832
-        x = maps["inception5b"] = self.inception5b(x)  # 7x7x1024
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 1024]."""
-        return global_avg_pool(self.features(images)["inception5b"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with auxiliary heads, a dict of `logits`, `aux1`
-            (on 4a) and `aux2` (on 4d), each [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["inception5b"]))  # 1024
-        logits = self.fc(x)
-        if self.aux1 is None or self.aux2 is None or not self.training:
-            return logits
-        return {
-            "logits": logits,
-            "aux1": self.aux1(maps["inception4a"]),
-            "aux2": self.aux2(maps["inception4d"]),
-        }
+        x = maps.add("maxpool2", max_pool(x, 3, 2, self.pool_padding))  # 28x28x192
+        x = maps.add("inception3a", self.inception3a(x))  # 28x28x256
+        x = maps.add("inception3b", self.inception3b(x))  # 28x28x480
+        x = maps.add("maxpool3", max_pool(x, 3, 2, self.pool_padding))  # 14x14x480
+        x = maps.add("inception4a", self.inception4a(x))  # 14x14x512
+        x = maps.add("inception4b", self.inception4b(x))  # 14x14x512
+        x = maps.add("inception4c", self.inception4c(x))  # 14x14x512
+        x = maps.add("inception4d", self.inception4d(x))  # 14x14x528
+        x = maps.add("inception4e", self.inception4e(x))  # 14x14x832
+        x = maps.add("maxpool4", max_pool(x, self.maxpool4_window, 2, self.pool_padding))  # 7x7x832
+        x = maps.add("inception5a", self.inception5a(x))  # 7x7x832
+        x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
 # What each published weight file needs; "" is the recommended reading.

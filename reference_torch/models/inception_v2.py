@@ -9,7 +9,6 @@ modules as two 3x3. No weights were ever published. TF-slim's `inception_v2` is 
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -21,9 +20,8 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.models.inception_v3 import InceptionAux
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
@@ -162,7 +160,7 @@ class InceptionC(nn.Module):
         return torch.cat([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], dim=1)
 
 
-class InceptionV2(nn.Module):
+class InceptionV2(Model):
     """Inception V2 with its readings as options.
 
     Args:
@@ -182,6 +180,7 @@ class InceptionV2(nn.Module):
 
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_3b_3x3", "Mixed_5c", "Mixed_6e", "Mixed_7c")
+    aux_names = ("AuxLogits",)
 
     def __init__(
         self,
@@ -202,7 +201,7 @@ class InceptionV2(nn.Module):
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         self.in_channels = in_channels
-        self.aux_stage = {"last_17x17": "Mixed_6e", "first_17x17": "Mixed_6a"}[aux_position]
+        self.aux_stages = ({"last_17x17": "Mixed_6e", "first_17x17": "Mixed_6a"}[aux_position],)
 
         self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
         self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
@@ -219,7 +218,7 @@ class InceptionV2(nn.Module):
         self.Mixed_6e = InceptionB(self.Mixed_6d.out_channels, 192, n=n, **common)
         self.AuxLogits = None
         if aux_heads:
-            aux_channels = getattr(self, self.aux_stage).out_channels
+            aux_channels = getattr(self, self.aux_stages[0]).out_channels
             self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=linear, **common)
         self.Mixed_7a = ReductionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
@@ -227,55 +226,27 @@ class InceptionV2(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by a name in TF-slim's manner, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_3x3"] = self.Conv2d_3b_3x3(x)  # 71x71x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 35x35x192
-        x = maps["Conv2d_4b_3x3"] = self.Conv2d_4b_3x3(x)  # 35x35x288
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by a name in TF-slim's manner, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_3x3", self.Conv2d_3b_3x3(x))  # 71x71x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 35x35x192
+        x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x288
         # The table counts 3, 5 and 2 modules: the last of the first two rows is the reduction.
-        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x288
-        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x288
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x768
-        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x768
-        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x768
-        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x768
-        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x768
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1280
-        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x2048
-        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x2048
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return global_avg_pool(self.features(images)["Mixed_7c"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["Mixed_7c"]))  # 2048
-        logits = self.fc(x)
-        if self.AuxLogits is None or not self.training:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps[self.aux_stage])}
+        x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x288
+        x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768
+        x = maps.add("Mixed_6b", self.Mixed_6b(x))  # 17x17x768
+        x = maps.add("Mixed_6c", self.Mixed_6c(x))  # 17x17x768
+        x = maps.add("Mixed_6d", self.Mixed_6d(x))  # 17x17x768
+        x = maps.add("Mixed_6e", self.Mixed_6e(x))  # 17x17x768
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1280
+        x = maps.add("Mixed_7b", self.Mixed_7b(x))  # 8x8x2048
+        x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
 # What each published weight file needs; "" is the recommended reading.

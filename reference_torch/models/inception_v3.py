@@ -8,7 +8,6 @@ the paper differ, a comment says so. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -22,10 +21,9 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
     global_avg_pool,
-    imagenet_to_inception,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
 
@@ -239,7 +237,7 @@ def _at_least_5x5(x: torch.Tensor) -> torch.Tensor:
     return F.pad(x, (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Model):
     """Inception V3 with its readings as options.
 
     Args:
@@ -260,6 +258,8 @@ class InceptionV3(nn.Module):
 
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
+    aux_names = ("AuxLogits",)
+    aux_stages = ("Mixed_6e",)
 
     def __init__(
         self,
@@ -307,55 +307,27 @@ class InceptionV3(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = imagenet_to_inception(images) if self.transform_input else images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["MaxPool_3a_3x3"] = max_pool(x, 3, stride=2)  # 73x73x64
-        x = maps["Conv2d_3b_1x1"] = self.Conv2d_3b_1x1(x)  # 73x73x80
-        x = maps["Conv2d_4a_3x3"] = self.Conv2d_4a_3x3(x)  # 71x71x192
-        x = maps["MaxPool_5a_3x3"] = max_pool(x, 3, stride=2)  # 35x35x192
-        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x256
-        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x288
-        x = maps["Mixed_5d"] = self.Mixed_5d(x)  # 35x35x288
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x768
-        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x768
-        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x768
-        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x768
-        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x768
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1280
-        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x2048
-        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x2048
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return global_avg_pool(self.features(images)["Mixed_7c"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["Mixed_7c"]))  # 2048
-        logits = self.fc(x)
-        if self.AuxLogits is None or not self.training:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6e"])}
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("MaxPool_3a_3x3", max_pool(x, 3, stride=2))  # 73x73x64
+        x = maps.add("Conv2d_3b_1x1", self.Conv2d_3b_1x1(x))  # 73x73x80
+        x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 71x71x192
+        x = maps.add("MaxPool_5a_3x3", max_pool(x, 3, stride=2))  # 35x35x192
+        x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x256
+        x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
+        x = maps.add("Mixed_5d", self.Mixed_5d(x))  # 35x35x288
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768
+        x = maps.add("Mixed_6b", self.Mixed_6b(x))  # 17x17x768
+        x = maps.add("Mixed_6c", self.Mixed_6c(x))  # 17x17x768
+        x = maps.add("Mixed_6d", self.Mixed_6d(x))  # 17x17x768
+        x = maps.add("Mixed_6e", self.Mixed_6e(x))  # 17x17x768
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1280
+        x = maps.add("Mixed_7b", self.Mixed_7b(x))  # 8x8x2048
+        x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
 # What each published weight file needs; "" is the recommended reading.

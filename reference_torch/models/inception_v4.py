@@ -8,7 +8,6 @@ those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -20,9 +19,8 @@ from reference_torch.layers import (
     Maker,
     Width,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.models.inception_v3 import InceptionAux
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
@@ -233,7 +231,7 @@ class InceptionC(nn.Module):
         return torch.cat([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], dim=1)
 
 
-class InceptionV4(nn.Module):
+class InceptionV4(Model):
     """Inception V4.
 
     Args:
@@ -249,6 +247,8 @@ class InceptionV4(nn.Module):
 
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Mixed_3a", "Mixed_5e", "Mixed_6h", "Mixed_7d")
+    aux_names = ("AuxLogits",)
+    aux_stages = ("Mixed_6h",)
 
     def __init__(
         self,
@@ -302,59 +302,31 @@ class InceptionV4(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = linear(self.Mixed_7d.out_channels, num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in TF-slim, in forward order.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["Conv2d_1a_3x3"] = self.Conv2d_1a_3x3(x)  # 149x149x32
-        x = maps["Conv2d_2a_3x3"] = self.Conv2d_2a_3x3(x)  # 147x147x32
-        x = maps["Conv2d_2b_3x3"] = self.Conv2d_2b_3x3(x)  # 147x147x64
-        x = maps["Mixed_3a"] = self.Mixed_3a(x)  # 73x73x160
-        x = maps["Mixed_4a"] = self.Mixed_4a(x)  # 71x71x192
-        x = maps["Mixed_5a"] = self.Mixed_5a(x)  # 35x35x384
-        x = maps["Mixed_5b"] = self.Mixed_5b(x)  # 35x35x384
-        x = maps["Mixed_5c"] = self.Mixed_5c(x)  # 35x35x384
-        x = maps["Mixed_5d"] = self.Mixed_5d(x)  # 35x35x384
-        x = maps["Mixed_5e"] = self.Mixed_5e(x)  # 35x35x384
-        x = maps["Mixed_6a"] = self.Mixed_6a(x)  # 17x17x1024
-        x = maps["Mixed_6b"] = self.Mixed_6b(x)  # 17x17x1024
-        x = maps["Mixed_6c"] = self.Mixed_6c(x)  # 17x17x1024
-        x = maps["Mixed_6d"] = self.Mixed_6d(x)  # 17x17x1024
-        x = maps["Mixed_6e"] = self.Mixed_6e(x)  # 17x17x1024
-        x = maps["Mixed_6f"] = self.Mixed_6f(x)  # 17x17x1024
-        x = maps["Mixed_6g"] = self.Mixed_6g(x)  # 17x17x1024
-        x = maps["Mixed_6h"] = self.Mixed_6h(x)  # 17x17x1024
-        x = maps["Mixed_7a"] = self.Mixed_7a(x)  # 8x8x1536
-        x = maps["Mixed_7b"] = self.Mixed_7b(x)  # 8x8x1536
-        x = maps["Mixed_7c"] = self.Mixed_7c(x)  # 8x8x1536
-        x = maps["Mixed_7d"] = self.Mixed_7d(x)  # 8x8x1536
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 1536]."""
-        return global_avg_pool(self.features(images)["Mixed_7d"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with an auxiliary head, a dict of `logits` and
-            `AuxLogits`, both [n, num_classes].
-        """
-        maps = self.features(images)
-        x = self.dropout(global_avg_pool(maps["Mixed_7d"]))  # 1536
-        logits = self.fc(x)
-        if self.AuxLogits is None or not self.training:
-            return logits
-        return {"logits": logits, "AuxLogits": self.AuxLogits(maps["Mixed_6h"])}
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        # x is 299x299x3
+        x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
+        x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
+        x = maps.add("Conv2d_2b_3x3", self.Conv2d_2b_3x3(x))  # 147x147x64
+        x = maps.add("Mixed_3a", self.Mixed_3a(x))  # 73x73x160
+        x = maps.add("Mixed_4a", self.Mixed_4a(x))  # 71x71x192
+        x = maps.add("Mixed_5a", self.Mixed_5a(x))  # 35x35x384
+        x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x384
+        x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x384
+        x = maps.add("Mixed_5d", self.Mixed_5d(x))  # 35x35x384
+        x = maps.add("Mixed_5e", self.Mixed_5e(x))  # 35x35x384
+        x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x1024
+        x = maps.add("Mixed_6b", self.Mixed_6b(x))  # 17x17x1024
+        x = maps.add("Mixed_6c", self.Mixed_6c(x))  # 17x17x1024
+        x = maps.add("Mixed_6d", self.Mixed_6d(x))  # 17x17x1024
+        x = maps.add("Mixed_6e", self.Mixed_6e(x))  # 17x17x1024
+        x = maps.add("Mixed_6f", self.Mixed_6f(x))  # 17x17x1024
+        x = maps.add("Mixed_6g", self.Mixed_6g(x))  # 17x17x1024
+        x = maps.add("Mixed_6h", self.Mixed_6h(x))  # 17x17x1024
+        x = maps.add("Mixed_7a", self.Mixed_7a(x))  # 8x8x1536
+        x = maps.add("Mixed_7b", self.Mixed_7b(x))  # 8x8x1536
+        x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x1536
+        x = maps.add("Mixed_7d", self.Mixed_7d(x))  # 8x8x1536
 
 
 # What each published weight file needs; "" is the recommended reading.

@@ -8,7 +8,6 @@ is block 2 here. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from typing import Any, Literal
 
 import torch
@@ -21,9 +20,8 @@ from reference_torch.layers import (
     Maker,
     SeparableConvBN,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.ops import Padding, max_pool
 from reference_torch.registry import register
 
@@ -80,7 +78,7 @@ class MiddleBlock(nn.Module):
         return x + residual
 
 
-class Xception(nn.Module):
+class Xception(Model):
     """Xception with its readings as options.
 
     Args:
@@ -143,54 +141,32 @@ class Xception(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(width(2048), num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name in Keras, in forward order.
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w] by its name in Keras, in forward order.
 
         Residual blocks give their sum, to which no ReLU has been applied; of three there is also
         what the next block makes of it first, which is where timm taps them.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
         """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["block1_conv1"] = self.block1_conv1(x)  # 149x149x32
-        x = maps["block1_conv2"] = self.block1_conv2(x)  # 147x147x64
-        x = maps["block2"] = self.block2(x)  # 74x74x128
-        maps["block3_sepconv1_act"] = F.relu(x)
-        x = maps["block3"] = self.block3(x)  # 37x37x256
-        maps["block4_sepconv1_act"] = F.relu(x)
-        x = maps["block4"] = self.block4(x)  # 19x19x728
-        x = maps["block5"] = self.block5(x)  # 19x19x728
-        x = maps["block6"] = self.block6(x)  # 19x19x728
-        x = maps["block7"] = self.block7(x)  # 19x19x728
-        x = maps["block8"] = self.block8(x)  # 19x19x728
-        x = maps["block9"] = self.block9(x)  # 19x19x728
-        x = maps["block10"] = self.block10(x)  # 19x19x728
-        x = maps["block11"] = self.block11(x)  # 19x19x728
-        x = maps["block12"] = self.block12(x)  # 19x19x728
-        maps["block13_sepconv1_act"] = F.relu(x)
-        x = maps["block13"] = self.block13(x)  # 10x10x1024
-        x = maps["block14_sepconv1"] = F.relu(self.block14_sepconv1(x))  # 10x10x1536
-        x = maps["block14_sepconv2"] = F.relu(self.block14_sepconv2(x))  # 10x10x2048
-        return maps
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return global_avg_pool(self.features(images)["block14_sepconv2"])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = self.dropout(self.embed(images))  # 2048
-        return self.fc(x)
+        # x is 299x299x3
+        x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32
+        x = maps.add("block1_conv2", self.block1_conv2(x))  # 147x147x64
+        x = maps.add("block2", self.block2(x))  # 74x74x128
+        maps.add("block3_sepconv1_act", F.relu(x))
+        x = maps.add("block3", self.block3(x))  # 37x37x256
+        maps.add("block4_sepconv1_act", F.relu(x))
+        x = maps.add("block4", self.block4(x))  # 19x19x728
+        x = maps.add("block5", self.block5(x))  # 19x19x728
+        x = maps.add("block6", self.block6(x))  # 19x19x728
+        x = maps.add("block7", self.block7(x))  # 19x19x728
+        x = maps.add("block8", self.block8(x))  # 19x19x728
+        x = maps.add("block9", self.block9(x))  # 19x19x728
+        x = maps.add("block10", self.block10(x))  # 19x19x728
+        x = maps.add("block11", self.block11(x))  # 19x19x728
+        x = maps.add("block12", self.block12(x))  # 19x19x728
+        maps.add("block13_sepconv1_act", F.relu(x))
+        x = maps.add("block13", self.block13(x))  # 10x10x1024
+        x = maps.add("block14_sepconv1", F.relu(self.block14_sepconv1(x)))  # 10x10x1536
+        x = maps.add("block14_sepconv2", F.relu(self.block14_sepconv2(x)))  # 10x10x2048
 
 
 # What each published weight file needs; "" is the recommended reading.

@@ -9,7 +9,7 @@ are those of xception65 for a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -26,9 +26,8 @@ from reference_torch.layers import (
     Linear,
     Maker,
     channel_scaler,
-    check_images,
-    global_avg_pool,
 )
+from reference_torch.model import Maps, Model
 from reference_torch.registry import register
 
 # Entry flow as (channels, stride) of each block, and the number of blocks in the middle flow, by
@@ -38,6 +37,9 @@ FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
     65: (((128, 2), (256, 2), (728, 2)), 16),
     71: (((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)), 16),
 }
+
+
+Tap = Callable[[torch.Tensor], torch.Tensor]
 
 
 class SeparableConv(nn.Module):
@@ -113,19 +115,15 @@ class Block(nn.Module):
         self.relu_first = relu_first
         self.skip = skip
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.with_tap(x)[1]
-
-    def with_tap(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns what the last separable convolution takes, and the block's output."""
+    def forward(self, x: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
             residual = self.shortcut_bn(self.shortcut(x))
         x = self.sepconv1(F.relu(x) if self.relu_first else x)
         x = self.sepconv2(F.relu(x) if self.relu_first else x)
-        tap = F.relu(x) if self.relu_first else x
-        x = self.sepconv3(tap)
-        return tap, residual + self.drop_path(x) if self.skip else x
+        x = F.relu(x) if self.relu_first else x
+        x = self.sepconv3(x if tap is None else tap(x))
+        return residual + self.drop_path(x) if self.skip else x
 
 
 class PreBlock(nn.Module):
@@ -165,20 +163,17 @@ class PreBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.skip = skip
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.with_tap(x)[1]
-
-    def with_tap(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns what the last normalisation takes, and the block's output."""
+    def forward(self, x: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
         x = F.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
-        tap = self.pointwise2(self.depthwise2(F.relu(self.norm2(x))))
-        x = self.pointwise3(self.depthwise3(F.relu(self.norm3(tap))))
-        return tap, residual + self.drop_path(x) if self.skip else x
+        x = self.pointwise2(self.depthwise2(F.relu(self.norm2(x))))
+        x = x if tap is None else tap(x)
+        x = self.pointwise3(self.depthwise3(F.relu(self.norm3(x))))
+        return residual + self.drop_path(x) if self.skip else x
 
 
-class XceptionAligned(nn.Module):
+class XceptionAligned(Model):
     """Aligned Xception with its readings as options.
 
     Args:
@@ -270,58 +265,29 @@ class XceptionAligned(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(width(2048), num_classes)
 
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w], in forward order.
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Adds every stage's map [n, c, h, w], in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
         which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone. Of
         blocks with a stride there is also what their last separable convolution takes, which is
         where timm taps them: `block1_act3`, or, before its normalisation, `block1_conv2`.
-
-        Args:
-            images: floats [n, c, h, w].
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
         """
-        check_images(images, self.min_size, self.in_channels)
-        maps = OrderedDict()
-        x = images  # 299x299x3
-        x = maps["conv1"] = self.conv1(x)  # 150x150x32
-        x = maps["conv2"] = self.conv2(x)  # 150x150x64
+        # x is 299x299x3
+        x = maps.add("conv1", self.conv1(x))  # 150x150x32
+        x = maps.add("conv2", self.conv2(x))  # 150x150x64
         flows: list[Any] = [*self.entry_flow, *self.middle_flow, *self.exit_flow]
         for number, block in enumerate(flows, 1):
             # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
             # 10x10x1024, 10x10x2048
-            inner, x = block.with_tap(x)
-            if number in self.tapped:
-                maps[self._inner(number)] = inner
-            maps[f"block{number}"] = x
+            inner = functools.partial(maps.add, self._inner(number))
+            x = block(x, inner if number in self.tapped else None)
+            x = maps.add(f"block{number}", x)
         if self.preact:
-            x = maps["act"] = F.relu(x)  # 10x10x2048
-        return maps
+            x = maps.add("act", F.relu(x))  # 10x10x2048
 
     def _inner(self, number: int) -> str:
         return f"block{number}_{'conv2' if self.preact else 'act3'}"
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the pooled features before the classifier, [n, 2048]."""
-        return self._embed(images)
-
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        return global_avg_pool(list(self.features(images).values())[-1])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes].
-        """
-        x = self.dropout(self._embed(images))  # 2048
-        return self.fc(x)
 
 
 def _block_options(
@@ -343,44 +309,12 @@ def _block_options(
 
 
 # What each published weight file needs; "" is the recommended reading.
-register(
-    "xception41",
-    XceptionAligned,
-    tags={
-        "": dict(layers=41),
-        "tf_in1k": dict(layers=41),
-    },
-)
-register(
-    "xception65",
-    XceptionAligned,
-    tags={
-        "": dict(layers=65),
-        "tf_in1k": dict(layers=65),
-        "ra3_in1k": dict(layers=65),
-    },
-)
-register(
-    "xception71",
-    XceptionAligned,
-    tags={
-        "": dict(layers=71),
-        "tf_in1k": dict(layers=71),
-    },
-)
-register(
-    "xception41p",
-    XceptionAligned,
-    tags={
-        "": dict(layers=41, preact=True, bn_eps=1e-05),
-        "ra3_in1k": dict(layers=41, preact=True, bn_eps=1e-05),
-    },
-)
-register(
-    "xception65p",
-    XceptionAligned,
-    tags={
-        "": dict(layers=65, preact=True),
-        "ra3_in1k": dict(layers=65, preact=True),
-    },
-)
+def _register(arch: str, readings: dict[str, Any], tags: list[str]) -> None:
+    register(arch, XceptionAligned, tags={tag: readings for tag in ["", *tags]})
+
+
+_register("xception41", dict(layers=41), ["tf_in1k"])
+_register("xception65", dict(layers=65), ["tf_in1k", "ra3_in1k"])
+_register("xception71", dict(layers=71), ["tf_in1k"])
+_register("xception41p", dict(layers=41, preact=True, bn_eps=1e-5), ["ra3_in1k"])
+_register("xception65p", dict(layers=65, preact=True), ["ra3_in1k"])

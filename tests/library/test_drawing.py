@@ -15,11 +15,11 @@ from flax import nnx
 from PIL import ImageFont
 
 import inception_jax as ij
+from inception_jax.create import abstract_model
 from inception_jax.drawing import branching, draw, labels, modules, overview, parts
 from inception_jax.drawing.canvas import Box, Drawing, Line, Text
 from inception_jax.drawing.draw import drawing
 from inception_jax.drawing.network import Network, network_of
-from inception_jax.registry import abstract_model
 
 # One network or tag of every class, and those with other modules than their class's others.
 NETWORKS = [

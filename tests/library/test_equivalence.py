@@ -16,7 +16,7 @@ import torch
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.registry import abstract_model
+from inception_jax.create import abstract_model
 from reference_torch.layers import Chain
 from twins import (
     CLASSES,

@@ -18,7 +18,6 @@ from flax import nnx
 import inception_jax as ij
 import reference_torch
 from inception_jax.weights import leaves
-from inception_jax.weights.content import layers_in_order
 from inception_jax.weights.keras_files import write_hdf5
 from inception_jax.weights.keras_layouts import from_twin
 from keras_layers import (
@@ -148,7 +147,7 @@ def test_every_kind_of_file(name, kinds, tmp_path):
 def test_what_is_written_is_read(name, tmp_path):
     case = Case(name)
     model = case.fresh()
-    layers = list(from_twin(case.state, layers_in_order(model.spec), case.gamma))
+    layers = list(from_twin(case.state, model.layer_order, case.gamma))
     for file in ("a.h5", "a.weights.h5"):
         write_hdf5(tmp_path / file, layers, legacy=file == "a.h5")
         nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), leaves.state_of(model)))

@@ -8,7 +8,7 @@ import torch
 from flax import nnx
 
 from inception_jax.nn import init
-from inception_jax.nn.layers import BatchNorm, Chain, ConvBN, Dropout, channel_scaler, check_images
+from inception_jax.nn.layers import BatchNorm, Chain, ConvBN, DropPath, channel_scaler, check_images
 from inception_jax.nn.rewrites import rewritten
 
 
@@ -86,16 +86,17 @@ def test_modes_by_train_eval_and_view():
         nnx.view(layer, use_running_averages=True)
 
 
-def test_dropout():
-    drop = Dropout(0.25)
-    x = jnp.ones((200, 200))
-    np.testing.assert_array_equal(drop(x, None), x)
+def test_stochastic_depth_drops_whole_examples():
+    drop = DropPath(0.25)
+    x = jnp.ones((2000, 2, 3, 4))
+    np.testing.assert_array_equal(drop(x), x)
     drop.deterministic = False
-    y = drop(x, nnx.Rngs(dropout=1))
+    y = np.asarray(drop(x, rngs=nnx.Rngs(dropout=1)))
     assert set(np.unique(y)) == {0, np.float32(4 / 3)}
-    assert abs(float(y.mean()) - 1) < 0.02
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1, :1], y.shape))
+    assert abs(float(y.mean()) - 1) < 0.04
     with pytest.raises(ValueError, match="rngs"):
-        drop(x, None)
+        drop(x)
 
 
 def test_width_multiplier_is_that_of_slim():

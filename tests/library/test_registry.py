@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import functools
+import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +21,8 @@ import reference_torch
 import reference_torch.registry
 from inception_jax.analysis import macs
 from inception_jax.analysis.macs import count_macs
+from inception_jax.create import abstract_model
 from inception_jax.nn.layers import BatchNorm
-from inception_jax.registry import abstract_model
 from twins import deep_ones_slow, skeleton
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +226,47 @@ def test_facts(name):
     assert {"num_classes": 1000, **options} == own
 
 
+def test_facts_travel():
+    """To other processes, into sets and into JSON."""
+    info = ij.model_info("inception_resnet_v1.paper")
+    assert pickle.loads(pickle.dumps(info)) == copy.deepcopy(info) == info
+    assert {info, pickle.loads(pickle.dumps(info))} == {info}
+    assert info != dataclasses.replace(info, readings={})
+    facts = json.loads(json.dumps(dataclasses.asdict(info)))
+    assert facts["readings"]["blocks"] == [5, 10, 5]
+    assert pickle.loads(pickle.dumps(info)).readings["blocks"] == (5, 10, 5)
+    with pytest.raises(ij.UnknownModelError) as error:
+        ij.model_info("inceptionv3")
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+def test_own_options():
+    """Those of the class, as the tag sets them, without those of every network."""
+    options = ij.model_info("inception_next_base.sail_in1k_384").options
+    assert options == {
+        "size": "base", "drop_path": 0.7, "dropout": 0.5, "bn_eps": 1e-5, "bn_momentum": 0.9,
+    }  # fmt: skip
+    assert "drop_path" not in ij.model_info("inception_v3").options
+
+
+def test_the_registry_builds_nothing():
+    """Facts are had without what reads weights, builds networks or traces them."""
+    code = """
+import sys, types
+package = types.ModuleType("inception_jax")  # without what its own __init__ imports
+package.__path__ = ["inception_jax"]
+sys.modules["inception_jax"] = package
+from inception_jax import models, registry
+assert registry.list_models()
+print(*[name for name in sys.modules if name.startswith("inception_jax.")])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    rooms = {name.split(".")[1] for name in found.stdout.split()}
+    assert rooms == {"models", "nn", "registry"}
+
+
 def test_both_frameworks_have_the_same_networks():
     for tags in (False, True):
         names = ij.list_models(tags=tags)
@@ -341,7 +385,7 @@ def test_neither_package_imports_the_other_framework():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "inception_jax/models").glob("[!_]*.py")))
 def test_twins_define_the_same_names_in_the_same_order(path):
-    """A file and its twin can be read side by side: classes, and attributes of each class."""
+    """A file and its twin can be read side by side: classes, their bases and attributes."""
     ours, theirs = (
         _outline(ROOT / package / "models" / path.name)
         for package in ("inception_jax", "reference_torch")
@@ -349,9 +393,13 @@ def test_twins_define_the_same_names_in_the_same_order(path):
     assert ours == theirs
 
 
-def _outline(path: Path) -> list[tuple[str, list[str]]]:
+def _outline(path: Path) -> list[tuple[str, list[str], list[str]]]:
     classes = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)]
-    return [(cls.name, _attributes(cls)) for cls in classes]
+    return [(cls.name, _bases(cls), _attributes(cls)) for cls in classes]
+
+
+def _bases(cls: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).rpartition(".")[2] for base in cls.bases]  # without `nn`, `nnx`
 
 
 def _attributes(cls: ast.ClassDef) -> list[str]:

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from inception_jax.nn.layers import ConvBN, Dropout, Linear, global_avg_pool
+from inception_jax.nn.layers import ConvBN, Linear, global_avg_pool
 from inception_jax.nn.rewrites import REWRITES
 from train.config.options import Config
 from train.engine.inputs import prepare
@@ -35,12 +35,12 @@ class Small(nnx.Module):
     def __init__(self, dropout: float = 0.0, dtype="float32"):
         options = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
         self.conv = ConvBN(1, 6, 3, stride=2, bn_eps=1e-3, bn_momentum=0.9, **options)
-        self.dropout = Dropout(dropout)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(6, 10, **options)
         self.aux = Linear(6, 10, **options)
 
     def __call__(self, images, *, rngs=None):
-        x = self.dropout(global_avg_pool(self.conv(images)), rngs)
+        x = self.dropout(global_avg_pool(self.conv(images)), rngs=rngs)
         if self.dropout.deterministic:
             return self.fc(x)
         return {"logits": self.fc(x), "Aux": self.aux(x)}

@@ -1,0 +1,156 @@
+"""Building networks: the one room that joins the registry, the models and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from inception_jax.nn.init import ONE_KEY
+from inception_jax.nn.model import Model, Spec, layer_paths
+from inception_jax.registry import model_class, model_info
+from inception_jax.weights.content import Content, check, spec_of, to_twin
+from inception_jax.weights.loading import Source, load_weights, open_source
+
+
+def create_model(
+    name: str,
+    *,
+    weights: Any = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    aux_heads: bool = False,
+    width_multiplier: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs | None = None,
+    **readings: Any,
+) -> Model:
+    """Builds a network in evaluation mode.
+
+    Args:
+        name: `arch` or `arch.tag`, see `list_models`.
+        weights: None for random parameters; True for the tag's published file, fetched once and
+            kept; else what `load_weights` takes.
+        num_classes: size of the output; None: the tag's own.
+        in_channels: channels of the images.
+        aux_heads: build the auxiliary classifiers, whose logits training returns too.
+        width_multiplier: scales every channel count.
+        dtype: what the network computes in.
+        param_dtype: what the parameters are stored in.
+        rngs: source of the initial parameters; None: `nnx.Rngs(0)`. Not used up by weights.
+        **readings: further options of the network's class, over those that the tag fixes.
+
+    Raises:
+        UnknownModelError: with near names.
+        WeightsError: if the weights do not fit, or cannot be fetched.
+        TypeError: for an option that the network does not have.
+        ValueError: if it has no auxiliary heads to build.
+    """
+    info = model_info(name)
+    if aux_heads and not info.aux_heads:
+        raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
+    num_classes = info.num_classes if num_classes is None else num_classes
+    readings = {**info.options, **readings}
+
+    def build(rngs: nnx.Rngs) -> Model:
+        model: Model = model_class(name)(
+            num_classes,
+            in_channels,
+            **({"aux_heads": True} if aux_heads else {}),
+            width_multiplier=width_multiplier,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            **readings,
+        )
+        model.eval()
+        options = tuple(sorted(readings.items()))
+        model.spec = Spec(name, num_classes, in_channels, aux_heads, width_multiplier, options)
+        model.layer_order = tuple(layer_paths(model))
+        return model
+
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    return build(rngs) if weights is None else _loaded(name, build, rngs, weights)
+
+
+def abstract_model(name: str, **options: Any) -> Model:
+    """Builds a network of shapes without numbers, in a second or less.
+
+    Args:
+        name: what `create_model` takes.
+        **options: of `create_model`.
+
+    Raises:
+        UnknownModelError: with near names.
+    """
+    return nnx.eval_shape(lambda: create_model(name, rngs=ONE_KEY, **options))
+
+
+def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
+    """Builds a network around its weights, because random parameters take long to draw."""
+    weights = open_source(name, weights)
+    model = nnx.eval_shape(lambda: build(ONE_KEY))
+    load_weights(model, weights)
+    state = nnx.state(model)
+    if not all(_has_numbers(leaf) for leaf in jax.tree.leaves(state)):
+        # The file has no classifier, as `load_weights` has said: that stays random.
+        initial = nnx.state(build(rngs))
+        nnx.update(model, jax.tree.map(lambda x, y: x if _has_numbers(x) else y, state, initial))
+    return model
+
+
+def _has_numbers(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array)
+
+
+def model_for(name: str, source: Source) -> Model:
+    """Builds a network with the classes and auxiliary heads that a file has, and loads it.
+
+    A file of `save_weights` also says its channels, its width and, for a name without a tag, its
+    readings.
+
+    Args:
+        name: what `create_model` takes.
+        source: what `load_weights` takes.
+
+    Raises:
+        UnknownModelError: with near names.
+        WeightsError: if the weights do not fit, or cannot be read or fetched.
+        FileNotFoundError: if there is no such file.
+    """
+    info = model_info(name)
+    content = open_source(name, source)
+    readings = info.options
+    if content.spec and not info.tag:
+        readings |= content.spec["readings"]
+    check(name, readings, content)
+    options = _saved(content) if content.spec else _found(name, content)
+    return create_model(name, weights=content, **options)
+
+
+def _saved(content: Content) -> dict[str, Any]:
+    """The options of a file of `save_weights`."""
+    kept = ("num_classes", "in_channels", "aux_heads", "width_multiplier")
+    readings = {
+        option: tuple(value) if isinstance(value, list) else value
+        for option, value in content.spec["readings"]
+    }
+    return {**{option: content.spec[option] for option in kept}, **readings}
+
+
+def _found(name: str, content: Content) -> dict[str, Any]:
+    """The options of a publisher's file, by the tensors that it has."""
+    has_aux = bool(model_info(name).aux_heads)
+    skeleton = abstract_model(name, aux_heads=has_aux)
+    tensors = to_twin(content, skeleton, spec_of(skeleton))
+    bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
+    aux = tuple(f"{head}." for head in skeleton.aux_names)
+    return {
+        "aux_heads": has_aux and any(key.startswith(aux) for key in tensors),
+        **({} if bias is None or bias.ndim != 1 else {"num_classes": len(bias)}),
+    }

@@ -1,0 +1,106 @@
+"""What every network of the family has: stages as features, and the head on the last of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from reference_torch.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
+
+Hook = Callable[[str, torch.Tensor], torch.Tensor]
+"""Called with a stage's name and map; the network goes on with the map that it returns."""
+
+
+class Maps:
+    """The maps of a network's stages, in forward order, as its body computes them.
+
+    Attributes:
+        by_name: each stage's map [n, c, h, w].
+    """
+
+    def __init__(self, hook: Hook | None = None):
+        self.by_name: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._hook = hook
+
+    def add(self, name: str, map: torch.Tensor) -> torch.Tensor:
+        """Records a stage's map, and returns the map with which the network goes on."""
+        map = map if self._hook is None else self._hook(name, map)
+        self.by_name[name] = map
+        return map
+
+
+class Model(nn.Module):
+    """A network: images [n, c, h, w] to logits [n, num_classes].
+
+    Attributes and methods are those of `inception_jax.nn.model.Model`; PyTorch's `training` stands
+    for `in_training`.
+    """
+
+    min_size: ClassVar[int]
+    aux_names: ClassVar[tuple[str, ...]] = ()
+    aux_stages: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
+    inner_taps: tuple[str, ...] = ()
+    transform_input: bool = False
+    in_channels: int
+    dropout: nn.Dropout
+    fc: Linear
+
+    def body(self, x: torch.Tensor, maps: Maps) -> None:
+        """Computes all stages and adds their maps; every network has its own."""
+        raise NotImplementedError
+
+    def features(
+        self, images: torch.Tensor, *, hook: Hook | None = None
+    ) -> OrderedDict[str, torch.Tensor]:
+        """Returns every stage's map [n, c, h, w] by its name, in forward order.
+
+        Args:
+            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
+            hook: called with each stage's name and map. What it returns takes the map's place, in
+                the result and in what is computed from it.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
+        check_images(images, self.min_size, self.in_channels)
+        maps = Maps(hook)
+        self.body(imagenet_to_inception(images) if self.transform_input else images, maps)
+        return maps.by_name
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns what the classifier sees of images: the last map's mean, [n, d]."""
+        return self.embedding(self.features(images))
+
+    def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns what the classifier sees of the maps of `features`, [n, d]."""
+        return global_avg_pool(next(reversed(maps.values())))
+
+    def logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Classifies an embedding [n, d]; returns logits [n, num_classes]."""
+        return self.fc(self.dropout(embedding))
+
+    def classify(self, maps: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Classifies the maps of `features`; result as of a call."""
+        logits = self.logits(self.embedding(maps))
+        heads = {name: getattr(self, name) for name in self.aux_names}
+        if not self.training or not heads or None in heads.values():
+            return logits
+        stages = zip(heads.items(), self.aux_stages, strict=True)
+        return {"logits": logits, **{name: head(maps[stage]) for (name, head), stage in stages}}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Classifies images.
+
+        Args:
+            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
+
+        Returns:
+            Logits [n, num_classes]. In training with auxiliary classifiers, a dict of `logits` and
+            of theirs by their names, each [n, num_classes].
+        """
+        return self.classify(self.features(images))
