@@ -33,8 +33,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from train.data.augment import inception_box, train_view
+from train.data.open_dataset import open_dataset
 from train.data.pipeline import InputOptions, train_batches
-from train.data.sources import open_dataset
 
 Method = Callable[[bytes, np.random.Generator], np.ndarray]
 

@@ -24,8 +24,8 @@ try:
     from train.conversion import array_records
     from train.conversion.array_records import Features, Shard
     from train.conversion.convert import convert
-    from train.data.decoding import BadImageError
-    from train.data.folders import FolderSource, list_folder
+    from train.data.bad_images import BadImageError
+    from train.data.image_folder import FolderSource, list_folder
     from train.errors import TrainingError, UsageError
 except ModuleNotFoundError as error:
     sys.exit(f"{error}. Install what training needs: pip install -e '.[train]'")

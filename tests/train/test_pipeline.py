@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 
 from images import write_folder
-from train.data import batches
-from train.data.pipeline import (
-    BadImages,
-    InputOptions,
-    Note,
-    evaluation_batches,
-    read_exclusions,
-    train_batches,
-)
-from train.data.sources import ArraySource, Dataset, Example, open_dataset
+from train.data import loader
+from train.data.bad_images import BadImages, Note
+from train.data.datasets import ArraySource, Dataset, Example
+from train.data.exclusions import read_exclusions
+from train.data.open_dataset import open_dataset
+from train.data.pipeline import InputOptions, evaluation_batches, train_batches
 from train.errors import TrainingError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -275,7 +271,7 @@ def test_batches_that_cannot_be(dataset, monkeypatch):
         train_batches(dataset, OPTIONS, 0, 1, 4, 0, 0, 3)
     with pytest.raises(ValueError, match="24 of 23"):
         train_batches(dataset, OPTIONS, 0, 1, 24, 0)
-    monkeypatch.setattr(batches.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)))
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)))
     monkeypatch.setattr(os.terminal_size, "free", 1000, raising=False)
     with pytest.raises(UsageError, match=r"--workers 2 need.*--shm-size"):
         train_batches(dataset, dataclasses.replace(OPTIONS, workers=2), 0, 9, 4, 0)
@@ -285,7 +281,7 @@ SCRIPT = """
     import sys, time
     from pathlib import Path
     from train.data.pipeline import InputOptions, train_batches
-    from train.data.sources import open_dataset
+    from train.data.open_dataset import open_dataset
 
     if __name__ == "__main__":
         data = open_dataset("folder", Path(sys.argv[1]))

@@ -18,7 +18,7 @@ from images import encode, write_folder
 from train import prepare
 from train.conversion import array_records, tfrecords
 from train.conversion.convert import convert
-from train.data.sources import open_dataset
+from train.data.open_dataset import open_dataset
 from train.errors import TrainingError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_everything_runs_without_tensorflow(folder, tmp_path):
         from pathlib import Path
         sys.argv[0] = "prepare.py"
         from train import prepare
-        from train.data.sources import open_dataset
+        from train.data.open_dataset import open_dataset
         assert importlib.util.find_spec("tensorflow") is None
         assert prepare.main(["folder", {str(folder)!r}, "out", "--name", "pets"]) == 0
         dataset = open_dataset("pets", Path("out"))

@@ -12,7 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from train.data.decoding import Box, decode_crop, decode_whole, resize, resize_box, whole
+from train.data.decoding import Box, decode_crop, decode_whole, full_box, resize, resize_box
 
 Crop = Literal["inception", "window", "none"]
 
@@ -80,11 +80,11 @@ def train_view(
     if crop == "inception":
         decoded = decode_crop(data, lambda h, w: inception_box(h, w, rng, area_min), size, channels)
     elif crop == "window":
-        decoded = decode_crop(data, whole, window_source_size(size), channels)
+        decoded = decode_crop(data, full_box, window_source_size(size), channels)
     elif isinstance(data, np.ndarray):
         decoded = decode_whole(data, channels)
     else:
-        decoded = decode_crop(data, whole, size, channels)
+        decoded = decode_crop(data, full_box, size, channels)
     image = decoded.image
     if crop == "window":
         top, left = rng.integers(image.shape[0] - size + 1, size=2)
@@ -178,4 +178,4 @@ def _six_crops(square: np.ndarray, size: int) -> list[np.ndarray]:
     rest = square.shape[0] - size
     starts = [(0, 0), (0, rest), (rest, 0), (rest, rest), (rest // 2, rest // 2)]
     crops = [square[top : top + size, left : left + size] for top, left in starts]
-    return [*crops, resize_box(square, whole(*square.shape[:2]), size)]
+    return [*crops, resize_box(square, full_box(*square.shape[:2]), size)]

@@ -25,6 +25,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from train.data.bad_images import BadImageError
+
 cv2.setNumThreads(1)  # the pipeline's workers share the cores already
 warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about a file; its errors count
 
@@ -36,19 +38,6 @@ _MAX_SIDE = 32_000  # cv2.warpAffine counts in 16 bits
 _UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
 # Padding between segments: TensorFlow and libjpeg skip it, and files of ImageNet have it.
 _HARMLESS = re.compile(r"extraneous bytes before marker")
-
-
-class BadImageError(ValueError):
-    """An image that cannot be used; the message is a short reason.
-
-    Args:
-        reason: what is wrong.
-        name: the example's name, where the one who raises knows it.
-    """
-
-    def __init__(self, reason: str, name: str | None = None) -> None:
-        super().__init__(reason)
-        self.name = name
 
 
 class Box(NamedTuple):
@@ -71,8 +60,8 @@ class Decoded:
     converted: str | None = None
 
 
-def whole(height: int, width: int) -> Box:
-    """The box that leaves nothing out."""
+def full_box(height: int, width: int) -> Box:
+    """The box of the whole image."""
     return Box(0, 0, height, width)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.decoding import BadImageError
-from train.data.sources import Dataset, Example
+from train.data.bad_images import BadImageError
+from train.data.datasets import Dataset, Example
 from train.errors import UsageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -7,15 +7,15 @@ import types
 from pathlib import Path
 from typing import Any
 
-from train.data.decoding import BadImageError
-from train.data.sources import Dataset, Example
+from train.data.bad_images import BadImageError
+from train.data.datasets import Dataset, Example
 from train.errors import UsageError
 
 _EVALUATION = ("validation", "test")
 _NAME_FEATURES = ("file_name", "filename")
 
 
-class PreparedSource:
+class TfdsSource:
     """Records of one split; every process opens the files for itself.
 
     Args:
@@ -59,7 +59,7 @@ class PreparedSource:
         return self._records
 
 
-def open_prepared(
+def open_tfds(
     name: str, data_dir: Path, train_split: str | None = None, eval_split: str | None = None
 ) -> Dataset:
     """Opens a data set that was prepared below `data_dir`.
@@ -119,10 +119,8 @@ def _records(tfds: types.ModuleType, folder: str, split: str) -> Any:
     return builder.as_data_source(split, decoders=decoders)
 
 
-def _open_split(
-    folder: Path, split: str, image: str, label: str, text: str | None
-) -> PreparedSource:
-    source = PreparedSource(str(folder), split, image, label, text)
+def _open_split(folder: Path, split: str, image: str, label: str, text: str | None) -> TfdsSource:
+    source = TfdsSource(str(folder), split, image, label, text)
     try:
         count = len(source)
     except Exception as error:  # an unknown split, a missing file, a damaged one

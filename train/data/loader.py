@@ -24,7 +24,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from train.data.notes import Note
+from train.data.bad_images import Note
 from train.errors import TrainingError, UsageError
 
 Batch = dict[str, Any]
@@ -120,7 +120,7 @@ def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
     time.sleep(0.1)
 
 
-def make_batches(
+def load_batches(
     indices: Sequence[int],
     load: Callable[[int], Row],
     share: int,
