@@ -20,6 +20,7 @@ from train.data.exclusions import read_exclusions
 from train.data.open_dataset import open_dataset
 from train.data.pipeline import InputOptions, evaluation_batches, train_batches
 from train.errors import TrainingError, UsageError
+from train.hosts.cpus import available_cores
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = InputOptions(image_size=16, channels=3, num_classes=2)
@@ -315,3 +316,22 @@ def test_the_workers_end_with_the_program_and_leave_nothing(folder, tmp_path, la
         assert process.stderr.rstrip().endswith("KeyboardInterrupt")
         assert "Exception ignored" not in process.stderr
         assert "leaked" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        ({"process_cpu_count": lambda: 3, "sched_getaffinity": lambda _: {0, 1}}, 3),
+        ({"sched_getaffinity": lambda _: {0, 1}}, 2),
+        ({"cpu_count": lambda: 5}, 5),  # macOS before Python 3.13
+        ({"cpu_count": lambda: None}, 1),
+    ],
+)
+def test_cores_are_counted_on_every_system(monkeypatch, dataset, offered, expected):
+    for name in ("process_cpu_count", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    for name, function in offered.items():
+        monkeypatch.setattr(os, name, function, raising=False)
+    assert available_cores() == expected
+    with train_batches(dataset, OPTIONS, 0, 1, 4, 0) as batches:
+        assert next(batches)["image"].shape == (4, 16, 16, 3)

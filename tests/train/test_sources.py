@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from images import encode, gradient, write_folder
+from train.conversion.from_folder import convert_folder
 from train.data import fashion_mnist, image_folder
 from train.data.bad_images import BadImageError
 from train.data.open_dataset import open_dataset
 from train.errors import UsageError
-from train.prepare import prepare_folder
 
 
 def test_embedded_images():
@@ -137,7 +137,7 @@ def test_folders_that_are_not_there_or_cannot_be_read(tmp_path, monkeypatch):
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
     counts = {"train": {"cat": 3, "dog": 2}, "val": {"cat": 1, "dog": 2}}
-    prepare_folder(write_folder(root / "images", counts), root / "tfds", "pets")
+    convert_folder(write_folder(root / "images", counts), root / "tfds", "pets")
     return root
 
 

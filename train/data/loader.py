@@ -26,6 +26,7 @@ from absl import flags
 
 from train.data.bad_images import Note
 from train.errors import TrainingError, UsageError
+from train.hosts.cpus import available_cores
 
 Batch = dict[str, Any]
 
@@ -142,7 +143,7 @@ def load_batches(
     images = grain.MapDataset.source(indices).map(load)
     workers = min(workers, len(indices) // share)
     if workers == 0:
-        threads = min(len(os.sched_getaffinity(0)), 16)
+        threads = min(available_cores(), 16)
         read_ahead = grain.ReadOptions(threads, max(2 * share, threads))
         rows = images.to_iter_dataset(read_ahead)
         return Batches(iter(rows.batch(share, batch_fn=_stack)), _close_threads)
