@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was kept", file=sys.stderr)
         return 1
-    print(f"{target} is ready: --dataset {target.parent.name} --data-dir {options.dst}")
+    name = target.parent.relative_to(options.dst)  # with the configuration, if it has one
+    print(f"{target} is ready: --dataset {name} --data-dir {options.dst}")
     return 0
 
 

@@ -66,7 +66,10 @@ def _convert_tfds(src: Path, dst: Path, name: str | None) -> Path:
     config, version = str(metadata.get("configName", "")), str(info.version)
     files = [Path(path) for split in info.splits.values() for path in split.filepaths]
     shards: Shards = {
-        name: list(map(_counted, split.filepaths, split.shard_lengths))
+        name: [
+            _counted(Path(path), length)
+            for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
+        ]
         for name, split in info.splits.items()
     }
     _require(files)

@@ -1,4 +1,4 @@
-"""What became of images that could not be used as they were, and how many may be left out."""
+"""Images that cannot be used, or not as they are: what is noted, and how many may be skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from train.errors import TrainingError
 
 _LAST_NAMES = 5
-_MAX_SAID = 20
+_MAX_REPORTED = 20
 
 
 class BadImageError(ValueError):
@@ -17,7 +17,7 @@ class BadImageError(ValueError):
 
     Args:
         reason: what is wrong.
-        name: the example's name, where the one who raises knows it.
+        name: the example's name, if known.
     """
 
     def __init__(self, reason: str, name: str | None = None) -> None:
@@ -27,7 +27,11 @@ class BadImageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What became of one image: left out, shown although it was of another kind, or not wanted."""
+    """What happened to one image.
+
+    "skipped": it could not be used. "converted": it was converted, for example from CMYK.
+    "excluded": it is on the list of exclusions.
+    """
 
     kind: Literal["skipped", "converted", "excluded"]
     name: str
@@ -35,22 +39,22 @@ class Note:
 
 
 class BadImages:
-    """Counts distinct images that were skipped and stops the program when they are too many.
+    """Counts the distinct images that were skipped and stops the program at too many.
 
     Args:
         limit: how many may be skipped.
-        say: called with a line for each image skipped for the first time, and for the first twenty
-            converted ones.
+        report: called with a line for each newly skipped image and for the first twenty converted
+            images.
     """
 
-    def __init__(self, limit: int, say: Callable[[str], object]) -> None:
+    def __init__(self, limit: int, report: Callable[[str], object]) -> None:
         self.limit = limit
         self.skipped: dict[str, str] = {}
         self.converted: dict[str, str] = {}
-        self._say = say
+        self._report = report
 
     def add(self, notes: Iterable[Note]) -> None:
-        """Takes a batch's notes.
+        """Adds the notes of a batch.
 
         Raises:
             TrainingError: if more than `limit` images have been skipped.
@@ -58,18 +62,18 @@ class BadImages:
         for note in notes:
             if note.kind == "skipped" and note.name not in self.skipped:
                 self.skipped[note.name] = note.reason
-                self._say(f"skipped {note.name}: {note.reason}")
+                self._report(f"skipped {note.name}: {note.reason}")
             if note.kind == "converted" and note.name not in self.converted:
                 self.converted[note.name] = note.reason
-                if len(self.converted) <= _MAX_SAID:
-                    more = " (no more are reported)" if len(self.converted) == _MAX_SAID else ""
-                    self._say(f"converted {note.name} from {note.reason}{more}")
+                if len(self.converted) <= _MAX_REPORTED:
+                    more = " (no more are reported)" if len(self.converted) == _MAX_REPORTED else ""
+                    self._report(f"converted {note.name} from {note.reason}{more}")
         if len(self.skipped) > self.limit:
             raise too_many_bad_images(self.skipped, self.limit)
 
 
 def too_many_bad_images(skipped: dict[str, str], limit: int) -> TrainingError:
-    """The error that more than `limit` images could not be used: names to reasons."""
+    """Returns the error for more than `limit` unusable images; `skipped` maps names to reasons."""
     last = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[-_LAST_NAMES:])
     return TrainingError(
         f"{len(skipped)} image(s) could not be used, more than --max-bad-images {limit} allows. "

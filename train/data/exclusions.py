@@ -10,18 +10,18 @@ _VALIDATION_IMAGES = 50_000
 
 
 def read_exclusions(path: Path) -> frozenset[str]:
-    """Reads which test images to leave out, such as the blacklist of ImageNet's devkit.
+    """Reads a list of test images to leave out, such as the blacklist of ImageNet's devkit.
 
     Args:
-        path: a file with one image a line: a file name, with or without folders and extension, or
-            a number n for `ILSVRC2012_val_n`; empty lines and lines from "#" on do not count.
+        path: a file with one image per line: a file name, with or without folders and extension,
+            or a number n for `ILSVRC2012_val_n`. Empty lines and lines that start with "#" are
+            ignored.
 
     Returns:
         File names without folders and extension.
 
     Raises:
-        UsageError: if the file cannot be read, has no entry, or a number is none of ImageNet's
-            50,000 validation images.
+        UsageError: if the file cannot be read, has no entries, or has a number outside 1 to 50,000.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -39,7 +39,7 @@ def read_exclusions(path: Path) -> frozenset[str]:
 
 
 def base_name(name: str) -> str:
-    """An example's name without folders and extension."""
+    """Returns an example's name without folders and extension."""
     return Path(name).stem
 
 

@@ -21,16 +21,16 @@ def open_dataset(
 
     Args:
         name: "fashion_mnist", which comes with the repository; "folder", a folder of images in
-            torchvision's layout; or a name of TFDS, with its config and version if wanted
+            torchvision's layout; or a TFDS data set, optionally with config and version
             ("imagenet2012", "name/config", "name:1.0.0").
-        data_dir: where a folder or the prepared data sets of TFDS lie.
-        train_split: what to learn from; None for "train". A folder's name, or a split of TFDS
-            such as "train[:90%]".
-        eval_split: what to test with; None for the first of "val" (folders), "validation" and
+        data_dir: the folder of images, or the folder of the prepared TFDS data sets.
+        train_split: the training images: a folder's name, or a TFDS split such as
+            "train[:90%]"; None for "train".
+        eval_split: the test images; None for the first of "val" (folders), "validation" and
             "test" that exists.
 
     Raises:
-        UsageError: if there is no such data set or it cannot be used.
+        UsageError: if the data set does not exist or cannot be used.
     """
     if name == "fashion_mnist":
         if data_dir or train_split or eval_split:
