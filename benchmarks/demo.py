@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
+from train.hosts.cpus import available_cores
 
 PAGE = ROOT / "docs" / "results.md"
 
@@ -99,7 +100,7 @@ def main() -> None:
 def write_page(runs: Path, jobs: int) -> None:
     """Writes a line for each network whose run has ended."""
     done = [a for a in ij.list_models() if (runs / a / "minutes.json").exists()]
-    machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), JAX on the CPU"
+    machine = f"{available_cores()} cores ({platform.machine()}), JAX on the CPU"
     PAGE.parent.mkdir(exist_ok=True)
     missing = ", ".join(f"`{arch}`" for arch in ij.list_models() if arch not in done)
     PAGE.write_text(

@@ -1,12 +1,11 @@
-"""How many images a second a core decodes, crops, resizes and mirrors for training.
-
-Three repeats over the same synthetic photos, the methods side by side in each; the fastest, middle
-and slowest repeat are reported. CPU time of one thread is what counts, as a machine's other work
-does not change it much; the whole pipeline with worker processes is in wall time.
+"""Times how many images a second one core decodes, crops, resizes and mirrors for training.
 
     python benchmarks/input_pipeline.py
 
-prints a table and writes it into docs/.
+prints a table and writes it into docs/input_pipeline.md. Every repeat times all methods in turn on
+the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are CPU time
+of one thread, which other work on the machine changes little; the whole pipeline with worker
+processes is in wall time.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import dataclasses
 import importlib.metadata
 import io
 import math
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -32,9 +29,11 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import page
+from train.data import decoding
 from train.data.augment import inception_box, train_view
+from train.data.open_dataset import open_dataset
 from train.data.pipeline import InputOptions, train_batches
-from train.data.sources import open_dataset
 
 Method = Callable[[bytes, np.random.Generator], np.ndarray]
 
@@ -47,24 +46,24 @@ class Options:
     """Time the input pipeline."""
 
     photos: int = 192
-    """Synthetic photos of 500 x 375 pixels, the mean of ImageNet's."""
+    """Synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
     large_photos: int = 24
     """Synthetic photos of 2000 x 1500 pixels."""
     repeats: int = 3
     """How often everything is timed."""
     batches: int = 40
-    """Batches of 32 that the whole pipeline is timed over."""
+    """Batches of 32 over which the whole pipeline is timed."""
     workers: int = 2
     """Worker processes of the whole pipeline."""
     seed: int = 0
     """Seed of photos and crops."""
-    docs: Path = ROOT / "docs"
-    """Folder for input_pipeline.md."""
+    page: Path = ROOT / "docs/input_pipeline.md"
+    """Page to write the table into."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Images a second of every repeat, and those of the row it is compared with."""
+    """Images a second in every repeat, and those of the row to compare with."""
 
     name: str
     speeds: list[float]
@@ -72,7 +71,8 @@ class Row:
 
 
 def main(options: Options) -> None:
-    """Times everything and writes the page."""
+    """Times everything and writes the table."""
+    load = page.load()
     photos = make_photos(options.photos, 375, 500, options.seed)
     large = make_photos(options.large_photos, 1500, 2000, options.seed)
     reference_name, reference = reference_method()
@@ -83,19 +83,24 @@ def main(options: Options) -> None:
     )
     table = markdown_table(rows)
     print(table)
-    options.docs.mkdir(exist_ok=True)
-    page_text = page(table, options, photos, large)
-    (options.docs / "input_pipeline.md").write_text(page_text)
+    small_kb, large_kb = (sum(map(len, p)) / len(p) / 1000 for p in (photos, large))
+    versions = page.machine("numpy", "pillow", "simplejpeg", "opencv-python-headless", "grain")
+    setting = page.paragraph(
+        f"{len(photos)} synthetic photos of 500x375 with {small_kb:.0f} kB on average, "
+        f"{len(large)} of 2000x1500 with {large_kb:.0f} kB, both 4:2:0; {options.repeats} repeats. "
+        f"Machine: {versions}; {load:.1f} running processes in the minute before."
+    )
+    page.write_section(options.page, "input pipeline", f"{table}\n{setting}")
 
 
 def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
-    """JPEGs, 4:2:0, of noise whose spectrum falls as that of photos does, with hard edges."""
+    """Makes 4:2:0 JPEGs of hard edges and noise with a spectrum like that of photos."""
     rng = np.random.default_rng(seed)
     return [make_photo(rng, height, width) for _ in range(count)]
 
 
 def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
-    """One photo."""
+    """Makes one photo."""
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     amplitude = 1 / np.maximum(np.hypot(y, x), 1 / width) ** 1.1
     channels = []
@@ -109,7 +114,7 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
         center = (int(rng.integers(width)), int(rng.integers(height)))
         color = rng.normal(size=3).tolist()
         cv2.circle(image, center, int(rng.integers(10, height // 4)), color, -1)
-    image += rng.normal(scale=0.08, size=image.shape)  # the sensor's
+    image += rng.normal(scale=0.08, size=image.shape)  # of the sensor
     pixels = np.uint8(np.clip(127 + 50 * image, 0, 255))
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=92, subsampling="4:2:0")
@@ -117,7 +122,7 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
 
 
 def reference_method() -> tuple[str, Method]:
-    """torchvision's transforms of a PIL image, or the same calls of Pillow without it."""
+    """Returns torchvision's transforms of a PIL image, or the same Pillow calls without it."""
     try:
         import torch
         from torchvision import transforms  # pyright: ignore[reportMissingImports]
@@ -136,7 +141,7 @@ def reference_method() -> tuple[str, Method]:
 
 
 def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """What torchvision's RandomResizedCrop and RandomHorizontalFlip do to a PIL image."""
+    """Does what torchvision's RandomResizedCrop and RandomHorizontalFlip do to a PIL image."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     box = inception_box(image.height, image.width, rng, 0.08)
     image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
@@ -147,14 +152,12 @@ def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
 
 
 def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """The pipeline's view of a training image."""
+    """Runs the pipeline on a training image."""
     return train_view(data, rng, "inception", SIZE, 3, 0.08, True)[0]
 
 
 def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """The same with every pixel of the photo decoded."""
-    from train.data import decoding
-
+    """Runs the pipeline, but decodes every pixel of the photo."""
     reduction, decoding._reduction = decoding._reduction, lambda *_: 1
     try:
         return ours(data, rng)
@@ -181,7 +184,7 @@ def compare(
 
 
 def whole_pipeline(photos: list[bytes], options: Options) -> Row:
-    """Times files to batches with worker processes, without the time these take to start."""
+    """Times files to batches with worker processes, without their start."""
     speeds = []
     with tempfile.TemporaryDirectory() as folder:
         for split, split_photos in (("train", photos), ("val", photos[:1])):
@@ -204,47 +207,13 @@ def whole_pipeline(photos: list[bytes], options: Options) -> Row:
 
 
 def markdown_table(rows: list[Row]) -> str:
-    """One row a method."""
+    """Makes one row per method."""
     lines = ["| method | images/s: slowest | middle | fastest | ratio |", "|---|---|---|---|---|"]
     for row in rows:
         slow, middle, fast = min(row.speeds), statistics.median(row.speeds), max(row.speeds)
         ratio = f"{middle / statistics.median(row.base):.2f}" if row.base else ""
         lines.append(f"| {row.name} | {slow:.0f} | {middle:.0f} | {fast:.0f} | {ratio} |")
     return "\n".join(lines) + "\n"
-
-
-def page(table: str, options: Options, photos: list[bytes], large: list[bytes]) -> str:
-    """What `docs/input_pipeline.md` says."""
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "grain")
-    )
-    sizes = [sum(map(len, p)) / len(p) / 1000 for p in (photos, large)]
-    return f"""# The input pipeline
-
-`python benchmarks/input_pipeline.py` times what a training image costs: decoding a JPEG, cutting
-the Inception crop (8 to 100 % of the area, aspect ratio 3/4 to 4/3), resizing it to {SIZE}x{SIZE}
-and mirroring every second one, all in uint8.
-
-| | |
-|---|---|
-| photos | synthetic, 4:2:0: {len(photos)} of 500x375 with {sizes[0]:.0f} kB in the mean, \
-{len(large)} of 2000x1500 with {sizes[1]:.0f} kB |
-| repeats | {options.repeats}, the methods in turn |
-| machine | {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, \
-{os.getloadavg()[0]:.1f} running processes in the last minute |
-| packages | {versions} |
-
-Images a second of CPU time of one thread, in wall time where it says so; the ratio is that of the
-middle repeat to the first row of the same photos. Wall time depends on what else the machine does.
-
-{table}
-Both decode with libjpeg-turbo, which is most of the work. torchvision's resizing of a PIL image
-averages over the pixels that fall into one; `train/` reads the four nearest, as TensorFlow's
-Inception pipeline does, and does not copy the crop before. A photo whose crop is at least twice as
-large as wanted is decoded by `train/` at 1/2, 1/4 or 1/8 of its size, which the JPEG's transform
-gives as averages.
-"""
 
 
 if __name__ == "__main__":

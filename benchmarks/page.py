@@ -10,6 +10,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from train.hosts.cpus import available_cores
+
 PACKAGES = ("jax", "flax", "torch", "keras", "timm", "onnxruntime")
 
 
@@ -76,11 +78,6 @@ def load() -> float:
             file=sys.stderr,
         )
     return load
-
-
-def available_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -34,7 +34,8 @@ sys.path.insert(0, str(ROOT))
 import inception_jax as ij
 from train.config.options import Config
 from train.data import pipeline
-from train.data.sources import Dataset, open_dataset
+from train.data.datasets import Dataset
+from train.data.open_dataset import open_dataset
 from train.engine import optimizer
 from train.engine.inputs import prepare
 from train.engine.step import Batch, TrainState, init_state, make_eval_step, make_train_step, split

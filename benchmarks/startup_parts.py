@@ -148,7 +148,7 @@ def loop(
         `arrays` in the state as the step takes it; `tree`, of what the call takes, for taking it
         apart and putting it together.
     """
-    from train.data import batches, pipeline
+    from train.data import loader, pipeline
     from train.engine import job
     from train.engine import loop as training
 
@@ -164,7 +164,7 @@ def loop(
     training._Run._log = as_method(clock.timed("log", training._Run._log))
     training.Reporter.tick = as_method(call_ended(training.Reporter.tick, clock))
     job.prepare = lambda *_: this
-    pipeline.train_batches = lambda *_: batches.Batches(itertools.repeat(batch), lambda _: None)  # pyright: ignore
+    pipeline.train_batches = lambda *_: loader.Batches(itertools.repeat(batch), lambda _: None)  # pyright: ignore
     with contextlib.suppress(Ended):
         training.run(settings, dataset)
     timed = clock.steps[UNTIMED : UNTIMED + steps]

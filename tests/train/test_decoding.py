@@ -14,7 +14,8 @@ from PIL import Image
 
 from images import encode, gradient
 from train.data import decoding
-from train.data.decoding import BadImageError, Box, decode_crop, decode_whole
+from train.data.bad_images import BadImageError
+from train.data.decoding import Box, decode_crop, decode_whole
 
 
 def pillow(data: bytes, mode: str = "RGB") -> np.ndarray:
@@ -73,10 +74,10 @@ def test_a_large_photo_decodes_smaller_to_the_same_pixels(monkeypatch, factor, c
 def test_how_much_smaller_a_photo_decodes(monkeypatch):
     factors = []
     whole = decoding._decode_jpeg
-    monkeypatch.setattr(decoding, "_decode_jpeg", lambda *a: (factors.append(a[3]), whole(*a))[1])
+    monkeypatch.setattr(decoding, "_decode_jpeg", lambda *a: (factors.append(a[-1]), whole(*a))[1])
     data = encode(gradient(600, 800))
     for size in (601, 301, 300, 150, 75, 10):
-        decode_crop(data, decoding.whole, size, 3)
+        decode_crop(data, decoding.full_box, size, 3)
     assert factors == [1, 1, 2, 4, 8, 8]
     assert decode_whole(data, 3, min_side=150).image.shape == (150, 200, 3)
     assert decode_whole(data, 3).image.shape == (600, 800, 3)
@@ -110,7 +111,7 @@ def test_gray_and_luma():
 def test_cmyk_is_converted_and_says_so():
     ink = np.dstack([gradient(20, 30), np.full((20, 30), 40, np.uint8)])
     data = encode(ink, "JPEG", "CMYK", quality=95)
-    decoded = decode_crop(data, decoding.whole, 20, 3)
+    decoded = decode_crop(data, decoding.full_box, 20, 3)
     assert decoded.converted == "CMYK"
     expected = decoding.resize(pillow(data), 20, 20)
     np.testing.assert_array_equal(decoded.image, expected)
@@ -185,9 +186,9 @@ def test_what_cannot_be_used_says_why():
             with pytest.raises(BadImageError, match=reason):
                 decode_whole(data, channels)
         with pytest.raises(BadImageError, match=reason):
-            decode_crop(data, decoding.whole, 16, 3)
+            decode_crop(data, decoding.full_box, 16, 3)
     assert decode_whole(encode(gradient(1, 1)), 3).image.shape == (1, 1, 3)
-    assert decode_crop(encode(gradient(1, 40_000), "PNG"), decoding.whole, 8, 3).image.any()
+    assert decode_crop(encode(gradient(1, 40_000), "PNG"), decoding.full_box, 8, 3).image.any()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_damage_raises_one_error_or_gives_an_image(kind):
     for number, item in enumerate(damaged):
         channels = 1 if number % 4 == 0 else 3
         try:
-            image = decode_crop(item, decoding.whole, 8, channels).image
+            image = decode_crop(item, decoding.full_box, 8, channels).image
         except BadImageError:
             outcomes.add("raised")
         else:

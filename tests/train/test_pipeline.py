@@ -13,17 +13,14 @@ import numpy as np
 import pytest
 
 from images import write_folder
-from train.data import batches
-from train.data.pipeline import (
-    BadImages,
-    InputOptions,
-    Note,
-    evaluation_batches,
-    read_exclusions,
-    train_batches,
-)
-from train.data.sources import ArraySource, Dataset, Example, open_dataset
+from train.data import loader
+from train.data.bad_images import BadImages, Note
+from train.data.datasets import ArraySource, Dataset, Example
+from train.data.exclusions import read_exclusions
+from train.data.open_dataset import open_dataset
+from train.data.pipeline import InputOptions, evaluation_batches, train_batches
 from train.errors import TrainingError, UsageError
+from train.hosts.cpus import available_cores
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = InputOptions(image_size=16, channels=3, num_classes=2)
@@ -275,7 +272,7 @@ def test_batches_that_cannot_be(dataset, monkeypatch):
         train_batches(dataset, OPTIONS, 0, 1, 4, 0, 0, 3)
     with pytest.raises(ValueError, match="24 of 23"):
         train_batches(dataset, OPTIONS, 0, 1, 24, 0)
-    monkeypatch.setattr(batches.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)))
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)))
     monkeypatch.setattr(os.terminal_size, "free", 1000, raising=False)
     with pytest.raises(UsageError, match=r"--workers 2 need.*--shm-size"):
         train_batches(dataset, dataclasses.replace(OPTIONS, workers=2), 0, 9, 4, 0)
@@ -285,7 +282,7 @@ SCRIPT = """
     import sys, time
     from pathlib import Path
     from train.data.pipeline import InputOptions, train_batches
-    from train.data.sources import open_dataset
+    from train.data.open_dataset import open_dataset
 
     if __name__ == "__main__":
         data = open_dataset("folder", Path(sys.argv[1]))
@@ -319,3 +316,22 @@ def test_the_workers_end_with_the_program_and_leave_nothing(folder, tmp_path, la
         assert process.stderr.rstrip().endswith("KeyboardInterrupt")
         assert "Exception ignored" not in process.stderr
         assert "leaked" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        ({"process_cpu_count": lambda: 3, "sched_getaffinity": lambda _: {0, 1}}, 3),
+        ({"sched_getaffinity": lambda _: {0, 1}}, 2),
+        ({"cpu_count": lambda: 5}, 5),  # macOS before Python 3.13
+        ({"cpu_count": lambda: None}, 1),
+    ],
+)
+def test_cores_are_counted_on_every_system(monkeypatch, dataset, offered, expected):
+    for name in ("process_cpu_count", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    for name, function in offered.items():
+        monkeypatch.setattr(os, name, function, raising=False)
+    assert available_cores() == expected
+    with train_batches(dataset, OPTIONS, 0, 1, 4, 0) as batches:
+        assert next(batches)["image"].shape == (4, 16, 16, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
+from tensorboardX.record_writer import masked_crc32c
 
 from images import encode, write_folder
 from train import prepare
-from train.conversion import array_records, tfrecords
-from train.conversion.convert import convert
-from train.data.sources import open_dataset
+from train.conversion import from_folder, tfds_writer
+from train.conversion.from_folder import convert_folder
+from train.conversion.from_tfrecords import convert_tfrecords
+from train.conversion.tfrecord_reader import read_records
+from train.data.open_dataset import open_dataset
 from train.errors import TrainingError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(folder, tmp_path_factory):
-    return prepare.prepare_folder(folder, tmp_path_factory.mktemp("tfds"), "pets")
+    return convert_folder(folder, tmp_path_factory.mktemp("tfds"), "pets")
 
 
 def examples(source) -> list:
@@ -53,6 +57,13 @@ def records(path: Path) -> list[bytes]:
     return [reader.read([i])[0] for i in range(reader.num_records())]
 
 
+def frame(record: bytes) -> bytes:
+    """A record as a TFRecord file stores it."""
+    length = struct.pack("<Q", len(record))
+    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, record))
+    return length + next(checksums) + record + next(checksums)
+
+
 def as_tfrecord(version: Path, target: Path) -> Path:
     """The same data set as TFDS prepares it by default."""
     target.mkdir(parents=True)
@@ -60,7 +71,7 @@ def as_tfrecord(version: Path, target: Path) -> Path:
     for path in version.iterdir():
         if "array_record" in path.name:
             name = path.name.replace("array_record", "tfrecord")
-            content = b"".join(map(tfrecords.frame, records(path)))
+            content = b"".join(map(frame, records(path)))
             (target / name).write_bytes(content)
         else:
             (target / path.name).write_bytes(path.read_bytes())
@@ -75,7 +86,7 @@ def test_everything_runs_without_tensorflow(folder, tmp_path):
         from pathlib import Path
         sys.argv[0] = "prepare.py"
         from train import prepare
-        from train.data.sources import open_dataset
+        from train.data.open_dataset import open_dataset
         assert importlib.util.find_spec("tensorflow") is None
         assert prepare.main(["folder", {str(folder)!r}, "out", "--name", "pets"]) == 0
         dataset = open_dataset("pets", Path("out"))
@@ -114,8 +125,8 @@ def test_tfds_reads_what_was_prepared(folder, prepared):
 
 
 def test_many_images_go_into_several_files(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "_SHARD_IMAGES", 3)
-    target = prepare.prepare_folder(folder, tmp_path, "pets")
+    monkeypatch.setattr(from_folder, "_SHARD_IMAGES", 3)
+    target = convert_folder(folder, tmp_path, "pets")
     assert sorted(path.name for path in target.glob("*array_record*")) == [
         *(f"pets-train.array_record-0000{i}-of-00003" for i in range(3)),
         "pets-validation.array_record-00000-of-00001",
@@ -129,7 +140,7 @@ def test_a_prepared_data_set_changes_its_format_only(prepared, tmp_path):
     source = as_tfrecord(prepared, tmp_path / "old/pets/1.0.0")
     with pytest.raises(UsageError, match=r"prepare\.py tfrecord"):
         open_dataset("pets", tmp_path / "old")
-    target = convert(source, tmp_path / "new")
+    target = convert_tfrecords(source, tmp_path / "new")
     assert target == tmp_path / "new/pets/1.0.0"
     assert {p.name: p.read_bytes() for p in target.glob("*.txt")} == {
         p.name: p.read_bytes() for p in prepared.glob("*.txt")
@@ -145,7 +156,7 @@ def test_damaged_records_leave_nothing_behind(prepared, tmp_path):
     source = as_tfrecord(prepared, tmp_path / "old")
     (file,) = source.glob("*train.tfrecord*")
     whole = file.read_bytes()
-    first = len(tfrecords.frame(next(tfrecords.read_records(file))))
+    first = len(frame(next(read_records(file))))
     damage = {
         "record 0: wrong checksum": whole[:40] + bytes([whole[40] ^ 1]) + whole[41:],
         "record 0: wrong checksum|packed": b"\x1f\x8b" + whole[2:],
@@ -156,23 +167,13 @@ def test_damaged_records_leave_nothing_behind(prepared, tmp_path):
     for words, content in damage.items():
         file.write_bytes(content)
         with pytest.raises(UsageError, match=words):
-            convert(source, tmp_path / "new")
+            convert_tfrecords(source, tmp_path / "new")
         assert not [p for p in (tmp_path / "new").rglob("*") if p.is_file() or "1.0" in p.name]
     file.unlink()
     with pytest.raises(UsageError, match=r"1 of 2 files are missing, such as .*train"):
-        convert(source, tmp_path / "new")
+        convert_tfrecords(source, tmp_path / "new")
     with pytest.raises(UsageError, match="as array_record, not as tfrecord"):
-        convert(prepared, tmp_path / "new")
-
-
-def test_lengths_are_checked_without_the_package_for_checksums(prepared, tmp_path, monkeypatch):
-    source = as_tfrecord(prepared, tmp_path / "old")
-    monkeypatch.setattr(tfrecords, "google_crc32c", None)
-    assert len(examples(open_dataset("pets", convert(source, tmp_path / "new")).train)) == 7
-    (file,) = source.glob("*train.tfrecord*")
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UsageError, match="cut short"):
-        convert(source, tmp_path / "other")
+        convert_tfrecords(prepared, tmp_path / "new")
 
 
 def inception_record(image: bytes, label: int, synset: str | None, name: str | None) -> bytes:
@@ -190,7 +191,7 @@ def write_shards(root: Path, split: str, shards: list[list[bytes]]) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for i, shard in enumerate(shards):
         path = root / f"{split}-{i:05d}-of-{len(shards):05d}"
-        path.write_bytes(b"".join(map(tfrecords.frame, shard)))
+        path.write_bytes(b"".join(map(frame, shard)))
 
 
 def photo(value: int) -> bytes:
@@ -205,13 +206,13 @@ def test_inceptions_shards(tmp_path):
     write_shards(tmp_path / "src", "train", train)
     test = [inception_record(photo(9), 2, "n01", "ILSVRC2012_val_00000001.JPEG")]
     write_shards(tmp_path / "src/validation", "validation", [test])
-    target = convert(tmp_path / "src", tmp_path / "out")
+    target = convert_tfrecords(tmp_path / "src", tmp_path / "out")
     assert target == tmp_path / "out/imagenet2012/1.0.0"
     dataset = open_dataset("imagenet2012", tmp_path / "out")
     assert dataset.classes == ("n00", "n01", "n02")
     assert examples(dataset.train) == [(photo(i), i % 3, f"n0_{i}.JPEG") for i in range(5)]
     assert examples(dataset.test) == [(photo(9), 1, "ILSVRC2012_val_00000001.JPEG")]
-    shifted = convert(tmp_path / "src", tmp_path / "out", "background", label_offset=0)
+    shifted = convert_tfrecords(tmp_path / "src", tmp_path / "out", "background", label_offset=0)
     assert open_dataset("background", shifted).train[1].label == 2
 
 
@@ -227,21 +228,21 @@ def test_inceptions_shards(tmp_path):
 def test_unusable_shards(tmp_path, records, words):
     write_shards(tmp_path / "src", "train", [records])
     with pytest.raises(UsageError, match=words):
-        convert(tmp_path / "src", tmp_path / "out")
+        convert_tfrecords(tmp_path / "src", tmp_path / "out")
 
 
 def test_incomplete_shards(tmp_path):
     with pytest.raises(UsageError, match="neither"):
-        convert(tmp_path, tmp_path / "out")
+        convert_tfrecords(tmp_path, tmp_path / "out")
     record = inception_record(photo(0), 1, None, None)
     write_shards(tmp_path, "train", [[record]] * 3)
-    dataset = convert(tmp_path, tmp_path / "out")
+    dataset = convert_tfrecords(tmp_path, tmp_path / "out")
     source = open_dataset("imagenet2012", dataset, eval_split="train")
     assert source.classes == ("0",)
     assert source.train[2].name == "train-00002-of-00003/0"
     (tmp_path / "train-00001-of-00003").unlink()
     with pytest.raises(UsageError, match="1 of 3 missing, such as train-00001-of-00003"):
-        convert(tmp_path, tmp_path / "other")
+        convert_tfrecords(tmp_path, tmp_path / "other")
 
 
 def test_an_existing_result_is_not_touched(folder, prepared, tmp_path, capsys):
@@ -251,34 +252,34 @@ def test_an_existing_result_is_not_touched(folder, prepared, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in prepared.iterdir()} == before
     with pytest.raises(UsageError, match="--name Pets"):
-        prepare.prepare_folder(folder, tmp_path, "Pets")
+        convert_folder(folder, tmp_path, "Pets")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be created"):
-        prepare.prepare_folder(folder, tmp_path / "file", "pets")
+        convert_folder(folder, tmp_path / "file", "pets")
 
 
 def test_a_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch):
-    class Full(array_records.ArrayRecordWriter):
+    class Full(tfds_writer.ArrayRecordWriter):
         def write(self, record):
             raise RuntimeError("RESOURCE_EXHAUSTED: No space left on device")
 
-    class Silent(array_records.ArrayRecordWriter):
+    class Silent(tfds_writer.ArrayRecordWriter):
         def write(self, record):
             pass
 
     for writer, words in ((Full, "disk full.*No space"), (Silent, "holds 0 of 7")):
-        monkeypatch.setattr(array_records, "ArrayRecordWriter", writer)
+        monkeypatch.setattr(tfds_writer, "ArrayRecordWriter", writer)
         with pytest.raises(TrainingError, match=words):
-            prepare.prepare_folder(folder, tmp_path, "pets")
+            convert_folder(folder, tmp_path, "pets")
         assert list((tmp_path / "pets").iterdir()) == []
 
 
 def test_a_file_that_vanishes_stops_the_preparation(folder, tmp_path, monkeypatch):
-    listed = prepare.list_folder(folder)
+    listed = from_folder.list_folder(folder)
     copy = write_folder(tmp_path / "copy", COUNTS)
     monkeypatch.setattr(
-        prepare, "list_folder", lambda _: [type(s)(**{**vars(s), "root": copy}) for s in listed]
+        from_folder, "list_folder", lambda _: [type(s)(**{**vars(s), "root": copy}) for s in listed]
     )
     (copy / "train/dog/0001.jpg").unlink()
     with pytest.raises(UsageError, match=r"train/dog/0001.jpg cannot be read: No such file"):
-        prepare.prepare_folder(copy, tmp_path, "pets")
+        convert_folder(copy, tmp_path, "pets")

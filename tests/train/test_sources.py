@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from images import encode, gradient, write_folder
-from train.data import folders
-from train.data.decoding import BadImageError
-from train.data.sources import EMBEDDED, open_dataset
+from train.conversion.from_folder import convert_folder
+from train.data import fashion_mnist, image_folder
+from train.data.bad_images import BadImageError
+from train.data.open_dataset import open_dataset
 from train.errors import UsageError
-from train.prepare import prepare_folder
 
 
 def test_embedded_images():
@@ -30,8 +30,8 @@ def test_embedded_images():
     # No test image is a training image.
     seen = {dataset.train[i].image.tobytes() for i in range(6000)}
     assert not any(dataset.test[i].image.tobytes() in seen for i in range(1000))
-    assert sum(f.stat().st_size for f in EMBEDDED.iterdir()) < 4e6
-    assert "Copyright © 2017 Zalando SE" in (EMBEDDED / "README.md").read_text()
+    assert sum(f.stat().st_size for f in fashion_mnist.FOLDER.iterdir()) < 4e6
+    assert "Copyright © 2017 Zalando SE" in (fashion_mnist.FOLDER / "README.md").read_text()
 
 
 def test_folder_in_torchvisions_order(tmp_path):
@@ -87,7 +87,7 @@ def test_names_of_many_files_are_small():
     names = [b"n01440764_%08d.JPEG" % i for i in range(count)]
     offsets = np.cumsum([0, *map(len, names)])
     starts = np.array([0, count // 2, count])
-    source = folders.FolderSource("/d", "train", ("a", "b"), b"".join(names), offsets, starts)
+    source = image_folder.FolderSource("/d", "train", ("a", "b"), b"".join(names), offsets, starts)
     assert len(pickle.dumps(source)) < 34 * count
     with pytest.raises(BadImageError) as error:
         source[count // 2]
@@ -128,7 +128,7 @@ def test_folders_that_are_not_there_or_cannot_be_read(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(folders.os, "scandir", refuse)
+    monkeypatch.setattr(image_folder.os, "scandir", refuse)
     with pytest.raises(UsageError, match="train cannot be read: Permission denied"):
         open_dataset("folder", tmp_path)
 
@@ -137,7 +137,7 @@ def test_folders_that_are_not_there_or_cannot_be_read(tmp_path, monkeypatch):
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
     counts = {"train": {"cat": 3, "dog": 2}, "val": {"cat": 1, "dog": 2}}
-    prepare_folder(write_folder(root / "images", counts), root / "tfds", "pets")
+    convert_folder(write_folder(root / "images", counts), root / "tfds", "pets")
     return root
 
 

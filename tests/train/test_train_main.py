@@ -19,7 +19,7 @@ from PIL import Image
 
 import inception_jax as ij
 import twins
-from train.data.sources import open_dataset
+from train.data.open_dataset import open_dataset
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--width-multiplier", "0.05", "--batch-size", "10", "--log-every", "2", "--no-tensorboard"]

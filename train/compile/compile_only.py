@@ -18,7 +18,7 @@ from train.compile import topology
 from train.compile.compiler import TooLargeError, compile_program
 from train.compile.topology import Topology
 from train.config.options import Config
-from train.data.sources import Dataset
+from train.data.datasets import Dataset
 from train.engine import job, optimizer
 from train.engine.step import build_model, init_state, make_train_step, split
 from train.errors import TrainingError, UsageError

@@ -7,7 +7,7 @@ from typing import Any
 
 from train.compile.topology import Topology
 from train.config.options import Config
-from train.data.sources import Dataset
+from train.data.datasets import Dataset
 from train.hosts import hardware
 
 Report = dict[str, Any]

@@ -15,7 +15,8 @@ import inception_jax as ij
 from inception_jax.nn.rewrites import REWRITES, Rewrite
 from inception_jax.weights import files
 from train.config import recipes
-from train.data.sources import Dataset, imagenet_unseen, open_dataset
+from train.data.datasets import Dataset, imagenet_placeholder
+from train.data.open_dataset import open_dataset
 from train.errors import UsageError
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -255,7 +256,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 def _dataset(known: argparse.Namespace) -> Dataset:
     """Opens the data set; to compile a step it is enough to know of what kind it is."""
     if known.compile_only and known.data_dir is None and known.dataset in (None, "imagenet2012"):
-        return imagenet_unseen()
+        return imagenet_placeholder()
     name = known.dataset or DEFAULT_DATASET
     return open_dataset(name, known.data_dir, known.train_split, known.eval_split)
 

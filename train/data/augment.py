@@ -1,7 +1,6 @@
-"""Crops, mirrors and windows: what an image looks like in training and in evaluation.
+"""Crops and mirrors images for training and evaluation.
 
-All randomness comes from the generator that is passed in, so the same generator gives the same
-pixels wherever it runs.
+All random numbers come from the generator argument, so equal generators give equal pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from train.data.decoding import Box, decode_crop, decode_whole, resize, resize_box, whole
+from train.data.decoding import Box, decode_crop, decode_whole, full_box, resize, resize_box
 
 Crop = Literal["inception", "window", "none"]
 
@@ -23,11 +22,11 @@ _ATTEMPTS = 10
 def inception_box(height: int, width: int, rng: np.random.Generator, area_min: float) -> Box:
     """Draws the Inception papers' crop (1409.4842, section 6).
 
-    Its share of the area is uniform between `area_min` and 1 and its aspect ratio between 3/4 and
-    4/3, uniform in the logarithm as in torchvision's `RandomResizedCrop`, so that upright and lying
-    crops are equally likely. (`tf.image.sample_distorted_bounding_box` draws the height uniformly,
-    hence more small crops.) Where ten attempts do not fit into the image, it is the largest central
-    part of a permitted ratio, again as in torchvision.
+    Its share of the image's area is uniform between `area_min` and 1. Its aspect ratio is between
+    3/4 and 4/3 and uniform in the logarithm, as in torchvision's `RandomResizedCrop`: portrait and
+    landscape crops are equally likely. (`tf.image.sample_distorted_bounding_box` draws the height
+    uniformly, which gives more small crops.) If ten attempts do not fit into the image, the crop is
+    the largest central part with an allowed ratio, also as in torchvision.
     """
     low, high = (math.log(ratio) for ratio in _ASPECT)
     for _ in range(_ATTEMPTS):
@@ -43,7 +42,7 @@ def inception_box(height: int, width: int, rng: np.random.Generator, area_min: f
 
 
 def central_box(height: int, width: int, fraction: float) -> Box:
-    """The central part, `fraction` of each side, rounded as `tf.image.central_crop` rounds."""
+    """Returns the central part, `fraction` of each side, rounded as in `tf.image.central_crop`."""
     top, left = int((height - height * fraction) / 2), int((width - width * fraction) / 2)
     return Box(top, left, height - 2 * top, width - 2 * left)
 
@@ -57,18 +56,18 @@ def train_view(
     area_min: float,
     flip: bool,
 ) -> tuple[np.ndarray, str | None]:
-    """Decodes an image as training sees it.
+    """Decodes an image and crops and mirrors it for training.
 
     Args:
         data: an encoded image, or pixels [h, w, c] uint8.
         rng: the image's generator for this epoch.
-        crop: "inception", `inception_box` resized; "window", Caffe's: the whole image resized
-            without regard to its shape to 256/224 of the size, and of that a random window;
-            "none", the whole image: encoded ones resized, pixels as they are.
-        size: side of the view.
+        crop: "inception": `inception_box`, resized. "window", Caffe's: a random window of the whole
+            image, which is resized to a square of 256/224 of the size. "none": the whole image,
+            resized if it is encoded.
+        size: side of the result.
         channels: 3 for RGB, 1 for luma.
-        area_min: the smallest share of the image's area in an Inception crop.
-        flip: mirror every second image.
+        area_min: smallest share of the image's area in an Inception crop.
+        flip: mirror with probability 1/2.
 
     Returns:
         Pixels [size, size, channels] uint8, and what they were converted from, if from anything
@@ -80,42 +79,42 @@ def train_view(
     if crop == "inception":
         decoded = decode_crop(data, lambda h, w: inception_box(h, w, rng, area_min), size, channels)
     elif crop == "window":
-        decoded = decode_crop(data, whole, window_source_size(size), channels)
+        decoded = decode_crop(data, full_box, window_source_size(size), channels)
     elif isinstance(data, np.ndarray):
         decoded = decode_whole(data, channels)
     else:
-        decoded = decode_crop(data, whole, size, channels)
+        decoded = decode_crop(data, full_box, size, channels)
     image = decoded.image
     if crop == "window":
         top, left = rng.integers(image.shape[0] - size + 1, size=2)
         image = image[top : top + size, left : left + size]
     if flip and rng.integers(2):
-        # NumPy's mirrored view takes four times as long to copy, nearly as long as the decoding.
+        # Copying NumPy's mirrored view takes four times as long, nearly as long as decoding.
         image = cv2.flip(image, 1).reshape(image.shape)
     return image, decoded.converted
 
 
 def window_source_size(size: int) -> int:
-    """What an image is resized to before a window of `size` is cut: 256 for 224."""
+    """Returns the side of the resized image from which a window of `size` is cut: 256 for 224."""
     return round(size * 256 / 224)
 
 
 def evaluation_view(
     data: bytes | np.ndarray, size: int, channels: int, fraction: float, crops: int
 ) -> tuple[np.ndarray, str | None]:
-    """Decodes an image as evaluation sees it.
+    """Decodes an image and crops it for evaluation.
 
     Args:
         data: an encoded image, or pixels [h, w, c] uint8.
-        size: side of the view.
+        size: side of the result.
         channels: 3 for RGB, 1 for luma.
-        fraction: the central part that is resized, as a share of each side.
+        fraction: share of each side in the central part that is resized.
         crops: 1, or the 12 or 144 of `multi_crops`.
 
     Returns:
-        Pixels [size, size, channels] uint8, [crops, size, size, channels] for more than one, and
-        pixels as they are for one crop of an array; and what they were converted from, if from
-        anything unusual.
+        Pixels [size, size, channels] uint8, or [crops, size, size, channels] for several crops, and
+        what they were converted from, if from anything unusual. A single crop of an array is the
+        array itself, in any size.
 
     Raises:
         BadImageError: if the data is damaged.
@@ -130,18 +129,18 @@ def evaluation_view(
 
 
 def crop_scales(size: int, crops: int) -> tuple[int, ...]:
-    """The shorter sides an image is resized to: 256, 288, 320 and 352 for a size of 224."""
+    """Returns the image's shorter sides after resizing: 256, 288, 320 and 352 for a size of 224."""
     sides = (256,) if crops == 12 else (256, 288, 320, 352)
     return tuple(round(size * side / 224) for side in sides)
 
 
 def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
-    """Cuts the crops that GoogLeNet's results are averaged over (1409.4842, section 7).
+    """Cuts the crops over which GoogLeNet averages its predictions (1409.4842, section 7).
 
-    144: the image is resized to four scales; of each, the left, central and right square (of an
-    upright image the upper, central and lower one); of each square the four corners, the center
-    and the square itself resized to the crop's size; and their mirror images. 12: the first scale
-    and the central square only.
+    144 crops: the image is resized to four scales. Each gives the left, central and right square
+    (of a portrait image the upper, central and lower one). Each square gives its four corners, its
+    center, itself resized to the crop's size, and the mirror images of these six. 12 crops: only
+    the first scale and the central square.
 
     Args:
         image: pixels [h, w, c] uint8.
@@ -149,10 +148,10 @@ def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
         crops: 12 or 144.
 
     Returns:
-        Crops [crops, size, size, c] uint8; every odd one mirrors the one before.
+        Crops [crops, size, size, c] uint8; every odd crop mirrors the previous one.
 
     Raises:
-        ValueError: if `crops` is neither.
+        ValueError: for another number of crops.
     """
     if crops not in (12, 144):
         raise ValueError(f"crops {crops}: 12 or 144")
@@ -166,7 +165,7 @@ def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
 
 
 def _squares(image: np.ndarray) -> list[np.ndarray]:
-    """The first, central and last square; resized afterwards, however long the image is."""
+    """Returns the first, central and last square, in the image's own resolution."""
     height, width = image.shape[:2]
     side, rest = min(height, width), abs(height - width)
     if height > width:
@@ -178,4 +177,4 @@ def _six_crops(square: np.ndarray, size: int) -> list[np.ndarray]:
     rest = square.shape[0] - size
     starts = [(0, 0), (0, rest), (rest, 0), (rest, rest), (rest // 2, rest // 2)]
     crops = [square[top : top + size, left : left + size] for top, left in starts]
-    return [*crops, resize_box(square, whole(*square.shape[:2]), size)]
+    return [*crops, resize_box(square, full_box(*square.shape[:2]), size)]

@@ -1,12 +1,14 @@
-"""Encoded images to arrays of uint8, strictly: what is damaged raises, whatever it is.
+"""Decodes images to arrays of uint8, strictly: every damaged file raises `BadImageError`.
 
-Only the wanted crop is resized, and a photo much larger than its crop is decoded at 1/2, 1/4 or 1/8
-of its size, which JPEG's transform gives almost for free. Bilinear interpolation reads the four
-neighbors of a half-pixel center and does not average over more, as `tf.image.resize` and
-`tf.compat.v1.image.resize_bilinear(half_pixel_centers=True)` do. TensorFlow's Inception pipeline,
-which the papers' figures come from, resizes so in training and in evaluation; so does this module.
-Pillow and torchvision average (antialias), which gives slightly different pixels. The orientation
-in EXIF is not applied, as in TensorFlow's and torchvision's pipelines.
+Only the wanted crop is resized. A photo much larger than its crop is decoded at 1/2, 1/4 or 1/8 of
+its size, which JPEG's transform gives almost for free.
+
+Interpolation is bilinear with half-pixel centers and without antialiasing: each output pixel reads
+its four neighbors, as in `tf.image.resize` and
+`tf.compat.v1.image.resize_bilinear(half_pixel_centers=True)`. TensorFlow's Inception pipeline, the
+source of the papers' figures, resizes this way in training and evaluation. Pillow and torchvision
+apply antialiasing, which gives slightly different pixels. EXIF orientation is ignored, as in
+TensorFlow's and torchvision's pipelines.
 """
 
 from __future__ import annotations
@@ -25,30 +27,20 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-cv2.setNumThreads(1)  # the pipeline's workers share the cores already
-warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about a file; its errors count
+from train.data.bad_images import BadImageError
 
-MAX_PIXELS = 178_956_970  # where Pillow's own guard against decompression bombs raises
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # none that starts a program (EPS)
+cv2.setNumThreads(1)  # the pipeline's workers already use all cores
+warnings.filterwarnings("ignore", module=r"PIL\.")  # only Pillow's errors matter
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # EPS would start a program
+_JPEG_COLORS = {1: "GRAY", 3: "RGB"}
 _MAX_SIDE = 32_000  # cv2.warpAffine counts in 16 bits
 
-# What libjpeg-turbo's TurboJPEG interface cannot do, but libjpeg, and so Pillow, can.
+# What libjpeg, and so Pillow, can decode, but not libjpeg-turbo's TurboJPEG interface.
 _UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
-# Padding between segments: TensorFlow and libjpeg skip it, and files of ImageNet have it.
+# Padding between segments, which some files of ImageNet have; TensorFlow and libjpeg skip it.
 _HARMLESS = re.compile(r"extraneous bytes before marker")
-
-
-class BadImageError(ValueError):
-    """An image that cannot be used; the message is a short reason.
-
-    Args:
-        reason: what is wrong.
-        name: the example's name, where the one who raises knows it.
-    """
-
-    def __init__(self, reason: str, name: str | None = None) -> None:
-        super().__init__(reason)
-        self.name = name
 
 
 class Box(NamedTuple):
@@ -65,14 +57,14 @@ ChooseBox = Callable[[int, int], Box]
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Pixels [h, w, c] uint8, and what they were before if that is worth a word."""
+    """Pixels [h, w, c] uint8, and what they were converted from, if from anything unusual."""
 
     image: np.ndarray
     converted: str | None = None
 
 
-def whole(height: int, width: int) -> Box:
-    """The box that leaves nothing out."""
+def full_box(height: int, width: int) -> Box:
+    """The box of the whole image."""
     return Box(0, 0, height, width)
 
 
@@ -81,7 +73,7 @@ def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels
 
     Args:
         data: an encoded image, or pixels [h, w, 1 or 3] uint8.
-        choose: gives the box for a height and a width.
+        choose: returns the box for a height and a width.
         size: side of the result.
         channels: 3 for RGB, 1 for luma.
 
@@ -89,7 +81,7 @@ def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels
         Pixels [size, size, channels] uint8.
 
     Raises:
-        BadImageError: if the data is not a whole, undamaged image.
+        BadImageError: if the data is not a complete, undamaged image.
     """
     if isinstance(data, np.ndarray):
         image = with_channels(data, channels)
@@ -98,7 +90,7 @@ def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels
     if shape is not None:
         box = choose(*shape)
         factor = _reduction(shape, min(box.height, box.width), size)
-        reduced = _decode_jpeg(data, shape, channels, factor)
+        reduced = _decode_jpeg(data, *shape, _JPEG_COLORS[channels], factor)
         if reduced is not None:
             if factor == 1:
                 return Decoded(resize_box(reduced, box, size))
@@ -114,28 +106,28 @@ def decode_whole(data: bytes | np.ndarray, channels: int, min_side: int | None =
     Args:
         data: an encoded image, or pixels [h, w, 1 or 3] uint8.
         channels: 3 for RGB, 1 for luma.
-        min_side: a JPEG may come out at 1/2, 1/4 or 1/8 of its size as long as its shorter side
-            has this many pixels; None for the full size.
+        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if its shorter side keeps
+            at least this many pixels; None for the full size.
 
     Returns:
         Pixels [h, w, channels] uint8.
 
     Raises:
-        BadImageError: if the data is not a whole, undamaged image.
+        BadImageError: if the data is not a complete, undamaged image.
     """
     if isinstance(data, np.ndarray):
         return Decoded(with_channels(data, channels))
     shape = _jpeg_shape(data)
     if shape is not None:
         factor = _reduction(shape, min(shape), min_side) if min_side else 1
-        image = _decode_jpeg(data, shape, channels, factor)
+        image = _decode_jpeg(data, *shape, _JPEG_COLORS[channels], factor)
         if image is not None:
             return Decoded(image)
     return _decode_with_pillow(data, channels)
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Turns gray [h, w, 1] into three equal channels, or RGB [h, w, 3] into luma, as asked."""
+    """Converts gray [h, w, 1] to three equal channels, or RGB [h, w, 3] to luma, if needed."""
     if image.shape[2] == channels:
         return image
     if channels == 3:
@@ -158,9 +150,9 @@ def resize_box(image: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def _resize_reduced(image: np.ndarray, box: Box, factor: int, size: int) -> np.ndarray:
-    """Resizes a box given in pixels of the full image, of which `image` is 1/factor.
+    """Resizes a box of the full-size image, given `image` at 1/factor of that size.
 
-    The box's edges fall between the reduced pixels, so the samples' positions are computed.
+    The box's edges lie between reduced pixels, so an affine map gives the sampling positions.
     """
     step_x, step_y = box.width / (size * factor), box.height / (size * factor)
     matrix = np.array(
@@ -177,40 +169,34 @@ def _resize_reduced(image: np.ndarray, box: Box, factor: int, size: int) -> np.n
 
 
 def _reduction(shape: tuple[int, int], side: int, wanted: int) -> int:
-    """The largest reduction that leaves `side` at least `wanted` pixels."""
+    """Returns the largest reduction that keeps at least `wanted` pixels of `side`."""
     if max(shape) > _MAX_SIDE:
         return 1
     return next((factor for factor in (8, 4, 2) if side >= wanted * factor), 1)
 
 
 def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
-    """Height and width from a JPEG's header; None for what Pillow has to do."""
+    """Returns height and width from a JPEG's header; None if Pillow must decode it."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-    except KeyError:  # a way of subsampling that it has no name for
+    except KeyError:  # simplejpeg does not know this chroma subsampling
         return None
     except ValueError as error:
         return _left_to_pillow(data, error)
     height, width = int(height), int(width)
     _check_pixels(height, width)
     if colors in ("CMYK", "YCCK"):
-        _decode_strictly(data, height, width, "CMYK", 1)  # Pillow would pass over damage
+        _decode_jpeg(data, height, width, "CMYK", 1)  # Pillow would ignore damage
         return None
     return height, width
 
 
 def _decode_jpeg(
-    data: bytes, shape: tuple[int, int], channels: int, factor: int
-) -> np.ndarray | None:
-    """Decodes at 1/factor of the size; None for what Pillow has to do."""
-    return _decode_strictly(data, *shape, "RGB" if channels == 3 else "GRAY", factor)
-
-
-def _decode_strictly(
     data: bytes, height: int, width: int, colorspace: str, factor: int
 ) -> np.ndarray | None:
+    """Decodes at 1/factor of the size; None if Pillow must decode it."""
     reduced = -(-height // factor), -(-width // factor)  # libjpeg rounds up
     try:
         image = simplejpeg.decode_jpeg(
@@ -224,9 +210,9 @@ def _decode_strictly(
 
 
 def _left_to_pillow(data: bytes, error: ValueError) -> None:
-    """Returns None for Pillow's cases and raises for damage.
+    """Returns None if Pillow must decode the file, and raises if it is damaged.
 
-    Only the first complaint is known, so a file with padding must also have its end.
+    libjpeg-turbo reports only the first problem, so a file with padding is checked for its end.
     """
     reason = str(error)
     padded = _HARMLESS.search(reason) and b"\xff\xd9" in data[-4096:]
@@ -246,7 +232,7 @@ def _decode_with_pillow(data: bytes, channels: int) -> Decoded:
         raise
     except Image.UnidentifiedImageError as error:
         raise BadImageError("not an image" if data else "empty file") from error
-    # Pillow's readers raise whatever their parsing trips over: SyntaxError, struct.error, ...
+    # Pillow's readers raise many kinds: SyntaxError, struct.error, ...
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BadImageError(reason) from error
@@ -261,13 +247,13 @@ def _to_uint8(image: Image.Image, channels: int) -> Decoded:
         return Decoded(with_channels(gray[..., None], channels), "16-bit gray")
     converted = "CMYK" if image.mode == "CMYK" else None
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow asks for this step
+        image = image.convert("RGBA")  # Pillow warns otherwise
     array = np.array(image.convert(mode))
     return Decoded(array.reshape(*array.shape[:2], channels), converted)
 
 
 def _scale_16_bits(image: np.ndarray) -> np.ndarray:
-    """Maps 0..65535 to 0..255; Pillow's conversion would clip all above 255."""
+    """Scales 0..65535 to 0..255; Pillow's conversion would clip values above 255."""
     wide = image.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         raise BadImageError("gray values outside 16 bits")
@@ -280,7 +266,7 @@ def _check_pixels(height: int, width: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Verifies the checksums, which Pillow does not do for the pixels."""
+    """Verifies the checksums of critical chunks; Pillow does not verify those of the pixels."""
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)

@@ -17,21 +17,11 @@ from typing import Literal
 import numpy as np
 
 from train.data.augment import Crop, evaluation_view, train_view
-from train.data.batches import Batches, Row, make_batches
-from train.data.decoding import BadImageError
-from train.data.notes import BadImages, Note, read_exclusions, stem, too_many
+from train.data.bad_images import BadImageError, Note, too_many_bad_images
+from train.data.datasets import Dataset, Example, Source
+from train.data.exclusions import base_name
+from train.data.loader import Batches, Row, load_batches
 from train.data.randaugment import rand_augment
-from train.data.sources import Dataset, Example, Source
-
-__all__ = [
-    "BadImages",
-    "Batches",
-    "InputOptions",
-    "Note",
-    "evaluation_batches",
-    "read_exclusions",
-    "train_batches",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +100,7 @@ def train_batches(
     load = _TrainingImages(dataset.train, options, seed, batch_size, share, process)
     indices = range(start_step * share, max(start_step, stop_step) * share)
     blank = _blank(dataset.train, options, 1)
-    return make_batches(indices, load, share, options.workers, blank.nbytes)
+    return load_batches(indices, load, share, options.workers, blank.nbytes)
 
 
 def evaluation_batches(
@@ -145,7 +135,7 @@ def evaluation_batches(
     steps = -(-len(dataset.test) // batch_size)
     blank = _blank(dataset.test, options, options.eval_crops)
     load = _TestImages(dataset.test, options, exclude, blank, batch_size, share, process)
-    return make_batches(range(steps * share), load, share, options.workers, blank.nbytes)
+    return load_batches(range(steps * share), load, share, options.workers, blank.nbytes)
 
 
 def _share(batch_size: int, processes: int) -> int:
@@ -178,7 +168,7 @@ class _TrainingImages:
                 return self._view(chosen, epoch, skipped)
             except BadImageError as error:
                 skipped[error.name or f"image {chosen}"] = str(error)
-        raise too_many(skipped, self.options.max_bad_images)
+        raise too_many_bad_images(skipped, self.options.max_bad_images)
 
     def _view(self, chosen: int, epoch: int, skipped: dict[str, str]) -> Row:
         options = self.options
@@ -226,7 +216,7 @@ class _TestImages:
     def _view(self, chosen: int) -> Row:
         options = self.options
         example = _read(self.source, chosen, options.num_classes)
-        if stem(example.name) in self.exclude:
+        if base_name(example.name) in self.exclude:
             return self._masked(Note("excluded", example.name, "on the list of exclusions"))
         with _named(example.name):
             image, converted = evaluation_view(

@@ -1,9 +1,9 @@
 """RandAugment (1909.13719) in timm's form, which InceptionNeXt's recipe uses.
 
-timm's `rand-m9-mstd0.5-inc1` (`timm/data/auto_augment.py`): two of fifteen operations, drawn with
-replacement, each carried out with probability 0.5 at a magnitude of 9 with a standard deviation of
-0.5, out of 10; the operations change more as the magnitude grows. Uncovered corners are filled with
-ImageNet's mean color.
+timm's `rand-m9-mstd0.5-inc1` (`timm/data/auto_augment.py`) draws two of fifteen operations with
+replacement and applies each with probability 0.5. The magnitude is normally distributed with mean 9
+and standard deviation 0.5, clipped to 0 to 10. All operations change the image more as it grows.
+Uncovered corners are filled with ImageNet's mean color.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MAX_MAGNITUDE = 10
 _PROBABILITY = 0.5
 _FILL = {"RGB": (124, 116, 104), "L": 117}  # 117: the luma of that color
 
-# An operation's arguments: the image, its strength between 0 and 1, a sign, how to interpolate.
+# Arguments of an operation: image, strength between 0 and 1, sign, interpolation.
 Operation = Callable[[Image.Image, float, int, Image.Resampling], Image.Image]
 
 
@@ -28,14 +28,14 @@ def rand_augment(
     std: float = 0.5,
     layers: int = 2,
 ) -> np.ndarray:
-    """Changes an image by operations drawn at random.
+    """Applies random operations to an image.
 
     Args:
         image: pixels [h, w, 1 or 3] uint8.
-        rng: where the randomness comes from.
-        magnitude: how strong the operations are, up to 10.
+        rng: source of all random numbers.
+        magnitude: mean strength of the operations, up to 10.
         std: standard deviation of the magnitude.
-        layers: how many operations are drawn.
+        layers: number of operations.
 
     Returns:
         Pixels of the same shape.
@@ -43,7 +43,7 @@ def rand_augment(
     names = list(OPERATIONS)
     pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     for index in rng.integers(len(names), size=layers):
-        # Drawn in any case, so that one operation's outcome does not move the next one's numbers.
+        # Always drawn, so that skipping an operation does not shift the next one's numbers.
         skipped, negative, bicubic = rng.random(3) < 1 - _PROBABILITY
         strength = np.clip(rng.normal(magnitude, std), 0, _MAX_MAGNITUDE) / _MAX_MAGNITUDE
         if not skipped:
@@ -53,46 +53,26 @@ def rand_augment(
     return np.array(pixels).reshape(image.shape)
 
 
+def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Operation:
+    """An affine transformation; `matrix` gets the image and the signed strength."""
+    return lambda image, strength, sign, resample: image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        matrix(image, sign * strength),
+        resample,
+        fillcolor=_FILL[image.mode],
+    )
+
+
 def _rotate(
     image: Image.Image, strength: float, sign: int, resample: Image.Resampling
 ) -> Image.Image:
     return image.rotate(sign * strength * 30, resample, fillcolor=_FILL[image.mode])
 
 
-def _affine(
-    image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling
-) -> Image.Image:
-    fill = _FILL[image.mode]
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=fill)
-
-
-def _shear_x(
-    image: Image.Image, strength: float, sign: int, resample: Image.Resampling
-) -> Image.Image:
-    return _affine(image, (1, sign * strength * 0.3, 0, 0, 1, 0), resample)
-
-
-def _shear_y(
-    image: Image.Image, strength: float, sign: int, resample: Image.Resampling
-) -> Image.Image:
-    return _affine(image, (1, 0, 0, sign * strength * 0.3, 1, 0), resample)
-
-
-def _translate_x(
-    image: Image.Image, strength: float, sign: int, resample: Image.Resampling
-) -> Image.Image:
-    return _affine(image, (1, 0, sign * strength * 0.45 * image.width, 0, 1, 0), resample)
-
-
-def _translate_y(
-    image: Image.Image, strength: float, sign: int, resample: Image.Resampling
-) -> Image.Image:
-    return _affine(image, (1, 0, 0, 0, 1, sign * strength * 0.45 * image.height), resample)
-
-
 def _posterize(image: Image.Image, strength: float) -> Image.Image:
     bits = 4 - int(strength * 4)
-    if bits == 0:  # black, as Pillow made it before it began to refuse
+    if bits == 0:  # black, which Pillow's posterize refuses to make
         return image.point([0] * 256 * len(image.getbands()))
     return ImageOps.posterize(image, bits)
 
@@ -133,9 +113,9 @@ OPERATIONS: dict[str, Operation] = {
     "ContrastIncreasing": _enhanced(ImageEnhance.Contrast),
     "BrightnessIncreasing": _enhanced(ImageEnhance.Brightness),
     "SharpnessIncreasing": _enhanced(ImageEnhance.Sharpness),
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateXRel": _translate_x,
-    "TranslateYRel": _translate_y,
+    "ShearX": _affine(lambda image, shift: (1, shift * 0.3, 0, 0, 1, 0)),
+    "ShearY": _affine(lambda image, shift: (1, 0, 0, shift * 0.3, 1, 0)),
+    "TranslateXRel": _affine(lambda image, shift: (1, 0, shift * 0.45 * image.width, 0, 1, 0)),
+    "TranslateYRel": _affine(lambda image, shift: (1, 0, 0, 0, 1, shift * 0.45 * image.height)),
 }
 """timm's increasing operations, by their names there."""

@@ -13,8 +13,10 @@ from flax import nnx
 from train.config.options import Config
 from train.data import pipeline
 from train.data.augment import evaluation_view
-from train.data.pipeline import BadImages, InputOptions
-from train.data.sources import Dataset
+from train.data.bad_images import BadImages
+from train.data.datasets import Dataset
+from train.data.exclusions import read_exclusions
+from train.data.pipeline import InputOptions
 from train.engine.step import TrainState, make_eval_step
 from train.errors import TrainingError
 from train.hosts import processes
@@ -70,7 +72,7 @@ class Evaluator:
         self._devices, self._bad_images = devices, bad_images
         self._step = jax.jit(make_eval_step(eval_def, config), out_shardings=devices.replicated)
         path = config.eval_exclude
-        self._exclude = frozenset() if path is None else pipeline.read_exclusions(path)
+        self._exclude = frozenset() if path is None else read_exclusions(path)
         views = config.eval_crops
         # As many views at once as training has images, and a multiple of the devices.
         count = jax.device_count()

@@ -12,8 +12,9 @@ import jax
 
 from inception_jax.nn.model import Model
 from train.config.options import Config
-from train.data.pipeline import BadImages, InputOptions
-from train.data.sources import Dataset
+from train.data.bad_images import BadImages
+from train.data.datasets import Dataset
+from train.data.pipeline import InputOptions
 from train.engine import optimizer
 from train.engine.evaluation import Evaluator
 from train.engine.initial_weights import load_start

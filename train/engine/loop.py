@@ -17,7 +17,7 @@ from train.compile import compile_only, dry_run
 from train.config import workdir
 from train.config.options import Config, profile_range
 from train.data import pipeline
-from train.data.sources import Dataset
+from train.data.datasets import Dataset
 from train.engine import ahead, job
 from train.engine.checkpoint import Checkpoints
 from train.engine.evaluation import Evaluation, Interrupted

@@ -1,13 +1,17 @@
-"""Writes data sets of TFDS in its array_record format, without TensorFlow."""
+"""Writes TFDS data sets in the array_record format, without TensorFlow.
+
+TFDS's own builders (`tfds.dataset_builders.store_as_tfds_dataset`) need TensorFlow, write every
+record twice, and take 2.5 times as long and 1.9 GB of memory instead of 0.3 GB for a folder of
+3,000 images of 400 kB.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +20,6 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from inception_jax.outputs import umask
 from train.errors import TrainingError, UsageError
 
 FORMAT = "array_record"
@@ -25,20 +28,15 @@ VERSION = "1.0.0"
 
 Features = tfds.features.FeaturesDict
 
+Shards = dict[str, list[Iterable[bytes]]]
+"""For each split, the records of each file."""
+
 Lengths = dict[str, list[tuple[int, int]]]
-"""By split: number of records and of bytes of each file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """Records that make one file of a split."""
-
-    split: str
-    records: Iterable[bytes]
+"""For each split, the number of records and of bytes in each file."""
 
 
 def image_features(classes: tuple[str, ...] | None) -> Features:
-    """Image, label and file name; without classes, a label whose classes are not known yet."""
+    """Features of an image, its label and its file name; an integer label if `classes` is None."""
     label = (
         tfds.features.Scalar(np.int64)
         if classes is None
@@ -49,41 +47,41 @@ def image_features(classes: tuple[str, ...] | None) -> Features:
 
 
 def serialize(features: Features, image: bytes, label: int, name: str) -> bytes:
-    """A record of `image_features`; the encoded image stays as it is."""
+    """Returns a record with `image_features`; the encoded image is copied unchanged."""
     example = {"image": io.BytesIO(image), "label": label, "file_name": name}
     return features.serialize_example(features.encode_example(example))
 
 
 @contextlib.contextmanager
 def new_folder(dst: Path, name: str, version: str) -> Iterator[Path]:
-    """Yields a temporary folder that becomes dst/name/version unless something goes wrong.
+    """Yields a temporary folder, which becomes dst/name/version unless an error occurs.
 
     Raises:
-        UsageError: if the name cannot be one, or the folder exists or cannot be created.
+        UsageError: if the name is not allowed, or the folder exists or cannot be created.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w.+-]+)?", name):
         raise UsageError(f"--name {name}: lower-case letters, digits and underscores are allowed")
     target = dst / name / version
     if target.exists():
         raise UsageError(f"{target} exists already: remove it or choose another DST")
+    temporary = target.with_name(f".{version}-{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=target.parent))
+        temporary.mkdir()
     except OSError as error:
         raise UsageError(f"{target} cannot be created: {error.strerror}") from error
     try:
         yield temporary
-        temporary.chmod(0o777 & ~umask())
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write(folder: Path, name: str, shards: list[Shard], total: int | None) -> Lengths:
-    """Writes the shards in their order and shows the progress.
+def write(folder: Path, name: str, shards: Shards, total: int | None) -> Lengths:
+    """Writes the shards in order and shows the progress.
 
     Args:
-        folder: where to.
+        folder: where to write them.
         name: the data set's name.
         shards: what to write.
         total: number of records, if known.
@@ -91,20 +89,19 @@ def write(folder: Path, name: str, shards: list[Shard], total: int | None) -> Le
     Raises:
         TrainingError: if a file cannot be written.
     """
-    counts = {shard.split: 0 for shard in shards}
-    for shard in shards:
-        counts[shard.split] += 1
-    lengths: Lengths = {split: [] for split in counts}
+    lengths: Lengths = {}
     with tqdm.tqdm(total=total, unit=" images", disable=None) as progress:
-        for shard in shards:
-            number = f"{len(lengths[shard.split]):05d}-of-{counts[shard.split]:05d}"
-            path = folder / f"{name}-{shard.split}.{FORMAT}-{number}"
-            lengths[shard.split].append(_write_shard(path, shard.records, progress))
+        for split, files in shards.items():
+            path = folder / f"{name}-{split}.{FORMAT}"
+            lengths[split] = [
+                _write_shard(Path(f"{path}-{i:05d}-of-{len(files):05d}"), records, progress)
+                for i, records in enumerate(files)
+            ]
     return lengths
 
 
 def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> tuple[int, int]:
-    """Writes one file and looks whether it holds what was written."""
+    """Writes one file and counts its records again."""
     count = size = 0
     try:
         writer = ArrayRecordWriter(str(path), "group_size:1")  # each record readable by itself
@@ -118,7 +115,7 @@ def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> t
         reader.close()
     except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:  # array_record's errors are RuntimeError and its like
+    except Exception as error:  # array_record raises RuntimeError and others
         reason = str(error).partition("\n")[0]
         raise TrainingError(f"{path.parent} cannot be written, disk full? {reason}") from error
     if written != count:
@@ -126,12 +123,7 @@ def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> t
     return count, size
 
 
-def write_metadata(
-    folder: Path,
-    name: str,
-    features: Features,
-    lengths: Lengths,
-) -> None:
+def write_metadata(folder: Path, name: str, features: Features, lengths: Lengths) -> None:
     """Writes dataset_info.json, features.json and the classes' names."""
     splits = [
         tfds.core.SplitInfo(

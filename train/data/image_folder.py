@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.decoding import BadImageError
-from train.data.sources import Dataset, Example
+from train.data.bad_images import BadImageError
+from train.data.datasets import Dataset, Example
 from train.errors import UsageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _EVALUATION = ("val", "validation", "test")
-# Conditions of the machine, not of a file: skipping images would hide them.
+# Failures of the machine, not of a file, which must not be mistaken for bad images.
 _MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -24,16 +24,16 @@ _MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 class FolderSource:
     """The image files below split/class; labels are indices into `classes`.
 
-    Over a million names are one string of bytes with offsets, which costs what the characters cost
-    and travels to the workers in one piece.
+    The names are one string of bytes with offsets: a million of them take little memory and are
+    pickled for the workers in one piece.
 
     Args:
         root: the data set's folder.
         split: the folder's name below it.
         classes: names of the classes' folders.
-        names: paths of the files below their class's folder, as the file system spells them.
-        offsets: [n + 1] where each name starts in `names`.
-        starts: [classes + 1] the index of each class's first image.
+        names: paths of the files relative to their class's folder, in the file system's encoding.
+        offsets: [n + 1], the start of each name in `names`.
+        starts: [classes + 1], the index of each class's first image.
     """
 
     root: str
@@ -50,7 +50,7 @@ class FolderSource:
         label = int(np.searchsorted(self.starts, index, side="right")) - 1
         file = self.names[self.offsets[index] : self.offsets[index + 1]]
         folder = f"{self.split}/{self.classes[label]}"
-        name = f"{folder}/{file.decode(errors='backslashreplace')}"  # can be printed, always
+        name = f"{folder}/{file.decode(errors='backslashreplace')}"  # always printable
         try:
             with open(os.path.join(self.root, folder, os.fsdecode(file)), "rb") as stream:
                 return Example(stream.read(), label, name)
@@ -63,7 +63,7 @@ class FolderSource:
 def open_folder(
     root: Path, train_split: str | None = None, eval_split: str | None = None
 ) -> Dataset:
-    """Opens the images of `list_folder` as a data set."""
+    """Opens a folder of images as a data set; arguments and errors as of `list_folder`."""
     train, test = list_folder(root, train_split, eval_split)
     return Dataset("folder", train, test, train.classes, channels=3)
 
@@ -71,16 +71,17 @@ def open_folder(
 def list_folder(
     root: Path, train_split: str | None = None, eval_split: str | None = None
 ) -> tuple[FolderSource, FolderSource]:
-    """Lists the images of D/train/class and D/val/class; classes are sorted as torchvision does.
+    """Lists the images of D/train/class and D/val/class; classes are sorted as in torchvision.
 
     Args:
         root: the folder D.
-        train_split: folder to learn from, "train" by default.
-        eval_split: folder to test with; by default the first of "val", "validation" and "test".
+        train_split: folder of the training images, by default "train".
+        eval_split: folder of the test images, by default the first of "val", "validation" and
+            "test".
 
     Raises:
-        UsageError: if a folder is missing, cannot be read, has no images, or is a class that the
-            training images lack.
+        UsageError: if a folder is missing, cannot be read or has no images, or the test images have
+            a class that the training images lack.
     """
     train_split = train_split or "train"
     if not (root / train_split).is_dir():
@@ -103,7 +104,7 @@ def list_folder(
 
 
 def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSource:
-    """Lists a split's files in the order of their class, folder and name.
+    """Lists a split's files by class, folder and name.
 
     Raises:
         UsageError: if a class folder cannot be read or has no images.
@@ -112,7 +113,7 @@ def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSourc
     starts = [0]
     for name in classes:
         folder = root / split / name
-        if folder.is_dir():  # the evaluation may lack a class
+        if folder.is_dir():  # the test images may lack a class
             files = _image_files(folder)
             if not files:
                 raise UsageError(
@@ -135,31 +136,31 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _image_files(folder: Path) -> list[bytes]:
-    """Paths of a class's image files below its folder, sorted."""
+    """Returns the sorted paths of a class's image files relative to its folder."""
     prefix = len(os.fsencode(folder)) + 1
     folders = sorted(_walk(str(folder), set()))
     return [os.fsencode(path)[prefix:] for _, files in folders for path in sorted(files)]
 
 
 def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
-    """Yields every folder with its image files, following links, each folder once."""
+    """Yields each folder once, with its image files; follows links."""
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:
-        return  # a link back to where we were
+        return  # a link to a folder that was visited
     seen.add((status.st_dev, status.st_ino))
     files, folders = [], []
     for entry in _scan(folder):
         if entry.is_dir():
             folders.append(entry.path)
         elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
-            files.append(entry.path)  # a dangling link is reported when it is read
+            files.append(entry.path)  # dangling links are reported on reading
     yield folder, files
     for path in sorted(folders):
         yield from _walk(path, seen)
 
 
 def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yields what is in a folder and not hidden."""
+    """Yields the entries of a folder that are not hidden."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -1,11 +1,12 @@
-"""Rows to batches: read ahead by Grain, in threads or in workers that end with the program.
+"""Loads rows into batches ahead of time, with Grain's threads or worker processes.
 
-Worker processes import this module, so it imports neither JAX nor a network (Grain itself takes
-JAX's tree functions where JAX is installed, but starts no backend).
+Worker processes import this module, so it imports neither JAX nor a network. (Grain itself imports
+JAX's tree functions if JAX is installed, but starts no backend.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import multiprocessing
@@ -15,29 +16,29 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
-from train.data.notes import Note
+from train.data.bad_images import Note
 from train.errors import TrainingError, UsageError
+from train.hosts.cpus import available_cores
 
 Batch = dict[str, Any]
 
 _SHARED_MEMORY = Path("/dev/shm")
 _BUFFERED = 2  # batches ready in each worker
 _ALIGNMENT = 64  # bytes
-_MIN_SHARED_BYTES = 1 << 16  # labels travel by pickle
+_MIN_SHARED_BYTES = 1 << 16  # smaller arrays, such as labels, are pickled
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An image as a batch takes it; a mask of 0 where it does not count."""
+    """One image of a batch; a mask of 0 if it does not count."""
 
     image: np.ndarray
     label: int
@@ -45,14 +46,14 @@ class Row:
     notes: tuple[Note, ...] = ()
 
 
-class Batches:
+class Batches(Iterator[Batch], contextlib.AbstractContextManager):
     """An iterator over batches whose workers end with it.
 
     Use it in a `with` statement, or close it.
 
     Args:
         batches: Grain's iterator.
-        close: what ends it.
+        close: ends the iterator and its workers.
     """
 
     def __init__(
@@ -61,11 +62,8 @@ class Batches:
         close: Callable[[list[grain.DatasetIterator[Batch]]], None],
     ) -> None:
         self._open = [batches]
-        # Also at the interpreter's end, where Grain's own destructors would find its modules gone.
+        # Also runs at exit, before Python unloads the modules that Grain's destructors need.
         self._close = weakref.finalize(self, close, self._open)
-
-    def __iter__(self) -> Batches:
-        return self
 
     def __next__(self) -> Batch:
         if not self._open:
@@ -79,27 +77,19 @@ class Batches:
                 f"an input worker died ({error}): if memory ran out, use fewer --workers or a "
                 "smaller --batch-size"
             ) from error
-        # Out of the memory shared with the workers, which would outlive the program with the array.
+        # An array in memory shared with the workers would keep that memory after the program.
         return {k: _copy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers; closing again does nothing."""
+        """Ends the workers; may be called again."""
         self._close()
 
 
 def _copy(array: np.ndarray) -> np.ndarray:
-    """A copy that begins where JAX takes the memory of an array on a CPU as it is."""
+    """Copies to an aligned address, so that JAX on a CPU uses the memory without another copy."""
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -114,42 +104,42 @@ def _close_threads(batches: list[grain.DatasetIterator[Batch]]) -> None:
 
 def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
     _close_threads(batches)
-    # Grain's last batches hang in cycles, and a thread of it returns their shared memory: what is
-    # left when the program ends is warned about.
+    # Reference cycles hold Grain's last batches, and a thread of Grain returns their shared memory.
+    # Python warns about shared memory that is left at exit.
     gc.collect()
     time.sleep(0.1)
 
 
-def make_batches(
+def load_batches(
     indices: Sequence[int],
     load: Callable[[int], Row],
     share: int,
     workers: int,
     row_bytes: int,
 ) -> Batches:
-    """Loads rows and puts every `share` of them into a batch, in order.
+    """Loads rows and groups them into batches, in order.
 
     Args:
-        indices: of the rows; those that fill no batch are left out.
-        load: makes a row; must be picklable where there are workers.
+        indices: of the rows; the last, incomplete batch is dropped.
+        load: makes a row; must be picklable if there are workers.
         share: rows in a batch.
-        workers: worker processes; 0 for threads of this one.
-        row_bytes: size of a row's image, for the memory that is shared with the workers.
+        workers: number of worker processes; 0 for threads.
+        row_bytes: size of a row's image, to check the size of the shared memory.
 
     Raises:
-        UsageError: if that memory is too small.
+        UsageError: if the shared memory is too small for the workers.
     """
     images = grain.MapDataset.source(indices).map(load)
     workers = min(workers, len(indices) // share)
     if workers == 0:
-        threads = min(len(os.sched_getaffinity(0)), 16)
+        threads = min(available_cores(), 16)
         read_ahead = grain.ReadOptions(threads, max(2 * share, threads))
         rows = images.to_iter_dataset(read_ahead)
         return Batches(iter(rows.batch(share, batch_fn=_stack)), _close_threads)
     _check_shared_memory(workers, share * row_bytes)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl for its flags
-    # Whole batches are the workers' unit: sharing out single images would mix them.
+    # Each worker makes whole batches; distributing single images would reorder them.
     batches = images.batch(share, batch_fn=_stack).to_iter_dataset(grain.ReadOptions(1, 1))
     small = grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
     batches = grain.experimental.WithOptionsIterDataset(batches, small)
@@ -168,7 +158,7 @@ def _stack(rows: Sequence[Row]) -> Batch:
 
 
 def _check_shared_memory(workers: int, batch_bytes: int) -> None:
-    """Writing past the end of /dev/shm, 64 MB in a container, would kill the workers."""
+    """Checks /dev/shm, 64 MB in a container: writing past its end would kill the workers."""
     needed = workers * (_BUFFERED + 2) * batch_bytes
     if not _SHARED_MEMORY.is_dir():
         return
@@ -182,7 +172,7 @@ def _check_shared_memory(workers: int, batch_bytes: int) -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves signals to the main process and ends with it, even if it is killed."""
+    """Ignores signals, which are for the main process, and ends when that ends or is killed."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,10 @@
-"""Copies TFRecord files into data sets of TFDS in its array_record format."""
+"""Converts TFRecord files into TFDS data sets in the array_record format.
+
+`tfds convert_format` of TFDS 4.9.10 cannot replace this. It needs TensorFlow and apache_beam. With
+another folder as its target it writes no metadata, because it looks for the new files in the old
+folder. With several workers, its default, it ignores errors such as a damaged file. It does not
+read Inception's shards.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +18,26 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from train.conversion import array_records
-from train.conversion.array_records import Shard, new_folder, write
-from train.conversion.tfrecords import read_records
+from train.conversion import tfds_writer
+from train.conversion.tfds_writer import Shards, new_folder, write
+from train.conversion.tfrecord_reader import read_records
 from train.errors import UsageError
 
 _SHARD = re.compile(r"(train|validation)-(\d{5})-of-(\d{5})")
 
 
-def convert(src: Path, dst: Path, name: str | None = None, label_offset: int = -1) -> Path:
-    """Writes TFRecord files as a data set of TFDS in the array_record format.
+def convert_tfrecords(
+    src: Path, dst: Path, name: str | None = None, label_offset: int = -1
+) -> Path:
+    """Converts TFRecord files into a TFDS data set in the array_record format.
 
     Args:
-        src: a version's folder of TFDS, or a folder of `train-00000-of-01024` and
-            `validation-00000-of-00128` with the features image/encoded, image/class/label and, if
-            they have them, image/class/synset and image/filename.
-        dst: where to put NAME/VERSION.
-        name: what to call it; the source's name or "imagenet2012" by default.
-        label_offset: added to the labels of the second form.
+        src: the folder of a version in TFDS, or a folder of `train-00000-of-01024` and
+            `validation-00000-of-00128` with the features image/encoded, image/class/label and
+            optionally image/class/synset and image/filename.
+        dst: the parent of NAME/VERSION.
+        name: the new data set's name; by default the source's name or "imagenet2012".
+        label_offset: added to the labels of the second kind of source.
 
     Returns:
         The new folder.
@@ -41,39 +49,40 @@ def convert(src: Path, dst: Path, name: str | None = None, label_offset: int = -
     if not src.is_dir():
         raise UsageError(f"{src}: no such folder")
     if (src / "dataset_info.json").is_file():
-        return _convert_prepared(src, dst, name)
+        return _convert_tfds(src, dst, name)
     return _convert_shards(src, dst, name or "imagenet2012", label_offset)
 
 
-def _convert_prepared(src: Path, dst: Path, name: str | None) -> Path:
-    """Copies the records file by file and changes what dataset_info.json says of the format."""
+def _convert_tfds(src: Path, dst: Path, name: str | None) -> Path:
+    """Copies the records file by file and updates the format in dataset_info.json."""
     try:
         info = tfds.builder_from_directory(str(src)).info
         metadata = json.loads((src / "dataset_info.json").read_text())
-    except Exception as error:  # of whatever kind: it is the metadata that cannot be read
+    except Exception as error:  # TFDS raises many kinds
         raise UsageError(f"{src} is no prepared data set that TFDS can read: {error}") from error
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UsageError(f"{src} was prepared as {metadata.get('fileFormat')}, not as tfrecord")
     name = name or str(metadata["name"])
     config, version = str(metadata.get("configName", "")), str(info.version)
-    files = [
-        (split, Path(path), length)
-        for split, split_info in info.splits.items()
-        for path, length in zip(split_info.filepaths, split_info.shard_lengths, strict=True)
-    ]
-    _require([path for _, path, _ in files])
-    shards = [Shard(split, _counted(path, length)) for split, path, length in files]
-    total = sum(length for _, _, length in files)
+    files = [Path(path) for split in info.splits.values() for path in split.filepaths]
+    shards: Shards = {
+        name: [
+            _counted(Path(path), length)
+            for path, length in zip(split.filepaths, split.shard_lengths, strict=True)
+        ]
+        for name, split in info.splits.items()
+    }
+    _require(files)
     with new_folder(dst, f"{name}/{config}" if config else name, version) as folder:
-        _require_space(folder, [path for _, path, _ in files])
-        write(folder, name, shards, total)
-        records = {path.name for _, path, _ in files}
+        _require_space(folder, files)
+        write(folder, name, shards, info.splits.total_num_examples)
+        records = {path.name for path in files}
         for path in src.iterdir():
             if path.is_file() and path.name not in records:
                 shutil.copyfile(path, folder / path.name)
-        metadata.update(name=name, fileFormat=array_records.FORMAT)
+        metadata.update(name=name, fileFormat=tfds_writer.FORMAT)
         for split in metadata["splits"]:
-            split["filepathTemplate"] = array_records.TEMPLATE
+            split["filepathTemplate"] = tfds_writer.TEMPLATE
         (folder / "dataset_info.json").write_text(json.dumps(metadata, indent=2) + "\n")
     return dst / name / config / version
 
@@ -88,21 +97,25 @@ def _counted(path: Path, expected: int) -> Iterator[bytes]:
 
 
 def _convert_shards(src: Path, dst: Path, name: str, label_offset: int) -> Path:
-    """Reads Inception's features and writes those of TFDS."""
+    """Converts the features of Inception's shards to those of `tfds_writer.image_features`."""
     files = _shard_files(src)
     labels = _Labels(label_offset)
-    shards = [Shard(split, labels.records(path)) for split, path in files]
-    with new_folder(dst, name, array_records.VERSION) as folder:
-        _require_space(folder, [path for _, path in files])
+    shards: Shards = {split: list(map(labels.records, paths)) for split, paths in files.items()}
+    with new_folder(dst, name, tfds_writer.VERSION) as folder:
+        _require_space(folder, [path for paths in files.values() for path in paths])
         lengths = write(folder, name, shards, None)
-        array_records.write_metadata(
-            folder, name, array_records.image_features(labels.names()), lengths
+        tfds_writer.write_metadata(
+            folder, name, tfds_writer.image_features(labels.names()), lengths
         )
-    return dst / name / array_records.VERSION
+    return dst / name / tfds_writer.VERSION
 
 
-def _shard_files(src: Path) -> list[tuple[str, Path]]:
-    """The shards in `src` or its folders "train" and "validation", in order and complete."""
+def _shard_files(src: Path) -> dict[str, list[Path]]:
+    """Lists the shards of each split in `src` and its folders "train" and "validation".
+
+    Raises:
+        UsageError: if there are none or some are missing.
+    """
     found: dict[str, dict[int, Path]] = {}
     counts: dict[str, set[int]] = {}
     for folder in (src, src / "train", src / "validation"):
@@ -122,11 +135,11 @@ def _shard_files(src: Path) -> list[tuple[str, Path]]:
                 f"{src}: the shards of {split} are incomplete: {len(missing)} of {max(numbers)} "
                 f"missing, such as {split}-{(missing or [0])[0]:05d}-of-{max(numbers):05d}"
             )
-    return [(split, path) for split in sorted(found) for _, path in sorted(found[split].items())]
+    return {split: [path for _, path in sorted(found[split].items())] for split in sorted(found)}
 
 
 class _Labels:
-    """Reads records of the form of Inception's ImageNet and remembers the classes' names."""
+    """Converts the records of Inception's shards and collects the names of their classes."""
 
     def __init__(self, offset: int) -> None:
         text = tfds.features.Text()
@@ -141,17 +154,17 @@ class _Labels:
                 }
             }
         )
-        self._target = array_records.image_features(None)
+        self._target = tfds_writer.image_features(None)
         self._offset = offset
         self._synsets: dict[int, str] = {}
 
     def records(self, path: Path) -> Iterator[bytes]:
-        """Yields the records of a shard in the form of TFDS."""
+        """Yields the converted records of a shard."""
         for number, record in enumerate(read_records(path)):
             where = f"{path}, record {number}"
             try:
                 example: Any = self._source.deserialize_example_np(record)
-            except Exception as error:  # protobuf's, not ours to know
+            except Exception as error:  # protobuf raises many kinds
                 raise UsageError(f"{where} is no tf.train.Example: {error}") from error
             image = example["image"]
             if not image["encoded"] or image["class"]["label"] is None:
@@ -164,7 +177,7 @@ class _Labels:
                 )
             self._remember(label, image["class"]["synset"] or b"", where)
             name = (image["filename"] or b"").decode(errors="replace") or f"{path.name}/{number}"
-            yield array_records.serialize(self._target, image["encoded"], label, name)
+            yield tfds_writer.serialize(self._target, image["encoded"], label, name)
 
     def _remember(self, label: int, synset: bytes, where: str) -> None:
         name = synset.decode(errors="replace")

@@ -1,0 +1,56 @@
+"""Converts a folder of images into a TFDS data set in the array_record format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from train.conversion import tfds_writer
+from train.conversion.tfds_writer import Features, Shards
+from train.data.bad_images import BadImageError
+from train.data.image_folder import FolderSource, list_folder
+from train.errors import UsageError
+
+_SHARD_IMAGES = 2000  # about 200 MB of ImageNet
+
+
+def convert_folder(src: Path, dst: Path, name: str = "images") -> Path:
+    """Converts a folder of images into a TFDS data set.
+
+    Args:
+        src: the folder, in the layout of `image_folder.open_folder`.
+        dst: the parent of NAME/1.0.0.
+        name: the data set's name: lower-case letters, digits and underscores.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UsageError: if the folder cannot be used or the result exists.
+        TrainingError: if the result cannot be written.
+    """
+    if not src.is_dir():
+        raise UsageError(f"{src}: no such folder")
+    sources = list_folder(src)
+    features = tfds_writer.image_features(sources[0].classes)
+    shards: Shards = {
+        "validation" if source.split == "val" else source.split: [
+            _records(source, range(len(source))[start : start + _SHARD_IMAGES], features)
+            for start in range(0, len(source), _SHARD_IMAGES)
+        ]
+        for source in sources
+    }
+    with tfds_writer.new_folder(dst, name, tfds_writer.VERSION) as folder:
+        lengths = tfds_writer.write(folder, name, shards, total=sum(map(len, sources)))
+        tfds_writer.write_metadata(folder, name, features, lengths)
+    return dst / name / tfds_writer.VERSION
+
+
+def _records(source: FolderSource, indices: range, features: Features) -> Iterator[bytes]:
+    for index in indices:
+        try:
+            example = source[index]
+        except BadImageError as error:
+            raise UsageError(f"{source.root}/{error.name} cannot be read: {error}") from error
+        assert isinstance(example.image, bytes)
+        yield tfds_writer.serialize(features, example.image, example.label, example.name)

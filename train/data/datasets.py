@@ -1,0 +1,72 @@
+"""What a data set is: two sources of labelled images that share their classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Example(NamedTuple):
+    """One image, encoded or as pixels [h, w, c] uint8, with its label and its name."""
+
+    image: bytes | np.ndarray
+    label: int
+    name: str
+
+
+class Source(Protocol):
+    """Examples by index, readable in every process: sources are pickled for the workers.
+
+    Reading an example raises `bad_images.BadImageError` if only that example cannot be read.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training and test examples of the same classes."""
+
+    name: str
+    train: Source
+    test: Source
+    classes: tuple[str, ...]
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Images [n, h, w, c] uint8 and labels [n] in memory."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.images[index], int(self.labels[index]), f"{self.split}/{index}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaceholderSource:
+    """Stands for encoded images of which only the number matters: compiling a step reads none."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(b"", 0, str(index))
+
+
+def imagenet_placeholder() -> Dataset:
+    """ImageNet 2012 without its images: their number and the number of classes."""
+    train, test = PlaceholderSource(1_281_167), PlaceholderSource(50_000)
+    return Dataset("imagenet2012", train, test, tuple(map(str, range(1000))), channels=3)

@@ -1,0 +1,48 @@
+"""Opens the data set that a command line names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from train.data.datasets import Dataset
+from train.data.fashion_mnist import open_fashion_mnist
+from train.data.image_folder import open_folder
+from train.data.tfds_source import open_tfds
+from train.errors import UsageError
+
+
+def open_dataset(
+    name: str,
+    data_dir: Path | None = None,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+) -> Dataset:
+    """Opens a data set; nothing is downloaded.
+
+    Args:
+        name: "fashion_mnist", which comes with the repository; "folder", a folder of images in
+            torchvision's layout; or a TFDS data set, optionally with config and version
+            ("imagenet2012", "name/config", "name:1.0.0").
+        data_dir: the folder of images, or the folder of the prepared TFDS data sets.
+        train_split: the training images: a folder's name, or a TFDS split such as
+            "train[:90%]"; None for "train".
+        eval_split: the test images; None for the first of "val" (folders), "validation" and
+            "test" that exists.
+
+    Raises:
+        UsageError: if the data set does not exist or cannot be used.
+    """
+    if name == "fashion_mnist":
+        if data_dir or train_split or eval_split:
+            raise UsageError(
+                "fashion_mnist comes with the repository: leave out --data-dir, --train-split and "
+                "--eval-split, or name another --dataset"
+            )
+        return open_fashion_mnist()
+    if data_dir is None:
+        raise UsageError(f"--dataset {name} needs --data-dir, the folder that holds it")
+    if not data_dir.is_dir():
+        raise UsageError(f"--data-dir {data_dir}: no such folder")
+    if name == "folder":
+        return open_folder(data_dir, train_split, eval_split)
+    return open_tfds(name, data_dir, train_split, eval_split)
