@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec, layer_paths
 from inception_jax.registry import model_class, model_info
-from inception_jax.weights.content import Content, check, spec_of, to_twin
-from inception_jax.weights.loading import Source, load_weights, open_source
+from inception_jax.weights.loading import load_weights
+from inception_jax.weights.weight_file import Source, WeightFile, open_weights
 
 
 def create_model(
@@ -93,19 +93,12 @@ def abstract_model(name: str, **options: Any) -> Model:
 
 def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
     """Builds a network around its weights, because random parameters take long to draw."""
-    weights = open_source(name, weights)
+    file = open_weights(name, weights)
     model = nnx.eval_shape(lambda: build(ONE_KEY))
-    load_weights(model, weights)
-    state = nnx.state(model)
-    if not all(_has_numbers(leaf) for leaf in jax.tree.leaves(state)):
-        # The file has no classifier, as `load_weights` has said: that stays random.
-        initial = nnx.state(build(rngs))
-        nnx.update(model, jax.tree.map(lambda x, y: x if _has_numbers(x) else y, state, initial))
+    if file.lacks_head(model):
+        model = build(rngs)  # whose head stays
+    load_weights(model, file)
     return model
-
-
-def _has_numbers(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array)
 
 
 def model_for(name: str, source: Source) -> Model:
@@ -124,30 +117,30 @@ def model_for(name: str, source: Source) -> Model:
         FileNotFoundError: if there is no such file.
     """
     info = model_info(name)
-    content = open_source(name, source)
-    readings = info.options
-    if content.spec and not info.tag:
-        readings |= content.spec["readings"]
-    check(name, readings, content)
-    options = _saved(content) if content.spec else _found(name, content)
-    return create_model(name, weights=content, **options)
+    file = open_weights(name, source)
+    saved = dict(file.spec.readings) if file.spec else {}
+    file.check(name, info.options if info.tag else {**info.options, **saved})
+    return create_model(
+        name, weights=file, **_saved(file.spec) if file.spec else _found(name, file)
+    )
 
 
-def _saved(content: Content) -> dict[str, Any]:
+def _saved(spec: Spec) -> dict[str, Any]:
     """The options of a file of `save_weights`."""
-    kept = ("num_classes", "in_channels", "aux_heads", "width_multiplier")
-    readings = {
-        option: tuple(value) if isinstance(value, list) else value
-        for option, value in content.spec["readings"]
+    options = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    del options["name"]
+    readings = dict(options.pop("readings"))
+    return {
+        **options,
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in readings.items()},
     }
-    return {**{option: content.spec[option] for option in kept}, **readings}
 
 
-def _found(name: str, content: Content) -> dict[str, Any]:
+def _found(name: str, file: WeightFile) -> dict[str, Any]:
     """The options of a publisher's file, by the tensors that it has."""
     has_aux = bool(model_info(name).aux_heads)
     skeleton = abstract_model(name, aux_heads=has_aux)
-    tensors = to_twin(content, skeleton, spec_of(skeleton))
+    tensors = file.to_twin(skeleton)
     bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
     aux = tuple(f"{head}." for head in skeleton.aux_names)
     return {

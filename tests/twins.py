@@ -17,7 +17,7 @@ import inception_jax as ij
 import reference_torch
 from inception_jax.create import abstract_model
 from inception_jax.nn.layers import BatchNorm
-from inception_jax.weights import leaves
+from inception_jax.weights import torch_names
 
 # Relative to the largest number of the compared tensor.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -109,7 +109,7 @@ def filled(name: str, **options) -> nnx.Module:
         fan_in = np.prod(leaf.shape[:-1]) if kind == "kernel" else 100
         return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
 
-    nnx.update(model, jax.tree_util.tree_map_with_path(fill, leaves.state_of(model)))
+    nnx.update(model, jax.tree_util.tree_map_with_path(fill, torch_names.state_of(model)))
     return model
 
 
@@ -134,7 +134,9 @@ _numbers: dict[Any, dict[str, np.ndarray]] = {}
 
 def _fill_in(model: nnx.Module, name: str, dtype: str, options: Mapping[str, Any]) -> None:
     """Random numbers, the same for all readings and dtypes of one structure: they take a while."""
-    structure = tuple((path, leaf.shape) for path, leaf in leaves.walk(leaves.state_of(model)))
+    structure = tuple(
+        (path, leaf.shape) for path, leaf in torch_names.walk(torch_names.state_of(model))
+    )
     if structure not in _numbers:
         if dtype == "float32":
             randomise(model, dtype)
@@ -168,7 +170,7 @@ def randomise(model: nnx.Module, dtype: str, *, calibrated: bool = False, seed: 
         calibrated: leave BatchNorm as it is in a fresh network that has seen a batch of images.
     """
     rng = np.random.default_rng(seed)
-    state = leaves.state_of(model)
+    state = torch_names.state_of(model)
     nnx.update(model, jax.tree_util.tree_map_with_path(functools.partial(_fill, rng), state))
     if calibrated:
         for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
@@ -268,6 +270,6 @@ def compare(
 def named_leaves(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Leaves of a state or gradient by their twin's names, in its axis order."""
     return {
-        leaves.torch_name(path): leaves.to_torch_order(path, np.asarray(leaf))
-        for path, leaf in leaves.walk(dict(state))
+        torch_names.torch_name(path): torch_names.to_torch_order(path, np.asarray(leaf))
+        for path, leaf in torch_names.walk(dict(state))
     }

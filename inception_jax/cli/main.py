@@ -15,7 +15,7 @@ from inception_jax.analysis.summary import summary
 from inception_jax.cli import draw, fid, predict
 from inception_jax.create import model_for
 from inception_jax.registry import UnknownModelError, list_models, model_info
-from inception_jax.weights.convert import FORMATS, export
+from inception_jax.weights.convert import FORMATS, save_as
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.published import PUBLISHED
 
@@ -159,7 +159,7 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    for note in export(model_for(args.arch, args.source), args.target, args.to):
+    for note in save_as(model_for(args.arch, args.source), args.target, args.to):
         print(f"note: {note}")
     print(f"wrote {args.target}")
     return 0

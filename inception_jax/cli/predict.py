@@ -24,7 +24,7 @@ from inception_jax.nn.model import Model
 from inception_jax.outputs import check_target
 from inception_jax.preprocessing import as_input, cropped
 from inception_jax.registry import model_info
-from inception_jax.weights.content import spec_of
+from inception_jax.weights.weight_file import spec_of
 
 # Images to heat, unless none is asked for, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]

@@ -22,8 +22,7 @@ from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.nn.layers import global_avg_pool
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
-from inception_jax.weights.content import spec_of
-from inception_jax.weights.loading import Source
+from inception_jax.weights.weight_file import Source, spec_of
 
 NAME = "inception_v3.fid"
 

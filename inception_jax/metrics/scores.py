@@ -15,7 +15,7 @@ from inception_jax.metrics.resizing import Resize
 from inception_jax.metrics.results import MeanStd, PrecisionRecall
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.nn.model import Model
-from inception_jax.weights.loading import Source
+from inception_jax.weights.weight_file import Source
 
 
 class Options(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""Reading a `.caffemodel`: a protocol buffer, of which only names and blobs are of use."""
+"""Caffe files as tensors by name: protocol buffers, of which only names and blobs are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.errors import WeightsError, damaged, optional_library
 
 # The fields of caffe.proto that hold weights: name, number, type, label. `layers` is what Caffe
 # wrote in 2014, `layer` what it writes since.
@@ -36,12 +36,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: if the file is damaged or another kind of file.
     """
-    try:
-        message = importlib.import_module("google.protobuf.message")
-    except ImportError:
-        raise WeightsError(
-            f"{path}: reading Caffe's files needs protobuf: pip install 'inception-jax[caffe]'"
-        ) from None
+    message = optional_library("google.protobuf.message", path, "caffe")
     net = _net_class()()
     try:
         net.ParseFromString(path.read_bytes())
@@ -51,7 +46,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             for i, blob in enumerate(layer.blobs)
         }
     except (message.DecodeError, ValueError) as error:
-        raise WeightsError(f"{path} is not a whole .caffemodel file: {error}") from None
+        raise damaged(path, ".caffemodel file", error) from None
     if not tensors:
         raise WeightsError(f"{path} is not a .caffemodel file: it has no layers with weights")
     return tensors

@@ -1,8 +1,11 @@
-"""What goes wrong with weights, said once."""
+"""Errors of weights and of the libraries that read them."""
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Iterable
+from typing import Any
 
 _SHOWN = 20
 
@@ -32,3 +35,23 @@ class WeightsError(ValueError):
                 more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 lines.append(f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}")
         super().__init__("\n  ".join(lines))
+
+
+def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> WeightsError:
+    """Returns the error for a file that cannot be read as what its name says."""
+    reason = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    return WeightsError(f"{path} is not a whole {kind}: {reason}")
+
+
+def optional_library(module: str, path: str | os.PathLike[str], extra: str) -> Any:
+    """Imports what only files of one kind need.
+
+    Raises:
+        WeightsError: naming the extra that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise WeightsError(
+            f"{path}: such files need {module}: pip install 'inception-jax[{extra}]'"
+        ) from None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.keras_layouts import Stored
 
 # Keras 1 named tensors by suffixes; its `running_std` holds the variance.
@@ -52,20 +51,19 @@ def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             content = archive.read("model.weights.h5")
     except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
-        raise WeightsError(f"{path} is not a whole .keras archive: {error}") from None
+        raise damaged(path, ".keras archive", error) from None
     return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
 
 
 def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
-    h5py = _h5py(what)
+    h5py = optional_library("h5py", what, "keras")
     try:
         with h5py.File(file, "r") as root:
             group = root.get("model_weights", root)
             is_legacy = "layer_names" in group.attrs
             pairs = list(_legacy(group) if is_legacy else _indexed(h5py, root))
     except _DAMAGE as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{what} is not a whole HDF5 file of a Keras model: {reason}") from None
+        raise damaged(what, "HDF5 file of a Keras model", error) from None
     tensors = dict(pairs)
     if len(tensors) < len(pairs):
         raise WeightsError(f"{what} holds several layers of one name: more than one network")
@@ -74,7 +72,7 @@ def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_hdf5(path: Path, layers: Iterable[Stored], legacy: bool) -> None:
+def write_hdf5(path: Path, layers: Sequence[Stored], legacy: bool) -> None:
     """Writes what `model.load_weights` of Keras 3 takes.
 
     Args:
@@ -82,30 +80,25 @@ def write_hdf5(path: Path, layers: Iterable[Stored], legacy: bool) -> None:
         layers: in the order of `model.layers`.
         legacy: by names, as Keras 1 and 2 wrote; else by index, as Keras 3 does.
     """
-    h5py = _h5py(str(path))
+    h5py = optional_library("h5py", path, "keras")
     with h5py.File(path, "w") as root:
-        for layer in (layers := list(layers)):
-            if legacy:
-                group = root.create_group(layer.name)
-                names = [f"{layer.name}/{leaf}:0" for leaf in layer.tensors]
-                group.attrs["weight_names"] = [name.encode() for name in names]
-                for name, array in zip(names, layer.tensors.values(), strict=True):
-                    group[name] = array
-            else:
-                for i, array in enumerate(layer.tensors.values()):
-                    root[f"layers/{layer.automatic}/vars/{i}"] = array
         if legacy:
-            root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-            root.attrs["backend"] = b"jax"
+            _write_legacy(root, layers)
+            return
+        for layer in layers:
+            for i, array in enumerate(layer.tensors.values()):
+                root[f"layers/{layer.automatic}/vars/{i}"] = array
 
 
-def _h5py(what: str) -> ModuleType:
-    try:
-        return importlib.import_module("h5py")
-    except ImportError:
-        raise WeightsError(
-            f"{what}: Keras' files need h5py: pip install 'inception-jax[keras]'"
-        ) from None
+def _write_legacy(root: Any, layers: Sequence[Stored]) -> None:
+    root.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+    root.attrs["backend"] = b"jax"
+    for layer in layers:
+        group = root.create_group(layer.name)
+        tensors = {f"{layer.name}/{leaf}:0": array for leaf, array in layer.tensors.items()}
+        group.attrs["weight_names"] = [name.encode() for name in tensors]
+        for name, array in tensors.items():
+            group[name] = array
 
 
 def _legacy(group: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -152,8 +145,7 @@ def read_tensorflow_js(path: Path) -> dict[str, np.ndarray]:
         manifest = json.loads(path.read_text())["weightsManifest"]
         return dict(pair for group in manifest for pair in _tensorflow_js_group(path, group))
     except _DAMAGE as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise WeightsError(f"{path} is not a whole TensorFlow.js model: {reason}") from None
+        raise damaged(path, "TensorFlow.js model", error) from None
 
 
 def _tensorflow_js_group(path: Path, group: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from inception_jax.weights.torch_names import depthwise_to_torch, kernel_from_torch, kernel_to_torch
+
 Tensors = dict[str, np.ndarray]
 Kind = Literal["conv2d", "separable_conv2d", "batch_normalization", "dense"]
 
@@ -81,11 +83,6 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str | None:
     return "inception_v3" if count["conv2d"] > 47 else None
 
 
-def is_indexed(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Says whether the names are Keras 3's `layers/conv2d_7/vars/0`."""
-    return any(name.startswith("layers/") for name in tensors)
-
-
 def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
     """Translates a Keras file to the twin's names and axis order.
 
@@ -94,7 +91,7 @@ def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
         layers: paths of our layers in the order of definition.
     """
     places = list(_places(layers))
-    found = _by_index(tensors, places) if is_indexed(tensors) else _by_name(tensors, places)
+    found = _found(tensors, places)
     result: Tensors = {}
     for name, tensor in tensors.items():
         place = found.get(_layer(name))
@@ -103,21 +100,16 @@ def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
             continue
         leaf = _leaf(name, place.kind, tensors)
         result[f"{place.path}.{_TORCH_LEAVES.get(leaf, leaf)}"] = _to_torch_order(leaf, tensor)
-    norms = {place.path for place in places if place.kind == "batch_normalization"}
-    for name, tensor in list(result.items()):  # BatchNorm without a factor multiplies by one
-        path = name.rpartition(".")[0]
-        if path in norms:
-            result.setdefault(f"{path}.weight", np.ones_like(tensor))
     return result
 
 
-def from_twin(state: Tensors, layers: Sequence[str], gamma: bool) -> Iterator[Stored]:
+def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator[Stored]:
     """Yields the layers of Keras' network in the order of its `model.layers`.
 
     Args:
         state: the twin's.
         layers: paths of our layers in the order of definition.
-        gamma: whether Keras' BatchNorm has a factor here; where not, it must be one in `state`.
+        bn_scale: whether Keras' BatchNorm has a scale here; where not, it must be one in `state`.
     """
     places = list(_places(layers))
     made = _numbers([place for place in places if not place.name])
@@ -127,7 +119,7 @@ def from_twin(state: Tensors, layers: Sequence[str], gamma: bool) -> Iterator[St
         tensors = {}
         for leaf in _LEAVES[place.kind]:
             name = f"{place.path}.{_TORCH_LEAVES[leaf]}"
-            if name in state and (gamma or leaf != "gamma"):
+            if name in state and (bn_scale or leaf != "gamma"):
                 tensors[leaf] = _to_keras_order(leaf, state[name])
         yield Stored(filed[place], place.name or made[place], tensors)
 
@@ -145,9 +137,7 @@ def _numbers(places: Sequence[Place]) -> dict[Place, str]:
 def _to_keras_order(leaf: str, tensor: np.ndarray) -> np.ndarray:
     if leaf == "depthwise_kernel":
         return tensor.transpose(2, 3, 0, 1)
-    if leaf in ("kernel", "pointwise_kernel"):
-        return tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
-    return tensor
+    return kernel_from_torch(tensor) if leaf in ("kernel", "pointwise_kernel") else tensor
 
 
 def _layer(name: str) -> str:
@@ -160,21 +150,17 @@ def _numbered(layers: set[str], kind: str) -> list[str]:
     return [match[0] for match in sorted(found, key=lambda match: int(match[1] or 0))]
 
 
-def _by_name(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
+def _found(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
+    """Places by the names of the layers in a file."""
     present = {_layer(name) for name in tensors}
-    found = {place.name: place for place in places if place.name}
-    for kind in ("conv2d", "batch_normalization"):
-        nameless = [place for place in places if place.kind == kind and not place.name]
-        found |= dict(zip(_numbered(present, kind), nameless, strict=False))
-    return found
-
-
-def _by_index(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
-    present = {_layer(name) for name in tensors}
-    found = {}
+    if any(name.startswith("layers/") for name in tensors):
+        found, numbered = {}, _in_layers_order(places)
+    else:
+        found = {place.name: place for place in places if place.name}
+        numbered = [place for place in places if not place.name]
     for kind in _LEAVES:
-        ordered = [place for place in _in_layers_order(places) if place.kind == kind]
-        found |= dict(zip(_numbered(present, kind), ordered, strict=False))
+        of_kind = [place for place in numbered if place.kind == kind]
+        found |= dict(zip(_numbered(present, kind), of_kind, strict=False))
     return found
 
 
@@ -189,11 +175,9 @@ def _leaf(name: str, kind: str, tensors: Tensors) -> str:
 
 
 def _to_torch_order(leaf: str, tensor: np.ndarray) -> np.ndarray:
-    if leaf == "depthwise_kernel" and tensor.ndim == 4:  # [h, w, c, 1]
-        return tensor.transpose(2, 3, 0, 1)
-    if leaf in ("kernel", "pointwise_kernel") and tensor.ndim in (2, 4):
-        return tensor.transpose((3, 2, 0, 1) if tensor.ndim == 4 else (1, 0))
-    return tensor
+    if leaf == "depthwise_kernel":
+        return depthwise_to_torch(tensor)
+    return kernel_to_torch(tensor) if leaf in ("kernel", "pointwise_kernel") else tensor
 
 
 def _places(layers: Sequence[str]) -> Iterator[Place]:

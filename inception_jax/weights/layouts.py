@@ -1,122 +1,84 @@
 """The layouts of published files: who laid them out, how they are recognised, what they need.
 
-Each has a function that maps a file's tensors to the twin's names and axis order, and the readings
-that its numbers were made with: loading them under another reading would give wrong outputs, so it
-is refused.
+Each maps a file's tensors to the twin's names and axis order, and has the readings that the file's
+numbers were made with. Under another reading they would give wrong outputs, so that is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from inception_jax.nn.model import Model
 from inception_jax.weights import keras_layouts, published_names, slim_layouts
-from inception_jax.weights.published_names import Names
+from inception_jax.weights.published_names import Names, Renaming
+from inception_jax.weights.torch_names import torch_shapes
 
 Tensors = dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Own:
-    """The network that a file is to fit.
-
-    Attributes:
-        shapes: of its tensors by the twin's names, in the twin's axis order.
-        layers: returns the paths of its layers in the order of definition.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    layers: Callable[[], Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one publisher lays out one network.
+    """How one publisher lays out one network, or several.
 
     Attributes:
         name: for messages.
         archs: the networks that the files are of.
-        recognise: says whether a file has this layout.
-        translate: maps a file's tensors to the twin's names and axis order.
+        recognise: says whether a file has this layout; None: another layout reads such files, this
+            one only writes them.
         readings: options of the network's constructor that the files need.
+        names: maps the twin's names to the file's, which has the twin's axis order.
+        more_names: maps further names that files have to the twin's.
+        translate: maps a file's tensors to the twin's names and axis order, where names alone do
+            not.
         background: row 0 of a classifier that has a row too many is the background, as TF-slim
             trains it.
         head_optional: files without a classifier are in use, for the features that they give.
-        names: maps the twin's names to the file's, for writing; None: by another rule.
+        bn_scale: BatchNorm has a scale in these files.
         writes: the formats of `inception-jax convert` that this is.
     """
 
     name: str
     archs: tuple[str, ...]
-    recognise: Callable[[Tensors], bool]
-    translate: Callable[[Tensors, Own], Tensors]
-    readings: Mapping[str, Any]
+    recognise: Callable[[Tensors], bool] | None = None
+    readings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: Renaming | None = None
+    more_names: Names = dataclasses.field(default_factory=dict)
+    translate: Callable[[Tensors, Model], Tensors] | None = None
     background: bool = False
     head_optional: bool = False
-    names: Callable[[Iterable[str]], Names] | None = None
+    bn_scale: bool = True
     writes: tuple[str, ...] = ()
 
+    def to_twin(self, tensors: Tensors, model: Model, num_classes: int) -> Tensors:
+        """Translates a file's tensors to the names and axis orders of a model's twin."""
+        if self.translate:
+            tensors = _with_unit_scales(self.translate(tensors, model))
+        else:
+            tensors = self._renamed(tensors, model)
+        if not self.background:
+            return tensors
+        return {
+            name: tensor[1:] if _is_row_longer(name, tensor, model, num_classes) else tensor
+            for name, tensor in tensors.items()
+        }
 
-def find(tensors: Tensors) -> Layout | None:
-    """Returns the foreign layout of a file's names; None where they may be the twin's own."""
-    return next((layout for layout in LAYOUTS if layout.recognise(tensors)), None)
+    def _renamed(self, tensors: Tensors, model: Model) -> Tensors:
+        assert self.names is not None
+        shapes = torch_shapes(model)
+        ours = {theirs: name for name, theirs in self.names(shapes).items()}
+        ours = {**self.more_names, **ours}
+        named = {ours.get(name, name): tensor for name, tensor in tensors.items()}
+        return {name: _without_axes_of_one(x, shapes.get(name)) for name, x in named.items()}
 
 
-def for_writing(format_name: str, arch: str) -> Layout | None:
-    """Returns how a format lays out a network; None where it has none."""
-    return next((x for x in LAYOUTS if format_name in x.writes and arch in x.archs), None)
-
-
-def _any_name(pattern: str) -> Callable[[Tensors], bool]:
-    return lambda tensors: any(re.match(pattern, name) for name in tensors)
-
-
-def _by_names(
-    name: str,
-    archs: str | tuple[str, ...],
-    recognise: str | Callable[[Tensors], bool],
-    names: Callable[[Iterable[str]], Names],
-    *,
-    writes: str = "",
-    classifier: str = "",
-    heads: Sequence[str] = (),
-    background: bool = False,
-    head_optional: bool = False,
-    **readings: Any,
-) -> Layout:
-    """Files in the twin's axis order.
-
-    `classifier` is what some call it instead; `heads` are the twin's names of auxiliary heads that
-    files have, whether or not the model has them.
-    """
-
-    def translate(tensors: Tensors, own: Own) -> Tensors:
-        ours = {theirs: name for name, theirs in names([*own.shapes, *heads]).items()}
-        result = {}
-        for name, tensor in tensors.items():
-            known = (
-                f"{usual}.{name.partition('.')[2]}" if name.startswith(f"{classifier}.") else name
-            )
-            target = ours.get(known, name)
-            result[target] = _without_axes_of_one(tensor, own.shapes.get(target))
-        return result
-
-    usual = next(iter(names(["fc.bias"]).values())).rpartition(".")[0]
-    return Layout(
-        name,
-        (archs,) if isinstance(archs, str) else archs,
-        _any_name(recognise) if isinstance(recognise, str) else recognise,
-        translate,
-        readings,
-        background,
-        head_optional,
-        names,
-        tuple(writes.split()),
-    )
+def _is_row_longer(name: str, tensor: np.ndarray, model: Model, num_classes: int) -> bool:
+    is_head = name.rpartition(".")[0] in model.classifiers
+    return is_head and tensor.shape[0] == num_classes + 1
 
 
 def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -133,24 +95,48 @@ def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> n
     return tensor.reshape(shape)
 
 
-def _keras(name: str, arch: str, **readings: Any) -> Layout:
+def _with_unit_scales(tensors: Tensors) -> Tensors:
+    """Adds the scales of ones that stand for BatchNorm without a scale."""
+    ones = {}
+    for name, tensor in tensors.items():
+        if re.search(r"bn\.(bias|running_mean|running_var)$", name):
+            ones[f"{name.rpartition('.')[0]}.weight"] = np.ones_like(tensor)
+    return {**ones, **tensors}
+
+
+def find(tensors: Tensors) -> Layout | None:
+    """Returns the foreign layout of a file's names; None where they may be the twin's own."""
+    return next((x for x in LAYOUTS if x.recognise and x.recognise(tensors)), None)
+
+
+def for_writing(format_name: str, arch: str) -> Layout | None:
+    """Returns how a format lays out a network; None where it has none."""
+    return next((x for x in LAYOUTS if format_name in x.writes and arch in x.archs), None)
+
+
+def _has_name(pattern: str) -> Callable[[Tensors], bool]:
+    return lambda tensors: any(re.match(pattern, name) for name in tensors)
+
+
+def _keras(name: str, arch: str, *, bn_scale: bool = False, **readings: Any) -> Layout:
     return Layout(
-        f"Keras {name}",
-        (arch,),
-        lambda tensors: keras_layouts.recognise(tensors) == arch,
-        lambda tensors, own: keras_layouts.to_twin(tensors, own.layers()),
-        dict(readings, bn_eps=1e-3),
+        name=f"Keras {name}",
+        archs=(arch,),
+        recognise=lambda tensors: keras_layouts.recognise(tensors) == arch,
+        readings=dict(readings, bn_eps=1e-3),
+        translate=lambda tensors, model: keras_layouts.to_twin(tensors, model.layer_order),
+        bn_scale=bn_scale,
         writes=("keras",),
     )
 
 
 def _slim(name: str, arch: str, **readings: Any) -> Layout:
     return Layout(
-        f"TF-slim {name}",
-        (arch,),
-        _any_name(rf"{name}/"),
-        lambda tensors, own: slim_layouts.to_twin(tensors, own.layers(), name),
-        dict(readings, bn_eps=1e-3),
+        name=f"TF-slim {name}",
+        archs=(arch,),
+        recognise=_has_name(rf"{name}/"),
+        readings=dict(readings, bn_eps=1e-3),
+        translate=lambda tensors, model: slim_layouts.to_twin(tensors, model.layer_order, name),
         background=True,
         head_optional=arch == "inception_resnet_v1",
     )
@@ -165,129 +151,122 @@ def _is_v3(tensors: Tensors) -> bool:
     return {"Mixed_5b.branch5x5_1.conv.weight", "Mixed_6b.branch7x7_1.conv.weight"} <= set(tensors)
 
 
-def _never(tensors: Tensors) -> bool:
-    """Of layouts that only write: nothing tells their files from the twin's, see the one before."""
-    return False
-
-
 _RESNET: dict[str, Any] = dict(linear_last_block=True, scales=(0.17, 0.10, 0.20), bn_eps=1e-3)
 _RESNET_V1: dict[str, Any] = dict(_RESNET, head="face", blocks=(5, 10, 6))
 _RESNET_V2: dict[str, Any] = dict(_RESNET, layout="slim", blocks=(10, 20, 10))
 _V3: dict[str, Any] = dict(count_include_pad=False, mixed_7c_pool="avg", transform_input=False)
+_V3_TORCH: dict[str, Any] = dict(count_include_pad=True, mixed_7c_pool="avg", bn_eps=1e-3)
+_CADENE_HEAD = {f"last_linear.{leaf}": f"fc.{leaf}" for leaf in ("weight", "bias")}
+_BVLC_AUX = [
+    f"aux{i}.{layer}.{leaf}"
+    for i in (1, 2)
+    for layer in ("conv.conv", "fc1", "fc2")
+    for leaf in ("weight", "bias")
+]
 
 LAYOUTS = (
-    _by_names(
-        "torchvision GoogLeNet",
-        "inception_v1",
-        r"inception\d\w\.branch[1-4]\.",
-        published_names.googlenet,
-        writes="torchvision",
-        norm="bn",
-        pad_mode="torch",
-        kernel_5x5=3,
-        maxpool4_window=2,
-        aux_pool="adaptive",
-        bn_eps=1e-3,
+    Layout(
+        name="torchvision GoogLeNet",
+        archs=("inception_v1",),
+        recognise=_has_name(r"inception\d\w\.branch[1-4]\."),
+        readings=dict(
+            norm="bn",
+            pad_mode="torch",
+            kernel_5x5=3,
+            maxpool4_window=2,
+            aux_pool="adaptive",
+            bn_eps=1e-3,
+        ),
+        names=published_names.googlenet,
+        writes=("torchvision",),
     ),
-    _by_names(
-        "Caffe BVLC GoogLeNet",
-        "inception_v1",
-        r"(inception_\d\w|loss\d|conv\d)/",
-        published_names.googlenet_bvlc,
-        heads=[
-            f"aux{i}.{layer}.{leaf}"
-            for i in (1, 2)
-            for layer in ("conv.conv", "fc1", "fc2")
-            for leaf in ("weight", "bias")
-        ],
-        norm="lrn",
-        pad_mode="torch",
-        kernel_5x5=5,
-        maxpool4_window=3,
-        aux_pool="5x5",
+    Layout(
+        name="Caffe BVLC GoogLeNet",
+        archs=("inception_v1",),
+        recognise=_has_name(r"(inception_\d\w|loss\d|conv\d)/"),
+        readings=dict(
+            norm="lrn", pad_mode="torch", kernel_5x5=5, maxpool4_window=3, aux_pool="5x5"
+        ),
+        names=published_names.googlenet_bvlc,
+        # Of auxiliary heads that the model may not have.
+        more_names={
+            theirs: name for name, theirs in published_names.googlenet_bvlc(_BVLC_AUX).items()
+        },
     ),
-    _by_names(
-        "Cadene BN-Inception",
-        "bn_inception",
-        r"inception_\d\w_",
-        published_names.bn_inception,
-        stem="conv",
-        conv_bias=True,
-        pad_mode="torch",
-        count_include_pad=True,
-        bn_eps=1e-5,
+    Layout(
+        name="Cadene BN-Inception",
+        archs=("bn_inception",),
+        recognise=_has_name(r"inception_\d\w_"),
+        readings=dict(
+            stem="conv", conv_bias=True, pad_mode="torch", count_include_pad=True, bn_eps=1e-5
+        ),
+        names=published_names.bn_inception,
     ),
-    _by_names(
-        "pytorch-fid Inception V3",
-        "inception_v3",
-        _is_fid,
-        published_names.same,
-        count_include_pad=False,
-        mixed_7c_pool="max",
-        transform_input=False,
-        bn_eps=1e-3,
+    Layout(
+        name="pytorch-fid Inception V3",
+        archs=("inception_v3",),
+        recognise=_is_fid,
+        readings=dict(_V3, mixed_7c_pool="max", bn_eps=1e-3),
+        names=published_names.same,
     ),
     # The twin's names too, so that no reading can be asked for.
-    _by_names("torchvision or timm Inception V3", "inception_v3", _is_v3, published_names.same),
-    _by_names(
-        "torchvision Inception V3",
-        "inception_v3",
-        _never,
-        published_names.same,
-        writes="torchvision",
-        count_include_pad=True,
-        mixed_7c_pool="avg",
-        bn_eps=1e-3,
+    Layout(
+        name="torchvision or timm Inception V3",
+        archs=("inception_v3",),
+        recognise=_is_v3,
+        names=published_names.same,
     ),
-    _by_names(
-        "timm Inception V3",
-        "inception_v3",
-        _never,
-        published_names.same,
-        writes="timm",
-        count_include_pad=True,
-        mixed_7c_pool="avg",
-        transform_input=False,
-        bn_eps=1e-3,
+    Layout(
+        name="torchvision Inception V3",
+        archs=("inception_v3",),
+        readings=_V3_TORCH,
+        names=published_names.same,
+        writes=("torchvision",),
     ),
-    _by_names(
-        "timm or Cadene Inception V4",
-        "inception_v4",
-        r"features\.\d+\.(conv|bn|branch)",
-        published_names.inception_v4,
-        writes="timm",
+    Layout(
+        name="timm Inception V3",
+        archs=("inception_v3",),
+        readings=dict(_V3_TORCH, transform_input=False),
+        names=published_names.same,
+        writes=("timm",),
+    ),
+    Layout(
+        name="timm or Cadene Inception V4",
+        archs=("inception_v4",),
+        recognise=_has_name(r"features\.\d+\.(conv|bn|branch)"),
+        readings=dict(bn_eps=1e-3),
+        names=published_names.inception_v4,
         background=True,
-        bn_eps=1e-3,
+        writes=("timm",),
     ),
-    _by_names(
-        "facenet-pytorch Inception-ResNet-v1",
-        "inception_resnet_v1",
-        r"repeat_3\.",
-        published_names.inception_resnet_v1,
+    Layout(
+        name="facenet-pytorch Inception-ResNet-v1",
+        archs=("inception_resnet_v1",),
+        recognise=_has_name(r"repeat_3\."),
+        readings=_RESNET_V1,
+        names=published_names.inception_resnet_v1,
         head_optional=True,
-        **_RESNET_V1,
     ),
-    _by_names(
-        "timm or Cadene Inception-ResNet-v2",
-        "inception_resnet_v2",
-        r"(repeat|repeat_1)\.\d",
-        published_names.inception_resnet_v2,
-        writes="timm",
-        classifier="last_linear",
+    Layout(
+        name="timm or Cadene Inception-ResNet-v2",
+        archs=("inception_resnet_v2",),
+        recognise=_has_name(r"(repeat|repeat_1)\.\d"),
+        readings=_RESNET_V2,
+        names=published_names.inception_resnet_v2,
+        more_names=_CADENE_HEAD,
         background=True,
-        **_RESNET_V2,
+        writes=("timm",),
     ),
-    _by_names(
-        "timm or Cadene Xception",
-        "xception",
-        r"block\d+\.(rep|skip|skipbn)\.",
-        published_names.xception,
-        writes="timm",
-        classifier="last_linear",
-        pad_mode="torch",
-        bn_eps=1e-5,
+    Layout(
+        name="timm or Cadene Xception",
+        archs=("xception",),
+        recognise=_has_name(r"block\d+\.(rep|skip|skipbn)\."),
+        readings=dict(pad_mode="torch", bn_eps=1e-5),
+        names=published_names.xception,
+        more_names=_CADENE_HEAD,
+        writes=("timm",),
     ),
-    _keras("Xception", "xception", pad_mode="tf"),
+    _keras("Xception", "xception", bn_scale=True, pad_mode="tf"),
     _keras("InceptionV3", "inception_v3", **_V3),
     _keras("InceptionResNetV2", "inception_resnet_v2", **_RESNET_V2),
     _slim("InceptionV1", "inception_v1", norm="bn", pad_mode="tf", kernel_5x5=3, maxpool4_window=2),
@@ -304,29 +283,28 @@ LAYOUTS = (
     _slim("InceptionV4", "inception_v4"),
     _slim("InceptionResnetV1", "inception_resnet_v1", **_RESNET_V1),
     _slim("InceptionResnetV2", "inception_resnet_v2", **_RESNET_V2),
-    _by_names(
-        "timm aligned Xception",
-        ("xception41", "xception65", "xception71"),
-        r"blocks\.\d+\.stack\.conv\d\.bn_dw\.",
-        published_names.xception_aligned,
-        writes="timm",
-        preact=False,
-        bn_eps=1e-3,
+    Layout(
+        name="timm aligned Xception",
+        archs=("xception41", "xception65", "xception71"),
+        recognise=_has_name(r"blocks\.\d+\.stack\.conv\d\.bn_dw\."),
+        readings=dict(preact=False, bn_eps=1e-3),
+        names=published_names.xception_aligned,
+        writes=("timm",),
     ),
-    _by_names(
-        "timm aligned Xception with pre-activation",
-        ("xception41p", "xception65p"),
-        r"blocks\.\d+\.norm\.",
-        published_names.xception_aligned_preact,
-        writes="timm",
-        preact=True,
+    Layout(
+        name="timm aligned Xception with pre-activation",
+        archs=("xception41p", "xception65p"),
+        recognise=_has_name(r"blocks\.\d+\.norm\."),
+        readings=dict(preact=True),
+        names=published_names.xception_aligned_preact,
+        writes=("timm",),
     ),
-    _by_names(
-        "timm or sail-sg InceptionNeXt",
-        tuple(f"inception_next_{size}" for size in ("atto", "tiny", "small", "base")),
-        r"(stem|stages\.\d\.downsample)\.[01]\.",
-        published_names.inception_next,
-        writes="timm",
-        bn_eps=1e-5,
+    Layout(
+        name="timm or sail-sg InceptionNeXt",
+        archs=tuple(f"inception_next_{size}" for size in ("atto", "tiny", "small", "base")),
+        recognise=_has_name(r"(stem|stages\.\d\.downsample)\.[01]\."),
+        readings=dict(bn_eps=1e-5),
+        names=published_names.inception_next,
+        writes=("timm",),
     ),
 )

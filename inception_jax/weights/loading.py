@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from inception_jax.nn.model import Model, Spec
-from inception_jax.weights import download, leaves
-from inception_jax.weights.content import Content, check, read, spec_of, to_twin
+from inception_jax.nn.model import Model
+from inception_jax.weights import torch_names
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.layouts import Tensors
+from inception_jax.weights.weight_file import Source, WeightFile, open_weights, spec_of
 
-Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
-
-def load_weights(model: Model, source: Source | Content, head: bool = True) -> None:
+def load_weights(
+    model: Model, source: Source | WeightFile, head: bool = True, skip: Sequence[str] = ()
+) -> None:
     """Replaces all parameters and running statistics of a model, or none.
 
     Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
     torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
     InceptionResNetV2 and Xception, its TensorFlow.js form too; TF-slim's and FaceNet's checkpoints
     and frozen graphs; Caffe's GoogLeNet. The layout is recognised by its names. Tensors of an
-    auxiliary head that the model was built without are left out; of 1001 classes, the background.
+    auxiliary head that the model was built without are ignored; of 1001 classes, the background.
     The first kernel is fitted to images of other than three channels, and files of face networks
     without a classifier leave it as it is, both with a warning.
 
@@ -36,78 +35,118 @@ def load_weights(model: Model, source: Source | Content, head: bool = True) -> N
         source: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5`, `.hdf5`, `.keras`, `.ckpt`, `.pb`,
             `.tar.gz` or `.caffemodel` file, a TensorFlow.js `model.json`, or a mapping of names to
             arrays; True: the published file of the model's tag, see `create_model`.
-        head: load the classifiers too. False leaves them as they are, for another number of
-            classes.
+        head: load the classifiers too. False skips them, for another number of classes.
+        skip: paths of modules that keep their values, such as "AuxLogits" or "Mixed_7c"; the
+            source's tensors for them are ignored.
 
     Raises:
         WeightsError: if anything is missing, unexpected, of another shape, or not finite, if the
             layout needs another reading of the network, or the file cannot be read.
         FileNotFoundError: if there is no such file.
+        ValueError: if the model has no module of a name in `skip`.
     """
-    spec = spec_of(model)
-    content = open_source(spec.name, source)
-    check(spec.name, dict(spec.readings), content)
-    tensors = to_twin(content, model, spec)
-    heads = tuple(f"{name}." for name in model.classifiers)
-    lacks_head = not any(name.startswith(heads) for name in tensors)
-    headless = head and lacks_head and content.layout and content.layout.head_optional
-    _assign(model, spec, tensors, head and not headless)
+    unknown = [path for path in skip if path not in (*model.layer_order, *model.aux_names)]
+    if unknown:
+        raise ValueError(f"skip: the network has no module {', '.join(unknown)}")
+    file, tensors = _translated(model, source)
+    headless = head and file.lacks_head(model)
+    if headless or not head:
+        skip = (*skip, *model.classifiers)
+    _assign(model, tensors, skip)
     if headless:
         warnings.warn(
             "the file has no classifier: the network keeps its own, untrained", stacklevel=3
         )
 
 
-def open_source(name: str, source: Source | Content) -> Content:
-    """Reads a source, of which True is the published file of a tag; one that was read is kept."""
-    if isinstance(source, Content):
-        return source
-    return read(download.fetch(name) if source is True else source)
+def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
+    """Returns the paths of classifiers and auxiliary heads that a source has no weights for.
+
+    `load_weights` with them as `skip` loads all else. They are auxiliary heads of which the source
+    has nothing, and all classifiers if one is missing or has another number of classes.
+
+    Raises:
+        WeightsError: if the layout needs another reading of the network, or the file cannot be
+            read.
+        FileNotFoundError: if there is no such file.
+    """
+    _, tensors = _translated(model, source)
+    needed = torch_names.torch_shapes(model)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    absent = tuple(
+        head
+        for head in model.aux_names
+        if _below(head, needed) and not _below(head, needed).keys() & found.keys()
+    )
+    classifiers = tuple(path for path in model.classifiers if _below(path, needed))
+    misfit = any(
+        _below(path, needed) != _below(path, found)
+        for path in classifiers
+        if path.partition(".")[0] not in absent
+    )
+    return (*absent, *(classifiers if misfit else ()))
 
 
-def _assign(model: Model, spec: Spec, tensors: Tensors, head: bool) -> None:
-    heads = tuple(f"{name}." for name in model.classifiers)
+def _below(path: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in shapes.items() if name.startswith(f"{path}.")}
+
+
+def _translated(model: Model, source: Source | WeightFile) -> tuple[WeightFile, Tensors]:
+    spec = spec_of(model)
+    file = open_weights(spec.name, source)
+    file.check(spec.name, dict(spec.readings))
+    return file, file.to_twin(model)
+
+
+def _assign(model: Model, tensors: Tensors, skip: Sequence[str]) -> None:
     absent = tuple(f"{name}." for name in model.aux_names if getattr(model, name) is None)
-    skipped = absent if head else absent + heads
+    skipped = tuple(f"{path}." for path in skip)
     left = {
         name
         for name in tensors
-        if not name.endswith("num_batches_tracked") and not name.startswith(skipped)
+        if not name.endswith("num_batches_tracked") and not name.startswith(absent + skipped)
     }
     missing, misshapen, not_finite = [], [], []
-    state = leaves.state_of(model)
-    for path, leaf in list(leaves.walk(state)):
-        name = leaves.torch_name(path)
-        if not head and name.startswith(heads):
+    state = torch_names.state_of(model)
+    for path, leaf in list(torch_names.walk(state)):
+        name = torch_names.torch_name(path)
+        if name.startswith(skipped):
             continue
         if name not in left:
             missing.append(name)
             continue
         left.remove(name)
-        array = leaves.from_torch_order(path, tensors[name])
-        array = _adapted(path, array, leaf.shape, spec.in_channels)
+        array = torch_names.from_torch_order(path, tensors[name])
+        array = _adapted(path, array, leaf.shape, spec_of(model).in_channels)
         if array.shape != leaf.shape:
-            expected = leaves.torch_shape(path, leaf.shape)
+            expected = torch_names.torch_shape(path, leaf.shape)
             misshapen.append(f"{name} {tensors[name].shape} instead of {expected}")
         elif not _is_finite(array):
             not_finite.append(name)
         else:
             _set(state, path, jnp.asarray(array, leaf.dtype))
     if missing or left or misshapen:
-        hint = ""
-        if head and not left and _only_heads([*missing, *misshapen], heads):
-            hint = "; head=False leaves the classifier out"
-        elif not any(name in tensors for name in leaves.torch_shapes(model)):
-            hint = ": none of the names is one of this network's"
-        raise WeightsError(
-            f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
-            missing=missing,
-            unexpected=sorted(left),
-            misshapen=misshapen,
-        )
+        raise _misfit(model, tensors, missing, sorted(left), misshapen)
     if not_finite:
         raise WeightsError(f"NaN or infinite numbers in {', '.join(not_finite[:20])}")
     nnx.update(model, state)
+
+
+def _misfit(
+    model: Model, tensors: Tensors, missing: list[str], unexpected: list[str], misshapen: list[str]
+) -> WeightsError:
+    spec, hint = spec_of(model), ""
+    heads = tuple(f"{path}." for path in model.classifiers)
+    if not unexpected and all(name.startswith(heads) for name in (*missing, *misshapen)):
+        hint = "; head=False leaves the classifier out"
+    elif not torch_names.torch_shapes(model).keys() & tensors.keys():
+        hint = ": none of the names is one of this network's"
+    return WeightsError(
+        f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
+        missing=missing,
+        unexpected=unexpected,
+        misshapen=misshapen,
+    )
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -118,7 +157,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def _adapted(
-    path: tuple[Any, ...], array: np.ndarray, shape: tuple[int, ...], in_channels: int
+    path: torch_names.Path, array: np.ndarray, shape: tuple[int, ...], in_channels: int
 ) -> np.ndarray:
     """Fits a first kernel for colour images to other channels, as timm does.
 
@@ -129,7 +168,7 @@ def _adapted(
     if not is_first or array.shape != (*shape[:2], 3, shape[3]):
         return array
     warnings.warn(
-        f"{leaves.torch_name(path)}: fitted to images of {in_channels} channel(s) from 3",
+        f"{torch_names.torch_name(path)}: fitted to images of {in_channels} channel(s) from 3",
         stacklevel=4,
     )
     if in_channels == 1:
@@ -138,11 +177,7 @@ def _adapted(
     return (repeated * (3 / in_channels)).astype(array.dtype)
 
 
-def _only_heads(names: list[str], heads: tuple[str, ...]) -> bool:
-    return bool(names) and all(name.startswith(heads) for name in names)
-
-
-def _set(state: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+def _set(state: dict[str, Any], path: torch_names.Path, value: Any) -> None:
     *parents, leaf = path
     for name in parents:
         state = state[name]

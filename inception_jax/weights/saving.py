@@ -9,8 +9,8 @@ import os
 import numpy as np
 
 from inception_jax.nn.model import Model
-from inception_jax.weights import files, leaves
-from inception_jax.weights.content import METADATA_KEY, spec_of
+from inception_jax.weights import safetensors_files, torch_names
+from inception_jax.weights.weight_file import METADATA_KEY, spec_of
 
 
 def to_torch(model: Model) -> dict[str, np.ndarray]:
@@ -19,9 +19,9 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
     The inverse, bit for bit, is `load_weights(model, mapping)`.
     """
     state = {}
-    for path, leaf in leaves.walk(leaves.state_of(model)):
-        name = leaves.torch_name(path)
-        state[name] = leaves.to_torch_order(path, np.array(leaf))
+    for path, leaf in torch_names.walk(torch_names.state_of(model)):
+        name = torch_names.torch_name(path)
+        state[name] = torch_names.to_torch_order(path, np.array(leaf))
         if path[-1] == "var":  # PyTorch's count of training steps; nothing here depends on it
             state[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state
@@ -37,4 +37,4 @@ def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
             `create_model`.
     """
     metadata = {"format": "pt", METADATA_KEY: json.dumps(dataclasses.asdict(spec_of(model)))}
-    files.write_safetensors(path, to_torch(model), metadata)
+    safetensors_files.write(path, to_torch(model), metadata)

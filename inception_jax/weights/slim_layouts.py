@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from inception_jax.weights.torch_names import depthwise_to_torch, kernel_to_torch
+
 Tensors = dict[str, np.ndarray]
 
 _LEAVES = {
@@ -33,23 +35,25 @@ _TRAINING = re.compile(
     r"|.*/BatchNorm/moving_(?:mean|variance)/(?:biased|local_step)"
     r"|(?:.*/)?(?:global_step|beta\d_power|learning_rate|centers)"
 )
-_NUMBERED = {"Conv2d_1a_7x7": "conv1", "Conv2d_2b_1x1": "conv2", "Conv2d_2c_3x3": "conv3"}
-_V1 = {"3b": "3a", "3c": "3b"} | {f"4{x}": f"4{y}" for x, y in zip("bcdef", "abcde", strict=True)}
-_V2 = {"3b": "3a", "3c": "3b", "4a": "3c"} | {
-    f"4{x}": f"4{y}" for x, y in zip("bcde", "abcd", strict=True)
-}
-_V5 = {"5b": "5a", "5c": "5b"}
-_MODULES: dict[str, dict[str, str]] = {
-    root: _NUMBERED | {f"Mixed_{theirs}": f"inception{ours}" for theirs, ours in names.items()}
-    for root, names in {"InceptionV1": _V1 | _V5, "InceptionV2": _V2 | {"5a": "4e"} | _V5}.items()
+
+
+def _modules(theirs: str, ours: str) -> dict[str, str]:
+    """The first networks' modules, whose letters start at b there."""
+    stem = {"Conv2d_1a_7x7": "conv1", "Conv2d_2b_1x1": "conv2", "Conv2d_2c_3x3": "conv3"}
+    pairs = zip(theirs.split(), ours.split(), strict=True)
+    return stem | {f"Mixed_{there}": f"inception{here}" for there, here in pairs}
+
+
+_MODULES = {
+    "InceptionV1": _modules("3b 3c 4b 4c 4d 4e 4f 5b 5c", "3a 3b 4a 4b 4c 4d 4e 5a 5b"),
+    "InceptionV2": _modules("3b 3c 4a 4b 4c 4d 4e 5a 5b 5c", "3a 3b 3c 4a 4b 4c 4d 4e 5a 5b"),
 }
 
 
 def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
     """Translates a checkpoint's variables to the twin's names and axis order.
 
-    Moving averages, where training kept them, replace what they are averages of. BatchNorm without
-    a factor gets ones.
+    Moving averages, where training kept them, replace what they are averages of.
 
     Args:
         tensors: by `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights` and the like.
@@ -65,9 +69,6 @@ def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
             result[name] = tensor
             continue
         result[_joined(place, leaf)] = _to_torch_order(leaf, tensor, is_linear=_is_linear(place))
-    for name, tensor in list(result.items()):
-        if re.search(r"bn\.(bias|running_mean|running_var)$", name):
-            result.setdefault(f"{name.rpartition('.')[0]}.weight", np.ones_like(tensor))
     return result
 
 
@@ -108,14 +109,13 @@ def _is_linear(place: str) -> bool:
 
 
 def _to_torch_order(leaf: str, tensor: np.ndarray, is_linear: bool) -> np.ndarray:
-    if leaf == "depthwise_weights" and tensor.ndim == 4:  # [h, w, c, m], channels count c first
-        h, w, c, m = tensor.shape
-        return tensor.transpose(2, 3, 0, 1).reshape(c * m, 1, h, w)
-    if leaf in ("weights", "pointwise_weights") and tensor.ndim in (2, 4):
-        if is_linear and tensor.size == np.prod(tensor.shape[-2:]):
-            return tensor.reshape(tensor.shape[-2:]).T  # a 1x1 convolution in V1 to V3
-        return tensor.transpose((3, 2, 0, 1) if tensor.ndim == 4 else (1, 0))
-    return tensor
+    if leaf == "depthwise_weights":
+        return depthwise_to_torch(tensor)
+    if leaf not in ("weights", "pointwise_weights"):
+        return tensor
+    if is_linear and tensor.ndim == 4 and tensor.shape[:2] == (1, 1):
+        tensor = tensor[0, 0]  # a 1x1 convolution in V1 to V3
+    return kernel_to_torch(tensor)
 
 
 def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Reading TensorFlow's checkpoints and frozen graphs as arrays by name."""
+"""TensorFlow checkpoints and frozen graphs as tensors by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.weights import folded_graph
-from inception_jax.weights.errors import WeightsError
+from inception_jax.weights import frozen_graph
+from inception_jax.weights.errors import WeightsError, damaged, optional_library
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -40,17 +40,12 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
         WeightsError: if a file is missing, cut short, or no checkpoint.
     """
     tf = _tensorflow(path)
-    prefix = path
-    if path.suffix == ".index" or path.suffix.startswith(".data-"):
-        prefix = path.with_suffix("")
     try:
-        reader = tf.train.load_checkpoint(os.fspath(prefix))
+        reader = tf.train.load_checkpoint(os.fspath(_prefix(path)))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     # The reader turns its own errors into several kinds by their text.
     except (tf.errors.OpError, ValueError, RuntimeError, TypeError, IndexError) as error:
-        raise WeightsError(
-            f"{path} is not a whole TensorFlow checkpoint: {_first_line(error)}"
-        ) from None
+        raise damaged(path, "TensorFlow checkpoint", error) from None
 
 
 def read_archive(path: Path) -> dict[str, np.ndarray]:
@@ -63,18 +58,19 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
             archive.extractall(folder, filter="data")
             files = [f for f in Path(folder).rglob("*") if f.is_file() and is_checkpoint(f)]
-            found = {f.with_suffix("") if _is_part(f) else f for f in files}
-            found = {f for f in found if f.suffix != ".meta"}
+            found = {_prefix(f) for f in files if f.suffix != ".meta"}
             if len(found) != 1:
                 names = ", ".join(sorted(f.name for f in found)) or "none"
                 raise WeightsError(f"{path} must hold one checkpoint; it holds {names}")
             return read_checkpoint(found.pop())
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise WeightsError(f"{path} is not a whole .tar.gz archive: {_first_line(error)}") from None
+        raise damaged(path, ".tar.gz archive", error) from None
 
 
-def _is_part(path: Path) -> bool:
-    return path.suffix == ".index" or path.suffix.startswith(".data-")
+def _prefix(path: Path) -> Path:
+    """What the names of a checkpoint's files begin with."""
+    is_part = path.suffix == ".index" or path.suffix.startswith(".data-")
+    return path.with_suffix("") if is_part else path
 
 
 def read_graph(path: Path) -> dict[str, np.ndarray]:
@@ -91,9 +87,9 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
     graph = tf.compat.v1.GraphDef()
     try:
         graph.ParseFromString(path.read_bytes())
-        tensors = folded_graph.variables(graph, tf.make_ndarray)
+        tensors = frozen_graph.variables(graph, tf.make_ndarray)
     except (message.DecodeError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise WeightsError(f"{path} is not a whole frozen graph: {_first_line(error)}") from None
+        raise damaged(path, "frozen graph", error) from None
     if not tensors:
         raise WeightsError(f"{path} is not a frozen graph of a network: it has no constant kernels")
     return tensors
@@ -101,14 +97,4 @@ def read_graph(path: Path) -> dict[str, np.ndarray]:
 
 def _tensorflow(path: Path) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log: what matters is raised too
-    try:
-        return importlib.import_module("tensorflow")
-    except ImportError:
-        raise WeightsError(
-            f"{path}: reading TensorFlow's files needs TensorFlow: "
-            "pip install 'inception-jax[tensorflow]'"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return optional_library("tensorflow", path, "tensorflow")

@@ -12,7 +12,7 @@ import test_layouts
 import test_slim_files
 
 import inception_jax as ij
-from inception_jax.weights import layouts, leaves
+from inception_jax.weights import layouts, torch_names
 from twins import DEEP, WIDTH, filled
 
 # A network of each kind of layout, the smallest of its kind.
@@ -32,7 +32,7 @@ def file_of(name: str):
 
 
 def state(model) -> list[np.ndarray]:
-    return [np.array(leaf) for _, leaf in leaves.walk(leaves.state_of(model))]
+    return [np.array(leaf) for _, leaf in torch_names.walk(torch_names.state_of(model))]
 
 
 def loaded(model, expected) -> bool:
@@ -119,5 +119,5 @@ def test_names_are_one_to_one(layout):
     """No two of our tensors share a place in a file, so that writing loses none."""
     for arch in set(layout.archs) - DEEP:
         model = test_layouts.build(arch)
-        names = layout.names(ij.weights.leaves.torch_shapes(model))
+        names = layout.names(torch_names.torch_shapes(model))
         assert len(set(names.values())) == len(names)

@@ -17,7 +17,7 @@ from flax import nnx
 
 import inception_jax as ij
 import reference_torch
-from inception_jax.weights import leaves
+from inception_jax.weights import torch_names
 from inception_jax.weights.keras_files import write_hdf5
 from inception_jax.weights.keras_layouts import from_twin
 from keras_layers import (
@@ -136,7 +136,7 @@ def test_every_kind_of_file(name, kinds, tmp_path):
     for file in kinds:
         write = WRITERS[file]
         write(tmp_path / file, case)
-        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), leaves.state_of(model)))
+        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), torch_names.state_of(model)))
         ij.load_weights(model, tmp_path / file)
         loaded = ij.to_torch(model)
         for key, expected in case.state.items():
@@ -150,7 +150,7 @@ def test_what_is_written_is_read(name, tmp_path):
     layers = list(from_twin(case.state, model.layer_order, case.gamma))
     for file in ("a.h5", "a.weights.h5"):
         write_hdf5(tmp_path / file, layers, legacy=file == "a.h5")
-        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), leaves.state_of(model)))
+        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), torch_names.state_of(model)))
         ij.load_weights(model, tmp_path / file)
         loaded = ij.to_torch(model)
         for key, expected in case.state.items():
@@ -169,7 +169,7 @@ def test_without_top(name, tmp_path):
     model = skeleton(f"{name}.keras_in1k", width_multiplier=WIDTH, num_classes=3)
     for file, write in (("a.h5", write_legacy), ("a.weights.h5", write_indexed)):
         write(tmp_path / file, case, top=False)
-        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), leaves.state_of(model)))
+        nnx.update(model, jax.tree.map(lambda x: jnp.zeros(x.shape), torch_names.state_of(model)))
         head = np.array(model.fc.kernel[...])
         with pytest.raises(ij.WeightsError, match="head=False") as error:
             ij.load_weights(model, tmp_path / file)

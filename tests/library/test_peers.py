@@ -17,7 +17,7 @@ import torch
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.weights.convert import export
+from inception_jax.weights.convert import save_as
 from twins import to_nchw
 
 pytestmark = [
@@ -101,7 +101,7 @@ def test_pytorch_peer(name, build, size, written, tmp_path):
         with jax.enable_x64(dtype == "float64"):
             _compare(_logits(ours, images), expected, TOLERANCE[dtype])
     if written:
-        export(ours, tmp_path / "ours.pth", to=written)
+        save_as(ours, tmp_path / "ours.pth", to=written)
         again = torch.load(tmp_path / "ours.pth", weights_only=True)
         theirs.load_state_dict(again)  # all names, and no others
         original = torch.load(tmp_path / "theirs.pth", weights_only=True)
@@ -172,7 +172,7 @@ def test_keras_peer(name, ending, dtype, tmp_path):
     with jax.enable_x64(dtype == "float64"):
         _compare(_logits(ours, images), np.asarray(theirs(images)), TOLERANCE[dtype])
     if ending != ".keras":
-        export(ours, tmp_path / f"ours{ending}", to="keras")
+        save_as(ours, tmp_path / f"ours{ending}", to="keras")
         again = build()
         again.load_weights(tmp_path / f"ours{ending}")
         for a, b in zip(again.get_weights(), theirs.get_weights(), strict=True):

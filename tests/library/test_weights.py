@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -13,7 +14,8 @@ import torch
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.weights import leaves
+from inception_jax.weights import torch_names
+from inception_jax.weights.loading import unfit_heads
 from keras_layers import keras_tensors, later, xception_layers
 from twins import (
     WIDTH,
@@ -39,11 +41,15 @@ def fresh(name: str, **options) -> nnx.Module:
 
 def overwrite(model: nnx.Module) -> None:
     other = lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype))  # noqa: E731
-    nnx.update(model, jax.tree.map(other, leaves.state_of(model)))
+    nnx.update(model, jax.tree.map(other, torch_names.state_of(model)))
 
 
 def equal(a: nnx.Module, b: nnx.Module) -> bool:
-    pairs = zip(leaves.walk(leaves.state_of(a)), leaves.walk(leaves.state_of(b)), strict=True)
+    pairs = zip(
+        torch_names.walk(torch_names.state_of(a)),
+        torch_names.walk(torch_names.state_of(b)),
+        strict=True,
+    )
     return all(p == q and x.dtype == y.dtype and np.array_equal(x, y) for (p, x), (q, y) in pairs)
 
 
@@ -95,7 +101,7 @@ def test_create_model_loads(tmp_path):
     assert equal(again, model)
 
 
-@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("kind", [np.float16, jnp.bfloat16])
 def test_half_precision_files(kind, tmp_path):
     model, _ = pair("xception", "float32")
     halves = {
@@ -138,6 +144,55 @@ def test_another_number_of_classes():
     for part in ("Mixed_7c", "AuxLogits"):
         conv = getattr(other, part).branch1x1 if part == "Mixed_7c" else other.AuxLogits.conv0
         assert float(conv.conv.kernel[...].std()) > 0
+
+
+def test_skipped_modules_keep_their_values():
+    model = filled("inception_v3", aux_heads=True, width_multiplier=WIDTH, num_classes=10)
+    tensors = ij.to_torch(model)
+    parts = ("Mixed_7c", "AuxLogits", "fc")
+    other = fresh("inception_v3", aux_heads=True)
+    before = ij.to_torch(other)
+    # What a file has of them does not matter, and it may have nothing.
+    del tensors["Mixed_7c.branch1x1.conv.weight"]
+    tensors["AuxLogits.fc.weight"] = np.ones((3, 3), np.float32)
+    tensors["fc.extra"] = np.ones(3, np.float32)
+    ij.load_weights(other, tensors, skip=parts)
+    for name, tensor in ij.to_torch(other).items():
+        expected = before if name.startswith(tuple(f"{part}." for part in parts)) else tensors
+        np.testing.assert_array_equal(tensor, expected[name], name)
+    with pytest.raises(ij.WeightsError) as error:
+        ij.load_weights(other, tensors, skip=("Mixed_7c",))
+    assert error.value.unexpected == ("fc.extra",)
+    # A name that is mistyped would be overwritten; that of a head not built is known.
+    with pytest.raises(ValueError, match="no module Mixed_7x"):
+        ij.load_weights(other, tensors, skip=("Mixed_7x",))
+    ij.load_weights(fresh("inception_v3"), tensors, skip=parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "unfit"),
+    [
+        (lambda tensors: tensors, ()),
+        (lambda tensors: without(tensors, "aux2."), ("aux2",)),
+        (lambda tensors: without(tensors, "fc.bias"), ("fc", "aux1.fc2", "aux2.fc2")),
+        (lambda tensors: without(tensors, "aux"), ("aux1", "aux2")),
+        (lambda tensors: without(tensors, "aux1.fc1."), ()),  # which is an error
+        (
+            lambda tensors: without(tensors, "fc.", "aux1."),
+            ("aux1", "fc", "aux1.fc2", "aux2.fc2"),
+        ),
+    ],
+)
+def test_heads_that_a_file_does_not_fit(change, unfit):
+    options = {"aux_heads": True, "width_multiplier": WIDTH, "num_classes": 10}
+    tensors = change(ij.to_torch(filled("inception_v1", **options)))
+    assert unfit_heads(fresh("inception_v1", aux_heads=True), tensors) == unfit
+    plain = fresh("inception_v1")
+    assert unfit_heads(plain, tensors) == (("fc",) if "fc" in unfit else ())
+
+
+def without(tensors: dict[str, np.ndarray], *beginnings: str) -> dict[str, np.ndarray]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(beginnings)}
 
 
 def test_everything_wrong_is_said_at_once_and_nothing_is_loaded():
@@ -313,3 +368,10 @@ def test_the_error_says_what_a_file_fits(other):
     model, _ = pair("xception.keras_in1k", "float32")
     with pytest.raises(ij.WeightsError, match=r"takes them as xception\.keras_in1k$"):
         ij.load_weights(fresh(other), keras_names(ij.to_torch(model)))
+
+
+def test_readers_of_other_formats_are_imported_when_needed():
+    optional = {"torch", "tensorflow", "h5py", "google.protobuf", "keras"}
+    code = f"import sys, inception_jax; sys.exit(', '.join({optional} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

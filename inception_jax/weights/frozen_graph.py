@@ -68,9 +68,10 @@ class _Reader:
         if f"{scope}/biases" in known or f"{scope}/BatchNorm/moving_mean" in known:
             return
         channels = kernel.shape[-1]
-        scale, shift = self._affine(product.name, channels)
-        if scale is None or shift is None:  # nothing follows: a layer without a bias
+        affine = self._affine(product.name, channels)
+        if affine is None:  # nothing follows: a layer without a bias
             return
+        scale, shift = affine
         yield f"{scope}/weights", kernel
         yield f"{scope}/BatchNorm/gamma", (scale * np.sqrt(1 + _EPS)).astype(np.float32)
         yield f"{scope}/BatchNorm/beta", shift.astype(np.float32)
@@ -85,7 +86,7 @@ class _Reader:
     def _constant(self, name: str) -> np.ndarray | None:
         return self.constants.get(self._source(name))
 
-    def _affine(self, name: str, channels: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _affine(self, name: str, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
         """What the chain of operations after a node multiplies and adds, a number a channel."""
         scale, shift, found = np.ones(channels), np.zeros(channels), False
         while len(self.consumers.get(name, ())) == 1:
@@ -96,7 +97,7 @@ class _Reader:
             gain, offset = step
             scale, shift, found = scale * gain, shift * gain + offset, True
             name = node.name
-        return (scale, shift) if found else (None, None)
+        return (scale, shift) if found else None
 
     def _step(self, node: Any, name: str, channels: int) -> tuple[Any, Any] | None:
         if node.op == "Identity":

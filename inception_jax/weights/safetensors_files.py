@@ -1,0 +1,53 @@
+"""Safetensors files as tensors by name, with their metadata; and writing them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from inception_jax.outputs import check_target, whole
+from inception_jax.weights.errors import WeightsError, damaged
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+}
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the tensors and the metadata of a file.
+
+    Raises:
+        WeightsError: if the file is damaged, or has a tensor of an unknown type.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        entries = safetensors.deserialize(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise damaged(path, "safetensors file", error) from None
+    tensors = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise WeightsError(f"{path}: tensor {name} has the type {entry['dtype']}")
+        flat = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
+        tensors[name] = flat.reshape(entry["shape"])
+    return tensors, metadata
+
+
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes a file whole or not at all."""
+    path = check_target(path, (".safetensors",), error=WeightsError, what="weights")
+    with whole(path) as partial:
+        safetensors.numpy.save_file(dict(tensors), partial, dict(metadata))
