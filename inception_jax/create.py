@@ -120,20 +120,15 @@ def model_for(name: str, source: Source) -> Model:
     file = open_weights(name, source)
     saved = dict(file.spec.readings) if file.spec else {}
     file.check(name, info.options if info.tag else {**info.options, **saved})
-    return create_model(
-        name, weights=file, **_saved(file.spec) if file.spec else _found(name, file)
-    )
+    options = _saved(file.spec) if file.spec else _found(name, file)
+    return create_model(name, weights=file, **options)
 
 
 def _saved(spec: Spec) -> dict[str, Any]:
     """The options of a file of `save_weights`."""
     options = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     del options["name"]
-    readings = dict(options.pop("readings"))
-    return {
-        **options,
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in readings.items()},
-    }
+    return {**options, **dict(options.pop("readings"))}
 
 
 def _found(name: str, file: WeightFile) -> dict[str, Any]:

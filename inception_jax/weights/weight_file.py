@@ -102,10 +102,12 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
 def _saved_spec(text: str) -> Spec:
     try:
         saved = json.loads(text)
-        spec = Spec(**{field.name: saved[field.name] for field in dataclasses.fields(Spec)})
-        readings = tuple((option, value) for option, value in spec.readings)
-        model_info(spec.name)
-        return dataclasses.replace(spec, readings=readings)
+        model_info(saved["name"])
+        saved["readings"] = tuple(
+            (option, tuple(value) if isinstance(value, list) else value)
+            for option, value in saved["readings"]
+        )
+        return Spec(**{field.name: saved[field.name] for field in dataclasses.fields(Spec)})
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"the file's own note of what it is cannot be read ({error}): another version of this "

@@ -318,5 +318,5 @@ def test_own_files_with_tuples_in_their_reading(tmp_path):
         "inception_resnet_v1", blocks=(2, 2, 2), weights=tmp_path / "x.safetensors", **options
     )
     np.testing.assert_array_equal(again.fc.kernel[...], model.fc.kernel[...])
-    with pytest.raises(ij.WeightsError, match=r"blocks=\[2, 2, 2\]"):
+    with pytest.raises(ij.WeightsError, match=r"blocks=\(2, 2, 2\)"):
         ij.load_weights(build("inception_resnet_v1", num_classes=10), tmp_path / "x.safetensors")
