@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from inception_jax.weights.errors import WeightsError, damaged, optional_library
+from inception_jax.weights.torch_names import Tensors
 
 # The fields of caffe.proto that hold weights: name, number, type, label. `layers` is what Caffe
 # wrote in 2014, `layer` what it writes since.
@@ -30,7 +31,7 @@ _FIELDS = {
 }
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> Tensors:
     """Reads a `.caffemodel`'s blobs as `conv1/7x7_s2/0`, a layer's name and the blob's number.
 
     Raises:

@@ -18,8 +18,9 @@ from inception_jax.weights import (
     torch_files,
 )
 from inception_jax.weights.errors import WeightsError
-from inception_jax.weights.layouts import Layout, Tensors
+from inception_jax.weights.layouts import Layout
 from inception_jax.weights.saving import save_weights, to_torch
+from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weight_file import fitting, spec_of, wrong_readings
 
 Format = Literal["inception_jax", "reference_torch", "torchvision", "timm", "keras"]

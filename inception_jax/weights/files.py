@@ -7,8 +7,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from inception_jax.weights import (
     caffe_files,
     keras_files,
@@ -17,8 +15,9 @@ from inception_jax.weights import (
     torch_files,
 )
 from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.torch_names import Tensors
 
-_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+_READERS: dict[str, Callable[[Path], Tensors]] = {
     **dict.fromkeys(torch_files.ENDINGS, torch_files.read),
     ".h5": keras_files.read_hdf5,
     ".hdf5": keras_files.read_hdf5,
@@ -31,7 +30,7 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
 }
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     """Reads a weight file with the reader of its ending.
 
     Returns:
@@ -54,7 +53,7 @@ def exists(path: Path) -> bool:
     return path.is_file() or tensorflow_files.exists(path)
 
 
-def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
+def _reader(path: Path) -> Callable[[Path], Tensors]:
     for ending, reader in _READERS.items():
         if path.name.endswith(ending):
             return reader

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from inception_jax.weights.slim_layouts import LEAF
+from inception_jax.weights.torch_names import Tensors
 
-_VARIABLE = re.compile(
-    r".+/(?:weights|biases|depthwise_weights|pointwise_weights"
-    r"|BatchNorm/(?:gamma|beta|moving_mean|moving_variance))"
-)
+_VARIABLE = re.compile(rf".+/(?:{LEAF})")
 _PRODUCTS = {"Conv2D", "MatMul"}
 _EPS = 1e-3  # what all of TF-slim's networks, and so the layers here, add to the variance
 
 
-def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Arrays:
+def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Tensors:
     """Returns a `GraphDef`'s constants by the names that they had as variables.
 
     A convolution that has lost its BatchNorm gets one that multiplies and adds what the graph
@@ -52,13 +50,13 @@ def _inputs(node: Any) -> list[str]:
 
 class _Reader:
     def __init__(
-        self, nodes: Mapping[str, Any], consumers: Mapping[str, list[str]], constants: Arrays
+        self, nodes: Mapping[str, Any], consumers: Mapping[str, list[str]], constants: Tensors
     ):
         self.nodes = nodes
         self.consumers = consumers
         self.constants = constants
 
-    def unfolded(self, product: Any, known: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+    def unfolded(self, product: Any, known: Tensors) -> Iterator[tuple[str, np.ndarray]]:
         """Yields a product's kernel and BatchNorm, unless its variables are all known."""
         kernel = self._constant(_inputs(product)[1])
         if kernel is None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.keras_layouts import Stored
+from inception_jax.weights.torch_names import Tensors
 
 # Keras 1 named tensors by suffixes; its `running_std` holds the variance.
 _KERAS_1 = {
@@ -31,7 +32,7 @@ _KERAS_1 = {
 _DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError)
 
 
-def read_hdf5(path: Path) -> dict[str, np.ndarray]:
+def read_hdf5(path: Path) -> Tensors:
     """Reads a `.h5` file: a legacy one as `conv2d_7/kernel`, Keras 3's as `layers/conv2d_7/vars/0`.
 
     Raises:
@@ -41,7 +42,7 @@ def read_hdf5(path: Path) -> dict[str, np.ndarray]:
         return _read_hdf5(file, str(path))
 
 
-def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
+def read_keras_archive(path: Path) -> Tensors:
     """Reads the weights, and nothing else, of a `.keras` file.
 
     Raises:
@@ -55,7 +56,7 @@ def read_keras_archive(path: Path) -> dict[str, np.ndarray]:
     return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
 
 
-def _read_hdf5(file: BinaryIO, what: str) -> dict[str, np.ndarray]:
+def _read_hdf5(file: BinaryIO, what: str) -> Tensors:
     h5py = optional_library("h5py", what, "keras")
     try:
         with h5py.File(file, "r") as root:
@@ -135,7 +136,7 @@ def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
     yield from found
 
 
-def read_tensorflow_js(path: Path) -> dict[str, np.ndarray]:
+def read_tensorflow_js(path: Path) -> Tensors:
     """Reads a TensorFlow.js layers model: `model.json`, and the files that it names beside it.
 
     Raises:

@@ -15,9 +15,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from inception_jax.weights.torch_names import depthwise_to_torch, kernel_from_torch, kernel_to_torch
+from inception_jax.weights.torch_names import (
+    Tensors,
+    depthwise_to_torch,
+    kernel_from_torch,
+    kernel_to_torch,
+)
 
-Tensors = dict[str, np.ndarray]
 Kind = Literal["conv2d", "separable_conv2d", "batch_normalization", "dense"]
 
 # The tensors of a layer in the order in which Keras stores them.

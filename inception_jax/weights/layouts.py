@@ -16,9 +16,7 @@ import numpy as np
 from inception_jax.nn.model import Model
 from inception_jax.weights import keras_layouts, published_names, slim_layouts
 from inception_jax.weights.published_names import Names, Renaming
-from inception_jax.weights.torch_names import torch_shapes
-
-Tensors = dict[str, np.ndarray]
+from inception_jax.weights.torch_names import Tensors, torch_shapes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from inception_jax.outputs import check_target, whole
 from inception_jax.weights.errors import WeightsError, damaged
+from inception_jax.weights.torch_names import Tensors
 
 _DTYPES = {
     "F64": np.float64,
@@ -23,7 +24,7 @@ _DTYPES = {
 }
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Reads the tensors and the metadata of a file.
 
     Raises:

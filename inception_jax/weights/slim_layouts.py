@@ -13,9 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from inception_jax.weights.torch_names import depthwise_to_torch, kernel_to_torch
-
-Tensors = dict[str, np.ndarray]
+from inception_jax.weights.torch_names import Tensors, depthwise_to_torch, kernel_to_torch
 
 _LEAVES = {
     "weights": "conv.weight",
@@ -27,11 +25,11 @@ _LEAVES = {
     "BatchNorm/moving_mean": "bn.running_mean",
     "BatchNorm/moving_variance": "bn.running_var",
 }
-_LEAF = "|".join(_LEAVES)
+LEAF = "|".join(_LEAVES)
 _AVERAGE = "/ExponentialMovingAverage"
 # What training keeps beside the variables: optimisers' slots and counts, FaceNet's centre loss.
 _TRAINING = re.compile(
-    rf".*/(?:{_LEAF})/(?:RMSProp|RMSProp_1|Momentum|Adam|Adam_1|Adagrad)"
+    rf".*/(?:{LEAF})/(?:RMSProp|RMSProp_1|Momentum|Adam|Adam_1|Adagrad)"
     r"|.*/BatchNorm/moving_(?:mean|variance)/(?:biased|local_step)"
     r"|(?:.*/)?(?:global_step|beta\d_power|learning_rate|centers)"
 )
@@ -88,7 +86,7 @@ def _without_training(tensors: Tensors) -> Tensors:
 
 def _scope(name: str) -> str:
     """The layer of a variable; empty for what is none of a layer's."""
-    match = re.fullmatch(rf"(.+)/(?:{_LEAF})", name)
+    match = re.fullmatch(rf"(.+)/(?:{LEAF})", name)
     return match[1].removesuffix("/BatchNorm") if match else ""
 
 

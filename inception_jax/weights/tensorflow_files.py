@@ -9,10 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from inception_jax.weights import frozen_graph
 from inception_jax.weights.errors import WeightsError, damaged, optional_library
+from inception_jax.weights.torch_names import Tensors
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -29,7 +28,7 @@ def _index(path: Path) -> Path:
     return path.with_name(f"{path.name}.index")
 
 
-def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
+def read_checkpoint(path: Path) -> Tensors:
     """Reads all variables of a checkpoint, of the format of 2016 or of today's.
 
     Args:
@@ -48,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
         raise damaged(path, "TensorFlow checkpoint", error) from None
 
 
-def read_archive(path: Path) -> dict[str, np.ndarray]:
+def read_archive(path: Path) -> Tensors:
     """Reads the checkpoint in a `.tar.gz`, as TF-slim publishes them.
 
     Raises:
@@ -73,7 +72,7 @@ def _prefix(path: Path) -> Path:
     return path.with_suffix("") if is_part else path
 
 
-def read_graph(path: Path) -> dict[str, np.ndarray]:
+def read_graph(path: Path) -> Tensors:
     """Reads the variables that a frozen graph, a `.pb` file, has as constants.
 
     BatchNorm that was folded into its convolution is taken apart again: a mean of 0, a variance of

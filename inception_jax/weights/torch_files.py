@@ -11,12 +11,13 @@ import numpy as np
 
 from inception_jax.outputs import whole
 from inception_jax.weights.errors import WeightsError, damaged, optional_library
+from inception_jax.weights.torch_names import Tensors
 
 ENDINGS = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averages before the rest
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path) -> Tensors:
     """Reads a state dict, on its own or inside a training checkpoint.
 
     Raises:

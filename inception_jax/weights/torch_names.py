@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 Path = tuple[Any, ...]
+Tensors = dict[str, np.ndarray]
 
 _LEAVES = {
     "kernel": "weight",

@@ -15,7 +15,8 @@ from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import list_models, model_info
 from inception_jax.weights import download, files, layouts
 from inception_jax.weights.errors import WeightsError
-from inception_jax.weights.layouts import Layout, Tensors
+from inception_jax.weights.layouts import Layout
+from inception_jax.weights.torch_names import Tensors
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
