@@ -127,8 +127,9 @@ def model_for(name: str, source: Source) -> Model:
 def _saved(spec: Spec) -> dict[str, Any]:
     """The options of a file of `save_weights`."""
     options = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    readings = options.pop("readings")
     del options["name"]
-    return {**options, **dict(options.pop("readings"))}
+    return {**options, **dict(readings)}
 
 
 def _found(name: str, file: WeightFile) -> dict[str, Any]:
