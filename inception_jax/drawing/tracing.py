@@ -29,12 +29,12 @@ class Program:
     Attributes:
         closed: the jaxpr from the leaves of the network's state and the images to the logits, and
             to those of its auxiliary classifiers, with its constants.
-        owners: for each input that is a parameter, its path in the network.
+        parameters: paths of the inputs but the last, which is the images.
         modules: the class of each module by its path; that of the network by the empty one.
     """
 
     closed: Any
-    owners: tuple[str, ...]
+    parameters: tuple[str, ...]
     modules: dict[str, type[nnx.Module]]
 
 
@@ -48,7 +48,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> Program:
         ValueError: for images that the network cannot take.
     """
     graphdef, state = nnx.split(model)
-    owners = tuple(_name(path) for path, _ in nnx.to_flat_state(state))
+    parameters = tuple(_name(path) for path, _ in nnx.to_flat_state(state))
     modules = {_name(path): type(module) for path, module in nnx.iter_modules(model)}
     images = jax.ShapeDtypeStruct((1, *input_size, model.in_channels), jnp.float32)
 
@@ -59,7 +59,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> Program:
 
     with rewrites.rewritten(), ops.forced_form("native"):
         closed = jax.make_jaxpr(function)(state, images)
-    return Program(closed, owners, modules)
+    return Program(closed, parameters, modules)
 
 
 def event(equation: Any) -> tuple[Event, str] | None:

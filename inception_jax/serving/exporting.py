@@ -12,7 +12,7 @@ import jax
 from inception_jax import outputs
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
-from inception_jax.serving.errors import ExportError
+from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.program import Program, program_of
 
 Format = Literal["onnx", "stablehlo"]

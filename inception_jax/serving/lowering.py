@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand
 from inception_jax.serving.primitives import ELEMENTWISE, handler_of
 
 _INLINED = {

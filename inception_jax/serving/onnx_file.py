@@ -8,11 +8,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from inception_jax.nn import ops, rewrites
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
+from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.lowering import lower
+from inception_jax.serving.onnx_folding import fold_channels
+from inception_jax.serving.onnx_graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
 from inception_jax.serving.program import Program
-from inception_jax.serving.simplify import simplify
 
 # From 2022: what runs ONNX today takes it, and nothing newer is needed.
 OPSET, IR_VERSION = 17, 8
@@ -37,7 +37,7 @@ def from_program(program: Program) -> bytes:
         raise ExportError("the network's result does not depend on its images")
     if len(result.shape) == 4:
         result = graph.add("Transpose", result, shape=result.shape, perm=CHANNELS_LAST)
-    simplify(graph, [result.name])
+    fold_channels(graph, [result.name])
     content = _model(graph, program, result).SerializeToString()
     onnx.checker.check_model(content)
     return content

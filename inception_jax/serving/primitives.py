@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inception_jax.serving import pieces, windows
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand, Tensor, axis_of
+from inception_jax.serving import conv_and_pool, slicing
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 Handler = Callable[..., Operand | list[Tensor]]
 """Takes the graph, a primitive's parameters, its results' shapes and dtypes, and its operands."""
@@ -142,15 +142,15 @@ _HANDLERS: dict[str, Handler] = {
     "convert_element_type": _cast,
     "copy": _copy,
     "broadcast_in_dim": _broadcast,
-    "concatenate": pieces.concatenate,
-    "split": pieces.split,
-    "slice": pieces.strided_slice,
-    "gather": pieces.gather,
-    "rev": pieces.rev,
-    "pad": pieces.pad,
-    "conv_general_dilated": windows.conv,
-    "reduce_window_max": windows.window_max,
-    "reduce_window_sum": windows.window_sum,
+    "concatenate": slicing.concatenate,
+    "split": slicing.split,
+    "slice": slicing.strided_slice,
+    "gather": slicing.gather,
+    "rev": slicing.rev,
+    "pad": slicing.pad,
+    "conv_general_dilated": conv_and_pool.conv,
+    "reduce_window_max": conv_and_pool.window_max,
+    "reduce_window_sum": conv_and_pool.window_sum,
     "reduce_sum": _sum,
     "dot_general": _dot,
 }

@@ -16,7 +16,7 @@ from inception_jax.analysis.tracing import evaluating
 from inception_jax.nn.model import Model
 from inception_jax.preprocessing import scaled
 from inception_jax.registry import ModelInfo, model_info
-from inception_jax.serving.errors import ExportError
+from inception_jax.serving.export_error import ExportError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from inception_jax.serving.graph import Graph, Node
+from inception_jax.serving.onnx_graph import Graph, Node
 
 # Whose first constant multiplies each channel of the result, and whose second is added.
 _BY_CHANNEL = ("Conv", "BatchNormalization")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand, Tensor
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand, Tensor
 
 
 def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand, Tensor, axis_of
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
