@@ -1,5 +1,5 @@
-"""What goes wrong with an export, said once."""
+"""The error of a failed export."""
 
 
 class ExportError(ValueError):
-    """A network cannot be written as a program, or not there; nothing is written."""
+    """A network cannot be exported, or not to this path. Nothing is written."""

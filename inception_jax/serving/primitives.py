@@ -1,4 +1,4 @@
-"""jax's primitives as nodes of an ONNX graph: those that this library's networks consist of."""
+"""jax's primitives as nodes of an ONNX graph, as far as this library's networks use them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
 
 
 def handler_of(primitive: str) -> Handler:
-    """Returns what appends the nodes of a primitive.
+    """Returns the function that appends the nodes of a primitive.
 
     Raises:
-        ExportError: if there is nothing.
+        ExportError: if there is none.
     """
     if primitive in _HANDLERS:
         return _HANDLERS[primitive]
@@ -72,13 +72,13 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """1 - erf(x) as 1 + erf(-x): jax's GELU asks for -x, and so runtimes see the GELU they know."""
+    """1 - erf(x) as 1 + erf(-x): jax's GELU takes it of -x, and runtimes recognise the result."""
     erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
     return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
 
 
 def _negative(graph: Graph, x: Tensor) -> Tensor:
-    """-x; for k * -y, as in a GELU, y / (1 / k), the only form that onnxruntime takes for one."""
+    """-x; if x is k * -y, as in a GELU, y / (1 / k), the only form that onnxruntime recognises."""
     product = graph.producer(x)
     factor = graph.constants.get(product.inputs[1]) if product and product.op == "Mul" else None
     if product is not None and factor is not None and factor.ndim == 0:
@@ -97,10 +97,10 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """New axes of size 1, such as `keepdims` leaves; ONNX broadcasts them as jax does."""
-    kept, shape = params["broadcast_dimensions"], results[0].shape
-    new = [axis for axis in range(len(shape)) if axis not in kept]
-    same = all(shape[axis] == size for axis, size in zip(kept, x.shape, strict=True))
+    """Adds axes of size 1, as `keepdims` does; ONNX broadcasts them as jax does."""
+    old, shape = params["broadcast_dimensions"], results[0].shape
+    new = [axis for axis in range(len(shape)) if axis not in old]
+    same = all(shape[axis] == size for axis, size in zip(old, x.shape, strict=True))
     if not same or any(shape[axis] != 1 for axis in new) or len(shape) == 4:
         raise ExportError(f"export cannot write a broadcast of {x.shape} to {shape} as ONNX")
     return graph.add("Unsqueeze", x, np.asarray(new, np.int64), shape=shape)
