@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from inception_jax.analysis.tracing import evaluating
 from inception_jax.nn.model import Model
 from inception_jax.preprocessing import scaled
 from inception_jax.registry import ModelInfo, model_info
@@ -43,12 +42,12 @@ def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embeddin
         ExportError: if the images cannot be normalised.
     """
     info = _info_to_normalise(model) if normalise else None
-    graphdef, state = nnx.split(model)
+    graphdef, state = nnx.split(model.eval_view())
     # On the host: weights on a device would bind the program to that device.
     state = jax.device_get(state)
 
     def function(images: Any) -> Any:
-        network = evaluating(graphdef, jax.tree.map(jnp.asarray, state))
+        network = nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
         images = images if info is None else _normalised(images, info)
         return network.embed(images) if embedding else network(images)
 
