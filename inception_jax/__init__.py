@@ -3,7 +3,7 @@
 from inception_jax import models
 from inception_jax.analysis import explain
 from inception_jax.analysis.features import FeatureInfo, feature_extractor, feature_info
-from inception_jax.analysis.summary import Summary, summary
+from inception_jax.analysis.stage_table import Summary, summary
 from inception_jax.create import create_model
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.inference.folding import fold

@@ -1,1 +1,1 @@
-"""What a network is made of: stages, shapes, multiply-accumulates, heat maps."""
+"""A network's stages, shapes, multiply-accumulates and heat maps."""

@@ -1,4 +1,4 @@
-"""A network's stages as features: what there is, and some of them without the rest."""
+"""A network's stages as features: which there are, and how to compute some of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from inception_jax.analysis.tracing import evaluating
 from inception_jax.nn.model import Model
 
-_LARGE = 4096  # pixels: beside them what convolutions without padding take off a map is nothing
+_LARGE = 4096  # pixels; ignores the border that unpadded convolutions remove
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +24,12 @@ class FeatureInfo:
     """A stage of a network.
 
     Attributes:
-        name: in the dictionary that `features` returns.
+        name: its key in the dictionary that `features` returns.
         channels: of its map.
-        reduction: pixels of the image a pixel of the map, along each axis. Without padding a map
-            is smaller by some pixels: Inception V3's last of a 299x299 image has 8x8.
-        tap: one of the stages, one a size of map, that detectors and segmenters take: timm's
-            `features_only` returns the same ones of the networks that it has.
+        reduction: side of the image divided by that of the map. Unpadded convolutions make a map
+            smaller by some more pixels: the last map of Inception V3 has 8x8 for 299x299.
+        tap: whether it is one of the stages, one for each size of map, that detectors and
+            segmenters use. timm's `features_only` returns the same ones where it has the network.
     """
 
     name: str
@@ -43,11 +42,11 @@ def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
     """Returns the stages that `model.features` returns, in forward order.
 
     Args:
-        model: an abstract one (`nnx.eval_shape`) will do; nothing is computed.
+        model: may be abstract (`nnx.eval_shape`); nothing is computed.
     """
-    graphdef, state = nnx.split(model)
+    graphdef, state = nnx.split(model.eval_view())
     images = jax.ShapeDtypeStruct((1, _LARGE, _LARGE, model.in_channels), jnp.float32)
-    maps = jax.eval_shape(lambda s, x: evaluating(graphdef, s).features(x), state, images)
+    maps = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s).features(x), state, images)
     return tuple(
         FeatureInfo(
             name, map.shape[3], 2 ** round(math.log2(_LARGE / map.shape[1])), name in model.taps
@@ -59,13 +58,14 @@ def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
 def feature_extractor(
     model: Model, stages: Iterable[str] | None = None
 ) -> Callable[[ArrayLike], dict[str, jax.Array]]:
-    """Returns a compiled function that computes some stages, and nothing that they do not need.
+    """Returns a compiled function that computes some stages, and only what they need.
 
-    It may be called inside other programs, and differentiated. For the parameters' gradients call
-    `model.features` inside the program: there too, what is not used is not computed.
+    It may be called inside other programs, and differentiated with respect to the images. For
+    gradients of parameters call `model.features` inside a compiled program, which also computes
+    only what is used.
 
     Args:
-        model: as it is now, in any mode; what is done to it later has no effect.
+        model: in any mode; evaluation mode is used. Later changes to it have no effect.
         stages: names in `feature_info`; None: its taps.
 
     Returns:
@@ -73,27 +73,27 @@ def feature_extractor(
         [n, h', w', c'] by the stages' names, in forward order.
 
     Raises:
-        ValueError: for a stage that the network does not have, or for none; the function itself,
-            for images that the network does not take.
+        ValueError: for a stage that the network does not have, or for none; by the function, for
+            images that the network does not take.
     """
     known = [info.name for info in feature_info(model)]
     wanted = list(model.taps if stages is None else stages)
     check_stages(wanted, known)
-    graphdef, state = nnx.split(model)
+    graphdef, state = nnx.split(model.eval_view())
 
     @jax.jit
     def compute(state: nnx.State, images: jax.Array) -> OrderedDict[str, jax.Array]:
-        maps = evaluating(graphdef, state).features(images)
+        maps = nnx.merge(graphdef, state).features(images)
         return OrderedDict((name, maps[name]) for name in known if name in wanted)
 
     return functools.partial(_call, compute, state)
 
 
 def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
-    """Refuses names of stages that are not known, with near ones, and none at all.
+    """Checks names of stages.
 
     Raises:
-        ValueError: for these.
+        ValueError: for an unknown name, with near ones, or for no name at all.
     """
     if not wanted:
         raise ValueError(f"no stage is named; there are {', '.join(known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from inception_jax import drawing
-from inception_jax.outputs import check_target
+from inception_jax.outputs import check_target, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Writes the drawing."""
     path = check_target(args.output, (".svg",), what="drawings")
-    path.write_text(drawing.draw(args.name, args.module), encoding="utf-8")
+    with whole(path) as partial:
+        partial.write_text(drawing.draw(args.name, args.module), encoding="utf-8")
     print(f"wrote {path}")
     return 0

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from inception_jax.cli.arguments import positive_int
 from inception_jax.metrics.extractor import DIMS, Extractor
 from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
+from inception_jax.metrics.metric_values import MeanStd
 from inception_jax.metrics.resizing import RESIZES
-from inception_jax.metrics.results import MeanStd
 from inception_jax.metrics.scores import check_count, fid_of_statistics, prepared, score_of_features
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.outputs import check_target
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dims", type=int, choices=DIMS, default=2048, help="features; default: %(default)s"
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=50, metavar="N", help="default: %(default)s"
+        "--batch-size", type=positive_int, default=50, metavar="N", help="default: %(default)s"
     )
     parser.add_argument("--recursive", action="store_true", help="read subfolders too")
     parser.add_argument(
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns the exit code."""
+    """Prints the metrics, or writes the statistics of A."""
     _check(args)
     extractor = Extractor(
         args.weights or True,
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be said before anything is opened."""
+    """Refuses arguments that do not go together, before anything is opened."""
     if args.save_stats:
         check_target(args.save_stats, (".npz",), what="statistics")
         if args.b:
@@ -132,10 +133,3 @@ def _metrics(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METRICS)}")
     return names
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -17,16 +17,17 @@ from tqdm import tqdm
 
 from inception_jax import classes
 from inception_jax.analysis import explain
-from inception_jax.cli import contact_sheet as sheet
+from inception_jax.cli.arguments import positive_int
+from inception_jax.cli.contact_sheet import contact_sheet
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
-from inception_jax.outputs import check_target
+from inception_jax.outputs import check_target, whole
 from inception_jax.preprocessing import as_input, cropped
 from inception_jax.registry import model_info
 from inception_jax.weights.weight_file import spec_of
 
-# Images to heat, unless none is asked for, and logits.
+# Maps images to heat maps, or None if none are asked for, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
 
 _BATCH = 16
@@ -43,7 +44,7 @@ class Prediction:
         best: indices of the classes, the likeliest first.
         scores: their probabilities.
         seen: the part of it that the network saw.
-        heated: the same under the colours of its explanation.
+        heated: the same under the colours of its heat map.
     """
 
     path: Path
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
     parser.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
     parser.add_argument("--weights", help="weight file; default: the tag's published one")
-    parser.add_argument("--top", type=_positive, default=5, help="how many classes; default: 5")
+    parser.add_argument("--top", type=positive_int, default=5, help="how many classes; default: 5")
     parser.add_argument(
         "--classes",
         metavar="FILE",
@@ -76,37 +77,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture of where the likeliest class is seen (Grad-CAM); of several images a sheet",
     )
     parser.add_argument(
-        "--stage", help="whose map explains, see `inception-jax info`; default: the last"
+        "--stage",
+        help="stage whose feature map is used for the heat map, see `inception-jax info`; "
+        "default: the last",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Prints the classes of images, or for a folder writes a table and a contact sheet."""
     paths, from_folder = _files(args.images)
     if from_folder:
         args.csv = args.csv or "predictions.csv"
         args.sheet = args.sheet or "predictions.png"
-        drawn = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
-        paths = [path for path in paths if path.resolve() not in drawn]  # of an earlier run
-        if not paths:
-            raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
-    pictures = [path for path in (args.sheet, args.explain) if path]
-    for path in pictures:
-        check_target(path, _ENDINGS, what="pictures")
-    if args.csv:
-        check_target(args.csv)
-    if not from_folder:
-        for path in paths:  # before the weights are fetched
-            _open(path)
-    if args.stage and not args.explain:
-        raise ValueError("--stage says whose map explains: it needs --explain FILE")
+    paths = _without_pictures(paths, args) if from_folder else paths
+    _check(args, [] if from_folder else paths)
     model = model_for(args.arch, args.weights or True)
     _check_takes_photographs(model)
     names = _names(args, spec_of(model).num_classes)
-    predictions = _predict(model, args, paths, skip=from_folder)
+    predictions = _predict(model, args, paths, skip_broken=from_folder)
     if args.csv:
-        predictions = _recorded(predictions, Path(args.csv), names)
-    shown, count = _shown(predictions, names, print_each=not from_folder)
+        predictions = _with_table(predictions, Path(args.csv), names)
+    shown, count = _first(predictions, names, print_each=not from_folder)
     if not count:
         raise ValueError(f"none of {len(paths)} files is a whole image")
     if args.csv:
@@ -115,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         _write_picture(args.sheet, shown, [p.seen for p in shown], names)
     if args.explain:
         _write_picture(args.explain, shown, [p.heated for p in shown if p.heated], names)
-    if pictures and len(shown) < count:
+    if (args.sheet or args.explain) and len(shown) < count:
         print(f"note: pictures are of the first {len(shown)} of {count} images", file=sys.stderr)
     return 0
 
@@ -134,6 +125,28 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
     return files, any(Path(argument).is_dir() for argument in arguments)
 
 
+def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
+    """Leaves out the pictures that an earlier run wrote."""
+    written = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
+    images = [path for path in paths if path.resolve() not in written]
+    if not images:
+        raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
+    return images
+
+
+def _check(args: argparse.Namespace, images: Sequence[Path]) -> None:
+    """Refuses what would fail, before the weights are fetched."""
+    for path in (args.sheet, args.explain):
+        if path:
+            check_target(path, _ENDINGS, what="pictures")
+    if args.csv:
+        check_target(args.csv)
+    for path in images:
+        _open(path)
+    if args.stage and not args.explain:
+        raise ValueError("--stage says whose map explains: it needs --explain FILE")
+
+
 def _names(args: argparse.Namespace, count: int) -> list[str]:
     if not args.classes:
         return classes.names(count, args.arch)
@@ -148,20 +161,20 @@ def _names(args: argparse.Namespace, count: int) -> list[str]:
 
 
 def _predict(
-    model: Model, args: argparse.Namespace, paths: Sequence[Path], *, skip: bool
+    model: Model, args: argparse.Namespace, paths: Sequence[Path], *, skip_broken: bool
 ) -> Iterator[Prediction]:
-    look: Look
-    if args.explain:
-        look = explain.grad_cam(model, stage=args.stage)
-    else:
-        logits = jit_predict(model)
-        look = lambda images: (None, logits(images))  # noqa: E731
-    size = min(_BATCH, len(paths))  # of all batches: each other one would be compiled anew
+    look = explain.grad_cam(model, stage=args.stage) if args.explain else _without_heat(model)
+    size = min(_BATCH, len(paths))  # of every batch: each new size would be compiled again
     starts = range(0, len(paths), size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
-        opened = list(_opened(paths[start : start + size], skip=skip))
+        opened = list(_opened(paths[start : start + size], skip_broken=skip_broken))
         if opened:
             yield from _predict_batch(look, opened, size, args)
+
+
+def _without_heat(model: Model) -> Look:
+    logits = jit_predict(model)
+    return lambda images: (None, logits(images))
 
 
 def _predict_batch(
@@ -180,12 +193,12 @@ def _predict_batch(
         yield Prediction(path, best.tolist(), scores[i][best].tolist(), picture, heated)
 
 
-def _opened(paths: Sequence[Path], *, skip: bool) -> Iterator[tuple[Path, Image.Image]]:
+def _opened(paths: Sequence[Path], *, skip_broken: bool) -> Iterator[tuple[Path, Image.Image]]:
     for path in paths:
         try:
             yield path, _open(path)
         except ValueError as error:
-            if not skip:
+            if not skip_broken:
                 raise
             tqdm.write(f"note: left out: {error}", file=sys.stderr)
 
@@ -199,11 +212,11 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _recorded(
+def _with_table(
     predictions: Iterator[Prediction], path: Path, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Writes each into a table as it comes: what is stopped on the way keeps what it has."""
-    for first in predictions:  # or there is no table
+    """Passes predictions on and writes each at once: an interrupted run keeps what it has."""
+    for first in predictions:  # without any there is no table
         ranks = range(1, len(first.best) + 1)
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
@@ -214,10 +227,10 @@ def _recorded(
                 yield p
 
 
-def _shown(
+def _first(
     predictions: Iterator[Prediction], names: Sequence[str], *, print_each: bool
 ) -> tuple[list[Prediction], int]:
-    """Returns the first ones, whose pictures the memory bears, and how many there are in all."""
+    """Returns the first predictions, as many as a sheet shows, and the number of all."""
     shown: list[Prediction] = []
     count = 0
     for prediction in predictions:
@@ -245,8 +258,9 @@ def _write_picture(
         picture = pictures[0]
     else:
         captions = [(p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions]
-        picture = sheet.contact_sheet(pictures, captions)
-    picture.save(path)
+        picture = contact_sheet(pictures, captions)
+    with whole(Path(path)) as partial:
+        picture.save(partial)
     print(f"wrote {path}")
 
 
@@ -256,10 +270,3 @@ def _check_takes_photographs(model: Model) -> None:
         raise ValueError(
             f"predict takes colour images; these weights are for {channels} channel(s)"
         )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

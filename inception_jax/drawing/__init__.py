@@ -1,5 +1,5 @@
 """Drawings of networks and their modules, made from the program that they run."""
 
-from inception_jax.drawing.draw import draw, modules
+from inception_jax.drawing.figures import draw, modules
 
 __all__ = ["draw", "modules"]

@@ -1,4 +1,4 @@
-"""What drawings are made of: boxes, lines and texts at their places, in pixels."""
+"""The shapes of drawings: boxes, lines and texts, with positions in pixels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Point = tuple[float, float]
 Anchor = Literal["start", "middle", "end"]
 
 MAIN, SMALL, TITLE = 13, 11, 18
-"""Sizes of type. Nothing is smaller than `SMALL`."""
+"""Font sizes. Nothing is smaller than `SMALL`."""
 
 INK, GREY = "#1f2328", "#5f6670"
 
-# Widths of characters in ems: those of DejaVu Sans, which is wider than the other fonts of the
-# list in `svg`, rounded up. What is not listed is as wide as a small letter.
+# Widths of characters in ems: those of DejaVu Sans, which is wider than the other fonts in `svg`,
+# rounded up. Characters that are not listed are as wide as a small letter.
 _WIDTHS = {
     " .,:;|!'·": 0.34,
     "ijlI": 0.30,
@@ -41,8 +41,8 @@ class Text:
         x: of its start, middle or end, as `anchor` says.
         y: of its baseline.
         text: what it says.
-        size: of the type.
-        bold: in heavier type.
+        size: of the font.
+        bold: whether the font is bold.
         ink: its colour.
         anchor: which of its points is at `x`.
     """
@@ -57,7 +57,7 @@ class Text:
 
     @property
     def width(self) -> float:
-        """No font of the list makes it wider."""
+        """Its width at the most, in any of the fonts."""
         return text_width(self.text, self.size, bold=self.bold)
 
     def moved(self, dx: float, dy: float) -> Text:
@@ -77,8 +77,8 @@ class Box:
         colour: what it stands for.
         texts: inside it.
         title: shown when the mouse rests on it.
-        frame: nothing but a dashed line around other boxes.
-        round: a circle.
+        frame: whether it is only a dashed line around other boxes.
+        round: whether it is a circle.
     """
 
     x: float
@@ -99,12 +99,12 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Straight pieces, horizontal or vertical, from point to point.
+    """Horizontal and vertical lines from point to point.
 
     Attributes:
         points: two or more.
-        arrow: the last of them is the tip of an arrow.
-        dashed: for what only training has.
+        arrow: whether the last point is the tip of an arrow.
+        dashed: for what is used in training only.
     """
 
     points: tuple[Point, ...]
@@ -127,7 +127,7 @@ class Drawing:
     Attributes:
         width: in pixels.
         height: in pixels.
-        title: of the whole, for readers who cannot see it.
+        title: for readers who cannot see it.
         description: the same.
         shapes: in the order in which they are painted.
     """
@@ -140,7 +140,7 @@ class Drawing:
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Returns a width that a line of text does not exceed."""
+    """Returns the width of a line of text at the most."""
     ems = sum(_EMS.get(character, 0.645) for character in text)
     return ems * size * (_BOLD if bold else 1)
 
@@ -164,7 +164,7 @@ def framed(
     description: str,
     centred: bool,
 ) -> Drawing:
-    """Puts a heading over shapes that begin at (0, 0), and a legend under them."""
+    """Adds a heading above shapes that begin at (0, 0), and a legend below them."""
     texts = [
         Text(MARGIN, MARGIN + 14, heading, TITLE, bold=True, anchor="start"),
         Text(MARGIN, MARGIN + 35, subheading, 12, ink=GREY, anchor="start"),
@@ -189,14 +189,14 @@ def framed(
 def _legend(
     entries: Sequence[tuple[Colour, Text]], width: float, top: float
 ) -> tuple[list[Shape], float]:
-    """The legend in as many rows as it needs, and its lower end."""
+    """The legend, in as many rows as it needs, and its lower end."""
     shapes: list[Shape] = []
     x, y = 0.0, top
     for colour, text in entries:
-        own = _SWATCH + 7 + text.width
-        if x and x + own > width:
+        entry = _SWATCH + 7 + text.width
+        if x and x + entry > width:
             x, y = 0.0, y + _SWATCH + 8
         shapes.append(Box(MARGIN + x, y, _SWATCH, _SWATCH, colour))
         shapes.append(text.moved(MARGIN + x + _SWATCH + 7, y + 11))
-        x += own + 18
+        x += entry + 18
     return shapes, y + _SWATCH

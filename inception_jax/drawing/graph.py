@@ -29,7 +29,7 @@ Kind = Literal[
     "other",
     "step",
 ]
-"""`step` and `bias` are left to `simplify`, which recognises the one and folds the other."""
+"""`simplify` replaces `step` by what the step is, and folds `bias` into the layer before it."""
 
 Pair = tuple[int, int]
 
@@ -40,28 +40,28 @@ class Node:
 
     Attributes:
         kind: see `Kind`.
-        inputs: numbers of the nodes whose results it takes, in the order of the code.
+        inputs: numbers of the nodes that it takes the results of, in the order of the code.
         shape: of its result, without the batch.
-        scope: path of the innermost module whose call it is a part of.
-        owner: path of the parameter that it takes; empty if it takes none.
-        text: what there is to say beside the other fields: the name of an activation, a factor.
+        scope: path of the innermost module that computes it.
+        parameter: path of the parameter that it takes; empty if it takes none.
+        text: name of an activation or norm, a factor, a dropout rate.
         window: height and width of a window.
         stride: steps of the window.
-        dilation: distances between the pixels that a window meets.
+        dilation: distances between the pixels of a window.
         padding: low and high padding of both axes.
-        depthwise: a convolution of every channel by itself.
-        valid: a convolution or pool without the padding that would keep the map's size.
-        counts_padding: an average that divides by the window's size at the border too.
+        depthwise: whether a convolution has groups.
+        valid: whether a convolution or pool lacks the padding that would keep the map's size.
+        counts_padding: whether an average counts the padding at the border.
         parts: sizes of the parts of a split.
         after: what follows a convolution or normalisation in the same layer: "BN", "ReLU".
-        words: primitives that a step is made of.
+        primitives: jax's, that a step is made of.
     """
 
     kind: Kind
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     scope: str = ""
-    owner: str = ""
+    parameter: str = ""
     text: str = ""
     window: Pair = (1, 1)
     stride: Pair = (1, 1)
@@ -72,12 +72,12 @@ class Node:
     counts_padding: bool = False
     parts: tuple[int, ...] = ()
     after: tuple[str, ...] = ()
-    words: frozenset[str] = frozenset()
+    primitives: frozenset[str] = frozenset()
 
     @property
     def layer(self) -> str:
         """Path of the module whose parameter it takes."""
-        return parent(self.owner)
+        return parent(self.parameter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Graph:
     """A network.
 
     Attributes:
-        nodes: by number; every node has a greater number than those that it takes.
+        nodes: by number; every node has a greater number than its inputs.
         outputs: the nodes that the network returns: the logits, then those of its auxiliary
             classifiers.
-        stages: the node that gives each map of `features`, by the map's name, in forward order.
+        stages: the node of each map of `features`, by the map's name, in forward order.
         calls: paths of the modules that were called, in the order of the calls.
         modules: class of each module by its path; that of the network by the empty one.
     """
@@ -101,12 +101,12 @@ class Graph:
 
 
 def parent(path: str) -> str:
-    """Returns the path of what has this one as an attribute."""
+    """Returns the path of the module that this one is an attribute of."""
     return path.rpartition(".")[0]
 
 
 def inside(path: str, module: str) -> bool:
-    """Returns whether a path is that of a module or of a part of it."""
+    """Returns whether a path is that of a module or of something in it."""
     return path == module or path.startswith(f"{module}.") or not module
 
 

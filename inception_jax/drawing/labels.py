@@ -1,4 +1,4 @@
-"""What is written in the boxes."""
+"""The texts and colours of boxes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES: dict[Colour, dict[str, str]] = {
     "module": {"": "module"},
     "classifier": {"linear": "linear layer", "aux": "auxiliary classifier"},
 }
-"""What a colour stands for, by the kinds of nodes; "": whatever has it."""
+"""What a colour stands for, by kind of node; "": for every kind."""
 
 _FULL = {"BN": "batch norm", "LN": "layer norm", "LRN": "local response norm"}
 _COLOURS: dict[str, Colour] = {
@@ -45,7 +45,7 @@ _COLOURS: dict[str, Colour] = {
 
 _OTHERS = {
     "global_pool": lambda node: "global avg pool",
-    "adaptive_pool": lambda node: f"adaptive avg pool to {size(node.shape[:2])}",
+    "adaptive_pool": lambda node: f"adaptive avg pool to {shape_text(node.shape[:2])}",
     "scale": lambda node: f"× {_factor(node.text)}",
     "dropout": lambda node: f"dropout, {node.text}",
     "add": lambda node: "+",
@@ -62,9 +62,9 @@ def legend(kinds: Iterable[tuple[Colour, str]]) -> list[tuple[Colour, str]]:
     entries: list[tuple[Colour, str]] = []
     for name, words in _NAMES.items():
         present = [kind for shade, kind in found if shade == name]
-        told = [word for kind, word in words.items() if kind in present or (present and not kind)]
+        named = [word for kind, word in words.items() if kind in present or (present and not kind)]
         if present:
-            entries.append((name, ", ".join(told) or "other operation"))
+            entries.append((name, ", ".join(named) or "other operation"))
     return entries
 
 
@@ -78,17 +78,17 @@ def kinds(nodes: Iterable[Node]) -> list[tuple[Colour, str]]:
     return found
 
 
-def size(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
     """Returns a shape as papers print it: 35×35×288."""
     return "×".join(map(str, shape))
 
 
-def pair(numbers: Pair) -> str:
+def window_text(numbers: Pair) -> str:
     """Returns a window as papers print it: 1×7."""
     return "×".join(map(str, numbers))
 
 
-def count(number: int) -> str:
+def number_text(number: int) -> str:
     """Returns a large number as papers print it: 23.8 M."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= unit:
@@ -97,27 +97,27 @@ def count(number: int) -> str:
 
 
 def colour(node: Node) -> Colour:
-    """Returns which colour a node has."""
+    """Returns the colour of a node."""
     if node.kind == "conv":
         return "depthwise" if node.depthwise else "conv"
     return _COLOURS.get(node.kind, "pointwise")
 
 
-def main(node: Node, *, channels: bool = True) -> str:
+def first_line(node: Node, *, channels: bool = True) -> str:
     """Returns the first line of a node's box.
 
     Args:
         node: to be drawn.
-        channels: name those of the result.
+        channels: name the channels of the result.
     """
     out = f", {node.shape[-1]}" if channels else ""
     step = f" / {node.stride[0]}" if max(node.stride) > 1 else ""
     if node.kind == "conv":
         kind = "depthwise" if node.depthwise else "conv"
         dilated = f", dilation {node.dilation[0]}" if max(node.dilation) > 1 else ""
-        return f"{pair(node.window)} {kind}{step}{out}{dilated}"
+        return f"{window_text(node.window)} {kind}{step}{out}{dilated}"
     if node.kind in ("max_pool", "avg_pool"):
-        return f"{pair(node.window)} {node.kind.replace('_', ' ')}{step}"
+        return f"{window_text(node.window)} {node.kind.replace('_', ' ')}{step}"
     if node.kind in ("linear", "concat", "identity"):
         return f"{node.kind}{out}"
     if node.kind == "split":
@@ -127,10 +127,10 @@ def main(node: Node, *, channels: bool = True) -> str:
     return _OTHERS.get(node.kind, lambda node: node.text)(node)
 
 
-def usual(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
-    """Returns what follows most of the convolutions of a drawing, which its legend then says.
+def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
+    """Returns what follows most convolutions, by their colour: the legend says it once for all.
 
-    Where two things follow as many, the shorter.
+    Of two that follow equally many the shorter.
     """
     found: dict[Colour, Counter[tuple[str, ...]]] = {}
     for node in nodes:
@@ -142,47 +142,47 @@ def usual(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
     }
 
 
-def follow(after: tuple[str, ...]) -> str:
-    """Returns what follows a convolution in its layer, in words."""
+def after_text(after: tuple[str, ...]) -> str:
+    """Returns what follows a convolution in its layer, as text."""
     return " + ".join(after) or "linear"
 
 
-def detail(node: Node, usually: Mapping[Colour, tuple[str, ...]], module: str) -> str:
+def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str) -> str:
     """Returns the second line of a node's box, which may be empty.
 
     Args:
         node: to be drawn.
-        usually: what the legend says of convolutions.
+        usual: what the legend says of convolutions.
         module: path of the module that is drawn.
     """
-    words = [attribute(node, module)]
+    words = [layer_name(node, module)]
     if node.valid:
         words.append("valid")
     if node.counts_padding:
         words.append("padding counted")
-    if node.kind == "conv" and node.after != usually.get(colour(node)):
-        words.append(follow(node.after))
+    if node.kind == "conv" and node.after != usual.get(colour(node)):
+        words.append(after_text(node.after))
     if node.kind == "linear" and node.after:
-        words.append(follow(node.after))
+        words.append(after_text(node.after))
     return " · ".join(filter(None, words))
 
 
-def attribute(node: Node, module: str) -> str:
-    """Returns where the code has a node's layer: its path inside the module that is drawn."""
+def layer_name(node: Node, module: str) -> str:
+    """Returns the path of a node's layer inside the module that is drawn."""
     path = node.layer if node.kind in ("conv", "linear", "norm") else ""
     if not path or not inside(path, module):
         return ""
     path = path[len(module) + 1 :] if module else path
-    # A layer that is a convolution and what follows it is called by its own name.
+    # A convolution with what follows it has the name of the layer that both are in.
     return path.removesuffix(".conv") if node.after else path
 
 
 def tooltip(node: Node) -> str:
-    """Returns what is known of a node in a sentence."""
-    words = [main(node), *(node.after if node.kind != "norm" else ())]
+    """Returns all that is known of a node."""
+    words = [first_line(node), *(node.after if node.kind != "norm" else ())]
     if any(any(pads) for pads in node.padding):
         words.append(f"padding {' '.join(f'{low}+{high}' for low, high in node.padding)}")
-    words.append(f"result {size(node.shape)}")
+    words.append(f"result {shape_text(node.shape)}")
     return f"{node.layer or node.scope}: {', '.join(words)}".removeprefix(": ")
 
 

@@ -1,4 +1,4 @@
-"""What the boxes of a whole network's drawing are: stages, and what lies between and after them."""
+"""The boxes of a whole network's drawing: its stages, and what is between and after them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from inception_jax.drawing import labels, parts
+from inception_jax.drawing import labels, subgraphs
 from inception_jax.drawing.graph import Graph, Node, inside
 from inception_jax.drawing.labels import Colour
-from inception_jax.drawing.parts import Part
 from inception_jax.drawing.repeats import Repeat, signature
+from inception_jax.drawing.subgraphs import Subgraph
 
-_MANY = 3  # equal stages in a row that are drawn as one box
+_MANY = 3  # equal stages in a row, or more, are drawn as one box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Row:
     """A box of the overview.
 
     Attributes:
-        name: of the stage; empty for what is no stage.
+        name: of the stage; empty for anything else.
         text: what it is.
         shape: of its result.
         colour: see `labels`.
         aux: the auxiliary classifier that takes its result.
-        tip: shown when the mouse rests on it.
+        tooltip: shown when the mouse rests on it.
         kind: of the node that it is, "aux" for an auxiliary classifier, else empty.
     """
 
@@ -34,32 +34,34 @@ class Row:
     shape: tuple[int, ...]
     colour: Colour
     aux: Row | None = None
-    tip: str = ""
+    tooltip: str = ""
     kind: str = ""
 
 
 def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
     """Returns the boxes of a network, from its images to its logits."""
-    stages = parts.stages(graph)
-    heads = {head.source: _head(graph, head) for head in parts.auxiliary(graph, aux_names)}
+    stages = subgraphs.stages(graph)
+    heads = {
+        head.source: _head(graph, head) for head in subgraphs.auxiliary_heads(graph, aux_names)
+    }
     found = [Row("", "images", graph.nodes[0].shape, "data")]
     before = 0
     for group in _groups(graph, stages, set(heads)):
         first, last = group[0], group[-1]
-        found += map(_loose, parts.way(graph, before, first.source).values())
+        found += map(_row, subgraphs.nodes_between(graph, before, first.source).values())
         found += _stage(graph, group, heads.get(last.result))
         before = last.result
-    return [*found, *map(_loose, parts.way(graph, before, graph.outputs[0]).values())]
+    return [*found, *map(_row, subgraphs.nodes_between(graph, before, graph.outputs[0]).values())]
 
 
-def _groups(graph: Graph, stages: Sequence[Part], tapped: set[int]) -> list[list[Part]]:
-    """Stages by themselves, or many equal ones in a row together, up to an auxiliary classifier."""
-    groups: list[list[Part]] = []
+def _groups(graph: Graph, stages: Sequence[Subgraph], with_head: set[int]) -> list[list[Subgraph]]:
+    """Groups many equal stages in a row, up to one with an auxiliary classifier."""
+    groups: list[list[Subgraph]] = []
     for stage in stages:
-        alike = bool(groups) and stage.alone is None
+        alike = bool(groups) and stage.only_node is None
         if alike:
             last = groups[-1][-1]
-            alike = _kind(graph, last) == _kind(graph, stage) and last.result not in tapped
+            alike = _kind(graph, last) == _kind(graph, stage) and last.result not in with_head
         if alike:
             groups[-1].append(stage)
         else:
@@ -71,28 +73,28 @@ def _groups(graph: Graph, stages: Sequence[Part], tapped: set[int]) -> list[list
     ]
 
 
-def _kind(graph: Graph, stage: Part) -> tuple[object, ...]:
+def _kind(graph: Graph, stage: Subgraph) -> tuple[object, ...]:
     return graph.modules[stage.path], stage.shapes, signature(stage.nodes, widths=True)
 
 
-def _stage(graph: Graph, group: Sequence[Part], aux: Row | None) -> list[Row]:
+def _stage(graph: Graph, group: Sequence[Subgraph], aux: Row | None) -> list[Row]:
     first, shape = group[0], group[-1].shapes[1]
-    node = first.alone
+    node = first.only_node
     if node is not None:
-        text = labels.main(node, channels=False) + (", valid" if node.valid else "")
-        tip = labels.tooltip(node)
-        return [Row(first.name, text, shape, labels.colour(node), aux, tip, node.kind)]
+        text = labels.first_line(node, channels=False) + (", valid" if node.valid else "")
+        tooltip = labels.tooltip(node)
+        return [Row(first.name, text, shape, labels.colour(node), aux, tooltip, node.kind)]
     if len(group) > 1:
         text = f"{len(group)} × {_class(graph, first.path)}"
         return [Row(f"{first.name} – {group[-1].name}", text, shape, "module", aux)]
-    members = parts.children(graph, first.nodes.values())
+    members = subgraphs.outermost_modules(graph, first.nodes.values())
     if len(first.repeats) > 1 and members == [repeat.first for repeat in first.repeats]:
         found = [_run(graph, first, repeat) for repeat in first.repeats]
         return [*found[:-1], dataclasses.replace(found[-1], aux=aux)]
     return [Row(first.name, describe(graph, first), shape, "module", aux)]
 
 
-def _run(graph: Graph, stage: Part, repeat: Repeat) -> Row:
+def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
     """One of several different runs of equal modules in a chain."""
     name = repeat.first
     if repeat.count > 1:
@@ -101,46 +103,46 @@ def _run(graph: Graph, stage: Part, repeat: Repeat) -> Row:
     return Row(name, _member(graph, stage, repeat.first), shape, "module")
 
 
-def describe(graph: Graph, part: Part) -> str:
-    """Returns what a part is made of: its modules' classes, and how many of them."""
-    members = parts.children(graph, part.nodes.values(), part.path)
+def describe(graph: Graph, part: Subgraph) -> str:
+    """Returns the classes of the modules in a part, and how many of each follow in a row."""
+    members = subgraphs.outermost_modules(graph, part.nodes.values(), part.path)
     words = [_member(graph, part, member) for member in members]
-    words += [labels.main(node) for node in part.nodes.values() if not node.scope]
+    words += [labels.first_line(node) for node in part.nodes.values() if not node.scope]
     return ", ".join(words)
 
 
-def _member(graph: Graph, part: Part, path: str) -> str:
+def _member(graph: Graph, part: Subgraph, path: str) -> str:
     """A module's class, how often it repeats, and what it lacks of the modules before it."""
-    place = [repeat.first for repeat in part.repeats]
-    if path not in place:
+    firsts = [repeat.first for repeat in part.repeats]
+    if path not in firsts:
         return _class(graph, path)
-    index = place.index(path)
+    index = firsts.index(path)
     count = part.repeats[index].count
     text = (f"{count} × " if count > 1 else "") + _class(graph, path)
-    before = place[max(index - 1, 0)]
-    missing = _words(part, before) - _words(part, path)
+    before = firsts[max(index - 1, 0)]
+    missing = _lines(part, before) - _lines(part, path)
     if graph.modules[before] == graph.modules[path] and 0 < missing.total() < 3:
         text += f" without {' and '.join(missing)}"
     return text
 
 
-def _words(stage: Part, path: str) -> Counter[str]:
+def _lines(stage: Subgraph, path: str) -> Counter[str]:
     nodes = [node for node in stage.nodes.values() if inside(node.scope, path)]
-    return Counter(labels.main(node) for node in nodes)
+    return Counter(labels.first_line(node) for node in nodes)
 
 
-def _head(graph: Graph, head: Part) -> Row:
+def _head(graph: Graph, head: Subgraph) -> Row:
     text = f"{_class(graph, head.path)}, in training"
     return Row(head.name, text, head.shapes[1], "classifier", kind="aux")
 
 
-def _loose(node: Node) -> Row:
+def _row(node: Node) -> Row:
     name = node.layer if node.kind in ("linear", "norm") else ""
-    text = labels.main(node, channels=False)
+    text = labels.first_line(node, channels=False)
     if node.kind == "linear":
         text = ", ".join([text, *node.after])
-    colour, tip = labels.colour(node), labels.tooltip(node)
-    return Row(name, text, node.shape, colour, tip=tip, kind=node.kind)
+    colour, tooltip = labels.colour(node), labels.tooltip(node)
+    return Row(name, text, node.shape, colour, tooltip=tooltip, kind=node.kind)
 
 
 def _class(graph: Graph, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Which modules of a network are built alike."""
+"""Which modules of a network are equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inception_jax.nn.layers import Chain
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """Equal modules one after another, of which a part has the first alone.
+    """Equal modules in a row, of which only the first is drawn.
 
     Attributes:
         first: path of the first.
@@ -25,17 +25,17 @@ class Repeat:
 
 
 def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
-    """Returns what two parts have in common if they are built alike.
+    """Returns what is the same for two parts that are built alike.
 
     Args:
         nodes: of a part.
-        widths: tell parts of different numbers of channels apart. Else two separable convolutions
-            differ only where one of them has more channels than it takes.
+        widths: include the numbers of channels. Otherwise all that counts of them is whether a
+            separable convolution widens the map.
     """
-    places = {number: place for place, number in enumerate(nodes)}
+    index_of = {number: index for index, number in enumerate(nodes)}
     rows: list[object] = []
     for node in nodes.values():
-        inputs = tuple(places.get(source, -1) for source in node.inputs)
+        inputs = tuple(index_of.get(source, -1) for source in node.inputs)
         facts = (node.kind, node.text, node.window, node.stride, node.dilation, node.depthwise)
         width = node.shape if widths else _widens(nodes, node)
         rows.append((inputs, facts, node.after, node.valid, width))
@@ -43,7 +43,7 @@ def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
 
 
 def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
-    """Whether a separable convolution, of which a node is the second half, widens the map."""
+    """Whether a node is the pointwise half of a separable convolution that widens the map."""
     before = nodes.get(node.inputs[0])
     if before is None or node.depthwise or not before.depthwise:
         return False
@@ -51,44 +51,44 @@ def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
 
 
 def chains(graph: Graph, module: str) -> list[str]:
-    """Returns the chains that were called in a module, itself among them."""
+    """Returns the chains that were called in a module, or the module itself if it is one."""
     return [c for c in graph.calls if inside(c, module) and issubclass(graph.modules[c], Chain)]
 
 
 def runs(graph: Graph, chain: str) -> list[list[str]]:
-    """Returns the members of a chain in groups of neighbours that are equal."""
+    """Returns the members of a chain, those that are equal and in a row together."""
     groups: list[list[str]] = []
-    last: object = None
+    previous: object = None
     for path in graph.calls:
         if parent(path) != chain:
             continue
         nodes = {n: node for n, node in graph.nodes.items() if inside(node.scope, path)}
-        own = (graph.modules[path], signature(nodes, widths=True))
-        if own == last:
+        kind = (graph.modules[path], signature(nodes, widths=True))
+        if kind == previous:
             groups[-1].append(path)
         else:
             groups.append([path])
-        last = own
+        previous = kind
     return groups
 
 
 def run_of(graph: Graph, path: str) -> list[str]:
-    """Returns a module and those next to it in its chain that are equal."""
+    """Returns a module and its equal neighbours in its chain."""
     chain = parent(path)
     if not chain or not issubclass(graph.modules[chain], Chain):
         return [path]
     return next((group for group in runs(graph, chain) if path in group), [path])
 
 
-def shortened(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
-    """Leaves of equal modules in a row the first; what took the last one's result takes its."""
+def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
+    """Removes all but the first of equal modules; its result stands for that of the last."""
     first = [n for n, node in nodes.items() if inside(node.scope, group[0])]
     others = [n for n, node in nodes.items() if any(inside(node.scope, p) for p in group[1:])]
     if not others:
         return nodes
-    ends = {max(others): max(first)}
+    replaced = {max(others): max(first)}
     return {
-        number: dataclasses.replace(node, inputs=tuple(ends.get(x, x) for x in node.inputs))
+        number: dataclasses.replace(node, inputs=tuple(replaced.get(x, x) for x in node.inputs))
         for number, node in nodes.items()
         if number not in others
     }

@@ -1,8 +1,8 @@
-"""From a graph of equations to the graph of a figure.
+"""From a graph of equations to the graph that a paper's figure shows.
 
-Steps get the names that papers give them, and what a layer does to the result of its convolution
-becomes a word of that convolution: BatchNorm, an activation. A normalisation or an activation that
-another module applies, such as the ReLU before Xception's convolutions, stays a node.
+Steps get the names that papers give them. What a layer applies to the result of its convolution, a
+BatchNorm or an activation, becomes part of the convolution's node. A normalisation or activation
+that another module applies, such as the ReLU before Xception's convolutions, stays a node.
 """
 
 from __future__ import annotations
@@ -16,55 +16,60 @@ from inception_jax.nn.norms import BatchNorm, LayerNorm
 
 NORMS: dict[type, str] = {BatchNorm: "BN", LayerNorm: "LN"}
 _WEIGHTED = ("conv", "linear")
-_CURVES = {"erf": "GELU", "erfc": "GELU", "logistic": "SiLU", "tanh": "tanh"}
-
-Nodes = dict[int, Node]
+_ACTIVATIONS = {"erf": "GELU", "erfc": "GELU", "logistic": "SiLU", "tanh": "tanh"}
 
 
 def simplify(graph: Graph) -> Graph:
     """Returns the graph of a network as figures show it, without what no output depends on."""
-    work = _Work(_live(graph), graph)
-    for pass_over in (_recognise, _merge_steps, _fold_strides, _fold_biases):
-        pass_over(work)
-    _fold_norms(work)
-    _fold_activations(work)
-    _flatten_splits(work)
-    nodes = dict(sorted(work.nodes.items()))
-    stages = {name: work.now(number) for name, number in graph.stages.items()}
+    draft = _Draft(graph)
+    _name_steps(draft)
+    _merge_steps(draft)
+    _fold_strides(draft)
+    _fold_biases(draft)
+    _fold_norms(draft)
+    _fold_activations(draft)
+    _flatten_splits(draft)
+    nodes = dict(sorted(draft.nodes.items()))
+    stages = {name: draft.current(number) for name, number in graph.stages.items()}
     return dataclasses.replace(
         graph,
         nodes=nodes,
-        outputs=tuple(map(work.now, graph.outputs)),
+        outputs=tuple(map(draft.current, graph.outputs)),
         stages={name: number for name, number in stages.items() if number in nodes},
     )
 
 
-class _Work:
-    """A graph while it shrinks: which nodes there are, and which stand for those that went."""
+class _Draft:
+    """A graph that is being simplified.
 
-    def __init__(self, nodes: Nodes, graph: Graph):
-        self.nodes = nodes
+    Attributes:
+        nodes: those that are left, by number.
+        modules: class of each module by its path.
+    """
+
+    def __init__(self, graph: Graph):
+        self.nodes = _used(graph)
         self.modules = graph.modules
-        self.gone: dict[int, int] = {}
+        self._merged_into: dict[int, int] = {}
 
-    def now(self, number: int) -> int:
-        """Returns the node that stands for a node of the beginning."""
-        while number in self.gone:
-            number = self.gone[number]
+    def current(self, number: int) -> int:
+        """Returns the node that a node of the original graph has become a part of."""
+        while number in self._merged_into:
+            number = self._merged_into[number]
         return number
 
     def source(self, number: int) -> int:
-        """Returns the one node whose result a node takes."""
+        """Returns the first input of a node."""
         return self.nodes[number].inputs[0]
 
     def replace(self, number: int, **fields: object) -> None:
         """Changes fields of a node."""
         self.nodes[number] = dataclasses.replace(self.nodes[number], **fields)  # pyright: ignore
 
-    def drop(self, number: int, into: int) -> None:
-        """Takes a node away; another stands for it from now on."""
+    def merge(self, number: int, into: int) -> None:
+        """Removes a node; those that took its result take that of another."""
         del self.nodes[number]
-        self.gone[number] = into
+        self._merged_into[number] = into
         for other, node in self.nodes.items():
             if number in node.inputs:
                 inputs = tuple(into if x == number else x for x in node.inputs)
@@ -74,138 +79,144 @@ class _Work:
         """Returns the nodes of some kinds, in order."""
         return [number for number, node in self.nodes.items() if node.kind in kinds]
 
-    def only_taker(self, number: int) -> bool:
-        """Returns whether no other node takes the result of this one's first input."""
+    def is_only_consumer(self, number: int) -> bool:
+        """Returns whether no other node takes the first input of this one."""
         source = self.source(number)
         return [n for n, node in self.nodes.items() if source in node.inputs] == [number]
 
 
-def _live(graph: Graph) -> Nodes:
-    needed = {0, *graph.outputs}
+def _used(graph: Graph) -> dict[int, Node]:
+    """Returns the nodes that an output depends on, and the images."""
+    used = {0, *graph.outputs}
     for number in sorted(graph.nodes, reverse=True):
-        if number in needed:
-            needed.update(graph.nodes[number].inputs)
-    return {number: graph.nodes[number] for number in sorted(needed)}
+        if number in used:
+            used.update(graph.nodes[number].inputs)
+    return {number: graph.nodes[number] for number in sorted(used)}
 
 
-def _recognise(work: _Work) -> None:
-    for number in work.of_kind("step"):
-        kind, text = _meaning(work.nodes[number], work.modules)
-        work.replace(number, kind=kind, text=text)
-        if kind == "scale" and text == "1.0":  # a factor that an option has set to nothing
-            work.drop(number, into=work.source(number))
+def _name_steps(draft: _Draft) -> None:
+    for number in draft.of_kind("step"):
+        kind, text = _meaning(draft.nodes[number], draft.modules)
+        draft.replace(number, kind=kind, text=text)
+        if kind == "scale" and text == "1.0":  # an option that switches the factor off
+            draft.merge(number, into=draft.source(number))
 
 
-def _meaning(node: Node, modules: Mapping[str, type]) -> tuple[Kind, str]:
-    norm = modules.get(node.scope)
+def _meaning(step: Node, modules: Mapping[str, type]) -> tuple[Kind, str]:
+    norm = modules.get(step.scope)
     if norm in NORMS:
         return "norm", NORMS[norm]
-    if node.owner and issubclass(modules[node.layer], Weighted):
+    if step.parameter and issubclass(modules[step.layer], Weighted):
         return "bias", ""
-    if node.owner:
-        return "scale", node.owner.rpartition(".")[2]
-    for primitive, name in _CURVES.items():
-        if primitive in node.words:
+    if step.parameter:
+        return "scale", step.parameter.rpartition(".")[2]
+    for primitive, name in _ACTIVATIONS.items():
+        if primitive in step.primitives:
             return "activation", name
-    if node.words == {"max"} and float(node.text or "nan") == 0:
+    if step.primitives == {"max"} and float(step.text or "nan") == 0:
         return "activation", "ReLU"
-    if {"pow", "slice"} <= node.words:
+    if {"pow", "slice"} <= step.primitives:
         return "norm", "LRN"
-    if node.words == {"mul"} and node.text:
-        return "scale", node.text
-    if node.words <= {"add", "sub", "mul", "div"}:
+    if step.primitives == {"mul"} and step.text:
+        return "scale", step.text
+    if step.primitives <= {"add", "sub", "mul", "div"}:
         return "affine", "scale and shift"
-    if node.words == {"pad"}:
-        return "pad", f"zero padding to {'×'.join(map(str, node.shape[:2]))}"
-    return "step", " ".join(sorted(node.words))
+    if step.primitives == {"pad"}:
+        return "pad", f"zero padding to {'×'.join(map(str, step.shape[:2]))}"
+    return "step", " ".join(sorted(step.primitives))
 
 
-def _merge_steps(work: _Work) -> None:
-    """Makes one node of the equations of one normalisation, or of one affine map."""
-    for number in work.of_kind("norm", "affine"):
-        node, source = work.nodes[number], work.source(number)
-        before = work.nodes[source]
+def _merge_steps(draft: _Draft) -> None:
+    """Makes one node of the equations of a normalisation, or of an affine map."""
+    for number in draft.of_kind("norm", "affine"):
+        node, source = draft.nodes[number], draft.source(number)
+        before = draft.nodes[source]
         alike = (before.kind, before.scope, before.text) == (node.kind, node.scope, node.text)
-        if alike and len(node.inputs) == 1 and node.text != "LRN" and work.only_taker(number):
-            work.replace(source, owner=before.owner or node.owner)
-            work.drop(number, into=source)
+        single = len(node.inputs) == 1 and draft.is_only_consumer(number)
+        if alike and single and node.text != "LRN":
+            draft.replace(source, parameter=before.parameter or node.parameter)
+            draft.merge(number, into=source)
 
 
-def _fold_strides(work: _Work) -> None:
-    """A 1x1 convolution of every second pixel is one with a stride of two."""
-    for number in work.of_kind("conv"):
-        before = work.nodes[work.source(number)]
-        if before.kind == "step" and before.words == {"slice"} and before.stride != (1, 1):
-            work.replace(number, stride=before.stride)
-            if work.only_taker(number):
-                work.drop(work.source(number), into=before.inputs[0])
+def _fold_strides(draft: _Draft) -> None:
+    """Draws a 1x1 convolution of every second pixel as one with a stride of two."""
+    for number in draft.of_kind("conv"):
+        source = draft.source(number)
+        before = draft.nodes[source]
+        if before.kind == "step" and before.primitives == {"slice"} and before.stride != (1, 1):
+            draft.replace(number, stride=before.stride)
+            if draft.is_only_consumer(number):
+                draft.merge(source, into=before.inputs[0])
             else:
-                work.replace(number, inputs=before.inputs)
+                draft.replace(number, inputs=before.inputs)
 
 
-def _fold_biases(work: _Work) -> None:
+def _fold_biases(draft: _Draft) -> None:
     def belongs(node: Node, before: Node) -> bool:
         return before.kind in _WEIGHTED and node.layer == before.layer
 
-    for number in work.of_kind("bias"):
-        _fold(work, number, belongs)
+    for number in draft.of_kind("bias"):
+        _fold(draft, number, belongs)
 
 
-def _fold_norms(work: _Work) -> None:
-    """Where one normalisation of a module follows no convolution of it, none is folded.
+def _fold_norms(draft: _Draft) -> None:
+    """Folds the normalisations of a module if each follows one of its convolutions.
 
-    So that the variants that normalise before the convolutions are drawn as such.
+    Otherwise none of them, so that modules that normalise before their convolutions are drawn so.
     """
 
     def belongs(node: Node, before: Node) -> bool:
         return before.kind in _WEIGHTED and parent(node.scope) == parent(before.layer)
 
-    norms = [n for n in work.of_kind("norm") if work.nodes[n].text in NORMS.values()]
-    alone = {
-        parent(work.nodes[n].scope)
+    norms = [n for n in draft.of_kind("norm") if draft.nodes[n].text in NORMS.values()]
+    normalising_first = {
+        parent(draft.nodes[n].scope)
         for n in norms
-        if not belongs(work.nodes[n], work.nodes[work.source(n)])
+        if not belongs(draft.nodes[n], draft.nodes[draft.source(n)])
     }
     for number in norms:
-        if parent(work.nodes[number].scope) not in alone:
-            _fold(work, number, belongs)
+        if parent(draft.nodes[number].scope) not in normalising_first:
+            _fold(draft, number, belongs)
 
 
-def _fold_activations(work: _Work) -> None:
+def _fold_activations(draft: _Draft) -> None:
     def belongs(node: Node, before: Node) -> bool:
         if before.kind == "norm":
             return node.scope == parent(before.scope) and bool(before.scope)
         return before.kind in _WEIGHTED and node.scope in (before.layer, parent(before.layer))
 
-    for number in work.of_kind("activation"):
-        _fold(work, number, belongs)
+    for number in draft.of_kind("activation"):
+        _fold(draft, number, belongs)
 
 
-def _fold(work: _Work, number: int, belongs: Callable[[Node, Node], bool]) -> None:
-    node, source = work.nodes[number], work.source(number)
-    before = work.nodes[source]
-    if belongs(node, before) and work.only_taker(number):
-        words = (node.text,) if node.text else ()
-        work.replace(source, after=before.after + words)
-        work.drop(number, into=source)
+def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> None:
+    """Makes a node part of the one before it, if it belongs to that and nothing else takes it."""
+    node, source = draft.nodes[number], draft.source(number)
+    before = draft.nodes[source]
+    if belongs(node, before) and draft.is_only_consumer(number):
+        draft.replace(source, after=(*before.after, node.text) if node.text else before.after)
+        draft.merge(number, into=source)
 
 
-def _flatten_splits(work: _Work) -> None:
-    """Makes one split of a split and the split of one of its parts, and drops parts that go on."""
-    for number in work.of_kind("split"):
-        part = work.source(number)
-        if work.nodes[part].kind == "slice" and work.only_taker(number):
-            whole = work.source(part)
-            siblings = [n for n in work.of_kind("slice") if work.source(n) == whole]
-            parts = list(work.nodes[whole].parts)
+def _flatten_splits(draft: _Draft) -> None:
+    """Merges the split of a part into the split before it, and drops the nodes of the parts.
+
+    A part that is concatenated as it is becomes an identity.
+    """
+    for number in draft.of_kind("split"):
+        part = draft.source(number)
+        if draft.nodes[part].kind == "slice" and draft.is_only_consumer(number):
+            whole = draft.source(part)
+            siblings = [n for n in draft.of_kind("slice") if draft.source(n) == whole]
+            sizes = list(draft.nodes[whole].parts)
             index = siblings.index(part)
-            parts[index : index + 1] = work.nodes[number].parts
-            work.replace(whole, parts=tuple(parts))
-            work.drop(number, into=whole)
-            work.drop(part, into=whole)
-    takers = consumers(work.nodes)
-    for number in work.of_kind("slice"):
-        if any(work.nodes[taker].kind == "concat" for taker in takers[number]):
-            work.replace(number, kind="identity")
+            sizes[index : index + 1] = draft.nodes[number].parts
+            draft.replace(whole, parts=tuple(sizes))
+            draft.merge(number, into=whole)
+            draft.merge(part, into=whole)
+    takers = consumers(draft.nodes)
+    for number in draft.of_kind("slice"):
+        if any(draft.nodes[taker].kind == "concat" for taker in takers[number]):
+            draft.replace(number, kind="identity")
         else:
-            work.drop(number, into=work.source(number))
+            draft.merge(number, into=draft.source(number))

@@ -15,7 +15,6 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from inception_jax.analysis.tracing import evaluating
 from inception_jax.inference.folding import fold
 from inception_jax.nn.model import Model
 
@@ -69,9 +68,10 @@ def jit_call(
     parts = parts or (cores() if on_cpu else len(devices))
     if parts < 1 or (not on_cpu and parts > len(devices)):
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
+    model = model.eval_view()
     graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
     state = nnx.to_pure_dict(state)
-    compute = jax.jit(lambda state, images: call(evaluating(graphdef, state), images))
+    compute = jax.jit(lambda state, images: call(nnx.merge(graphdef, state), images))
     if parts == 1:
         return lambda images: compute(state, jnp.asarray(images))
     return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)

@@ -2,11 +2,11 @@
 
 from inception_jax.metrics.extractor import Extractor, Features
 from inception_jax.metrics.frechet import frechet_distance
+from inception_jax.metrics.image_loader import UnreadableError
 from inception_jax.metrics.inception_score import score_of_logits
 from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
-from inception_jax.metrics.reading import UnreadableError
-from inception_jax.metrics.results import MeanStd, PrecisionRecall
+from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
 from inception_jax.metrics.scores import fid, inception_score, kid, precision_recall
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
 

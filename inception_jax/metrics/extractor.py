@@ -15,7 +15,7 @@ from flax import nnx
 
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import cores, jit_call
-from inception_jax.metrics.reading import Images, Reading, batches, open_images
+from inception_jax.metrics.image_loader import Images, LoaderOptions, batches, open_images
 from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
 from inception_jax.models.inception_v3 import InceptionV3
@@ -100,10 +100,10 @@ class Extractor:
         self.recursive = recursive
         self._weights: Source | Model = weights
         self._parts = parts
-        self._reading = Reading(resize, batch_size, workers, skip_unreadable, progress)
+        self._loader = LoaderOptions(resize, batch_size, workers, skip_unreadable, progress)
 
     def open(self, images: Any) -> Images | Statistics | Features:
-        """Finds out what images are, and whether they can be read; see `reading.open_images`.
+        """Finds out what images are, and whether they can be read; see `image_loader.open_images`.
 
         Whatever was opened, and features, are returned as they are.
         """
@@ -184,7 +184,7 @@ class Extractor:
         """Features batch by batch; while one is fetched from the devices they compute the next."""
         pending: collections.deque[tuple[Any, int]] = collections.deque()
         size = None
-        for batch in batches(images, self._reading):
+        for batch in batches(images, self._loader):
             count = len(batch)
             size = size or count
             if count < size:  # another shape would be compiled anew

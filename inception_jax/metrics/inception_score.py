@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inception_jax.metrics.results import MeanStd
+from inception_jax.metrics.metric_values import MeanStd
 
 
 def score_of_logits(logits: np.ndarray, *, splits: int = 10) -> MeanStd:

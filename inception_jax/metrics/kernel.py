@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from inception_jax.metrics.results import MeanStd
+from inception_jax.metrics.metric_values import MeanStd
 
 
 def kernel_distance(

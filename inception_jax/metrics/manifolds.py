@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from inception_jax.metrics.results import PrecisionRecall
+from inception_jax.metrics.metric_values import PrecisionRecall
 
 _BLOCK = 2048  # images on a side of a block of distances: 32 MB in float64
 

@@ -7,12 +7,12 @@ from typing import Any, TypedDict, Unpack
 
 from inception_jax.metrics.extractor import Extractor, Features
 from inception_jax.metrics.frechet import frechet_distance
+from inception_jax.metrics.image_loader import Images
 from inception_jax.metrics.inception_score import score_of_logits
 from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
-from inception_jax.metrics.reading import Images
+from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
 from inception_jax.metrics.resizing import Resize
-from inception_jax.metrics.results import MeanStd, PrecisionRecall
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.nn.model import Model
 from inception_jax.weights.weight_file import Source

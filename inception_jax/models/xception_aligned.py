@@ -9,7 +9,6 @@ are those of xception65 for a 299x299 image.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -28,7 +27,7 @@ from inception_jax.nn.layers import (
     channel_scaler,
     folded,
 )
-from inception_jax.nn.model import Maps, Model
+from inception_jax.nn.model import Maps, Model, Tap
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.registry import Tag, register
 
@@ -39,9 +38,6 @@ FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
     65: (((128, 2), (256, 2), (728, 2)), 16),
     71: (((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)), 16),
 }
-
-
-Tap = Callable[[jax.Array], jax.Array]
 
 
 class SeparableConv(nnx.Module):

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 from flax import nnx
@@ -15,6 +15,9 @@ from inception_jax.nn.layers import Linear, check_images, global_avg_pool, image
 
 Hook = Callable[[str, jax.Array], jax.Array]
 """Called with a stage's name and map; the network goes on with the map that it returns."""
+
+Tap = Callable[[jax.Array], jax.Array]
+"""Records a map inside a block; the block goes on with the map that it returns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,11 @@ class Model(nnx.Module):
         """Takes its part of `nnx.view(model, deterministic=...)`."""
         if deterministic is not None:
             self.deterministic = deterministic
+
+    def eval_view(self) -> Self:
+        """Returns a view in evaluation mode, which shares the arrays; the network is unchanged."""
+        options = dict(deterministic=True, use_running_average=True)
+        return nnx.view(self, **options, raise_if_not_found=False)
 
     def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Computes all stages and adds their maps; every network has its own.

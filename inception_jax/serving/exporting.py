@@ -1,4 +1,4 @@
-"""From a network to a file."""
+"""Writes a network as a program."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import jax
 from inception_jax import outputs
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
-from inception_jax.serving.errors import ExportError
+from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.program import Program, program_of
 
 Format = Literal["onnx", "stablehlo"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 PLATFORMS = ("cpu", "tpu", "cuda")
-"""What a StableHLO file runs on."""
+"""Platforms that a StableHLO file runs on."""
 
 
 def export(
@@ -31,27 +31,28 @@ def export(
     normalise: bool = False,
     embedding: bool = False,
 ) -> None:
-    """Writes a network as a program with its weights inside, whole or not at all.
+    """Writes a network as a program that contains its weights. Writing is atomic.
 
     The program takes `images` [n, h, w, c] for any n, and returns float `logits` [n, num_classes]
-    or `embedding` [n, d]. It is the network in evaluation mode, whatever mode the model is in. The
-    images are float32, normalised as `model_info` says, or with `normalise` uint8 pixels.
+    or `embedding` [n, d]. It always computes in evaluation mode. The images are float32, normalised
+    as `model_info` says, or with `normalise` uint8 pixels.
 
     Args:
         model: any network of this library, folded or not.
-        path: ends in `.onnx` or `.stablehlo`, as the format does.
-        format: "onnx": for onnxruntime and others; float32 networks only. "stablehlo": what
-            `jax.export.deserialize` reads, for CPUs, TPUs and NVIDIA's GPUs.
+        path: ends in `.onnx` or `.stablehlo`, as the format says.
+        format: "onnx" for onnxruntime and others, of float32 networks only; "stablehlo" for
+            `jax.export.deserialize`, on CPUs, TPUs and NVIDIA's GPUs.
         image_size: side of the square, or height and width, in pixels; None: the tag's own.
-        normalise: take RGB pixels 0 to 255 as uint8 [n, h, w, 3], and do what `preprocess` does
-            after it has cut and resized the image: channel order, range, mean and deviation.
-        embedding: return what `model.embed` does in place of the logits.
+        normalise: take RGB pixels 0 to 255 as uint8 [n, h, w, 3], and apply what `preprocess`
+            applies after cropping and resizing: channel order, range, mean and deviation.
+        embedding: return the result of `model.embed` instead of the logits.
 
     Raises:
-        ExportError: if the format is unknown or is not the path's, there is no such folder, or no
-            file can be written in it; if a package is missing; if the network needs larger images,
-            or was not built by `create_model` where its tag is asked for; if it takes no RGB images
-            that could be normalised; if it computes something that the format has no words for.
+        ExportError: if the format is unknown or does not fit the path; if no file can be written
+            there; if a package is missing; if the network needs larger images; if the size or the
+            normalisation of a network that `create_model` did not build is needed; if a network
+            for other than RGB images is to normalise them; if the format cannot express the
+            network.
     """
     path = check_target(path, format)
     size = _size_for(model, image_size)
@@ -62,7 +63,7 @@ def export(
 
 
 def check_target(path: str | os.PathLike[str], format: str) -> Path:
-    """Refuses, before any work, what could not be written after it.
+    """Refuses a path or a format that would fail later.
 
     Raises:
         ExportError: see `export`.
@@ -79,7 +80,7 @@ def check_size(size: int | tuple[int, int], min_size: int) -> tuple[int, int]:
     """Returns height and width.
 
     Raises:
-        ExportError: if the network takes no images as small.
+        ExportError: if the images are too small for the network.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < min_size:

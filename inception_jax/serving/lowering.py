@@ -1,4 +1,4 @@
-"""A traced program, walked through once: what is constant is computed, the rest becomes nodes."""
+"""From a traced program to an ONNX graph: constants are computed, the rest becomes nodes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand
 from inception_jax.serving.primitives import ELEMENTWISE, handler_of
 
 _INLINED = {
@@ -18,14 +18,14 @@ _INLINED = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-"""Primitives that call an inner program, and the parameter that holds it."""
+"""Primitives that call an inner program, and the name of their parameter that holds it."""
 
 
 def lower(graph: Graph, traced: ClosedJaxpr, operands: Sequence[Operand]) -> list[Operand]:
     """Appends a program's nodes to a graph; returns its results.
 
     Raises:
-        ExportError: for what has no form in ONNX.
+        ExportError: for anything that ONNX cannot express.
     """
     jaxpr: Any = traced.jaxpr  # whose variables are untyped
     known: dict[Any, Operand] = dict(
@@ -67,17 +67,17 @@ def _computed(equation: Any, constants: list[np.ndarray]) -> list[np.ndarray]:
     name, shapes = equation.primitive.name, [v.aval.shape for v in equation.outvars]
     if not all(isinstance(n, int) for shape in shapes for n in shape):
         raise ExportError(f"export cannot write a constant of {shapes} as ONNX")
-    # Not by jax, which would compile each of the hundreds of small expressions in BatchNorm.
+    # By NumPy: jax would compile each of the hundreds of small expressions in BatchNorm.
     if name in ELEMENTWISE:
         return [ELEMENTWISE[name][1](*constants)]
     if name == "rsqrt":
         return [1 / np.sqrt(constants[0])]
     if name == "broadcast_in_dim":
-        shape, kept = shapes[0], equation.params["broadcast_dimensions"]
-        own = [1] * len(shape)
-        for axis, size in zip(kept, constants[0].shape, strict=True):
-            own[axis] = size
-        return [np.broadcast_to(constants[0].reshape(own), shape)]
+        shape, axes = shapes[0], equation.params["broadcast_dimensions"]
+        aligned = [1] * len(shape)
+        for axis, size in zip(axes, constants[0].shape, strict=True):
+            aligned[axis] = size
+        return [np.broadcast_to(constants[0].reshape(aligned), shape)]
     results = equation.primitive.bind(*map(jnp.asarray, constants), **equation.params)
     results = results if equation.primitive.multiple_results else [results]
     return [np.asarray(result) for result in results]

@@ -1,4 +1,4 @@
-"""ONNX files: the only module that needs the package `onnx`."""
+"""Writes ONNX files. Only this module needs the package `onnx`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from inception_jax.nn import ops, rewrites
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
+from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.lowering import lower
+from inception_jax.serving.onnx_folding import fold_channels
+from inception_jax.serving.onnx_graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
 from inception_jax.serving.program import Program
-from inception_jax.serving.simplify import simplify
 
-# From 2022: what runs ONNX today takes it, and nothing newer is needed.
+# From 2022: runtimes of today support it, and nothing newer is needed.
 OPSET, IR_VERSION = 17, 8
 INPUT = "images"
 
@@ -23,10 +23,9 @@ def from_program(program: Program) -> bytes:
     """Returns the content of a file.
 
     Raises:
-        ExportError: for what has no form in ONNX.
+        ExportError: for anything that ONNX cannot express.
     """
-    # Convolutions as such, not as sums of shifted products, and every BatchNorm right after one:
-    # runtimes make one operation of the two and a ReLU.
+    # Plain convolutions, each with its BatchNorm right after it: runtimes fuse both with a ReLU.
     with ops.forced_form("native"), rewrites.rewritten():
         traced = jax.make_jaxpr(program.function)(program.images)
     graph = Graph()
@@ -37,7 +36,7 @@ def from_program(program: Program) -> bytes:
         raise ExportError("the network's result does not depend on its images")
     if len(result.shape) == 4:
         result = graph.add("Transpose", result, shape=result.shape, perm=CHANNELS_LAST)
-    simplify(graph, [result.name])
+    fold_channels(graph, [result.name])
     content = _model(graph, program, result).SerializeToString()
     onnx.checker.check_model(content)
     return content

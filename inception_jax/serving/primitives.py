@@ -1,4 +1,4 @@
-"""jax's primitives as nodes of an ONNX graph: those that this library's networks consist of."""
+"""jax's primitives as nodes of an ONNX graph, as far as this library's networks use them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inception_jax.serving import pieces, windows
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand, Tensor, axis_of
+from inception_jax.serving import conv_and_pool, slicing
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 Handler = Callable[..., Operand | list[Tensor]]
 """Takes the graph, a primitive's parameters, its results' shapes and dtypes, and its operands."""
@@ -28,10 +28,10 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
 
 
 def handler_of(primitive: str) -> Handler:
-    """Returns what appends the nodes of a primitive.
+    """Returns the function that appends the nodes of a primitive.
 
     Raises:
-        ExportError: if there is nothing.
+        ExportError: if there is none.
     """
     if primitive in _HANDLERS:
         return _HANDLERS[primitive]
@@ -72,13 +72,13 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """1 - erf(x) as 1 + erf(-x): jax's GELU asks for -x, and so runtimes see the GELU they know."""
+    """1 - erf(x) as 1 + erf(-x): jax's GELU takes it of -x, and runtimes recognise the result."""
     erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
     return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
 
 
 def _negative(graph: Graph, x: Tensor) -> Tensor:
-    """-x; for k * -y, as in a GELU, y / (1 / k), the only form that onnxruntime takes for one."""
+    """-x; if x is k * -y, as in a GELU, y / (1 / k), the only form that onnxruntime recognises."""
     product = graph.producer(x)
     factor = graph.constants.get(product.inputs[1]) if product and product.op == "Mul" else None
     if product is not None and factor is not None and factor.ndim == 0:
@@ -97,10 +97,10 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """New axes of size 1, such as `keepdims` leaves; ONNX broadcasts them as jax does."""
-    kept, shape = params["broadcast_dimensions"], results[0].shape
-    new = [axis for axis in range(len(shape)) if axis not in kept]
-    same = all(shape[axis] == size for axis, size in zip(kept, x.shape, strict=True))
+    """Adds axes of size 1, as `keepdims` does; ONNX broadcasts them as jax does."""
+    old, shape = params["broadcast_dimensions"], results[0].shape
+    new = [axis for axis in range(len(shape)) if axis not in old]
+    same = all(shape[axis] == size for axis, size in zip(old, x.shape, strict=True))
     if not same or any(shape[axis] != 1 for axis in new) or len(shape) == 4:
         raise ExportError(f"export cannot write a broadcast of {x.shape} to {shape} as ONNX")
     return graph.add("Unsqueeze", x, np.asarray(new, np.int64), shape=shape)
@@ -142,15 +142,15 @@ _HANDLERS: dict[str, Handler] = {
     "convert_element_type": _cast,
     "copy": _copy,
     "broadcast_in_dim": _broadcast,
-    "concatenate": pieces.concatenate,
-    "split": pieces.split,
-    "slice": pieces.strided_slice,
-    "gather": pieces.gather,
-    "rev": pieces.rev,
-    "pad": pieces.pad,
-    "conv_general_dilated": windows.conv,
-    "reduce_window_max": windows.window_max,
-    "reduce_window_sum": windows.window_sum,
+    "concatenate": slicing.concatenate,
+    "split": slicing.split,
+    "slice": slicing.strided_slice,
+    "gather": slicing.gather,
+    "rev": slicing.rev,
+    "pad": slicing.pad,
+    "conv_general_dilated": conv_and_pool.conv,
+    "reduce_window_max": conv_and_pool.window_max,
+    "reduce_window_sum": conv_and_pool.window_sum,
     "reduce_sum": _sum,
     "dot_general": _dot,
 }

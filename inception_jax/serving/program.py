@@ -1,4 +1,4 @@
-"""The function that is exported."""
+"""The function of a network that is exported."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from inception_jax.analysis.tracing import evaluating
 from inception_jax.nn.model import Model
 from inception_jax.preprocessing import scaled
 from inception_jax.registry import ModelInfo, model_info
-from inception_jax.serving.errors import ExportError
+from inception_jax.serving.export_error import ExportError
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A network's evaluation with its weights as constants.
+    """A network in evaluation mode, with its weights as constants.
 
     Attributes:
         name: what `create_model` takes; empty for a network built by its class.
         function: maps images to an array.
-        images: shape and dtype of the images; the first axis is symbolic.
+        images: their shape and dtype; the first axis is symbolic.
         output: name of the result, "logits" or "embedding".
     """
 
@@ -43,12 +42,12 @@ def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embeddin
         ExportError: if the images cannot be normalised.
     """
     info = _info_to_normalise(model) if normalise else None
-    graphdef, state = nnx.split(model)
-    # On the host the weights belong to no device, which the program would be bound to.
+    graphdef, state = nnx.split(model.eval_view())
+    # On the host: weights on a device would bind the program to that device.
     state = jax.device_get(state)
 
     def function(images: Any) -> Any:
-        network = evaluating(graphdef, jax.tree.map(jnp.asarray, state))
+        network = nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
         images = images if info is None else _normalised(images, info)
         return network.embed(images) if embedding else network(images)
 
@@ -72,5 +71,5 @@ def _info_to_normalise(model: Model) -> ModelInfo:
 
 
 def _normalised(pixels: jax.Array, info: ModelInfo) -> jax.Array:
-    # Not pixels[..., ::-1], which is a gather where the batch's size is unknown.
+    # Not pixels[..., ::-1], which is a gather if the batch size is unknown.
     return scaled(lax.rev(pixels, (3,)) if info.channel_order == "bgr" else pixels, info)

@@ -16,10 +16,10 @@ from PIL import ImageFont
 
 import inception_jax as ij
 from inception_jax.create import abstract_model
-from inception_jax.drawing import branching, draw, labels, modules, overview, parts
+from inception_jax.drawing import draw, labels, modules, overview, series_parallel, subgraphs
 from inception_jax.drawing.canvas import Box, Drawing, Line, Text
-from inception_jax.drawing.draw import drawing
-from inception_jax.drawing.network import Network, network_of
+from inception_jax.drawing.figures import drawing
+from inception_jax.drawing.traced_network import Network, network_of
 
 # One network or tag of every class, and those with other modules than their class's others.
 NETWORKS = [
@@ -39,24 +39,24 @@ OTHERS = sorted({*ij.list_models(), *ij.list_models(tags=True)} - set(NETWORKS))
 
 def part_of(network, module):
     network = network if isinstance(network, Network) else network_of(network, None)
-    return parts.find(network.graph, module)
+    return subgraphs.find(network.graph, module)
 
 
 def outline(network, module):
     """A module as nested lists: boxes by their texts, branches as tuples."""
     part = part_of(network, module)
-    return _outline(branching.arrange(part), part)
+    return _outline(series_parallel.arrange(part), part)
 
 
 def _outline(series, part):
     found = []
     for item in series.items:
-        if isinstance(item, branching.Single):
+        if isinstance(item, series_parallel.Single):
             node = part.nodes[item.number]
             found.append(
-                " ".join([labels.main(node), *(node.after if node.kind != "norm" else ())])
+                " ".join([labels.first_line(node), *(node.after if node.kind != "norm" else ())])
             )
-        elif isinstance(item, branching.Parallel):
+        elif isinstance(item, series_parallel.Parallel):
             found.append(tuple(_outline(branch, part) for branch in item.branches))
         else:
             found.append({item.repeat.count: _outline(item.series, part)})
@@ -92,7 +92,9 @@ def test_branches_divide_again():
 
 def test_boxes_are_named_as_in_the_code():
     part = part_of("inception_v3", "Mixed_6a")
-    details = [labels.detail(n, {"conv": ("BN", "ReLU")}, part.path) for n in part.nodes.values()]
+    details = [
+        labels.second_line(n, {"conv": ("BN", "ReLU")}, part.path) for n in part.nodes.values()
+    ]
     assert details == [
         "branch3x3 · valid",
         "branch3x3dbl_1",
@@ -267,7 +269,7 @@ def test_drawings_can_be_read(name):
     check(whole)
     aux = sum(network.parameters(head) for head in network.aux_names)
     assert network.parameters("") - aux == ij.model_info(name).num_params
-    chains = [stage.name for stage in parts.stages(network.graph) if stage.repeats]
+    chains = [stage.name for stage in subgraphs.stages(network.graph) if stage.repeats]
     for module in [*modules(name), *chains]:
         picture = drawing(name, module)
         check(picture)
@@ -393,7 +395,9 @@ def test_sizes_that_do_not_do():
 def test_auxiliary_classifiers_of_other_sizes():
     assert outline("inception_v3", "AuxLogits")[0] == "5×5 avg pool / 3"
     network = network_of("inception_v3", 200)
-    texts = [labels.main(n) for n in parts.find(network.graph, "AuxLogits").nodes.values()]
+    texts = [
+        labels.first_line(n) for n in subgraphs.find(network.graph, "AuxLogits").nodes.values()
+    ]
     assert texts[2] == "zero padding to 5×5"
     assert outline("inception_v1", "aux1") == [
         "adaptive avg pool to 4×4",
@@ -419,7 +423,7 @@ def test_built_networks():
     assert not model.stem.norm.use_running_average
     model.eval()
     folded = nnx.eval_shape(lambda model: ij.fold(model), model)
-    part = parts.find(network_of(folded, 224).graph, "stages.0.blocks.0")
+    part = subgraphs.find(network_of(folded, 224).graph, "stages.0.blocks.0")
     assert not any(node.kind == "norm" for node in part.nodes.values())
 
 

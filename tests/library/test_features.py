@@ -12,7 +12,6 @@ from PIL import Image
 
 import inception_jax as ij
 from inception_jax.analysis import explain, macs
-from inception_jax.analysis.tracing import observed
 from inception_jax.cli.contact_sheet import contact_sheet
 from twins import WIDTH, deep_ones_slow, filled, pair, skeleton
 
@@ -88,19 +87,49 @@ def test_what_is_not_asked_for_is_not_computed():
 
 
 @pytest.mark.parametrize("name", ["inception_v1", "xception41p", "inception_next_atto"])
-def test_logits_and_maps_are_those_of_the_network(name):
+def test_a_hook_sees_and_replaces_maps(name):
     model = filled(name, width_multiplier=WIDTH, num_classes=7)
     size = model.min_size
     images = jax.random.normal(jax.random.key(0), (2, size, size + 8, 3))
-    maps, logits = jax.jit(observed, static_argnums=0)(*nnx.split(model), images)
-    np.testing.assert_allclose(logits, model(images), rtol=1e-4, atol=1e-5)
-    assert list(maps) == list(model.features(images))
-    assert type(model).__name__ != "Observed"
+
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, images):
+        model = nnx.merge(graphdef, state)
+        maps = model.features(images)
+        return maps, model.classify(maps), model(images)
+
+    @jax.jit
+    def hooked(state, images):
+        seen = {}
+
+        def hook(name, map):
+            seen[name] = map
+            return 0 * map
+
+        maps = nnx.merge(graphdef, state).features(images, hook=hook)
+        assert list(seen) == list(maps)
+        return seen, maps
+
+    maps, classified, logits = run(state, images)
+    np.testing.assert_array_equal(classified, logits)
+    seen, replaced = hooked(state, images)
+    assert list(replaced) == list(maps)
+    assert not any(map.any() for map in replaced.values())
+    first, last = next(iter(maps)), next(reversed(maps))
+    np.testing.assert_array_equal(seen[first], maps[first])
+    assert not np.allclose(seen[last], maps[last])
 
 
 @pytest.mark.parametrize(
     ("name", "stage"),
-    [("inception_v1", "inception4e"), ("inception_v1", None), ("xception41p", "block12")],
+    [
+        ("inception_v1", "inception4e"),
+        ("inception_v1", None),
+        ("xception", "block13_sepconv1_act"),
+        ("xception41p", "block12_conv2"),
+    ],
 )
 def test_grad_cam(name, stage):
     """Against the definition: the gradient by differences along each channel's mean."""
@@ -111,9 +140,15 @@ def test_grad_cam(name, stage):
         classes = np.array([3, 1])
         heat, logits = explain.grad_cam(model, stage=stage)(images, classes)
         np.testing.assert_allclose(logits, model(images), rtol=1e-8)
-        map, rest = explain.at_stage(stage or model.taps[-1], *nnx.split(model), images)
-        np.testing.assert_allclose(map, model.features(images)[stage or model.taps[-1]], rtol=1e-8)
-        rest, step = jax.jit(rest), 1e-6
+        stage = stage or model.taps[-1]
+        map = model.features(images)[stage]
+
+        @jax.jit
+        def rest(map):
+            hook = lambda name, found: map if name == stage else found  # noqa: E731
+            return model.classify(model.features(images, hook=hook))
+
+        step = 1e-6
         weights = []
         for channel in range(map.shape[-1]):
             moved = map.at[..., channel].add(step)

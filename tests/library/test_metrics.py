@@ -29,8 +29,8 @@ from inception_jax.cli import fid as command
 from inception_jax.inference import compiled as predict
 from inception_jax.metrics import manifolds, resizing
 from inception_jax.metrics.extractor import _pooled
-from inception_jax.metrics.folders import image_files
-from inception_jax.metrics.reading import Reading, batches, open_images
+from inception_jax.metrics.image_files import image_files
+from inception_jax.metrics.image_loader import LoaderOptions, batches, open_images
 from twins import CLASSES, WIDTH, filled, twin_of
 
 STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
@@ -204,18 +204,18 @@ def test_reading_ahead_is_bounded(count):
             taken += 1
             yield image
 
-    reading = Reading("bilinear_torch", 4, 2, skip_unreadable=False, progress=False)
+    options = LoaderOptions("bilinear_torch", 4, 2, skip_unreadable=False, progress=False)
     read = 0
-    for batch in batches(open_images(source()), reading):
+    for batch in batches(open_images(source()), options):
         read += len(batch)
         assert taken <= read + 2 * 4
     assert read == taken == count
 
 
 def test_readings_end_with_their_threads():
-    reading = Reading("bilinear_torch", 2, 3, skip_unreadable=False, progress=False)
+    options = LoaderOptions("bilinear_torch", 2, 3, skip_unreadable=False, progress=False)
     before = threading.active_count()
-    for _ in batches(open_images(pictures(30, size=(4, 4))), reading):
+    for _ in batches(open_images(pictures(30, size=(4, 4))), options):
         break
     assert threading.active_count() == before
 

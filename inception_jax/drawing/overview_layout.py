@@ -1,4 +1,4 @@
-"""Where the boxes of a whole network go: one under the other, in columns."""
+"""Places the boxes of a whole network: one under the other, in columns."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _ASPECT = 4 / 3  # of the whole: width by height
 
 
 def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
-    """Places the boxes of a network in as many columns as make the whole neither long nor wide.
+    """Places the boxes of a network in as many columns as give the best shape.
 
     Returns:
         The boxes and lines, and the width and height of the whole.
     """
     splits = [_split(rows, count, more) for count in range(1, 6) for more in (0, -1, 1, -2, 2)]
-    choices = [_in_columns(columns, max(map(_needed, rows))) for columns in splits]
+    choices = [_in_columns(columns, max(map(_min_width, rows))) for columns in splits]
     return min(choices, key=lambda choice: _cost(*choice[1]))
 
 
 def _cost(width: float, height: float) -> float:
-    """A small area is good, and a pleasing shape."""
+    """The area, times how far the shape is from the wanted one."""
     aspect = width / height / _ASPECT
     return width * height * math.sqrt(max(aspect, 1 / aspect))
 
@@ -48,30 +48,30 @@ def _height(row: Row) -> float:
     return _HIGH if row.name else _LOW
 
 
-def _needed(row: Row) -> float:
-    shape = text_width(labels.size(row.shape), 12)
+def _min_width(row: Row) -> float:
+    shape = text_width(labels.shape_text(row.shape), 12)
     first = text_width(row.name or row.text, MAIN, bold=bool(row.name)) + 16 + shape
     return math.ceil(max(first, text_width(row.text, 12))) + 2 * _PADDING
 
 
 def _in_columns(columns: list[list[Row]], width: float) -> tuple[list[Shape], Point]:
     shapes: list[Shape] = []
-    x, bottom, before = 0.0, 0.0, None
+    x, bottom, previous_end = 0.0, 0.0, None
     for column in columns:
-        aux = [_needed(row.aux) for row in column if row.aux]
-        if before is not None:
-            shapes.append(_passage(before, x - _COLUMN_GAP / 2, x + width / 2))
-        own, height = _column(column, width)
-        shapes += moved(own, x, 0)
-        before = (x + width / 2, height)
+        aux_widths = [_min_width(row.aux) for row in column if row.aux]
+        if previous_end is not None:
+            shapes.append(_passage(previous_end, x - _COLUMN_GAP / 2, x + width / 2))
+        boxes, height = _column(column, width)
+        shapes += moved(boxes, x, 0)
+        previous_end = (x + width / 2, height)
         bottom = max(bottom, height)
-        x += width + (_AUX_GAP + max(aux) if aux else 0) + _COLUMN_GAP
+        x += width + (_AUX_GAP + max(aux_widths) if aux_widths else 0) + _COLUMN_GAP
     room = _GAP if len(columns) > 1 else 0  # for the lines between columns, above and below
     return moved(shapes, 0, room), (x - _COLUMN_GAP, bottom + 2 * room)
 
 
 def _split(rows: Sequence[Row], count: int, more: int) -> list[list[Row]]:
-    """Columns of about equal height, or with some rows more in those before the last."""
+    """Splits rows into columns of about equal height, or some rows more in all but the last."""
     total = sum(_height(row) + _GAP for row in rows)
     share = total / count + more * (_HIGH + _GAP)
     columns: list[list[Row]] = [[]]
@@ -95,14 +95,14 @@ def _column(column: Sequence[Row], width: float) -> tuple[list[Shape], float]:
         if row.aux:
             x, middle = width + _AUX_GAP, y + _height(row) / 2
             shapes.append(Line(((width, middle), (x, middle)), dashed=True))
-            shapes.append(_box(row.aux, x, y, _needed(row.aux)))
+            shapes.append(_box(row.aux, x, y, _min_width(row.aux)))
         y += _height(row) + _GAP
     return shapes, y - _GAP
 
 
 def _box(row: Row, x: float, y: float, width: float) -> Box:
     left, right = x + _PADDING, x + width - _PADDING
-    shape = labels.size(row.shape)
+    shape = labels.shape_text(row.shape)
     if not row.name:
         base = y + _height(row) / 2 + 4.5
         texts = (
@@ -115,11 +115,11 @@ def _box(row: Row, x: float, y: float, width: float) -> Box:
             Text(right, y + 18, shape, 12, ink=GREY, anchor="end"),
             Text(left, y + 35, row.text, 12, anchor="start"),
         )
-    return Box(x, y, width, _height(row), row.colour, texts, row.tip)
+    return Box(x, y, width, _height(row), row.colour, texts, row.tooltip)
 
 
 def _passage(start: Point, between: float, end: float) -> Line:
-    """The line from the foot of one column to the head of the next."""
+    """The line from the end of one column to the start of the next."""
     x, y = start
     low, high = y + _GAP * 0.6, -_GAP
     return Line(((x, y), (x, low), (between, low), (between, high), (end, high), (end, 0)))

@@ -1,7 +1,7 @@
-"""A program in ONNX's terms, before it is written.
+"""An ONNX graph while it is built.
 
-ONNX has channels first. A tensor that has four axes here has them as [n, c, h, w] in the graph, and
-nothing is transposed between the first layer and the last.
+ONNX has channels first: a tensor of four axes is [n, c, h, w] in the graph. Only the images and a
+result of four axes are transposed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ CHANNELS_FIRST, CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What a node computes.
+    """The result of a node.
 
     Attributes:
         name: in the graph.
-        shape: with the axes in jax's order, channels last.
+        shape: in jax's order of axes, channels last.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Tensor:
 
 
 Operand = Tensor | np.ndarray
-"""A tensor, or a constant with its axes in jax's order."""
+"""A tensor, or a constant in jax's order of axes."""
 
 
 @dataclasses.dataclass
 class Node:
-    """An operation on tensors and constants, by their names."""
+    """An operation on tensors and constants, which it takes by name."""
 
     op: str
     inputs: list[str]
@@ -43,15 +43,15 @@ class Node:
 
 
 class Graph:
-    """Nodes in the order of their computation, and the constants that they take.
+    """Nodes in the order of computation, and the constants that they take.
 
     Attributes:
-        nodes: every node after those whose outputs it takes.
-        constants: by name, with their axes in ONNX's order.
-        strided: for a tensor that is every n-th row and m-th column of another, by its name, that
+        nodes: each after those that compute its inputs.
+        constants: by name, in ONNX's order of axes.
+        strided: by the name of a tensor that is every n-th row and m-th column of another, that
             other tensor and (n, m).
-        means: for a tensor that is a sum over windows or axes, by its name, what gives the mean, if
-            the divisor that it is called with is the number of summands, else None.
+        means: by the name of a tensor that is a sum over windows or axes, a function that turns a
+            divisor into the mean, or None if that is not the number of summands.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Graph:
         self._count = 0
 
     def add(self, op: str, *operands: Operand, shape: tuple[Any, ...], **attributes: Any) -> Tensor:
-        """Appends a node with one output of a shape in jax's order."""
+        """Appends a node with one output."""
         return self.add_many(op, *operands, shapes=[shape], **attributes)[0]
 
     def add_many(
@@ -75,7 +75,7 @@ class Graph:
         return tensors
 
     def constant(self, array: np.ndarray) -> str:
-        """Keeps a constant, of four axes with its channels first; returns its name."""
+        """Adds a constant, one of four axes with channels first; returns its name."""
         name = self._new("constant")
         self.constants[name] = array.transpose(CHANNELS_FIRST) if array.ndim == 4 else array
         return name
@@ -91,5 +91,5 @@ class Graph:
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """Returns where an axis of jax's order is in the graph."""
+    """Returns the index in ONNX's order of an axis in jax's order."""
     return CHANNELS_FIRST.index(axis) if rank == 4 else axis

@@ -1,4 +1,4 @@
-"""A network as drawings need it."""
+"""A network with all that drawings show of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from flax import nnx
 from inception_jax.analysis.macs import count_macs
 from inception_jax.create import abstract_model
 from inception_jax.drawing import tracing
+from inception_jax.drawing.from_jaxpr import read_graph
 from inception_jax.drawing.graph import Graph, inside
-from inception_jax.drawing.reading import read
 from inception_jax.drawing.simplify import simplify
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
@@ -21,12 +21,12 @@ from inception_jax.registry import model_info
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What drawings of a network are made from.
+    """A network, traced.
 
     Attributes:
-        name: as `create_model` takes it, or the class of a network that it did not build.
+        name: what `create_model` takes, or the class of a network that it did not build.
         graph: its operations.
-        sizes: how many numbers each of its parameters has, by its path.
+        sizes: size of each parameter, by its path.
         macs: multiply-accumulates of an image.
         aux_names: of its auxiliary classifiers.
     """
@@ -43,12 +43,12 @@ class Network:
         return {path: kind.__name__ for path, kind in self.graph.modules.items()}
 
     def parameters(self, module: str) -> int:
-        """Returns how many numbers a module's parameters have."""
+        """Returns the total size of a module's parameters."""
         return sum(size for path, size in self.sizes.items() if inside(path, module))
 
 
 def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | None) -> Network:
-    """Traces a network, or remembers it; see `draw`.
+    """Traces a network; see `draw`. Results for names are cached.
 
     Raises:
         UnknownModelError: for a name that no network has.
@@ -72,7 +72,7 @@ def _built(model: Model, size: tuple[int, int] | None) -> Network:
     size = size or _own_size(model)
     model = nnx.merge(*nnx.split(model))  # the caller's may be in training
     model.eval()
-    graph = simplify(read(tracing.trace(model, size)))
+    graph = simplify(read_graph(tracing.trace(model, size)))
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     sizes = {".".join(map(str, path)): math.prod(leaf.shape) for path, leaf in flat}
     macs = count_macs(model, size, model.in_channels)

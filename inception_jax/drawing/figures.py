@@ -1,14 +1,20 @@
-"""Drawings of networks and of their modules."""
+"""A network, or a module of it, as a finished drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from inception_jax.drawing import branching, columns, labels, layout, overview, parts, svg
+from inception_jax.drawing import (
+    labels,
+    module_layout,
+    overview,
+    overview_layout,
+    series_parallel,
+    subgraphs,
+    svg,
+)
 from inception_jax.drawing.canvas import Drawing, framed
 from inception_jax.drawing.graph import Graph, inside
-from inception_jax.drawing.network import Network, network_of
 from inception_jax.drawing.repeats import run_of, signature
+from inception_jax.drawing.traced_network import Network, network_of
 from inception_jax.nn import layers
 from inception_jax.nn.model import Model
 
@@ -21,16 +27,16 @@ def draw(
 ) -> str:
     """Draws a network, or one of its modules, from its traced program.
 
-    Nothing is computed and no weights are needed. Data flows from top to bottom, branches stand
-    side by side in the order of the code.
+    Nothing is computed and no weights are needed. Data flows from top to bottom; branches are side
+    by side in the order of the code.
 
     Args:
-        name_or_model: what `create_model` takes, or a network. By its name a network is drawn with
-            the auxiliary classifiers that it can have.
+        name_or_model: what `create_model` takes, or a network. For a name, the drawing includes
+            all auxiliary classifiers that the network can have.
         module: a stage of `features` ("Mixed_6b", "block17") or the path of a module
-            ("block17.0", "AuxLogits"); None: the whole network. Of equal modules in a row one is
-            drawn.
-        input_size: side, or height and width, of the images in pixels; None: those of the name.
+            ("block17.0", "AuxLogits"); None: the whole network. Of equal modules in a row only
+            one is drawn.
+        input_size: side, or height and width, of the images in pixels; None: the network's own.
 
     Returns:
         The text of an SVG file.
@@ -38,7 +44,7 @@ def draw(
     Raises:
         UnknownModelError: for a name that no network has.
         ValueError: for a module that the network does not have, with near names; for images that
-            it cannot take; without a size for a network that `create_model` did not build.
+            it cannot take; if a network that `create_model` did not build is given no size.
     """
     return svg.write(drawing(name_or_model, module, input_size=input_size))
 
@@ -55,14 +61,14 @@ def drawing(
 
 
 def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
-    """Returns one module of each kind that a network has, for `draw`, in forward order.
+    """Returns a module of each kind that a network has, for `draw`, in forward order.
 
-    Kinds are classes, and what an option changes in them. Widths make none, but for separable
-    convolutions: one that widens the map differs from one that keeps it.
+    Two modules are of one kind if they have the same class and structure. Channels do not count,
+    except that a separable convolution which widens the map differs from one which does not.
 
     Args:
         name_or_model: as for `draw`.
-        widths: modules that differ in their channels alone are kinds of their own, too.
+        widths: let all channels count.
 
     Raises:
         UnknownModelError: for a name that no network has.
@@ -71,39 +77,34 @@ def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
     network = network_of(name_or_model, None)
     found: dict[object, str] = {}
     for path in _candidates(network.graph, network.aux_names):
-        nodes = parts.find(network.graph, path).nodes
+        nodes = subgraphs.find(network.graph, path).nodes
         kind = network.graph.modules[path], signature(nodes, widths=widths)
         found.setdefault(kind, path)
     return list(found.values())
 
 
 def _candidates(graph: Graph, aux_names: tuple[str, ...]) -> list[str]:
-    """The modules that stages and heads are made of, but for the layers that these are made of."""
-    nodes = [node for stage in parts.stages(graph) for node in stage.nodes.values()]
-    last = max((stage.result for stage in parts.stages(graph)), default=0)
-    tops = parts.children(graph, [*nodes, *parts.way(graph, last, graph.outputs[0]).values()])
+    """The modules that stages and heads are made of, without plain layers."""
+    stages = subgraphs.stages(graph)
+    nodes = [node for stage in stages for node in stage.nodes.values()]
+    last = max((stage.result for stage in stages), default=0)
+    nodes += subgraphs.nodes_between(graph, last, graph.outputs[0]).values()
+    tops = subgraphs.outermost_modules(graph, nodes)
     tops += [path for path in graph.calls if path in aux_names]
-    inner = [path for path in graph.calls if path not in tops and _within(path, tops)]
-    plain = {graph.modules[path] for path in inner}
-    return [
-        path
-        for path in tops
-        if graph.modules[path].__module__ != layers.__name__ and graph.modules[path] not in plain
-    ]
-
-
-def _within(path: str, tops: Iterable[str]) -> bool:
-    return any(inside(path, top) for top in tops)
+    below = (p for p in graph.calls if p not in tops and any(inside(p, top) for top in tops))
+    plain = {graph.modules[path] for path in below}
+    classes = {path: graph.modules[path] for path in tops}
+    return [p for p, c in classes.items() if c.__module__ != layers.__name__ and c not in plain]
 
 
 def _whole(network: Network) -> Drawing:
     rows = overview.rows(network.graph, network.aux_names)
-    shapes, size = columns.place(rows)
-    images = labels.size(network.graph.nodes[0].shape)
+    shapes, size = overview_layout.place(rows)
+    images = labels.shape_text(network.graph.nodes[0].shape)
     kinds: list[tuple[labels.Colour, str]] = [
         (row.colour, row.kind) for above in rows for row in (above, above.aux) if row
     ]
-    lines = [f"{row.name} {row.text} {labels.size(row.shape)}".strip() for row in rows]
+    lines = [f"{row.name} {row.text} {labels.shape_text(row.shape)}".strip() for row in rows]
     return framed(
         shapes,
         size,
@@ -118,24 +119,26 @@ def _whole(network: Network) -> Drawing:
 
 def _costs(network: Network) -> list[str]:
     aux = sum(network.parameters(name) for name in network.aux_names)
-    own = f"{labels.count(network.parameters('') - aux)} parameters"
-    more = f" and {labels.count(aux)} in auxiliary classifiers" if aux else ""
-    return [own + more, f"{labels.count(network.macs)} multiply-accumulates"]
+    own = f"{labels.number_text(network.parameters('') - aux)} parameters"
+    more = f" and {labels.number_text(aux)} in auxiliary classifiers" if aux else ""
+    return [own + more, f"{labels.number_text(network.macs)} multiply-accumulates"]
 
 
 def _module(network: Network, name: str) -> Drawing:
-    part = parts.find(network.graph, name)
+    part = subgraphs.find(network.graph, name)
     nodes = list(part.nodes.values())
-    usual = labels.usual(nodes)
-    style = layout.Style(part.nodes, usual, part.path, network.classes)
-    series = branching.arrange(part)
-    ends = [labels.size(shape) for shape in part.shapes]
-    block = layout.place(series, style, (f"input {ends[0]}", f"output {ends[1]}"))
+    usual = labels.usual_after(nodes)
+    style = module_layout.Style(part.nodes, usual, part.path, network.classes)
+    series = series_parallel.arrange(part)
+    ends = [labels.shape_text(shape) for shape in part.shapes]
+    block = module_layout.place(series, style, (f"input {ends[0]}", f"output {ends[1]}"))
     legend: list[tuple[labels.Colour, str]] = [
         (colour, " + ".join([text, *usual.get(colour, ())]))
         for colour, text in labels.legend(labels.kinds(nodes))
     ]
-    order = [labels.main(part.nodes[number]) for number in branching.numbers(series)]
+    order = [
+        labels.first_line(part.nodes[number]) for number in series_parallel.node_numbers(series)
+    ]
     return framed(
         block.moved(block.left, 0).shapes,
         (block.left + block.right, block.height),
@@ -148,7 +151,7 @@ def _module(network: Network, name: str) -> Drawing:
     )
 
 
-def _facts(network: Network, part: parts.Part) -> list[str]:
+def _facts(network: Network, part: subgraphs.Subgraph) -> list[str]:
     facts = [overview.describe(network.graph, part)]
     if part.path not in ("", part.name):
         facts.append(part.path)
@@ -156,4 +159,4 @@ def _facts(network: Network, part: parts.Part) -> list[str]:
     if alike > 1:
         facts.append(f"one of {alike} in a row")
     parameters = network.parameters(part.path or part.name)
-    return [*facts, f"{labels.count(parameters)} parameters"] if parameters else facts
+    return [*facts, f"{labels.number_text(parameters)} parameters"] if parameters else facts

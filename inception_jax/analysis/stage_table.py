@@ -1,4 +1,4 @@
-"""What a network is made of: a table of its stages."""
+"""A table of a network's stages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import html
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from inception_jax.analysis.macs import macs_of
-from inception_jax.analysis.tracing import traced
 from inception_jax.create import abstract_model
 from inception_jax.nn import ops
 from inception_jax.nn.layers import Chain
@@ -28,12 +28,12 @@ _POOLS = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool"}
 
 @dataclasses.dataclass(frozen=True)
 class StageSummary:
-    """A line of a summary.
+    """A row of a summary.
 
     Attributes:
         name: of the stage in `features`; "classifier" for what follows the last one.
-        kind: class of the module, how many of them in a row, or the kind of pool.
-        shape: of what it returns for one image, [h, w, c]; [num_classes] for the classifier.
+        kind: class of the module, with the number of equal ones in a row, or the kind of pool.
+        shape: of its result for one image, [h, w, c]; [num_classes] for the classifier.
         params: trainable numbers.
         macs: multiply-accumulates for one image, see `macs.count_macs`.
     """
@@ -50,10 +50,10 @@ class Summary:
     """A table of a network's stages, for terminals and for notebooks.
 
     Attributes:
-        title: what is summarised.
+        title: the network and the size of the image.
         stages: in forward order, the classifier last.
         params: trainable numbers in evaluation.
-        aux_params: trainable numbers of the auxiliary heads, which training alone uses.
+        aux_params: trainable numbers of the auxiliary heads, which are used in training only.
         macs: multiply-accumulates for one image.
     """
 
@@ -91,12 +91,12 @@ def summary(
 ) -> Summary:
     """Returns a table of a network's stages: shape, parameters, multiply-accumulates.
 
-    It is read off the traced program; nothing is computed.
+    All numbers come from the traced program; nothing is computed.
 
     Args:
-        model: a network, or a name and, as options, what `create_model` takes.
-        input_size: of the image, in pixels: a side, or height and width; None: the network's own.
-        **options: of `create_model`, for a name.
+        model: a network, or a name that `create_model` takes.
+        input_size: side, or height and width, of the image in pixels; None: the network's own.
+        **options: of `create_model`, if a name is given.
 
     Raises:
         UnknownModelError: with near names.
@@ -108,11 +108,17 @@ def summary(
     if size is None:
         raise ValueError("a network that create_model did not build has no size: give input_size")
     height, width = (size, size) if isinstance(size, int) else size
-    graphdef, state = nnx.split(model)
+    graphdef, state = nnx.split(model.eval_view())
     params = nnx.filter_state(state, nnx.Param)
     images = jax.ShapeDtypeStruct((1, height, width, model.in_channels), jnp.float32)
+
+    def run(state: nnx.State, images: jax.Array) -> tuple[OrderedDict[str, jax.Array], Any]:
+        network = nnx.merge(graphdef, state)
+        maps = network.features(images)
+        return maps, network.classify(maps)
+
     with ops.forced_form("native"), rewritten():
-        program, maps = traced(graphdef, state, images)
+        program, (maps, _) = jax.make_jaxpr(run, return_shape=True)(state, images)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     trained = {path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     paths = {
@@ -132,7 +138,7 @@ def summary(
 
 
 def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
-    """Cuts the program, whose equations are in forward order, where each stage's map is made."""
+    """Splits the equations, which are in forward order, after the one that makes each map."""
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
     ends = {
         name: variable
@@ -144,10 +150,10 @@ def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[Stag
     for (name, variable), (start, end) in zip(ends.items(), bounds, strict=True):
         equations = program.eqns[start:end]
         read = {v for eqn in equations for v in eqn.invars if not hasattr(v, "val")}
-        own = {v: unused.pop(v) for v in list(unused) if v in read}
-        params = sum(v.aval.size for v in own)
+        first_used = {v: unused.pop(v) for v in list(unused) if v in read}
+        params = sum(v.aval.size for v in first_used)
         macs = sum(macs_of(eqn) for eqn in equations)
-        kind = _kind(model, list(own.values()), equations)
+        kind = _kind(model, list(first_used.values()), equations)
         yield StageSummary(name, kind, variable.aval.shape[1:], params, macs)
 
 

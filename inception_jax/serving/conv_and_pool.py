@@ -1,4 +1,4 @@
-"""Convolutions and pools, see `primitives`."""
+"""jax's primitives of convolutions and pools; see `primitives`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand, Tensor
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand, Tensor
 
 
 def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:
-    """A convolution of images, with groups and dilation."""
+    """Convolves images, with groups and dilation."""
     numbers = params["dimension_numbers"]
     specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
     plain = specs == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -27,7 +27,7 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
     return graph.add(
         "Conv",
         x,
-        # To [out, kh, kw, in]: its last axis comes first, as in every constant.
+        # To [out, kh, kw, in]; `constant` then moves the last axis forward to [out, in, kh, kw].
         kernel.transpose(3, 0, 1, 2),
         shape=results[0].shape,
         kernel_shape=kernel.shape[:2],
@@ -39,12 +39,12 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 
 
 def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """The maximum over windows; padding never wins."""
+    """Takes the maximum over windows, without the padding."""
     return graph.add("MaxPool", x, shape=results[0].shape, **_window(params))
 
 
 def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """An average times the number of pixels; the networks divide it again, see `Graph.means`."""
+    """Sums windows, as an average times the window's area; see `Graph.means` for the average."""
     window, shape = _window(params), results[0].shape
     area = math.prod(window["kernel_shape"])
     mean = graph.add("AveragePool", x, shape=shape, count_include_pad=1, **window)
@@ -77,7 +77,7 @@ def _window(params: dict) -> dict[str, Any]:
 
 
 def _pixels_in_windows(shape: tuple, params: dict) -> np.ndarray:
-    """How many pixels that are not padding each window has, [1, h, w, 1]."""
+    """The number of pixels in each window, without padding, [1, h, w, 1]."""
     counts = []
     for axis in (1, 2):
         low, high = params["padding"][axis]

@@ -1,9 +1,8 @@
-"""Where the boxes of a module go: data flows downwards, branches are columns.
+"""Places the boxes of a module: data flows downwards, branches are columns.
 
-Every block of boxes has an axis at x = 0, on which the boxes of a series stand, and begins at
-y = 0. What ends several branches in a concatenation, or begins them in a split, is a bar as wide as
-they are, so that their lines are straight. Widths are even numbers: places are compared for being
-equal, and halves and sums of such numbers are exact.
+Every block of boxes begins at y = 0 and has an axis at x = 0, on which the boxes of a series are
+centred. A concatenation or a split is a bar as wide as its branches, so that their lines are
+straight. Widths are even numbers: their halves and sums are exact, and positions can be compared.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from inception_jax.drawing import labels
-from inception_jax.drawing.branching import Item, Parallel, Repeated, Series, Single
 from inception_jax.drawing.canvas import (
     GREY,
     MAIN,
@@ -28,26 +26,27 @@ from inception_jax.drawing.canvas import (
 )
 from inception_jax.drawing.graph import Node
 from inception_jax.drawing.labels import Colour
+from inception_jax.drawing.series_parallel import Item, Parallel, Repeated, Series, Single
 
 _PADDING = 11  # between a text and its box
 _COLUMN_GAP, _ROW_GAP, _FORK_GAP = 18, 20, 32
 _LOW, _HIGH = 28, 42  # heights of boxes of one line and of two
 _CIRCLE = 24
-_FRAME = 16  # between a frame and what it is around
-_FRAME_TOP = 20  # where its name stands
+_FRAME = 16  # between a frame and what is in it
+_FRAME_TOP = 20  # height of its name
 _BARS = ("concat", "split")
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all boxes of a drawing share.
+    """What all boxes of a drawing have in common.
 
     Attributes:
         nodes: by number.
-        usual: what the legend says of convolutions.
+        usual: what the legend says about convolutions.
         module: path of the module that is drawn.
         classes: names of the modules' classes, by path.
-        width: of boxes that are no bars, which `place` works out.
+        width: of all boxes but bars and circles; `place` sets it.
     """
 
     nodes: Mapping[int, Node]
@@ -59,17 +58,17 @@ class Style:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Boxes and lines at their places, around an axis.
+    """Boxes and lines around an axis.
 
     Attributes:
-        left: how far they reach to the left of the axis.
-        right: the same to the right.
+        left: extent to the left of the axis.
+        right: extent to the right.
         height: of all.
-        entries: places along the upper side to which lines come.
-        through: of these, those at which no box begins, but a line goes on.
-        exits: the points from which lines leave.
+        entries: x of the lines that come in at the top.
+        through: those of the entries that continue as a line, not as a box.
+        exits: points at which lines leave.
         shapes: boxes and lines.
-        bar: a box as wide as what is above or below it.
+        bar: whether it is one box, to be as wide as what is above or below it.
     """
 
     left: float
@@ -82,7 +81,7 @@ class Block:
     bar: bool = False
 
     def moved(self, dx: float, dy: float) -> Block:
-        """Returns it at another place; the axis stays the series'."""
+        """Returns it at another place; its axis stays at x = 0."""
         return dataclasses.replace(
             self,
             left=self.left - dx,
@@ -95,12 +94,12 @@ class Block:
 
 
 def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
-    """Places a whole module between two boxes that say what comes in and goes out.
+    """Places a module between a box for its input and one for its output.
 
     Args:
         series: the module.
         style: of the drawing.
-        ends: texts of the two boxes.
+        ends: texts of these two boxes.
     """
     style = dataclasses.replace(style, width=_widest(series, style))
     blocks = [_data(ends[0]), *(_item(item, style) for item in series.items), _data(ends[1])]
@@ -108,20 +107,20 @@ def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
 
 
 def _widest(series: Series, style: Style) -> float:
-    """What the widest box needs, bars and circles aside."""
+    """The width that the widest box needs, without bars and circles."""
     widths = [0.0]
     for item in series.items:
         if isinstance(item, Repeated):
-            widths.append(_widest(item.series, _inner(style, item)))
+            widths.append(_widest(item.series, _style_inside(style, item)))
         elif isinstance(item, Parallel):
             widths += [_widest(branch, style) for branch in item.branches]
         elif style.nodes[item.number].kind not in (*_BARS, "add"):
-            widths.append(_needed(*_texts(style.nodes[item.number], style)))
+            widths.append(_min_width(*_texts(style.nodes[item.number], style)))
     return max(widths)
 
 
-def _inner(style: Style, item: Repeated) -> Style:
-    """Inside a frame, names begin at the module that repeats."""
+def _style_inside(style: Style, item: Repeated) -> Style:
+    """Inside a frame, paths begin at the repeated module."""
     return dataclasses.replace(style, module=item.repeat.first)
 
 
@@ -140,40 +139,40 @@ def _series(series: Series, style: Style) -> Block:
 
 
 def _texts(node: Node, style: Style) -> tuple[str, str]:
-    return labels.main(node), labels.detail(node, style.usual, style.module)
+    return labels.first_line(node), labels.second_line(node, style.usual, style.module)
 
 
-def _needed(first: str, second: str) -> float:
+def _min_width(first: str, second: str) -> float:
     width = max(text_width(first, MAIN), text_width(second, SMALL))
     return 2 * math.ceil(width / 2) + 2 * _PADDING
 
 
 def _single(node: Node, style: Style) -> Block:
     first, second = _texts(node, style)
-    tip = labels.tooltip(node)
+    tooltip = labels.tooltip(node)
     if node.kind == "add":
         plus = Text(0, _CIRCLE / 2 + 5.5, first, 16)
-        circle = Box(-_CIRCLE / 2, 0, _CIRCLE, _CIRCLE, "join", (plus,), tip, round=True)
+        circle = Box(-_CIRCLE / 2, 0, _CIRCLE, _CIRCLE, "join", (plus,), tooltip, round=True)
         return _box(circle, bar=False)
     tall = second or node.kind in ("conv", "linear", "max_pool", "avg_pool", "identity")
     height = _HIGH if tall else _LOW
     bar = node.kind in _BARS
-    width = _needed(first, second) if bar else style.width
-    return _box(_labelled((width, height), labels.colour(node), (first, second), tip), bar=bar)
+    width = _min_width(first, second) if bar else style.width
+    return _box(_labelled((width, height), labels.colour(node), (first, second), tooltip), bar=bar)
 
 
 def _data(text: str) -> Block:
-    width = _needed(text, "")
+    width = _min_width(text, "")
     return _box(_labelled((width, _LOW), "data", (text, "")), bar=True)
 
 
-def _labelled(size: Point, colour: Colour, texts: tuple[str, str], tip: str = "") -> Box:
+def _labelled(size: Point, colour: Colour, texts: tuple[str, str], title: str = "") -> Box:
     (width, height), (first, second) = size, texts
     middle = height / 2 + 4.5
     lines = [Text(0, middle - (8 if second else 0), first)]
     if second:
         lines.append(Text(0, middle + 8, second, SMALL, ink=GREY))
-    return Box(-width / 2, 0, width, height, colour, tuple(lines), tip)
+    return Box(-width / 2, 0, width, height, colour, tuple(lines), title)
 
 
 def _box(box: Box, *, bar: bool) -> Block:
@@ -183,7 +182,7 @@ def _box(box: Box, *, bar: bool) -> Block:
 
 
 def _widened(block: Block, other: Block) -> Block:
-    """A bar over or under all of another block."""
+    """A bar as wide as another block."""
     (box,) = block.shapes
     assert isinstance(box, Box)
     middle = (other.right - other.left) / 2
@@ -196,7 +195,7 @@ def _widened(block: Block, other: Block) -> Block:
 
 
 def _stack(blocks: Sequence[Block]) -> Block:
-    """One block under the other, with lines between them."""
+    """Places blocks below each other, with lines between them."""
     placed: list[Block] = []
     shapes: list[Shape] = []
     y = 0.0
@@ -228,7 +227,7 @@ def _gap(above: Block, below: Block) -> float:
 
 
 def _joined(above: Block, below: Block, top: float) -> list[Shape]:
-    """The lines from one block to the next, which begins at `top`."""
+    """The lines from a block to the next one, which begins at `top`."""
     start, bottom = above.exits[0]
     if len(above.exits) > 1:
         if below.bar:
@@ -257,7 +256,7 @@ def _to_circle(point: Point, top: float) -> Line:
 
 
 def _columns(item: Parallel, style: Style) -> Block:
-    """Branches side by side; the axis is the main branch's, or the middle of all."""
+    """Places branches side by side; the axis is that of the main branch, or their middle."""
     placed: list[Block] = []
     x = main = 0.0
     for block in (_series(branch, style) for branch in item.branches):
@@ -278,12 +277,12 @@ def _columns(item: Parallel, style: Style) -> Block:
 
 
 def _frame(item: Repeated, style: Style) -> Block:
-    """A dashed frame around what repeats, which a line enters and leaves on the axis."""
+    """A dashed frame around a repeated module, with a line in and out on the axis."""
     repeat = item.repeat
     times = f"{repeat.count} × " if repeat.count > 1 else ""
     name = Text(0, 0, times + style.classes[repeat.first], SMALL, True, GREY, "start")
     start = Block(0, 0, 0, (0.0,), frozenset({0.0}), ((0.0, _FRAME_TOP),), ())
-    inner = _series(item.series, _inner(style, item))
+    inner = _series(item.series, _style_inside(style, item))
     top = _FRAME_TOP + _gap(start, inner)
     inner = inner.moved(0, top)
     lines = _joined(start, inner, top)

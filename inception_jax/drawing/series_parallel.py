@@ -1,4 +1,4 @@
-"""A part of a network as boxes in series and in parallel."""
+"""A part of a network as nodes in series and in parallel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from inception_jax.drawing.graph import Node, consumers, inside
-from inception_jax.drawing.parts import Part
 from inception_jax.drawing.repeats import Repeat
+from inception_jax.drawing.subgraphs import Subgraph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Single:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One item after another; without items, a line."""
+    """One item after another; without items, only a line."""
 
     items: tuple[Item, ...]
 
@@ -30,7 +30,7 @@ class Parallel:
 
     Attributes:
         branches: from left to right.
-        summed: they end in a sum, before which the last of them is the main branch.
+        summed: whether they end in a sum; then the last one is the main branch.
     """
 
     branches: tuple[Series, ...]
@@ -39,7 +39,7 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """What is drawn once and there several times in a row."""
+    """Equal modules in a row, of which one is drawn."""
 
     repeat: Repeat
     series: Series
@@ -48,105 +48,106 @@ class Repeated:
 Item = Single | Parallel | Repeated
 
 
-def arrange(part: Part) -> Series:
-    """Takes a part apart at the nodes where branches begin and end."""
+def arrange(part: Subgraph) -> Series:
+    """Splits a part at the nodes where branches begin and end."""
     return Series(tuple(_Arranger(part).walk(part.source, set(part.nodes), None)))
 
 
 class _Arranger:
-    def __init__(self, part: Part):
+    def __init__(self, part: Subgraph):
         self.nodes: Mapping[int, Node] = part.nodes
         self.takers = consumers(part.nodes)
         self.takers[part.source] = [n for n, x in part.nodes.items() if part.source in x.inputs]
-        repeats = part.repeats if _tells(part.repeats) else ()
-        self.closed = [(repeat, self.members(repeat)) for repeat in repeats]
+        framed = part.repeats if _needs_frames(part.repeats) else ()
+        self.pending = [(repeat, self.members(repeat)) for repeat in framed]
 
     def members(self, repeat: Repeat) -> set[int]:
         return {n for n, node in self.nodes.items() if inside(node.scope, repeat.first)}
 
     def walk(self, number: int, allowed: set[int], stop: int | None) -> list[Item]:
-        """Returns what is between a node and the join at which its branch ends."""
+        """Returns what is between a node and the join that ends its branch, if there is one."""
         items: list[Item] = []
         while True:
             takers = [taker for taker in self.takers[number] if taker in allowed]
             if not takers or takers == [stop]:
                 return items
-            begun = next((pair for pair in self.closed if set(takers) <= pair[1]), None)
-            if begun is not None:
-                self.closed.remove(begun)
-                inner = self.walk(number, begun[1] & allowed, None)
-                items.append(Repeated(begun[0], Series(tuple(inner))))
-                number = max(begun[1])
+            frame = next((pair for pair in self.pending if set(takers) <= pair[1]), None)
+            if frame is not None:
+                self.pending.remove(frame)
+                repeat, members = frame
+                inner = self.walk(number, members & allowed, None)
+                items.append(Repeated(repeat, Series(tuple(inner))))
+                number = max(members)
             elif len(takers) == 1:
                 items.append(Single(takers[0]))
                 number = takers[0]
             else:
-                join = min(self.common(takers, allowed))
+                join = min(self.always_passed(takers, allowed))
                 items.append(self.parallel(number, takers, allowed, join))
                 if join == stop:
                     return items
                 items.append(Single(join))
                 number = join
 
-    def common(self, takers: list[int], allowed: set[int]) -> set[int]:
-        """Returns the nodes that every way from some nodes passes."""
-        always: dict[int, set[int]] = {}
+    def always_passed(self, takers: list[int], allowed: set[int]) -> set[int]:
+        """Returns the nodes that are on every path from some nodes."""
+        passed: dict[int, set[int]] = {}
         for number in sorted(allowed, reverse=True):
-            onward = [always[taker] for taker in self.takers[number] if taker in allowed]
-            always[number] = {number} | (set.intersection(*onward) if onward else set())
-        return set.intersection(*(always[taker] for taker in takers))
+            onward = [passed[taker] for taker in self.takers[number] if taker in allowed]
+            passed[number] = {number} | (set.intersection(*onward) if onward else set())
+        return set.intersection(*(passed[taker] for taker in takers))
 
     def groups(self, takers: list[int], allowed: set[int], join: int) -> list[list[int]]:
-        """Puts together those that meet before a join."""
+        """Groups nodes whose branches meet before a join."""
         groups: list[list[int]] = []
         for taker in takers:
-            meeting = [g for g in groups if min(self.common([*g, taker], allowed)) != join]
+            meeting = [g for g in groups if min(self.always_passed([*g, taker], allowed)) != join]
             for group in meeting:
                 groups.remove(group)
             groups.append([*(number for group in meeting for number in group), taker])
         return groups
 
     def parallel(self, fork: int, takers: list[int], allowed: set[int], join: int) -> Parallel:
-        """Returns the branches between a fork and a join, in the order in which the code joins.
+        """Returns the branches between a fork and a join, in the order of the join's inputs.
 
-        A sum has its shortcut on the left: the branch with fewer boxes.
+        Before a sum, the branch with fewer nodes, the shortcut, comes first.
         """
         branches = []
         for group in self.groups(takers, allowed, join):
             items: list[Item] = []
-            if len(group) > 1:  # which meet before the others do
-                first = min(self.common(group, allowed))
+            if len(group) > 1:
+                first = min(self.always_passed(group, allowed))
                 items = [self.parallel(fork, group, allowed, first), Single(first)]
                 items += self.walk(first, allowed, join)
             elif group != [join]:
                 items = [Single(group[0]), *self.walk(group[0], allowed, join)]
             branches.append(Series(tuple(items)))
         summed = self.nodes[join].kind == "add"
-        places = {source: place for place, source in enumerate(self.nodes[join].inputs)}
+        index_of = {source: index for index, source in enumerate(self.nodes[join].inputs)}
 
         def order(branch: Series) -> int:
-            inner = numbers(branch)
+            inner = node_numbers(branch)
             if summed:
                 return len(inner)
-            return min(place for source, place in places.items() if source in (inner or [fork]))
+            return min(i for source, i in index_of.items() if source in (inner or [fork]))
 
         return Parallel(tuple(sorted(branches, key=order)), summed)
 
 
-def numbers(series: Series) -> list[int]:
-    """Returns all nodes of a series, from left to right and from top to bottom."""
+def node_numbers(series: Series) -> list[int]:
+    """Returns the numbers of all nodes of a series, in the order of the drawing."""
     found: list[int] = []
     for item in series.items:
         if isinstance(item, Single):
             found.append(item.number)
         elif isinstance(item, Repeated):
-            found += numbers(item.series)
+            found += node_numbers(item.series)
         else:
             for branch in item.branches:
-                found += numbers(branch)
+                found += node_numbers(branch)
     return found
 
 
-def _tells(repeats: tuple[Repeat, ...]) -> bool:
-    """Whether a frame around what repeats says anything."""
+def _needs_frames(repeats: tuple[Repeat, ...]) -> bool:
+    """Whether frames around repeated modules say anything."""
     return len(repeats) > 1 or any(repeat.count > 1 for repeat in repeats)

@@ -1,4 +1,4 @@
-"""An exported graph made smaller, with the same results to rounding."""
+"""Scales and shifts of channels, folded into the convolutions of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ from collections import Counter
 
 import numpy as np
 
-from inception_jax.serving.graph import Graph, Node
+from inception_jax.serving.onnx_graph import Graph, Node
 
-# Whose first constant multiplies each channel of the result, and whose second is added.
+# Operations with a constant that multiplies each channel of the result, and one that is added.
 _BY_CHANNEL = ("Conv", "BatchNormalization")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Affine:
-    """factor * source + summand, both of them [channels] or [1]."""
+    """factor * source + summand; factor and summand are [channels] or [1]."""
 
     source: str
     factor: np.ndarray
     summand: np.ndarray
 
 
-def simplify(graph: Graph, outputs: list[str]) -> None:
-    """Takes what is multiplied and added to each channel into the convolution before it.
+def fold_channels(graph: Graph, outputs: list[str]) -> None:
+    """Folds factors and summands of channels into the convolution before them.
 
-    That is BatchNorm in evaluation mode, biases and factors. Where they follow no convolution, they
-    become one node. Computed in float64, and rounded once. What no output depends on goes.
+    These are BatchNorm in evaluation mode, biases and scales. Those that follow no convolution
+    become one node. Computed in float64 and rounded once, so results agree to rounding. Nodes that
+    no output depends on are removed.
     """
-    _drop_unused(graph, outputs)  # which would count as a use
-    _fold_channels(graph, outputs)
-    _drop_unused(graph, outputs)
-
-
-def _fold_channels(graph: Graph, outputs: list[str]) -> None:
+    _drop_unused(graph, outputs)  # an unused node would count as a use
     uses = Counter([name for node in graph.nodes for name in node.inputs] + outputs)
     producers: dict[str, Node] = {}
-    kept: list[Node] = []
+    nodes: list[Node] = []
     for node in graph.nodes:
         affine = _affine(graph, node)
         before = producers.get(affine.source) if affine else None
@@ -47,24 +43,25 @@ def _fold_channels(graph: Graph, outputs: list[str]) -> None:
             continue
         if affine and max(affine.factor.size, affine.summand.size) > 1:
             node = _batch_norm(graph, affine, node.outputs)
-        kept.append(node)
+        nodes.append(node)
         producers |= dict.fromkeys(node.outputs, node)
-    graph.nodes = kept
+    graph.nodes = nodes
     _round(graph)
+    _drop_unused(graph, outputs)
 
 
 def _drop_unused(graph: Graph, outputs: list[str]) -> None:
-    needed, kept = set(outputs), []
+    needed, nodes = set(outputs), []
     for node in reversed(graph.nodes):
         if needed.intersection(node.outputs):
-            kept.append(node)
+            nodes.append(node)
             needed.update(node.inputs)
-    graph.nodes = kept[::-1]
+    graph.nodes = nodes[::-1]
     graph.constants = {name: x for name, x in graph.constants.items() if name in needed}
 
 
 def _affine(graph: Graph, node: Node) -> _Affine | None:
-    """Reads a node as factors and summands of channels, if it is that."""
+    """Returns a node as a factor and a summand of each channel, if it is that."""
     if node.op not in ("Add", "Sub", "Mul", "Div"):
         return None
     first, second = node.inputs

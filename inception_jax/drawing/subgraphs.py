@@ -8,21 +8,21 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from inception_jax.drawing.graph import Graph, Node, consumers, inside
-from inception_jax.drawing.repeats import Repeat, chains, runs, shortened
+from inception_jax.drawing.repeats import Repeat, chains, runs, without_repeats
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Subgraph:
     """A part of a network with one input and one output.
 
     Attributes:
-        name: what it is called in the network.
-        path: of the module that it is, or empty.
-        nodes: its operations by number, without those of repetitions.
-        source: number of the node before it, whose result it takes.
-        result: number of its last node, which may be one of a repetition.
-        shapes: of what it takes and what it returns, without the batch.
-        repeats: of modules in it.
+        name: of the stage, or path of the module.
+        path: of the module that it is; empty if it is none.
+        nodes: its operations by number; of equal modules in a row only the first one's.
+        source: number of the node that gives its input.
+        result: number of its last node, which `nodes` may have left out.
+        shapes: of its input and its output, without the batch.
+        repeats: its modules in chains, equal ones in a row together.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Part:
     repeats: tuple[Repeat, ...] = ()
 
     @property
-    def alone(self) -> Node | None:
-        """Its node, if it has no other."""
+    def only_node(self) -> Node | None:
+        """Its node, if there is one only."""
         return next(iter(self.nodes.values())) if len(self.nodes) == 1 else None
 
 
-def find(graph: Graph, name: str) -> Part:
+def find(graph: Graph, name: str) -> Subgraph:
     """Returns a stage or a module.
 
     Args:
@@ -55,30 +55,30 @@ def find(graph: Graph, name: str) -> Part:
     nodes = {n: node for n, node in graph.nodes.items() if inside(node.scope, name)}
     if not name or name not in graph.calls or not nodes:
         raise ValueError(_unknown(graph, name))
-    return _part(graph, name, name, nodes)
+    return _subgraph(graph, name, name, nodes)
 
 
-def stages(graph: Graph) -> list[Part]:
-    """Returns the stages that lie one after another, in forward order.
+def stages(graph: Graph) -> list[Subgraph]:
+    """Returns the stages that follow each other, in forward order.
 
-    A map inside a block is a stage of `features` too, but nothing that the network is made of. What
-    the network itself does before a stage's modules belongs to no stage, see `way`.
+    A map inside a block is a stage of `features` too, but is left out here. So is what the network
+    itself computes between two stages: `nodes_between` has it.
     """
     found, before = [], 0
     for name, result in graph.stages.items():
-        nodes = way(graph, before, result)
+        nodes = nodes_between(graph, before, result)
         if not nodes or _is_inner(graph, before, nodes):
             continue
         before = result
-        for number in _leading(nodes):
+        for number in _before_modules(nodes):
             del nodes[number]
-        around = (p for p in graph.calls if p and all(inside(x.scope, p) for x in nodes.values()))
-        found.append(_part(graph, name, next(around, ""), nodes))
+        paths = (p for p in graph.calls if p and all(inside(x.scope, p) for x in nodes.values()))
+        found.append(_subgraph(graph, name, next(paths, ""), nodes))
     return found
 
 
-def way(graph: Graph, before: int, result: int) -> dict[int, Node]:
-    """Returns the nodes after one and up to another that it depends on, by number."""
+def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
+    """Returns the nodes after one that another depends on, and that other, by number."""
     needed, found = {result}, []
     for number in sorted(graph.nodes, reverse=True):
         if number in needed and number > before:
@@ -87,32 +87,32 @@ def way(graph: Graph, before: int, result: int) -> dict[int, Node]:
     return {number: graph.nodes[number] for number in reversed(found)}
 
 
-def auxiliary(graph: Graph, names: Iterable[str]) -> list[Part]:
-    """Returns the auxiliary classifiers that a network has of some names."""
+def auxiliary_heads(graph: Graph, names: Iterable[str]) -> list[Subgraph]:
+    """Returns those of some auxiliary classifiers that a network was built with."""
     return [find(graph, name) for name in names if name in graph.calls]
 
 
-def children(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
-    """Returns the modules that nodes are of, the outermost, but members in place of their chains.
+def outermost_modules(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
+    """Returns the paths of the outermost modules that some nodes belong to.
 
-    A module with chains in it is made of what it calls; one without is itself.
+    In place of a module with chains there are the modules in it, and the members of the chains.
 
     Args:
         graph: a network's.
         nodes: of a part of it.
-        module: which all of them are of; it may be the answer.
+        module: path of a module that all of them belong to, which counts too.
     """
     scopes = {node.scope for node in nodes}
     tops: list[str] = []
     for path in graph.calls:
-        within = path and inside(path, module) and any(inside(scope, path) for scope in scopes)
-        if within and not any(inside(path, top) for top in tops) and not chains(graph, path):
+        used = path and inside(path, module) and any(inside(scope, path) for scope in scopes)
+        if used and not any(inside(path, top) for top in tops) and not chains(graph, path):
             tops.append(path)
     return tops
 
 
-def _part(graph: Graph, name: str, path: str, nodes: dict[int, Node]) -> Part:
-    sources = {source for node in nodes.values() for source in node.inputs} - set(nodes)
+def _subgraph(graph: Graph, name: str, path: str, nodes: dict[int, Node]) -> Subgraph:
+    sources = _sources(nodes)
     ends = [number for number, takers in consumers(nodes).items() if not takers]
     if len(sources) != 1 or len(ends) != 1:
         raise ValueError(f"{name!r} has not one input and one output, so it cannot be drawn")
@@ -123,23 +123,26 @@ def _part(graph: Graph, name: str, path: str, nodes: dict[int, Node]) -> Part:
         if not any(inside(node.scope, chain) for node in nodes.values()):
             continue
         for group in runs(graph, chain):
-            nodes = shortened(nodes, group)
+            nodes = without_repeats(nodes, group)
             repeats.append(Repeat(group[0], group[-1], len(group)))
-    return Part(name, path, nodes, source, result, shapes, tuple(repeats))
+    return Subgraph(name, path, nodes, source, result, shapes, tuple(repeats))
+
+
+def _sources(nodes: Mapping[int, Node]) -> set[int]:
+    return {source for node in nodes.values() for source in node.inputs} - set(nodes)
 
 
 def _is_inner(graph: Graph, before: int, nodes: Mapping[int, Node]) -> bool:
     """Whether nodes end inside a module, or take more than the result before them."""
     result = max(nodes)
-    begun = [path for path in graph.calls if path and inside(nodes[result].scope, path)]
-    later = [x for n, x in way(graph, before, graph.outputs[0]).items() if n > result]
-    sources = {source for node in nodes.values() for source in node.inputs} - set(nodes)
-    goes_on = any(inside(node.scope, path) for node in later for path in begun)
-    return goes_on or not sources <= {before}
+    modules = [path for path in graph.calls if path and inside(nodes[result].scope, path)]
+    later = [x for n, x in nodes_between(graph, before, graph.outputs[0]).items() if n > result]
+    unfinished = any(inside(node.scope, path) for node in later for path in modules)
+    return unfinished or not _sources(nodes) <= {before}
 
 
-def _leading(nodes: Mapping[int, Node]) -> list[int]:
-    """The first nodes of a stage, of no module, but for one that is the stage itself."""
+def _before_modules(nodes: Mapping[int, Node]) -> list[int]:
+    """The nodes before the first module of a stage; never all of them."""
     return list(itertools.takewhile(lambda number: not nodes[number].scope, list(nodes)[:-1]))
 
 

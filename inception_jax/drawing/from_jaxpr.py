@@ -1,9 +1,9 @@
 """From a traced program to a graph, equation by equation.
 
-What depends on parameters and constants alone is no node. An equation that only moves numbers about
-(a cast, a reshape) is none either. Elementwise equations are nodes of kind `step`, for `simplify`
-to recognise; where two chains of them that began at one node meet again, as in x * cdf(x), the node
-in which they meet stands for them all.
+A value that does not depend on the images is no node. Nor is an equation that only rearranges
+numbers: a cast, a reshape. Elementwise equations are nodes of kind `step`, which `simplify` names.
+Where two chains of steps from one node meet again, as in x * cdf(x), the step in which they meet
+stands for all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from inception_jax.drawing import tracing
 from inception_jax.drawing.graph import Graph, Node, Pair
 from inception_jax.nn import ops
 
-_MOVES = {
+_REARRANGING = {
     "convert_element_type",
     "copy",
     "copy_p",
@@ -33,28 +33,28 @@ _POOLS = {"reduce_window_max": "max_pool", "reduce_window_sum": "avg_pool"}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Known:
+class _Constant:
     """A value that does not depend on the images.
 
     Attributes:
-        owners: paths of the parameters that it depends on.
-        number: its value, if it is one number that the program says.
+        parameters: paths of the parameters that it depends on.
+        number: its value, if it is a single number in the program.
     """
 
-    owners: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     number: float | None = None
 
 
-_Value = _Known | int
-"""A known value, or the number of the node that computes it."""
+_Value = _Constant | int
+"""A constant, or the number of the node that computes the value."""
 
 
-def read(program: tracing.Program) -> Graph:
-    """Reads a program; what no output depends on is still in the graph."""
+def read_graph(program: tracing.Program) -> Graph:
+    """Returns the graph of a program, with nodes that no output depends on."""
     reader = _Reader()
     jaxpr = program.closed.jaxpr
     constants: list[_Value] = [_literal(value) for value in program.closed.consts]
-    parameters: list[_Value] = [_Known((owner,)) for owner in program.owners]
+    parameters: list[_Value] = [_Constant((path,)) for path in program.parameters]
     images = reader.add(Node("input", (), jaxpr.invars[-1].aval.shape[1:]))
     outputs = reader.run(jaxpr, constants, [*parameters, images])
     nodes = dict(enumerate(reader.nodes))
@@ -75,7 +75,7 @@ class _Reader:
         return len(self.nodes) - 1
 
     def run(self, jaxpr: Any, constants: list[_Value], arguments: list[_Value]) -> list[_Value]:
-        """Reads a program, or one inside another, with the values of its inputs."""
+        """Reads a program, or one inside another; returns the values of its results."""
         values: dict[Any, _Value] = dict(
             zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
         )
@@ -96,7 +96,7 @@ class _Reader:
             constants: list[_Value] = [_literal(c) for c in getattr(inner, "consts", ())]
             return self.run(getattr(inner, "jaxpr", inner), constants, operands)
         if not sources:
-            return [_merged(equation, operands)] * len(equation.outvars)
+            return [_constant(equation, operands)] * len(equation.outvars)
         mark = tracing.event(equation)
         if mark is not None:
             return [self.mark(*mark, sources[0])]
@@ -105,7 +105,7 @@ class _Reader:
         return [self.node(equation, operands, sources)] * len(equation.outvars)
 
     def mark(self, kind: tracing.Event, name: str, source: int) -> int:
-        """Notes where a module or stage begins or ends."""
+        """Records where a module or a stage begins or ends."""
         if kind == "dropout":
             return self.add(Node("dropout", (source,), self.nodes[source].shape, text=name))
         if kind == "stage":
@@ -125,59 +125,60 @@ class _Reader:
         return [self.add(Node("slice", (whole,), shape)) for shape in shapes]
 
     def node(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds the node of an equation, unless it only moves numbers; returns its number."""
+        """Adds the node of an equation, unless it only rearranges; returns its number."""
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         first = self.nodes[sources[0]]
-        if name in _MOVES or (name == "pad" and shape == first.shape):
-            if first.kind == "adaptive_pool":  # which moves axes between its two products
+        if name in _REARRANGING or (name == "pad" and shape == first.shape):
+            if first.kind == "adaptive_pool":  # transposes between its two products
                 self.nodes[sources[0]] = dataclasses.replace(first, shape=shape)
             return sources[0]
         if name == "conv_general_dilated":
-            return self.add(_conv(equation, sources[0], _owner(operands)))
+            return self.add(_conv(equation, sources[0], _parameter(operands)))
         if name in _POOLS:
             return self.add(_pool(equation, sources[0]))
         if name == "reduce_sum" and equation.params["axes"] == (1, 2):
             return self.add(Node("global_pool", (sources[0],), shape))
         if name == "dot_general":
-            return self.product(sources[0], shape, _owner(operands))
+            return self.product(sources[0], shape, _parameter(operands))
         if name == "concatenate" and len(sources) > 1:
             return self.add(Node("concat", tuple(sources), shape))
         if name == "div" and len(sources) == 1 and first.kind in ("avg_pool", "global_pool"):
             return self.divided(sources[0], operands[1])
         return self.elementwise(equation, operands, sources)
 
-    def product(self, source: int, shape: tuple[int, ...], owner: str) -> int:
+    def product(self, source: int, shape: tuple[int, ...], parameter: str) -> int:
         """Adds a linear layer, or an average over windows that a constant matrix describes."""
-        if owner:
-            return self.add(Node("linear", (source,), shape, owner=owner))
-        if self.nodes[source].kind == "adaptive_pool":  # of the rows; these are the columns
+        if parameter:
+            return self.add(Node("linear", (source,), shape, parameter=parameter))
+        if self.nodes[source].kind == "adaptive_pool":  # over the rows; this one is over columns
             return source
         return self.add(Node("adaptive_pool", (source,), shape))
 
     def divided(self, source: int, divisor: _Value) -> int:
-        """Completes an average over windows: one divisor for all of them counts padding too."""
+        """Completes an average over windows; the same divisor for all counts the padding."""
         pool = self.nodes[source]
-        one = isinstance(divisor, _Known) and divisor.number is not None
+        one = isinstance(divisor, _Constant) and divisor.number is not None
         counts = one and any(any(pads) for pads in pool.padding)
         self.nodes[source] = dataclasses.replace(pool, counts_padding=counts)
         return source
 
     def elementwise(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds a step, a meeting of steps from one node, or an operation on several nodes."""
+        """Adds a step, a step in which two chains of steps meet, or a node of several inputs."""
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         word = frozenset({name})
         if len(set(sources)) == 1:
-            known = [x for x in operands if isinstance(x, _Known)]
-            text = "" if len(known) != 1 or known[0].number is None else repr(known[0].number)
+            constants = [x for x in operands if isinstance(x, _Constant)]
+            number = constants[0].number if len(constants) == 1 else None
+            text = "" if number is None else repr(number)
             stride = equation.params["strides"][1:3] if name == "slice" else (1, 1)
-            step = Node("step", (sources[0],), shape, text=text, stride=stride, words=word)
-            return self.add(dataclasses.replace(step, owner=_owner(operands)))
+            step = Node("step", (sources[0],), shape, text=text, stride=stride, primitives=word)
+            return self.add(dataclasses.replace(step, parameter=_parameter(operands)))
         chains = [self.chain(source) for source in dict.fromkeys(sources)]
         common = [x for x in chains[0] if all(x in chain for chain in chains[1:])]
         if common:
             passed = {x for chain in chains for x in chain[: chain.index(common[0])]}
-            words = word.union(*(self.nodes[x].words for x in passed))
-            return self.add(Node("step", (common[0],), shape, words=words))
+            words = word.union(*(self.nodes[x].primitives for x in passed))
+            return self.add(Node("step", (common[0],), shape, primitives=words))
         kind = "add" if name in ("add", "add_any") else "other"
         return self.add(Node(kind, tuple(sources), shape, text=name))
 
@@ -190,7 +191,7 @@ class _Reader:
         return chain
 
 
-def _conv(equation: Any, source: int, owner: str) -> Node:
+def _conv(equation: Any, source: int, parameter: str) -> Node:
     params, kernel = equation.params, equation.invars[1].aval.shape
     window: Pair = kernel[:2]
     groups = params["feature_group_count"]
@@ -198,7 +199,7 @@ def _conv(equation: Any, source: int, owner: str) -> Node:
         "conv",
         (source,),
         equation.outvars[0].aval.shape[1:],
-        owner=owner,
+        parameter=parameter,
         dilation=params["rhs_dilation"],
         depthwise=groups > 1,
         **_windows(
@@ -243,24 +244,24 @@ def _is_call(equation: Any, inner: Any) -> bool:
     return inner is not None and "reduce" not in equation.primitive.name
 
 
-def _merged(equation: Any, operands: list[_Value]) -> _Known:
-    known = [operand for operand in operands if isinstance(operand, _Known)]
-    owners = dict.fromkeys(owner for operand in known for owner in operand.owners)
-    number = known[0].number if equation.primitive.name in _MOVES and known else None
-    return _Known(tuple(owners), number)
+def _constant(equation: Any, operands: list[_Value]) -> _Constant:
+    constants = [operand for operand in operands if isinstance(operand, _Constant)]
+    parameters = dict.fromkeys(path for constant in constants for path in constant.parameters)
+    rearranged = equation.primitive.name in _REARRANGING and constants
+    return _Constant(tuple(parameters), constants[0].number if rearranged else None)
 
 
-def _literal(value: Any) -> _Known:
-    return _Known(number=float(value) if np.ndim(value) == 0 else None)
+def _literal(value: Any) -> _Constant:
+    return _Constant(number=float(value) if np.ndim(value) == 0 else None)
 
 
-def _owner(operands: list[_Value]) -> str:
+def _parameter(operands: list[_Value]) -> str:
     """The path of the first parameter among the operands."""
-    owners = [x.owners[0] for x in operands if isinstance(x, _Known) and x.owners]
-    return owners[0] if owners else ""
+    paths = [x.parameters[0] for x in operands if isinstance(x, _Constant) and x.parameters]
+    return paths[0] if paths else ""
 
 
 def _node(value: _Value) -> int:
-    if isinstance(value, _Known):
+    if isinstance(value, _Constant):
         raise ValueError("an output does not depend on the images")
     return value

@@ -1,15 +1,15 @@
-"""Primitives that take tensors apart and put them together, see `primitives`."""
+"""jax's primitives that slice, pad, reverse and concatenate tensors; see `primitives`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from inception_jax.serving.errors import ExportError
-from inception_jax.serving.graph import Graph, Operand, Tensor, axis_of
+from inception_jax.serving.export_error import ExportError
+from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
-    """Tensors one after another along an axis."""
+    """Concatenates tensors along an axis."""
     shape = results[0].shape
     return graph.add(
         "Concat", *operands, shape=shape, axis=axis_of(params["dimension"], len(shape))
@@ -17,21 +17,21 @@ def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -
 
 
 def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
-    """The parts of an axis."""
+    """Splits an axis into parts."""
     sizes = np.asarray(params["sizes"], np.int64)
     axis = axis_of(params["axis"], len(x.shape))
     return graph.add_many("Split", x, sizes, shapes=[r.shape for r in results], axis=axis)
 
 
 def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """What is between two ends of each axis, in steps."""
+    """Slices every axis, in steps."""
     strides = params["strides"] or (1,) * len(x.shape)
     cuts = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-    return _piece(graph, x, dict(enumerate(cuts)), results[0].shape)
+    return _slice(graph, x, dict(enumerate(cuts)), results[0].shape)
 
 
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
-    """Equal steps along some axes: what x[:, ::2] is where the number of images is unknown."""
+    """Slices some axes in equal steps: x[:, ::2] is a gather if the batch size is unknown."""
     numbers, rank = params["dimension_numbers"], len(x.shape)
     axes = numbers.start_index_map
     rest = tuple(axis for axis in range(rank) if axis not in axes)
@@ -46,17 +46,17 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
     steps = np.stack(np.meshgrid(*(range(*cut) for cut in cuts.values()), indexing="ij"), -1)
     if not np.array_equal(steps, indices):
         raise ExportError("export cannot write a gather of uneven steps as ONNX")
-    return _piece(graph, x, cuts, results[0].shape)
+    return _slice(graph, x, cuts, results[0].shape)
 
 
 def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Axes backwards."""
+    """Reverses axes."""
     backwards = (-1, np.iinfo(np.int64).min, -1)
     return _cut(graph, x, dict.fromkeys(params["dimensions"], backwards), x.shape)
 
 
 def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) -> Tensor:
-    """Pixels or channels around a tensor, or, where negative, off it."""
+    """Pads a tensor, or cuts it where the padding is negative."""
     if any(inside for _, _, inside in params["padding_config"]):
         raise ExportError("export cannot write padding between pixels as ONNX")
     ends = np.zeros((2, len(x.shape)), np.int64)
@@ -65,18 +65,18 @@ def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) ->
     return graph.add("Pad", x, ends.reshape(-1), value, shape=results[0].shape)
 
 
-def _piece(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Tensor:
+def _slice(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Tensor:
     needed = {axis: cut for axis, cut in cuts.items() if cut != (0, x.shape[axis], 1)}
-    piece = _cut(graph, x, needed, shape)
+    result = _cut(graph, x, needed, shape)
     whole = all(-(-x.shape[axis] // cut[2]) == shape[axis] for axis, cut in needed.items())
     first = all(cut[0] == 0 for cut in needed.values())
     if whole and first and len(x.shape) == 4 and set(needed) <= {1, 2}:
-        graph.strided[piece.name] = x, (needed.get(1, (1,))[-1], needed.get(2, (1,))[-1])
-    return piece
+        graph.strided[result.name] = x, (needed.get(1, (1,))[-1], needed.get(2, (1,))[-1])
+    return result
 
 
 def _cut(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Tensor:
-    """Takes from each axis what is between a start and an end, in steps."""
+    """Slices axes from a start to an end, in steps."""
     axes = np.asarray([axis_of(axis, len(x.shape)) for axis in cuts], np.int64)
     starts, ends, steps = np.asarray(list(cuts.values()), np.int64).reshape(-1, 3).T
     return graph.add("Slice", x, starts, ends, axes, steps, shape=shape)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from inception_jax.metrics.folders import image_files
+from inception_jax.metrics.image_files import image_files
 from inception_jax.metrics.resizing import Resize, resized
 from inception_jax.metrics.statistics import Statistics
 
@@ -54,7 +54,7 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class LoaderOptions:
     """How images are read.
 
     Attributes:
@@ -121,7 +121,7 @@ def _of_array(array: np.ndarray) -> Images:
     return Images([array], len(array), "images")
 
 
-def batches(images: Images, reading: Reading) -> Iterator[np.ndarray]:
+def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
     """Reads images ahead in threads, in order.
 
     No more than two batches are held beside the one that is yielded.
@@ -134,11 +134,11 @@ def batches(images: Images, reading: Reading) -> Iterator[np.ndarray]:
         ValueError: for an array that is no image.
     """
     batch: list[np.ndarray] = []
-    bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not reading.progress)
-    with bar, contextlib.closing(_loaded(images, reading)) as loaded:
+    bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not options.progress)
+    with bar, contextlib.closing(_loaded(images, options)) as loaded:
         for image in loaded:
             batch.append(image)
-            if len(batch) == reading.batch_size:
+            if len(batch) == options.batch_size:
                 yield np.stack(batch)
                 bar.update(len(batch))
                 batch = []
@@ -147,23 +147,23 @@ def batches(images: Images, reading: Reading) -> Iterator[np.ndarray]:
             bar.update(len(batch))
 
 
-def _loaded(images: Images, reading: Reading) -> Generator[np.ndarray, None, None]:
+def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, None, None]:
     skipped: list[Path] = []
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-    pool = concurrent.futures.ThreadPoolExecutor(reading.workers, thread_name_prefix="images")
+    pool = concurrent.futures.ThreadPoolExecutor(options.workers, thread_name_prefix="images")
 
     def first() -> Iterator[np.ndarray]:
         try:
             yield waiting.popleft().result()
         except UnreadableError as error:
-            if not reading.skip_unreadable:
+            if not options.skip_unreadable:
                 raise
             skipped.append(error.path)
 
     try:
         for item in _one_by_one(images.items):
-            waiting.append(pool.submit(_load, item, reading.resize))
-            if len(waiting) >= 2 * reading.batch_size:
+            waiting.append(pool.submit(_load, item, options.resize))
+            if len(waiting) >= 2 * options.batch_size:
                 yield from first()
         while waiting:
             yield from first()

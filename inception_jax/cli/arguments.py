@@ -1,0 +1,21 @@
+"""Types of arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive_int(text: str) -> int:
+    """Reads a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Reads N or HxW as height and width, in pixels."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"must be N or HxW, not {text!r}")
+    return int(sides[0]), int(sides[-1])

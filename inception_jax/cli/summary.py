@@ -1,0 +1,25 @@
+"""`inception-jax summary`: a network's stages as a table."""
+
+from __future__ import annotations
+
+import argparse
+
+import inception_jax as ij
+from inception_jax.cli.arguments import image_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.add_argument("name", help="a network or network.tag, see list")
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="N|HxW",
+        help="of the image, in pixels; default: the network's own",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table."""
+    print(ij.summary(args.name, args.image_size))
+    return 0

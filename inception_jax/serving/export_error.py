@@ -1,0 +1,5 @@
+"""The error of a failed export."""
+
+
+class ExportError(ValueError):
+    """A network cannot be exported, or not to this path. Nothing is written."""
