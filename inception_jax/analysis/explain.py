@@ -42,23 +42,16 @@ def grad_cam(
     stage = model.taps[-1] if stage is None else stage
     check_stages([stage], [info.name for info in feature_info(model)])
     graphdef, state = nnx.split(model.eval_view())
-    return functools.partial(_grad_cam, stage, graphdef, state)
 
+    def cam(images: ArrayLike, classes: ArrayLike | None = None) -> tuple[jax.Array, jax.Array]:
+        classes = None if classes is None else jnp.asarray(classes)
+        return _heat_and_logits(stage, graphdef, state, jnp.asarray(images), classes)
 
-def _grad_cam(
-    stage: str,
-    graphdef: nnx.GraphDef,
-    state: nnx.State,
-    images: ArrayLike,
-    classes: ArrayLike | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    images = jnp.asarray(images)
-    classes = None if classes is None else jnp.asarray(classes)
-    return _compiled(stage, graphdef, state, images, classes)
+    return cam
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _compiled(
+def _heat_and_logits(
     stage: str,
     graphdef: nnx.GraphDef,
     state: nnx.State,

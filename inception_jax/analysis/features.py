@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -86,7 +85,7 @@ def feature_extractor(
         maps = nnx.merge(graphdef, state).features(images)
         return OrderedDict((name, maps[name]) for name in known if name in wanted)
 
-    return functools.partial(_call, compute, state)
+    return lambda images: compute(state, jnp.asarray(images))
 
 
 def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
@@ -101,7 +100,3 @@ def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise ValueError(f"there is no stage {name!r}; there is {', '.join(near)}")
-
-
-def _call(compute: Callable, state: nnx.State, images: ArrayLike) -> dict[str, jax.Array]:
-    return compute(state, jnp.asarray(images))

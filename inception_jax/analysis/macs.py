@@ -16,39 +16,34 @@ from inception_jax.nn import ops
 def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3) -> int:
     """Returns the multiply-accumulates of one image's forward pass.
 
-    Convolutions and matrix products alone count, borders as if the padding were pixels, as in the
-    published figures; additions, activations and pools do not.
+    Only convolutions and matrix products count, with padding as if it were pixels, as in published
+    figures.
 
     Args:
-        model: in the mode to be counted; abstract (`nnx.eval_shape`) will do, nothing is computed.
+        model: in the mode to be counted; may be abstract (`nnx.eval_shape`), nothing is computed.
         input_size: height and width of the image, in pixels.
         in_channels: channels of the image.
     """
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
-    # In the other form convolutions are sums of shifted products, which say nothing of their size.
+    # In the other form convolutions are sums of shifted products, which do not have their size.
     with ops.forced_form("native"):
         traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
-    return sum(macs_of(equation) for equation in traced.jaxpr.eqns)
+    return sum(map(_macs, equations(traced)))
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yields every equation of a traced program, those of inner programs too."""
-    for equation in jaxpr.eqns:
+def equations(program: Any) -> Iterator[Any]:
+    """Yields every equation of a traced program and of programs inside it; none of other values."""
+    for equation in getattr(program, "eqns", ()):
         yield equation
-        yield from _inside(equation)
-
-
-def _inside(equation: Any) -> Iterator[Any]:
-    for value in equation.params.values():
-        inner = getattr(value, "jaxpr", value)
-        if hasattr(inner, "eqns"):
-            yield from equations(inner)
+        for value in equation.params.values():
+            yield from equations(value)
 
 
 def macs_of(equation: Any) -> int:
     """Returns the multiply-accumulates of an equation, or of the programs inside it."""
-    return sum(_macs(each) for each in (equation, *_inside(equation)))
+    inner = (each for value in equation.params.values() for each in equations(value))
+    return sum(_macs(each) for each in (equation, *inner))
 
 
 def _macs(equation: Any) -> int:

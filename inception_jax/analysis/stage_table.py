@@ -162,11 +162,9 @@ def _kind(model: Model, paths: Sequence[tuple], equations: Sequence[Any]) -> str
         pools = [_POOLS[e.primitive.name] for e in equations if e.primitive.name in _POOLS]
         return pools[0] if pools else "ReLU"
     module: Any = model
-    for keys in zip(*(path[:-1] for path in paths), strict=False):
-        if len(set(keys)) > 1 or not hasattr(keys[0], "key"):
-            break
-        inner = module[keys[0].key] if isinstance(module, nnx.List) else _member(module, keys[0])
-        if not isinstance(inner, nnx.Module):
+    for keys in zip(*paths, strict=False):
+        inner = getattr(module, str(getattr(keys[0], "key", "")), None)
+        if len(set(keys)) > 1 or not isinstance(inner, nnx.Module):
             break
         module = inner
     if module is model:
@@ -174,10 +172,6 @@ def _kind(model: Model, paths: Sequence[tuple], equations: Sequence[Any]) -> str
     if isinstance(module, Chain):
         return f"{len(module)} x {type(module[0]).__name__}"
     return type(module).__name__
-
-
-def _member(module: Any, key: Any) -> Any:
-    return getattr(module, str(key.key), None)
 
 
 def _millions(macs: int) -> str:

@@ -1,4 +1,4 @@
-"""Inference in one call: folded, compiled, and spread over what the machine has."""
+"""Inference at speed: folded, compiled, and spread over the cores or devices of the machine."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ Tree = TypeVar("Tree")  # of arrays whose first axis is the images'
 def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
     """Returns a compiled function that classifies images, for repeated use.
 
-    Its BatchNorms are folded (see `folding.fold`), but on TPUs, whose compiler does it by itself
-    and computes a folded Xception in 5 % more time. The batch is cut into parts that run at the
-    same time: on a CPU one for each core, because XLA computes some convolutions on one core only;
-    on accelerators one for each device of this process. Each new batch size compiles once.
+    Its BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does it and
+    a folded Xception takes 5 % more time. The batch is split into parts that run at the same time:
+    on a CPU one for each core, because XLA computes some convolutions on one core only; on
+    accelerators one for each device of this process. Each new batch size is compiled once.
 
     Args:
-        model: as it is now, in any mode; what is done to it later has no effect.
-        parts: how many at the same time; None: as many as there are cores or devices.
+        model: in any mode; evaluation mode is used. Later changes to it have no effect.
+        parts: number of parts; None: as many as there are cores or devices.
 
     Returns:
         A function of images [n, h, w, c], normalised as `model_info` says, to logits
         [n, num_classes], both of the model's dtype or wider.
 
     Raises:
-        ValueError: if there are fewer than one part, or more than there are devices; for parameters
-            narrower than float32. The function itself: for images that the network does not take.
+        ValueError: for fewer than one part, or more than there are devices; for parameters narrower
+            than float32; by the function, for images that the network does not take.
     """
-    return jit_call(model, _logits, parts=parts)
+    return jit_call(model, lambda model, images: model(images), parts=parts)
 
 
 def jit_call(
     model: Model, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a compiled function of images, as `jit_predict` does, that computes what is asked.
+    """Returns a function like that of `jit_predict` that computes something else.
 
     Args:
         model: see `jit_predict`.
-        call: what to compute of the model, which may be folded, and images [n, h, w, c]: a tree of
-            arrays [n, ...].
+        call: maps the model, which may be folded, and images [n, h, w, c] to a tree of arrays
+            [n, ...].
         parts: see `jit_predict`.
 
     Returns:
@@ -77,10 +77,6 @@ def jit_call(
     return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)
 
 
-def _logits(model: Model, images: jax.Array) -> Any:
-    return model(images)
-
-
 def cores() -> int:
     """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,7 +87,7 @@ def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], 
 
     @functools.cache
     def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:
-        # Here, because jax's settings, such as the precision, are those of the calling thread.
+        # In the calling thread, which has jax's settings, such as the precision.
         return compute.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
 
     def predict(images: ArrayLike) -> Any:
@@ -110,7 +106,7 @@ def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], 
 
 
 def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], Any]:
-    # Automatic: with explicit axes jax refuses to cut off the images that fill a batch up.
+    # Automatic: with explicit axes jax refuses to cut off the images that only fill the batch.
     mesh = jax.make_mesh((len(devices),), ("batch",), (AxisType.Auto,), devices=devices)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     spread = NamedSharding(mesh, PartitionSpec("batch"))
@@ -127,6 +123,6 @@ def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], 
 
 
 def _filled(images: np.ndarray, count: int) -> np.ndarray:
-    """Adds images of zeros, so that all parts are of one size and the program of one shape."""
+    """Adds images of zeros, so that all parts have one size and need one program."""
     missing = count - len(images)
     return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images

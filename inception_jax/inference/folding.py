@@ -1,4 +1,4 @@
-"""BatchNorm taken into the convolutions, for inference."""
+"""Folding of BatchNorm into convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Network = TypeVar("Network", bound=nnx.Module)
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A module that can take normalisations into its convolutions, in place."""
+    """A module that can fold normalisations into its convolutions, in place."""
 
     def fold(self) -> None: ...
 
 
 def fold(model: Network) -> Network:
-    """Returns a copy for inference whose BatchNorms are part of the convolutions around them.
+    """Returns a copy for inference with its BatchNorms folded into convolutions.
 
-    Each scales the kernel of the convolution before it, or of an unpadded one after it, and adds to
-    its bias; so do InceptionNeXt's `gamma` and the residual scale. Where a ReLU stands on either
-    side (the blocks of xception41p and xception65p) it stays. Logits agree with the model's to
-    rounding; in bfloat16 it is the folded kernels that are rounded.
+    Each BatchNorm scales the kernel of the convolution before it, or of an unpadded one after it,
+    and changes its bias. The same is done with InceptionNeXt's `gamma` and the residual scale. A
+    BatchNorm between ReLUs, as in the blocks of xception41p and xception65p, stays. Logits agree
+    with the model's to rounding; in bfloat16 the folded kernels are rounded.
 
     The copy has other parameters than the model, so it can be neither trained nor saved.
 
     Args:
-        model: with parameters of float32 or wider. Left as it is.
+        model: with parameters of float32 or wider; is not changed.
 
     Raises:
         ValueError: if parameters are narrower than float32: published networks have variances
-            around 1e-14, whose kernels would lose what is left of them.
+            around 1e-14, and folded kernels would lose too many digits.
     """
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         if jnp.promote_types(leaf[...].dtype, jnp.float32) != leaf[...].dtype:
@@ -47,5 +47,5 @@ def fold(model: Network) -> Network:
         if isinstance(module, Foldable):
             module.fold()
     if isinstance(folded, Model):
-        folded.spec = None  # by which weights would be saved
+        folded.spec = None  # so that its weights cannot be saved
     return folded
