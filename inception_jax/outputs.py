@@ -1,4 +1,4 @@
-"""Files that are written: refused before any work, and written whole or not at all."""
+"""Writing files: bad paths are refused before any work, and writing is atomic."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def check_target(
     error: type[Exception] = ValueError,
     what: str = "such files",
 ) -> Path:
-    """Refuses, before any work, a path that could not be written after it.
+    """Checks that a file can be written, before the work whose result it is to hold.
 
     Args:
-        path: of a file, which may be there.
-        endings: one of which the path must have, with their dots; none: any.
+        path: of the file, which may exist.
+        endings: allowed endings, with their dots; none: any.
         error: the class to raise.
-        what: the files, for the message.
+        what: the kind of files, for the message.
 
     Raises:
-        error: for another ending, a folder, or where no file can be written.
+        error: for another ending, for a folder, or if no file can be written there.
     """
     path = Path(path)
     if endings and path.suffix not in endings:
@@ -43,19 +43,19 @@ def check_target(
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives a name to write to; what is complete there takes the place of `path`."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; that file then replaces `path`, or is deleted after an error."""
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield partial
-        partial.chmod(0o666 & ~umask())  # safetensors writes for this user alone
+        partial.chmod(0o666 & ~umask())  # safetensors lets only this user read
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def umask() -> int:
-    """Returns the permissions that this process' new files do not get."""
+    """Returns the permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from inception_jax import drawing
-from inception_jax.outputs import check_target, whole
+from inception_jax.outputs import atomic_write, check_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the drawing."""
     path = check_target(args.output, (".svg",), what="drawings")
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(drawing.draw(args.name, args.module), encoding="utf-8")
     print(f"wrote {path}")
     return 0

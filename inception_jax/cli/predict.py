@@ -22,7 +22,7 @@ from inception_jax.cli.contact_sheet import contact_sheet
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
-from inception_jax.outputs import check_target, whole
+from inception_jax.outputs import atomic_write, check_target
 from inception_jax.preprocessing import as_input, cropped
 from inception_jax.registry import model_info
 from inception_jax.weights.weight_file import spec_of
@@ -259,7 +259,7 @@ def _write_picture(
     else:
         captions = [(p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions]
         picture = contact_sheet(pictures, captions)
-    with whole(Path(path)) as partial:
+    with atomic_write(Path(path)) as partial:
         picture.save(partial)
     print(f"wrote {path}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.outputs import check_target, whole
+from inception_jax.outputs import atomic_write, check_target
 
 _ROWS = 1024  # features gathered before they are multiplied: a product of few rows takes as long
 
@@ -68,7 +68,7 @@ class Statistics:
         arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.cov}
         if self.count is not None:
             arrays["count"] = np.asarray(self.count)
-        with whole(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
     @classmethod

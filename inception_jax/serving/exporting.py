@@ -58,7 +58,7 @@ def export(
     size = _size_for(model, image_size)
     program = program_of(model, size, normalise=normalise, embedding=embedding)
     content = _stablehlo(program) if format == "stablehlo" else _onnx(program)
-    with outputs.whole(path) as partial:
+    with outputs.atomic_write(path) as partial:
         partial.write_bytes(content)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from inception_jax.nn.model import Model
-from inception_jax.outputs import check_target, whole
+from inception_jax.outputs import atomic_write, check_target
 from inception_jax.weights import (
     keras_files,
     keras_layouts,
@@ -120,7 +120,7 @@ def _write_keras(model: Model, path: Path, layout: Layout) -> list[str]:
             f"BatchNorm has no scale in Keras here: folded into {folded} kernels and means"
         )
     stored = list(keras_layouts.from_twin(state, model.layer_order, layout.bn_scale))
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         keras_files.write_hdf5(partial, stored, legacy=not path.name.endswith(".weights.h5"))
     return notes
 

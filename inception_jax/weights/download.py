@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from inception_jax.outputs import atomic_write
 from inception_jax.registry import list_models, model_info
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.published import PUBLISHED, Published
@@ -55,19 +56,16 @@ def _from_address(name: str, published: Published) -> Path:
     if path.is_file():
         _compare(path, published.checksum)
         return path
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    fetcher = pooch.HTTPDownloader(progressbar=True, timeout=30)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fetcher = pooch.HTTPDownloader(progressbar=True, timeout=30)
-        fetcher(published.address, os.fspath(partial), None)  # type: ignore[arg-type]
-        _compare(partial, published.checksum)
-        partial.replace(path)
+        with atomic_write(path) as partial:
+            fetcher(published.address, os.fspath(partial), None)  # type: ignore[arg-type]
+            _compare(partial, published.checksum)
     except WeightsError:
         raise
     except (OSError, ValueError) as error:  # of requests too: its errors are OSErrors
         raise _cannot_fetch(name, published.address, path, error) from None
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

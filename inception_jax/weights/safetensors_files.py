@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from inception_jax.outputs import check_target, whole
+from inception_jax.outputs import atomic_write, check_target
 from inception_jax.weights.errors import WeightsError, damaged
 from inception_jax.weights.torch_names import Tensors
 
@@ -50,5 +50,5 @@ def write(
 ) -> None:
     """Writes a file whole or not at all."""
     path = check_target(path, (".safetensors",), error=WeightsError, what="weights")
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         safetensors.numpy.save_file(dict(tensors), partial, dict(metadata))

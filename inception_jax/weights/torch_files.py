@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.outputs import whole
+from inception_jax.outputs import atomic_write
 from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.torch_names import Tensors
 
@@ -46,5 +46,5 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict as `torch.save` does, whole or not at all."""
     torch = optional_library("torch", path, "torch")
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, partial)
