@@ -152,7 +152,7 @@ def jax_training(task: Task, *, rewritten: bool) -> Run:
     from flax import nnx
 
     import inception_jax as ij
-    from train.engine.step import split
+    from train.engine.functional import split
 
     train_def, _, params, stats = split(_model(task))
 

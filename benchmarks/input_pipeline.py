@@ -33,7 +33,8 @@ from benchmarks import page
 from train.data import decoding
 from train.data.augment import inception_box, train_view
 from train.data.open_dataset import open_dataset
-from train.data.pipeline import InputOptions, train_batches
+from train.data.options import InputOptions
+from train.data.pipeline import train_batches
 
 Method = Callable[[bytes, np.random.Generator], np.ndarray]
 
@@ -192,7 +193,7 @@ def whole_pipeline(photos: list[bytes], options: Options) -> Row:
             for i, photo in enumerate(split_photos):
                 (Path(folder) / split / "class" / f"{i}.jpg").write_bytes(photo)
         dataset = open_dataset("folder", Path(folder))
-        inputs = InputOptions(SIZE, 3, 1, workers=options.workers)
+        inputs = InputOptions(SIZE, "inception", workers=options.workers)
         for _ in range(options.repeats):
             warm_up = 4 * options.workers  # more than the workers' buffers hold
             steps = options.batches + warm_up

@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
-from train.compile import compile_only, topology
-from train.config import options as config
+from train.compile import topology, training_step
 from train.errors import UsageError
+from train.run.command_line import parse
 
 PAGE = ROOT / "docs" / "pods.md"
 SLICE = "v5e:2x2"
@@ -63,16 +63,16 @@ def command(arch: str, where: str, each: int, *more: str) -> list[str]:
 
 def compiled(options: list[str]) -> Row:
     """What the compiler says of a step."""
-    settings, dataset = config.parse(options)
-    return compile_only.compile_step(settings, dataset, compile_only.describe_topology(settings))
+    config, dataset = parse(options)
+    return training_step.compile_step(config, dataset, training_step.describe_topology(config))
 
 
 def network(arch: str) -> Row:
     """A row of the first table."""
-    settings, dataset = config.parse(command(arch, SLICE, images_each(arch)))
-    target = compile_only.describe_topology(settings)
-    found = compile_only.compile_step(settings, dataset, target)
-    largest = compile_only.largest_batch(settings, dataset, target)
+    config, dataset = parse(command(arch, SLICE, images_each(arch)))
+    target = training_step.describe_topology(config)
+    found = training_step.compile_step(config, dataset, target)
+    largest = training_step.largest_batch(config, dataset, target)
     return {**found, "largest": largest // len(target.devices)}
 
 

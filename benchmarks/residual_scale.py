@@ -17,14 +17,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib
-import numpy as np
 import tyro
 from flax import nnx
 
@@ -32,13 +30,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import inception_jax as ij
-from train.config.options import Config
-from train.data import pipeline
+from train.config.fields import override
 from train.data.datasets import Dataset
 from train.data.open_dataset import open_dataset
-from train.engine import optimizer
-from train.engine.inputs import prepare
-from train.engine.step import Batch, TrainState, init_state, make_eval_step, make_train_step, split
+from train.engine.augmentation import Augmentation
+from train.engine.functional import split
+from train.engine.step import Batch, TrainState
+from train.run.assembly import assemble
+from train.run.command_line import Config
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -91,94 +90,71 @@ def main(options: Options) -> None:
 
 def configuration(learning_rate: float, options: Options) -> Config:
     """The paper's optimiser, without the limit of the gradient's norm that would tame a start."""
-    return Config(
+    changes = dict(
         arch="inception_resnet_v2.paper",
         image_size=75,
         width_multiplier=options.width_multiplier,
         learning_rate=learning_rate,
+        steps=options.steps,
         clip_norm=0.0,
         dropout=0.0,
         bn_momentum=0.9,
         ema_decay=0.0,
         seed=options.seed,
     )
+    return override(Config(), changes)
 
 
 def train(scale: float, learning_rate: float, options: Options, dataset: Dataset) -> Run:
     """Trains with one scale, to the end or until a number is not finite."""
     config = configuration(learning_rate, options)
     model = ij.create_model(
-        config.arch,
+        config.network.arch,
         num_classes=len(dataset.classes),
         in_channels=1,
-        width_multiplier=config.width_multiplier,
+        width_multiplier=config.network.width_multiplier,
         blocks=options.blocks,
         scales=(scale,) * 3,
-        dropout=config.dropout,
-        bn_momentum=config.bn_momentum,
-        rngs=nnx.Rngs(config.seed),
+        dropout=config.network.dropout,
+        bn_momentum=config.network.bn_momentum,
+        rngs=nnx.Rngs(config.run.seed),
     )
-    train_def, eval_def, params, stats = split(model)
-    per_epoch = len(dataset.train) // config.batch_size
-    tx = optimizer.make_optimizer(config, per_epoch, options.steps)
-    state = init_state(params, stats, tx)
-    step = jax.jit(make_train_step(train_def, tx, config, len(dataset.classes)), donate_argnums=0)
-    last_layer = jax.jit(_last_layer(train_def, config))
+    job = assemble(config, dataset, model=model)
+    state, step = job.state, jax.jit(job.step, donate_argnums=0)
+    last_layer = jax.jit(_last_layer(split(model)[0], config))
     run = Run(scale, learning_rate)
-    for i, batch in enumerate(training(dataset, config, options.steps)):
-        if i % 10 == 0:
-            zeros, size = (float(x) for x in last_layer(state, batch))
-            run.zeros.append((i, zeros))
-            run.sizes.append((i, size))
-            print(
-                f"scale {scale:g}, rate {learning_rate:g}: step {i}/{options.steps}, "
-                f"{zeros:.0%} zeros in the last layer",
-                file=sys.stderr,
-            )
-        state, metrics = step(state, batch)
-        run.losses.append(float(metrics["loss"]))
-        if not math.isfinite(run.losses[-1]):
-            break
-    run.top1 = evaluate(state, jax.jit(make_eval_step(eval_def, config)), config, dataset)
+    with job.batches(0, options.steps) as batches:
+        for i, batch in enumerate(batches):
+            batch = {name: batch[name] for name in ("image", "label")}
+            if i % 10 == 0:
+                zeros, size = (float(x) for x in last_layer(state, batch))
+                run.zeros.append((i, zeros))
+                run.sizes.append((i, size))
+                print(
+                    f"scale {scale:g}, rate {learning_rate:g}: step {i}/{options.steps}, "
+                    f"{zeros:.0%} zeros in the last layer",
+                    file=sys.stderr,
+                )
+            state, metrics = step(state, batch)
+            run.losses.append(float(metrics["loss"]))
+            if not math.isfinite(run.losses[-1]):
+                break
+    run.top1 = job.evaluate(state).metrics["eval_top1"]
     return run
 
 
 def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
+    network = config.network
+    augmentation = Augmentation(
+        config.augmentation, network.arch, config.input.image_size, network.dtype
+    )
+
     def measure(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(graphdef, state.params, state.stats)
-        last = model.features(prepare(batch["image"], config))["block8"]
+        last = model.features(augmentation.prepare(batch["image"]))["block8"]
         return (last == 0).mean(), jnp.abs(last).mean()
 
     return measure
-
-
-def evaluate(state: TrainState, step: Any, config: Config, dataset: Dataset) -> float:
-    """Returns the share of test images whose class comes first."""
-    hits = 0.0
-    with pipeline.evaluation_batches(
-        dataset, inputs(dataset, config), config.batch_size
-    ) as batches:
-        for batch in batches:
-            arrays = {name: batch[name] for name in ("image", "label", "mask")}
-            hits += float(step(state.params, state.stats, arrays)["top1"])
-    return hits / len(dataset.test)
-
-
-def training(dataset: Dataset, config: Config, steps: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batches of all steps."""
-    options = inputs(dataset, config)
-    with pipeline.train_batches(
-        dataset, options, 0, steps, config.batch_size, config.seed
-    ) as batches:
-        for batch in batches:
-            yield {name: batch[name] for name in ("image", "label")}
-
-
-def inputs(dataset: Dataset, config: Config) -> pipeline.InputOptions:
-    """The images as they are; the device resizes them."""
-    return pipeline.InputOptions(
-        config.image_size, dataset.channels, len(dataset.classes), crop="none"
-    )
 
 
 def markdown_table(runs: list[Run]) -> str:
@@ -219,7 +195,7 @@ def draw(runs: list[Run], path: Path) -> None:
 
 def page(table: str, options: Options) -> str:
     """What `docs/residual_scale.md` says."""
-    batch_size = configuration(1.0, options).batch_size
+    batch_size = configuration(1.0, options).batch.batch_size
     return f"""# The scale on the residuals
 
 Szegedy et al. (1602.07261, section 3.3) saw wide Inception-ResNets die early in the training: the

@@ -4,8 +4,9 @@ The first step: an empty process imports, builds the network and the first state
 and makes a step, once with an empty cache of compiled programs and once with that which the first
 left; with the network's arithmetic rewritten (`inception_jax.rewrites`) and plain, in turn.
 
-The loop: `train/loop.py` as it is, around a step that takes and gives a state of as many arrays as
-the network's and computes nothing, with batches that are ready. What is left is the loop's own.
+The loop: `train/engine/loop.py` as it is, around a step that takes and gives a state of as many
+arrays as the network's and computes nothing, with batches that are ready. What is left is the
+loop's own.
 
     python benchmarks/startup.py [--archs ARCH ...] [--loop-archs ARCH ...] [--no-first-step]
 
@@ -179,17 +180,13 @@ def first_step_table(rows: list[Row]) -> str:
 def loop_table(rows: list[Row]) -> str:
     """A row for each network."""
     lines = [
-        "| network | arrays in the state | a step, ms | without the call | batch | call | log "
-        "| rest | garbage | tree |",
-        "|" + "---|" * 10,
+        "| network | arrays in the state | a step, ms | of it the call | the loop |",
+        "|" + "---|" * 5,
     ]
     for row in rows:
-        named = row["input"] + row["call"] + row["log"]
         lines.append(
-            f"| `{row['arch']}` | {row['arrays']:,} | {row['all']:.2f} "
-            f"| {row['all'] - row['call']:.2f} | {row['input']:.2f} "
-            f"| {row['call']:.2f} | {row['log']:.2f} | {max(row['all'] - named, 0):.2f} "
-            f"| {row['garbage']:.2f} | {row['tree']:.2f} |"
+            f"| `{row['arch']}` | {row['arrays']:,} | {row['all']:.2f} | {row['call']:.2f} "
+            f"| {row['all'] - row['call']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -214,19 +211,14 @@ def first_step_section(rows: list[Row], options: Options, load: float) -> str:
 
 def loop_section(rows: list[Row], options: Options, load: float) -> str:
     """What the page says of loops."""
-    about = f"""`{page.command()}`. `train/loop.py` around a compiled step that takes a state of as
-    many arrays as the network's, packed as for an accelerator, returns it and computes nothing but
-    the next count; with {options.loop_batch_size} images of the recipe's size a step, ready as the
-    input pipeline gives them. A thread takes them over and makes arrays of the devices of them,
-    between steps and untimed, as it does while a device computes; `batch` asks it for one. `call`
-    is from calling the step until the next state has taken the last one's place. `log` is its share
-    of a line in ten steps; `rest` looks after signals, skipped steps and profiles. What Python's
-    garbage collector takes, wherever it comes, is `garbage`; `tree`, a part of the call, is what it
-    takes to make a list of arrays of the state and a state of the list. Milliseconds of wall time,
-    the middle over {options.loop_steps} steps in stretches of 50."""
-    where = """jax starts programs as small as this one in the calling thread
-    (`jax_cpu_enable_async_dispatch` is on, as it is by default). A real step is started in another,
-    so that the loop goes on while it is computed, as it does on an accelerator."""
+    about = f"""`{page.command()}`. `train/engine/loop.py` around a compiled step that takes a state
+    of as many arrays as the network's, returns it and computes nothing but the next count; with
+    {options.loop_batch_size} images of the recipe's size, which lie on the device. `call` is the
+    time in the step's program, `the loop` everything else: the next batch from its thread, a line
+    of the log in ten steps, signals, skipped steps, profiles, freeing the last state. Milliseconds
+    of wall time, the middle over {options.loop_steps} steps in stretches of 50."""
+    where = """On a CPU, jax runs programs as small as this one in the calling thread. A real step
+    is started in another, so that the loop continues while it is computed, as on an accelerator."""
     outside = sum(row["all"] - row["call"] > TARGET for row in rows)
     inside = sum(row["all"] > TARGET for row in rows)
     found = f"""Without the call, {outside} of {len(rows)} networks take more than {TARGET:g} ms a

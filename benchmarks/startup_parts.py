@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import gc
 import itertools
 import json
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -53,27 +50,20 @@ def first_step(
         stamps.append((phase, time.monotonic()))
 
     import jax
-    import numpy as np
 
-    from train.engine import job
+    from train.run import assembly, training
 
-    settings, dataset = configured(arch, folder, batch_size, image_size, rewrites=tuple(rewrites))
+    config, dataset = configured(arch, folder, batch_size, image_size, rewrites=tuple(rewrites))
     done("import")
-    this = job.prepare(settings, dataset)
+    job = assembly.assemble(config, dataset)
     done("build")
-    job.keep_compiled(settings)
-    size = settings.image_size
-    batch = this.devices.put(
-        {
-            "image": np.zeros((batch_size, size, size, 3), np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-        }
-    )
-    lowered = this.lower(batch)
+    training.keep_compiled(config.run.workdir)
+    batch = job.devices.put(blank_batch(config))
+    lowered = job.lower(batch)
     done("trace")
     compiled = lowered.compile()
     done("compile")
-    jax.block_until_ready(compiled(this.packed, batch))
+    jax.block_until_ready(compiled(job.state, batch))
     done("first step")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = {phase: then - before for (_, before), (phase, then) in itertools.pairwise(stamps)}
@@ -84,208 +74,116 @@ def configured(
     arch: str, folder: str, batch_size: int, image_size: int | None, **more: Any
 ) -> tuple[Any, Any]:
     """The configuration of a network's training on ImageNet, and ImageNet without its images."""
-    from train.config import options as config
+    from train.config.fields import override
+    from train.run.command_line import parse
 
     # To compile only needs no data; the rest of the configuration is that of a run.
-    settings, dataset = config.parse(
+    config, dataset = parse(
         ["--arch", arch, "--compile-only", "cpu", "--batch-size", str(batch_size)]
     )
     sizes = {} if image_size is None else {"image_size": image_size}
     options = {"compile_only": None, "workdir": Path(folder), **sizes, **more}
-    return dataclasses.replace(settings, **options), dataset
+    return override(config, options), dataset
 
 
 class Ended(Exception):
     """The loop has made all steps that were asked for."""
 
 
-class Clock:
-    """Seconds that named parts of a loop take, step by step."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
-
-    def start_step(self) -> None:
-        """Starts a step."""
-        self.steps.append({"all": -time.perf_counter()})
-
-    def end_step(self) -> None:
-        """Ends the last step, if there is one."""
-        if self.steps:
-            self.steps[-1]["all"] += time.perf_counter()
-
-    def timed(self, name: str, function: Any) -> Any:
-        """Returns the function with its time counted as a part."""
-
-        def call(*args: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*args)
-            part = self.steps[-1]
-            part[name] = part.get(name, 0.0) + time.perf_counter() - start
-            return result
-
-        return call
-
-    def collector(self, phase: str, _: Any) -> None:
-        """Counts what Python's garbage collector takes, inside whatever part it comes in."""
-        if self.steps:
-            sign = -1 if phase == "start" else 1
-            part = self.steps[-1]
-            part["garbage"] = part.get("garbage", 0.0) + sign * time.perf_counter()
-
-
-def loop(
-    arch: str, batch_size: int, image_size: int | None, steps: int, folder: str
-) -> dict[str, Any]:
-    """Times `train/loop.py` around a compiled step that takes and gives a state and does nothing.
-
-    All is a run's own but for three things: the step's program only counts, so that no time is the
-    network's; batches are ready, so that none is the decoder's; and the run is cut off before it
-    evaluates.
-
-    Returns:
-        Milliseconds a step: `all` and of every part the middle over stretches of 50 steps;
-        `arrays` in the state as the step takes it; `tree`, of what the call takes, for taking it
-        apart and putting it together.
-    """
-    from train.data import loader, pipeline
-    from train.engine import job
-    from train.engine import loop as training
-
-    settings, dataset = configured(arch, folder, batch_size, image_size)
-    this = idle_job(settings, dataset)
-    clock = Clock()
-    gc.callbacks.append(clock.collector)
-    batch = ready_batch(settings)
-
-    on_devices, lower = training.ahead.on_devices, this.lower
-    training.ahead.on_devices = functools.partial(TimedBatches, on_devices, clock, UNTIMED + steps)
-    this.lower = lambda batch: TimedStep(lower(batch).compile(), clock)
-    training._Run._log = as_method(clock.timed("log", training._Run._log))
-    training.Reporter.tick = as_method(call_ended(training.Reporter.tick, clock))
-    job.prepare = lambda *_: this
-    pipeline.train_batches = lambda *_: loader.Batches(itertools.repeat(batch), lambda _: None)  # pyright: ignore
-    with contextlib.suppress(Ended):
-        training.run(settings, dataset)
-    timed = clock.steps[UNTIMED : UNTIMED + steps]
-    parts = ("all", "input", "call", "log", "garbage")
-    return {
-        "arrays": len(_leaves(this.packed)),
-        "image_bytes": batch["image"].nbytes,
-        **{part: middle([step.get(part, 0.0) for step in timed]) for part in parts},
-        "tree": tree_milliseconds(this.packed),
-    }
-
-
-class TimedBatches(contextlib.AbstractContextManager):
-    """Batches on the devices, whose every asking ends a step and starts another.
-
-    In between, untimed, the thread that reads ahead gets done, as it does while devices compute.
+class TimedStep:
+    """A compiled step that notes when it is called and when it returns.
 
     Raises:
         Ended: after so many steps.
     """
 
-    def __init__(self, on_devices: Any, clock: Clock, steps: int, batches: Any, put: Any):
-        self._steps = steps
-        self._read = threading.Semaphore(0)
-        self._batches, self._clock = on_devices(batches, self._counted(put)), clock
-
-    def __enter__(self) -> Any:
-        self._next = self._clock.timed("input", self._batches.__enter__().__next__)
-        self._read.acquire()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._batches.__exit__(*error)
-
-    def __next__(self) -> Any:
-        self._clock.end_step()
-        if len(self._clock.steps) == self._steps:
-            raise Ended
-        self._read.acquire()
-        self._clock.start_step()
-        return self._next()
-
-    def _counted(self, put: Any) -> Any:
-        def counted(batch: Any) -> Any:
-            arrays = put(batch)
-            self._read.release()
-            return arrays
-
-        return counted
-
-
-class TimedStep:
-    """A compiled step that says when it is called."""
-
-    def __init__(self, compiled: Any, clock: Clock):
+    def __init__(self, compiled: Any, steps: int):
         self.cost_analysis = compiled.cost_analysis
-        self._compiled, self._clock = compiled, clock
+        self.times: list[tuple[float, float]] = []
+        self._compiled, self._steps = compiled, steps
 
     def compile(self) -> Any:
         return self
 
     def __call__(self, *args: Any) -> Any:
-        self._clock.steps[-1]["call"] = -time.perf_counter()
-        return self._compiled(*args)
+        if len(self.times) == self._steps:
+            raise Ended
+        start = time.perf_counter()
+        result = self._compiled(*args)
+        self.times.append((start, time.perf_counter()))
+        return result
 
 
-def call_ended(tick: Any, clock: Clock) -> Any:
-    """Ends the call where the loop goes on: then the last state's arrays are gone, too."""
+def time_loop(
+    arch: str, batch_size: int, image_size: int | None, steps: int, folder: str
+) -> dict[str, Any]:
+    """Times `train/engine/loop.py` around a compiled step that only passes a state on.
 
-    def ended(*args: Any) -> Any:
-        clock.steps[-1]["call"] += time.perf_counter()
-        return tick(*args)
+    All is a run's own but for three things: the step's program only counts, so that no time is the
+    network's; batches lie on the devices, so that none is the input's; and the run is cut off
+    before it evaluates.
 
-    return ended
-
-
-def as_method(function: Any) -> Any:
-    """Makes a method of what takes `self` first."""
-    return lambda self, *args: function(self, *args)
-
-
-def idle_job(settings: Any, dataset: Any) -> Any:
-    """A run's job with zeros for parameters and a step that only counts.
-
-    Its state is packed as for an accelerator.
+    Returns:
+        Milliseconds of a step, `all`, and of them in the `call` of its program: the middle over
+        stretches of 50 steps; `arrays` in the state.
     """
+    import jax
+
+    from train.run import training
+
+    config, dataset = configured(arch, folder, batch_size, image_size)
+    job = idle_job(config, dataset)
+    batch = job.devices.put(blank_batch(config))
+    step = TimedStep(job.lower(batch).compile(), UNTIMED + steps + 1)
+    job.lower = lambda _: step
+    job.devices.put = lambda batch: batch
+    job.batches = lambda *_: contextlib.nullcontext(itertools.repeat({**batch, "notes": ()}))
+    training.assemble = lambda *_: job
+    with contextlib.suppress(Ended):
+        training.run(config, dataset)
+    times = step.times[UNTIMED:]
+    return {
+        "arrays": len(jax.tree.leaves(job.state)),
+        "all": middle([after - before for (before, _), (after, _) in itertools.pairwise(times)]),
+        "call": middle([end - start for start, end in times[:-1]]),
+    }
+
+
+def idle_job(config: Any, dataset: Any) -> Any:
+    """A run's job with zeros for parameters and a step that only counts."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
-    from train.engine import job, packing
+    from train.engine import functional
+    from train.run.assembly import assemble
 
-    build = job.build_model
+    build = functional.build
 
-    def zeros(*args: Any) -> Any:
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: build(*args)))
+    def zeros(*args: Any, **options: Any) -> Any:
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: build(*args, **options)))
         return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state))
 
-    job.build_model = zeros
-    job.packing_for = lambda state, _: packing.Packing(state)
-    this = job.prepare(settings, dataset)
+    functional.build = zeros
+    job = assemble(config, dataset)
 
     def count(state: Any, batch: Any) -> Any:
         zero = 0.0 * batch["label"].sum()
         metrics = {"loss": zero, "accuracy": zero, "grad_norm": zero}
         return dataclasses.replace(state, step=state.step + 1), metrics
 
-    this.step = count
-    return this
+    job.step = count
+    return job
 
 
-def ready_batch(settings: Any) -> dict[str, Any]:
-    """What the pipeline gives."""
+def blank_batch(config: Any) -> dict[str, Any]:
+    """A batch of black images."""
     import numpy as np
 
-    count, size = settings.batch_size, settings.image_size
+    count, size = config.batch.batch_size, config.input.image_size
     return {
         "image": np.zeros((count, size, size, 3), np.uint8),
         "label": np.zeros(count, np.int32),
-        "mask": np.ones(count, np.float32),
-        "notes": (),
     }
 
 
@@ -295,25 +193,6 @@ def middle(seconds: list[float]) -> float:
     return 1e3 * statistics.median(sum(s) / len(s) for s in stretches)
 
 
-def tree_milliseconds(state: Any) -> float:
-    """What it takes to make leaves of a state, and a state of leaves."""
-    import jax
-
-    times = []
-    for _ in range(50):
-        start = time.perf_counter()
-        leaves, definition = jax.tree.flatten(state)
-        definition.unflatten(leaves)
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-def _leaves(state: Any) -> list[Any]:
-    import jax
-
-    return jax.tree.leaves(state)
-
-
 if __name__ == "__main__":
-    found = {"first_step": first_step, "loop": loop}[sys.argv[1]](**json.loads(sys.argv[2]))
+    found = {"first_step": first_step, "loop": time_loop}[sys.argv[1]](**json.loads(sys.argv[2]))
     print(json.dumps(found))

@@ -11,7 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 # Worker processes import this file too, and need nothing of what follows.
 if __name__ == "__main__":
     try:
-        from train.program import main
+        from train.dispatch import main
     except ModuleNotFoundError as error:
         sys.exit(f"{error}. Install what training needs: pip install -e '.[train]'")
     sys.exit(main())

@@ -5,7 +5,6 @@ The compiler for TPUs itself runs where the extra `tpu` is installed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -16,11 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from train.compile import compile_only, hlo, topology
-from train.compile import table as report
-from train.compile.compile_only import TooLargeError
-from train.config import options as config
+from train.compile import hlo, table, topology, training_step
+from train.compile.compiler import TooLargeError
+from train.config.fields import override
 from train.errors import UsageError
+from train.run.command_line import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,12 +77,12 @@ def test_cycles_are_summed_over_the_entry_computation():
 
 def test_a_roofline_gets_back_what_unknown_operations_took():
     found = {"optimal_seconds": -230.918, "custom_calls": 231, "grad_accum": 1}
-    assert report._roofline(found) == pytest.approx(0.082)
-    assert report._roofline({**found, "grad_accum": 4}) == pytest.approx(0.328)
-    assert report._roofline({**found, "custom_calls": 0}) is None
+    assert table._roofline(found) == pytest.approx(0.082)
+    assert table._roofline({**found, "grad_accum": 4}) == pytest.approx(0.328)
+    assert table._roofline({**found, "custom_calls": 0}) is None
     # Calls that nothing was taken off for.
-    assert report._roofline({**found, "optimal_seconds": 0.05}) == pytest.approx(0.05)
-    assert report._roofline({**found, "optimal_seconds": None}) is None
+    assert table._roofline({**found, "optimal_seconds": 0.05}) == pytest.approx(0.05)
+    assert table._roofline({**found, "optimal_seconds": None}) is None
 
 
 def test_memory_is_read_out_of_a_refusal():
@@ -123,19 +122,19 @@ def test_the_largest_batch_is_found_in_a_few_steps(monkeypatch, largest, start, 
     tried = []
 
     def compile_step(settings, dataset, target):
-        each = settings.batch_size // 4
+        each = settings.batch.batch_size // 4
         tried.append(each)
         needed = 100 + 1000 * (each / largest) ** growth
         if each > largest:
             raise TooLargeError("", round(needed), 1100)
         return {"memory_bytes": needed, "capacity_bytes": 1100}
 
-    monkeypatch.setattr(compile_only, "compile_step", compile_step)
-    settings, dataset = config.parse(
+    monkeypatch.setattr(training_step, "compile_step", compile_step)
+    settings, dataset = parse(
         ["--arch", "inception_v3", "--compile-only", "v5e:2x2", "--batch-size", str(4 * start)]
     )
     target = SimpleNamespace(devices=range(4))
-    found = compile_only.largest_batch(settings, dataset, target) / 4
+    found = training_step.largest_batch(settings, dataset, target) / 4
     assert found <= largest
     assert found >= largest - max(8, largest / 16) if largest > 8 else found == largest
     assert len(tried) == len(set(tried)) <= 8
@@ -145,19 +144,19 @@ def test_nothing_fits(monkeypatch):
     def compile_step(*_):
         raise TooLargeError("", 3000, 1000)
 
-    monkeypatch.setattr(compile_only, "compile_step", compile_step)
-    settings, dataset = config.parse(["--compile-only", "v5e:2x2", "--batch-size", "64"])
-    assert compile_only.largest_batch(settings, dataset, SimpleNamespace(devices=range(4))) == 0
+    monkeypatch.setattr(training_step, "compile_step", compile_step)
+    settings, dataset = parse(["--compile-only", "v5e:2x2", "--batch-size", "64"])
+    assert training_step.largest_batch(settings, dataset, SimpleNamespace(devices=range(4))) == 0
 
 
 def test_no_data_are_needed_to_compile():
-    settings, dataset = config.parse(["--arch", "inception_v4", "--compile-only", "v5e:2x2"])
-    assert (settings.recipe, settings.dataset) == ("inception_v4", "imagenet2012")
+    settings, dataset = parse(["--arch", "inception_v4", "--compile-only", "v5e:2x2"])
+    assert (settings.run.recipe, settings.data.dataset) == ("inception_v4", "imagenet2012")
     assert (len(dataset.train), len(dataset.classes)) == (1_281_167, 1000)
-    settings, dataset = config.parse(["--compile-only", "v5e:2x2", "--dataset", "fashion_mnist"])
-    assert (settings.recipe, len(dataset.classes)) == ("demo", 10)
+    settings, dataset = parse(["--compile-only", "v5e:2x2", "--dataset", "fashion_mnist"])
+    assert (settings.run.recipe, len(dataset.classes)) == ("demo", 10)
     with pytest.raises(UsageError, match="--grad-reduce bfloat16"):
-        config.parse(["--grad-reduce", "bfloat16"])
+        parse(["--grad-reduce", "bfloat16"])
 
 
 # ---- With the compiler of the TPUs ----
@@ -275,7 +274,7 @@ def test_topologies(name, devices, chips, kind):
 
 def test_every_option_of_a_run_changes_nothing_else():
     """A report is of the step that a run would compile: the same configuration, word for word."""
-    one, _ = config.parse([*SMALL, "--recipe", "xception_imagenet"])
-    other, _ = config.parse([*SMALL, "--recipe", "xception_imagenet", "--compile-only", "v5e:2x2"])
-    same = dataclasses.replace(other, compile_only=None, dataset=one.dataset)
+    one, _ = parse([*SMALL, "--recipe", "xception_imagenet"])
+    other, _ = parse([*SMALL, "--recipe", "xception_imagenet", "--compile-only", "v5e:2x2"])
+    same = override(other, {"compile_only": None, "dataset": one.data.dataset})
     assert same == one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,8 @@ import numpy as np
 import pytest
 
 import inception_jax as ij
-from train.config.options import Config
-from train.engine import inputs
-
-CONFIG = Config(arch="inception_v3", image_size=8)
+from train.engine import augmentation
+from train.engine.augmentation import Augmentation, AugmentationOptions
 
 
 @pytest.fixture
@@ -30,38 +27,38 @@ def by_hsv(pixels, change):
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
 def test_saturation_is_hsvs(pixels, factor):
-    got = inputs.saturate(jnp.asarray(pixels), factor)
+    got = augmentation.saturate(jnp.asarray(pixels), factor)
     expected = by_hsv(pixels, lambda h, s, v: (h, min(s * factor, 1), v))
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("turn", [-0.2, 0.0, 0.13])
 def test_hue_is_hsvs(pixels, turn):
-    got = inputs.rotate_hue(jnp.asarray(pixels), turn)
+    got = augmentation.rotate_hue(jnp.asarray(pixels), turn)
     expected = by_hsv(pixels, lambda h, s, v: ((h + turn) % 1, s, v))
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_grey_has_no_hue(pixels):
     grey = jnp.broadcast_to(pixels[..., :1], pixels.shape)
-    for out in (inputs.rotate_hue(grey, 0.1), inputs.saturate(grey, 1.5)):
+    for out in (augmentation.rotate_hue(grey, 0.1), augmentation.saturate(grey, 1.5)):
         np.testing.assert_allclose(out, grey, atol=1e-7)
 
 
 def test_distortion_changes_each_image_by_itself_and_stays_in_range(pixels):
     same = jnp.broadcast_to(pixels[:1], pixels.shape)
-    seen = [inputs.distort(same, jax.random.key(seed)) for seed in range(8)]
+    seen = [augmentation.distort(same, jax.random.key(seed)) for seed in range(8)]
     for out in seen:
         assert out.min() >= 0
         assert out.max() <= 1
         assert np.abs(out[0] - out[1]).max() > 1e-3
     assert len({np.asarray(out).tobytes() for out in seen}) == 8
-    np.testing.assert_array_equal(seen[0], inputs.distort(same, jax.random.key(0)))
+    np.testing.assert_array_equal(seen[0], augmentation.distort(same, jax.random.key(0)))
 
 
 def test_erasing_puts_one_rectangle_of_noise_into_a_share_of_the_images():
     x = jnp.full((400, 20, 30, 3), 7.0)
-    out = np.asarray(inputs.erase(x, 0.25, jax.random.key(0)))
+    out = np.asarray(augmentation.erase(x, 0.25, jax.random.key(0)))
     changed = (out != 7).all(3)
     hit = changed.any((1, 2))
     assert 70 < hit.sum() < 130
@@ -75,12 +72,15 @@ def test_erasing_puts_one_rectangle_of_noise_into_a_share_of_the_images():
     assert abs(out[changed].std() - 1) < 0.05
 
 
+def mixing(**options) -> Augmentation:
+    return Augmentation(AugmentationOptions(**options), "inception_v3", 8, "float32")
+
+
 @pytest.mark.parametrize("count", [4, 5])
 def test_neighbours_are_mixed(count):
     """They lie on one device; the last of an odd number stays as it is."""
-    config = dataclasses.replace(CONFIG, mixup=0.8)
     x = jnp.arange(count, dtype=jnp.float32)[:, None, None, None] * jnp.ones((1, 4, 4, 3))
-    _, targets = inputs.mix(x, jnp.eye(count), config, jax.random.key(0))
+    _, targets = mixing(mixup=0.8).mix(x, jnp.eye(count), jax.random.key(0))
     share = targets[0, 0]
     assert 0 < share < 1
     for i, target in enumerate(targets):
@@ -93,12 +93,11 @@ def test_neighbours_are_mixed(count):
     "options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]
 )
 def test_mixing_weighs_labels_as_pixels(options):
-    config = dataclasses.replace(CONFIG, **options)
     # Image i is i everywhere, so its mean tells how much of which image is in it.
     x = jnp.broadcast_to(jnp.arange(6.0)[:, None, None, None], (6, 40, 40, 3))
     kinds = set()
     for seed in range(12):
-        out, targets = inputs.mix(x, jnp.eye(6), config, jax.random.key(seed))
+        out, targets = mixing(**options).mix(x, jnp.eye(6), jax.random.key(seed))
         np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-5)
         np.testing.assert_allclose(out.mean((1, 2, 3)), targets @ np.arange(6.0), atol=1e-3)
         kinds.add(len(np.unique(out[0])) > 1)
@@ -109,8 +108,7 @@ def test_mixing_weighs_labels_as_pixels(options):
 def test_colour_images_are_normalised_as_the_publisher_does(arch):
     image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     info = ij.model_info(arch)
-    config = Config(arch=arch, image_size=224)
-    got = inputs.prepare(jnp.asarray(image), config)
+    got = Augmentation(AugmentationOptions(), arch, 224, "float32").prepare(jnp.asarray(image))
     mean, std = np.array(info.mean), np.array(info.std)
     x = image[..., ::-1] if info.channel_order == "bgr" else image
     np.testing.assert_allclose(got, (x / 255 * info.input_range - mean) / std, rtol=1e-4, atol=1e-4)

@@ -18,12 +18,13 @@ from train.data.bad_images import BadImages, Note
 from train.data.datasets import ArraySource, Dataset, Example
 from train.data.exclusions import read_exclusions
 from train.data.open_dataset import open_dataset
-from train.data.pipeline import InputOptions, evaluation_batches, train_batches
+from train.data.options import InputOptions
+from train.data.pipeline import evaluation_batches, train_batches
 from train.errors import TrainingError, UsageError
 from train.hosts.cpus import available_cores
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = InputOptions(image_size=16, channels=3, num_classes=2)
+OPTIONS = InputOptions(image_size=16, crop="inception", max_bad_images=0)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def numbered(train: int, test: int, labels=None) -> Dataset:
     return Dataset("numbers", pixels(train, "train", labels), pixels(test, "test"), ("a", "b"), 1)
 
 
-PLAIN = InputOptions(image_size=8, channels=1, num_classes=2, crop="none", flip=False)
+PLAIN = InputOptions(image_size=8, flip=False, max_bad_images=0)
 
 
 def collect(batches) -> list[dict]:
@@ -281,12 +282,13 @@ def test_batches_that_cannot_be(dataset, monkeypatch):
 SCRIPT = """
     import sys, time
     from pathlib import Path
-    from train.data.pipeline import InputOptions, train_batches
+    from train.data.options import InputOptions
+    from train.data.pipeline import train_batches
     from train.data.open_dataset import open_dataset
 
     if __name__ == "__main__":
         data = open_dataset("folder", Path(sys.argv[1]))
-        options = InputOptions(16, 3, 2, workers=1)
+        options = InputOptions(16, "inception", workers=1)
         batches = train_batches(data, options, 0, 10**9, 4, 0)
         kept = [next(batches) for _ in range(3)]  # the resource tracker would name what leaks
         print(sorted(set(sys.modules) & {"flax", "tensorflow", "torch"}), flush=True)

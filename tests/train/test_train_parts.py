@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import re
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,22 @@ import pytest
 import torch
 
 import inception_jax as ij
-from train.config import recipes
+from train.config import fields, recipes, workdir
 from train.config.demo import DEMO
-from train.config.options import Config, parse
-from train.config.workdir import claim
-from train.engine import optimizer
 from train.engine.initial_weights import load_start
+from train.engine.optimizer import make_optimizer
+from train.engine.schedule import ScheduleOptions, learning_rate, peak_rate
 from train.errors import UsageError
-from train.report import reporting
+from train.report import reporter
+from train.run.command_line import Config, parse
 from twins import filled
 
 
-def config(**options) -> Config:
-    return dataclasses.replace(Config(arch="xception"), **options)
+def optimizer(options, steps_per_epoch, total):
+    """The optimiser of flat options, by the schedule that they name too."""
+    config = fields.override(Config(), options)
+    rate = learning_rate(config.schedule, 32, steps_per_epoch, total)
+    return make_optimizer(config.optimizer, rate)
 
 
 def test_optimizer_is_tensorflows_rmsprop():
@@ -37,10 +40,10 @@ def test_optimizer_is_tensorflows_rmsprop():
     w = {k: rng.normal(size=s) for k, s in shapes.items()}
     square = {k: np.ones(s) for k, s in shapes.items()}  # TensorFlow starts it at one
     moved = {k: np.zeros(s) for k, s in shapes.items()}
-    options = config(lr_decay=0.8, lr_decay_epochs=0.5, weight_decay=0.1, clip_norm=2.0)
+    options = dict(lr_decay=0.8, lr_decay_epochs=0.5, weight_decay=0.1, clip_norm=2.0)
     steps_per_epoch = 6
     with jax.enable_x64(True):
-        tx = optimizer.make_optimizer(options, steps_per_epoch, 12)
+        tx = optimizer(options, steps_per_epoch, 12)
         params = {"layer": {k: jnp.asarray(v) for k, v in w.items()}}
         state = tx.init(params)
         for step in range(12):
@@ -78,9 +81,9 @@ def test_sgd_is_caffes():
     rng = np.random.default_rng(0)
     w = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
     grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(5)]
-    options = config(optimizer="sgd", lr_schedule="polynomial", lr_power=0.5, weight_decay=0.1,
+    options = dict(optimizer="sgd", lr_schedule="polynomial", lr_power=0.5, weight_decay=0.1,
                      bias_lr_multiplier=2.0, learning_rate=0.01)  # fmt: skip
-    got = drive(optimizer.make_optimizer(options, 2, total=5), w, grads)
+    got = drive(optimizer(options, 2, total=5), w, grads)
     v = {k: np.zeros_like(x) for k, x in w.items()}
     for step, g in enumerate(grads):
         rate = 0.01 * (1 - step / 5) ** 0.5
@@ -95,9 +98,9 @@ def test_adamw_is_pytorchs():
     rng = np.random.default_rng(0)
     w = {"kernel": rng.normal(size=(4, 3)), "scale": rng.normal(size=3)}
     grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(6)]
-    options = config(optimizer="adamw", learning_rate=1e-2, lr_schedule="cosine", lr_floor=0.1,
+    options = dict(optimizer="adamw", learning_rate=1e-2, lr_schedule="cosine", lr_floor=0.1,
                      weight_decay=0.05)  # fmt: skip
-    got = drive(optimizer.make_optimizer(options, 2, total=6), w, grads)
+    got = drive(optimizer(options, 2, total=6), w, grads)
     tensors = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in w.items()}
     twin = torch.optim.AdamW(
         [
@@ -117,7 +120,7 @@ def test_adamw_is_pytorchs():
 
 
 def rates(steps, per_epoch=10, total=1000, **options):
-    rate = optimizer.learning_rate(config(**options), per_epoch, total)
+    rate = learning_rate(ScheduleOptions(**options), 32, per_epoch, total)
     return [float(rate(step)) for step in steps]
 
 
@@ -139,9 +142,9 @@ def test_warm_up_stands_in_front_of_the_schedule():
 
 
 def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
-    assert optimizer.peak_rate(config(batch_size=1024, learning_rate=0.165)) == 0.165
-    scaled = config(batch_size=1024, learning_rate=0.165, lr_base_batch=256)
-    assert optimizer.peak_rate(scaled) == pytest.approx(0.66)
+    assert peak_rate(ScheduleOptions(learning_rate=0.165), 1024) == 0.165
+    scaled = ScheduleOptions(learning_rate=0.165, lr_base_batch=256)
+    assert peak_rate(scaled, 1024) == pytest.approx(0.66)
     low = rates([999], learning_rate=1.0, lr_decay_epochs=0.1, lr_floor=1e-4)
     np.testing.assert_allclose(low, 1e-4, rtol=1e-6)
 
@@ -154,15 +157,9 @@ def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
     ],
 )
 def test_any_recipe_trains_any_network(recipe, arch):
-    options, _ = parse(["--arch", arch, "--recipe", recipe])
-    assert options.recipe == recipe
-    assert options.image_size >= ij.model_info(arch).min_size
-    assert re.search(rf"\b{recipe}\b", help_of("recipe"))
-
-
-def help_of(field):
-    """The text under a field of `Config`."""
-    return inspect.getsource(Config).split(f"    {field}: ")[1].split('"""')[1]
+    config, _ = parse(["--arch", arch, "--recipe", recipe])
+    assert config.run.recipe == recipe
+    assert config.input.image_size >= ij.model_info(arch).min_size
 
 
 @pytest.mark.parametrize(
@@ -183,13 +180,15 @@ def test_the_data_decide_the_recipe(arch, recipe):
 
 def test_options_go_over_the_recipe():
     argv = ["--arch", "inception_v3", "--batch-size", "8", "--workdir", "w", "--steps=3"]
-    options, dataset = parse(argv)
-    assert (options.batch_size, str(options.workdir), options.steps) == (8, "w", 3)
-    assert options.image_size == DEMO["inception_v3"]["image_size"]
-    assert str(parse(["--arch", "inception_v3"])[0].workdir) == "runs/inception_v3"
+    config, dataset = parse(argv)
+    options = fields.flat(config)
+    assert (options["batch_size"], str(options["workdir"]), options["steps"]) == (8, "w", 3)
+    assert options["image_size"] == DEMO["inception_v3"]["image_size"]
+    assert str(parse(["--arch", "inception_v3"])[0].run.workdir) == "runs/inception_v3"
     assert len(dataset.train) == 6000
     tpu, _ = parse(["--arch", "inception_v3", "--recipe", "inception_v3_tpu", "--lr-floor", "0"])
-    assert (tpu.learning_rate, tpu.lr_base_batch, tpu.lr_floor) == (0.165, 256, 0)
+    rate = tpu.schedule
+    assert (rate.learning_rate, rate.lr_base_batch, rate.lr_floor) == (0.165, 256, 0)
 
 
 @pytest.mark.parametrize("classes", [10, 5])
@@ -261,47 +260,107 @@ def test_help_says_default_and_unit_of_every_option(capsys):
         parse(["--arch", "inception_v3", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in text
+    for name in fields.flat(Config()):
+        assert f"--{name.replace('_', '-')}" in text
     assert "default: 75" in text  # the recipe's, not the class's
+    for recipe in recipes.names():
+        assert re.search(rf"\b{recipe}\b", text)
+
+
+def claim(folder, total, **options):
+    workdir.claim(folder, fields.override(Config(), options), total)
 
 
 def test_workdir_of_another_configuration(tmp_path):
-    first = config(workdir=tmp_path / "w", batch_size=8)
-    claim(dataclasses.replace(first, batch_size=4), 100)
-    claim(first, 100)  # nothing was saved yet, so nothing can be spoilt
-    (tmp_path / "w/checkpoints/50").mkdir(parents=True)
-    claim(dataclasses.replace(first, steps=9, log_every=1), 9)  # goes on for longer
+    folder = tmp_path / "w"
+    claim(folder, 100, batch_size=4)
+    claim(folder, 100, batch_size=8)  # nothing was saved yet, so nothing can be spoilt
+    (folder / "checkpoints/50").mkdir(parents=True)
+    claim(folder, 9, batch_size=8, steps=9, log_every=1, rewrites=())
     with pytest.raises(UsageError, match=r"batch_size 8, now 16.*another --workdir"):
-        claim(dataclasses.replace(first, batch_size=16), 100)
-    (tmp_path / "w/config.json").write_text('{"arch": ')
+        claim(folder, 100, batch_size=16)
+    (folder / "config.json").write_text('{"arch": ')
     with pytest.raises(UsageError, match="damaged"):
-        claim(first, 100)
+        claim(folder, 100, batch_size=8)
+
+
+def test_an_option_that_a_workdir_does_not_know_had_its_default(tmp_path):
+    claim(tmp_path, 100)
+    (tmp_path / "checkpoints/50").mkdir(parents=True)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["mixup"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    claim(tmp_path, 100)
+    with pytest.raises(UsageError, match=r"mixup 0\.0, now 0\.8"):
+        claim(tmp_path, 100, mixup=0.8)
 
 
 def test_a_rate_that_falls_to_the_end_needs_the_same_end(tmp_path):
-    cosine = config(workdir=tmp_path, lr_schedule="cosine")
-    claim(cosine, 100)
+    cosine = dict(lr_schedule="cosine")
+    claim(tmp_path, 100, **cosine)
     (tmp_path / "checkpoints/50").mkdir(parents=True)
-    claim(cosine, 100)
+    claim(tmp_path, 100, **cosine)
     with pytest.raises(UsageError, match="last_step 100, now 120"):
-        claim(cosine, 120)
+        claim(tmp_path, 120, **cosine)
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        claim(config(workdir=tmp_path / "file/w"), 100)
+        claim(tmp_path / "file/w", 100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    size: Annotated[int | None, fields.POSITIVE, fields.MAY_CHANGE] = None
+    share: Annotated[float, fields.NOT_NEGATIVE, fields.BELOW_ONE] = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    name: str = "a"
+
+
+def test_options_are_flat_wherever_they_are_nested():
+    options = fields.override(Outer(), {"size": 3, "name": "b"})
+    assert options == Outer(Inner(size=3), "b")
+    assert fields.flat(options) == {"size": 3, "share": 0.5, "name": "b"}
+    assert fields.may_change(options) == {"size"}
+    with pytest.raises(TypeError, match="no such option: siez"):
+        fields.override(Outer(), {"siez": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": 0}, "--size 0: must be above zero"),
+        ({"share": -0.1}, "--share -0.1: must be at least 0"),
+        ({"share": 1.0}, "--share 1.0: must be at least 0 and below 1"),
+        ({"share": float("nan")}, "--share nan: must be a finite number"),
+    ],
+)
+def test_a_range_stands_on_its_field(values, words):
+    fields.check_ranges(Outer())
+    with pytest.raises(UsageError, match=f"^{re.escape(words)}$"):
+        fields.check_ranges(fields.override(Outer(), values))
+
+
+def test_no_two_options_have_one_name():
+    config = Config()
+    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    assert sum(len(fields.flat(part)) for part in parts) == len(fields.flat(config))
 
 
 def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path, capsys):
     steps = [{"kind": "train", "step": s, "loss": 1.0, "lr": 0.1} for s in (10, 20, 30)]
     lines = [json.dumps(entry) for entry in steps]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "tra')
-    report = reporting.Reporter(config(workdir=tmp_path, batch_size=8), 20, 100, 10)
+    options = reporter.ReportOptions()
+    report = reporter.Reporter(options, tmp_path, 20, 100, 10, batch_size=8, configuration={})
     report.train(30, {"loss": 2.0, "lr": 0.1})
     report.close()
-    entries = reporting.read_metrics(tmp_path)
+    entries = reporter.read_metrics(tmp_path)
     assert [entry["step"] for entry in entries] == [10, 20, 30]
     assert entries[-1]["loss"] == 2.0
     assert "step 30/100  epoch 3.00  loss 2.0000" in capsys.readouterr().out

@@ -13,18 +13,21 @@ from flax import nnx
 
 from inception_jax.nn.layers import ConvBN, Linear, global_avg_pool
 from inception_jax.nn.rewrites import REWRITES
-from train.config.options import Config
-from train.engine.inputs import prepare
+from train.config.fields import override
+from train.engine import functional
+from train.engine.augmentation import Augmentation
+from train.engine.functional import split
 from train.engine.step import (
     init_state,
     make_eval_step,
     make_gradients,
+    make_loss,
     make_train_step,
-    split,
     update,
 )
 from train.errors import UsageError
-from train.hosts.devices import Devices
+from train.hosts.devices import BatchOptions, Devices
+from train.run.command_line import Config
 
 
 class Small(nnx.Module):
@@ -46,7 +49,34 @@ class Small(nnx.Module):
         return {"logits": self.fc(x), "Aux": self.aux(x)}
 
 
-CONFIG = dataclasses.replace(Config(arch="xception"), image_size=20, ema_decay=0.5, batch_size=8)
+CONFIG = override(Config(), dict(arch="xception", image_size=20, ema_decay=0.5, batch_size=8))
+
+
+def changed(config: Config = CONFIG, **options) -> Config:
+    return override(config, options)
+
+
+def prepare(images, config: Config = CONFIG):
+    return augmentation(config).prepare(jnp.asarray(images))
+
+
+def augmentation(config: Config) -> Augmentation:
+    network = config.network
+    return Augmentation(config.augmentation, network.arch, config.input.image_size, network.dtype)
+
+
+def gradients_of(train_def, config: Config, spread=lambda x: x):
+    forward = functional.make_forward(train_def, config.network)
+    loss = make_loss(forward, augmentation(config), config.step, 10)
+    return make_gradients(loss, config.batch, config.run.seed, spread)
+
+
+def train_step(train_def, tx, config: Config, spread=lambda x: x):
+    return make_train_step(gradients_of(train_def, config, spread), tx, config.step)
+
+
+def eval_step(eval_def, config: Config = CONFIG):
+    return make_eval_step(functional.make_predict(eval_def, config.network), augmentation(config))
 
 
 def batches(count: int, size: int = 8):
@@ -59,14 +89,16 @@ def batches(count: int, size: int = 8):
 
 
 def train(steps, model: nnx.Module | None = None, sharding=None, config=CONFIG, size=8):
-    train_def, _, params, stats = split(model or Small(), freeze_backbone=config.freeze_backbone)
+    train_def, _, params, stats = split(
+        model or Small(), freeze_backbone=config.network.freeze_backbone
+    )
     tx = optax.sgd(0.1)
-    state = init_state(params, stats, tx, averages=config.ema_decay > 0)
-    step = jax.jit(make_train_step(train_def, tx, config, 10), donate_argnums=0)
+    state = init_state(params, stats, tx, averages=config.step.ema_decay > 0)
+    step = jax.jit(train_step(train_def, tx, config), donate_argnums=0)
     if sharding is not None:
         state = jax.device_put(state, sharding.replicated)
         step = jax.jit(
-            make_train_step(train_def, tx, config, 10, sharding.spread),
+            train_step(train_def, tx, config, sharding.spread),
             donate_argnums=0,
             out_shardings=sharding.replicated,
         )
@@ -84,7 +116,7 @@ def test_a_frozen_backbone_stays_and_its_classifiers_learn():
     before = jax.tree.map(
         np.array, nnx.to_pure_dict(nnx.state(start))
     )  # training takes its buffers
-    config = dataclasses.replace(CONFIG, freeze_backbone=True)
+    config = changed(freeze_backbone=True)
     *_, (state, _) = train(3, start, config=config)
     assert set(state.params) == {"fc", "aux"}
     for rest in (state.stats, state.ema_stats):
@@ -98,7 +130,7 @@ def test_loss_is_smoothed_and_weighs_the_auxiliary_head():
     (_, metrics), *_ = train(1)
     batch = next(batches(1))
     model.train()
-    out = model(prepare(jnp.asarray(batch["image"]), CONFIG), rngs=nnx.Rngs(dropout=0))
+    out = model(prepare(batch["image"]), rngs=nnx.Rngs(dropout=0))
     targets = np.full((8, 10), 0.1 / 10)
     targets[np.arange(8), batch["label"]] += 0.9
     loss = {k: -(targets * jax.nn.log_softmax(v)).sum(-1).mean() for k, v in out.items()}
@@ -111,7 +143,7 @@ def test_averages_follow_tensorflows_warm_up():
     start = split(Small())
     params, stats = start[2]["fc"]["kernel"], start[3]["conv"]["bn"]["mean"]
     for n, state in enumerate(history):
-        decay = min(CONFIG.ema_decay, (1 + n) / (10 + n))
+        decay = min(CONFIG.step.ema_decay, (1 + n) / (10 + n))
         params = decay * params + (1 - decay) * state.params["fc"]["kernel"]
         stats = decay * stats + (1 - decay) * state.stats["conv"]["bn"]["mean"]
         np.testing.assert_allclose(state.ema_params["fc"]["kernel"], params, rtol=1e-5)
@@ -121,7 +153,7 @@ def test_averages_follow_tensorflows_warm_up():
 
 def test_dropout_draws_anew_each_step_and_follows_the_seed():
     def losses(seed):
-        config = dataclasses.replace(CONFIG, seed=seed)
+        config = changed(seed=seed)
         return [float(m["loss"]) for _, m in train(3, Small(dropout=0.5), config=config)]
 
     assert losses(0) == losses(0)
@@ -131,12 +163,12 @@ def test_dropout_draws_anew_each_step_and_follows_the_seed():
 def test_two_devices_train_as_one():
     """BatchNorm sees the global batch, so sharding changes nothing but the order of sums."""
     assert jax.device_count() == 2
-    one, two = train(4), train(4, sharding=Devices(8))
+    one, two = train(4), train(4, sharding=Devices(BatchOptions(8)))
     for (a, x), (b, y) in zip(one, two, strict=True):
         np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-5)
         jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-6), a, b)
     with pytest.raises(UsageError, match="--batch-size 9 is not a multiple of 2 devices"):
-        Devices(9)
+        Devices(BatchOptions(9))
 
 
 def assert_close(a, b, **tolerance):
@@ -148,10 +180,10 @@ def assert_close(a, b, **tolerance):
 def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
     """Four parts one after another: the gradient, statistics and dropout of four groups at once."""
     with jax.enable_x64(True):
-        config = dataclasses.replace(CONFIG, batch_size=16, dtype="float64", **mixing)
+        config = changed(batch_size=16, dtype="float64", **mixing)
         size = 16 // 4 // groups
-        parts = dataclasses.replace(config, grad_accum=4, bn_group=size)
-        whole = dataclasses.replace(config, bn_group=size)
+        parts = changed(config, grad_accum=4, bn_group=size)
+        whole = changed(config, bn_group=size)
         histories = []
         for options in (parts, whole):
             histories.append(train(3, Small(0.5, "float64"), config=options, size=16))
@@ -163,25 +195,25 @@ def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
 
 def test_groups_have_statistics_of_their_own():
     """Two groups' gradient is the mean of those of two batches of their own."""
-    config = dataclasses.replace(CONFIG, bn_group=4)
+    config = changed(bn_group=4)
     train_def, _, params, stats = split(Small())
     state = init_state(params, stats, optax.sgd(0.1))
     batch = next(batches(1))
-    grads, new, metrics = make_gradients(train_def, config, 10)(state, batch)
-    half = make_gradients(train_def, dataclasses.replace(CONFIG, batch_size=4), 10)
+    grads, new, metrics = gradients_of(train_def, config)(state, batch)
+    half = gradients_of(train_def, changed(batch_size=4))
     each = [half(state, {k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *each)
     assert_close((grads, new, metrics), mean, rtol=1e-5, atol=1e-7)
-    together, *_ = make_gradients(train_def, CONFIG, 10)(state, batch)
+    together, *_ = gradients_of(train_def, CONFIG)(state, batch)
     difference = together["conv"]["conv"]["kernel"] - grads["conv"]["conv"]["kernel"]
     assert np.abs(difference).max() > 1e-4
 
 
 def test_a_batch_in_parts_without_statistics_is_the_batch():
     """With a frozen backbone nothing depends on the others in the batch."""
-    config = dataclasses.replace(CONFIG, freeze_backbone=True)
+    config = changed(freeze_backbone=True)
     whole = train(3, config=config)
-    parts = train(3, config=dataclasses.replace(config, grad_accum=4))
+    parts = train(3, config=changed(config, grad_accum=4))
     for (a, x), (b, y) in zip(whole, parts, strict=True):
         assert_close(x, y, rtol=1e-5)
         assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -194,8 +226,8 @@ def test_a_batch_in_parts_without_statistics_is_the_batch():
 def test_neither_rematerialisation_nor_rewritings_change_a_run(options):
     """With dropout, whose mask must be the same where it is drawn again."""
     with jax.enable_x64(True):
-        config = dataclasses.replace(CONFIG, dtype="float64", **options)
-        other = dataclasses.replace(config, remat=False, rewrites=REWRITES)
+        config = changed(dtype="float64", **options)
+        other = changed(config, remat=False, rewrites=REWRITES)
         runs = [train(3, Small(0.3, "float64"), config=c) for c in (config, other)]
     for (a, x), (b, y) in zip(*runs, strict=True):
         assert_close(x, y, rtol=1e-10)
@@ -206,9 +238,9 @@ def test_neither_rematerialisation_nor_rewritings_change_a_run(options):
     "options", [{}, {"bn_group": 4}, {"bn_group": 2}, {"grad_accum": 2}, {"bn_group": 8}]
 )
 def test_groups_and_parts_on_two_devices(options):
-    config = dataclasses.replace(CONFIG, batch_size=16, **options)
+    config = changed(batch_size=16, **options)
     one = train(3, config=config, size=16)
-    two = train(3, config=config, size=16, sharding=Devices.of(config))
+    two = train(3, config=config, size=16, sharding=Devices(config.batch))
     for (a, x), (b, y) in zip(one, two, strict=True):
         assert_close(x, y, rtol=1e-5)
         assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -216,19 +248,19 @@ def test_groups_and_parts_on_two_devices(options):
 
 def test_the_pmap_form_gives_the_same_numbers():
     """`jax.pmap`, a replica a device, its means by `pmean`: statistics are those of a replica."""
-    config = dataclasses.replace(CONFIG, bn_group=4, ema_decay=0.9)
+    config = changed(bn_group=4, ema_decay=0.9)
     train_def, _, params, stats = split(Small(dropout=0.5))
     tx = optax.sgd(0.1, momentum=0.9)
     state = init_state(params, stats, tx)
-    gradients = make_gradients(train_def, config, 10)
+    gradients = gradients_of(train_def, config)
 
     def replica(state, batch):
         out = gradients(state, batch, first_group=jax.lax.axis_index("data"))
-        return update(state, *jax.lax.pmean(out, "data"), tx, config)
+        return update(state, *jax.lax.pmean(out, "data"), tx, config.step)
 
     mapped = jax.pmap(replica, axis_name="data", in_axes=(None, 0), out_axes=None)
-    devices = Devices.of(config)
-    step = jax.jit(make_train_step(train_def, tx, config, 10, devices.spread))
+    devices = Devices(config.batch)
+    step = jax.jit(train_step(train_def, tx, config, devices.spread))
     other = jax.device_put(state, devices.replicated)
     for batch in batches(4):
         state, metrics = mapped(state, {k: v.reshape(2, 4, *v.shape[1:]) for k, v in batch.items()})
@@ -245,18 +277,18 @@ def test_devices_that_cannot_share_a_batch():
         ((6, 1, 1), None),
     ):
         if words is None:
-            Devices(*options)
+            Devices(BatchOptions(*options))
         else:
             with pytest.raises(UsageError, match=words):
-                Devices(*options)
+                Devices(BatchOptions(*options))
 
 
 def test_a_step_that_is_not_finite_is_skipped_whole():
-    config = dataclasses.replace(CONFIG, on_nan="skip")
+    config = changed(on_nan="skip")
     train_def, _, params, stats = split(Small())
     tx = optax.sgd(0.1, momentum=0.9)
     state = init_state(params, stats, tx)
-    step = make_train_step(train_def, tx, config, 10)
+    step = train_step(train_def, tx, config)
     good, bad = batches(2)
     state, _ = step(state, good)
     spoilt = jax.tree.map(lambda x: x, state)
@@ -271,19 +303,19 @@ def test_a_step_that_is_not_finite_is_skipped_whole():
 
 
 def test_without_averages_the_weights_themselves_are_evaluated():
-    *_, (state, _) = train(2, config=dataclasses.replace(CONFIG, ema_decay=0.0))
+    *_, (state, _) = train(2, config=changed(ema_decay=0.0))
     assert state.ema_params is None
     assert state.averaged == (state.params, state.stats)
 
 
 def test_views_of_an_image_are_averaged():
     _, eval_def, params, stats = split(Small())
-    step = jax.jit(make_eval_step(eval_def, CONFIG))
+    step = jax.jit(eval_step(eval_def))
     batch = next(batches(1, 6))
     label = batch["label"][:2]
     views = batch["image"].reshape(2, 3, *batch["image"].shape[1:])
     out = step(params, stats, {"image": views, "label": label, "mask": np.ones(2, np.float32)})
-    logits = Small()(prepare(jnp.asarray(batch["image"]), CONFIG))
+    logits = Small()(prepare(batch["image"]))
     mean = np.asarray(jax.nn.softmax(logits)).reshape(2, 3, 10).mean(1)
     np.testing.assert_array_equal(out["prediction"], mean.argmax(1))
     np.testing.assert_allclose(out["loss"], -np.log(mean[np.arange(2), label]).sum(), rtol=1e-5)
@@ -291,7 +323,7 @@ def test_views_of_an_image_are_averaged():
 
 def test_evaluation_counts_masked_images_not_at_all():
     _, eval_def, params, stats = split(Small())
-    step = jax.jit(make_eval_step(eval_def, CONFIG))
+    step = jax.jit(eval_step(eval_def))
     batch = next(batches(1, 6))
     part = {k: np.concatenate([v, v[:2]]) for k, v in batch.items()}
     whole = step(params, stats, {**batch, "mask": np.ones(6, np.float32)})
@@ -300,7 +332,7 @@ def test_evaluation_counts_masked_images_not_at_all():
     for key in ("top1", "top5", "loss"):
         np.testing.assert_allclose(whole[key], padded[key], rtol=1e-6)
     model = Small()
-    logits = np.asarray(model(prepare(jnp.asarray(batch["image"]), CONFIG)))
+    logits = np.asarray(model(prepare(batch["image"])))
     order = (-logits).argsort(-1)
     hits = order == batch["label"][:, None]
     assert whole["top1"] == hits[:, :1].sum()
@@ -309,7 +341,7 @@ def test_evaluation_counts_masked_images_not_at_all():
 
 def test_images_are_scaled_and_resized():
     images = jnp.asarray([[[[0], [255]], [[255], [0]]]], jnp.uint8)
-    out = prepare(images, dataclasses.replace(CONFIG, image_size=4, dtype="bfloat16"))
+    out = prepare(images, changed(image_size=4, dtype="bfloat16"))
     assert out.shape == (1, 4, 4, 1)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out[0, [0, 0, 3], [0, 3, 3], 0].astype(np.float32), [-1, 1, -1])

@@ -6,8 +6,6 @@ here, with TensorFlow's RMSProp from `reference_torch.optim`.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +17,14 @@ from flax import nnx
 
 import inception_jax as ij
 from reference_torch.optim import TensorFlowRMSprop
-from train.config.options import Config
-from train.engine.inputs import prepare
-from train.engine.optimizer import learning_rate, make_optimizer
-from train.engine.step import init_state, make_train_step, split
+from train.config.fields import override
+from train.engine import functional
+from train.engine.augmentation import Augmentation
+from train.engine.functional import split
+from train.engine.optimizer import OptimizerOptions, make_optimizer
+from train.engine.schedule import ScheduleOptions, learning_rate
+from train.engine.step import init_state, make_gradients, make_loss, make_train_step
+from train.run.command_line import Config
 from twins import CLASSES, named_leaves, options_for, pair, to_nchw, twin_of
 
 pytestmark = pytest.mark.usefixtures("optimizing_compiler")
@@ -32,8 +34,8 @@ STEPS, BATCH, STEPS_PER_EPOCH = 10, 8, 3
 
 def config_for(name: str) -> Config:
     """The recipe as it is in `Config`'s defaults; a rate that falls within the ten steps."""
-    return dataclasses.replace(
-        Config(arch=name),
+    options = dict(
+        arch=name,
         image_size=ij.model_info(name).min_size + 32,
         lr_decay_epochs=1.0,
         lr_decay=0.5,
@@ -42,6 +44,16 @@ def config_for(name: str) -> Config:
         dropout=0.0,
         dtype="float64",
     )
+    return override(Config(), options)
+
+
+def rate_of(config: Config):
+    return learning_rate(config.schedule, BATCH, STEPS_PER_EPOCH, STEPS)
+
+
+def augmentation_of(config: Config) -> Augmentation:
+    network = config.network
+    return Augmentation(config.augmentation, network.arch, config.input.image_size, network.dtype)
 
 
 def batches(steps: int):
@@ -56,9 +68,12 @@ def batches(steps: int):
 def train_in_jax(name: str, config: Config):
     model, _ = pair(name, "float64", **options_for(name))
     train_def, _, params, stats = split(model)
-    tx = make_optimizer(config, STEPS_PER_EPOCH, STEPS)
+    tx = make_optimizer(config.optimizer, rate_of(config))
     state = init_state(params, stats, tx)
-    step = jax.jit(make_train_step(train_def, tx, config, CLASSES))
+    forward = functional.make_forward(train_def, config.network)
+    loss = make_loss(forward, augmentation_of(config), config.step, CLASSES)
+    gradients = make_gradients(loss, config.batch, config.run.seed)
+    step = jax.jit(make_train_step(gradients, tx, config.step))
     losses = []
     for batch in batches(STEPS):
         state, metrics = step(state, batch)
@@ -84,12 +99,12 @@ def train_in_torch(name: str, config: Config):
     kernels = [p for p in params.values() if p.ndim > 1]
     optimizer = TensorFlowRMSprop(
         params.values(),
-        config.learning_rate,
-        decay=config.rms_decay,
-        momentum=config.momentum,
-        eps=config.rms_eps,
+        config.schedule.learning_rate,
+        decay=config.optimizer.rms_decay,
+        momentum=config.optimizer.momentum,
+        eps=config.optimizer.rms_eps,
     )
-    rate = learning_rate(config, STEPS_PER_EPOCH, STEPS)
+    rate = rate_of(config)
     averages = {k: v.detach().clone() for k, v in (params | stats).items()}
     losses = []
     for number, batch in enumerate(batches(STEPS)):
@@ -97,11 +112,11 @@ def train_in_torch(name: str, config: Config):
         loss = _loss(twin, batch, config)
         loss.backward()
         for kernel in kernels:
-            kernel.grad.add_(kernel.detach(), alpha=config.weight_decay)
-        _limit_norm([p.grad for p in params.values()], config.clip_norm)
+            kernel.grad.add_(kernel.detach(), alpha=config.optimizer.weight_decay)
+        _limit_norm([p.grad for p in params.values()], config.optimizer.clip_norm)
         optimizer.param_groups[0]["lr"] = float(rate(number))
         optimizer.step()
-        decay = min(config.ema_decay, (1 + number) / (10 + number))
+        decay = min(config.step.ema_decay, (1 + number) / (10 + number))
         for key, value in (params | stats).items():
             averages[key].lerp_(value.detach(), 1 - decay)
         losses.append(loss.item())
@@ -123,15 +138,15 @@ def _limit_norm(grads: list[torch.Tensor], limit: float) -> None:
 
 
 def _loss(twin: torch.nn.Module, batch: dict, config: Config) -> torch.Tensor:
-    images = prepare(jnp.asarray(batch["image"]), config)
+    images = augmentation_of(config).prepare(jnp.asarray(batch["image"]))
     outputs = twin(to_nchw(images))
     outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
     labels = torch.from_numpy(batch["label"]).long()
     losses = {
-        head: F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        head: F.cross_entropy(logits, labels, label_smoothing=config.step.label_smoothing)
         for head, logits in outputs.items()
     }
-    return losses.pop("logits") + config.aux_weight * sum(losses.values())
+    return losses.pop("logits") + config.step.aux_weight * sum(losses.values())
 
 
 @pytest.mark.slow
@@ -165,15 +180,16 @@ def test_rmsprop_of_both_is_tensorflows():
         TensorFlowRMSprop(ours, 0.045, decay=0.9, momentum=0.9, eps=1.0),
         torch.optim.RMSprop(pytorchs, 0.045, alpha=0.9, momentum=0.9, eps=1.0),
     )
-    config = Config(arch="inception_v3", weight_decay=0.0, clip_norm=0.0, lr_decay=0.5)
+    schedule = ScheduleOptions(lr_decay=0.5)
+    falling = learning_rate(schedule, 32, 5, 100)
     w, square, moved = start.copy(), np.ones_like(start), np.zeros_like(start)
     with jax.enable_x64(True):
-        tx = make_optimizer(config, 5, 100)
+        tx = make_optimizer(OptimizerOptions(weight_decay=0.0), falling)
         params = {"kernel": jnp.asarray(start)}
         state = tx.init(params)
         for number in range(20):
             gradient = 3 * rng.normal(size=start.shape)
-            rate = float(learning_rate(config, 5, 100)(number))
+            rate = float(falling(number))
             square = 0.9 * square + 0.1 * gradient**2
             moved = 0.9 * moved + rate * gradient / np.sqrt(square + 1.0)
             w = w - moved

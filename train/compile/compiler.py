@@ -16,7 +16,7 @@ from inception_jax.weights import download
 from train.compile import hlo, topology
 from train.compile.topology import Topology
 from train.errors import TrainingError
-from train.report import alive
+from train.report.progress import elapsed
 
 Effort = Literal["quick", "full", "forced"]
 Report = dict[str, Any]
@@ -65,7 +65,7 @@ def compile_program(
     path = _cache_file(lowered.as_text(), target, effort)
     found = json.loads(path.read_text()) if cache and path.exists() else {}
     if "operations" not in found and "refused" not in found:
-        with alive.saying(f"compiling for {target.name}, {what}"):
+        with elapsed(f"compiling for {target.name}, {what}"):
             found = _compile(lowered, effort)
         _store({"compiler": target.compiler, **found}, path)
         found = {"compiler": target.compiler, **found}

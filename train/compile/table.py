@@ -6,22 +6,23 @@ import math
 from typing import Any
 
 from train.compile.topology import Topology
-from train.config.options import Config
 from train.data.datasets import Dataset
 from train.hosts import hardware
+from train.run.command_line import Config
 
 Report = dict[str, Any]
 
 
 def headline(config: Config, dataset: Dataset, target: Topology) -> str:
     """Says what is compiled, and for what."""
-    each = config.batch_size / len(target.devices)
+    network, size = config.network, config.batch.batch_size
+    each = size / len(target.devices)
     return (
-        f"{config.arch} by recipe {config.recipe}, for {dataset.name} "
-        f"({len(dataset.train):,} images, {len(dataset.classes)} classes) at {config.image_size} "
-        f"pixels in {config.dtype}\n"
-        f"batch {config.batch_size} over {len(target.devices)} devices ({target.name}, "
-        f"{target.kind}): {each:g} images each"
+        f"{network.arch} by recipe {config.run.recipe}, for {dataset.name} "
+        f"({len(dataset.train):,} images, {len(dataset.classes)} classes) at "
+        f"{config.input.image_size} pixels in {network.dtype}\n"
+        f"batch {size} over {len(target.devices)} devices ({target.name}, {target.kind}): "
+        f"{each:g} images each"
     )
 
 

@@ -1,6 +1,6 @@
 """Named recipes: what `--recipe` puts in place of the options that are not given.
 
-A recipe is a table of options of `config.Config`, each number with its source beside it. Papers:
+A recipe is a table of options by name, each number with its source beside it. Papers:
 GoogLeNet 1409.4842, BN-Inception 1502.03167, Inception V3 1512.00567, V4 and Inception-ResNet
 1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900. "slim" is TF-slim's
 `train_image_classifier.py` and its network files, "the TPU code" tensorflow/tpu's
@@ -259,5 +259,7 @@ def options(recipe: str, arch: str, *, photographs: bool) -> Options:
     if recipe != "demo":
         return dict(RECIPES[recipe])
     if arch not in DEMO:
-        raise UsageError(f"train/demo.py says nothing of {arch}: add it there, or name a --recipe")
+        raise UsageError(
+            f"train/config/demo.py says nothing of {arch}: add it there, or name a --recipe"
+        )
     return {**DEMO[arch], **(PHOTOGRAPHS if photographs else {})}

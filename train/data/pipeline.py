@@ -11,50 +11,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 
-from train.data.augment import Crop, evaluation_view, train_view
+from train.data.augment import evaluation_view, train_view
 from train.data.bad_images import BadImageError, Note, too_many_bad_images
 from train.data.datasets import Dataset, Example, Source
 from train.data.exclusions import base_name
 from train.data.loader import Batches, Row, load_batches
+from train.data.options import InputOptions
 from train.data.randaugment import rand_augment
 
-
-@dataclasses.dataclass(frozen=True)
-class InputOptions:
-    """How images become batches.
-
-    Args:
-        image_size: side of the views in pixels.
-        channels: 3 for RGB, 1 for luma.
-        num_classes: labels are 0 to num_classes - 1.
-        crop: what training shows, see `augment.train_view`.
-        crop_area_min: smallest share of the area in an "inception" crop.
-        flip: mirror every second training image.
-        randaugment: magnitude of RandAugment up to 10, see `randaugment`; 0 for none.
-        randaugment_std: standard deviation of the magnitude.
-        eval_crop_fraction: central part that a single evaluation crop shows.
-        eval_crops: 1, 12 or 144, see `augment.multi_crops`.
-        workers: worker processes; 0 for threads of this one.
-        max_bad_images: how many images may be unusable.
-    """
-
-    image_size: int
-    channels: int
-    num_classes: int
-    crop: Crop = "inception"
-    crop_area_min: float = 0.08
-    flip: bool = True
-    randaugment: float = 0.0
-    randaugment_std: float = 0.5
-    eval_crop_fraction: float = 0.875
-    eval_crops: Literal[1, 12, 144] = 1
-    workers: int = 0
-    max_bad_images: int = 0
+# From so many training images on, each processor decodes in a process of its own.
+_MANY_IMAGES = 50_000
+_MOST_WORKERS = 32
 
 
 def train_batches(
@@ -97,10 +69,10 @@ def train_batches(
     share = _share(batch_size, processes)
     if batch_size > len(dataset.train):
         raise ValueError(f"batch size {batch_size} of {len(dataset.train)} images")
-    load = _TrainingImages(dataset.train, options, seed, batch_size, share, process)
+    load = _TrainingImages(dataset, options, seed, batch_size, share, process)
     indices = range(start_step * share, max(start_step, stop_step) * share)
-    blank = _blank(dataset.train, options, 1)
-    return load_batches(indices, load, share, options.workers, blank.nbytes)
+    blank = _blank(dataset.train, dataset.channels, options.image_size, 1)
+    return load_batches(indices, load, share, _workers(dataset, options), blank.nbytes)
 
 
 def evaluation_batches(
@@ -133,9 +105,17 @@ def evaluation_batches(
     """
     share = _share(batch_size, processes)
     steps = -(-len(dataset.test) // batch_size)
-    blank = _blank(dataset.test, options, options.eval_crops)
-    load = _TestImages(dataset.test, options, exclude, blank, batch_size, share, process)
-    return load_batches(range(steps * share), load, share, options.workers, blank.nbytes)
+    blank = _blank(dataset.test, dataset.channels, options.image_size, options.eval_crops)
+    load = _TestImages(dataset, options, exclude, blank, batch_size, share, process)
+    workers = _workers(dataset, options)
+    return load_batches(range(steps * share), load, share, workers, blank.nbytes)
+
+
+def _workers(dataset: Dataset, options: InputOptions) -> int:
+    if options.workers is not None:
+        return options.workers
+    many = len(dataset.train) >= _MANY_IMAGES
+    return min(os.cpu_count() or 1, _MOST_WORKERS) if many else 0
 
 
 def _share(batch_size: int, processes: int) -> int:
@@ -148,7 +128,7 @@ def _share(batch_size: int, processes: int) -> int:
 class _TrainingImages:
     """Loads what a process shows as its image number `index` since step 0."""
 
-    source: Source
+    dataset: Dataset
     options: InputOptions
     seed: int
     batch_size: int
@@ -156,7 +136,7 @@ class _TrainingImages:
     process: int
 
     def __call__(self, index: int) -> Row:
-        count = len(self.source)
+        count = len(self.dataset.train)
         step, row = divmod(index, self.share)
         epoch, step = divmod(step, count // self.batch_size)
         position = step * self.batch_size + self.process * self.share + row
@@ -172,7 +152,7 @@ class _TrainingImages:
 
     def _view(self, chosen: int, epoch: int, skipped: dict[str, str]) -> Row:
         options = self.options
-        example = _read(self.source, chosen, options.num_classes)
+        example = _read(self.dataset.train, chosen, len(self.dataset.classes))
         # One more than the index: NumPy takes (seed, epoch) and (seed, epoch, 0) for the same.
         rng = np.random.default_rng((self.seed, epoch, chosen + 1))
         with _named(example.name):
@@ -181,12 +161,12 @@ class _TrainingImages:
                 rng,
                 options.crop,
                 options.image_size,
-                options.channels,
+                self.dataset.channels,
                 options.crop_area_min,
                 options.flip,
             )
         if options.randaugment > 0:
-            image = rand_augment(image, rng, options.randaugment, options.randaugment_std)
+            image = rand_augment(image, rng, options.randaugment)
         notes = tuple(Note("skipped", name, reason) for name, reason in skipped.items())
         return Row(image, example.label, notes=(*notes, *_conversion(example, converted)))
 
@@ -195,7 +175,7 @@ class _TrainingImages:
 class _TestImages:
     """Loads what a process evaluates as its image number `index`."""
 
-    source: Source
+    dataset: Dataset
     options: InputOptions
     exclude: frozenset[str]
     blank: np.ndarray
@@ -206,7 +186,7 @@ class _TestImages:
     def __call__(self, index: int) -> Row:
         step, row = divmod(index, self.share)
         chosen = step * self.batch_size + self.process * self.share + row
-        if chosen >= len(self.source):
+        if chosen >= len(self.dataset.test):
             return self._masked()
         try:
             return self._view(chosen)
@@ -215,14 +195,14 @@ class _TestImages:
 
     def _view(self, chosen: int) -> Row:
         options = self.options
-        example = _read(self.source, chosen, options.num_classes)
+        example = _read(self.dataset.test, chosen, len(self.dataset.classes))
         if base_name(example.name) in self.exclude:
             return self._masked(Note("excluded", example.name, "on the list of exclusions"))
         with _named(example.name):
             image, converted = evaluation_view(
                 example.image,
                 options.image_size,
-                options.channels,
+                self.dataset.channels,
                 options.eval_crop_fraction,
                 options.eval_crops,
             )
@@ -259,9 +239,9 @@ def _conversion(example: Example, converted: str | None) -> tuple[Note, ...]:
     return (Note("converted", example.name, converted),) if converted else ()
 
 
-def _blank(source: Source, options: InputOptions, crops: int) -> np.ndarray:
+def _blank(source: Source, channels: int, size: int, crops: int) -> np.ndarray:
     """Zeros in the shape of a row."""
-    shape = (options.image_size, options.image_size, options.channels)
+    shape = (size, size, channels)
     if crops > 1:
         return np.zeros((crops, *shape), np.uint8)
     try:
@@ -269,5 +249,5 @@ def _blank(source: Source, options: InputOptions, crops: int) -> np.ndarray:
     except BadImageError:
         first = b""  # a file, and so no array
     if isinstance(first, np.ndarray):
-        shape = (*first.shape[:2], options.channels)
+        shape = (*first.shape[:2], channels)
     return np.zeros(shape, np.uint8)

@@ -217,5 +217,4 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def _as_dict(state: TrainState) -> dict[str, object]:
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in vars(state).items() if value is not None}

@@ -8,16 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from train.config.options import Config
 from train.data import pipeline
 from train.data.augment import evaluation_view
 from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
 from train.data.exclusions import read_exclusions
-from train.data.pipeline import InputOptions
-from train.engine.step import TrainState, make_eval_step
+from train.data.options import InputOptions
+from train.engine.step import Metrics, TrainState
 from train.errors import TrainingError
 from train.hosts import processes
 from train.hosts.devices import Devices
@@ -47,38 +45,23 @@ class Evaluation:
     counted: np.ndarray
 
 
+@dataclasses.dataclass
 class Evaluator:
-    """Evaluates states on the test images.
+    """Evaluates states on the test images."""
 
-    Args:
-        config: of the run.
-        dataset: with the test images.
-        options: of the input pipeline.
-        devices: what evaluates.
-        eval_def: the network in evaluation mode.
-        bad_images: counts those that cannot be read.
-    """
+    dataset: Dataset
+    options: InputOptions
+    devices: Devices
+    step: Callable[..., Metrics]  # see `make_eval_step`
+    at_once: int  # images that fit into memory, over all devices: as many as in training
+    bad_images: BadImages
 
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        options: InputOptions,
-        devices: Devices,
-        eval_def: nnx.GraphDef,
-        bad_images: BadImages,
-    ):
-        self._config, self._dataset, self._options = config, dataset, options
-        self._devices, self._bad_images = devices, bad_images
-        self._step = jax.jit(make_eval_step(eval_def, config), out_shardings=devices.replicated)
-        path = config.eval_exclude
+    def __post_init__(self) -> None:
+        self._compiled = jax.jit(self.step, out_shardings=self.devices.replicated)
+        path = self.options.eval_exclude
         self._exclude = frozenset() if path is None else read_exclusions(path)
-        views = config.eval_crops
-        # As many views at once as training has images, and a multiple of the devices.
-        count = jax.device_count()
-        self._batch_size = (
-            -(-max(config.batch_size // config.grad_accum // views, 1) // count) * count
-        )
+        count = jax.device_count()  # of which the batch is a multiple
+        self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
     def __call__(self, state: TrainState, stop: Stop = lambda: False) -> Evaluation:
         """Evaluates the averaged weights, and those being trained.
@@ -98,30 +81,29 @@ class Evaluator:
         left_out = 0
         share = (jax.process_index(), jax.process_count())
         with pipeline.evaluation_batches(
-            self._dataset, self._options, self._batch_size, *share, exclude=self._exclude
+            self.dataset, self.options, self._batch_size, *share, exclude=self._exclude
         ) as batches:
             for batch in batches:
                 notes = batch.pop("notes")
-                self._bad_images.add(notes)
+                self.bad_images.add(notes)
                 left_out += sum(note.kind in ("skipped", "excluded") for note in notes)
-                arrays = self._devices.put(batch)
+                arrays = self.devices.put(batch)
                 for suffix, (params, stats) in weights.items():
-                    outputs[suffix].append(jax.device_get(self._step(params, stats, arrays)))
+                    outputs[suffix].append(jax.device_get(self._compiled(params, stats, arrays)))
                 if stop():
                     raise Interrupted
         return self._gather(outputs, processes.total(left_out))
 
     def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
         """Returns test images as they are evaluated, uint8 [h, w, c]."""
-        o = self._options
-        images = (self._dataset.test[int(i)].image for i in indices)
+        size, fraction = self.options.image_size, self.options.eval_crop_fraction
+        images = (self.dataset.test[int(i)].image for i in indices)
         return [
-            evaluation_view(image, o.image_size, o.channels, o.eval_crop_fraction, 1)[0]
-            for image in images
+            evaluation_view(image, size, self.dataset.channels, fraction, 1)[0] for image in images
         ]
 
     def _gather(self, outputs: dict[str, list[Any]], left_out: int) -> Evaluation:
-        total = len(self._dataset.test)
+        total = len(self.dataset.test)
         first = outputs[""]
         counted = np.concatenate([o["mask"] for o in first])[:total] > 0
         if counted.sum() + left_out != total or not counted.any():

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
-import inception_jax as ij
-from inception_jax.nn.model import Model
-from inception_jax.nn.remat import rematerialised
-from inception_jax.nn.rewrites import rewritten
-from train.config.options import Config
-from train.engine import inputs
+from train.config.fields import BELOW_ONE, NOT_NEGATIVE
+from train.engine.augmentation import Augmentation
+from train.engine.functional import Forward, Predict, Tree
+from train.hosts.devices import BatchOptions
 
-Tree = Any  # nested dicts of arrays
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Loss = Callable[..., Any]
+Gradients = Callable[..., tuple[Tree, Tree, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """The loss, and what becomes of an update."""
+
+    label_smoothing: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.1
+    """Share of the label spread evenly over all classes."""
+    aux_weight: Annotated[float, NOT_NEGATIVE] = 0.4
+    """Weight of each auxiliary classifier's loss, for networks that have one."""
+    ema_decay: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9999
+    """Share of the averaged parameters and statistics that a step keeps, after a warm-up of
+    (1 + step) / (10 + step). The averages are what is evaluated and exported. 0: no averages."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite: stop, or leave everything but the step as it was."""
 
 
 @jax.tree_util.register_dataclass
@@ -43,53 +56,6 @@ class TrainState:
         return self.ema_params, self.ema_stats
 
 
-def build_model(config: Config, num_classes: int, in_channels: int) -> Model:
-    """Builds the network of a configuration, with its auxiliary heads if their loss counts.
-
-    With a frozen backbone they have nothing to teach.
-    """
-    has_aux = bool(ij.model_info(config.arch).aux_heads) and not config.freeze_backbone
-    depth: dict[str, Any] = {} if config.drop_path is None else {"drop_path": config.drop_path}
-    return ij.create_model(
-        config.arch,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        aux_heads=has_aux and config.aux_weight > 0,
-        width_multiplier=config.width_multiplier,
-        dtype=jnp.dtype(config.dtype),
-        param_dtype=jnp.promote_types(config.dtype, jnp.float32),
-        rngs=nnx.Rngs(config.seed),
-        dropout=config.dropout,
-        bn_momentum=config.bn_momentum,
-        **depth,
-    )
-
-
-def split(
-    model: Model, *, freeze_backbone: bool = False, wide_gradients: bool = True
-) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
-    """Returns the network in training and in evaluation mode, what is trained, and the rest.
-
-    The rest are BatchNorm's statistics. With a frozen backbone all but the classifiers' parameters
-    are among it too, and training normalises with the running statistics, as evaluation does.
-    """
-    trained: Any = nnx.Param
-    if freeze_backbone:
-        classifiers = [tuple(name.split(".")) for name in model.classifiers]
-        trained = lambda path, _: any(path[: len(c)] == c for c in classifiers)  # noqa: E731
-    views = (
-        nnx.view(
-            model,
-            deterministic=False,
-            use_running_average=freeze_backbone,
-            wide_gradients=wide_gradients,
-        ),
-        nnx.view(model, deterministic=True, use_running_average=True),
-    )
-    (train_def, params, rest), (eval_def, *_) = (nnx.split(v, trained, ...) for v in views)
-    return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-
-
 def init_state(
     params: Tree, stats: Tree, tx: optax.GradientTransformation, *, averages: bool = True
 ) -> TrainState:
@@ -100,47 +66,44 @@ def init_state(
     return TrainState(step, params, stats, ema_params, ema_stats, tx.init(params))
 
 
-def make_train_step(
-    train_def: nnx.GraphDef,
-    tx: optax.GradientTransformation,
-    config: Config,
-    num_classes: int,
-    spread: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the step that maps a state and a batch to the next state and its metrics.
+def make_loss(
+    forward: Forward, augmentation: Augmentation, options: StepOptions, num_classes: int
+) -> Loss:
+    """Returns the loss of a group of images, with the statistics and metrics that come of it."""
 
-    Args:
-        train_def: the network in training mode.
-        tx: the optimiser.
-        config: of the run.
-        num_classes: size of the output.
-        spread: lays a part of a batch [groups, images, ...] over the devices.
-    """
-    gradients = make_gradients(train_def, config, num_classes, spread)
+    def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
+        augmenting, mixing, dropping = jax.random.split(key, 3)
+        x = augmentation.augment(images, augmenting)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), options.label_smoothing)
+        x, targets = augmentation.mix(x, targets, mixing)
+        outputs, stats = forward(params, state.stats, x, dropping)
+        losses = {
+            name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
+            for name, logits in outputs.items()
+        }
+        logits = outputs["logits"]
+        loss = losses.pop("logits") + options.aux_weight * sum(losses.values())
+        hits = (logits.argmax(-1) == labels).mean()
+        return loss, (stats, {"loss": loss, "accuracy": hits})
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, stats, metrics = gradients(state, batch)
-        return update(state, grads, stats, metrics, tx, config)
-
-    return train_step
+    return loss_fn
 
 
 def make_gradients(
-    train_def: nnx.GraphDef,
-    config: Config,
-    num_classes: int,
+    loss_fn: Loss,
+    options: BatchOptions,
+    seed: int,
     spread: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> Callable[..., tuple[Tree, Tree, Metrics]]:
+) -> Gradients:
     """Returns the first half of a step: gradients, statistics and metrics of a batch.
 
     A batch is cut into groups, each of which has BatchNorm statistics, mixed images and random
-    numbers of its own, as a replica has; all that comes out is the mean over the groups. Parts of
-    the batch, `grad_accum` of them, are computed one after another, the groups of a part at once.
-    So a batch in parts gives what one with as many groups gives, to rounding.
+    numbers of its own, as a replica has; the results are means over the groups. Parts of the batch,
+    `grad_accum` of them, are computed one after another, the groups of a part at once. So a batch
+    in parts gives what one with as many groups gives, to rounding. `spread` lays a part of a batch
+    [groups, images, ...] over the devices.
     """
-    parts = config.grad_accum
-
-    loss_fn = _make_loss(train_def, config, num_classes)
+    parts = options.grad_accum
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
         """The mean over groups [g, n, ...]; without `vmap` for one, which compiles faster."""
@@ -152,9 +115,9 @@ def make_gradients(
     def gradients(
         state: TrainState, batch: Batch, first_group: int | jax.Array = 0
     ) -> tuple[Tree, Tree, Metrics]:
-        size = config.bn_group or len(batch["label"]) // parts
+        size = options.bn_group or len(batch["label"]) // parts
         groups = len(batch["label"]) // size
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         keys = jax.vmap(lambda g: jax.random.fold_in(key, g))(first_group + jnp.arange(groups))
         images, labels, keys = (
             x.reshape(parts, groups // parts, *shape)
@@ -182,43 +145,20 @@ def make_gradients(
             ),
             (images, labels, keys),
         )
-        grads, stats, metrics = jax.tree.map(lambda x: x / parts, totals)
-        # A mean of equal numbers is not always equal to them: what is not trained stays as it is.
-        return grads, state.stats if config.freeze_backbone else stats, metrics
+        return jax.tree.map(lambda x: x / parts, totals)
 
     return gradients
 
 
-def _make_loss(train_def: nnx.GraphDef, config: Config, num_classes: int) -> Callable[..., Any]:
-    """Returns the loss of a group of images, with the statistics and metrics that come of it."""
+def make_train_step(
+    gradients: Gradients, tx: optax.GradientTransformation, options: StepOptions
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the step that maps a state and a batch to the next state and its metrics."""
 
-    def forward(params: Tree, stats: Tree, x: jax.Array, key: Any) -> tuple[Any, Tree]:
-        with rewritten(*config.rewrites):
-            model = nnx.merge(train_def, params, stats)
-            outputs = model(x, rngs=nnx.Rngs(dropout=key))
-        if not config.freeze_backbone:
-            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return outputs if isinstance(outputs, dict) else {"logits": outputs}, stats
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return update(state, *gradients(state, batch), tx, options)
 
-    if config.remat:
-        forward = rematerialised(forward)
-
-    def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
-        augmenting, mixing, dropping = jax.random.split(key, 3)
-        x = inputs.augment(images, config, augmenting)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), config.label_smoothing)
-        x, targets = inputs.mix(x, targets, config, mixing)
-        outputs, stats = forward(params, state.stats, x, dropping)
-        losses = {
-            name: optax.softmax_cross_entropy(_wide(logits), targets).mean()
-            for name, logits in outputs.items()
-        }
-        logits = outputs["logits"]
-        loss = losses.pop("logits") + config.aux_weight * sum(losses.values())
-        hits = (logits.argmax(-1) == labels).mean()
-        return loss, (stats, {"loss": loss, "accuracy": hits})
-
-    return loss_fn
+    return train_step
 
 
 def update(
@@ -227,20 +167,21 @@ def update(
     stats: Tree,
     metrics: Metrics,
     tx: optax.GradientTransformation,
-    config: Config,
+    options: StepOptions,
 ) -> tuple[TrainState, Metrics]:
     """The second half of a step: the next state, and the metrics with the gradient's norm."""
+    stats = state.stats if stats is None else stats
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # TensorFlow's ExponentialMovingAverage with num_updates.
-    decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema_params, ema_stats = state.ema_params, state.ema_stats
     if ema_params is not None:
         ema_params = _average(state.ema_params, params, decay)
         ema_stats = _average(state.ema_stats, stats, decay)
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     new = TrainState(state.step + 1, params, stats, ema_params, ema_stats, opt_state)
-    if config.on_nan == "skip":
+    if options.on_nan == "skip":
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         kept = dataclasses.replace(state, step=new.step)
         new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, kept)
@@ -248,7 +189,7 @@ def update(
 
 
 def make_eval_step(
-    eval_def: nnx.GraphDef, config: Config
+    predict: Predict, augmentation: Augmentation
 ) -> Callable[[Tree, Tree, Batch], Metrics]:
     """Returns a step that sums, over the images whose mask is 1, hits, loss and count.
 
@@ -259,9 +200,8 @@ def make_eval_step(
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
         images, labels, mask = batch["image"], batch["label"], batch["mask"]
         views = images.shape[1] if images.ndim == 5 else 1
-        x = inputs.prepare(images.reshape(-1, *images.shape[-3:]), config)
-        with rewritten(*config.rewrites):
-            logits = _wide(nnx.merge(eval_def, params, stats)(x))
+        x = augmentation.prepare(images.reshape(-1, *images.shape[-3:]))
+        logits = _wide(predict(params, stats, x))
         if views > 1:
             each = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
             logits = jax.nn.logsumexp(each, axis=1) - jnp.log(views)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from train.config.options import Config
+from train.config.fields import NOT_NEGATIVE, POSITIVE
 from train.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOptions:
+    """The batch, and how it is divided."""
+
+    batch_size: Annotated[int, POSITIVE] = 32
+    """Images in a step, over all devices."""
+    grad_accum: Annotated[int, POSITIVE] = 1
+    """Parts that a batch is computed in, one after another; BatchNorm's statistics are those of a
+    part, the gradient and the update those of the whole batch."""
+    bn_group: Annotated[int, NOT_NEGATIVE] = 0
+    """Images that share BatchNorm's statistics, as a replica's did; 0: the whole batch, or part."""
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:
@@ -29,49 +43,35 @@ class Devices:
     """The shardings of a run.
 
     Args:
-        batch_size: images in a step, over all devices.
-        grad_accum: parts of the batch.
-        bn_group: images that share statistics; 0: those of a part.
+        options: of the batch.
         devices: to lay batches over; None for all that there are.
 
     Raises:
         UsageError: if the devices cannot share a batch evenly.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        grad_accum: int = 1,
-        bn_group: int = 0,
-        devices: Sequence[Any] | None = None,
-    ):
-        count = len(devices or jax.devices())
-        if batch_size % count:
-            raise UsageError(f"--batch-size {batch_size} is not a multiple of {count} devices")
-        if batch_size % (count * grad_accum):
+    def __init__(self, options: BatchOptions, devices: Sequence[Any] | None = None):
+        size, parts, count = options.batch_size, options.grad_accum, len(devices or jax.devices())
+        if size % count:
+            raise UsageError(f"--batch-size {size} is not a multiple of {count} devices")
+        if size % (count * parts):
             raise UsageError(
-                f"--batch-size {batch_size} is not a multiple of --grad-accum {grad_accum} parts "
+                f"--batch-size {size} is not a multiple of --grad-accum {parts} parts "
                 f"on {count} device(s)"
             )
-        part = batch_size // grad_accum
-        group = bn_group or part
+        part = size // parts
+        group = options.bn_group or part
         if part % group or (part // group % count and group % count):
             raise UsageError(
-                f"--bn-group {bn_group}: {part} images at once on {count} device(s) cannot be cut "
+                f"--bn-group {group}: {part} images at once on {count} device(s) cannot be cut "
                 "into groups of this size that lie evenly on them"
             )
         mesh = _mesh(devices or jax.devices())
-        self.on_cpu = mesh.devices.flat[0].platform == "cpu"
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("data"))
         whole_groups = part // group % count == 0
         axes = PartitionSpec("data") if whole_groups else PartitionSpec(None, "data")
         self._part = NamedSharding(mesh, axes)
-
-    @classmethod
-    def of(cls, config: Config, devices: Sequence[Any] | None = None) -> Devices:
-        """Returns the shardings of a configuration."""
-        return cls(config.batch_size, config.grad_accum, config.bn_group, devices)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Makes global arrays of every process's share of a batch."""

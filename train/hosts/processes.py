@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.config.options import Config
+from train.config.fields import MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 from train.errors import TrainingError, UsageError
 
 _INITIALIZATION_SECONDS = 300
 
 
-def connect(config: Config) -> None:
+@dataclasses.dataclass(frozen=True)
+class HostOptions:
+    """Several processes in one run."""
+
+    distributed: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
+    """Several processes in one run: auto asks Slurm, Open MPI, TPUs, or takes the options below."""
+    coordinator: Annotated[str | None, MAY_CHANGE] = None
+    """Address and port of process 0, where the cluster does not tell."""
+    num_processes: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
+    """Number of processes, where the cluster does not tell."""
+    process_id: Annotated[int | None, NOT_NEGATIVE, MAY_CHANGE] = None
+    """Number of this process from 0, where the cluster does not tell."""
+    heartbeat_timeout: Annotated[int, POSITIVE, MAY_CHANGE] = 60
+    """Seconds without a sign of life after which the other processes give a process up."""
+
+
+def connect(options: HostOptions) -> None:
     """Joins the other processes of the run, if there are any.
 
     Raises:
         UsageError: if the options contradict each other.
         TrainingError: if the others cannot be reached.
     """
-    told = (config.coordinator, config.num_processes, config.process_id)
+    told = (options.coordinator, options.num_processes, options.process_id)
     if any(x is not None for x in told) and any(x is None for x in told):
         raise UsageError("--coordinator, --num-processes and --process-id go together")
-    if config.distributed == "off" or (config.distributed == "auto" and not _in_cluster(config)):
+    if options.distributed == "off" or (options.distributed == "auto" and not _in_cluster(options)):
         return
     try:
         jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
             initialization_timeout=_INITIALIZATION_SECONDS,
-            heartbeat_timeout_seconds=config.heartbeat_timeout,
-            shutdown_timeout_seconds=config.heartbeat_timeout,
+            heartbeat_timeout_seconds=options.heartbeat_timeout,
+            shutdown_timeout_seconds=options.heartbeat_timeout,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -49,11 +66,11 @@ def connect(config: Config) -> None:
         ) from error
 
 
-def _in_cluster(config: Config) -> bool:
+def _in_cluster(options: HostOptions) -> bool:
     """Says whether this process was started as one of several, or on a TPU machine."""
     env = os.environ
     return (
-        config.coordinator is not None
+        options.coordinator is not None
         or int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")

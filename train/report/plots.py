@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from train.report.reporting import read_metrics
+from train.report.reporter import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -3,64 +3,79 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from tqdm import tqdm
 
-from train.config.options import Config
-from train.config.workdir import as_json
+from train.config.fields import MAY_CHANGE
 from train.errors import UsageError
 from train.hosts import hardware, processes
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """Where metrics go, beside `metrics.jsonl`."""
+
+    tensorboard: Annotated[bool, MAY_CHANGE] = True
+    """Write metrics for TensorBoard too, to WORKDIR/tensorboard."""
+    wandb: Annotated[str | None, MAY_CHANGE] = None
+    """Project of Weights & Biases to log to; needs the package wandb."""
+
+
+@dataclasses.dataclass
 class Reporter:
     """Writes metrics, and shows progress on standard output; in process 0 alone.
 
-    Args:
-        config: of the run. Entries of `metrics.jsonl` after `start`, left by a run that was killed
-            after its last checkpoint, are dropped.
-        start: step at which this process takes up the run.
-        total: last step.
-        steps_per_epoch: for the epoch and the remaining time.
-
-    Attributes:
-        flops: of a step on one device, if it is known.
+    Entries of `metrics.jsonl` after `start`, left by a run that was killed after its last
+    checkpoint, are dropped.
     """
 
-    flops: float | None = None
+    options: ReportOptions
+    workdir: Path
+    start: int  # step at which this process resumes the run
+    total: int  # last step
+    steps_per_epoch: int
+    batch_size: int
+    configuration: Mapping[str, Any]  # of the run, for Weights & Biases
+    flops: float | None = None  # of a step on one device, if it is known
 
-    def __init__(self, config: Config, start: int, total: int, steps_per_epoch: int):
+    def __post_init__(self) -> None:
         self._main = processes.is_main()
-        self._path = config.workdir / "metrics.jsonl"
-        self._total = total
-        self._steps_per_epoch = steps_per_epoch
-        self._batch_size = config.batch_size
+        self._path = self.workdir / "metrics.jsonl"
         self._peak = hardware.peak_flops(jax.devices()[0].device_kind)
         self._bar = None
         self._sinks: list[Any] = []
         if self._main:
-            kept = [line for line in read_metrics(config.workdir) if line["step"] <= start]
+            kept = [line for line in read_metrics(self.workdir) if line["step"] <= self.start]
             self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            self._sinks = _sinks(config, start)
+            if self.options.tensorboard:
+                self._sinks.append(_TensorBoard(self.workdir, self.start))
+            if self.options.wandb:
+                self._sinks.append(_Wandb(self.options.wandb, self.workdir, self.configuration))
             if sys.stderr.isatty():
-                self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
-        self._last_step, self._last_time, self._away, self._waited = start, time.monotonic(), 0, 0
+                self._bar = tqdm(
+                    total=self.total, initial=self.start, unit="step", dynamic_ncols=True
+                )
+        self._reset(self.start)
+
+    def _reset(self, step: int) -> None:
+        self._last_step, self._last_time, self._away, self._waited = step, time.monotonic(), 0, 0
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports the mean metrics of the steps since the last report."""
-        now = time.monotonic()
-        seconds = max(now - self._last_time - self._away, 1e-9)
+        seconds = max(time.monotonic() - self._last_time - self._away, 1e-9)
         rate = (step - self._last_step) / seconds
         waited = min(self._waited / seconds, 1.0)
-        self._last_step, self._last_time, self._away, self._waited = step, now, 0, 0
-        epoch = step / self._steps_per_epoch
-        images = rate * self._batch_size
+        self._reset(step)
+        epoch = step / self.steps_per_epoch
+        images = rate * self.batch_size
         speed = dict(
             images_per_s=images,
             images_per_s_device=images / jax.device_count(),
@@ -76,9 +91,9 @@ class Reporter:
             return
         mfu = f"  MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
         self.say(
-            f"step {step}/{self._total}  epoch {epoch:.2f}  loss {metrics['loss']:.4f}  "
+            f"step {step}/{self.total}  epoch {epoch:.2f}  loss {metrics['loss']:.4f}  "
             f"lr {metrics['lr']:.3g}  {images:.0f} images/s  waiting for data {waited:.0%}{mfu}  "
-            f"ETA {_duration((self._total - step) / rate)}"
+            f"ETA {_duration((self.total - step) / rate)}"
         )
 
     def tick(self) -> None:
@@ -88,7 +103,7 @@ class Reporter:
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Reports an evaluation."""
-        epoch = step / self._steps_per_epoch
+        epoch = step / self.steps_per_epoch
         self._write(dict(kind="eval", step=step, epoch=epoch, **metrics))
         self.say(
             f"evaluated at step {step}  top-1 {metrics['eval_top1']:.2%}  "
@@ -136,11 +151,11 @@ class Reporter:
 
 
 class _TensorBoard:
-    def __init__(self, config: Config, start: int):
+    def __init__(self, workdir: Path, start: int):
         from tensorboardX import SummaryWriter  # which takes a second: it imports torch for itself
 
-        folder = str(config.workdir / "tensorboard")
-        # Hides what a killed run wrote after the step that this one takes up.
+        folder = str(workdir / "tensorboard")
+        # Hides what a killed run wrote after the step that this one resumes at.
         self._writer = SummaryWriter(folder, purge_step=start + 1 if start else None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -152,20 +167,20 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, config: Config):
+    def __init__(self, project: str, workdir: Path, configuration: Mapping[str, Any]):
         try:
             import wandb  # pyright: ignore[reportMissingImports]  # optional
         except ModuleNotFoundError:
             raise UsageError("--wandb needs the package wandb: pip install wandb") from None
-        # The name of the workdir, so that the same command goes on with the same run.
-        name = config.workdir.absolute().name
+        # The name of the workdir, so that the same command resumes the same run.
+        name = workdir.absolute().name
         self._run = wandb.init(
-            project=config.wandb,
-            dir=str(config.workdir),
+            project=project,
+            dir=str(workdir),
             name=name,
             id=name,
             resume="allow",
-            config=as_json(config),
+            config=dict(configuration),
         )
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -174,11 +189,6 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _sinks(config: Config, start: int) -> list[Any]:
-    tensorboard = [_TensorBoard(config, start)] if config.tensorboard else []
-    return tensorboard + ([_Wandb(config)] if config.wandb else [])
 
 
 def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:

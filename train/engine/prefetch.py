@@ -1,4 +1,8 @@
-"""The next batches, on their way to the devices while these compute."""
+"""Prefetch: the next batches go to the devices while these compute.
+
+Grain's `device_put` takes no batches of several processes, whose global arrays
+`make_array_from_process_local_data` makes, and no notes beside the arrays.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ Arrays = dict[str, jax.Array]
 
 
 @contextlib.contextmanager
-def on_devices(
+def prefetch(
     batches: Iterator[dict[str, Any]], put: Callable[[dict[str, Any]], Arrays]
 ) -> Iterator[Iterator[tuple[Arrays, Any]]]:
     """Gives what `put` makes of images and labels, with the batch's notes.
@@ -35,14 +39,14 @@ def on_devices(
             return None
         return put({name: batch[name] for name in ("image", "label")}), batch["notes"]
 
-    def taken() -> Iterator[tuple[Arrays, Any]]:
-        while (ready := fetching.popleft().result()) is not None:
+    def ready() -> Iterator[tuple[Arrays, Any]]:
+        while (fetched := fetching.popleft().result()) is not None:
             fetching.append(pool.submit(fetch))
-            yield ready
+            yield fetched
 
     with ThreadPoolExecutor(1, "input") as pool:
         fetching = collections.deque(pool.submit(fetch) for _ in range(_BATCHES))
         try:
-            yield taken()
+            yield ready()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""A sign of life during work that does not report its progress."""
+"""Progress of work that does not report it: the elapsed time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import threading
 import time
 from collections.abc import Iterator
 
-_TERMINAL_SECONDS = 1.0
-_LOG_SECONDS = 15.0
+_SECONDS = {True: 1.0, False: 15.0}  # between two lines, on a terminal or not
 
 
 @contextlib.contextmanager
-def saying(what: str) -> Iterator[None]:
+def elapsed(what: str) -> Iterator[None]:
     """Says on standard error how long something has taken, until it is done.
 
     On a terminal one line that counts, in a log a line now and then.
     """
     started, done = time.monotonic(), threading.Event()
     terminal = sys.stderr.isatty()
+    start, end = ("\r", "") if terminal else ("", "\n")
 
-    def talk() -> None:
-        while not done.wait(_TERMINAL_SECONDS if terminal else _LOG_SECONDS):
-            line = f"{what}: {time.monotonic() - started:.0f} s"
-            print(f"\r{line}" if terminal else line, end="" if terminal else "\n",
-                  file=sys.stderr, flush=True)  # fmt: skip
+    def report() -> None:
+        while not done.wait(_SECONDS[terminal]):
+            line = f"{start}{what}: {time.monotonic() - started:.0f} s"
+            print(line, end=end, file=sys.stderr, flush=True)
 
-    thread = threading.Thread(target=talk, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield

@@ -6,24 +6,20 @@ exchanges is what would happen; what it says about time is its model's. Nothing 
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from train.compile import table as report
-from train.compile import topology
+from train.compile import table, topology
 from train.compile.compiler import TooLargeError, compile_program
 from train.compile.topology import Topology
-from train.config.options import Config
+from train.config import fields
 from train.data.datasets import Dataset
-from train.engine import job, optimizer
-from train.engine.step import build_model, init_state, make_train_step, split
 from train.errors import TrainingError, UsageError
-from train.hosts.devices import Devices
-from train.report import alive
+from train.report.progress import elapsed
+from train.run.assembly import assemble
+from train.run.command_line import Config
 
 Report = dict[str, Any]
 
@@ -41,14 +37,14 @@ def describe(config: Config, dataset: Dataset) -> Report:
             largest batch that fits.
     """
     target = describe_topology(config)
-    print(report.headline(config, dataset, target), flush=True)
+    print(table.headline(config, dataset, target), flush=True)
     try:
         result = compile_step(config, dataset, target)
     except TooLargeError as error:
         print(f"{error}\nlooking for the largest batch that fits", flush=True)
         largest = largest_batch(config, dataset, target)
         raise TrainingError(f"{error}; {_remedy(largest, len(target.devices))}") from None
-    print(report.table(result), flush=True)
+    print(table.table(result), flush=True)
     return result
 
 
@@ -58,11 +54,12 @@ def describe_topology(config: Config) -> Topology:
     Raises:
         UsageError: if they cannot be compiled for as the configuration asks.
     """
-    assert config.compile_only is not None
-    if config.dtype == "float64":
+    run = config.run
+    assert run.compile_only is not None
+    if config.network.dtype == "float64":
         raise UsageError("--compile-only: --dtype float64 is for checks on a CPU")
-    target = topology.describe(config.compile_only)
-    if config.compile_effort == "full" and target.family == "v6e":
+    target = topology.describe(run.compile_only)
+    if run.compile_effort == "full" and target.family == "v6e":
         raise UsageError(
             "--compile-effort full: for v6e the compiler has taken more than 12 GB of memory and "
             "ten minutes without coming to an end; --compile-effort forced does it all the same"
@@ -77,28 +74,29 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
         TooLargeError: if it does not fit into a device's memory.
         TrainingError: if the compiler refuses it for another reason.
     """
-    with alive.saying("tracing the training step"):
+    network, batch, run = config.network, config.batch, config.run
+    with elapsed("tracing the training step"):
         lowered, state_bytes = _lower(config, dataset, target)
-    each = config.batch_size // len(target.devices)
+    each = batch.batch_size // len(target.devices)
     found = compile_program(
-        lowered, target, config.compile_effort, f"{each} images a device", config.compile_cache
+        lowered, target, run.compile_effort, f"{each} images a device", run.compile_cache
     )
     del found["operations"]
-    result = report.complete(
+    result = table.complete(
         {
-            "arch": config.arch,
-            "recipe": config.recipe,
+            "arch": network.arch,
+            "recipe": run.recipe,
             "dataset": dataset.name,
             "topology": target.name,
             "device_kind": target.kind,
             "devices": len(target.devices),
             "chips": target.chips,
-            "dtype": config.dtype,
-            "grad_reduce": config.grad_reduce,
-            "image_size": config.image_size,
-            "batch_size": config.batch_size,
-            "grad_accum": config.grad_accum,
-            "effort": config.compile_effort,
+            "dtype": network.dtype,
+            "grad_reduce": network.grad_reduce,
+            "image_size": config.input.image_size,
+            "batch_size": batch.batch_size,
+            "grad_accum": batch.grad_accum,
+            "effort": run.compile_effort,
             "state_bytes": state_bytes,
             "capacity_bytes": topology.capacity(target),
             **found,
@@ -124,14 +122,15 @@ def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
         dataset: of the run.
         target: the devices.
     """
-    unit = len(target.devices) * config.grad_accum * max(config.bn_group, 1)
+    batch = config.batch
+    unit = len(target.devices) * batch.grad_accum * max(batch.bn_group, 1)
     fits, fails = 0, None
     measured: list[tuple[int, float]] = []
-    tried: int | None = max(config.batch_size // unit, 1)
+    tried: int | None = max(batch.batch_size // unit, 1)
     while tried:
         try:
-            batch = dataclasses.replace(config, batch_size=tried * unit)
-            found = compile_step(batch, dataset, target)
+            resized = fields.override(config, {"batch_size": tried * unit})
+            found = compile_step(resized, dataset, target)
             fits, needed, available = tried, found["memory_bytes"], found["capacity_bytes"]
         except TooLargeError as refusal:
             fails, needed, available = tried, refusal.required, refusal.available
@@ -182,30 +181,17 @@ def _remedy(largest: int, devices: int) -> str:
 
 def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int]:
     """Traces the step that a run would compile; returns it with the bytes of its state."""
-    devices = Devices.of(config, target.devices)
-    per_epoch, total = job.length(config, dataset)
-    model = nnx.eval_shape(lambda: build_model(config, len(dataset.classes), dataset.channels))
-    train_def, _, params, stats = split(
-        model,
-        freeze_backbone=config.freeze_backbone,
-        wide_gradients=config.grad_reduce == "float32",
-    )
-    tx = optimizer.make_optimizer(config, per_epoch, total)
-    averages = config.ema_decay > 0
-    state = jax.eval_shape(lambda p, s: init_state(p, s, tx, averages=averages), params, stats)
-    packing = job.packing_for(state, devices)
-    packed = jax.eval_shape(packing.pack, state)
-    step = make_train_step(train_def, tx, config, len(dataset.classes), devices.spread)
-    lowered = job.jit(step, packing, devices).lower(packed, _batch(config, dataset))
-    return lowered, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    job = assemble(config, dataset, elsewhere=target.devices)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(job.state))
+    return job.lower(_batch(config, dataset)), state_bytes
 
 
 def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch as the input pipeline makes it: pixels as they are, encoded images cut to size."""
-    image = dataset.train[0].image
-    shape = (config.image_size, config.image_size, dataset.channels)
+    image, count = dataset.train[0].image, config.batch.batch_size
+    shape = (config.input.image_size, config.input.image_size, dataset.channels)
     shape = image.shape if isinstance(image, np.ndarray) else shape
     return {
-        "image": jax.ShapeDtypeStruct((config.batch_size, *shape), np.uint8),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+        "image": jax.ShapeDtypeStruct((count, *shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((count,), np.int32),
     }

@@ -2,50 +2,100 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import inception_jax as ij
-from train.config.options import Config
+from train.config.fields import AT_MOST_ONE, NOT_NEGATIVE
 
 Array = jax.Array
 
 
-def prepare(images: Array, config: Config) -> Array:
-    """Normalises and resizes uint8 images [n, h, w, c] for evaluation."""
-    return normalise(to_unit(images, config), config).astype(config.dtype)
+@dataclasses.dataclass(frozen=True)
+class AugmentationOptions:
+    """Augmentation of training images on the device."""
+
+    distort: Literal["none", "inception"] = "none"
+    """inception: brightness, saturation, hue and contrast changed at random, as TF-slim does."""
+    mixup: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Alpha of mixup's Beta distribution; with cutmix, each batch takes one of them. 0: none."""
+    cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
+    """The same for cutmix."""
+    random_erasing: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
+    """Share of the training images that a rectangle of noise is put into."""
 
 
-def augment(images: Array, config: Config, key: Array) -> Array:
-    """Distorts, normalises and erases uint8 images [n, h, w, c] for training."""
-    colours, boxes = jax.random.split(key)
-    x = to_unit(images, config)
-    if config.distort == "inception" and x.shape[3] == 3:
-        x = distort(x, colours)
-    x = normalise(x, config)
-    if config.random_erasing:
-        x = erase(x, config.random_erasing, boxes)
-    return x.astype(config.dtype)
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Makes what a network takes of uint8 images."""
 
+    options: AugmentationOptions  # of training
+    arch: str  # whose publisher's normalisation is applied
+    size: int  # side of the images that the network takes
+    dtype: str  # what the network computes in
 
-def to_unit(images: Array, config: Config) -> Array:
-    """Maps uint8 to [0, 1], and resizes what is not yet of the network's size."""
-    x = images.astype(jnp.promote_types(jnp.float32, config.dtype)) / 255
-    shape = (x.shape[0], config.image_size, config.image_size, x.shape[3])
-    return x if x.shape == shape else jax.image.resize(x, shape, "bilinear")
+    def prepare(self, images: Array) -> Array:
+        """Normalises and resizes uint8 images [n, h, w, c] for evaluation."""
+        return self._normalise(self._to_unit(images)).astype(self.dtype)
 
+    def augment(self, images: Array, key: Array) -> Array:
+        """Distorts, normalises and erases uint8 images [n, h, w, c] for training."""
+        colours, boxes = jax.random.split(key)
+        x = self._to_unit(images)
+        if self.options.distort == "inception" and x.shape[3] == 3:
+            x = distort(x, colours)
+        x = self._normalise(x)
+        if self.options.random_erasing:
+            x = erase(x, self.options.random_erasing, boxes)
+        return x.astype(self.dtype)
 
-def normalise(x: Array, config: Config) -> Array:
-    """Maps [0, 1] to what the network's publisher feeds it; grey images to [-1, 1]."""
-    if x.shape[3] != 3:
-        return x * 2 - 1
-    info = ij.model_info(config.arch)
-    x = x[..., ::-1] if info.channel_order == "bgr" else x
-    mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
-    return (x * info.input_range - mean) / std
+    def mix(self, x: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+        """Mixup (1710.09412) or CutMix (1905.04899) of each image with its neighbour in the batch.
+
+        As timm's mode "batch": one share for the whole batch, and one of the two at random if both
+        are asked for. There an image is mixed with the one at its mirrored place, which would send
+        every image to another device; in a shuffled batch either is as good.
+
+        Args:
+            x: images [n, h, w, c].
+            targets: [n, classes].
+            key: of this step.
+        """
+        mixup, cutmix = self.options.mixup, self.options.cutmix
+        if not (mixup or cutmix):
+            return x, targets
+        switch, of_mixup, of_cutmix, place = jax.random.split(key, 4)
+        cut = jax.random.uniform(switch) < (0.5 if mixup else 1.0)
+        cut = cut & bool(cutmix)
+        alpha, beta = mixup or 1.0, cutmix or 1.0
+        mixed = jax.random.beta(of_mixup, alpha, alpha)
+        box, kept = _cut(jax.random.beta(of_cutmix, beta, beta), x.shape[1], x.shape[2], place)
+        share = jnp.where(cut, kept, mixed)
+        weight = jnp.where(cut, 1.0 - box[None, :, :, None], mixed).astype(x.dtype)
+        return (
+            weight * x + (1 - weight) * _neighbours(x),
+            share * targets + (1 - share) * _neighbours(targets),
+        )
+
+    def _to_unit(self, images: Array) -> Array:
+        """Maps uint8 to [0, 1], and resizes what is not yet of the network's size."""
+        x = images.astype(jnp.promote_types(jnp.float32, self.dtype)) / 255
+        shape = (x.shape[0], self.size, self.size, x.shape[3])
+        return x if x.shape == shape else jax.image.resize(x, shape, "bilinear")
+
+    def _normalise(self, x: Array) -> Array:
+        """Maps [0, 1] to what the network's publisher feeds it; grey images to [-1, 1]."""
+        if x.shape[3] != 3:
+            return x * 2 - 1
+        info = ij.model_info(self.arch)
+        x = x[..., ::-1] if info.channel_order == "bgr" else x
+        mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
+        return (x * info.input_range - mean) / std
 
 
 def distort(x: Array, key: Array) -> Array:
@@ -135,35 +185,6 @@ def erase(x: Array, share: float, key: Array) -> Array:
     inside = _rectangle(y, z, h, w, height, width)
     inside &= (jax.random.uniform(which, (n,)) < share)[:, None, None]
     return jnp.where(inside[..., None], jax.random.normal(noise, x.shape, x.dtype), x)
-
-
-def mix(x: Array, targets: Array, config: Config, key: Array) -> tuple[Array, Array]:
-    """Mixup (1710.09412) or CutMix (1905.04899) of each image with its neighbour in the batch.
-
-    As timm's mode "batch": one share for the whole batch, and one of the two at random if both are
-    asked for. There an image is mixed with that of its mirror place, which would mean sending all
-    images to other devices; in a shuffled batch either is as good.
-
-    Args:
-        x: images [n, h, w, c].
-        targets: [n, classes].
-        config: with `mixup` and `cutmix`.
-        key: of this step.
-    """
-    if not (config.mixup or config.cutmix):
-        return x, targets
-    switch, of_mixup, of_cutmix, place = jax.random.split(key, 4)
-    cut = jax.random.uniform(switch) < (0.5 if config.mixup else 1.0)
-    cut = cut & bool(config.cutmix)
-    alpha, beta = config.mixup or 1.0, config.cutmix or 1.0
-    mixed = jax.random.beta(of_mixup, alpha, alpha)
-    box, kept = _cut(jax.random.beta(of_cutmix, beta, beta), x.shape[1], x.shape[2], place)
-    share = jnp.where(cut, kept, mixed)
-    weight = jnp.where(cut, 1.0 - box[None, :, :, None], mixed).astype(x.dtype)
-    return (
-        weight * x + (1 - weight) * _neighbours(x),
-        share * targets + (1 - share) * _neighbours(targets),
-    )
 
 
 def _neighbours(x: Array) -> Array:

@@ -1,0 +1,98 @@
+"""What rooms say about their options, and what is done with all options alike.
+
+A room keeps its options in a frozen dataclass of its own, next to the code that uses them. Whatever
+there is to know about an option stands on its field: the help text in the docstring below it, the
+allowed range and `MAY_CHANGE` in its annotation. `train/run/command_line.py` nests the dataclasses;
+on the command line, in recipes and in `config.json` the names are flat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from train.errors import UsageError
+
+Options = TypeVar("Options")
+
+
+class Rule(NamedTuple):
+    """A range of numbers."""
+
+    holds: Callable[[float], bool]
+    message: str
+
+
+POSITIVE = Rule(lambda x: x > 0, "must be above zero")
+NOT_NEGATIVE = Rule(lambda x: x >= 0, "must be at least 0")
+BELOW_ONE = Rule(lambda x: x < 1, "must be at least 0 and below 1")
+AT_MOST_ONE = Rule(lambda x: x <= 1, "must be at most 1")
+
+MAY_CHANGE = "may change"
+"""Marks an option that may differ when a run resumes: it changes how long, where or how verbosely
+the run computes, and what a step computes at most by rounding."""
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """Returns all options by name."""
+    values: dict[str, Any] = {}
+    for name, value in vars(options).items():
+        values |= flat(value) if dataclasses.is_dataclass(value) else {name: value}
+    return values
+
+
+def as_json(options: Any) -> dict[str, Any]:
+    """Returns all options by name, as `config.json` holds them."""
+    return {n: str(v) if isinstance(v, Path) else v for n, v in flat(options).items()}
+
+
+def override(options: Options, values: Mapping[str, Any]) -> Options:
+    """Returns a copy with other values for the options of these names, wherever they are nested.
+
+    Raises:
+        TypeError: if there is no such option.
+    """
+    if unknown := values.keys() - flat(options).keys():
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+    changes = {}
+    for name, value in vars(options).items():
+        if dataclasses.is_dataclass(value):
+            changes[name] = override(value, {n: values[n] for n in flat(value) if n in values})
+        elif name in values:
+            changes[name] = values[name]
+    return dataclasses.replace(options, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def check_ranges(options: Any) -> None:
+    """Checks every number against the rules on its field.
+
+    Raises:
+        UsageError: naming the option, its value and what it must be.
+    """
+    for name, value, metadata in _annotated(options):
+        if not isinstance(value, int | float):
+            continue
+        rules = [Rule(math.isfinite, "must be a finite number")]
+        rules += [rule for rule in metadata if isinstance(rule, Rule)]
+        for rule in rules:
+            if not rule.holds(value):
+                raise UsageError(f"--{name.replace('_', '-')} {value}: {rule.message}")
+
+
+def may_change(options: Any) -> set[str]:
+    """Returns the names of the options that may differ when a run resumes."""
+    return {name for name, _, metadata in _annotated(options) if MAY_CHANGE in metadata}
+
+
+def _annotated(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Yields name, value and metadata of every option."""
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    for name, value in vars(options).items():
+        if dataclasses.is_dataclass(value):
+            yield from _annotated(value)
+        else:
+            yield name, value, getattr(hints[name], "__metadata__", ())

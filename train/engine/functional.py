@@ -1,0 +1,160 @@
+"""A network as a training step takes it: arrays, and pure functions of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import inception_jax as ij
+from inception_jax.nn.model import Model
+from inception_jax.nn.remat import rematerialised
+from inception_jax.nn.rewrites import REWRITES, Rewrite, rewritten
+from inception_jax.weights import files
+from train.config.fields import BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
+from train.errors import UsageError
+
+Tree = Any  # nested dicts of arrays
+Forward = Callable[[Tree, Tree, jax.Array, jax.Array], tuple[dict[str, jax.Array], Tree]]
+Predict = Callable[[Tree, Tree, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """The network."""
+
+    arch: str = "xception"
+    """Network to train: see `inception_jax.list_models()`."""
+    init_from: Path | None = None
+    """Weight file to start from, of any layout that load_weights reads; a classifier of another
+    size, or one that the file lacks, starts from random values."""
+    freeze_backbone: bool = False
+    """Train the classifier alone: all other parameters and BatchNorm's statistics stay as they are
+    in init-from."""
+    width_multiplier: Annotated[float, POSITIVE] = 1.0
+    """Factor on every channel count of the network."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """What the network computes in; parameters and statistics are float32. float64, for all of
+    them, tells rounding from mistakes: on a CPU, two runs that differ in float32 agree in it."""
+    grad_reduce: Literal["float32", "bfloat16"] = "float32"
+    """What the devices' gradients of convolution and classifier kernels are summed in, where the
+    network computes in bfloat16; everything else is summed in float32."""
+    remat: Annotated[bool, MAY_CHANGE] = False
+    """Keep only the outputs of convolutions for the backward pass and compute the rest again:
+    a third less memory for about a seventh more time on TPUs."""
+    rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = REWRITES
+    """Exact rewritings of the network to use, see inception_jax/nn/rewrites.py; given without
+    any, every sum is the paper's."""
+    dropout: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.2
+    """Share of the features before the classifier that is dropped."""
+    drop_path: Annotated[float | None, NOT_NEGATIVE, BELOW_ONE] = None
+    """Stochastic depth of the last block, of InceptionNeXt and the aligned Xceptions; not given:
+    the network's own."""
+    bn_momentum: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9997
+    """BatchNorm: share of the running statistics that a step keeps."""
+
+
+def check(options: NetworkOptions, image_size: int) -> None:
+    """Checks what depends on more than one option.
+
+    Raises:
+        UsageError: naming the option and what it may be.
+        UnknownModelError: with near names.
+    """
+    info = ij.model_info(options.arch)
+    if image_size < info.min_size:
+        raise UsageError(
+            f"--image-size {image_size} is below the minimum of {options.arch}, {info.min_size}"
+        )
+    if options.drop_path is not None and "drop_path" not in info.options:
+        raise UsageError(f"--drop-path: {info.arch} has no stochastic depth")
+    if options.grad_reduce == "bfloat16" and options.dtype != "bfloat16":
+        raise UsageError("--grad-reduce bfloat16 is for networks in --dtype bfloat16")
+    if options.init_from is not None and not files.exists(options.init_from):
+        raise UsageError(f"--init-from {options.init_from}: no such file")
+    if options.freeze_backbone and options.init_from is None:
+        raise UsageError("--freeze-backbone needs --init-from: random features teach nothing")
+
+
+def build(
+    options: NetworkOptions, num_classes: int, in_channels: int, *, aux_heads: bool, seed: int
+) -> Model:
+    """Builds the network with random parameters.
+
+    Auxiliary classifiers are left out if it has none, and above a frozen backbone, which they could
+    not teach.
+    """
+    has_aux = bool(ij.model_info(options.arch).aux_heads) and not options.freeze_backbone
+    depth: dict[str, Any] = {} if options.drop_path is None else {"drop_path": options.drop_path}
+    return ij.create_model(
+        options.arch,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        aux_heads=has_aux and aux_heads,
+        width_multiplier=options.width_multiplier,
+        dtype=jnp.dtype(options.dtype),
+        param_dtype=jnp.promote_types(options.dtype, jnp.float32),
+        rngs=nnx.Rngs(seed),
+        dropout=options.dropout,
+        bn_momentum=options.bn_momentum,
+        **depth,
+    )
+
+
+def split(
+    model: Model, *, freeze_backbone: bool = False, wide_gradients: bool = True
+) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
+    """Returns the network in training and in evaluation mode, what is trained, and the rest.
+
+    The rest are BatchNorm's statistics. With a frozen backbone it also has all parameters but the
+    classifiers', and training normalises with the running statistics, as evaluation does.
+    """
+    trained: Any = nnx.Param
+    if freeze_backbone:
+        classifiers = [tuple(name.split(".")) for name in model.classifiers]
+        trained = lambda path, _: any(path[: len(c)] == c for c in classifiers)  # noqa: E731
+    views = (
+        nnx.view(
+            model,
+            deterministic=False,
+            use_running_average=freeze_backbone,
+            wide_gradients=wide_gradients,
+        ),
+        nnx.view(model, deterministic=True, use_running_average=True),
+    )
+    (train_def, params, rest), (eval_def, *_) = (nnx.split(v, trained, ...) for v in views)
+    return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
+def make_forward(train_def: nnx.GraphDef, options: NetworkOptions) -> Forward:
+    """Returns the forward pass of training.
+
+    It maps parameters, the rest, images and the key of dropout to the logits of every classifier,
+    and the rest after the step: None where it stays as it is.
+    """
+
+    def forward(params: Tree, rest: Tree, x: jax.Array, key: jax.Array) -> tuple[Any, Tree]:
+        with rewritten(*options.rewrites):
+            model = nnx.merge(train_def, params, rest)
+            outputs = model(x, rngs=nnx.Rngs(dropout=key))
+        stats = None
+        if not options.freeze_backbone:
+            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}, stats
+
+    return rematerialised(forward) if options.remat else forward
+
+
+def make_predict(eval_def: nnx.GraphDef, options: NetworkOptions) -> Predict:
+    """Returns the forward pass of evaluation: parameters, the rest and images to logits."""
+
+    def predict(params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
+        with rewritten(*options.rewrites):
+            return nnx.merge(eval_def, params, rest)(x)
+
+    return predict

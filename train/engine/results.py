@@ -1,0 +1,66 @@
+"""What a run leaves at its end."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+import inception_jax as ij
+from train.engine.evaluation import Evaluation, confusion
+from train.engine.job import Job
+from train.report import plots
+
+Result = dict[str, Any]
+
+
+def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Evaluation) -> Result:
+    """Returns what the last line of standard output says."""
+    return {
+        "arch": arch,
+        "dataset": job.dataset.name,
+        "step": step,
+        "epoch": round(step / job.per_epoch, 4),
+        "train_loss": loss,
+        **evaluation.metrics,
+    }
+
+
+def write(job: Job, workdir: Path, result: Result, evaluation: Evaluation) -> None:
+    """Leaves weights, pictures and the result in the workdir."""
+    classes = job.dataset.classes
+    counts = confusion(evaluation, len(classes))
+    plots.draw_curves(workdir, result["arch"])
+    plots.draw_confusion(workdir, counts, classes)
+    _write_classes(workdir / "classes.csv", counts, classes)
+    shown = plots.choose(np.flatnonzero(evaluation.counted))
+    plots.draw_predictions(
+        workdir,
+        job.evaluate.pictures(shown),
+        evaluation.labels[shown],
+        evaluation.predictions[shown],
+        classes,
+    )
+    for part in jax.device_get(job.state.averaged):
+        nnx.update(job.model, part)
+    ij.save_weights(job.model, workdir / "weights.safetensors")
+    (workdir / "result.json").write_text(json.dumps(result) + "\n")
+
+
+def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Writes each class's test images, accuracy, and the class it is most often taken for."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "images", "top1", "most often taken for", "times"])
+        for i, name in enumerate(classes):
+            wrong = counts[i].copy()
+            wrong[i] = 0
+            images, worst = counts[i].sum(), int(wrong.argmax())
+            accuracy = f"{counts[i, i] / images:.4f}" if images else ""
+            other = (classes[worst], wrong[worst]) if wrong[worst] else ("", 0)
+            writer.writerow([name, images, accuracy, *other])

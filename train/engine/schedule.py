@@ -1,0 +1,116 @@
+"""How long a run is, and how its learning rate rises and falls."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+
+from train.config.fields import AT_MOST_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
+from train.errors import UsageError
+
+Schedule = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleOptions:
+    """The length of the run and the learning rate."""
+
+    epochs: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
+    """Passes over the training images."""
+    steps: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
+    """Training steps, instead of epochs."""
+    learning_rate: Annotated[float, POSITIVE] = 0.045
+    """Highest rate, before lr-base-batch."""
+    lr_base_batch: Annotated[int, NOT_NEGATIVE] = 0
+    """The rate is multiplied by batch-size / lr-base-batch; 0: it stays as it is."""
+    lr_schedule: Literal["exponential", "cosine", "polynomial"] = "exponential"
+    """How the rate falls, from step 0 to the last."""
+    lr_decay: Annotated[float, POSITIVE] = 0.94
+    """exponential: factor on the rate over each lr-decay-epochs."""
+    lr_decay_epochs: Annotated[float, POSITIVE] = 2.0
+    """exponential: epochs between two decays."""
+    lr_decay_images: Annotated[int, NOT_NEGATIVE] = 0
+    """exponential: images between two decays, instead of epochs; 0: in epochs."""
+    lr_staircase: bool = False
+    """exponential: all of lr-decay at the end of its period, instead of a little at every step."""
+    lr_power: Annotated[float, NOT_NEGATIVE] = 0.5
+    """polynomial: power of the share of the steps that is left."""
+    lr_floor: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
+    """Lowest rate, as a share of the highest; of the cosine, where it ends."""
+    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Epochs in which the rate rises linearly from warmup-start to the schedule."""
+    warmup_start: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.1
+    """Rate at the start of the warm-up, as a share of the highest."""
+    cold_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Epochs before the warm-up, at its first rate."""
+
+
+def length(options: ScheduleOptions, batch_size: int, images: int) -> tuple[int, int]:
+    """Returns the steps in an epoch and in the whole run.
+
+    Raises:
+        UsageError: if the images do not fill a batch.
+    """
+    per_epoch = images // batch_size
+    if per_epoch == 0:
+        raise UsageError(f"--batch-size {batch_size} is more than the {images} images")
+    return per_epoch, options.steps or max(round(options.epochs * per_epoch), 1)
+
+
+def peak_rate(options: ScheduleOptions, batch_size: int) -> float:
+    """Returns the highest rate: in proportion to the batch where the recipe says so."""
+    scale = batch_size / options.lr_base_batch if options.lr_base_batch else 1.0
+    return options.learning_rate * scale
+
+
+def learning_rate(
+    options: ScheduleOptions, batch_size: int, steps_per_epoch: int, total: int
+) -> Schedule:
+    """Returns the rate as a function of a step, or an array of steps.
+
+    The schedule counts from step 0, and the warm-up replaces its beginning, as in timm and the TPU
+    code (`optax.join_schedules` would start to count after the warm-up). The warm-up ends on the
+    schedule's rate: timm's ends on the highest rate and falls by a percent in the next step, the
+    TPU code's climbs by whole epochs.
+
+    Args:
+        options: of the schedule.
+        batch_size: images in a step.
+        steps_per_epoch: for the periods in epochs.
+        total: steps of the whole run, for the schedules that end with it.
+    """
+    peak = peak_rate(options, batch_size)
+    cold = options.cold_epochs * steps_per_epoch
+    warm = cold + options.warmup_epochs * steps_per_epoch
+    period = options.lr_decay_epochs * steps_per_epoch
+    if options.lr_decay_images:
+        period = options.lr_decay_images / batch_size
+    falling = _falling(options, period, total)
+    end = float(falling(warm)) if warm else 0.0
+
+    def rate(step: Any) -> Any:
+        rate = jnp.maximum(falling(step), options.lr_floor)
+        if warm:
+            share = jnp.clip((step - cold) / max(warm - cold, 1e-9), 0, 1)
+            rising = options.warmup_start + (end - options.warmup_start) * share
+            rate = jnp.where(step < warm, rising, rate)
+        return peak * rate
+
+    return rate
+
+
+def _falling(options: ScheduleOptions, period: float, total: int) -> Schedule:
+    """The rate without warm-up, as a share of the highest."""
+    if options.lr_schedule == "cosine":
+        floor = options.lr_floor
+        return lambda step: (
+            floor + (1 - floor) * 0.5 * (1 + jnp.cos(math.pi * jnp.minimum(step / total, 1)))
+        )
+    if options.lr_schedule == "polynomial":
+        return lambda step: jnp.maximum(1 - step / total, 0) ** options.lr_power
+    whole = jnp.floor if options.lr_staircase else lambda periods: periods
+    return lambda step: options.lr_decay ** whole(step / period)

@@ -1,0 +1,1 @@
+"""A run: its options, its parts put together, its course."""

@@ -1,0 +1,122 @@
+"""A run from its options to its result: trains, resumes, or evaluates what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jax
+
+from train.config import fields, workdir
+from train.data.datasets import Dataset
+from train.engine import results
+from train.engine.checkpoint import Checkpoints
+from train.engine.evaluation import Interrupted
+from train.engine.job import Job
+from train.engine.loop import Loop, Preempted
+from train.engine.results import Result
+from train.engine.schedule import peak_rate
+from train.errors import UsageError
+from train.hosts import processes
+from train.report.reporter import Reporter
+from train.run.assembly import assemble
+from train.run.command_line import Config
+
+
+def run(config: Config, dataset: Dataset) -> Result:
+    """Trains to the end, from the newest checkpoint if there is one, and evaluates.
+
+    Returns:
+        What the last line of standard output says.
+
+    Raises:
+        UsageError: if the configuration cannot be run.
+        TrainingError: if training cannot continue, see `Loop.run`.
+        Preempted: after SIGTERM.
+    """
+    stop = processes.Preemption()
+    job = assemble(config, dataset)
+    folder, arch = config.run.workdir, config.network.arch
+    processes.main_first(lambda: _claim(config, job.total))
+    if config.run.compile_cache:
+        keep_compiled(folder)
+    keep = config.loop.keep_checkpoints
+    with Checkpoints(folder, job.devices.replicated, keep) as checkpoints:
+        restored = checkpoints.restore(job.state)
+        start = 0
+        if restored is not None:
+            job.state, start = restored, int(restored.step)
+        try:
+            if config.run.eval_only:
+                return results.summary(job, arch, start, None, job.evaluate(job.state, stop))
+            return _finished(folder, start, job.total) or _train(
+                config, job, start, checkpoints, stop
+            )
+        except Interrupted:  # only in an evaluation of a state that is saved already
+            raise Preempted("SIGTERM while evaluating: the same command resumes here") from None
+
+
+def _train(
+    config: Config, job: Job, start: int, checkpoints: Checkpoints, stop: processes.Preemption
+) -> Result:
+    folder, arch, size = config.run.workdir, config.network.arch, config.batch.batch_size
+    settings = fields.as_json(config)
+    reporter = Reporter(config.report, folder, start, job.total, job.per_epoch, size, settings)
+    skips = config.step.on_nan == "skip"
+    loop = Loop(job, config.loop, folder, arch, start, skips, checkpoints, reporter, stop)
+    reporter.say(_headline(config, job, start))
+    try:
+        evaluation = loop.run()
+        result = results.summary(job, arch, job.total, loop.loss, evaluation)
+        if processes.is_main():
+            results.write(job, folder, result, evaluation)
+        return result
+    finally:
+        reporter.close()
+
+
+def keep_compiled(folder: Path) -> None:
+    """Turns jax's cache of compiled programs on, if the environment does not say where it is."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "xla_cache"))
+
+
+def _claim(config: Config, total: int) -> None:
+    folder = config.run.workdir
+    workdir.claim(folder, config, total)
+    if (
+        config.run.eval_only
+        and config.network.init_from is None
+        and not workdir.has_checkpoints(folder)
+    ):
+        raise UsageError(f"--eval-only: {folder} holds no checkpoint")
+
+
+def _finished(folder: Path, start: int, total: int) -> Result | None:
+    """The result of a run that has nothing left to do."""
+    path = folder / "result.json"
+    if start < total or not path.exists():
+        return None
+    if processes.is_main():
+        print(f"{folder} is finished: step {start} of {total}. Nothing to do.")
+    return json.loads(path.read_text())
+
+
+def _headline(config: Config, job: Job, start: int) -> str:
+    """Describes a run: the resolved configuration, then a sentence."""
+    network, base = config.network, config.schedule.lr_base_batch
+    size = config.batch.batch_size
+    trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
+    scaled = f" = {config.schedule.learning_rate:g} x {size} / {base}" if base else ""
+    return (
+        f"configuration: {json.dumps(fields.as_json(config))}\n"
+        f"{network.arch} x{network.width_multiplier:g}, {job.num_params:,} {trained}, recipe "
+        f"{config.run.recipe}, on {config.data.dataset} at {config.input.image_size} px "
+        f"({len(job.dataset.train):,} training images, {len(job.dataset.test):,} test images), "
+        f"highest rate {peak_rate(config.schedule, size):.4g}{scaled}, "
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s) of {jax.process_count()} "
+        "process(es): "
+        + (f"resuming at step {start}" if start else "starting")
+        + f", {job.total} steps, writing to {config.run.workdir}; the first step is compiled first"
+    )
