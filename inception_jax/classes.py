@@ -1,4 +1,4 @@
-"""What the outputs of a classifier are called."""
+"""Names of classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def names(num_classes: int, name: str) -> list[str]:
     """Returns a name for each output of a classifier.
 
     Args:
-        num_classes: how many outputs it has.
-        name: what `create_model` takes. Published weights of 1000 classes have ImageNet's; others,
-            such as the 1008 of FID's graph, in an order of its own, have numbers.
+        num_classes: number of outputs.
+        name: what `create_model` takes. Published weights of 1000 classes have ImageNet's names.
+            Others have numbers, such as FID's 1008 classes, which have an order of their own.
     """
     if num_classes != 1000 or model_info(name).num_classes != 1000:
         return [f"class {i}" for i in range(num_classes)]
@@ -21,7 +21,7 @@ def names(num_classes: int, name: str) -> list[str]:
 
 
 def imagenet_names() -> list[str]:
-    """Returns ImageNet's 1000 names in the order of the outputs, as WordNet has them."""
+    """Returns WordNet's names of ImageNet's 1000 classes, in the order of the outputs."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line.partition("\t")[2] for line in lines if not line.startswith("#")]

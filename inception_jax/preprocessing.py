@@ -1,4 +1,4 @@
-"""Images as each publisher feeds them to its network."""
+"""Cropping, resizing and normalising of images, as each publisher does it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PILLOW = {
 
 
 def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
-    """Cuts, resizes and normalises an image as the publisher of a tag evaluates it.
+    """Crops, resizes and normalises an image as the publisher of a tag does in evaluation.
 
     Args:
         name: what `create_model` takes; its tag decides.
@@ -39,7 +39,7 @@ def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Returns what a network sees of an image: RGB [h, w, 3] from 0 to 255, see `preprocess`."""
+    """Crops and resizes an image, see `preprocess`; RGB [h, w, 3] from 0 to 255."""
     picture = _to_rgb(image)
     if info.crop == "resize_crop":
         return _resize_crop(picture, info)
@@ -52,19 +52,17 @@ def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
 
 
 def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Returns what `cropped` does as the network takes it: float32 [1, h, w, 3]."""
+    """Normalises the result of `cropped`; float32 [1, h, w, 3]."""
     return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
 
 
 def scaled(pixels: Array, info: ModelInfo) -> Array:
-    """Maps pixels 0 to 255, [..., 3] in the order of the network's input, to what it takes.
+    """Normalises pixels; float32 of the same shape.
 
     Args:
-        pixels: of NumPy or jax, of any type.
-        info: whose range, mean and deviation are applied.
-
-    Returns:
-        float32, of the same shape.
+        pixels: [..., 3] from 0 to 255, of NumPy or jax and any type, in the network's order of
+            channels.
+        info: has the range, mean and deviation.
     """
     fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
     mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
@@ -87,7 +85,7 @@ def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
 
 
 def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """torchvision's Resize (an int: the shorter side) and CenterCrop, which timm and Cadene use."""
+    """torchvision's Resize of the shorter side and CenterCrop, as timm and Cadene use them."""
     short = math.floor(info.input_size / info.crop_pct)
     width, height = picture.size
     if width <= height:
@@ -103,7 +101,7 @@ def _centre(picture: Image.Image, info: ModelInfo) -> np.ndarray:
 
 
 def _central(picture: Image.Image, fraction: float) -> Image.Image:
-    """`tf.image.central_crop`: an equal number of pixels goes on both sides."""
+    """`tf.image.central_crop`: cuts off an equal number of pixels on both sides."""
     left, top = (int((n - n * fraction) / 2) for n in picture.size)
     return picture.crop((left, top, picture.width - left, picture.height - top))
 
@@ -125,8 +123,8 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
         pixels: of any type.
         size: new length of the axis.
         axis: which.
-        half_pixel: take output pixel i from its centre, (i + 0.5) * scale - 0.5, cut at the border,
-            as PyTorch and TensorFlow 2; else from i * scale, as TensorFlow 1.
+        half_pixel: sample output pixel i at (i + 0.5) * scale - 0.5, clipped at the border, as
+            PyTorch and TensorFlow 2 do; otherwise at i * scale, as TensorFlow 1 does.
     """
     old = pixels.shape[axis]
     if half_pixel and old == size:  # every output pixel is an input pixel
@@ -141,10 +139,10 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
 
 
 def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
-    """Where output pixels lie among `old` input pixels, float32 [size].
+    """Positions of output pixels among `old` input pixels, float32 [size].
 
-    Both libraries compute in float32. PyTorch's compiler makes one operation, rounded once, of the
-    multiplication and the subtraction; in float64 they are exact, and rounded once after it.
+    Both libraries compute in float32. PyTorch's compiler fuses the multiplication and the
+    subtraction, with one rounding; here both are exact in float64, and then rounded once.
     """
     scale = np.float32(old / size)
     if not half_pixel:

@@ -1,4 +1,4 @@
-"""Many small pictures on one."""
+"""A sheet of many small pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def contact_sheet(
 
     Args:
         pictures: of any sizes; each is shrunk to fit a square of 168 pixels.
-        captions: lines of text for each; what is too long for its square is cut short.
+        captions: lines of text for each; lines that are too long are cut short.
     """
     columns = max(1, min(len(pictures), round(math.sqrt(1.6 * len(pictures)))))
     lines = max(map(len, captions), default=0)

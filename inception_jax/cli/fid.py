@@ -13,7 +13,7 @@ from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
 from inception_jax.metrics.metric_values import MeanStd
 from inception_jax.metrics.resizing import RESIZES
-from inception_jax.metrics.scores import check_count, fid_of_statistics, prepared, score_of_features
+from inception_jax.metrics.scores import check_count, fid_of_statistics, open_all, score_of_features
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.outputs import check_target
 
@@ -67,16 +67,18 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.no_progress,
     )
     if args.save_stats:
-        (opened,) = prepared(extractor, args.a)
+        (opened,) = open_all(extractor, args.a)
         extractor.statistics(opened).save(args.save_stats)
         print(f"wrote {args.save_stats}")
         return 0
-    whole = set(args.metrics) != {"fid"}
+    per_image = set(args.metrics) != {"fid"}
     opened = [extractor.open(source) for source in (args.a, args.b) if source]
     if "is" in args.metrics:
         check_count(opened[0], 10, "the Inception Score, a mean of ten parts,")
-    opened = prepared(extractor, *opened, whole=whole, least=4 if "pr" in args.metrics else 2)
-    gather = extractor.features if whole else extractor.statistics
+    opened = open_all(
+        extractor, *opened, per_image=per_image, least=4 if "pr" in args.metrics else 2
+    )
+    gather = extractor.features if per_image else extractor.statistics
     sets = [gather(source) for source in opened]
     for metric in args.metrics:
         print(_LINES[metric](*sets))

@@ -57,7 +57,7 @@ def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack
         WeightsError: see `load_weights`.
     """
     extractor = _extractor(extractor, options)
-    opened = prepared(extractor, a, b)
+    opened = open_all(extractor, a, b)
     return fid_of_statistics(*map(extractor.statistics, opened))
 
 
@@ -164,22 +164,22 @@ def precision_recall(
     return manifold_precision_recall(ours.pooled, theirs.pooled, neighbours=neighbours)
 
 
-def prepared(
-    extractor: Extractor, *sources: Any, whole: bool = False, least: int = 2
+def open_all(
+    extractor: Extractor, *sources: Any, per_image: bool = False, least: int = 2
 ) -> list[Images | Statistics | Features]:
     """Opens sources, and loads the network if one needs it, before any image is computed.
 
     Args:
         extractor: loaded if there are images.
         *sources: what `fid` takes.
-        whole: the features of each image will be needed, which statistics do not have.
+        per_image: whether the features of each image are needed, which statistics do not have.
         least: how many images are needed.
 
     Raises:
         ValueError: see `fid`.
     """
     opened = [extractor.open(source) for source in sources]
-    if whole and any(isinstance(source, Statistics) for source in opened):
+    if per_image and any(isinstance(source, Statistics) for source in opened):
         raise ValueError(
             "of statistics only FID can be computed; KID, the Inception Score, precision and "
             "recall need the images"
@@ -212,7 +212,7 @@ def _check_width(source: Images | Statistics | Features, width: int) -> None:
 
 
 def _features(extractor: Extractor, *sources: Any, least: int = 2) -> list[Features]:
-    opened = prepared(extractor, *sources, whole=True, least=least)
+    opened = open_all(extractor, *sources, per_image=True, least=least)
     return [extractor.features(source) for source in opened]
 
 
