@@ -49,7 +49,7 @@ _Value = _Constant | int
 """A constant, or the number of the node that computes the value."""
 
 
-def read_graph(program: tracing.Program) -> Graph:
+def read_graph(program: tracing.MarkedProgram) -> Graph:
     """Returns the graph of a program, with nodes that no output depends on."""
     reader = _Reader()
     jaxpr = program.closed.jaxpr

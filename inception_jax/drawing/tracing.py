@@ -20,7 +20,7 @@ _PREFIX = "drawing"
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class MarkedProgram:
     """A traced network.
 
     Attributes:
@@ -35,7 +35,7 @@ class Program:
     modules: dict[str, type[nnx.Module]]
 
 
-def trace(model: Model, input_size: tuple[int, int]) -> Program:
+def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
     """Traces a network with all its auxiliary classifiers; nothing is computed.
 
     Every convolution and every pool is one equation, BatchNorm uses its running statistics, and
@@ -61,7 +61,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> Program:
 
     with rewrites.rewritten(), ops.forced_form("native"):
         closed = jax.make_jaxpr(run)(state, images)
-    return Program(closed, parameters, modules)
+    return MarkedProgram(closed, parameters, modules)
 
 
 def event(equation: Any) -> tuple[Event, str] | None:
@@ -91,10 +91,7 @@ def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
             child = _MarkedDropout(0.0 if isinstance(child, layers.DropPath) else child.rate)
         elif callable(child):
             child = _Marked(child, _dotted((*path, key)))
-        if isinstance(parent, nnx.List):
-            parent[int(key)] = child
-        else:
-            setattr(parent, str(key), child)
+        setattr(parent, str(key), child)  # of a list too: its attributes are its indices
 
 
 class _Marked(nnx.Module):

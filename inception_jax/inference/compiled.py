@@ -42,7 +42,7 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
         ValueError: for fewer than one part, or more than there are devices; for parameters narrower
             than float32; by the function, for images that the network does not take.
     """
-    return jit_call(model, lambda model, images: model(images), parts=parts)
+    return jit_call(model, _logits, parts=parts)
 
 
 def jit_call(
@@ -75,6 +75,10 @@ def jit_call(
     if parts == 1:
         return lambda images: compute(state, jnp.asarray(images))
     return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)
+
+
+def _logits(model: Model, images: jax.Array) -> Any:
+    return model(images)
 
 
 def cores() -> int:
