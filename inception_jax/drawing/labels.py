@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from inception_jax.drawing.graph import Node, Pair, inside
+from inception_jax.drawing.graph import Node, inside
 
 Colour = Literal["data", "conv", "depthwise", "pool", "join", "pointwise", "module", "classifier"]
 
@@ -79,13 +79,8 @@ def kinds(nodes: Iterable[Node]) -> list[tuple[Colour, str]]:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Returns a shape as papers print it: 35×35×288."""
+    """Returns a shape or a window as papers print it: 35×35×288."""
     return "×".join(map(str, shape))
-
-
-def window_text(numbers: Pair) -> str:
-    """Returns a window as papers print it: 1×7."""
-    return "×".join(map(str, numbers))
 
 
 def number_text(number: int) -> str:
@@ -115,9 +110,9 @@ def first_line(node: Node, *, channels: bool = True) -> str:
     if node.kind == "conv":
         kind = "depthwise" if node.depthwise else "conv"
         dilated = f", dilation {node.dilation[0]}" if max(node.dilation) > 1 else ""
-        return f"{window_text(node.window)} {kind}{step}{out}{dilated}"
+        return f"{shape_text(node.window)} {kind}{step}{out}{dilated}"
     if node.kind in ("max_pool", "avg_pool"):
-        return f"{window_text(node.window)} {node.kind.replace('_', ' ')}{step}"
+        return f"{shape_text(node.window)} {node.kind.replace('_', ' ')}{step}"
     if node.kind in ("linear", "concat", "identity"):
         return f"{node.kind}{out}"
     if node.kind == "split":
