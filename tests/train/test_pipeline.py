@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from images import write_folder
-from train.data import loader
+from train.data import loader, pipeline
 from train.data.bad_images import BadImages, Note
-from train.data.datasets import ArraySource, Dataset, Example
+from train.data.datasets import ArraySource, Dataset, Example, imagenet_placeholder
 from train.data.exclusions import read_exclusions
 from train.data.open_dataset import open_dataset
 from train.data.options import InputOptions
@@ -64,6 +64,13 @@ def assert_same(batches: list[dict], others: list[dict]) -> None:
             np.testing.assert_array_equal(batch[key], other[key])
             assert type(batch[key]) is type(other[key]) is np.ndarray
         assert batch["notes"] == other["notes"]
+
+
+def test_a_large_data_set_is_decoded_by_all_processors():
+    large = imagenet_placeholder()
+    assert pipeline._workers(large, InputOptions()) == min(os.cpu_count() or 1, 32)
+    assert pipeline._workers(large, InputOptions(workers=3)) == 3
+    assert pipeline._workers(numbered(20, 1), InputOptions()) == 0
 
 
 def test_worker_processes_and_starting_later_change_nothing(dataset):

@@ -1,1 +1,1 @@
-"""Options, recipes and the folder of a run."""
+"""What rooms say about their options; recipes; the folder of a run."""
