@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 
 import reference_torch
-from twins import WIDTH, filled, run, skeleton
+from tests.helpers.networks import WIDTH, filled, run, skeleton
 
 
 def shapes(model: nnx.Module, call, *args):
