@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import inception_jax as ij
-from tests.helpers.networks import CLASSES, WIDTH, network, random_images, run, skeleton
+from tests.helpers.networks import CLASSES, WIDTH, random_images, run, skeleton
+from tests.helpers.twins import pair
 
 NAME = "inception_v1.bvlc_in1k"
 CONVS = ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"]
@@ -57,8 +58,8 @@ def caffemodel(state: dict[str, np.ndarray], old: bool) -> bytes:
 
 @pytest.mark.parametrize("old", [True, False])
 def test_bvlc_googlenet(old, tmp_path):
-    model = network(NAME, "float32", aux_heads=True)
-    state = ij.to_torch(model)
+    model, twin = pair(NAME, "float32", aux_heads=True)
+    state = {key: tensor.numpy() for key, tensor in twin.state_dict().items()}
     path = tmp_path / "bvlc_googlenet.caffemodel"
     path.write_bytes(caffemodel(state, old))
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES}
