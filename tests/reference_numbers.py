@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.weights import leaves
+from inception_jax.weights import torch_names
 from tests.helpers.networks import CLASSES, named_leaves, options_for, run, skeleton, small
 
 FILE = Path(__file__).with_suffix(".json")
@@ -100,14 +100,14 @@ def seeded(name: str, dtype: str) -> nnx.Module:
 
     def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         names = tuple(key.key for key in path)
-        rng = np.random.default_rng(zlib.crc32(leaves.torch_name(names).encode()))
+        rng = np.random.default_rng(zlib.crc32(torch_names.torch_name(names).encode()))
         if names[-1] in ("scale", "var"):
             return rng.uniform(0.5, 1.5, leaf.shape).astype(dtype)
         fan_in = np.prod(leaf.shape[:-1]) if names[-1] == "kernel" else 100
         gain = 1 if "depthwise" in names else 2  # no ReLU halves what follows a depthwise kernel
         return rng.normal(0, np.sqrt(gain / fan_in), leaf.shape).astype(dtype)
 
-    nnx.update(model, jax.tree_util.tree_map_with_path(fill, leaves.state_of(model)))
+    nnx.update(model, jax.tree_util.tree_map_with_path(fill, torch_names.state_of(model)))
     return model
 
 
