@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from page import command, machine, paragraph, write_section
 
@@ -37,19 +37,17 @@ import inception_jax as ij
 from inception_jax.metrics.resizing import resized
 from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
 from reference_torch.optim import TensorFlowRMSprop
-from twins import (
+from tests.helpers.networks import (
     CLASSES,
     WIDTH,
     WRONG_READINGS,
     forget,
     named_leaves,
     options_for,
-    pair,
     random_images,
     run,
-    to_nchw,
-    twin_of,
 )
+from tests.helpers.twins import pair, to_nchw, twin_of
 
 PAGE = ROOT / "docs" / "equivalence.md"
 DTYPES = ("float64", "float32", "bfloat16")

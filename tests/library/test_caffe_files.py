@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import inception_jax as ij
-from twins import CLASSES, WIDTH, pair, random_images, run, skeleton
+from tests.helpers.networks import CLASSES, WIDTH, random_images, run, skeleton
+from tests.helpers.twins import pair
 
 NAME = "inception_v1.bvlc_in1k"
 CONVS = ["1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"]

@@ -7,20 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
 from PIL import Image
 
 import inception_jax as ij
 from inception_jax import classes
 from inception_jax.cli import main as cli
 from inception_jax.cli import predict
-from keras_layers import keras_tensors, xception_layers
-from twins import WIDTH, filled, pair, skeleton
+from tests.helpers.keras_layers import keras_tensors, xception_layers
+from tests.helpers.networks import WIDTH, filled, network, skeleton
 
 SMALL = {"num_classes": 10, "width_multiplier": WIDTH}
 
@@ -80,6 +78,7 @@ def test_convert_to_and_fro(capsys, tmp_path, whole):
 
 
 def test_keras_layers_are_written_in_its_order(capsys, tmp_path, whole):
+    h5py = pytest.importorskip("h5py")
     state, source = whole
     for file in ("x.weights.h5", "x.h5"):
         run(capsys, "convert", source, tmp_path / file, "--arch", "xception.keras_in1k")
@@ -148,7 +147,7 @@ def test_what_cannot_be_converted(capsys, tmp_path, whole, arch, to, file, words
 
 
 def test_the_width_of_other_libraries_is_fixed(capsys, tmp_path):
-    model, _ = pair("xception.tf_in1k", "float32")
+    model = network("xception.tf_in1k", "float32")
     ij.save_weights(model, tmp_path / "narrow.safetensors")
     files = (tmp_path / "narrow.safetensors", tmp_path / "x.pth")
     code, _, err = run(capsys, "convert", *files, "--arch", "xception.tf_in1k", "--to", "timm")
@@ -156,6 +155,7 @@ def test_the_width_of_other_libraries_is_fixed(capsys, tmp_path):
     assert f"width multiplier; the model's is {WIDTH}" in err
     # Our own, and the twin's, have it.
     assert run(capsys, "convert", *files, "--arch", "xception.tf_in1k")[0] == 0
+    torch = pytest.importorskip("torch")
     loaded = torch.load(files[1], weights_only=True)
     for name, tensor in ij.to_torch(model).items():
         np.testing.assert_array_equal(loaded[name], tensor)

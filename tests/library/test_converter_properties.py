@@ -13,7 +13,7 @@ import test_slim_files
 
 import inception_jax as ij
 from inception_jax.weights import layouts, torch_names
-from twins import DEEP, WIDTH, filled
+from tests.helpers.networks import DEEP, WIDTH, filled
 
 # A network of each kind of layout, the smallest of its kind.
 FILES = ["inception_v1.tv_in1k", "bn_inception.caffe_in1k", "inception_v1.slim_in1k"]

@@ -12,13 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import inception_jax as ij
 from inception_jax.create import abstract_model
-from reference_torch.layers import Chain
-from twins import (
+from tests.helpers.networks import (
     CLASSES,
     WIDTH,
     WRONG_READINGS,
@@ -27,14 +25,15 @@ from twins import (
     distinct_readings,
     named_leaves,
     options_for,
-    pair,
     random_images,
     randomise,
     run,
-    to_nchw,
     to_numpy,
-    twin_of,
 )
+
+torch = pytest.importorskip("torch")
+from reference_torch.layers import Chain
+from tests.helpers.twins import pair, to_nchw, twin_of
 
 ARCHS = deep_ones_slow(ij.list_models())
 

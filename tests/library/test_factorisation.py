@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from inception_jax.nn.layers import Conv
-from twins import skeleton
+from tests.helpers.networks import skeleton
 
 
 def kernels(*layers: nnx.Module) -> int:

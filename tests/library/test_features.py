@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from PIL import Image
 
 import inception_jax as ij
 from inception_jax.analysis import explain, macs
 from inception_jax.cli.contact_sheet import contact_sheet
-from twins import WIDTH, deep_ones_slow, filled, pair, skeleton
+from tests.helpers.networks import WIDTH, deep_ones_slow, filled, network, skeleton
 
 # num_chs and reduction of timm's feature_info.
 TIMM = {
@@ -134,7 +133,7 @@ def test_a_hook_sees_and_replaces_maps(name):
 def test_grad_cam(name, stage):
     """Against the definition: the gradient by differences along each channel's mean."""
     with jax.enable_x64(True):
-        model, _ = pair(name, "float64")
+        model = network(name, "float64")
         size = model.min_size + 20
         images = jax.random.normal(jax.random.key(1), (2, size, size + 8, 3), "float64")
         classes = np.array([3, 1])
@@ -257,7 +256,7 @@ def test_repr_is_a_line():
 
 
 def test_face_embeddings_of_length_one():
-    model, twin = pair("inception_resnet_v1.vggface2", "float32")
+    model = network("inception_resnet_v1.vggface2", "float32")
     images = np.random.default_rng(3).normal(size=(2, 80, 80, 3)).astype(np.float32)
     vectors = model.embed(jnp.asarray(images), normalise=True)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
@@ -265,6 +264,7 @@ def test_face_embeddings_of_length_one():
     np.testing.assert_allclose(
         vectors, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5, atol=1e-7
     )
-    with torch.no_grad():
-        expected = twin.embed(torch.from_numpy(images.transpose(0, 3, 1, 2)), normalise=True)
-    np.testing.assert_allclose(vectors, expected.numpy(), atol=2e-5)
+    twins = pytest.importorskip("tests.helpers.twins")
+    twin = twins.twin_of(model, "inception_resnet_v1.vggface2", "float32")
+    expected = twin.embed(twins.to_nchw(images), normalise=True)
+    np.testing.assert_allclose(vectors, expected.detach(), atol=2e-5)

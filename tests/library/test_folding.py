@@ -10,7 +10,7 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.nn.norms import BatchNorm
-from twins import CLASSES, compare, distinct_readings, pair, random_images, run
+from tests.helpers.networks import CLASSES, compare, distinct_readings, network, random_images, run
 
 # Every kind of fold; more of the same with `-m slow`.
 KINDS = {"inception_v3", "inception_resnet_v1", "inception_next_atto", "xception41", "xception41p"}
@@ -32,7 +32,7 @@ def logits(model, images):
 @pytest.mark.parametrize("dtype", ["float64"], indirect=True)
 @pytest.mark.parametrize("name", READINGS)
 def test_folding_keeps_the_logits(name, dtype):
-    model, _ = pair(name, dtype)
+    model = network(name, dtype)
     before = nnx.to_pure_dict(nnx.state(model))
     images = images_for(model, dtype)
     folded = ij.fold(model)
@@ -45,7 +45,7 @@ def test_folding_keeps_the_logits(name, dtype):
 
 @pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto"])
 def test_folding_survives_tiny_variances(name, dtype):
-    model, _ = pair(name, dtype, hostile=True)
+    model = network(name, dtype, hostile=True)
     images = images_for(model, dtype)
     expected = np.asarray(logits(model, images))
     # Twice the tolerance in all: both are rounded, and neither is the truth.
@@ -56,13 +56,13 @@ def test_folding_survives_tiny_variances(name, dtype):
 @pytest.mark.parametrize(("name", "left"), [("inception_v3", 0), ("inception_next_atto", 0),
                                             ("xception", 0), ("xception41p", 13)])  # fmt: skip
 def test_what_no_convolution_can_take_stays(name, left):
-    model, _ = pair(name, "float32")
+    model = network(name, "float32")
     norms = [m for _, m in nnx.iter_modules(ij.fold(model)) if isinstance(m, BatchNorm)]
     assert len(norms) == left
 
 
 def test_a_folded_network_is_not_trained_and_not_saved(tmp_path):
-    folded = ij.fold(pair("inception_v1", "float32")[0])
+    folded = ij.fold(network("inception_v1", "float32"))
     with pytest.raises(ValueError, match="cannot be trained"):
         nnx.view(folded, use_running_average=False)
     with pytest.raises(ij.WeightsError, match="create_model"):
@@ -78,7 +78,7 @@ def test_narrow_parameters_are_not_folded():
 @pytest.mark.parametrize("parts", [None, 1, 2, 3])
 @pytest.mark.parametrize("n", [1, 4, 5])
 def test_predict_cuts_the_batch_and_gives_all_of_it(parts, n):
-    model, _ = pair("inception_v1", "float32")
+    model = network("inception_v1", "float32")
     images = images_for(model, "float32", n=n)
     predict = ij.jit_predict(model, parts=parts)
     compare(predict(images), np.asarray(logits(model, images)), "float32", f"{parts} parts")
@@ -86,9 +86,9 @@ def test_predict_cuts_the_batch_and_gives_all_of_it(parts, n):
 
 
 def test_predict_says_what_is_wrong_with_images():
-    predict = ij.jit_predict(pair("inception_v1", "float32")[0], parts=2)
+    predict = ij.jit_predict(network("inception_v1", "float32"), parts=2)
     for bad in (np.zeros((4, 8, 8, 3), np.float32), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(ValueError, match="images"):
             predict(bad)
     with pytest.raises(ValueError, match="parts"):
-        ij.jit_predict(pair("inception_v1", "float32")[0], parts=-1)
+        ij.jit_predict(network("inception_v1", "float32"), parts=-1)

@@ -7,20 +7,17 @@ import json
 import zipfile
 from pathlib import Path
 
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import inception_jax as ij
-import reference_torch
 from inception_jax.weights import torch_names
 from inception_jax.weights.keras_files import write_hdf5
 from inception_jax.weights.keras_layouts import from_twin
-from keras_layers import (
+from tests.helpers.keras_layers import (
     RESNET_LAYERS,
     V3_LAYERS,
     inception_layers,
@@ -28,7 +25,11 @@ from keras_layers import (
     later,
     xception_layers,
 )
-from twins import WIDTH, filled, skeleton
+from tests.helpers.networks import WIDTH, filled, skeleton
+
+h5py = pytest.importorskip("h5py")
+torch = pytest.importorskip("torch")
+import reference_torch
 
 
 class Case:

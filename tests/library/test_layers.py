@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from inception_jax.nn import init
 from inception_jax.nn.layers import BatchNorm, Chain, ConvBN, DropPath, channel_scaler, check_images
 from inception_jax.nn.rewrites import rewritten
+from tests.helpers.networks import to_numpy
 
 
 def norms(dtype: str, momentum: float):
+    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     ours = BatchNorm(5, eps=1e-3, momentum=momentum, dtype=dtype, param_dtype=dtype)
     theirs = torch.nn.BatchNorm2d(5, eps=1e-3, momentum=1 - momentum).to(getattr(torch, dtype))
@@ -29,6 +30,7 @@ def norms(dtype: str, momentum: float):
 @pytest.mark.parametrize("momentum", [0.9, 0.9997, 0.0])
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_norm_equals_pytorch(momentum, training, dtype):
+    twins = pytest.importorskip("tests.helpers.twins")
     ours, theirs = norms(dtype, momentum)
     ours.use_running_average = not training
     theirs.train(training)
@@ -36,8 +38,8 @@ def test_batch_norm_equals_pytorch(momentum, training, dtype):
     tolerance = dict(rtol=1e-5, atol=1e-5) if dtype == "float32" else dict(rtol=1e-11, atol=1e-11)
     for _ in range(2):  # the second step starts from averaged statistics
         y = ours(jnp.asarray(x))
-        expected = theirs(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        np.testing.assert_allclose(y, expected.detach(), **tolerance)
+        expected = theirs(twins.to_nchw(x))
+        np.testing.assert_allclose(y, to_numpy(expected), **tolerance)
         np.testing.assert_allclose(ours.mean[...], theirs.running_mean, **tolerance)
         np.testing.assert_allclose(ours.var[...], theirs.running_var, **tolerance)
 

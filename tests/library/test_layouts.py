@@ -9,13 +9,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import inception_jax as ij
-import reference_torch
 from inception_jax.weights import published_names
-from twins import WIDTH, filled, pair, skeleton
+from tests.helpers.networks import WIDTH, filled, network, skeleton
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -174,6 +172,8 @@ def build(name: str, **options) -> nnx.Module:
 def numbered(name: str, **options) -> tuple[dict, dict]:
     """A published file with numbers of its own in every tensor, and the twin's state of it."""
     options = {"width_multiplier": WIDTH, **options}
+    torch = pytest.importorskip("torch")
+    reference_torch = pytest.importorskip("reference_torch")
     with torch.device("meta"):
         state = reference_torch.create_model(name, **options).state_dict()
     rng = np.random.default_rng(0)
@@ -311,7 +311,7 @@ def test_1008_rows_are_the_graph_of_fid():
 
 def test_own_files_with_tuples_in_their_reading(tmp_path):
     """JSON gives lists back; blocks of (2, 2, 2) are still the same reading."""
-    model, _ = pair("inception_resnet_v1", "float32", blocks=(2, 2, 2))
+    model = network("inception_resnet_v1", "float32", blocks=(2, 2, 2))
     ij.save_weights(model, tmp_path / "x.safetensors")
     options = {"num_classes": 10, "width_multiplier": WIDTH}
     again = ij.create_model(

@@ -31,7 +31,8 @@ from inception_jax.metrics import manifolds, resizing
 from inception_jax.metrics.extractor import _pooled
 from inception_jax.metrics.image_files import image_files
 from inception_jax.metrics.image_loader import LoaderOptions, batches, open_images
-from twins import CLASSES, WIDTH, filled, twin_of
+from tests.helpers.networks import CLASSES, WIDTH, filled
+from tests.helpers.twins import twin_of
 
 STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
 SIZES = [(299, 299), (60, 83), (301, 64), (512, 400), (1, 7)]

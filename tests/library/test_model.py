@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
-import reference_torch
-from twins import WIDTH, filled, run, skeleton
+from tests.helpers.networks import WIDTH, filled, run, skeleton
 
 
 def shapes(model: nnx.Module, call, *args):
@@ -55,6 +53,9 @@ def test_a_hook_replaces_any_map(name):
 
 
 def test_the_twins_hook_is_the_same():
+    torch = pytest.importorskip("torch")
+    import reference_torch
+
     torch.manual_seed(0)
     twin = reference_torch.create_model("xception41", width_multiplier=WIDTH, num_classes=7)
     images, seen = torch.randn(1, 3, 40, 40), []

@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 import inception_jax as ij
-import reference_torch.ops as torch_ops
 from inception_jax.nn import ops
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F
+
+import reference_torch.ops as torch_ops
 
 FORMS = ("shifted", "native")
 DEPTHWISE_FORMS = (*FORMS, "dense")

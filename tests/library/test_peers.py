@@ -13,12 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import inception_jax as ij
 from inception_jax.weights.convert import save_as
-from twins import to_nchw
+
+torch = pytest.importorskip("torch")
+from tests.helpers.twins import to_nchw
 
 pytestmark = [
     pytest.mark.peers,

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 import inception_jax as ij
@@ -61,8 +59,11 @@ def test_faces_are_scaled_by_128():
 
 def test_fid_resizes_as_pytorch_does():
     image = photo(401, 256)
+    torch = pytest.importorskip("torch")
     t = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-    expected = 2 * F.interpolate(t, (299, 299), mode="bilinear", align_corners=False) - 1
+    expected = (
+        2 * torch.nn.functional.interpolate(t, (299, 299), mode="bilinear", align_corners=False) - 1
+    )
     ours = ij.preprocess("inception_v3.fid", image)
     np.testing.assert_allclose(ours, expected.permute(0, 2, 3, 1), atol=2e-5)
 

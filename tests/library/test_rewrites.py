@@ -18,7 +18,14 @@ from inception_jax.nn.layers import Conv, ConvBN
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.ops import forced_form
 from inception_jax.nn.remat import rematerialised
-from twins import compare, deep_ones_slow, options_for, pair, random_images, skeleton
+from tests.helpers.networks import (
+    compare,
+    deep_ones_slow,
+    network,
+    options_for,
+    random_images,
+    skeleton,
+)
 
 ARCHS = deep_ones_slow(ij.list_models())
 # One of each class whose branches may be computed together.
@@ -75,7 +82,7 @@ def step_of(model, images, names, wrap=lambda function: function):
 
 @functools.cache
 def plain_step(name):
-    model, _ = pair(name, "float64", **options_for(name))
+    model = network(name, "float64", **options_for(name))
     size = (model.min_size + 20, model.min_size + 33)
     images = jnp.asarray(random_images(model, "float64", size, n=4, seed=0))
     return model, images, step_of(model, images, ())
@@ -204,7 +211,7 @@ def test_each_rewriting_can_be_seen_in_the_program():
 
 
 def test_the_choice_is_a_part_of_what_is_traced():
-    model = pair("inception_v1", "float32")[0]
+    model = network("inception_v1", "float32")
     images = jnp.asarray(random_images(model, "float32", (40, 40)))
     graphdef, state = nnx.split(model)
     call = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))

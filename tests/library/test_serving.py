@@ -13,17 +13,14 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import torch
 from flax import nnx
 
 import inception_jax as ij
 from inception_jax.cli import main as cli
 from inception_jax.nn import layers, ops
 from inception_jax.nn.model import Model
-from twins import (
+from tests.helpers.networks import (
     CLASSES,
     WIDTH,
     compare,
@@ -33,9 +30,12 @@ from twins import (
     options_for,
     random_images,
     run,
-    to_nchw,
-    twin_of,
 )
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+from tests.helpers.twins import to_nchw, twin_of
 
 # Response normalisation, pools that round up, a mapping of the input, a max pool in a module.
 READINGS = ["inception_v1.bvlc_in1k", "inception_v1.tv_in1k", "inception_v3.fid"]

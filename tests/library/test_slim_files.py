@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from slim_scopes import AUX_SCOPES, SCOPES
 
 import inception_jax as ij
-from twins import WIDTH, filled, skeleton
+from tests.helpers.networks import WIDTH, filled, skeleton
+from tests.helpers.slim_scopes import AUX_SCOPES, SCOPES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -9,25 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 from flax import nnx
 
 import inception_jax as ij
 from inception_jax.weights import torch_names
 from inception_jax.weights.loading import unfit_heads
-from keras_layers import keras_tensors, later, xception_layers
-from twins import (
+from tests.helpers.keras_layers import keras_tensors, later, xception_layers
+from tests.helpers.networks import (
     WIDTH,
     deep_ones_slow,
     filled,
     options_for,
-    pair,
     random_images,
     run,
     skeleton,
-    to_nchw,
 )
+
+torch = pytest.importorskip("torch")
+import safetensors.torch
+
+from tests.helpers.twins import pair, to_nchw
 
 ARCHS = deep_ones_slow(ij.list_models())
 

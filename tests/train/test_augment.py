@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import encode, gradient
+from tests.helpers.images import encode, gradient
 from train.data import augment
 from train.data.augment import central_box, inception_box, multi_crops, train_view
 from train.data.decoding import Box

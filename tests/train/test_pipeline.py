@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from images import write_folder
+from tests.helpers.images import write_folder
 from train.data import loader, pipeline
 from train.data.bad_images import BadImages, Note
 from train.data.datasets import ArraySource, Dataset, Example, imagenet_placeholder

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from images import encode, gradient, write_folder
+from tests.helpers.images import encode, gradient, write_folder
 from train.conversion.from_folder import convert_folder
 from train.data import fashion_mnist, image_folder
 from train.data.bad_images import BadImageError

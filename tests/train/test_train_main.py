@@ -18,7 +18,7 @@ import safetensors.numpy
 from PIL import Image
 
 import inception_jax as ij
-import twins
+from tests.helpers import networks
 from train.data.open_dataset import open_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -287,7 +287,7 @@ def test_steps_that_are_not_finite_may_be_skipped_for_a_while(run, tmp_path):
 
 def test_start_from_weights_with_other_classes(run, tmp_path):
     model = ij.create_model("xception", num_classes=3, in_channels=1, width_multiplier=0.05)
-    twins.randomise(model, "float32")
+    networks.randomise(model, "float32")
     ij.save_weights(model, tmp_path / "start.safetensors")
     options = [*SMALL, "--steps", "2", "--workdir", "w", "--init-from", "start.safetensors"]
     code, out, err = run("--arch", "xception", *options, "--freeze-backbone")
@@ -346,5 +346,5 @@ def trained_logits(arch: str, workdir: Path, dtype: str) -> np.ndarray:
     )
     side = stored["image_size"]
     images = np.asarray(jax.image.resize(images, (100, side, side, 1), "bilinear"))
-    logits, _ = twins.run(network, lambda m, x: m(x), images)
+    logits, _ = networks.run(network, lambda m, x: m(x), images)
     return np.asarray(logits, np.float32)

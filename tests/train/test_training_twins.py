@@ -11,12 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
-import torch.nn.functional as F
 from flax import nnx
 
 import inception_jax as ij
-from reference_torch.optim import TensorFlowRMSprop
+from tests.helpers.networks import CLASSES, named_leaves, options_for
 from train.config.fields import override
 from train.engine import functional
 from train.engine.augmentation import Augmentation
@@ -25,7 +23,12 @@ from train.engine.optimizer import OptimizerOptions, make_optimizer
 from train.engine.schedule import ScheduleOptions, learning_rate
 from train.engine.step import init_state, make_gradients, make_loss, make_train_step
 from train.run.command_line import Config
-from twins import CLASSES, named_leaves, options_for, pair, to_nchw, twin_of
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F
+
+from reference_torch.optim import TensorFlowRMSprop
+from tests.helpers.twins import pair, to_nchw, twin_of
 
 pytestmark = pytest.mark.usefixtures("optimizing_compiler")
 

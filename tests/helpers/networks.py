@@ -1,4 +1,4 @@
-"""Pairs of a network here and its PyTorch twin with the same random numbers in them."""
+"""Networks with random numbers in them, and comparisons of arrays; nothing here needs PyTorch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import inception_jax as ij
-import reference_torch
 from inception_jax.create import abstract_model
 from inception_jax.nn.layers import BatchNorm
 from inception_jax.weights import torch_names
@@ -86,12 +84,28 @@ def not_random(name: str) -> dict[str, float]:
     return {option: 0.0 for option in readings if "drop" in option}
 
 
+_caches: list[Callable[[], None]] = []
+
+
+def kept_for_a_network(function: Callable) -> Callable:
+    """A cache that `forget` clears."""
+    cached = functools.cache(function)
+    _caches.append(cached.cache_clear)
+    return cached
+
+
+def forget() -> None:
+    """Clears what is cached for more tests of the same network."""
+    for clear in _caches:
+        clear()
+
+
 def skeleton(name: str, **options: Any) -> nnx.Module:
     """Returns a network of its own without numbers, which weights can be loaded into."""
     return nnx.clone(_traced(name, tuple(sorted(options.items()))))
 
 
-@functools.cache
+@kept_for_a_network
 def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
     # Seconds for a deep network; a copy of it takes some milliseconds.
     return abstract_model(name, **dict(options))
@@ -113,20 +127,23 @@ def filled(name: str, **options) -> nnx.Module:
     return model
 
 
-@functools.cache
-def pair(
-    name: str, dtype: str, *, hostile: bool = False, **options: Any
-) -> tuple[nnx.Module, torch.nn.Module]:
-    """Returns both networks in evaluation mode, with random weights, scales and statistics.
+@kept_for_a_network
+def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
+    """Returns a network in evaluation mode, with random weights, scales and statistics.
 
-    Both precisions start from the same numbers, those of float32.
+    Both precisions start from the same numbers, those of float32. Do not change it: it is shared.
     """
-    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
+    options = {**small(name), **options}
     model = skeleton(name, dtype=dtype, param_dtype=dtype, **options)
     _fill_in(model, name, dtype, options)
     if hostile:
         make_hostile(model)
-    return model, twin_of(model, name, dtype, **options)
+    return model
+
+
+def small(name: str) -> dict[str, Any]:
+    """Options of a network that a test can afford, with nothing random in training."""
+    return {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name)}
 
 
 _numbers: dict[Any, dict[str, np.ndarray]] = {}
@@ -142,23 +159,11 @@ def _fill_in(model: nnx.Module, name: str, dtype: str, options: Mapping[str, Any
             randomise(model, dtype)
             _numbers[structure] = ij.to_torch(model)
         else:
-            pair(name, "float32", **options)
+            network(name, "float32", **options)
     ij.load_weights(model, _numbers[structure])
 
 
-def forget() -> None:
-    """Drops the pairs and numbers that are kept for further tests of their network."""
-    pair.cache_clear()
-    _traced.cache_clear()
-    _numbers.clear()
-
-
-def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
-    """Returns a network's twin with the same numbers, built with its own options."""
-    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
-    return reference_torch.create_model(
-        name, dtype=getattr(torch, dtype), weights=ij.to_torch(model), **options
-    )
+_caches.append(_numbers.clear)
 
 
 def randomise(model: nnx.Module, dtype: str, *, calibrated: bool = False, seed: int = 0) -> None:
@@ -240,26 +245,22 @@ def random_images(
     return rng.normal(size=(n, *size, model.in_channels)).astype(dtype)
 
 
-def to_nchw(array: Any) -> torch.Tensor:
-    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).contiguous()
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor in our axis order."""
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of PyTorch in our axis order."""
     array = tensor.detach().numpy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 
 def compare(
     ours: Any,
-    theirs: torch.Tensor | np.ndarray,
+    theirs: Any,
     dtype: str,
     what: str,
     scale: float | None = None,
 ) -> None:
     """Asserts equality to the precision of a dtype, relative to the largest number or a scale."""
     ours = np.asarray(ours)
-    theirs = to_numpy(theirs) if isinstance(theirs, torch.Tensor) else theirs
+    theirs = to_numpy(theirs) if hasattr(theirs, "detach") else np.asarray(theirs)
     assert ours.dtype == theirs.dtype == dtype, (what, ours.dtype, theirs.dtype)
     assert ours.shape == theirs.shape, (what, ours.shape, theirs.shape)
     scale = scale or max(np.abs(theirs).max(), np.finfo(dtype).tiny)

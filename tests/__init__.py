@@ -1,0 +1,1 @@
+"""The tests, by room; `tests.helpers` also serves benchmarks."""

@@ -1,0 +1,43 @@
+"""Pairs of a network here and its PyTorch twin with the same random numbers in them.
+
+Importing this skips a test module where PyTorch is not installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import inception_jax as ij
+from tests.helpers.networks import kept_for_a_network, network, small
+
+pytest.importorskip("torch", reason="needs the PyTorch twin")
+import torch
+
+import reference_torch
+
+
+@kept_for_a_network
+def pair(
+    name: str, dtype: str, *, hostile: bool = False, **options: Any
+) -> tuple[nnx.Module, torch.nn.Module]:
+    """Returns `network(...)` and its twin, both in evaluation mode."""
+    model = network(name, dtype, hostile=hostile, **options)
+    return model, twin_of(model, name, dtype, **options)
+
+
+def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
+    """Returns a new twin of a network, built with its own options, with the same numbers."""
+    return reference_torch.create_model(
+        name,
+        dtype=getattr(torch, dtype),
+        weights=ij.to_torch(model),
+        **{**small(name), **options},
+    )
+
+
+def to_nchw(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).contiguous()
