@@ -1,7 +1,7 @@
 """Numbers that every network must give, computed by its PyTorch twin in float64.
 
-`python -m tests.reference_numbers` writes them to `reference_numbers.json`; it needs PyTorch. The
-tests compare JAX with the file, so they need none. Parameters, statistics and images are drawn by
+`python -m tests.reference_numbers [NAME...]` writes them to `reference_numbers.json`, with PyTorch.
+The tests compare JAX with the file, so they need none. Parameters, statistics and images are drawn by
 NumPy, each tensor from a seed of its own name: neither jax's random numbers nor the order of the
 tensors matter. Write the file again only if the numbers are meant to change.
 """
@@ -9,6 +9,7 @@ tensors matter. Write the file again only if the numbers are meant to change.
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,11 @@ def _projections(tensors: Tensors) -> dict[str, float]:
 
 
 def main() -> None:
-    """Writes the file."""
-    numbers = {name: of_pytorch(name) for name in ij.list_models()}
-    FILE.write_text(json.dumps(numbers, indent=1) + "\n")
+    """Writes the file, or the numbers of the networks that are named."""
+    names = ij.list_models()
+    kept = json.loads(FILE.read_text()) if sys.argv[1:] else {}
+    numbers = kept | {name: of_pytorch(name) for name in sys.argv[1:] or names}
+    FILE.write_text(json.dumps({name: numbers[name] for name in names}, indent=1) + "\n")
     print(f"wrote {FILE}")
 
 

@@ -3,8 +3,8 @@
 Reads beside the paper's figures 16 to 19. Every public weight file comes from the authors' code,
 TF-slim's `nets/inception_resnet_v2.py`, which is another network than the paper's: V3's stem and a
 module Mixed_5b in place of V4's stem, twice as many blocks, and a last 1x1 convolution. Both are
-here; the shapes are those of TF-slim's for a 299x299 image, with the paper's beside them where they
-differ.
+here. The residual modules and the last reduction are v1's, with other widths. Shapes are those of
+TF-slim's network for a 299x299 image, with the paper's beside them where they differ.
 """
 
 from __future__ import annotations
