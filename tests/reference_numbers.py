@@ -1,8 +1,8 @@
 """Numbers that every network must give, computed by its PyTorch twin in float64.
 
 `python -m tests.reference_numbers [NAME...]` writes them to `reference_numbers.json`, with PyTorch.
-The tests compare JAX with the file, so they need none. Parameters, statistics and images are drawn by
-NumPy, each tensor from a seed of its own name: neither jax's random numbers nor the order of the
+The tests compare JAX with the file, so they need none. Parameters, statistics and images are drawn
+by NumPy, each tensor from a seed of its own name: neither jax's random numbers nor the order of the
 tensors matter. Write the file again only if the numbers are meant to change.
 """
 
