@@ -76,7 +76,7 @@ class Node:
 
     @property
     def layer(self) -> str:
-        """Path of the module whose parameter it takes."""
+        """Path of the module that has its parameter."""
         return parent(self.parameter)
 
 
