@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to the pages: the gallery, drawn from the code at each build."""
+"""Hooks of `mkdocs build`: they draw the gallery from the code and add it to the pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # networks are traced here, and never run
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # networks are only traced
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -16,26 +16,26 @@ from mkdocs.structure.pages import Page
 import inception_jax as ij
 from inception_jax import drawing
 
-# Files of the checkout that pages link to, which are no part of the site.
+# Links to files of the checkout that are not part of the site.
 _OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./(?:\.\./)?(?:README\.md[^)]*|[a-z_]+/[^)]*)\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts every network's page under the gallery's."""
+    """Adds every network's page to the navigation."""
     gallery = next(item["Gallery"] for item in config.nav if "Gallery" in item)
     gallery += [{name: f"gallery/{name}.md"} for name in ij.list_models()]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds every network's page and drawings, and the page of all of them."""
+    """Adds every network's page and drawings, and the gallery's page."""
     for path, content in _gallery():
         files.append(File.generated(config, path, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leaves of links out of the site what they are called."""
+    """Replaces links to files outside the site by their text."""
     known = {file.src_uri for file in files}
     here = os.path.dirname(page.file.src_uri)
 
@@ -66,7 +66,7 @@ def _gallery() -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def _drawn(name: str, module: str | None) -> str:
-    # Again and again while `mkdocs serve` is running, and always the same.
+    # `mkdocs serve` asks for the same drawings at every change.
     return drawing.draw(name, module)
 
 

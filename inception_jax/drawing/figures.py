@@ -46,17 +46,11 @@ def draw(
         ValueError: for a module that the network does not have, with near names; for images that
             it cannot take; if a network that `create_model` did not build is given no size.
     """
-    return svg.write(drawing(name_or_model, module, input_size=input_size))
+    return svg.write(drawing(network_of(name_or_model, input_size), module))
 
 
-def drawing(
-    name_or_model: str | Model,
-    module: str | None = None,
-    *,
-    input_size: int | tuple[int, int] | None = None,
-) -> Drawing:
+def drawing(network: Network, module: str | None) -> Drawing:
     """Returns the boxes, lines and texts of what `draw` writes, at their places."""
-    network = network_of(name_or_model, input_size)
     return _whole(network) if module is None else _module(network, module)
 
 
@@ -109,7 +103,7 @@ def _whole(network: Network) -> Drawing:
         shapes,
         size,
         heading=network.name,
-        subheading=" · ".join([network.classes[""], f"images {images}", *_costs(network)]),
+        subheading=" · ".join([network.graph.class_name(""), f"images {images}", *_costs(network)]),
         legend=labels.legend(kinds),
         description=f"The stages of {network.name} from its images to its logits, with height, "
         f"width and channels of each result: {'; '.join(lines)}.",
@@ -128,7 +122,7 @@ def _module(network: Network, name: str) -> Drawing:
     part = subgraphs.find(network.graph, name)
     nodes = list(part.nodes.values())
     usual = labels.usual_after(nodes)
-    style = module_layout.Style(part.nodes, usual, part.path, network.classes)
+    style = module_layout.Style(network.graph, part.nodes, usual, part.path)
     series = series_parallel.arrange(part)
     ends = [labels.shape_text(shape) for shape in part.shapes]
     block = module_layout.place(series, style, (f"input {ends[0]}", f"output {ends[1]}"))

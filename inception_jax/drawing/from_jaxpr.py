@@ -90,9 +90,9 @@ class _Reader:
 
     def equation(self, equation: Any, operands: list[_Value]) -> list[_Value]:
         """Returns the values of an equation's results."""
-        inner = next((p for p in equation.params.values() if _is_program(p)), None)
+        inner = next((p for p in equation.params.values() if hasattr(p, "eqns")), None)
         sources = [operand for operand in operands if isinstance(operand, int)]
-        if _is_call(equation, inner):
+        if inner is not None and "reduce" not in equation.primitive.name:  # runs it once
             constants: list[_Value] = [_literal(c) for c in getattr(inner, "consts", ())]
             return self.run(getattr(inner, "jaxpr", inner), constants, operands)
         if not sources:
@@ -233,15 +233,6 @@ def _windows(
         padding=tuple(tuple(pads) for pads in padding),
         valid=none and any(any(pads) for pads in same),
     )
-
-
-def _is_program(param: Any) -> bool:
-    return hasattr(getattr(param, "jaxpr", param), "eqns")
-
-
-def _is_call(equation: Any, inner: Any) -> bool:
-    """Whether an equation runs an inner program once, on its own inputs."""
-    return inner is not None and "reduce" not in equation.primitive.name
 
 
 def _constant(equation: Any, operands: list[_Value]) -> _Constant:

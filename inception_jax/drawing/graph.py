@@ -76,7 +76,7 @@ class Node:
 
     @property
     def layer(self) -> str:
-        """Path of the module whose parameter it takes."""
+        """Path of the module that has its parameter."""
         return parent(self.parameter)
 
 
@@ -99,6 +99,10 @@ class Graph:
     calls: tuple[str, ...]
     modules: Mapping[str, type]
 
+    def class_name(self, path: str) -> str:
+        """Returns the name of a module's class."""
+        return self.modules[path].__name__
+
 
 def parent(path: str) -> str:
     """Returns the path of the module that this one is an attribute of."""
@@ -108,6 +112,11 @@ def parent(path: str) -> str:
 def inside(path: str, module: str) -> bool:
     """Returns whether a path is that of a module or of something in it."""
     return path == module or path.startswith(f"{module}.") or not module
+
+
+def nodes_inside(nodes: Mapping[int, Node], module: str) -> dict[int, Node]:
+    """Returns those of some nodes that a module computes."""
+    return {number: node for number, node in nodes.items() if inside(node.scope, module)}
 
 
 def consumers(nodes: Mapping[int, Node]) -> dict[int, list[int]]:

@@ -137,11 +137,6 @@ def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
     }
 
 
-def after_text(after: tuple[str, ...]) -> str:
-    """Returns what follows a convolution in its layer, as text."""
-    return " + ".join(after) or "linear"
-
-
 def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str) -> str:
     """Returns the second line of a node's box, which may be empty.
 
@@ -156,9 +151,9 @@ def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str
     if node.counts_padding:
         words.append("padding counted")
     if node.kind == "conv" and node.after != usual.get(colour(node)):
-        words.append(after_text(node.after))
-    if node.kind == "linear" and node.after:
-        words.append(after_text(node.after))
+        words.append(" + ".join(node.after) or "linear")
+    if node.kind == "linear":
+        words.append(" + ".join(node.after))
     return " · ".join(filter(None, words))
 
 

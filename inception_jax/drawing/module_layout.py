@@ -24,9 +24,9 @@ from inception_jax.drawing.canvas import (
     moved,
     text_width,
 )
-from inception_jax.drawing.graph import Node
+from inception_jax.drawing.graph import Graph, Node
 from inception_jax.drawing.labels import Colour
-from inception_jax.drawing.series_parallel import Item, Parallel, Repeated, Series, Single
+from inception_jax.drawing.series_parallel import Item, Parallel, Repeated, Series
 
 _PADDING = 11  # between a text and its box
 _COLUMN_GAP, _ROW_GAP, _FORK_GAP = 18, 20, 32
@@ -42,17 +42,17 @@ class Style:
     """What all boxes of a drawing have in common.
 
     Attributes:
-        nodes: by number.
+        graph: the network's.
+        nodes: those of the module, by number.
         usual: what the legend says about convolutions.
         module: path of the module that is drawn.
-        classes: names of the modules' classes, by path.
         width: of all boxes but bars and circles; `place` sets it.
     """
 
+    graph: Graph
     nodes: Mapping[int, Node]
     usual: Mapping[Colour, tuple[str, ...]]
     module: str
-    classes: Mapping[str, str]
     width: float = 0
 
 
@@ -102,20 +102,20 @@ def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
         ends: texts of these two boxes.
     """
     style = dataclasses.replace(style, width=_widest(series, style))
-    blocks = [_data(ends[0]), *(_item(item, style) for item in series.items), _data(ends[1])]
+    blocks = [_data(ends[0]), *(_item(item, style) for item in series), _data(ends[1])]
     return _stack(blocks)
 
 
 def _widest(series: Series, style: Style) -> float:
     """The width that the widest box needs, without bars and circles."""
     widths = [0.0]
-    for item in series.items:
+    for item in series:
         if isinstance(item, Repeated):
             widths.append(_widest(item.series, _style_inside(style, item)))
         elif isinstance(item, Parallel):
             widths += [_widest(branch, style) for branch in item.branches]
-        elif style.nodes[item.number].kind not in (*_BARS, "add"):
-            widths.append(_min_width(*_texts(style.nodes[item.number], style)))
+        elif style.nodes[item].kind not in (*_BARS, "add"):
+            widths.append(_min_width(*_texts(style.nodes[item], style)))
     return max(widths)
 
 
@@ -125,17 +125,17 @@ def _style_inside(style: Style, item: Repeated) -> Style:
 
 
 def _item(item: Item, style: Style) -> Block:
-    if isinstance(item, Single):
-        return _single(style.nodes[item.number], style)
+    if isinstance(item, int):
+        return _node(style.nodes[item], style)
     if isinstance(item, Repeated):
         return _frame(item, style)
     return _columns(item, style)
 
 
 def _series(series: Series, style: Style) -> Block:
-    if not series.items:
+    if not series:
         return Block(14, 14, 0, (0.0,), frozenset({0.0}), ((0.0, 0.0),), ())
-    return _stack([_item(item, style) for item in series.items])
+    return _stack([_item(item, style) for item in series])
 
 
 def _texts(node: Node, style: Style) -> tuple[str, str]:
@@ -147,7 +147,7 @@ def _min_width(first: str, second: str) -> float:
     return 2 * math.ceil(width / 2) + 2 * _PADDING
 
 
-def _single(node: Node, style: Style) -> Block:
+def _node(node: Node, style: Style) -> Block:
     first, second = _texts(node, style)
     tooltip = labels.tooltip(node)
     if node.kind == "add":
@@ -280,7 +280,7 @@ def _frame(item: Repeated, style: Style) -> Block:
     """A dashed frame around a repeated module, with a line in and out on the axis."""
     repeat = item.repeat
     times = f"{repeat.count} × " if repeat.count > 1 else ""
-    name = Text(0, 0, times + style.classes[repeat.first], SMALL, True, GREY, "start")
+    name = Text(0, 0, times + style.graph.class_name(repeat.first), SMALL, True, GREY, "start")
     start = Block(0, 0, 0, (0.0,), frozenset({0.0}), ((0.0, _FRAME_TOP),), ())
     inner = _series(item.series, _style_inside(style, item))
     top = _FRAME_TOP + _gap(start, inner)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from inception_jax.drawing import labels, subgraphs
-from inception_jax.drawing.graph import Graph, Node, inside
+from inception_jax.drawing.graph import Graph, Node, nodes_inside
 from inception_jax.drawing.labels import Colour
 from inception_jax.drawing.repeats import Repeat, signature
 from inception_jax.drawing.subgraphs import Subgraph
@@ -41,9 +41,8 @@ class Row:
 def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
     """Returns the boxes of a network, from its images to its logits."""
     stages = subgraphs.stages(graph)
-    heads = {
-        head.source: _head(graph, head) for head in subgraphs.auxiliary_heads(graph, aux_names)
-    }
+    parts = [subgraphs.find(graph, name) for name in aux_names if name in graph.calls]
+    heads = {part.source: _head(graph, part) for part in parts}
     found = [Row("", "images", graph.nodes[0].shape, "data")]
     before = 0
     for group in _groups(graph, stages, set(heads)):
@@ -85,7 +84,7 @@ def _stage(graph: Graph, group: Sequence[Subgraph], aux: Row | None) -> list[Row
         tooltip = labels.tooltip(node)
         return [Row(first.name, text, shape, labels.colour(node), aux, tooltip, node.kind)]
     if len(group) > 1:
-        text = f"{len(group)} × {_class(graph, first.path)}"
+        text = f"{len(group)} × {graph.class_name(first.path)}"
         return [Row(f"{first.name} – {group[-1].name}", text, shape, "module", aux)]
     members = subgraphs.outermost_modules(graph, first.nodes.values())
     if len(first.repeats) > 1 and members == [repeat.first for repeat in first.repeats]:
@@ -99,7 +98,7 @@ def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
     name = repeat.first
     if repeat.count > 1:
         name = f"{repeat.first} – {repeat.last.rpartition('.')[2]}"
-    shape = [node.shape for node in stage.nodes.values() if inside(node.scope, repeat.first)][-1]
+    shape = list(nodes_inside(stage.nodes, repeat.first).values())[-1].shape
     return Row(name, _member(graph, stage, repeat.first), shape, "module")
 
 
@@ -115,10 +114,10 @@ def _member(graph: Graph, part: Subgraph, path: str) -> str:
     """A module's class, how often it repeats, and what it lacks of the modules before it."""
     firsts = [repeat.first for repeat in part.repeats]
     if path not in firsts:
-        return _class(graph, path)
+        return graph.class_name(path)
     index = firsts.index(path)
     count = part.repeats[index].count
-    text = (f"{count} × " if count > 1 else "") + _class(graph, path)
+    text = (f"{count} × " if count > 1 else "") + graph.class_name(path)
     before = firsts[max(index - 1, 0)]
     missing = _lines(part, before) - _lines(part, path)
     if graph.modules[before] == graph.modules[path] and 0 < missing.total() < 3:
@@ -127,12 +126,11 @@ def _member(graph: Graph, part: Subgraph, path: str) -> str:
 
 
 def _lines(stage: Subgraph, path: str) -> Counter[str]:
-    nodes = [node for node in stage.nodes.values() if inside(node.scope, path)]
-    return Counter(labels.first_line(node) for node in nodes)
+    return Counter(map(labels.first_line, nodes_inside(stage.nodes, path).values()))
 
 
 def _head(graph: Graph, head: Subgraph) -> Row:
-    text = f"{_class(graph, head.path)}, in training"
+    text = f"{graph.class_name(head.path)}, in training"
     return Row(head.name, text, head.shapes[1], "classifier", kind="aux")
 
 
@@ -143,7 +141,3 @@ def _row(node: Node) -> Row:
         text = ", ".join([text, *node.after])
     colour, tooltip = labels.colour(node), labels.tooltip(node)
     return Row(name, text, node.shape, colour, tooltip=tooltip, kind=node.kind)
-
-
-def _class(graph: Graph, path: str) -> str:
-    return graph.modules[path].__name__

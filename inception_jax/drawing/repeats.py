@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from inception_jax.drawing.graph import Graph, Node, inside, parent
+from inception_jax.drawing.graph import Graph, Node, inside, nodes_inside, parent
 from inception_jax.nn.layers import Chain
 
 
@@ -62,8 +62,7 @@ def runs(graph: Graph, chain: str) -> list[list[str]]:
     for path in graph.calls:
         if parent(path) != chain:
             continue
-        nodes = {n: node for n, node in graph.nodes.items() if inside(node.scope, path)}
-        kind = (graph.modules[path], signature(nodes, widths=True))
+        kind = graph.modules[path], signature(nodes_inside(graph.nodes, path), widths=True)
         if kind == previous:
             groups[-1].append(path)
         else:
@@ -82,11 +81,10 @@ def run_of(graph: Graph, path: str) -> list[str]:
 
 def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
     """Removes all but the first of equal modules; its result stands for that of the last."""
-    first = [n for n, node in nodes.items() if inside(node.scope, group[0])]
-    others = [n for n, node in nodes.items() if any(inside(node.scope, p) for p in group[1:])]
+    others = {number for path in group[1:] for number in nodes_inside(nodes, path)}
     if not others:
         return nodes
-    replaced = {max(others): max(first)}
+    replaced = {max(others): max(nodes_inside(nodes, group[0]))}
     return {
         number: dataclasses.replace(node, inputs=tuple(replaced.get(x, x) for x in node.inputs))
         for number, node in nodes.items()

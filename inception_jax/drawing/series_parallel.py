@@ -5,23 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from inception_jax.drawing.graph import Node, consumers, inside
+from inception_jax.drawing.graph import Node, consumers, nodes_inside
 from inception_jax.drawing.repeats import Repeat
 from inception_jax.drawing.subgraphs import Subgraph
-
-
-@dataclasses.dataclass(frozen=True)
-class Single:
-    """One node."""
-
-    number: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """One item after another; without items, only a line."""
-
-    items: tuple[Item, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +31,16 @@ class Repeated:
     series: Series
 
 
-Item = Single | Parallel | Repeated
+Item = int | Parallel | Repeated
+"""An int is the number of a node."""
+
+Series = tuple[Item, ...]
+"""One item after another; without items, only a line."""
 
 
 def arrange(part: Subgraph) -> Series:
     """Splits a part at the nodes where branches begin and end."""
-    return Series(tuple(_Arranger(part).walk(part.source, set(part.nodes), None)))
+    return tuple(_Arranger(part).walk(part.source, set(part.nodes), None))
 
 
 class _Arranger:
@@ -58,11 +48,9 @@ class _Arranger:
         self.nodes: Mapping[int, Node] = part.nodes
         self.takers = consumers(part.nodes)
         self.takers[part.source] = [n for n, x in part.nodes.items() if part.source in x.inputs]
-        framed = part.repeats if _needs_frames(part.repeats) else ()
-        self.pending = [(repeat, self.members(repeat)) for repeat in framed]
-
-    def members(self, repeat: Repeat) -> set[int]:
-        return {n for n, node in self.nodes.items() if inside(node.scope, repeat.first)}
+        # A frame around a single module that does not repeat would say nothing.
+        framed = () if [repeat.count for repeat in part.repeats] == [1] else part.repeats
+        self.pending = [(x, set(nodes_inside(part.nodes, x.first))) for x in framed]
 
     def walk(self, number: int, allowed: set[int], stop: int | None) -> list[Item]:
         """Returns what is between a node and the join that ends its branch, if there is one."""
@@ -76,17 +64,17 @@ class _Arranger:
                 self.pending.remove(frame)
                 repeat, members = frame
                 inner = self.walk(number, members & allowed, None)
-                items.append(Repeated(repeat, Series(tuple(inner))))
+                items.append(Repeated(repeat, tuple(inner)))
                 number = max(members)
             elif len(takers) == 1:
-                items.append(Single(takers[0]))
+                items.append(takers[0])
                 number = takers[0]
             else:
                 join = min(self.always_passed(takers, allowed))
                 items.append(self.parallel(number, takers, allowed, join))
                 if join == stop:
                     return items
-                items.append(Single(join))
+                items.append(join)
                 number = join
 
     def always_passed(self, takers: list[int], allowed: set[int]) -> set[int]:
@@ -117,11 +105,11 @@ class _Arranger:
             items: list[Item] = []
             if len(group) > 1:
                 first = min(self.always_passed(group, allowed))
-                items = [self.parallel(fork, group, allowed, first), Single(first)]
+                items = [self.parallel(fork, group, allowed, first), first]
                 items += self.walk(first, allowed, join)
             elif group != [join]:
-                items = [Single(group[0]), *self.walk(group[0], allowed, join)]
-            branches.append(Series(tuple(items)))
+                items = [group[0], *self.walk(group[0], allowed, join)]
+            branches.append(tuple(items))
         summed = self.nodes[join].kind == "add"
         index_of = {source: index for index, source in enumerate(self.nodes[join].inputs)}
 
@@ -137,17 +125,12 @@ class _Arranger:
 def node_numbers(series: Series) -> list[int]:
     """Returns the numbers of all nodes of a series, in the order of the drawing."""
     found: list[int] = []
-    for item in series.items:
-        if isinstance(item, Single):
-            found.append(item.number)
+    for item in series:
+        if isinstance(item, int):
+            found.append(item)
         elif isinstance(item, Repeated):
             found += node_numbers(item.series)
         else:
             for branch in item.branches:
                 found += node_numbers(branch)
     return found
-
-
-def _needs_frames(repeats: tuple[Repeat, ...]) -> bool:
-    """Whether frames around repeated modules say anything."""
-    return len(repeats) > 1 or any(repeat.count > 1 for repeat in repeats)

@@ -7,7 +7,7 @@ import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 
-from inception_jax.drawing.graph import Graph, Node, consumers, inside
+from inception_jax.drawing.graph import Graph, Node, consumers, inside, nodes_inside
 from inception_jax.drawing.repeats import Repeat, chains, runs, without_repeats
 
 
@@ -52,7 +52,7 @@ def find(graph: Graph, name: str) -> Subgraph:
     for stage in stages(graph):
         if stage.name == name:
             return stage
-    nodes = {n: node for n, node in graph.nodes.items() if inside(node.scope, name)}
+    nodes = nodes_inside(graph.nodes, name)
     if not name or name not in graph.calls or not nodes:
         raise ValueError(_unknown(graph, name))
     return _subgraph(graph, name, name, nodes)
@@ -70,8 +70,8 @@ def stages(graph: Graph) -> list[Subgraph]:
         if not nodes or _is_inner(graph, before, nodes):
             continue
         before = result
-        for number in _before_modules(nodes):
-            del nodes[number]
+        from_first_module = itertools.dropwhile(lambda item: not item[1].scope, nodes.items())
+        nodes = dict(from_first_module) or {result: nodes[result]}
         paths = (p for p in graph.calls if p and all(inside(x.scope, p) for x in nodes.values()))
         found.append(_subgraph(graph, name, next(paths, ""), nodes))
     return found
@@ -85,11 +85,6 @@ def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
             found.append(number)
             needed.update(graph.nodes[number].inputs)
     return {number: graph.nodes[number] for number in reversed(found)}
-
-
-def auxiliary_heads(graph: Graph, names: Iterable[str]) -> list[Subgraph]:
-    """Returns those of some auxiliary classifiers that a network was built with."""
-    return [find(graph, name) for name in names if name in graph.calls]
 
 
 def outermost_modules(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
@@ -120,9 +115,7 @@ def _subgraph(graph: Graph, name: str, path: str, nodes: dict[int, Node]) -> Sub
     shapes = graph.nodes[source].shape, graph.nodes[result].shape
     repeats = []
     for chain in chains(graph, path):
-        if not any(inside(node.scope, chain) for node in nodes.values()):
-            continue
-        for group in runs(graph, chain):
+        for group in runs(graph, chain) if nodes_inside(nodes, chain) else ():
             nodes = without_repeats(nodes, group)
             repeats.append(Repeat(group[0], group[-1], len(group)))
     return Subgraph(name, path, nodes, source, result, shapes, tuple(repeats))
@@ -141,15 +134,10 @@ def _is_inner(graph: Graph, before: int, nodes: Mapping[int, Node]) -> bool:
     return unfinished or not _sources(nodes) <= {before}
 
 
-def _before_modules(nodes: Mapping[int, Node]) -> list[int]:
-    """The nodes before the first module of a stage; never all of them."""
-    return list(itertools.takewhile(lambda number: not nodes[number].scope, list(nodes)[:-1]))
-
-
 def _unknown(graph: Graph, name: str) -> str:
     known = [stage.name for stage in stages(graph)]
     scopes = {node.scope for node in graph.nodes.values()}
     paths = [path for path in graph.calls if path and any(inside(scope, path) for scope in scopes)]
     near = difflib.get_close_matches(name, dict.fromkeys([*known, *paths]), n=4)
     hint = f"did you mean {', '.join(near)}?" if near else f"its stages are {', '.join(known)}"
-    return f"{graph.modules[''].__name__} has no module {name!r} to draw; {hint}"
+    return f"{graph.class_name('')} has no module {name!r} to draw; {hint}"

@@ -37,11 +37,6 @@ class Network:
     macs: int
     aux_names: tuple[str, ...]
 
-    @property
-    def classes(self) -> dict[str, str]:
-        """Names of the modules' classes, by path."""
-        return {path: kind.__name__ for path, kind in self.graph.modules.items()}
-
     def parameters(self, module: str) -> int:
         """Returns the total size of a module's parameters."""
         return sum(size for path, size in self.sizes.items() if inside(path, module))
@@ -69,19 +64,14 @@ def _named(name: str, size: tuple[int, int] | None) -> Network:
 
 def _built(model: Model, size: tuple[int, int] | None) -> Network:
     name = model.spec.name if model.spec else type(model).__name__
-    size = size or _own_size(model)
-    model = nnx.merge(*nnx.split(model))  # the caller's may be in training
-    model.eval()
+    if size is None:
+        if model.spec is None:
+            raise ValueError(f"this {name} was not built by create_model: say input_size")
+        side = model_info(name).input_size
+        size = side, side
+    model = model.eval_view()
     graph = simplify(read_graph(tracing.trace(model, size)))
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     sizes = {".".join(map(str, path)): math.prod(leaf.shape) for path, leaf in flat}
     macs = count_macs(model, size, model.in_channels)
     return Network(name, graph, sizes, macs, model.aux_names)
-
-
-def _own_size(model: Model) -> tuple[int, int]:
-    if model.spec is None:
-        kind = type(model).__name__
-        raise ValueError(f"this {kind} was not built by create_model: say input_size")
-    side = model_info(model.spec.name).input_size
-    return side, side

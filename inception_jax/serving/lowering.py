@@ -27,7 +27,7 @@ def lower(graph: Graph, traced: ClosedJaxpr, operands: Sequence[Operand]) -> lis
     Raises:
         ExportError: for anything that ONNX cannot express.
     """
-    jaxpr: Any = traced.jaxpr  # whose variables are untyped
+    jaxpr: Any = traced.jaxpr  # its variables are untyped
     known: dict[Any, Operand] = dict(
         zip(jaxpr.constvars, map(np.asarray, traced.consts), strict=True)
     )

@@ -50,9 +50,9 @@ def outline(network, module):
 
 def _outline(series, part):
     found = []
-    for item in series.items:
-        if isinstance(item, series_parallel.Single):
-            node = part.nodes[item.number]
+    for item in series:
+        if isinstance(item, int):
+            node = part.nodes[item]
             found.append(
                 " ".join([labels.first_line(node), *(node.after if node.kind != "norm" else ())])
             )
@@ -265,13 +265,13 @@ def test_modules_of_every_width():
 )
 def test_drawings_can_be_read(name):
     network = network_of(name, None)
-    whole = drawing(name)
+    whole = drawing(network, None)
     check(whole)
     aux = sum(network.parameters(head) for head in network.aux_names)
     assert network.parameters("") - aux == ij.model_info(name).num_params
     chains = [stage.name for stage in subgraphs.stages(network.graph) if stage.repeats]
     for module in [*modules(name), *chains]:
-        picture = drawing(name, module)
+        picture = drawing(network, module)
         check(picture)
         nodes = part_of(name, module).nodes.values()
         edges = sum(len(set(node.inputs)) for node in nodes) + 1  # the last to the output
