@@ -38,7 +38,7 @@ def create_model(
             kept; else what `load_weights` takes.
         num_classes: size of the output; None: the tag's own.
         in_channels: channels of the images.
-        aux_heads: build the auxiliary classifiers, whose logits training returns too.
+        aux_heads: build the auxiliary classifiers, whose logits are returned too in training.
         width_multiplier: scales every channel count.
         dtype: what the network computes in.
         param_dtype: what the parameters are stored in.
@@ -96,7 +96,7 @@ def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weigh
     file = open_weights(name, weights)
     model = nnx.eval_shape(lambda: build(ONE_KEY))
     if file.lacks_head(model):
-        model = build(rngs)  # whose head stays
+        model = build(rngs)  # for its head, which the file lacks
     load_weights(model, file)
     return model
 

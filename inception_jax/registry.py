@@ -173,7 +173,7 @@ def register(
 
 
 def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
-    """Returns the networks whose name fits a shell pattern, sorted.
+    """Returns the names that fit a shell pattern, sorted.
 
     Args:
         pattern: such as "inception*".

@@ -12,7 +12,7 @@ from torch import nn
 from reference_torch.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
 
 Hook = Callable[[str, torch.Tensor], torch.Tensor]
-"""Called with a stage's name and map; the network goes on with the map that it returns."""
+"""Called with a stage's name and map; the network continues with the map that it returns."""
 
 
 class Maps:
@@ -27,7 +27,7 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: torch.Tensor) -> torch.Tensor:
-        """Records a stage's map, and returns the map with which the network goes on."""
+        """Records a stage's map, and returns the map with which the network continues."""
         map = map if self._hook is None else self._hook(name, map)
         self.by_name[name] = map
         return map

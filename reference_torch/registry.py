@@ -59,7 +59,7 @@ def create_model(
             `inception_jax.to_torch` returns.
         num_classes: size of the output; None: the tag's own.
         in_channels: channels of the images.
-        aux_heads: build the auxiliary classifiers, whose logits training returns too.
+        aux_heads: build the auxiliary classifiers, whose logits are returned too in training.
         width_multiplier: scales every channel count.
         dtype: of parameters and computation.
         param_dtype: None, or the same as `dtype`: this twin computes in the type that it stores.

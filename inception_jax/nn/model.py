@@ -14,10 +14,10 @@ from flax import nnx
 from inception_jax.nn.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
 
 Hook = Callable[[str, jax.Array], jax.Array]
-"""Called with a stage's name and map; the network goes on with the map that it returns."""
+"""Called with a stage's name and map; the network continues with the map that it returns."""
 
 Tap = Callable[[jax.Array], jax.Array]
-"""Records a map inside a block; the block goes on with the map that it returns."""
+"""Records a map inside a block; the block continues with the map that it returns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: jax.Array) -> jax.Array:
-        """Records a stage's map, and returns the map with which the network goes on."""
+        """Records a stage's map, and returns the map with which the network continues."""
         map = map if self._hook is None else self._hook(name, map)
         self.by_name[name] = map
         return map
