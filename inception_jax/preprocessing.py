@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from PIL import Image
 
+from inception_jax import images
 from inception_jax.registry import ModelInfo, model_info
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
@@ -20,39 +21,60 @@ _PILLOW = {
 }
 
 
-def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
-    """Crops, resizes and normalises an image as the publisher of a tag does in evaluation.
+def preprocess(model: Any, image: Any) -> np.ndarray:
+    """Crops, resizes and normalises an image as the network's source does in evaluation.
 
     Args:
-        name: what `create_model` takes; its tag decides.
-        image: a Pillow image of any mode, or uint8 [h, w], [h, w, 1] or [h, w, 3] (RGB).
+        model: a network, whose own facts count (`model.info`), or what `create_model` takes.
+        image: a path, the bytes of a file, a Pillow image of any mode, or uint8 [h, w], [h, w, 1]
+            or [h, w, 3] (RGB) of NumPy, jax or torch; see `images.read`.
 
     Returns:
-        float32 [1, h, w, 3], channels in the order that the network takes.
+        float32 [1, h, w, c], channels in the order that the network takes.
 
     Raises:
         UnknownModelError: with near names.
-        ValueError: for an array of another shape or type.
+        BadImageError: if it is no whole image.
+        ValueError: for an array of another shape or type, or a network that takes neither grey nor
+            colour images.
     """
-    info = model_info(name)
-    return as_input(cropped(image, info), info)
+    info, channels = (model_info(model), 3) if isinstance(model, str) else facts_of(model)
+    picture = images.read(image, upright=info.upright)
+    return as_input(cropped(picture.with_channels(channels), info), info)
 
 
-def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Crops and resizes an image, see `preprocess`; RGB [h, w, 3] from 0 to 255."""
-    picture = _to_rgb(image)
+def facts_of(model: Any) -> tuple[ModelInfo, int]:
+    """Returns what a network needs of an image: its facts and its number of channels.
+
+    Raises:
+        ValueError: for a network built by its class, or of other than 1 or 3 channels.
+    """
+    if model.info is None:
+        raise ValueError("this network was not built by create_model: give a name from list_models")
+    if model.in_channels not in (1, 3):
+        raise ValueError(
+            f"images have 1 or 3 channels, and this network takes {model.in_channels}: "
+            "prepare its input yourself"
+        )
+    return model.info, model.in_channels
+
+
+def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    """Crops and resizes an image in mode "L" or "RGB", see `preprocess`; [h, w, c], 0 to 255."""
     if info.crop == "resize_crop":
-        return _resize_crop(picture, info)
-    if info.crop == "crop_resize":
-        return _resize(_central(picture, info.crop_pct), info)
-    if info.crop == "warp_crop":
+        seen = _resize_crop(picture, info)
+    elif info.crop == "crop_resize":
+        seen = _resize(_central(picture, info.crop_pct), info)
+    elif info.crop == "warp_crop":
         side = math.floor(info.input_size / info.crop_pct)
-        return _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
-    return _resize(picture, info)
+        seen = _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
+    else:
+        seen = _resize(picture, info)
+    return seen.reshape(*seen.shape[:2], -1)
 
 
 def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Normalises the result of `cropped`; float32 [1, h, w, 3]."""
+    """Normalises the result of `cropped`; float32 [1, h, w, c]."""
     return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
 
 
@@ -60,28 +82,13 @@ def scaled(pixels: Array, info: ModelInfo) -> Array:
     """Normalises pixels; float32 of the same shape.
 
     Args:
-        pixels: [..., 3] from 0 to 255, of NumPy or jax and any type, in the network's order of
+        pixels: [..., c] from 0 to 255, of NumPy or jax and any type, in the network's order of
             channels.
         info: has the range, mean and deviation.
     """
     fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
     mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
     return (fraction - mean) / std
-
-
-def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(
-                "an image array must be uint8 [h, w] or [h, w, 1 or 3]; "
-                f"got {image.dtype} {image.shape}"
-            )
-        if image.ndim == 3 and image.shape[2] == 1:
-            image = image[:, :, 0]
-        if image.ndim == 3 and image.shape[2] != 3:
-            raise ValueError(f"an image array must have 1 or 3 channels; got shape {image.shape}")
-        image = Image.fromarray(image)
-    return image.convert("RGB")
 
 
 def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:

@@ -99,6 +99,8 @@ class ModelInfo:
         num_params: trainable numbers without auxiliary heads, at `num_classes`.
         aux_heads: names of the auxiliary outputs that `aux_heads=True` adds.
         readings: options of the network's constructor that the tag fixes. Read-only.
+        upright: whether the EXIF orientation of a photo is applied. Publishers ignore it, as
+            torchvision and TensorFlow do.
     """
 
     name: str
@@ -112,18 +114,26 @@ class ModelInfo:
     min_size: int
     channel_order: ChannelOrder
     input_range: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     crop: Crop
     crop_pct: float
     interpolation: Interpolation
     aux_heads: tuple[str, ...]
     readings: Mapping[str, Any]
+    upright: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """The network's own options, beside `SHARED_OPTIONS`, as this name sets them."""
         return {**_DEFAULTS[self.arch], **self.readings}
+
+    def for_channels(self, channels: int) -> ModelInfo:
+        """Returns the facts for images of so many channels; grey ones are mapped to [-1, 1]."""
+        if channels != 1:
+            return self
+        half = (0.5,)
+        return dataclasses.replace(self, channel_order="rgb", input_range=1, mean=half, std=half)
 
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
