@@ -4,7 +4,9 @@ from inception_jax import models
 from inception_jax.analysis import explain
 from inception_jax.analysis.features import FeatureInfo, feature_extractor, feature_info
 from inception_jax.analysis.stage_table import Summary, summary
-from inception_jax.create import create_model
+from inception_jax.create import create_model, load
+from inception_jax.images import BadImageError
+from inception_jax.inference.classification import classify
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.inference.folding import fold
 from inception_jax.nn.rewrites import REWRITES, rewritten
@@ -20,12 +22,14 @@ from inception_jax.weights import WeightsError, load_weights, save_weights, to_t
 
 __all__ = [
     "REWRITES",
+    "BadImageError",
     "ExportError",
     "FeatureInfo",
     "ModelInfo",
     "Summary",
     "UnknownModelError",
     "WeightsError",
+    "classify",
     "create_model",
     "explain",
     "export",
@@ -34,6 +38,7 @@ __all__ = [
     "fold",
     "jit_predict",
     "list_models",
+    "load",
     "load_weights",
     "model_info",
     "models",

@@ -128,6 +128,11 @@ class ModelInfo:
         """The network's own options, beside `SHARED_OPTIONS`, as this name sets them."""
         return {**_DEFAULTS[self.arch], **self.readings}
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are prepared: the fields that a weight file may set otherwise than its tag."""
+        return {name: getattr(self, name) for name in _PREPROCESSING}
+
     def for_channels(self, channels: int) -> ModelInfo:
         """Returns the facts for images of so many channels; grey ones are mapped to [-1, 1]."""
         if channels != 1:
@@ -144,6 +149,11 @@ class ModelInfo:
 
         return feature_info(abstract_model(self.name))
 
+
+_PREPROCESSING = (
+    "input_size", "crop", "crop_pct", "interpolation", "channel_order", "input_range", "mean",
+    "std", "upright",
+)  # fmt: skip
 
 _CLASSES: dict[str, Any] = {}  # by arch; the constructors differ in their own options
 _DEFAULTS: dict[str, dict[str, Any]] = {}  # by arch: own options of the class
