@@ -166,7 +166,7 @@ def _converted(image: Image.Image, upright: bool, jpeg: bytes | None = None) -> 
         notes.append(f"first of {image.n_frames} frames")  # pyright: ignore
     if ";16" in stored and image.mode in ("RGB", "RGBA"):
         notes.append("16-bit colour")
-    if jpeg is not None and image.mode in ("L", "RGB"):
+    if jpeg is not None:
         image = _strict_jpeg(jpeg, image)
     image.load()
     if image.mode == "F":
@@ -199,14 +199,29 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 def _strict_jpeg(data: bytes, image: Image.Image) -> Image.Image:
     """Decodes a JPEG to Pillow's own pixels, but raises for damage, which Pillow passes over."""
     try:
-        pixels = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
-    except (KeyError, ValueError) as error:
-        reason = str(error)
-        padded = _HARMLESS.search(reason) and b"\xff\xd9" in data[-4096:]
-        if isinstance(error, KeyError) or padded or _UNSUPPORTED.search(reason):
-            return image  # what only Pillow can do
-        raise BadImageError(reason) from error
+        pixels = simplejpeg.decode_jpeg(data, {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB"))
+    except KeyError:  # a way of subsampling that it has no name for
+        return image
+    except ValueError as error:
+        check_only_pillow_can(data, error)
+        return image
+    if image.mode == "CMYK":
+        return image  # the two differ in its meaning
     return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+
+
+def check_only_pillow_can(data: bytes, error: ValueError) -> None:
+    """Returns if simplejpeg's error is one about a JPEG that Pillow decodes.
+
+    libjpeg-turbo reports only the first problem, so a file with padding is checked for its end.
+
+    Raises:
+        BadImageError: for damage.
+    """
+    reason = str(error)
+    padded = _HARMLESS.search(reason) and b"\xff\xd9" in data[-4096:]
+    if not padded and not _UNSUPPORTED.search(reason):
+        raise BadImageError(reason) from error
 
 
 def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
@@ -219,6 +234,17 @@ def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
     if (stated or values.max()) <= 4095:
         return Image.fromarray(((values * 255 + 2047) // 4095).astype(np.uint8)), "12-bit grey"
     return Image.fromarray(((values + 128) // 257).astype(np.uint8)), "16-bit grey"
+
+
+def is_turned(data: bytes) -> bool:
+    """Says whether a file states an EXIF orientation other than upright."""
+    if b"Exif" not in data[: 1 << 16]:
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return image.getexif().get(_ORIENTATION, 1) != 1
+    except (OSError, SyntaxError, ValueError):
+        return False  # `read` says what is wrong with it
 
 
 def check_size(height: int, width: int) -> None:

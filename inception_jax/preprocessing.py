@@ -73,6 +73,11 @@ def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
     return seen.reshape(*seen.shape[:2], -1)
 
 
+def rounds(info: ModelInfo) -> bool:
+    """Says whether `cropped` returns whole numbers, uint8."""
+    return info.interpolation in _PILLOW
+
+
 def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
     """Normalises the result of `cropped`; float32 [1, h, w, c]."""
     return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]

@@ -162,8 +162,8 @@ class _Tally:
         if self._named:
             share = self._right / self._named
             lines.append(
-                f"{self._right} of {self._named} images in folders that are called as a class is "
-                f"are of that class: {share:.2%}"
+                f"{self._right} of {self._named} images ({share:.2%}) are predicted as the class "
+                "that their folder is named after"
             )
         return "\n".join(lines)
 
