@@ -10,9 +10,11 @@ from inception_jax.registry import model_info
 
 
 def names(model: Model) -> tuple[str, ...]:
-    """Returns a name for each output of a network: its own classes, else numbers."""
+    """Returns a name for each output of a network: its own, else its tag's, else numbers."""
     assert model.spec is not None
-    return model.classes or tuple(f"class {i}" for i in range(model.spec.num_classes))
+    count = model.spec.num_classes
+    published = of_published(model.spec.name) if count == 1000 else None
+    return model.classes or published or tuple(f"class {i}" for i in range(count))
 
 
 def of_published(name: str) -> tuple[str, ...] | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
 import numpy as np
 from PIL import Image
 
 from inception_jax import images
 from inception_jax.registry import ModelInfo, model_info
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
+if TYPE_CHECKING:  # workers that read images start no JAX
+    import jax
+
+Array = TypeVar("Array", np.ndarray, "jax.Array")
 
 _PILLOW = {
     "nearest": Image.Resampling.NEAREST,

@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
+import importlib
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from inception_jax.nn.model import Model
-
 if TYPE_CHECKING:
     from inception_jax.analysis.features import FeatureInfo
+    from inception_jax.nn.model import Model
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
@@ -192,6 +192,13 @@ def register(
         )
 
 
+def _registered() -> dict[str, ModelInfo]:
+    """Returns the facts by name, of all networks."""
+    # Each registers itself. Not at the top: who only needs the class ModelInfo imports no network.
+    importlib.import_module("inception_jax.models")
+    return _INFOS
+
+
 def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
     """Returns the networks whose name fits a shell pattern, sorted.
 
@@ -201,7 +208,7 @@ def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
     """
     return sorted(
         name
-        for name, info in _INFOS.items()
+        for name, info in _registered().items()
         if bool(info.tag) == tags
         and (fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(info.arch, pattern))
     )
@@ -214,7 +221,7 @@ def model_info(name: str) -> ModelInfo:
         UnknownModelError: with near names.
     """
     try:
-        return _INFOS[name]
+        return _registered()[name]
     except KeyError:
         raise UnknownModelError(_unknown(name)) from None
 
