@@ -45,7 +45,7 @@ class Facts:
         """Checks what a file says; None for a file of a version that said nothing.
 
         Raises:
-            ValueError, KeyError, TypeError: if it cannot be right.
+            ValueError, KeyError, TypeError, AttributeError: if it cannot be right.
         """
         if found is None:
             return None

@@ -108,14 +108,14 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
 def _saved(text: str, tensors: Tensors, name: str) -> tuple[Spec, Facts | None]:
     try:
         saved = json.loads(text)
-        facts = Facts.from_json(saved.get("facts"))
         model_info(saved["name"])
+        facts = Facts.from_json(saved.get("facts"))
         saved["readings"] = tuple(
             (option, tuple(value) if isinstance(value, list) else value)
             for option, value in saved["readings"]
         )
         spec = Spec(**{field.name: saved[field.name] for field in dataclasses.fields(Spec)})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"the file's own note of what it is cannot be read ({error}): another version of this "
             "library wrote it, or it was changed since"

@@ -241,7 +241,7 @@ def test_bad_images_are_counted_once_and_limited():
     bad.add([Note("skipped", "a", "empty file"), Note("skipped", "b", "cut")])
     bad.add([Note("skipped", "a", "empty file"), Note("converted", "c", "CMYK")])
     bad.add([Note("converted", "c", "CMYK"), Note("excluded", "d", "listed")])
-    assert lines == ["skipped a: empty file", "skipped b: cut", "converted c from CMYK"]
+    assert lines == ["skipped a: empty file", "skipped b: cut", "note: c: CMYK"]
     with pytest.raises(TrainingError, match=r"3 image.*--max-bad-images 2.*b: cut; e: gone"):
         bad.add([Note("skipped", "e", "gone")])
     bad = BadImages(0, lines.append)

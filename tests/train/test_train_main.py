@@ -260,7 +260,7 @@ def test_a_folder_of_photographs_with_hostile_files(train_here, tmp_path):
     assert result["eval_left_out"] == 1
     for name in ("red/empty.jpg", "red/cut.jpg", "red/notes.jpg", "blue/empty.jpg"):
         assert sum("skipped " in line and name in line for line in err.splitlines()) == 1
-    assert "converted val/red/cmyk.jpg from CMYK" in err
+    assert "note: val/red/cmyk.jpg: CMYK" in err
     assert list((tmp_path / "w/profile").rglob("*.xplane.pb"))
     assert np.isfinite(result["eval_loss"])  # eight steps teach nothing
 

@@ -57,7 +57,7 @@ class BadImages:
                 self.converted[note.name] = note.reason
                 if len(self.converted) <= _MAX_REPORTED:
                     more = " (no more are reported)" if len(self.converted) == _MAX_REPORTED else ""
-                    self._report(f"converted {note.name} from {note.reason}{more}")
+                    self._report(f"note: {note.name}: {note.reason}{more}")
         if len(self.skipped) > self.limit:
             raise too_many_bad_images(self.skipped, self.limit)
 
