@@ -2,21 +2,18 @@
 
 from . import metrics, models
 from .analysis import explain
-from .analysis.features import FeatureInfo, feature_extractor, feature_info
+from .analysis.features import feature_extractor
 from .analysis.stage_table import Summary, summary
 from .create import create_model, load
 from .images import BadImageError
 from .inference.classification import classify
 from .inference.compiled import jit_predict
 from .inference.folding import fold
+from .models import list_models, model_info
 from .nn.rewrites import REWRITES, rewritten
+from .nn.stages import FeatureInfo, feature_info
 from .preprocessing import preprocess
-from .registry import (
-    ModelInfo,
-    UnknownModelError,
-    list_models,
-    model_info,
-)
+from .registry import ModelInfo, UnknownModelError
 from .serving import ExportError, export
 from .weights import WeightsError, load_weights, save_weights, to_torch
 

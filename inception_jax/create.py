@@ -11,9 +11,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax import classes
+from inception_jax.models import model_class, model_info
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec, layer_paths
-from inception_jax.registry import model_class, model_info
 from inception_jax.weights import hub
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.facts import warn_of_old_file

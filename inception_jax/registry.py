@@ -6,14 +6,13 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-if TYPE_CHECKING:
-    from inception_jax.analysis.features import FeatureInfo
+if TYPE_CHECKING:  # who only needs the facts imports no network
     from inception_jax.nn.model import Model
+    from inception_jax.nn.stages import FeatureInfo
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
@@ -142,12 +141,10 @@ class ModelInfo:
 
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """The stages that `features` returns, in forward order; see `features.feature_info`."""
-        # Not at the top: facts must not import what builds and traces networks, here for a second.
-        from inception_jax.analysis.features import feature_info
-        from inception_jax.create import abstract_model
+        """The stages that `features` returns, in forward order; found in a second or two."""
+        from inception_jax.nn.stages import stages_of  # where JAX is
 
-        return feature_info(abstract_model(self.name))
+        return stages_of(_CLASSES[self.arch], self.options)
 
 
 _PREPROCESSING = (
@@ -192,13 +189,6 @@ def register(
         )
 
 
-def _registered() -> dict[str, ModelInfo]:
-    """Returns the facts by name, of all networks."""
-    # Each registers itself. Not at the top: who only needs the class ModelInfo imports no network.
-    importlib.import_module("inception_jax.models")
-    return _INFOS
-
-
 def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
     """Returns the networks whose name fits a shell pattern, sorted.
 
@@ -208,7 +198,7 @@ def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
     """
     return sorted(
         name
-        for name, info in _registered().items()
+        for name, info in _INFOS.items()
         if bool(info.tag) == tags
         and (fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(info.arch, pattern))
     )
@@ -221,7 +211,7 @@ def model_info(name: str) -> ModelInfo:
         UnknownModelError: with near names.
     """
     try:
-        return _registered()[name]
+        return _INFOS[name]
     except KeyError:
         raise UnknownModelError(_unknown(name)) from None
 

@@ -9,7 +9,7 @@ from typing import Any
 from inception_jax import serving
 from inception_jax.cli.arguments import image_size
 from inception_jax.create import load, model_for
-from inception_jax.registry import model_info
+from inception_jax.models import model_info
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

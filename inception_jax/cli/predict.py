@@ -21,10 +21,11 @@ from inception_jax.analysis import explain
 from inception_jax.cli.arguments import positive_int
 from inception_jax.cli.contact_sheet import contact_sheet
 from inception_jax.create import model_of
+from inception_jax.crops import as_input, cropped
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
 from inception_jax.outputs import atomic_write, check_target
-from inception_jax.preprocessing import as_input, cropped, facts_of
+from inception_jax.preprocessing import facts_of
 
 # Maps images to heat maps, or None if none are asked for, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from inception_jax.crops import scaled
 from inception_jax.nn.model import Model
-from inception_jax.preprocessing import scaled
 from inception_jax.registry import ModelInfo
 from inception_jax.serving.export_error import ExportError
 

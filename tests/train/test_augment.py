@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import inception_jax as ij
-from inception_jax import images, preprocessing
+from inception_jax import crops, images
 from tests.helpers.images import encode, gradient
 from train.data import augment
 from train.data.augment import inception_box, multi_crops, train_view
@@ -134,7 +134,7 @@ def test_evaluation_views():
     assert converted is None
     edge = 400 * 0.0625 / 400 + 0.875 / 64
     np.testing.assert_allclose(one[16, [0, 31], 0] / 255, [edge, 1 - edge], atol=0.02)
-    np.testing.assert_array_equal(one, preprocessing.cropped(images.read(data).image, info))
+    np.testing.assert_array_equal(one, crops.cropped(images.read(data).image, info))
     many, _ = augment.evaluation_view(data, dataclasses.replace(info, input_size=28), 1, 144)
     assert many.shape == (144, 28, 28, 1)
     pixels = gradient(28, 28)[..., :1]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from inception_jax import images
-from inception_jax.preprocessing import cropped
+from inception_jax.crops import cropped
 from inception_jax.registry import ModelInfo
 from train.data.decoding import Box, decode_crop, decode_whole, full_box, resize, resize_box
 

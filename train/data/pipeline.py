@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from inception_jax.preprocessing import rounds
+from inception_jax.crops import rounds
 from inception_jax.registry import ModelInfo
 from train.data.augment import evaluation_view, train_view
 from train.data.bad_images import BadImageError, Note, too_many_bad_images
