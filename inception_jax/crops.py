@@ -23,7 +23,7 @@ _PILLOW = {
 
 
 def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """Crops and resizes an image in mode "L" or "RGB", see `preprocessing.preprocess`; [h, w, c], 0 to 255."""
+    """Crops and resizes an image in mode "L" or "RGB"; [h, w, c] from 0 to 255."""
     if info.crop == "resize_crop":
         seen = _resize_crop(picture, info)
     elif info.crop == "crop_resize":
