@@ -32,7 +32,7 @@ import inception_jax as ij
 from inception_jax.analysis import macs
 from inception_jax.create import abstract_model
 from inception_jax.models import inception_next, inception_v1
-from inception_jax.models.inception_resnet_v2 import Block8, Block17, Block35
+from inception_jax.models.inception_resnet_v1 import Block8, Block17, Block35
 from inception_jax.nn import ops
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.layers import Conv, ConvBN, DepthwiseConv
@@ -450,18 +450,18 @@ def residual() -> str:
     options: dict[str, Any] = dict(scale=0.1, conv=conv_bn, width=int)
     options["linear_conv"] = functools.partial(conv, bias=True)
     groups: list[Group] = []
-    for module, kind, side, channels in (
-        (v4.Mixed_5c, Block35, 35, 384),
-        (v4.Mixed_6c, Block17, 17, 1024),
-        (v4.Mixed_7c, Block8, 8, 1536),
+    for module, side, channels, build in (  # blocks as wide as Inception-ResNet-v2's
+        (v4.Mixed_5c, 35, 384, lambda: Block35(384, 48, 64, **options)),
+        (v4.Mixed_6c, 17, 1024, lambda: Block17(1024, 192, 160, 192, **options)),
+        (v4.Mixed_7c, 8, 1536, lambda: Block8(1536, 224, 256, **options)),
     ):
-        block = nnx.eval_shape(lambda kind=kind, channels=channels: kind(channels, **options))
+        block = nnx.eval_shape(build)
         shape = (side, side, channels)
         name = f"V4's {type(module).__name__} on {side}x{side}x{channels}"
         groups.append(
             [
                 (name, cost(module, *shape)),
-                (f"`{kind.__name__}` on the same map", cost(block, *shape)),
+                (f"`{type(block).__name__}` on the same map", cost(block, *shape)),
                 ("its last 1x1 alone", cost(block.up, side, side, block.up.kernel.shape[2])),
             ]
         )

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 
+from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
 
 
-def names(num_classes: int, name: str) -> list[str]:
-    """Returns a name for each output of a classifier.
+def names(model: Model) -> tuple[str, ...]:
+    """Returns a name for each output of a network: its own, else its tag's, else numbers."""
+    assert model.spec is not None
+    count = model.spec.num_classes
+    published = of_published(model.spec.name) if count == 1000 else None
+    return model.classes or published or tuple(f"class {i}" for i in range(count))
+
+
+def of_published(name: str) -> tuple[str, ...] | None:
+    """Returns the class names of a tag's published weights.
 
     Args:
-        num_classes: number of outputs.
-        name: what `create_model` takes. Published weights of 1000 classes have ImageNet's names.
-            Others have numbers, such as FID's 1008 classes, which have an order of their own.
+        name: what `create_model` takes. Weights of 1000 classes have ImageNet's names; of others,
+            such as the 1008 of FID's graph, in an order of its own, the names are not known: None.
     """
-    if num_classes != 1000 or model_info(name).num_classes != 1000:
-        return [f"class {i}" for i in range(num_classes)]
-    return imagenet_names()
+    return imagenet() if model_info(name).num_classes == 1000 else None
 
 
-def imagenet_names() -> list[str]:
-    """Returns WordNet's names of ImageNet's 1000 classes, in the order of the outputs."""
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """Returns ImageNet's 1000 names in the order of the outputs, as WordNet has them."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [line.partition("\t")[2] for line in lines if not line.startswith("#")]
+    return tuple(line.partition("\t")[2] for line in lines if not line.startswith("#"))

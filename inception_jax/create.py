@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax import classes
+from inception_jax.models import model_class, model_info
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec, layer_paths
-from inception_jax.registry import model_class, model_info
+from inception_jax.weights import hub
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.facts import warn_of_old_file
 from inception_jax.weights.loading import load_weights
-from inception_jax.weights.weight_file import Source, WeightFile, open_weights
+from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_weights
 
 
 def create_model(
@@ -72,10 +76,41 @@ def create_model(
         options = tuple(sorted(readings.items()))
         model.spec = Spec(name, num_classes, in_channels, aux_heads, width_multiplier, options)
         model.layer_order = tuple(layer_paths(model))
+        model.info = dataclasses.replace(info.for_channels(in_channels), num_classes=num_classes)
         return model
 
     rngs = nnx.Rngs(0) if rngs is None else rngs
     return build(rngs) if weights is None else _loaded(name, build, rngs, weights)
+
+
+def load(source: Any) -> Model:
+    """Builds the network that a source holds, with its weights and all that is known of it.
+
+    Args:
+        source: a file of `save_weights`; a run's folder, with `weights.safetensors`; a folder with
+            `config.json` and `model.safetensors`, of `save_pretrained` or of timm; or
+            "hf-hub:owner/name", such a folder on the Hugging Face hub.
+
+    Returns:
+        A network in evaluation mode. `model.info` has the facts of the file over those of the tag,
+        `model.classes` the names of its outputs.
+
+    Raises:
+        WeightsError: if it is damaged, or does not say which network it is; then the names that
+            fit are in the message.
+        FileNotFoundError: if there is no such file or folder.
+    """
+    path = hub.weights_in(hub.fetched(source))
+    file = open_weights("", path)
+    if file.spec is None:
+        fits = f" It fits {fitting(file.layout)}." if file.layout else ""
+        raise WeightsError(
+            f"{path} does not say which network it is.{fits} Name it: "
+            f"create_model(NAME, weights={str(path)!r}), or --arch NAME"
+        )
+    if file.facts is None:
+        warn_of_old_file(file.spec.name, path)
+    return create_model(file.spec.name, weights=file, **_saved(file.spec))
 
 
 def abstract_model(name: str, **options: Any) -> Model:
@@ -98,7 +133,23 @@ def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weigh
     if file.lacks_head(model):
         model = build(rngs)  # for its head, which the file lacks
     load_weights(model, file)
+    if file.spec is None and model.spec and model.spec.num_classes == 1000:
+        model.classes = classes.of_published(name)
     return model
+
+
+def model_of(name: str | None, source: Source | None) -> Model:
+    """Builds the network of a name, of a file that says what it is, or of both.
+
+    Raises:
+        ValueError: if there is neither.
+        WeightsError, UnknownModelError, FileNotFoundError: as `load` and `model_for`.
+    """
+    if name is None and source is None:
+        raise ValueError("name a weight file (--weights FILE), or a network's tag (--arch NAME)")
+    if name is None:
+        return load(source)
+    return model_for(name, True if source is None else source)
 
 
 def model_for(name: str, source: Source) -> Model:
@@ -117,7 +168,10 @@ def model_for(name: str, source: Source) -> Model:
         FileNotFoundError: if there is no such file.
     """
     info = model_info(name)
-    file = open_weights(name, source)
+    path = source if isinstance(source, Mapping | bool) else hub.weights_in(hub.fetched(source))
+    file = open_weights(name, path)
+    if file.spec is not None and file.facts is None:
+        warn_of_old_file(name, source)
     saved = dict(file.spec.readings) if file.spec else {}
     file.check(name, info.options if info.tag else {**info.options, **saved})
     options = _saved(file.spec) if file.spec else _found(name, file)

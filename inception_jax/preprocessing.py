@@ -1,151 +1,50 @@
-"""Cropping, resizing and normalising of images, as each publisher does it."""
+"""From an image, of whatever kind, to what a network takes."""
 
 from __future__ import annotations
 
-import math
-from typing import TypeVar
+from typing import Any
 
-import jax
 import numpy as np
-from PIL import Image
 
-from inception_jax.registry import ModelInfo, model_info
-
-Array = TypeVar("Array", np.ndarray, jax.Array)
-
-_PILLOW = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+from inception_jax import images
+from inception_jax.crops import as_input, cropped
+from inception_jax.models import model_info
+from inception_jax.registry import ModelInfo
 
 
-def preprocess(name: str, image: Image.Image | np.ndarray) -> np.ndarray:
-    """Crops, resizes and normalises an image as the publisher of a tag does in evaluation.
+def preprocess(model: Any, image: Any) -> np.ndarray:
+    """Crops, resizes and normalises an image as the network's source does in evaluation.
 
     Args:
-        name: what `create_model` takes; its tag decides.
-        image: a Pillow image of any mode, or uint8 [h, w], [h, w, 1] or [h, w, 3] (RGB).
+        model: a network, whose own facts count (`model.info`), or what `create_model` takes.
+        image: a path, the bytes of a file, a Pillow image of any mode, or uint8 [h, w], [h, w, 1]
+            or [h, w, 3] (RGB) of NumPy, jax or torch; see `images.read`.
 
     Returns:
-        float32 [1, h, w, 3], channels in the order that the network takes.
+        float32 [1, h, w, c], channels in the order that the network takes.
 
     Raises:
         UnknownModelError: with near names.
-        ValueError: for an array of another shape or type.
+        BadImageError: if it is no whole image.
+        ValueError: for an array of another shape or type, or a network that takes neither grey nor
+            colour images.
     """
-    info = model_info(name)
-    return as_input(cropped(image, info), info)
+    info, channels = (model_info(model), 3) if isinstance(model, str) else facts_of(model)
+    picture = images.read(image, upright=info.upright)
+    return as_input(cropped(picture.with_channels(channels), info), info)
 
 
-def cropped(image: Image.Image | np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Crops and resizes an image, see `preprocess`; RGB [h, w, 3] from 0 to 255."""
-    picture = _to_rgb(image)
-    if info.crop == "resize_crop":
-        return _resize_crop(picture, info)
-    if info.crop == "crop_resize":
-        return _resize(_central(picture, info.crop_pct), info)
-    if info.crop == "warp_crop":
-        side = math.floor(info.input_size / info.crop_pct)
-        return _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
-    return _resize(picture, info)
+def facts_of(model: Any) -> tuple[ModelInfo, int]:
+    """Returns what a network needs of an image: its facts and its number of channels.
 
-
-def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Normalises the result of `cropped`; float32 [1, h, w, 3]."""
-    return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
-
-
-def scaled(pixels: Array, info: ModelInfo) -> Array:
-    """Normalises pixels; float32 of the same shape.
-
-    Args:
-        pixels: [..., 3] from 0 to 255, of NumPy or jax and any type, in the network's order of
-            channels.
-        info: has the range, mean and deviation.
+    Raises:
+        ValueError: for a network built by its class, or of other than 1 or 3 channels.
     """
-    fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
-    mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
-    return (fraction - mean) / std
-
-
-def _to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise ValueError(
-                "an image array must be uint8 [h, w] or [h, w, 1 or 3]; "
-                f"got {image.dtype} {image.shape}"
-            )
-        if image.ndim == 3 and image.shape[2] == 1:
-            image = image[:, :, 0]
-        if image.ndim == 3 and image.shape[2] != 3:
-            raise ValueError(f"an image array must have 1 or 3 channels; got shape {image.shape}")
-        image = Image.fromarray(image)
-    return image.convert("RGB")
-
-
-def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """torchvision's Resize of the shorter side and CenterCrop, as timm and Cadene use them."""
-    short = math.floor(info.input_size / info.crop_pct)
-    width, height = picture.size
-    if width <= height:
-        size = (short, int(short * height / width))
-    else:
-        size = (int(short * width / height), short)
-    return _centre(picture.resize(size, _PILLOW[info.interpolation]), info)
-
-
-def _centre(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    left, top = (round((n - info.input_size) / 2) for n in picture.size)
-    return np.asarray(picture.crop((left, top, left + info.input_size, top + info.input_size)))
-
-
-def _central(picture: Image.Image, fraction: float) -> Image.Image:
-    """`tf.image.central_crop`: cuts off an equal number of pixels on both sides."""
-    left, top = (int((n - n * fraction) / 2) for n in picture.size)
-    return picture.crop((left, top, picture.width - left, picture.height - top))
-
-
-def _resize(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    size = info.input_size
-    if info.interpolation in _PILLOW:
-        return np.asarray(picture.resize((size, size), _PILLOW[info.interpolation]))
-    pixels = np.asarray(picture, np.float32)
-    half_pixel = info.interpolation == "bilinear_torch"
-    pixels = interpolated(pixels, size, 0, half_pixel=half_pixel)
-    return interpolated(pixels, size, 1, half_pixel=half_pixel)
-
-
-def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) -> np.ndarray:
-    """Resizes one axis by linear interpolation, without smoothing; float32.
-
-    Args:
-        pixels: of any type.
-        size: new length of the axis.
-        axis: which.
-        half_pixel: sample output pixel i at (i + 0.5) * scale - 0.5, clipped at the border, as
-            PyTorch and TensorFlow 2 do; otherwise at i * scale, as TensorFlow 1 does.
-    """
-    old = pixels.shape[axis]
-    if half_pixel and old == size:  # every output pixel is an input pixel
-        return pixels.astype(np.float32)
-    at = _positions(old, size, half_pixel)
-    low = np.minimum(at.astype(int), old - 1)
-    high = np.minimum(low + 1, old - 1)
-    shape = [1] * pixels.ndim
-    shape[axis] = size
-    share = (at - low).reshape(shape).astype(np.float32)
-    return pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
-
-
-def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
-    """Positions of output pixels among `old` input pixels, float32 [size].
-
-    Both libraries compute in float32. PyTorch's compiler fuses the multiplication and the
-    subtraction, with one rounding; here both are exact in float64, and then rounded once.
-    """
-    scale = np.float32(old / size)
-    if not half_pixel:
-        return np.arange(size, dtype=np.float32) * scale
-    centres = (np.arange(size) + 0.5) * np.float64(scale)
-    return np.maximum(centres - 0.5, 0).astype(np.float32)
+    if model.info is None:
+        raise ValueError("this network was not built by create_model: give a name from list_models")
+    if model.in_channels not in (1, 3):
+        raise ValueError(
+            f"images have 1 or 3 channels, and this network takes {model.in_channels}: "
+            "prepare its input yourself"
+        )
+    return model.info, model.in_channels

@@ -10,10 +10,9 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from inception_jax.nn.model import Model
-
-if TYPE_CHECKING:
-    from inception_jax.analysis.features import FeatureInfo
+if TYPE_CHECKING:  # who only needs the facts imports no network
+    from inception_jax.nn.model import Model
+    from inception_jax.nn.stages import FeatureInfo
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
@@ -99,6 +98,8 @@ class ModelInfo:
         num_params: trainable numbers without auxiliary heads, at `num_classes`.
         aux_heads: names of the auxiliary outputs that `aux_heads=True` adds.
         readings: options of the network's constructor that the tag fixes. Read-only.
+        upright: whether the EXIF orientation of a photo is applied. Publishers ignore it, as
+            torchvision and TensorFlow do.
     """
 
     name: str
@@ -112,28 +113,44 @@ class ModelInfo:
     min_size: int
     channel_order: ChannelOrder
     input_range: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     crop: Crop
     crop_pct: float
     interpolation: Interpolation
     aux_heads: tuple[str, ...]
     readings: Mapping[str, Any]
+    upright: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """The network's own options, beside `SHARED_OPTIONS`, as this name sets them."""
         return {**_DEFAULTS[self.arch], **self.readings}
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are prepared: the fields that a weight file may set otherwise than its tag."""
+        return {name: getattr(self, name) for name in _PREPROCESSING}
+
+    def for_channels(self, channels: int) -> ModelInfo:
+        """Returns the facts for images of so many channels; grey ones are mapped to [-1, 1]."""
+        if channels != 1:
+            return self
+        half = (0.5,)
+        return dataclasses.replace(self, channel_order="rgb", input_range=1, mean=half, std=half)
+
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """The stages that `features` returns, in forward order; see `features.feature_info`."""
-        # Not at the top: facts must not import what builds and traces networks, here for a second.
-        from inception_jax.analysis.features import feature_info
-        from inception_jax.create import abstract_model
+        """The stages that `features` returns, in forward order; found in a second or two."""
+        from inception_jax.nn.stages import stages_of  # where JAX is
 
-        return feature_info(abstract_model(self.name))
+        return stages_of(_CLASSES[self.arch], self.options)
 
+
+_PREPROCESSING = (
+    "input_size", "crop", "crop_pct", "interpolation", "channel_order", "input_range", "mean",
+    "std", "upright",
+)  # fmt: skip
 
 _CLASSES: dict[str, Any] = {}  # by arch; the constructors differ in their own options
 _DEFAULTS: dict[str, dict[str, Any]] = {}  # by arch: own options of the class

@@ -1,1 +1,5 @@
 """A network's stages, shapes, multiply-accumulates and heat maps."""
+
+from inception_jax.analysis import explain
+
+__all__ = ["explain"]

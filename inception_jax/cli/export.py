@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from inception_jax import serving
 from inception_jax.cli.arguments import image_size
-from inception_jax.create import model_for
-from inception_jax.registry import model_info
+from inception_jax.create import load, model_for
+from inception_jax.models import model_info
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("name", help="a network or network.tag, see list")
-    parser.add_argument("--weights", help="weight file; default: the tag's published one")
-    parser.add_argument("--format", required=True, choices=serving.FORMATS, help="of the file")
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: NAME.FORMAT")
+    parser.add_argument(
+        "source", metavar="FILE|NAME", help="weight file, folder of a run, or network.tag, see list"
+    )
+    parser.add_argument("--weights", help="weight file of NAME; default: the published one")
+    parser.add_argument(
+        "--format", choices=serving.FORMATS, help="of the file; default: by its ending, else onnx"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: FILE.onnx or NAME.onnx")
     parser.add_argument(
         "--image-size",
         type=image_size,
@@ -25,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalise",
         action="store_true",
-        help="take RGB pixels as uint8 and normalise them inside the program",
+        help="take pixels as uint8, RGB or grey, and normalise them inside the program",
     )
     parser.add_argument(
         "--embedding", action="store_true", help="return the pooled features, not the logits"
@@ -33,15 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks path and size before the weights are loaded, then writes the program."""
-    info = model_info(args.name)
-    path = serving.check_target(args.output or f"{args.name}.{args.format}", args.format)
-    size = serving.check_size(args.image_size or info.input_size, info.min_size)
+    """Checks the path before the weights are loaded, then writes the program."""
+    source = Path(args.source)
+    from_file = source.exists()
+    if from_file and args.weights:
+        raise ValueError(f"{source} is a file or folder itself: leave out --weights")
+    format: Any = args.format or Path(args.output or "").suffix[1:] or "onnx"
+    stem = (source.resolve() if from_file else source).name.removesuffix(".safetensors")
+    path = serving.check_target(args.output or f"{stem}.{format}", format)
+    if not from_file:  # an unknown name, or too small a size, before anything is fetched
+        info = model_info(args.source)
+        serving.check_size(args.image_size or info.input_size, info.min_size)
+    model = load(source) if from_file else model_for(args.source, args.weights or True)
     serving.export(
-        model_for(args.name, args.weights or True),
+        model,
         path,
-        args.format,
-        image_size=size,
+        format,
+        image_size=args.image_size,
         normalise=args.normalise,
         embedding=args.embedding,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from inception_jax.registry import model_info
+from inception_jax.models import model_info
 from inception_jax.weights.published import PUBLISHED
 
 

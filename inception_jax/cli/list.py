@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from inception_jax.registry import list_models
+from inception_jax.models import list_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

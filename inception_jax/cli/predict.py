@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import csv
 import dataclasses
 import itertools
@@ -15,24 +16,23 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from inception_jax import classes
+from inception_jax import classes, images
 from inception_jax.analysis import explain
 from inception_jax.cli.arguments import positive_int
 from inception_jax.cli.contact_sheet import contact_sheet
-from inception_jax.create import model_for
+from inception_jax.create import model_of
+from inception_jax.crops import as_input, cropped
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
 from inception_jax.outputs import atomic_write, check_target
-from inception_jax.preprocessing import as_input, cropped
-from inception_jax.registry import model_info
-from inception_jax.weights.weight_file import spec_of
+from inception_jax.preprocessing import facts_of
 
 # Maps images to heat maps, or None if none are asked for, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
 
 _BATCH = 16
 _ON_SHEET = 400  # pictures, on a page of some 4500 x 4300 pixels
-_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +57,16 @@ class Prediction:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
-    parser.add_argument("--arch", required=True, help="network.tag, which sets the preprocessing")
-    parser.add_argument("--weights", help="weight file; default: the tag's published one")
+    parser.add_argument("--weights", help="weight file, or folder of a run; default: the tag's")
+    parser.add_argument("--arch", help="network.tag, for files that do not say what they are")
     parser.add_argument("--top", type=positive_int, default=5, help="how many classes; default: 5")
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one a line; or classes.csv of a run",
+        help="names of the classes, one a line; or classes.csv of a run; default: the file's own",
     )
-    parser.add_argument("--csv", metavar="FILE", help="default for a folder: predictions.csv")
-    parser.add_argument(
-        "--sheet",
-        metavar="FILE",
-        help="contact sheet of all images; default for a folder: predictions.png",
-    )
+    parser.add_argument("--csv", metavar="FILE", help="write a table")
+    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of all images")
     parser.add_argument(
         "--explain",
         metavar="FILE",
@@ -84,22 +80,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the classes of images, or for a folder writes a table and a contact sheet."""
+    """Prints the classes of images, for a folder as a table."""
     paths, from_folder = _files(args.images)
-    if from_folder:
-        args.csv = args.csv or "predictions.csv"
-        args.sheet = args.sheet or "predictions.png"
     paths = _without_pictures(paths, args) if from_folder else paths
     _check(args, [] if from_folder else paths)
-    model = model_for(args.arch, args.weights or True)
-    _check_takes_photographs(model)
-    names = _names(args, spec_of(model).num_classes)
+    model = model_of(args.arch, args.weights)
+    facts_of(model)  # or it takes no pictures
+    names = _names(args, model)
+    tally = _Tally(names)
     predictions = _predict(model, args, paths, skip_broken=from_folder)
     if args.csv:
         predictions = _with_table(predictions, Path(args.csv), names)
-    shown, count = _first(predictions, names, print_each=not from_folder)
+    shown, count = _first(predictions, names, tally, as_table=from_folder)
     if not count:
         raise ValueError(f"none of {len(paths)} files is a whole image")
+    if from_folder:
+        print(tally)
     if args.csv:
         print(f"wrote {args.csv}")
     if args.sheet:
@@ -118,9 +114,9 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _ENDINGS)
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.EXTENSIONS)
         if not found:
-            raise ValueError(f"there is no image in {path}: none of {', '.join(_ENDINGS)}")
+            raise ValueError(f"there is no image in {path}: none of {', '.join(images.EXTENSIONS)}")
         files += found
     return files, any(Path(argument).is_dir() for argument in arguments)
 
@@ -128,28 +124,55 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
 def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
     """Leaves out the pictures that an earlier run wrote."""
     written = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
-    images = [path for path in paths if path.resolve() not in written]
-    if not images:
+    left = [path for path in paths if path.resolve() not in written]
+    if not left:
         raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
-    return images
+    return left
 
 
-def _check(args: argparse.Namespace, images: Sequence[Path]) -> None:
+def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
     """Refuses what would fail, before the weights are fetched."""
     for path in (args.sheet, args.explain):
         if path:
-            check_target(path, _ENDINGS, what="pictures")
+            check_target(path, _PICTURES, what="pictures")
     if args.csv:
         check_target(args.csv)
-    for path in images:
-        _open(path)
+    for path in paths:
+        images.read(path)
     if args.stage and not args.explain:
         raise ValueError("--stage says whose map explains: it needs --explain FILE")
 
 
-def _names(args: argparse.Namespace, count: int) -> list[str]:
+class _Tally:
+    """How many images were taken for each class, and how many for the class of their folder."""
+
+    def __init__(self, names: Sequence[str]):
+        self._names = set(names)
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._named, self._right = 0, 0
+
+    def add(self, path: Path, name: str) -> None:
+        """Counts an image; its folder is its label if it is called as a class is."""
+        self._counts[name] += 1
+        if path.parent.name in self._names:
+            self._named += 1
+            self._right += path.parent.name == name
+
+    def __str__(self) -> str:
+        lines = [f"{count:6}  {name}" for name, count in self._counts.most_common()]
+        if self._named:
+            share = self._right / self._named
+            lines.append(
+                f"{self._right} of {self._named} images ({share:.2%}) are predicted as the class "
+                "that their folder is named after"
+            )
+        return "\n".join(lines)
+
+
+def _names(args: argparse.Namespace, model: Model) -> Sequence[str]:
     if not args.classes:
-        return classes.names(count, args.arch)
+        return classes.names(model)
+    count = facts_of(model)[0].num_classes
     with Path(args.classes).open(newline="", encoding="utf-8") as file:
         if Path(args.classes).suffix == ".csv":
             names = [row["class"] for row in csv.DictReader(file) if "class" in row]
@@ -167,9 +190,10 @@ def _predict(
     size = min(_BATCH, len(paths))  # of every batch: each new size would be compiled again
     starts = range(0, len(paths), size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
-        opened = list(_opened(paths[start : start + size], skip_broken=skip_broken))
+        chosen = paths[start : start + size]
+        opened = list(_opened(chosen, upright=model.info.upright, skip_broken=skip_broken))
         if opened:
-            yield from _predict_batch(look, opened, size, args)
+            yield from _predict_batch(look, model, opened, size, args.top)
 
 
 def _without_heat(model: Model) -> Look:
@@ -178,38 +202,35 @@ def _without_heat(model: Model) -> Look:
 
 
 def _predict_batch(
-    look: Look, opened: Sequence[tuple[Path, Image.Image]], size: int, args: argparse.Namespace
+    look: Look, model: Model, opened: Sequence[tuple[Path, images.Picture]], size: int, top: int
 ) -> Iterator[Prediction]:
-    info = model_info(args.arch)
-    seen = [cropped(image, info) for _, image in opened]
+    info, channels = facts_of(model)
+    seen = [cropped(picture.with_channels(channels), info) for _, picture in opened]
     inputs = [as_input(pixels, info) for pixels in seen]
     inputs += [np.zeros_like(inputs[0])] * (size - len(inputs))
     heat, logits = look(np.concatenate(inputs))
     scores = np.asarray(jax.nn.softmax(np.asarray(logits, np.float32)))
     for i, (path, _) in enumerate(opened):
-        best = np.argsort(-scores[i], kind="stable")[: args.top]
-        picture = Image.fromarray(np.uint8(np.round(seen[i])))
+        best = np.argsort(-scores[i], kind="stable")[:top]
+        picture = Image.fromarray(np.uint8(np.round(seen[i])).squeeze())
         heated = None if heat is None else explain.overlaid(picture, np.asarray(heat[i]))
         yield Prediction(path, best.tolist(), scores[i][best].tolist(), picture, heated)
 
 
-def _opened(paths: Sequence[Path], *, skip_broken: bool) -> Iterator[tuple[Path, Image.Image]]:
+def _opened(
+    paths: Sequence[Path], *, upright: bool, skip_broken: bool
+) -> Iterator[tuple[Path, images.Picture]]:
     for path in paths:
         try:
-            yield path, _open(path)
-        except ValueError as error:
+            picture = images.read(path, upright=upright)
+        except (images.BadImageError, OSError) as error:
             if not skip_broken:
                 raise
-            tqdm.write(f"note: left out: {error}", file=sys.stderr)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a whole image file: {error}") from None
-    return image
+            tqdm.write(f"note: skipped: {error}", file=sys.stderr)
+            continue
+        if picture.notes:
+            tqdm.write(f"note: {path}: {', '.join(picture.notes)}", file=sys.stderr)
+        yield path, picture
 
 
 def _with_table(
@@ -228,14 +249,18 @@ def _with_table(
 
 
 def _first(
-    predictions: Iterator[Prediction], names: Sequence[str], *, print_each: bool
+    predictions: Iterator[Prediction], names: Sequence[str], tally: _Tally, *, as_table: bool
 ) -> tuple[list[Prediction], int]:
     """Returns the first predictions, as many as a sheet shows, and the number of all."""
     shown: list[Prediction] = []
     count = 0
     for prediction in predictions:
         count += 1
-        if print_each:
+        best = names[prediction.best[0]]
+        tally.add(prediction.path, best)
+        if as_table:
+            tqdm.write(f"{prediction.path}  {best}  {prediction.scores[0]:.1%}")
+        else:
             tqdm.write(_lines(prediction, names))
         if count <= _ON_SHEET:
             shown.append(prediction)
@@ -262,11 +287,3 @@ def _write_picture(
     with atomic_write(Path(path)) as partial:
         picture.save(partial)
     print(f"wrote {path}")
-
-
-def _check_takes_photographs(model: Model) -> None:
-    channels = spec_of(model).in_channels
-    if channels != 3:
-        raise ValueError(
-            f"predict takes colour images; these weights are for {channels} channel(s)"
-        )

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from inception_jax.preprocessing import interpolated
+from inception_jax.crops import interpolated
 
 Resize = Literal["bilinear_torch", "bilinear_tf1"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)

@@ -1,4 +1,4 @@
-"""One file a network. Importing this package registers them all."""
+"""One file a network. Importing this package registers them all, so names are asked for here."""
 
 from inception_jax.models.bn_inception import BNInception
 from inception_jax.models.inception_next import InceptionNeXt
@@ -10,6 +10,7 @@ from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.models.inception_v4 import InceptionV4
 from inception_jax.models.xception import Xception
 from inception_jax.models.xception_aligned import XceptionAligned
+from inception_jax.registry import list_models, model_class, model_info
 
 __all__ = [
     "BNInception",
@@ -22,4 +23,7 @@ __all__ = [
     "InceptionV4",
     "Xception",
     "XceptionAligned",
+    "list_models",
+    "model_class",
+    "model_info",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -69,6 +69,10 @@ class Model(nnx.Module):
         deterministic: True in evaluation; set by `train`, `eval` and `nnx.view`, as for
             `nnx.Dropout`.
         spec: how `create_model` built it; None for a network built by its class.
+        info: facts about it, a `ModelInfo`: those of its weight file over those of its tag; None
+            for a network built by its class.
+        classes: names of the outputs, where they are known.
+        training: how it was trained, where its weight file says so: `dataset`, `recipe`, `result`.
         layer_order: paths of all its layers in the order of their definition, which the numbered
             names of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
             `nnx.eval_shape` sort attributes by name.
@@ -83,6 +87,9 @@ class Model(nnx.Module):
     transform_input: bool = False
     deterministic: bool = True
     spec: Spec | None = None
+    info: Any = None  # a ModelInfo, which the registry above this room defines
+    classes: tuple[str, ...] | None = None
+    training: Mapping[str, Any] | None = None
     layer_order: tuple[str, ...] = ()
     in_channels: int
     dropout: nnx.Dropout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,7 +12,6 @@ import jax
 
 from inception_jax import outputs
 from inception_jax.nn.model import Model
-from inception_jax.registry import model_info
 from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.program import Program, program_of
 
@@ -35,29 +35,35 @@ def export(
 
     The program takes `images` [n, h, w, c] for any n, and returns float `logits` [n, num_classes]
     or `embedding` [n, d]. It always computes in evaluation mode. The images are float32, normalised
-    as `model_info` says, or with `normalise` uint8 pixels.
+    as `model.info` says, or with `normalise` uint8 pixels. The preprocessing and the names of the
+    classes go with it as JSON: in the ONNX file's metadata under "inception_jax", and for StableHLO
+    in a file beside it, `FILE.json`.
 
     Args:
         model: any network of this library, folded or not.
         path: ends in `.onnx` or `.stablehlo`, as the format says.
         format: "onnx" for onnxruntime and others, of float32 networks only; "stablehlo" for
             `jax.export.deserialize`, on CPUs, TPUs and NVIDIA's GPUs.
-        image_size: side of the square, or height and width, in pixels; None: the tag's own.
-        normalise: take RGB pixels 0 to 255 as uint8 [n, h, w, 3], and apply what `preprocess`
-            applies after cropping and resizing: channel order, range, mean and deviation.
+        image_size: side of the square, or height and width, in pixels; None: the network's own.
+        normalise: take pixels 0 to 255 as uint8 [n, h, w, c], RGB or grey, and apply what
+            `preprocess` applies after cropping and resizing: channel order, range, mean and
+            deviation.
         embedding: return the result of `model.embed` instead of the logits.
 
     Raises:
         ExportError: if the format is unknown or does not fit the path; if no file can be written
             there; if a package is missing; if the network needs larger images; if the size or the
             normalisation of a network that `create_model` did not build is needed; if a network
-            for other than RGB images is to normalise them; if the format cannot express the
+            for other than RGB or grey images is to normalise them; if the format cannot express the
             network.
     """
     path = check_target(path, format)
     size = _size_for(model, image_size)
     program = program_of(model, size, normalise=normalise, embedding=embedding)
     content = _stablehlo(program) if format == "stablehlo" else _onnx(program)
+    if format == "stablehlo":
+        with outputs.atomic_write(path.with_name(f"{path.name}.json")) as partial:
+            partial.write_text(json.dumps(program.facts, indent=2) + "\n", encoding="utf-8")
     with outputs.atomic_write(path) as partial:
         partial.write_bytes(content)
 
@@ -73,6 +79,8 @@ def check_target(path: str | os.PathLike[str], format: str) -> Path:
     path = outputs.check_target(path, (f".{format}",), error=ExportError, what=f"{format} files")
     if format == "onnx" and importlib.util.find_spec("onnx") is None:
         raise ExportError("ONNX files need a package: pip install 'inception-jax[onnx]'")
+    if format == "stablehlo" and importlib.util.find_spec("flatbuffers") is None:
+        raise ExportError("StableHLO files need a package: pip install flatbuffers")
     return path
 
 
@@ -92,13 +100,11 @@ def check_size(size: int | tuple[int, int], min_size: int) -> tuple[int, int]:
 
 
 def _size_for(model: Model, size: int | tuple[int, int] | None) -> tuple[int, int]:
-    if size is None:
-        if model.spec is None:
-            raise ExportError(
-                "this model was not built by create_model, so its image_size must be given"
-            )
-        size = model_info(model.spec.name).input_size
-    return check_size(size, model.min_size)
+    if size is None and model.info is None:
+        raise ExportError(
+            "this model was not built by create_model, so its image_size must be given"
+        )
+    return check_size(size or int(model.info.input_size), model.min_size)
 
 
 def _stablehlo(program: Program) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import onnx
@@ -49,12 +51,14 @@ def _model(graph: Graph, program: Program, result: Tensor) -> onnx.ModelProto:
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
     name = program.name or "network"
     whole = helper.make_graph(nodes, name, [images], [output], constants)
-    return helper.make_model(
+    model = helper.make_model(
         whole,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="inception_jax",
     )
+    helper.set_model_props(model, {"inception_jax": json.dumps(program.facts)})
+    return model
 
 
 def _node(node: Node, renamed: dict[str, str]) -> onnx.NodeProto:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from inception_jax.crops import scaled
 from inception_jax.nn.model import Model
-from inception_jax.preprocessing import scaled
-from inception_jax.registry import ModelInfo, model_info
+from inception_jax.registry import ModelInfo
 from inception_jax.serving.export_error import ExportError
 
 
@@ -27,12 +27,15 @@ class Program:
         function: maps images to an array.
         images: their shape and dtype; the first axis is symbolic.
         output: name of the result, "logits" or "embedding".
+        facts: what a user of the file needs, as JSON holds it: `network`, `height`, `width`,
+            `preprocessing`, `normalised_inside`, `classes`.
     """
 
     name: str
     function: Callable[[Any], Any]
     images: jax.ShapeDtypeStruct
     output: str
+    facts: dict[str, Any]
 
 
 def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embedding: bool) -> Program:
@@ -55,19 +58,27 @@ def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embeddin
     shape = (batch, *size, model.in_channels)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8 if normalise else jnp.float32)
     name = model.spec.name if model.spec else ""
-    return Program(name, function, images, "embedding" if embedding else "logits")
+    facts = {
+        "network": name,
+        "height": size[0],
+        "width": size[1],
+        "preprocessing": model.info.preprocessing if model.info else None,
+        "normalised_inside": normalise,
+        "classes": model.classes,
+    }
+    return Program(name, function, images, "embedding" if embedding else "logits", facts)
 
 
 def _info_to_normalise(model: Model) -> ModelInfo:
-    if model.spec is None:
+    if model.info is None:
         raise ExportError(
             "this model was not built by create_model, so how its images are normalised is unknown"
         )
-    if model.in_channels != 3:
+    if model.in_channels not in (1, 3):
         raise ExportError(
-            f"RGB pixels cannot be normalised for a network of {model.in_channels} channel(s)"
+            f"pixels cannot be normalised for a network of {model.in_channels} channels"
         )
-    return model_info(model.spec.name)
+    return model.info
 
 
 def _normalised(pixels: jax.Array, info: ModelInfo) -> jax.Array:

@@ -28,7 +28,8 @@ def load_weights(
     and frozen graphs; Caffe's GoogLeNet. The layout is recognised by its names. Tensors of an
     auxiliary head that the model was built without are ignored; of 1001 classes, the background.
     The first kernel is fitted to images of other than three channels, and files of face networks
-    without a classifier leave it as it is, both with a warning.
+    without a classifier leave it as it is, both with a warning. What a whole file of `save_weights`
+    says of its network becomes the model's: `info`, `classes` and `training`.
 
     Args:
         model: built by `create_model`.
@@ -53,6 +54,8 @@ def load_weights(
     if headless or not head:
         skip = (*skip, *model.classifiers)
     _assign(model, tensors, skip)
+    if file.facts is not None and not skip:
+        file.facts.tell(model)
     if headless:
         warnings.warn(
             "the file has no classifier: the network keeps its own, untrained", stacklevel=3

@@ -10,6 +10,7 @@ import numpy as np
 
 from inception_jax.nn.model import Model
 from inception_jax.weights import safetensors_files, torch_names
+from inception_jax.weights.facts import Facts, checksum
 from inception_jax.weights.weight_file import METADATA_KEY, spec_of
 
 
@@ -30,11 +31,19 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
 def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
     """Writes a safetensors file that `load_weights` takes, and the twin too.
 
-    Its names and axis orders are those of `to_torch`; its metadata says how the network was built.
+    Its names and axis orders are those of `to_torch`. Its metadata says how the network was built,
+    how its images are prepared, what its classes are called and how it was trained, with a checksum
+    over all tensors.
 
     Raises:
         WeightsError: if the path does not end in `.safetensors`, or the model was not built by
             `create_model`.
     """
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(dataclasses.asdict(spec_of(model)))}
-    safetensors_files.write(path, to_torch(model), metadata)
+    tensors = to_torch(model)
+    said = {
+        **dataclasses.asdict(spec_of(model)),
+        "facts": dataclasses.asdict(Facts.of(model)),
+        "checksum": checksum(tensors),
+    }
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(said)}
+    safetensors_files.write(path, tensors, metadata)

@@ -15,6 +15,7 @@ from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import list_models, model_info
 from inception_jax.weights import download, files, layouts
 from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.facts import Facts, verify
 from inception_jax.weights.layouts import Layout
 from inception_jax.weights.torch_names import Tensors
 
@@ -32,12 +33,14 @@ class WeightFile:
     Attributes:
         tensors: by the names of the file.
         spec: how `create_model` built the network that `save_weights` wrote; None for other files.
+        facts: what else a file of `save_weights` says of its network; see `facts.Facts`.
         layout: of foreign names; None where they are the twin's.
     """
 
     tensors: Tensors
     spec: Spec | None
     layout: Layout | None
+    facts: Facts | None = None
 
     def check(self, name: str, readings: Mapping[str, Any]) -> None:
         """Refuses weights of another network, or of another reading of it.
@@ -96,24 +99,29 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
     else:
         tensors, metadata = files.read(download.fetch(name) if source is True else source)
     tensors = {_WRAPPER.sub("", key): tensor for key, tensor in tensors.items()}
-    spec = _saved_spec(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
-    return WeightFile(tensors, spec, None if spec else layouts.find(tensors))
+    if METADATA_KEY not in metadata:
+        return WeightFile(tensors, None, layouts.find(tensors))
+    spec, facts = _saved(metadata[METADATA_KEY], tensors, str(source))
+    return WeightFile(tensors, spec, None, facts)
 
 
-def _saved_spec(text: str) -> Spec:
+def _saved(text: str, tensors: Tensors, name: str) -> tuple[Spec, Facts | None]:
     try:
         saved = json.loads(text)
         model_info(saved["name"])
+        facts = Facts.from_json(saved.get("facts"))
         saved["readings"] = tuple(
             (option, tuple(value) if isinstance(value, list) else value)
             for option, value in saved["readings"]
         )
-        return Spec(**{field.name: saved[field.name] for field in dataclasses.fields(Spec)})
-    except (ValueError, KeyError, TypeError) as error:
+        spec = Spec(**{field.name: saved[field.name] for field in dataclasses.fields(Spec)})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"the file's own note of what it is cannot be read ({error}): another version of this "
             "library wrote it, or it was changed since"
         ) from None
+    verify(saved.get("checksum"), tensors, name)
+    return spec, facts
 
 
 def spec_of(model: Model) -> Spec:

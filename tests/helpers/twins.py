@@ -40,4 +40,4 @@ def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.n
 
 
 def to_nchw(array: Any) -> torch.Tensor:
-    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.array(np.asarray(array))).permute(0, 3, 1, 2).contiguous()

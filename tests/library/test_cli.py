@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +183,7 @@ def test_predict(capsys, tmp_path, photograph, monkeypatch):
     images = ij.preprocess("inception_v1.tv_in1k", Image.open(photograph))
     scores = np.asarray(model(images))[0].astype(np.float64)
     shares = np.exp(scores) / np.exp(scores).sum()
-    names = classes.imagenet_names()
+    names = classes.imagenet()
     best = np.argsort(-scores)[:5]
     for line, index in zip(lines[:5], best, strict=True):
         share, _, label = line.strip().partition(" %  ")
@@ -229,15 +231,19 @@ def test_predict_a_folder(capsys, tmp_path, monkeypatch):
     (tmp_path / "images/broken.jpg").write_bytes(b"no image")
     (tmp_path / "images/notes.txt").write_text("no image either")
     options = ["--arch", "inception_v1.tv_in1k", "--weights", "w.safetensors"]
+    assert run(capsys, "predict", "images", *options)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "w.safetensors"]
+    options += ["--csv", "predictions.csv", "--sheet", "predictions.png"]
     code, out, err = run(capsys, "predict", "images", "--top", "2", *options)
     assert code == 0, err
-    assert out == "wrote predictions.csv\nwrote predictions.png\n"
-    assert "left out: images/broken.jpg is not a whole image" in err
+    assert out.endswith("wrote predictions.csv\nwrote predictions.png\n")
+    assert "skipped: images/broken.jpg: not an image" in err
     with open("predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["file"] for row in rows} == {str(path) for path in paths}
-    names = classes.imagenet_names()
+    names = classes.imagenet()
     for row in rows:
+        assert row["file"] in out
         image = ij.preprocess("inception_v1.tv_in1k", Image.open(row["file"]))
         scores = np.asarray(jax.nn.softmax(model(image)))[0]
         assert row["class_1"] == names[scores.argmax()]
@@ -246,8 +252,8 @@ def test_predict_a_folder(capsys, tmp_path, monkeypatch):
     with Image.open("predictions.png") as sheet:
         assert sheet.width > 4 * 168
 
-    heat = ["--explain", "heat.png", "--csv", "t.csv", "--sheet", "s.png"]
-    code, _, err = run(capsys, "predict", paths[0], "--stage", "inception4e", *heat, *options)
+    heat = ["--explain", "heat.png", "--sheet", "s.png"]
+    code, _, err = run(capsys, "predict", paths[0], "--stage", "inception4e", *heat, *options[:4])
     assert code == 0, err
     with Image.open("heat.png") as heated, Image.open("s.png") as seen:
         assert heated.size == seen.size == (224, 224)
@@ -262,10 +268,11 @@ def test_predict_keeps_few_pictures_of_many(capsys, tmp_path, monkeypatch):
     for i in range(5):
         Image.new("RGB", (30, 30), (50 * i, 0, 0)).save(f"{i}.png")
     options = ["--arch", "inception_v1.tv_in1k", "--weights", "w.safetensors"]
+    options += ["--csv", "predictions.csv", "--sheet", "predictions.png"]
     for _ in range(2):  # the first run's sheet is no image of the second
         code, out, err = run(capsys, "predict", ".", *options)
         assert code == 0, err
-        assert out == "wrote predictions.csv\nwrote predictions.png\n"
+        assert out.endswith("wrote predictions.csv\nwrote predictions.png\n")
         assert "pictures are of the first 3 of 5 images" in err
         with open("predictions.csv", newline="") as file:
             assert [row["file"] for row in csv.DictReader(file)] == [f"{i}.png" for i in range(5)]
@@ -315,8 +322,52 @@ def test_predict_with_the_weights_of_a_run(capsys, tmp_path, photograph):
     model = filled("xception", in_channels=1, **SMALL)
     ij.save_weights(model, tmp_path / "w.safetensors")
     code, out, err = run(capsys, "predict", photograph, *options)
+    assert code == 0, err  # a grey network
+    assert out.count("class ") == 5
+
+
+def test_a_file_says_what_is_needed_to_use_it(capsys, tmp_path, photograph):
+    """No network's name, size or class file is given; what old files do not say is a note."""
+    model = ij.create_model("xception", in_channels=1, **SMALL)
+    model.info = dataclasses.replace(model.info, input_size=71, crop="squash", upright=True)
+    model.classes = tuple(f"kind {i}" for i in range(model.spec.num_classes))
+    model.training = {"dataset": "folder", "recipe": "demo", "result": {"eval_top1": 0.5}}
+    ij.save_weights(model, tmp_path / "weights.safetensors")
+    code, out, err = run(capsys, "predict", photograph, "--weights", tmp_path)
+    assert (code, err) == (0, "")
+    loaded = ij.load(tmp_path)
+    assert (loaded.info, loaded.classes, loaded.training) == (
+        model.info,
+        model.classes,
+        model.training,
+    )
+    ((best, score),) = ij.classify(loaded, photograph, top=1)[0]
+    assert f"{100 * score:6.2f} %  {best}" in out
+    np.testing.assert_array_equal(loaded(ij.preprocess(model, photograph)).argmax(-1),
+                                  model.classes.index(best))  # fmt: skip
+
+    old = {"inception_jax": json.dumps(dataclasses.asdict(model.spec))}
+    safetensors.numpy.save_file(ij.to_torch(model), tmp_path / "old.safetensors", old)
+    with pytest.warns(UserWarning, match="written by an older version"):
+        assert ij.load(tmp_path / "old.safetensors").info.input_size == 299
+
+    data = bytearray((tmp_path / "weights.safetensors").read_bytes())
+    data[-500] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(data)
+    flipped = ["--weights", tmp_path / "flipped.safetensors"]
+    code, out, err = run(capsys, "predict", photograph, *flipped)
     assert (code, out) == (2, "")
-    assert "1 channel" in err
+    assert "damaged" in err
+
+
+def test_a_foreign_file_needs_a_name(capsys, tmp_path, photograph):
+    twin = ij.to_torch(filled("xception", **SMALL))
+    safetensors.numpy.save_file(twin, tmp_path / "foreign.safetensors")
+    foreign = ["--weights", tmp_path / "foreign.safetensors"]
+    code, out, err = run(capsys, "predict", photograph, *foreign)
+    assert (code, out) == (2, "")
+    assert "--arch NAME" in err
+    assert run(capsys, "predict", photograph)[0] == 2
 
 
 def test_broken_input_is_one_line(capsys, tmp_path, photograph):
@@ -343,15 +394,16 @@ def test_broken_input_is_one_line(capsys, tmp_path, photograph):
 
 
 def test_imagenet_names():
-    names = classes.imagenet_names()
+    names = classes.imagenet()
     assert len(names) == 1000
     assert (names[0], names[281], names[999]) == (
         "tench, Tinca tinca",
         "tabby, tabby cat",
         "toilet tissue, toilet paper, bathroom tissue",
     )
-    assert classes.names(1008, "inception_v3.fid")[1007] == "class 1007"
-    assert classes.names(10, "xception")[9] == "class 9"
+    assert classes.of_published("inception_v3.fid") is None
+    assert classes.names(skeleton("xception", num_classes=10))[9] == "class 9"
+    assert classes.names(skeleton("xception"))[281] == "tabby, tabby cat"
 
 
 def test_the_installed_command():

@@ -48,7 +48,8 @@ def test_a_hook_replaces_any_map(name):
     found, _ = run(model, zeroed, images)
     after = list(maps).index(changed)
     for i, stage in enumerate(maps):
-        assert np.array_equal(found[stage], maps[stage]) == (i < after), stage
+        # Two programs round otherwise; what is computed from zeros is far away.
+        assert np.allclose(found[stage], maps[stage], rtol=1e-4, atol=1e-4) == (i < after), stage
     assert not np.asarray(found[changed]).any()
 
 

@@ -373,6 +373,7 @@ def test_the_error_says_what_a_file_fits(other):
 
 def test_readers_of_other_formats_are_imported_when_needed():
     optional = {"torch", "tensorflow", "h5py", "google.protobuf", "keras"}
-    code = f"import sys, inception_jax; sys.exit(', '.join({optional} & set(sys.modules)) or 0)"
+    code = "import sys; from inception_jax import *; "
+    code += f"sys.exit(', '.join({optional} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import inception_jax as ij
+from inception_jax import crops, images
 from tests.helpers.images import encode, gradient
 from train.data import augment
-from train.data.augment import central_box, inception_box, multi_crops, train_view
+from train.data.augment import inception_box, multi_crops, train_view
 from train.data.decoding import Box
 from train.data.randaugment import OPERATIONS, rand_augment
 
@@ -91,23 +95,6 @@ def test_every_second_image_is_mirrored():
     assert 150 < mirrored < 250
 
 
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        ((375, 500, 0.875), (23, 31, 329, 438)),
-        ((375, 500, 1.0), (0, 0, 375, 500)),
-        ((375, 500, 0.5), (93, 125, 189, 250)),
-        ((7, 9, 0.875), (0, 0, 7, 9)),
-        ((7, 9, 0.5), (1, 2, 5, 5)),
-        ((299, 299, 0.875), (18, 18, 263, 263)),
-        ((1, 1, 0.5), (0, 0, 1, 1)),
-    ],
-)
-def test_central_crops_are_tensorflows(image, expected):
-    """The boxes of `tf.image.central_crop` in TensorFlow 2.21."""
-    assert central_box(*image) == expected
-
-
 @pytest.mark.parametrize("crops", [12, 144])
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (64, 64), (5, 400)])
 def test_crops_come_in_mirror_pairs(crops, height, width):
@@ -140,15 +127,18 @@ def test_where_the_crops_come_from():
 
 def test_evaluation_views():
     data = encode(gradient(300, 400), quality=95, subsampling=0)
-    one, converted = augment.evaluation_view(data, 32, 3, 0.875, 1)
+    info = ij.model_info("inception_v3.slim_in1k")
+    info = dataclasses.replace(info, input_size=32, crop_pct=0.875, interpolation="bilinear")
+    one, converted = augment.evaluation_view(data, info, 3)
     assert one.shape == (32, 32, 3)
     assert converted is None
     edge = 400 * 0.0625 / 400 + 0.875 / 64
     np.testing.assert_allclose(one[16, [0, 31], 0] / 255, [edge, 1 - edge], atol=0.02)
-    many, _ = augment.evaluation_view(data, 28, 1, 0.875, 144)
+    np.testing.assert_array_equal(one, crops.cropped(images.read(data).image, info))
+    many, _ = augment.evaluation_view(data, dataclasses.replace(info, input_size=28), 1, 144)
     assert many.shape == (144, 28, 28, 1)
     pixels = gradient(28, 28)[..., :1]
-    np.testing.assert_array_equal(augment.evaluation_view(pixels, 71, 1, 0.875, 1)[0], pixels)
+    np.testing.assert_array_equal(augment.evaluation_view(pixels, info, 1)[0], pixels)
     with pytest.raises(ValueError, match="10"):
         multi_crops(pixels, 28, 10)
 

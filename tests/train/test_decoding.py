@@ -125,7 +125,7 @@ def test_cmyk_is_converted_and_says_so():
 def test_16_bits_are_scaled_not_clipped(kind, channels):
     deep = np.uint16([[0, 128, 129, 257, 32896, 65535]])
     decoded = decode_whole(encode(deep, kind), channels)
-    assert decoded.converted == "16-bit gray"
+    assert decoded.converted == "16-bit grey"
     assert decoded.image.shape == (1, 6, channels)
     np.testing.assert_array_equal(decoded.image[0, :, 0], [0, 0, 1, 1, 128, 255])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import inception_jax as ij
 from tests.helpers.images import write_folder
 from train.data import loader, pipeline
 from train.data.bad_images import BadImages, Note
@@ -24,6 +25,9 @@ from train.errors import TrainingError, UsageError
 from train.hosts.cpus import available_cores
 
 ROOT = Path(__file__).parents[2]
+INFO = dataclasses.replace(
+    ij.model_info("xception"), input_size=16, crop="crop_resize", interpolation="bilinear"
+)
 OPTIONS = InputOptions(image_size=16, crop="inception", max_bad_images=0)
 
 
@@ -128,7 +132,7 @@ def test_an_image_looks_different_in_every_epoch(dataset):
 def test_evaluation_shows_every_image_once(processes, count):
     data = numbered(1, count)
     parts = [
-        collect(evaluation_batches(data, PLAIN, 6, process, processes))
+        collect(evaluation_batches(data, PLAIN, INFO, 6, process, processes))
         for process in range(processes)
     ]
     assert {len(part) for part in parts} == {-(-count // 6)}  # else a collective would wait
@@ -141,16 +145,16 @@ def test_evaluation_shows_every_image_once(processes, count):
 
 
 def test_evaluation_of_encoded_images_with_workers(dataset):
-    plain = collect(evaluation_batches(dataset, OPTIONS, 4))
+    plain = collect(evaluation_batches(dataset, OPTIONS, INFO, 4))
     assert plain[0]["image"].shape == (4, 16, 16, 3)
     np.testing.assert_array_equal(
         np.concatenate([b["label"][b["mask"] == 1] for b in plain]), [0] * 3 + [1] * 4
     )
     options = dataclasses.replace(OPTIONS, workers=1)
-    assert_same(plain, collect(evaluation_batches(dataset, options, 4)))
+    assert_same(plain, collect(evaluation_batches(dataset, options, INFO, 4)))
     for crops in (12, 144):
         many = dataclasses.replace(OPTIONS, eval_crops=crops)
-        batches = collect(evaluation_batches(dataset, many, 4))
+        batches = collect(evaluation_batches(dataset, many, INFO, 4))
         assert [b["image"].shape for b in batches] == [(4, crops, 16, 16, 3)] * 2
 
 
@@ -196,7 +200,7 @@ def test_bad_test_images_are_masked_and_noted(dataset):
         2: Example(dataset.test[2].image[:-9], 0, "val/cat/cut.jpg"),
         5: Example(dataset.test[5].image, 9, "val/dog/label.jpg"),
     }
-    batches = collect(evaluation_batches(damaged(dataset, bad), OPTIONS, 4))
+    batches = collect(evaluation_batches(damaged(dataset, bad), OPTIONS, INFO, 4))
     np.testing.assert_array_equal(
         np.concatenate([b["mask"] for b in batches]), [1, 0, 0, 1, 1, 0, 1, 0]
     )
@@ -213,7 +217,7 @@ def test_vanished_files_are_bad_images(tmp_path):
     (batch,) = collect(train_batches(data, options, 0, 1, 3, 0))
     assert [n.name for n in batch["notes"]] == ["train/a/0001.jpg"]
     assert "No such file" in batch["notes"][0].reason
-    (batch,) = collect(evaluation_batches(data, options, 2))
+    (batch,) = collect(evaluation_batches(data, options, INFO, 2))
     np.testing.assert_array_equal(batch["mask"], [0, 1])
 
 
@@ -237,7 +241,7 @@ def test_bad_images_are_counted_once_and_limited():
     bad.add([Note("skipped", "a", "empty file"), Note("skipped", "b", "cut")])
     bad.add([Note("skipped", "a", "empty file"), Note("converted", "c", "CMYK")])
     bad.add([Note("converted", "c", "CMYK"), Note("excluded", "d", "listed")])
-    assert lines == ["skipped a: empty file", "skipped b: cut", "converted c from CMYK"]
+    assert lines == ["skipped a: empty file", "skipped b: cut", "note: c: CMYK"]
     with pytest.raises(TrainingError, match=r"3 image.*--max-bad-images 2.*b: cut; e: gone"):
         bad.add([Note("skipped", "e", "gone")])
     bad = BadImages(0, lines.append)
@@ -251,7 +255,7 @@ def test_excluded_images_are_masked_and_counted(dataset, tmp_path):
     (tmp_path / "list").write_text("# ImageNet's\n0001.jpg\n\nsome/where/0003\n77\n")
     exclude = read_exclusions(tmp_path / "list")
     assert exclude == {"0001", "0003", "ILSVRC2012_val_00000077"}
-    batches = collect(evaluation_batches(dataset, OPTIONS, 8, exclude=exclude))
+    batches = collect(evaluation_batches(dataset, OPTIONS, INFO, 8, exclude=exclude))
     np.testing.assert_array_equal(batches[0]["mask"], [1, 0, 1, 1, 0, 1, 0, 0])
     assert [(n.kind, n.name) for n in batches[0]["notes"]] == [
         ("excluded", f"val/{name}.jpg") for name in ("cat/0001", "dog/0001", "dog/0003")

@@ -98,7 +98,7 @@ def test_names_of_many_files_are_small():
     ("counts", "splits", "words"),
     [
         ({"val": {"a": 1}}, {}, ["no folder 'train'", "/train/CLASS"]),
-        ({"train": {"a": 1}}, {}, ["'val' or 'validation' or 'test'"]),
+        ({"train": {"a": 1}}, {}, ["'a' has 1 image(s)", "two at least"]),
         ({"train": {"a": 1, "b": 0}, "val": {"a": 1}}, {}, ["train/b", "no images", ".jpeg"]),
         ({"train": {}, "val": {"a": 1}}, {}, ["train", "no class folders"]),
         ({"train": {"a": 1}, "val": {"a": 1, "z": 1}}, {}, ["'z'", "lacks"]),

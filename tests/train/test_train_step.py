@@ -188,8 +188,11 @@ def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
         for options in (parts, whole):
             histories.append(train(3, Small(0.5, "float64"), config=options, size=16))
         for (a, x), (b, y) in zip(*histories, strict=True):
-            assert_close(x, y, rtol=1e-10)
-            assert_close(a, b, rtol=1e-10, atol=1e-12)
+            # Mixing draws shares by powers and logarithms, which XLA's older way of emitting loops,
+            # that the suite compiles with, computes to 1e-9 otherwise in two programs.
+            rtol = 1e-8 if mixing else 1e-10
+            assert_close(x, y, rtol=rtol)
+            assert_close(a, b, rtol=rtol, atol=1e-12 if not mixing else 1e-9)
     assert x["loss"].dtype == np.float64
 
 

@@ -31,7 +31,10 @@ def convert_folder(src: Path, dst: Path, name: str = "images") -> Path:
     """
     if not src.is_dir():
         raise UsageError(f"{src}: no such folder")
-    sources = list_folder(src)
+    train, test = list_folder(src)
+    if test is None:
+        raise UsageError(f"{src} has no folder of test images: {src}/val/CLASS is expected")
+    sources = (train, test)
     features = tfds_writer.image_features(sources[0].classes)
     shards: Shards = {
         "validation" if source.split == "val" else source.split: [

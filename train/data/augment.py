@@ -11,6 +11,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from inception_jax import images
+from inception_jax.crops import cropped
+from inception_jax.registry import ModelInfo
 from train.data.decoding import Box, decode_crop, decode_whole, full_box, resize, resize_box
 
 Crop = Literal["inception", "window", "none"]
@@ -41,12 +44,6 @@ def inception_box(height: int, width: int, rng: np.random.Generator, area_min: f
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def central_box(height: int, width: int, fraction: float) -> Box:
-    """Returns the central part, `fraction` of each side, rounded as in `tf.image.central_crop`."""
-    top, left = int((height - height * fraction) / 2), int((width - width * fraction) / 2)
-    return Box(top, left, height - 2 * top, width - 2 * left)
-
-
 def train_view(
     data: bytes | np.ndarray,
     rng: np.random.Generator,
@@ -55,6 +52,7 @@ def train_view(
     channels: int,
     area_min: float,
     flip: bool,
+    upright: bool = False,
 ) -> tuple[np.ndarray, str | None]:
     """Decodes an image and crops and mirrors it for training.
 
@@ -77,13 +75,15 @@ def train_view(
         BadImageError: if the data is damaged.
     """
     if crop == "inception":
-        decoded = decode_crop(data, lambda h, w: inception_box(h, w, rng, area_min), size, channels)
+        decoded = decode_crop(
+            data, lambda h, w: inception_box(h, w, rng, area_min), size, channels, upright
+        )
     elif crop == "window":
-        decoded = decode_crop(data, full_box, window_source_size(size), channels)
+        decoded = decode_crop(data, full_box, window_source_size(size), channels, upright)
     elif isinstance(data, np.ndarray):
         decoded = decode_whole(data, channels)
     else:
-        decoded = decode_crop(data, full_box, size, channels)
+        decoded = decode_crop(data, full_box, size, channels, upright)
     image = decoded.image
     if crop == "window":
         top, left = rng.integers(image.shape[0] - size + 1, size=2)
@@ -100,32 +100,34 @@ def window_source_size(size: int) -> int:
 
 
 def evaluation_view(
-    data: bytes | np.ndarray, size: int, channels: int, fraction: float, crops: int
+    data: bytes | np.ndarray, info: ModelInfo, channels: int, crops: int = 1
 ) -> tuple[np.ndarray, str | None]:
-    """Decodes an image and crops it for evaluation.
+    """Decodes an image and crops it for evaluation, as `inception_jax.preprocess` does.
 
     Args:
         data: an encoded image, or pixels [h, w, c] uint8.
-        size: side of the result.
+        info: how images are prepared.
         channels: 3 for RGB, 1 for luma.
-        fraction: share of each side in the central part that is resized.
         crops: 1, or the 12 or 144 of `multi_crops`.
 
     Returns:
-        Pixels [size, size, channels] uint8, or [crops, size, size, channels] for several crops, and
-        what they were converted from, if from anything unusual. A single crop of an array is the
-        array itself, in any size.
+        Pixels 0 to 255 [size, size, channels], uint8 or, where the interpolation does not round,
+        float32; or [crops, size, size, channels] uint8 for several crops; and what they were
+        converted from, if from anything unusual. A single crop of an array is the array itself, in
+        any size: the device resizes it.
 
     Raises:
         BadImageError: if the data is damaged.
     """
     if crops > 1:
-        decoded = decode_whole(data, channels, max(crop_scales(size, crops)))
-        return multi_crops(decoded.image, size, crops), decoded.converted
+        side = max(crop_scales(info.input_size, crops))
+        decoded = decode_whole(data, channels, side, info.upright)
+        return multi_crops(decoded.image, info.input_size, crops), decoded.converted
     if isinstance(data, np.ndarray):
         return decode_whole(data, channels).image, None
-    decoded = decode_crop(data, lambda h, w: central_box(h, w, fraction), size, channels)
-    return decoded.image, decoded.converted
+    picture = images.read(data, upright=info.upright)
+    pixels = cropped(picture.with_channels(channels), info)
+    return pixels, ", ".join(picture.notes) or None
 
 
 def crop_scales(size: int, crops: int) -> tuple[int, ...]:

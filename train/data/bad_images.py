@@ -6,23 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from inception_jax.images import BadImageError
 from train.errors import TrainingError
+
+__all__ = ["BadImageError", "BadImages", "Note", "too_many_bad_images"]
 
 _LAST_NAMES = 5
 _MAX_REPORTED = 20
-
-
-class BadImageError(ValueError):
-    """An image that cannot be used; the message is a short reason.
-
-    Args:
-        reason: what is wrong.
-        name: the example's name, if known.
-    """
-
-    def __init__(self, reason: str, name: str | None = None) -> None:
-        super().__init__(reason)
-        self.name = name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +57,7 @@ class BadImages:
                 self.converted[note.name] = note.reason
                 if len(self.converted) <= _MAX_REPORTED:
                     more = " (no more are reported)" if len(self.converted) == _MAX_REPORTED else ""
-                    self._report(f"converted {note.name} from {note.reason}{more}")
+                    self._report(f"note: {note.name}: {note.reason}{more}")
         if len(self.skipped) > self.limit:
             raise too_many_bad_images(self.skipped, self.limit)
 

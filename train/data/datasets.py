@@ -36,6 +36,12 @@ class Dataset:
     test: Source
     classes: tuple[str, ...]
     channels: int
+    note: str | None = None  # on how it was opened, to be printed
+
+    @property
+    def in_memory(self) -> bool:
+        """Says whether examples are pixels, and not encoded images."""
+        return isinstance(self.test, ArraySource)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,20 @@ class ArraySource:
 
     def __getitem__(self, index: int) -> Example:
         return Example(self.images[index], int(self.labels[index]), f"{self.split}/{index}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SubsetSource:
+    """Some examples of another source, by their indices in it."""
+
+    source: Source
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.indices[index])]
 
 
 @dataclasses.dataclass(frozen=True)

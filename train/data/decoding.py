@@ -7,40 +7,29 @@ Interpolation is bilinear with half-pixel centers and without antialiasing: each
 its four neighbors, as in `tf.image.resize` and
 `tf.compat.v1.image.resize_bilinear(half_pixel_centers=True)`. TensorFlow's Inception pipeline, the
 source of the papers' figures, resizes this way in training and evaluation. Pillow and torchvision
-apply antialiasing, which gives slightly different pixels. EXIF orientation is ignored, as in
-TensorFlow's and torchvision's pipelines.
+apply antialiasing, which gives slightly different pixels.
+
+JPEGs take a fast way of their own here; everything else, and JPEGs that are to be turned upright,
+is read by `inception_jax.images`, the one reader of evaluation and prediction.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import re
-import struct
-import warnings
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
 
-from train.data.bad_images import BadImageError
+from inception_jax import images
+from inception_jax.images import BadImageError
 
 cv2.setNumThreads(1)  # the pipeline's workers already use all cores
-warnings.filterwarnings("ignore", module=r"PIL\.")  # only Pillow's errors matter
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # EPS would start a program
 _JPEG_COLORS = {1: "GRAY", 3: "RGB"}
 _MAX_SIDE = 32_000  # cv2.warpAffine counts in 16 bits
-
-# What libjpeg, and so Pillow, can decode, but not libjpeg-turbo's TurboJPEG interface.
-_UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
-# Padding between segments, which some files of ImageNet have; TensorFlow and libjpeg skip it.
-_HARMLESS = re.compile(r"extraneous bytes before marker")
 
 
 class Box(NamedTuple):
@@ -68,7 +57,13 @@ def full_box(height: int, width: int) -> Box:
     return Box(0, 0, height, width)
 
 
-def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels: int) -> Decoded:
+def decode_crop(
+    data: bytes | np.ndarray,
+    choose: ChooseBox,
+    size: int,
+    channels: int,
+    upright: bool = False,
+) -> Decoded:
     """Decodes an image and resizes a box of it, bilinearly without antialiasing.
 
     Args:
@@ -76,6 +71,7 @@ def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels
         choose: returns the box for a height and a width.
         size: side of the result.
         channels: 3 for RGB, 1 for luma.
+        upright: apply the EXIF orientation.
 
     Returns:
         Pixels [size, size, channels] uint8.
@@ -86,7 +82,7 @@ def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels
     if isinstance(data, np.ndarray):
         image = with_channels(data, channels)
         return Decoded(resize_box(image, choose(*image.shape[:2]), size))
-    shape = _jpeg_shape(data)
+    shape = None if upright and images.is_turned(data) else _jpeg_shape(data)
     if shape is not None:
         box = choose(*shape)
         factor = _reduction(shape, min(box.height, box.width), size)
@@ -95,12 +91,14 @@ def decode_crop(data: bytes | np.ndarray, choose: ChooseBox, size: int, channels
             if factor == 1:
                 return Decoded(resize_box(reduced, box, size))
             return Decoded(_resize_reduced(reduced, box, factor, size))
-    decoded = _decode_with_pillow(data, channels)
+    decoded = _read(data, channels, upright)
     box = choose(*decoded.image.shape[:2])
     return Decoded(resize_box(decoded.image, box, size), decoded.converted)
 
 
-def decode_whole(data: bytes | np.ndarray, channels: int, min_side: int | None = None) -> Decoded:
+def decode_whole(
+    data: bytes | np.ndarray, channels: int, min_side: int | None = None, upright: bool = False
+) -> Decoded:
     """Decodes a whole image.
 
     Args:
@@ -108,6 +106,7 @@ def decode_whole(data: bytes | np.ndarray, channels: int, min_side: int | None =
         channels: 3 for RGB, 1 for luma.
         min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if its shorter side keeps
             at least this many pixels; None for the full size.
+        upright: apply the EXIF orientation.
 
     Returns:
         Pixels [h, w, channels] uint8.
@@ -117,13 +116,13 @@ def decode_whole(data: bytes | np.ndarray, channels: int, min_side: int | None =
     """
     if isinstance(data, np.ndarray):
         return Decoded(with_channels(data, channels))
-    shape = _jpeg_shape(data)
+    shape = None if upright and images.is_turned(data) else _jpeg_shape(data)
     if shape is not None:
         factor = _reduction(shape, min(shape), min_side) if min_side else 1
         image = _decode_jpeg(data, *shape, _JPEG_COLORS[channels], factor)
         if image is not None:
             return Decoded(image)
-    return _decode_with_pillow(data, channels)
+    return _read(data, channels, upright)
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -184,11 +183,10 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
     except KeyError:  # simplejpeg does not know this chroma subsampling
         return None
     except ValueError as error:
-        return _left_to_pillow(data, error)
+        return images.check_only_pillow_can(data, error)
     height, width = int(height), int(width)
-    _check_pixels(height, width)
+    images.check_size(height, width)
     if colors in ("CMYK", "YCCK"):
-        _decode_jpeg(data, height, width, "CMYK", 1)  # Pillow would ignore damage
         return None
     return height, width
 
@@ -203,76 +201,12 @@ def _decode_jpeg(
             data, colorspace, min_height=reduced[0], min_width=reduced[1], min_factor=factor
         )
     except ValueError as error:
-        return _left_to_pillow(data, error)
+        return images.check_only_pillow_can(data, error)
     if image.shape[:2] != reduced:
         raise BadImageError(f"decoded to {image.shape[:2]} instead of {reduced}")
     return image
 
 
-def _left_to_pillow(data: bytes, error: ValueError) -> None:
-    """Returns None if Pillow must decode the file, and raises if it is damaged.
-
-    libjpeg-turbo reports only the first problem, so a file with padding is checked for its end.
-    """
-    reason = str(error)
-    padded = _HARMLESS.search(reason) and b"\xff\xd9" in data[-4096:]
-    if not padded and not _UNSUPPORTED.search(reason):
-        raise BadImageError(reason) from error
-
-
-def _decode_with_pillow(data: bytes, channels: int) -> Decoded:
-    try:
-        if data[:8] == b"\x89PNG\r\n\x1a\n":
-            _check_png(data)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_pixels(image.height, image.width)
-            image.load()
-            return _to_uint8(image, channels)
-    except BadImageError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise BadImageError("not an image" if data else "empty file") from error
-    # Pillow's readers raise many kinds: SyntaxError, struct.error, ...
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise BadImageError(reason) from error
-
-
-def _to_uint8(image: Image.Image, channels: int) -> Decoded:
-    mode = "RGB" if channels == 3 else "L"
-    if image.mode == "F":
-        raise BadImageError("floating-point pixels")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        gray = _scale_16_bits(np.asarray(image))
-        return Decoded(with_channels(gray[..., None], channels), "16-bit gray")
-    converted = "CMYK" if image.mode == "CMYK" else None
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns otherwise
-    array = np.array(image.convert(mode))
-    return Decoded(array.reshape(*array.shape[:2], channels), converted)
-
-
-def _scale_16_bits(image: np.ndarray) -> np.ndarray:
-    """Scales 0..65535 to 0..255; Pillow's conversion would clip values above 255."""
-    wide = image.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise BadImageError("gray values outside 16 bits")
-    return ((wide + 128) // 257).astype(np.uint8)
-
-
-def _check_pixels(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS}")
-
-
-def _check_png(data: bytes) -> None:
-    """Verifies the checksums of critical chunks; Pillow does not verify those of the pixels."""
-    view, position, kind = memoryview(data), 8, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        (checksum,) = struct.unpack_from(">I", data, end)
-        critical = kind[:1].isupper()
-        if critical and zlib.crc32(view[position + 4 : end]) != checksum:
-            raise BadImageError("PNG with a wrong checksum")
-        position = end + 4
+def _read(data: bytes, channels: int, upright: bool = False) -> Decoded:
+    picture = images.read(data, upright=upright)
+    return Decoded(picture.array(channels), ", ".join(picture.notes) or None)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from train.data.bad_images import BadImageError
-from train.data.datasets import Dataset, Example
+from inception_jax.images import EXTENSIONS, BadImageError
+from train.data.datasets import Dataset, Example, SubsetSource
+from train.data.options import DataOptions
 from train.errors import UsageError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _EVALUATION = ("val", "validation", "test")
 # Failures of the machine, not of a file, which must not be mistaken for bad images.
 _MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -46,10 +47,14 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def file(self, index: int) -> bytes:
+        """Returns a file's path below its class's folder."""
+        return self.names[self.offsets[index] : self.offsets[index + 1]]
+
     def __getitem__(self, index: int) -> Example:
         label = int(np.searchsorted(self.starts, index, side="right")) - 1
-        file = self.names[self.offsets[index] : self.offsets[index + 1]]
-        folder = f"{self.split}/{self.classes[label]}"
+        file = self.file(index)
+        folder = self.classes[label] if self.split == "." else f"{self.split}/{self.classes[label]}"
         name = f"{folder}/{file.decode(errors='backslashreplace')}"  # always printable
         try:
             with open(os.path.join(self.root, folder, os.fsdecode(file)), "rb") as stream:
@@ -61,46 +66,96 @@ class FolderSource:
 
 
 def open_folder(
-    root: Path, train_split: str | None = None, eval_split: str | None = None
+    root: Path,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    eval_share: float = DataOptions.eval_share,
 ) -> Dataset:
-    """Opens a folder of images as a data set; arguments and errors as of `list_folder`."""
+    """Opens a folder of images as a data set.
+
+    Args:
+        root: D with D/train/class and D/val/class, or with D/train/class or D/class alone.
+        train_split: see `list_folder`.
+        eval_split: see `list_folder`.
+        eval_share: without test images, the share of each class's training images that is taken
+            for them.
+
+    Raises:
+        UsageError: see `list_folder`; if a class has too few images to share out.
+    """
     train, test = list_folder(root, train_split, eval_split)
+    if test is None:
+        return _shared_out(train, eval_share)
     return Dataset("folder", train, test, train.classes, channels=3)
 
 
 def list_folder(
     root: Path, train_split: str | None = None, eval_split: str | None = None
-) -> tuple[FolderSource, FolderSource]:
+) -> tuple[FolderSource, FolderSource | None]:
     """Lists the images of D/train/class and D/val/class; classes are sorted as in torchvision.
 
     Args:
         root: the folder D.
-        train_split: folder of the training images, by default "train".
+        train_split: folder of the training images, by default "train", or D itself.
         eval_split: folder of the test images, by default the first of "val", "validation" and
             "test".
+
+    Returns:
+        The training and the test images; None for the latter if there is no folder of them.
 
     Raises:
         UsageError: if a folder is missing, cannot be read or has no images, or the test images have
             a class that the training images lack.
     """
-    train_split = train_split or "train"
-    if not (root / train_split).is_dir():
-        raise UsageError(
-            f"{root} has no folder {train_split!r}: images are expected in "
-            f"{root}/{train_split}/CLASS and {root}/{_EVALUATION[0]}/CLASS"
-        )
     names = (eval_split,) if eval_split else _EVALUATION
     found = next((name for name in names if (root / name).is_dir()), None)
-    if found is None:
-        raise UsageError(f"{root} has no folder {' or '.join(map(repr, names))} to evaluate on")
+    if eval_split and found is None:
+        raise UsageError(f"{root} has no folder {eval_split!r} to evaluate on")
+    if train_split is None:
+        train_split = "train" if found or (root / "train").is_dir() else "."
+    if not (root / train_split).is_dir():
+        raise UsageError(f"{root} has no folder {train_split!r}; {_expected(root)}")
     classes = _class_names(root / train_split)
+    train = list_images(root, train_split, classes)
+    if found is None:
+        return train, None
     unknown = sorted(set(_class_names(root / found)) - set(classes))
     if unknown:
         raise UsageError(
             f"{root / found} has {len(unknown)} class(es) that {root / train_split} lacks, such as "
             f"{unknown[0]!r}: both need the same class folders"
         )
-    return list_images(root, train_split, classes), list_images(root, found, classes)
+    return train, list_images(root, found, classes)
+
+
+def _expected(root: Path) -> str:
+    return f"images are expected in {root}/train/CLASS and {root}/val/CLASS, or in {root}/CLASS"
+
+
+def _shared_out(images: FolderSource, share: float) -> Dataset:
+    """Takes a share of each class for the test images, by the hash of each file's name.
+
+    Adding files to the folder leaves the others where they are, as far as the counts allow.
+    """
+    train: list[int] = []
+    test: list[int] = []
+    for label, name in enumerate(images.classes):
+        own = range(*images.starts[label : label + 2])
+        if len(own) < 2:
+            raise UsageError(
+                f"class {name!r} has {len(own)} image(s): two at least are needed, one to train on "
+                "and one to evaluate"
+            )
+        ordered = sorted(own, key=lambda i: hashlib.sha256(images.file(i)).digest())
+        count = min(max(round(share * len(own)), 1), len(own) - 1)
+        test += sorted(ordered[:count])
+        train += sorted(ordered[count:])
+    parts = [SubsetSource(images, np.array(indices, np.int64)) for indices in (train, test)]
+    note = (
+        f"no folder {' or '.join(_EVALUATION)}: {len(test)} of {len(images)} images, about "
+        f"{share:.0%} of each class, are evaluated and not trained on (--eval-share)"
+    )
+    return Dataset("folder", parts[0], parts[1], images.classes, channels=3, note=note)
 
 
 def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSource:

@@ -7,6 +7,7 @@ from pathlib import Path
 from train.data.datasets import Dataset
 from train.data.fashion_mnist import open_fashion_mnist
 from train.data.image_folder import open_folder
+from train.data.options import DataOptions
 from train.data.tfds_source import open_tfds
 from train.errors import UsageError
 
@@ -16,6 +17,7 @@ def open_dataset(
     data_dir: Path | None = None,
     train_split: str | None = None,
     eval_split: str | None = None,
+    eval_share: float = DataOptions.eval_share,
 ) -> Dataset:
     """Opens a data set; nothing is downloaded.
 
@@ -28,6 +30,7 @@ def open_dataset(
             "train[:90%]"; None for "train".
         eval_split: the test images; None for the first of "val" (folders), "validation" and
             "test" that exists.
+        eval_share: of a folder without test images, the share of each class that is evaluated.
 
     Raises:
         UsageError: if the data set does not exist or cannot be used.
@@ -44,5 +47,5 @@ def open_dataset(
     if not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
     if name == "folder":
-        return open_folder(data_dir, train_split, eval_split)
+        return open_folder(data_dir, train_split, eval_split, eval_share)
     return open_tfds(name, data_dir, train_split, eval_split)

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from train.config.fields import AT_MOST_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
+from train.config.fields import AT_MOST_ONE, BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 from train.data.augment import Crop
 
 
@@ -21,9 +21,13 @@ class DataOptions:
     data_dir: Annotated[Path | None, MAY_CHANGE] = None
     """Folder of the data set."""
     train_split: str | None = None
-    """Split to train on; not given: train."""
+    """Split to train on; not given: train, or, in a folder that has none, its class folders."""
     eval_split: str | None = None
-    """Split to evaluate on; not given: the first of val, validation and test that exists."""
+    """Split to evaluate on; not given: the first of val, validation and test that exists, or a
+    share of the training images of each class, which are then not trained on."""
+    eval_share: Annotated[float, POSITIVE, BELOW_ONE] = 0.2
+    """folder without a split to evaluate on: share of each class that is evaluated. Which images
+    these are follows from their names, not from seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,10 @@ class InputOptions:
     randaugment: Annotated[float, NOT_NEGATIVE] = 0.0
     """Magnitude of RandAugment, two operations an image, timm's rand-m9-mstd0.5-inc1; 0: none."""
     eval_crop_fraction: Annotated[float, POSITIVE, AT_MOST_ONE] = 0.875
-    """Central share of each side that is evaluated, of encoded images."""
+    """Central share of each side that is evaluated, of encoded images; a tag has its own crop."""
+    upright: bool | None = None
+    """Turn photos by their EXIF orientation. Not given: in folders, unless arch has a tag, whose
+    publisher sees photos as they are stored."""
     eval_crops: Annotated[Literal[1, 12, 144], MAY_CHANGE] = 1
     """Views of an image over which predictions are averaged, by the papers' protocols."""
     eval_exclude: Annotated[Path | None, MAY_CHANGE] = None

@@ -3,7 +3,7 @@
 No state of an iterator is stored: training goes on at a step by starting there, with any number of
 workers and processes.
 
-Worker processes import this module, so it imports neither JAX nor a network.
+Worker processes import this module. They start no JAX backend.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from inception_jax.crops import rounds
+from inception_jax.registry import ModelInfo
 from train.data.augment import evaluation_view, train_view
 from train.data.bad_images import BadImageError, Note, too_many_bad_images
 from train.data.datasets import Dataset, Example, Source
@@ -78,6 +80,7 @@ def train_batches(
 def evaluation_batches(
     dataset: Dataset,
     options: InputOptions,
+    info: ModelInfo,
     batch_size: int,
     process: int = 0,
     processes: int = 1,
@@ -88,16 +91,17 @@ def evaluation_batches(
     Args:
         dataset: what to show.
         options: how to show it.
+        info: how an image is cropped and resized, see `augment.evaluation_view`.
         batch_size: images in a step over all processes.
         process: this process's index, as in `train_batches`.
         processes: how many share a batch; must divide it.
         exclude: file names, without folders and extension, that are left out.
 
     Returns:
-        As many batches in every process: "image" [b, h, w, c] uint8, or [b, crops, h, w, c] with
-        more than one crop; "label" [b] int32; "mask" [b] float32, 0 for rows that only fill the
-        last batch and for images that are excluded or unusable; "notes", a tuple of `Note`, which
-        has the latter two.
+        As many batches in every process: "image" [b, h, w, c] uint8 or float32, or uint8
+        [b, crops, h, w, c] with more than one crop; "label" [b] int32; "mask" [b] float32, 0 for
+        rows that only fill the last batch and for images that are excluded or unusable; "notes", a
+        tuple of `Note`, which has the latter two.
 
     Raises:
         ValueError: if the batch cannot be shared.
@@ -105,8 +109,10 @@ def evaluation_batches(
     """
     share = _share(batch_size, processes)
     steps = -(-len(dataset.test) // batch_size)
-    blank = _blank(dataset.test, dataset.channels, options.image_size, options.eval_crops)
-    load = _TestImages(dataset, options, exclude, blank, batch_size, share, process)
+    blank = _blank(dataset.test, dataset.channels, info.input_size, options.eval_crops)
+    if options.eval_crops == 1 and blank.shape[0] == info.input_size and not rounds(info):
+        blank = blank.astype(np.float32)
+    load = _TestImages(dataset, options, info, exclude, blank, batch_size, share, process)
     workers = _workers(dataset, options)
     return load_batches(range(steps * share), load, share, workers, blank.nbytes)
 
@@ -164,6 +170,7 @@ class _TrainingImages:
                 self.dataset.channels,
                 options.crop_area_min,
                 options.flip,
+                options.upright or False,
             )
         if options.randaugment > 0:
             image = rand_augment(image, rng, options.randaugment)
@@ -177,6 +184,7 @@ class _TestImages:
 
     dataset: Dataset
     options: InputOptions
+    info: ModelInfo
     exclude: frozenset[str]
     blank: np.ndarray
     batch_size: int
@@ -200,11 +208,7 @@ class _TestImages:
             return self._masked(Note("excluded", example.name, "on the list of exclusions"))
         with _named(example.name):
             image, converted = evaluation_view(
-                example.image,
-                options.image_size,
-                self.dataset.channels,
-                options.eval_crop_fraction,
-                options.eval_crops,
+                example.image, self.info, self.dataset.channels, options.eval_crops
             )
         return Row(image, example.label, notes=_conversion(example, converted))
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from inception_jax.registry import ModelInfo
 from train.data import pipeline
 from train.data.augment import evaluation_view
 from train.data.bad_images import BadImages
@@ -51,6 +52,7 @@ class Evaluator:
 
     dataset: Dataset
     options: InputOptions
+    info: ModelInfo  # how images are prepared
     devices: Devices
     step: Callable[..., Metrics]  # see `make_eval_step`
     at_once: int  # images that fit into memory, over all devices: as many as in training
@@ -81,7 +83,7 @@ class Evaluator:
         left_out = 0
         share = (jax.process_index(), jax.process_count())
         with pipeline.evaluation_batches(
-            self.dataset, self.options, self._batch_size, *share, exclude=self._exclude
+            self.dataset, self.options, self.info, self._batch_size, *share, exclude=self._exclude
         ) as batches:
             for batch in batches:
                 notes = batch.pop("notes")
@@ -96,11 +98,9 @@ class Evaluator:
 
     def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
         """Returns test images as they are evaluated, uint8 [h, w, c]."""
-        size, fraction = self.options.image_size, self.options.eval_crop_fraction
         images = (self.dataset.test[int(i)].image for i in indices)
-        return [
-            evaluation_view(image, size, self.dataset.channels, fraction, 1)[0] for image in images
-        ]
+        views = (evaluation_view(image, self.info, self.dataset.channels)[0] for image in images)
+        return [np.round(view).astype(np.uint8) for view in views]
 
     def _gather(self, outputs: dict[str, list[Any]], left_out: int) -> Evaluation:
         total = len(self.dataset.test)

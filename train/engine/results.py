@@ -31,7 +31,7 @@ def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Eval
     }
 
 
-def write(job: Job, workdir: Path, result: Result, evaluation: Evaluation) -> None:
+def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Evaluation) -> None:
     """Leaves weights, pictures and the result in the workdir."""
     classes = job.dataset.classes
     counts = confusion(evaluation, len(classes))
@@ -48,6 +48,7 @@ def write(job: Job, workdir: Path, result: Result, evaluation: Evaluation) -> No
     )
     for part in jax.device_get(job.state.averaged):
         nnx.update(job.model, part)
+    job.model.training = {"dataset": job.dataset.name, "recipe": recipe, "result": result}
     ij.save_weights(job.model, workdir / "weights.safetensors")
     (workdir / "result.json").write_text(json.dumps(result) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+import inception_jax as ij
 from inception_jax.nn.model import Model
+from inception_jax.registry import ModelInfo
 from train.data import pipeline
 from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
@@ -68,6 +71,8 @@ def assemble(
     rate = schedule.learning_rate(config.schedule, batch_size, per_epoch, total)
     tx = make_optimizer(config.optimizer, rate)
     size = config.input.image_size
+    model.info = protocol(config, dataset)
+    model.classes = dataset.classes
     augmentation = Augmentation(config.augmentation, network.arch, size, network.dtype)
     forward = functional.make_forward(train_def, network)
     loss = step.make_loss(forward, augmentation, config.step, classes)
@@ -77,6 +82,7 @@ def assemble(
         state = jax.eval_shape(init, params, stats)
     else:  # every process has built the same
         state = jax.tree.map(devices.copy, jax.device_get(init(params, stats)))
+    options = dataclasses.replace(config.input, upright=model.info.upright)
     bad_images = BadImages(config.input.max_bad_images, _warn)
     return Job(
         dataset=dataset,
@@ -90,7 +96,7 @@ def assemble(
         parts=config.batch.grad_accum,
         batches=lambda start, stop: pipeline.train_batches(
             dataset,
-            config.input,
+            options,
             start,
             stop,
             batch_size,
@@ -100,7 +106,8 @@ def assemble(
         ),
         evaluate=Evaluator(
             dataset,
-            config.input,
+            options,
+            model.info,
             devices,
             step.make_eval_step(functional.make_predict(eval_def, network), augmentation),
             batch_size // config.batch.grad_accum,
@@ -108,6 +115,29 @@ def assemble(
         ),
         bad_images=bad_images,
     )
+
+
+def protocol(config: Config, dataset: Dataset) -> ModelInfo:
+    """Returns how a run's images are prepared for evaluation, which its weight file records.
+
+    A tag keeps its publisher's crop and interpolation. Without a tag the central part of an encoded
+    image is resized with antialiasing, which is what training's crops, decoded at a reduced size,
+    come closest to; arrays are resized as they are, on the device.
+    """
+    options = config.input
+    info = ij.model_info(config.network.arch)
+    upright = options.upright
+    if upright is None:
+        upright = config.data.dataset == "folder" and not info.tag
+    changes: dict[str, Any] = dict(
+        input_size=options.image_size, num_classes=len(dataset.classes), upright=upright
+    )
+    if dataset.in_memory:
+        changes |= dict(crop="squash", interpolation="bilinear_torch")
+    elif not info.tag:
+        crop_pct = options.eval_crop_fraction
+        changes |= dict(crop="crop_resize", crop_pct=crop_pct, interpolation="bilinear")
+    return dataclasses.replace(info.for_channels(dataset.channels), **changes)
 
 
 def _warn(line: str) -> None:

@@ -91,17 +91,23 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
         SystemExit: after `--help`, or for options that do not exist.
     """
     known = _first_look(argv)
-    arch = ij.model_info(known.arch).arch
+    info = ij.model_info(known.arch)
+    arch = info.arch
     if known.recipe not in (None, *recipes.names()):
         raise UsageError(f"unknown recipe {known.recipe!r}; there is {', '.join(recipes.names())}")
     dataset = _dataset(known)
     recipe = known.recipe or recipes.default_recipe(arch, len(dataset.train))
+    published = {}
+    if info.tag:  # what its publisher evaluates, and, where weights are given, their width
+        published = {"image_size": info.input_size}
+        published |= {"width_multiplier": 1.0} if known.init_from else {}
     defaults = {
         "arch": known.arch,
         "dataset": dataset.name,
         "workdir": Path("runs") / known.arch,
         "recipe": recipe,
         **recipes.options(recipe, arch, photographs=dataset.channels == 3),
+        **published,
     }
     config = tyro.cli(
         Config,
@@ -121,7 +127,7 @@ def _dataset(known: argparse.Namespace) -> Dataset:
     if known.compile_only and known.data_dir is None and known.dataset in (None, "imagenet2012"):
         return imagenet_placeholder()
     name = known.dataset or DataOptions.dataset
-    return open_dataset(name, known.data_dir, known.train_split, known.eval_split)
+    return open_dataset(name, known.data_dir, known.train_split, known.eval_split, known.eval_share)
 
 
 def _first_look(argv: Sequence[str]) -> argparse.Namespace:
@@ -129,11 +135,13 @@ def _first_look(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--arch", default=NetworkOptions.arch)
     parser.add_argument("--recipe")
+    parser.add_argument("--init-from")
     parser.add_argument("--dataset")
     parser.add_argument("--compile-only")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--train-split")
     parser.add_argument("--eval-split")
+    parser.add_argument("--eval-share", type=float, default=DataOptions.eval_share)
     try:
         return parser.parse_known_args(argv)[0]
     except argparse.ArgumentError as error:

@@ -66,11 +66,13 @@ def _train(
     skips = config.step.on_nan == "skip"
     loop = Loop(job, config.loop, folder, arch, start, skips, checkpoints, reporter, stop)
     reporter.say(_headline(config, job, start))
+    if job.dataset.note:
+        reporter.say(job.dataset.note)
     try:
         evaluation = loop.run()
         result = results.summary(job, arch, job.total, loop.loss, evaluation)
         if processes.is_main():
-            results.write(job, folder, result, evaluation)
+            results.write(job, folder, config.run.recipe, result, evaluation)
         return result
     finally:
         reporter.close()

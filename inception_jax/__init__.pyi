@@ -1,0 +1,48 @@
+"""The public names. Each is imported when it is first used; see `__init__.py`."""
+
+from . import metrics, models
+from .analysis import explain
+from .analysis.features import feature_extractor
+from .analysis.stage_table import Summary, summary
+from .create import create_model, load
+from .images import BadImageError
+from .inference.classification import classify
+from .inference.compiled import jit_predict
+from .inference.folding import fold
+from .models import list_models, model_info
+from .nn.rewrites import REWRITES, rewritten
+from .nn.stages import FeatureInfo, feature_info
+from .preprocessing import preprocess
+from .registry import ModelInfo, UnknownModelError
+from .serving import ExportError, export
+from .weights import WeightsError, load_weights, save_weights, to_torch
+
+__all__ = [
+    "REWRITES",
+    "BadImageError",
+    "ExportError",
+    "FeatureInfo",
+    "ModelInfo",
+    "Summary",
+    "UnknownModelError",
+    "WeightsError",
+    "classify",
+    "create_model",
+    "explain",
+    "export",
+    "feature_extractor",
+    "feature_info",
+    "fold",
+    "jit_predict",
+    "list_models",
+    "load",
+    "load_weights",
+    "metrics",
+    "model_info",
+    "models",
+    "preprocess",
+    "rewritten",
+    "save_weights",
+    "summary",
+    "to_torch",
+]

@@ -1,0 +1,126 @@
+"""Crops, sizes and normalisation of images, as each publisher has them; workers import this."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from inception_jax.registry import ModelInfo
+
+if TYPE_CHECKING:  # workers that read images start no JAX
+    import jax
+
+Array = TypeVar("Array", np.ndarray, "jax.Array")
+
+_PILLOW = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    """Crops and resizes an image in mode "L" or "RGB"; [h, w, c] from 0 to 255."""
+    if info.crop == "resize_crop":
+        seen = _resize_crop(picture, info)
+    elif info.crop == "crop_resize":
+        seen = _resize(_central(picture, info.crop_pct), info)
+    elif info.crop == "warp_crop":
+        side = math.floor(info.input_size / info.crop_pct)
+        seen = _centre(picture.resize((side, side), _PILLOW[info.interpolation]), info)
+    else:
+        seen = _resize(picture, info)
+    return seen.reshape(*seen.shape[:2], -1)
+
+
+def rounds(info: ModelInfo) -> bool:
+    """Says whether `cropped` returns whole numbers, uint8."""
+    return info.interpolation in _PILLOW
+
+
+def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
+    """Normalises the result of `cropped`; float32 [1, h, w, c]."""
+    return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
+
+
+def scaled(pixels: Array, info: ModelInfo) -> Array:
+    """Normalises pixels; float32 of the same shape.
+
+    Args:
+        pixels: [..., c] from 0 to 255, of NumPy or jax and any type, in the network's order of
+            channels.
+        info: has the range, mean and deviation.
+    """
+    fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
+    mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
+    return (fraction - mean) / std
+
+
+def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    """torchvision's Resize of the shorter side and CenterCrop, as timm and Cadene use them."""
+    short = math.floor(info.input_size / info.crop_pct)
+    width, height = picture.size
+    if width <= height:
+        size = (short, int(short * height / width))
+    else:
+        size = (int(short * width / height), short)
+    return _centre(picture.resize(size, _PILLOW[info.interpolation]), info)
+
+
+def _centre(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    left, top = (round((n - info.input_size) / 2) for n in picture.size)
+    return np.asarray(picture.crop((left, top, left + info.input_size, top + info.input_size)))
+
+
+def _central(picture: Image.Image, fraction: float) -> Image.Image:
+    """`tf.image.central_crop`: cuts off an equal number of pixels on both sides."""
+    left, top = (int((n - n * fraction) / 2) for n in picture.size)
+    return picture.crop((left, top, picture.width - left, picture.height - top))
+
+
+def _resize(picture: Image.Image, info: ModelInfo) -> np.ndarray:
+    size = info.input_size
+    if info.interpolation in _PILLOW:
+        return np.asarray(picture.resize((size, size), _PILLOW[info.interpolation]))
+    pixels = np.asarray(picture, np.float32)
+    half_pixel = info.interpolation == "bilinear_torch"
+    pixels = interpolated(pixels, size, 0, half_pixel=half_pixel)
+    return interpolated(pixels, size, 1, half_pixel=half_pixel)
+
+
+def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) -> np.ndarray:
+    """Resizes one axis by linear interpolation, without smoothing; float32.
+
+    Args:
+        pixels: of any type.
+        size: new length of the axis.
+        axis: which.
+        half_pixel: sample output pixel i at (i + 0.5) * scale - 0.5, clipped at the border, as
+            PyTorch and TensorFlow 2 do; otherwise at i * scale, as TensorFlow 1 does.
+    """
+    old = pixels.shape[axis]
+    if half_pixel and old == size:  # every output pixel is an input pixel
+        return pixels.astype(np.float32)
+    at = _positions(old, size, half_pixel)
+    low = np.minimum(at.astype(int), old - 1)
+    high = np.minimum(low + 1, old - 1)
+    shape = [1] * pixels.ndim
+    shape[axis] = size
+    share = (at - low).reshape(shape).astype(np.float32)
+    return pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
+
+
+def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
+    """Positions of output pixels among `old` input pixels, float32 [size].
+
+    Both libraries compute in float32. PyTorch's compiler fuses the multiplication and the
+    subtraction, with one rounding; here both are exact in float64, and then rounded once.
+    """
+    scale = np.float32(old / size)
+    if not half_pixel:
+        return np.arange(size, dtype=np.float32) * scale
+    centres = (np.arange(size) + 0.5) * np.float64(scale)
+    return np.maximum(centres - 0.5, 0).astype(np.float32)

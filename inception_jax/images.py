@@ -1,0 +1,296 @@
+"""The one reader of images: what every door of the library and of the training programme sees.
+
+A picture comes out as 8 bits a channel, grey or RGB, by one table of rules. What is damaged, or
+has no stated range, raises `BadImageError`; what a reader may want to know of is in the notes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+EXTENSIONS = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""Endings of the files that are taken for images, in lower case."""
+
+MAX_PIXELS = 178_956_970
+"""Height times width at which Pillow's own guard against decompression bombs raises."""
+
+# Formats that hold pixels. EPS would start a program, and others hold none.
+_FORMATS = (
+    "AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
+)  # fmt: skip
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_MAX_SAMPLE_VALUE = 281  # the TIFF tag
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+# What libjpeg-turbo's TurboJPEG interface cannot do, but libjpeg, and so Pillow, can.
+_UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
+# Padding between segments: TensorFlow and libjpeg skip it, and files of ImageNet have it.
+_HARMLESS = re.compile(r"extraneous bytes before marker")
+
+
+class BadImageError(ValueError):
+    """An image that cannot be used; the message is a short reason.
+
+    Args:
+        reason: what is wrong.
+        name: of the file or example, where it is known.
+    """
+
+    def __init__(self, reason: str, name: str | None = None) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
+class Picture(NamedTuple):
+    """An image as it was read.
+
+    Attributes:
+        image: of mode "L" or "RGB".
+        notes: what was changed or ignored, each in a few words: "16-bit grey", "CMYK".
+    """
+
+    image: Image.Image
+    notes: tuple[str, ...]
+
+    def array(self, channels: int) -> np.ndarray:
+        """Returns the pixels, uint8 [h, w, channels]; luma for one channel of a colour image."""
+        pixels = np.asarray(self.with_channels(channels))
+        return pixels.reshape(*pixels.shape[:2], channels)
+
+    def with_channels(self, channels: int) -> Image.Image:
+        """Returns the image in mode "L" for one channel, else in mode "RGB"."""
+        return self.image.convert("L" if channels == 1 else "RGB")
+
+
+def read(source: Any, *, upright: bool = False) -> Picture:
+    """Reads an image.
+
+    | stored as | becomes |
+    |---|---|
+    | 8 bits, grey or RGB | itself |
+    | 1 bit | 0 or 255 |
+    | palette | its colours |
+    | transparency | ignored, as torchvision, timm and Keras do |
+    | CMYK, YCbCr, Lab, HSV | RGB by Pillow's conversion |
+    | 16-bit grey | divided by 257 |
+    | 12-bit grey: the file says so, or no value is above 4095 | divided by 4095 / 255 |
+    | 16-bit RGB | the upper 8 bits |
+    | 32-bit integers | as 16-bit grey where they fit, else refused |
+    | floating point | refused: its range is not stated |
+    | several frames or pages | the first |
+    | EXIF orientation | applied if `upright`, else ignored |
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or pixels uint8 [h, w], [h, w, 1] or
+            [h, w, 3] of NumPy, jax or torch.
+        upright: apply the EXIF orientation.
+
+    Raises:
+        BadImageError: if it is not a whole, undamaged image, or has no stated range.
+        ValueError: for an array of another shape or type.
+        OSError: if the file cannot be opened.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        try:
+            return read(path.read_bytes(), upright=upright)
+        except BadImageError as error:
+            raise BadImageError(f"{path}: {error}", str(path)) from error
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decoded(bytes(source), upright)
+    if isinstance(source, Image.Image):
+        return _converted(source, upright)
+    return Picture(_of_array(source), ())
+
+
+def _of_array(source: Any) -> Image.Image:
+    array = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
+    found = f"got {array.dtype} {list(array.shape)}"
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(f"an image array must be uint8 [h, w] or [h, w, 1 or 3]; {found}")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim == 3 and array.shape[2] != 3:
+        hint = ""
+        if array.shape[0] in (1, 3):
+            hint = ": channels come last, transpose it with image.transpose(1, 2, 0)"
+        raise ValueError(f"an image array must have 1 or 3 channels; {found}{hint}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _decoded(data: bytes, upright: bool) -> Picture:
+    if not data:
+        raise BadImageError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts; its errors count
+            _register_heif(data)
+            Image.init()
+            formats = [name for name in _FORMATS if name in Image.OPEN]
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                check_size(image.height, image.width)
+                if image.format == "PNG":
+                    _check_png(data)
+                return _converted(image, upright, data if image.format in ("JPEG", "MPO") else None)
+    except BadImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise BadImageError(f"not an image: {_described(data)}") from error
+    # Pillow's readers raise whatever their parsing trips over: SyntaxError, struct.error, ...
+    except Exception as error:
+        raise BadImageError(str(error).partition("\n")[0] or type(error).__name__) from error
+
+
+def _converted(image: Image.Image, upright: bool, jpeg: bytes | None = None) -> Picture:
+    """Applies the table of `read` to an open image; `jpeg` is the file that it comes from."""
+    notes = []
+    stored = str(getattr(image, "tile", ""))  # gone once the pixels or a PNG's EXIF are loaded
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a preview
+        notes.append(f"first of {image.n_frames} frames")  # pyright: ignore
+    if ";16" in stored and image.mode in ("RGB", "RGBA"):
+        notes.append("16-bit colour")
+    if jpeg is not None:
+        image = _strict_jpeg(jpeg, image)
+    image.load()
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels have no stated range: save it in 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;"):
+        image, note = _to_8_bits(image)
+        notes.append(note)
+    elif image.mode in ("1", "LA", "La"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            notes.append(image.mode)
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # Pillow asks for this step
+        image = image.convert("RGB")
+    if orientation != 1:
+        notes.append("turned upright" if upright else "EXIF orientation ignored")
+        image = _turned(image, orientation) if upright else image
+    return Picture(image, tuple(notes))
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    bare = image.copy()
+    bare.info = {"exif": exif.tobytes()}
+    return ImageOps.exif_transpose(bare)
+
+
+def _strict_jpeg(data: bytes, image: Image.Image) -> Image.Image:
+    """Decodes a JPEG to Pillow's own pixels, but raises for damage, which Pillow passes over."""
+    try:
+        pixels = simplejpeg.decode_jpeg(data, {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB"))
+    except KeyError:  # a way of subsampling that it has no name for
+        return image
+    except ValueError as error:
+        check_only_pillow_can(data, error)
+        return image
+    if image.mode == "CMYK":
+        return image  # the two differ in its meaning
+    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+
+
+def check_only_pillow_can(data: bytes, error: ValueError) -> None:
+    """Returns if simplejpeg's error is one about a JPEG that Pillow decodes.
+
+    libjpeg-turbo reports only the first problem, so a file with padding is checked for its end.
+
+    Raises:
+        BadImageError: for damage.
+    """
+    reason = str(error)
+    padded = _HARMLESS.search(reason) and b"\xff\xd9" in data[-4096:]
+    if not padded and not _UNSUPPORTED.search(reason):
+        raise BadImageError(reason) from error
+
+
+def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
+    """Maps 16 or 12 bits to 8; Pillow's own conversion clips all above 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImageError("32-bit integer pixels outside 0 to 65535: save it in 8 or 16 bits")
+    stated = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
+    stated = stated[0] if isinstance(stated, tuple) else stated
+    if (stated or values.max()) <= 4095:
+        return Image.fromarray(((values * 255 + 2047) // 4095).astype(np.uint8)), "12-bit grey"
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)), "16-bit grey"
+
+
+def is_turned(data: bytes) -> bool:
+    """Says whether a file states an EXIF orientation other than upright."""
+    if b"Exif" not in data[: 1 << 16]:
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return image.getexif().get(_ORIENTATION, 1) != 1
+    except (OSError, SyntaxError, ValueError):
+        return False  # `read` says what is wrong with it
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuses an image whose pixels would fill the memory.
+
+    Raises:
+        BadImageError: for more than `MAX_PIXELS`.
+    """
+    if height * width > MAX_PIXELS:
+        raise BadImageError(f"{width}x{height} pixels are more than {MAX_PIXELS}")
+
+
+def _check_png(data: bytes) -> None:
+    """Verifies the checksums, which Pillow does not do for the pixels."""
+    view, position, kind = memoryview(data), 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        (checksum,) = struct.unpack_from(">I", data, end)
+        critical = kind[:1].isupper()
+        if critical and zlib.crc32(view[position + 4 : end]) != checksum:
+            raise BadImageError("PNG with a wrong checksum")
+        position = end + 4
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def _register_heif(data: bytes) -> None:
+    """Lets Pillow read HEIC where the plugin for it is installed."""
+    if not _is_heif(data):
+        return
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ModuleNotFoundError:
+        raise BadImageError(
+            "HEIC needs the package pillow-heif: pip install 'inception-jax[heif]'"
+        ) from None
+
+
+def _described(data: bytes) -> str:
+    """Says what a file is that is no image, by its first bytes."""
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "an HTML page"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    return f"{len(data)} bytes of an unknown format"

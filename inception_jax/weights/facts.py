@@ -1,0 +1,134 @@
+"""What a weight file says of its network beside its tensors, and the checksum over these."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import warnings
+from typing import Any
+
+import numpy as np
+
+from inception_jax.nn.model import Model
+from inception_jax.registry import Crop, FrozenDict, Interpolation, model_info
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.torch_names import Tensors
+
+_CROPS, _INTERPOLATIONS = Crop.__args__, Interpolation.__args__  # pyright: ignore
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Everything that is needed to use a network, beside how it was built.
+
+    Attributes:
+        preprocessing: of images, see `ModelInfo.preprocessing`.
+        classes: names of the outputs, if they are known.
+        training: how it was trained: `dataset`, `recipe`, `result`; None if it was not here.
+        version: of the library that wrote the file.
+    """
+
+    preprocessing: dict[str, Any]
+    classes: tuple[str, ...] | None
+    training: dict[str, Any] | None
+    version: str
+
+    @classmethod
+    def of(cls, model: Model) -> Facts:
+        """Returns what is known of a network."""
+        training = None if model.training is None else dict(model.training)
+        return cls(model.info.preprocessing, model.classes, training, version())
+
+    @classmethod
+    def from_json(cls, found: Any) -> Facts | None:
+        """Checks what a file says; None for a file of a version that said nothing.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: if it cannot be right.
+        """
+        if found is None:
+            return None
+        preprocessing = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in found["preprocessing"].items()
+        }
+        _check(preprocessing)
+        classes = found["classes"]
+        if classes is not None:
+            classes = tuple(classes)
+            if not all(isinstance(name, str) for name in classes):
+                raise TypeError("a class name is not text")
+        training = found["training"]
+        return cls(preprocessing, classes, None if training is None else dict(training),
+                   str(found["version"]))  # fmt: skip
+
+    def tell(self, model: Model) -> None:
+        """Sets what a network knows of itself to these facts."""
+        assert model.spec is not None
+        info = model_info(model.spec.name).for_channels(model.spec.in_channels)
+        model.info = dataclasses.replace(info, num_classes=model.spec.num_classes,
+                                         **self.preprocessing)  # fmt: skip
+        model.classes = self.classes
+        model.training = None if self.training is None else _frozen(self.training)
+
+
+def warn_of_old_file(name: str, source: object) -> None:
+    """Says what a file of an older version does not tell."""
+    warnings.warn(
+        f"{source} was written by an older version, which stored no image size, crop, "
+        f"normalisation and class names: those of {name} are assumed",
+        stacklevel=3,
+    )
+
+
+def version() -> str:
+    """Returns the version of this library."""
+    return importlib.metadata.version("inception-jax")
+
+
+def checksum(tensors: Tensors) -> str:
+    """Returns the SHA-256 over all tensors: names, types, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def verify(stated: Any, tensors: Tensors, name: str) -> None:
+    """Compares the checksum that a file states, if it states one.
+
+    Raises:
+        WeightsError: if the tensors are not those that were written.
+    """
+    if stated is not None and stated != checksum(tensors):
+        raise WeightsError(
+            f"{name} is damaged: its tensors are not those that were written (their checksum "
+            "differs). Copy or download it again"
+        )
+
+
+def _check(preprocessing: dict[str, Any]) -> None:
+    known = set(model_info("inception_v3").preprocessing)
+    if set(preprocessing) - known:
+        raise KeyError(f"unknown {', '.join(sorted(set(preprocessing) - known))}")
+    size, pct = preprocessing["input_size"], preprocessing["crop_pct"]
+    right = (
+        isinstance(size, int) and 0 < size < 1 << 16
+        and isinstance(pct, float | int) and 0 < pct <= 2
+        and preprocessing["crop"] in _CROPS
+        and preprocessing["interpolation"] in _INTERPOLATIONS
+        and preprocessing["channel_order"] in ("rgb", "bgr")
+        and preprocessing["input_range"] in (1, 255)
+        and all(isinstance(x, float | int) for x in preprocessing["mean"])
+        and all(isinstance(x, float | int) and x > 0 for x in preprocessing["std"])
+    )  # fmt: skip
+    if not right:
+        raise ValueError(f"preprocessing that does not exist: {preprocessing}")
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return FrozenDict({key: _frozen(item) for key, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

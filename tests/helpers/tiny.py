@@ -1,0 +1,74 @@
+"""A network of three layers, for tests of what stands around one: it compiles in a second.
+
+`python -m tests.helpers.tiny` is `train/main.py` with one network more, `--arch tiny`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from inception_jax import registry
+from inception_jax.nn.layers import ConvBN, Linear, channel_scaler
+from inception_jax.nn.model import Maps, Model
+
+
+class Tiny(Model):
+    """Two convolutions and a classifier."""
+
+    min_size = 8
+    taps = ("conv1", "conv2")
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width_multiplier: float = 1.0,
+        dropout: float = 0.2,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.9,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        options: dict[str, Any] = dict(stride=2, bn_eps=bn_eps, bn_momentum=bn_momentum, **types)
+        width = channel_scaler(width_multiplier)
+        self.in_channels = in_channels
+        self.conv1 = ConvBN(in_channels, width(16), 3, **options)
+        self.conv2 = ConvBN(width(16), width(32), 3, **options)
+        self.dropout = nnx.Dropout(dropout, deterministic=True)
+        self.fc = Linear(width(32), num_classes, **types)
+
+    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        x = maps.add("conv1", self.conv1(x))
+        maps.add("conv2", self.conv2(x))
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """Lets `create_model` and the training programme know the network."""
+    from train.config.demo import DEMO
+
+    facts = registry.Tag(source="this file", input_size=16)
+    registry.register("tiny", Tiny, paper="none", num_params=38_136, tags={"": facts})
+    DEMO["tiny"] = {**DEMO["inception_v1"], "image_size": 16, "width_multiplier": 1.0}
+    try:
+        yield
+    finally:
+        for table in (registry._CLASSES, registry._DEFAULTS, registry._INFOS, DEMO):
+            del table["tiny"]
+
+
+if __name__ == "__main__":
+    from train.dispatch import main
+
+    with registered():
+        sys.exit(main())

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+
+import pytest
+
+from tests.helpers import tiny
+
+
+@pytest.fixture
+def with_tiny():
+    with tiny.registered():
+        yield
+
+
+@pytest.fixture
+def train_here(with_tiny, monkeypatch, capsys, tmp_path):
+    """Runs the programme in this process and an empty folder.
+
+    Returns exit code, standard output and error. It saves what a process of its own takes most of
+    its time for: imports.
+    """
+    from train.dispatch import main
+
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train/main.py", "--no-compile-cache", *options])
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+    gc.unfreeze()
