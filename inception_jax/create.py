@@ -87,9 +87,9 @@ def load(source: Any) -> Model:
     """Builds the network that a source holds, with its weights and all that is known of it.
 
     Args:
-        source: a file of `save_weights`; a run's folder, with `weights.safetensors`; a folder with
-            `config.json` and `model.safetensors`, of `save_pretrained` or of timm; or
-            "hf-hub:owner/name", such a folder on the Hugging Face hub.
+        source: a file of `save_weights`; a run's folder, with that file as `weights.safetensors`;
+            a folder with it as `model.safetensors`; or "hf-hub:owner/name", such a folder on the
+            Hugging Face hub.
 
     Returns:
         A network in evaluation mode. `model.info` has the facts of the file over those of the tag,

@@ -11,7 +11,6 @@ import io
 import os
 import re
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,16 +137,14 @@ def _decoded(data: bytes, upright: bool) -> Picture:
     if not data:
         raise BadImageError("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts; its errors count
-            _register_heif(data)
-            Image.init()
-            formats = [name for name in _FORMATS if name in Image.OPEN]
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                check_size(image.height, image.width)
-                if image.format == "PNG":
-                    _check_png(data)
-                return _converted(image, upright, data if image.format in ("JPEG", "MPO") else None)
+        _register_heif(data)
+        Image.init()
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            check_size(image.height, image.width)
+            if image.format == "PNG":
+                _check_png(data)
+            return _converted(image, upright, data if image.format in ("JPEG", "MPO") else None)
     except BadImageError:
         raise
     except Image.UnidentifiedImageError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
+import math
 import warnings
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from inception_jax.nn.model import Model
 from inception_jax.registry import Crop, FrozenDict, Interpolation, model_info
+from inception_jax.version import __version__
 from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.torch_names import Tensors
 
@@ -38,7 +39,7 @@ class Facts:
     def of(cls, model: Model) -> Facts:
         """Returns what is known of a network."""
         training = None if model.training is None else dict(model.training)
-        return cls(model.info.preprocessing, model.classes, training, version())
+        return cls(model.info.preprocessing, model.classes, training, __version__)
 
     @classmethod
     def from_json(cls, found: Any) -> Facts | None:
@@ -82,11 +83,6 @@ def warn_of_old_file(name: str, source: object) -> None:
     )
 
 
-def version() -> str:
-    """Returns the version of this library."""
-    return importlib.metadata.version("inception-jax")
-
-
 def checksum(tensors: Tensors) -> str:
     """Returns the SHA-256 over all tensors: names, types, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
@@ -121,8 +117,8 @@ def _check(preprocessing: dict[str, Any]) -> None:
         and preprocessing["interpolation"] in _INTERPOLATIONS
         and preprocessing["channel_order"] in ("rgb", "bgr")
         and preprocessing["input_range"] in (1, 255)
-        and all(isinstance(x, float | int) for x in preprocessing["mean"])
-        and all(isinstance(x, float | int) and x > 0 for x in preprocessing["std"])
+        and all(math.isfinite(x) for x in preprocessing["mean"])
+        and all(math.isfinite(x) and x > 0 for x in preprocessing["std"])
     )  # fmt: skip
     if not right:
         raise ValueError(f"preprocessing that does not exist: {preprocessing}")

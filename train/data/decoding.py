@@ -16,6 +16,7 @@ is read by `inception_jax.images`, the one reader of evaluation and prediction.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ import simplejpeg
 from inception_jax import images
 from inception_jax.images import BadImageError
 
+# Here and not around each image: filters belong to all threads, of which many decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")  # only Pillow's errors matter
 cv2.setNumThreads(1)  # the pipeline's workers already use all cores
 
 _JPEG_COLORS = {1: "GRAY", 3: "RGB"}

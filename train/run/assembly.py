@@ -49,20 +49,10 @@ def assemble(
     network, batch_size, classes = config.network, config.batch.batch_size, len(dataset.classes)
     devices = Devices(config.batch, elsewhere)
     per_epoch, total = schedule.length(config.schedule, batch_size, len(dataset.train))
-    build = functools.partial(
-        functional.build,
-        network,
-        classes,
-        dataset.channels,
-        aux_heads=config.step.aux_weight > 0,
-        seed=config.run.seed,
-    )
-    if elsewhere is not None:
-        model = nnx.eval_shape(build)
-    elif model is None:
-        model = build()
-        if network.init_from is not None:
-            load_start(model, network.init_from)
+    if model is None:
+        model = _network(config, dataset, abstract=elsewhere is not None)
+    model.info = protocol(config, dataset)
+    model.classes = dataset.classes
     train_def, eval_def, params, stats = functional.split(
         model,
         freeze_backbone=network.freeze_backbone,
@@ -71,8 +61,6 @@ def assemble(
     rate = schedule.learning_rate(config.schedule, batch_size, per_epoch, total)
     tx = make_optimizer(config.optimizer, rate)
     size = config.input.image_size
-    model.info = protocol(config, dataset)
-    model.classes = dataset.classes
     augmentation = Augmentation(config.augmentation, network.arch, size, network.dtype)
     forward = functional.make_forward(train_def, network)
     loss = step.make_loss(forward, augmentation, config.step, classes)
@@ -115,6 +103,24 @@ def assemble(
         ),
         bad_images=bad_images,
     )
+
+
+def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:
+    """Builds the network with its starting weights, or, if abstract, its shapes alone."""
+    build = functools.partial(
+        functional.build,
+        config.network,
+        len(dataset.classes),
+        dataset.channels,
+        aux_heads=config.step.aux_weight > 0,
+        seed=config.run.seed,
+    )
+    if abstract:
+        return nnx.eval_shape(build)
+    model = build()
+    if config.network.init_from is not None:
+        load_start(model, config.network.init_from)
+    return model
 
 
 def protocol(config: Config, dataset: Dataset) -> ModelInfo:
