@@ -22,7 +22,7 @@ from inception_jax.nn.layers import (
     SeparableConvBN,
     channel_scaler,
 )
-from inception_jax.nn.model import Maps, Model, Tap
+from inception_jax.nn.model import Maps, Model, Record
 from inception_jax.nn.ops import Padding, max_pool
 from inception_jax.nn.remat import save_for_backward
 from inception_jax.registry import Tag, register
@@ -53,10 +53,10 @@ class DownBlock(nnx.Module):
         self.relu_first = relu_first
         self.padding: Padding = padding
 
-    def __call__(self, x: jax.Array, tap: Tap | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, record: Record | None = None) -> jax.Array:
         residual = self.residual(x)
         x = jax.nn.relu(x) if self.relu_first else x
-        x = self.sepconv1(x if tap is None else tap(x))
+        x = self.sepconv1(x if record is None else record(x))
         x = self.sepconv2(jax.nn.relu(x))
         x = max_pool(x, 3, 2, self.padding)
         return save_for_backward(x + residual)
@@ -157,10 +157,10 @@ class Xception(Model):
         x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32
         x = maps.add("block1_conv2", self.block1_conv2(x))  # 147x147x64
         x = maps.add("block2", self.block2(x))  # 74x74x128
-        tap = functools.partial(maps.add, "block3_sepconv1_act")
-        x = maps.add("block3", self.block3(x, tap))  # 37x37x256
-        tap = functools.partial(maps.add, "block4_sepconv1_act")
-        x = maps.add("block4", self.block4(x, tap))  # 19x19x728
+        record = functools.partial(maps.add, "block3_sepconv1_act")
+        x = maps.add("block3", self.block3(x, record))  # 37x37x256
+        record = functools.partial(maps.add, "block4_sepconv1_act")
+        x = maps.add("block4", self.block4(x, record))  # 19x19x728
         x = maps.add("block5", self.block5(x))  # 19x19x728
         x = maps.add("block6", self.block6(x))  # 19x19x728
         x = maps.add("block7", self.block7(x))  # 19x19x728
@@ -169,8 +169,8 @@ class Xception(Model):
         x = maps.add("block10", self.block10(x))  # 19x19x728
         x = maps.add("block11", self.block11(x))  # 19x19x728
         x = maps.add("block12", self.block12(x))  # 19x19x728
-        tap = functools.partial(maps.add, "block13_sepconv1_act")
-        x = maps.add("block13", self.block13(x, tap))  # 10x10x1024
+        record = functools.partial(maps.add, "block13_sepconv1_act")
+        x = maps.add("block13", self.block13(x, record))  # 10x10x1024
         x = maps.add("block14_sepconv1", jax.nn.relu(self.block14_sepconv1(x)))  # 10x10x1536
         x = maps.add("block14_sepconv2", jax.nn.relu(self.block14_sepconv2(x)))  # 10x10x2048
 

@@ -27,7 +27,7 @@ from inception_jax.nn.layers import (
     channel_scaler,
     folded,
 )
-from inception_jax.nn.model import Maps, Model, Tap
+from inception_jax.nn.model import Maps, Model, Record
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.registry import Tag, register
 
@@ -117,7 +117,7 @@ class Block(nnx.Module):
         self.skip = skip
 
     def __call__(
-        self, x: jax.Array, rngs: nnx.Rngs | None = None, tap: Tap | None = None
+        self, x: jax.Array, rngs: nnx.Rngs | None = None, record: Record | None = None
     ) -> jax.Array:
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
@@ -125,7 +125,7 @@ class Block(nnx.Module):
         x = self.sepconv1(jax.nn.relu(x) if self.relu_first else x)
         x = self.sepconv2(jax.nn.relu(x) if self.relu_first else x)
         x = jax.nn.relu(x) if self.relu_first else x
-        x = self.sepconv3(x if tap is None else tap(x))
+        x = self.sepconv3(x if record is None else record(x))
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
@@ -171,13 +171,13 @@ class PreBlock(nnx.Module):
         self.skip = skip
 
     def __call__(
-        self, x: jax.Array, rngs: nnx.Rngs | None = None, tap: Tap | None = None
+        self, x: jax.Array, rngs: nnx.Rngs | None = None, record: Record | None = None
     ) -> jax.Array:
         x = jax.nn.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
         x = self.pointwise2(self.depthwise2(jax.nn.relu(self.norm2(x))))
-        x = x if tap is None else tap(x)
+        x = x if record is None else record(x)
         x = self.pointwise3(self.depthwise3(jax.nn.relu(self.norm3(x))))
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 

@@ -16,7 +16,7 @@ from inception_jax.nn.layers import Linear, check_images, global_avg_pool, image
 Hook = Callable[[str, jax.Array], jax.Array]
 """Called with a stage's name and map; the network continues with the map that it returns."""
 
-Tap = Callable[[jax.Array], jax.Array]
+Record = Callable[[jax.Array], jax.Array]
 """Records a map inside a block; the block continues with the map that it returns."""
 
 

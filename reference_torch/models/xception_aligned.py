@@ -39,7 +39,7 @@ FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
 }
 
 
-Tap = Callable[[torch.Tensor], torch.Tensor]
+Record = Callable[[torch.Tensor], torch.Tensor]
 
 
 class SeparableConv(nn.Module):
@@ -115,14 +115,14 @@ class Block(nn.Module):
         self.relu_first = relu_first
         self.skip = skip
 
-    def forward(self, x: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, record: Record | None = None) -> torch.Tensor:
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
             residual = self.shortcut_bn(self.shortcut(x))
         x = self.sepconv1(F.relu(x) if self.relu_first else x)
         x = self.sepconv2(F.relu(x) if self.relu_first else x)
         x = F.relu(x) if self.relu_first else x
-        x = self.sepconv3(x if tap is None else tap(x))
+        x = self.sepconv3(x if record is None else record(x))
         return residual + self.drop_path(x) if self.skip else x
 
 
@@ -163,12 +163,12 @@ class PreBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.skip = skip
 
-    def forward(self, x: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, record: Record | None = None) -> torch.Tensor:
         x = F.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
         x = self.pointwise2(self.depthwise2(F.relu(self.norm2(x))))
-        x = x if tap is None else tap(x)
+        x = x if record is None else record(x)
         x = self.pointwise3(self.depthwise3(F.relu(self.norm3(x))))
         return residual + self.drop_path(x) if self.skip else x
 
