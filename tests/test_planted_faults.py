@@ -27,7 +27,7 @@ class Fault(NamedTuple):
     tests: str
 
 
-_STAGES = "tests/library/test_equivalence.py::test_stages_and_logits[{}-minimum-float64]"
+_STAGES = "tests/library/test_equivalence.py::test_stages_and_logits[{}-minimum-float32]"
 _MODELS = "inception_jax/models"
 
 FAULTS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,30 +113,40 @@ def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
 
 
 def filled(name: str, **options) -> nnx.Module:
-    """A network with random numbers of everything; as nothing is compiled, its maps may grow."""
+    """Returns a network of its own with random numbers of everything, see `fill`."""
     model = skeleton(name, **options)
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        kind = path[-1].key
-        if kind in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        fan_in = np.prod(leaf.shape[:-1]) if kind == "kernel" else 100
-        return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
-
-    nnx.update(model, jax.tree_util.tree_map_with_path(fill, torch_names.state_of(model)))
+    fill(model)
     return model
+
+
+def fill(model: nnx.Module) -> None:
+    """Draws every tensor, in float32, from a seed of its own name.
+
+    So neither jax's random numbers nor the order of the tensors matter, and both precisions start
+    from the same numbers. Fresh networks have ones and zeros where these have random scales, biases
+    and statistics, which hide a swapped or forgotten tensor. Nothing is compiled.
+    """
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        names = tuple(key.key for key in path)
+        rng = np.random.default_rng(zlib.crc32(torch_names.torch_name(names).encode()))
+        kind, shape = names[-1], leaf.shape
+        if kind in ("scale", "var"):
+            numbers = rng.uniform(0.5, 1.5, shape)
+        elif kind == "kernel":  # keeps the signal's size; no ReLU halves what a depthwise one gives
+            gain = 1 if "depthwise" in names else 2
+            numbers = rng.normal(0, np.sqrt(gain / np.prod(shape[:-1])), shape)
+        else:
+            numbers = rng.normal(0, 0.1 if kind == "bias" else 0.3, shape)
+        return numbers.astype(np.float32).astype(leaf.dtype)
+
+    nnx.update(model, jax.tree_util.tree_map_with_path(draw, torch_names.state_of(model)))
 
 
 @kept_for_a_network
 def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
-    """Returns a network in evaluation mode, with random weights, scales and statistics.
-
-    Both precisions start from the same numbers, those of float32. Do not change it: it is shared.
-    """
-    options = {**small(name), **options}
-    model = skeleton(name, dtype=dtype, param_dtype=dtype, **options)
-    _fill_in(model, name, dtype, options)
+    """Returns a narrow network in evaluation mode, filled. Do not change it: it is shared."""
+    model = filled(name, dtype=dtype, param_dtype=dtype, **{**small(name), **options})
     if hostile:
         make_hostile(model)
     return model
@@ -146,51 +157,6 @@ def small(name: str) -> dict[str, Any]:
     return {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name)}
 
 
-_numbers: dict[Any, dict[str, np.ndarray]] = {}
-
-
-def _fill_in(model: nnx.Module, name: str, dtype: str, options: Mapping[str, Any]) -> None:
-    """Random numbers, the same for all readings and dtypes of one structure: they take a while."""
-    structure = tuple(
-        (path, leaf.shape) for path, leaf in torch_names.walk(torch_names.state_of(model))
-    )
-    if structure not in _numbers:
-        if dtype == "float32":
-            randomise(model, dtype)
-            _numbers[structure] = ij.to_torch(model)
-        else:
-            network(name, "float32", **options)
-    ij.load_weights(model, _numbers[structure])
-
-
-_caches.append(_numbers.clear)
-
-
-def randomise(model: nnx.Module, dtype: str, *, calibrated: bool = False, seed: int = 0) -> None:
-    """Replaces scales, biases and statistics by random numbers that keep the signal's size.
-
-    Fresh networks have ones and zeros there, which hide a swapped or forgotten tensor.
-
-    Args:
-        calibrated: leave BatchNorm as it is in a fresh network that has seen a batch of images.
-    """
-    rng = np.random.default_rng(seed)
-    state = torch_names.state_of(model)
-    nnx.update(model, jax.tree_util.tree_map_with_path(functools.partial(_fill, rng), state))
-    if calibrated:
-        for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
-            norm.scale[...] = jnp.ones_like(norm.scale[...])
-            norm.bias[...] = jnp.zeros_like(norm.bias[...])
-    norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
-    _calibrate(model, norms, random_images(model, dtype, (model.min_size + 12,) * 2, n=4))
-    for norm in [] if calibrated else norms:
-        shape, std = norm.mean[...].shape, np.sqrt(norm.var[...])
-        norm.mean[...] += jnp.asarray(std * rng.normal(0, 0.3, shape), dtype)
-        norm.var[...] *= jnp.asarray(rng.uniform(0.5, 2, shape), dtype)
-        norm.scale[...] *= jnp.asarray(rng.uniform(0.5, 1.5, shape), dtype)
-        norm.bias[...] += jnp.asarray(rng.normal(0, 0.3, shape), dtype)
-
-
 def make_hostile(model: nnx.Module) -> None:
     """Lets running variances fall to 1e-14, as in a published file, where epsilon decides."""
     rng = np.random.default_rng(1)
@@ -199,23 +165,13 @@ def make_hostile(model: nnx.Module) -> None:
         norm.var[...] = jnp.where(few, 1e-14, norm.var[...])
 
 
-def _fill(rng: np.random.Generator, path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    kind = path[-1].key
-    values = {
-        "kernel": lambda: rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape),  # He
-        "bias": lambda: rng.normal(0, 0.1, leaf.shape),
-        "scale": lambda: rng.uniform(0.5, 1.5, leaf.shape),
-        "gamma": lambda: rng.normal(0, 0.3, leaf.shape),
-        "mean": lambda: np.zeros(leaf.shape),
-        "var": lambda: np.ones(leaf.shape),
-    }
-    return jnp.asarray(values[kind](), leaf.dtype)
-
-
-def _calibrate(model: nnx.Module, norms: list[BatchNorm], images: np.ndarray) -> None:
-    """Sets the running statistics to those of a batch, so that no layer's output explodes."""
+def calibrate(model: nnx.Module, images: np.ndarray) -> None:
+    """Leaves BatchNorm as it is in a fresh network that has seen a batch of images."""
+    norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
+        norm.scale[...] = jnp.ones_like(norm.scale[...])
+        norm.bias[...] = jnp.zeros_like(norm.bias[...])
         norm.momentum = 0.0
     model.train()
     _, stats = run(model, lambda m, x: m(x, rngs=nnx.Rngs(dropout=0)), images)

@@ -18,6 +18,10 @@ from tests.helpers.networks import DEEP, WIDTH, filled
 # A network of each kind of layout, the smallest of its kind.
 FILES = ["inception_v1.tv_in1k", "bn_inception.caffe_in1k", "inception_v1.slim_in1k"]
 
+# A file takes a tenth of a second, and is damaged in one of four ways or loses names at random: a
+# few tell what many would.
+few = hypothesis.settings(max_examples=10)
+
 
 @functools.cache
 def file_of(name: str):
@@ -41,6 +45,7 @@ def loaded(model, expected) -> bool:
 
 
 @pytest.mark.parametrize("name", FILES)
+@few
 @hypothesis.given(data=st.data())
 def test_any_order_and_wrapping(name, data):
     model, expected, file = file_of(name)
@@ -55,6 +60,7 @@ def needed(file: dict[str, np.ndarray]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
+@few
 @hypothesis.given(data=st.data())
 def test_lost_tensors_are_named_and_nothing_is_loaded(name, data):
     model, _, file = file_of(name)
@@ -69,6 +75,7 @@ def test_lost_tensors_are_named_and_nothing_is_loaded(name, data):
 
 
 @pytest.mark.parametrize("name", FILES)
+@few
 @hypothesis.given(
     extra=st.text(st.sampled_from("abc019._/"), min_size=1, max_size=12),
     shape=st.lists(st.integers(0, 3), max_size=4),
@@ -83,6 +90,7 @@ def test_unknown_tensors_are_named_and_nothing_is_loaded(name, extra, shape):
 
 
 @pytest.mark.parametrize("name", FILES)
+@few
 @hypothesis.given(data=st.data())
 def test_misshapen_or_infinite_tensors_are_named_and_nothing_is_loaded(name, data):
     model, _, file = file_of(name)

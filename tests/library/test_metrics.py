@@ -17,13 +17,10 @@ import scipy.linalg
 import scipy.spatial
 import scipy.special
 import scipy.stats
-import torch
-import torch.nn.functional as F
 from flax import nnx
 from PIL import Image
 
 import inception_jax as ij
-import reference_torch
 from inception_jax import metrics
 from inception_jax.cli import fid as command
 from inception_jax.inference import compiled as predict
@@ -32,6 +29,11 @@ from inception_jax.metrics.extractor import _pooled
 from inception_jax.metrics.image_files import image_files
 from inception_jax.metrics.image_loader import LoaderOptions, batches, open_images
 from tests.helpers.networks import CLASSES, WIDTH, filled
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F
+
+import reference_torch
 from tests.helpers.twins import twin_of
 
 STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}

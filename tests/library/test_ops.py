@@ -57,8 +57,14 @@ def nhwc(x):
 
 
 def value_and_pullback(function, *args):
-    out, pull = jax.vjp(function, *args)
-    return out, pull(jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+    """One program: operation by operation, each of them would be compiled for each shape."""
+
+    @jax.jit
+    def both(*args):
+        out, pull = jax.vjp(function, *args)
+        return out, pull(jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+
+    return both(*args)
 
 
 @given(cases)

@@ -20,13 +20,13 @@ import inception_jax as ij
 from inception_jax.cli import main as cli
 from inception_jax.nn import layers, ops
 from inception_jax.nn.model import Model
+from tests.helpers import networks
 from tests.helpers.networks import (
-    CLASSES,
     WIDTH,
     compare,
+    deep_ones_slow,
     distinct_readings,
     filled,
-    not_random,
     options_for,
     random_images,
     run,
@@ -34,38 +34,13 @@ from tests.helpers.networks import (
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-torch = pytest.importorskip("torch")
-from tests.helpers.twins import to_nchw, twin_of
 
 # Response normalisation, pools that round up, a mapping of the input, a max pool in a module.
 READINGS = ["inception_v1.bvlc_in1k", "inception_v1.tv_in1k", "inception_v3.fid"]
 
 
-def network(name: str, size: tuple[int, int] | None = None, **options):
-    """A network with random numbers of everything, which keep its signal's size.
-
-    BatchNorm's are not the statistics of a batch: where a random network maps all images to nearly
-    the same, or a channel to nothing, those would blow up what is left of the difference, which is
-    rounding.
-    """
-    options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name), **options}
-    # With the types named, as in `pair`, whose skeletons are kept for further tests.
-    model = filled(name, dtype="float32", param_dtype="float32", **options)
-    twin = twin_of(model, name, "float32", **options)
-    random = torch.Generator().manual_seed(0)
-
-    def keep(norm: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        power = inputs[0].square().transpose(0, 1).flatten(1).mean(1)
-        power = (power + power.mean()) / 2
-        norm.running_mean = 0.7 * power.sqrt() * torch.randn(power.shape, generator=random)
-        norm.running_var = power * (1 + 2 * torch.rand(power.shape, generator=random))
-
-    for norm in [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]:
-        norm.register_forward_pre_hook(keep)
-    with torch.no_grad():
-        twin(to_nchw(random_images(model, "float32", size or small(model), n=4, seed=1)))
-    ij.load_weights(model, {key: value.numpy() for key, value in twin.state_dict().items()})
-    return model
+def network(name: str, **options):
+    return networks.network(name, "float32", **options)
 
 
 def small(model) -> tuple[int, int]:
@@ -100,7 +75,7 @@ def check(model, path, expected: np.ndarray, images: np.ndarray, what: str) -> N
         compare(result, expected[:n], "float32", f"{what}, {n} images", np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", [*ij.list_models(), *READINGS])
+@pytest.mark.parametrize("name", deep_ones_slow([*ij.list_models(), *READINGS]))
 def test_onnx(name, tmp_path):
     model = network(name, **options_for(name))
     images = random_images(model, "float32", small(model), n=3)
@@ -123,7 +98,7 @@ def test_other_channels_classes_and_widths(tmp_path):
 def test_networks_whole(name, tmp_path, optimizing_compiler):
     """The published width, image size and number of classes, in both formats."""
     side = ij.model_info(name).input_size
-    model = network(name, (side, side), width_multiplier=1.0, num_classes=None)
+    model = network(name, width_multiplier=1.0, num_classes=None)
     images = random_images(model, "float32", (side, side), n=2)
     expected = ours(model, images, form="shifted")
     for format in ("onnx", "stablehlo"):

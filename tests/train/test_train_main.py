@@ -310,7 +310,7 @@ def test_steps_that_are_not_finite_may_be_skipped_for_a_while(train_here):
 
 def test_start_from_weights_with_other_classes(train_here, tmp_path):
     model = ij.create_model("tiny", num_classes=3, in_channels=1)
-    networks.randomise(model, "float32")
+    networks.fill(model)
     ij.save_weights(model, tmp_path / "start.safetensors")
     options = [*TINY, *SHORT, "--steps", "2", "--workdir", "w", "--init-from", "start.safetensors"]
     code, out, err = train_here(*options, "--freeze-backbone")
