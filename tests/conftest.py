@@ -65,9 +65,19 @@ def pytest_xdist_make_scheduler(config, log):
     return scheduler
 
 
+_LONGEST = ("tests/train/test_train_main.py", "tests/tpu/test_tpu_scripts.py")
+
+
 def pytest_collection_modifyitems(items):
-    """Puts the longest group first, so that no process works on it alone at the end."""
-    items.sort(key=lambda item: _group(item.nodeid) != "tests/train/test_train_main.py")
+    """Puts the longest groups first, so that no process works on one alone at the end."""
+
+    def rank(item) -> int:
+        group = _group(item.nodeid)
+        if group in _LONGEST:
+            return _LONGEST.index(group)
+        return len(_LONGEST) + (group not in _NETWORKS)
+
+    items.sort(key=rank)
 
 
 def _group(nodeid):

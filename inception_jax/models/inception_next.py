@@ -120,7 +120,7 @@ class Block(nnx.Module):
             self.mlp.fc1.scale_input(*self.norm.affine())
         self.norm = Folded()
         self.mlp.fc2.scale_output(self.gamma[...])
-        self.gamma[...] = jnp.ones_like(self.gamma[...])
+        self.gamma.set_value(jnp.ones_like(self.gamma[...]))
 
 
 class Stem(nnx.Module):

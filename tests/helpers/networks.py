@@ -158,11 +158,16 @@ def small(name: str) -> dict[str, Any]:
 
 
 def make_hostile(model: nnx.Module) -> None:
-    """Lets running variances fall to 1e-14, as in a published file, where epsilon decides."""
+    """Lets running variances fall to 1e-14, as in a published file, where epsilon decides.
+
+    With scales that keep the signal's size: the channels would blow up layer after layer.
+    """
     rng = np.random.default_rng(1)
     for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
         few = rng.uniform(size=norm.var[...].shape) < 0.1
-        norm.var[...] = jnp.where(few, 1e-14, norm.var[...])
+        norm.var.set_value(jnp.where(few, 1e-14, norm.var[...]))
+        scale = norm.scale[...]
+        norm.scale.set_value(jnp.where(few, np.sqrt(norm.eps), 1).astype(scale.dtype) * scale)
 
 
 def calibrate(model: nnx.Module, images: np.ndarray) -> None:
