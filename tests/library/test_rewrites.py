@@ -104,7 +104,8 @@ def module(name):
     arch, _, path = name.rpartition(":" if ":" in name else ".")
     if ":" not in name:
         arch, _, path = name.partition(".")
-    part = skeleton(arch, width_multiplier=0.2, dtype="float64", param_dtype="float64")
+    options = {"width_multiplier": 0.2, "dtype": "float64", "param_dtype": "float64"}
+    part = skeleton(arch, **options, **options_for(arch))
     for key in path.split("."):
         part = part[int(key)] if key.isdigit() else getattr(part, key)
     rng = np.random.default_rng(0)

@@ -55,7 +55,17 @@ def equal(a: nnx.Module, b: nnx.Module) -> bool:
 
 
 @pytest.mark.parametrize("name", ARCHS)
-def test_to_torch_and_back_is_exact(name, dtype):
+def test_to_torch_and_back_is_exact(name):
+    _there_and_back(name, "float32")
+
+
+@pytest.mark.parametrize("name", ["inception_v1", "inception_next_atto"])
+def test_float64_to_torch_and_back_is_exact(name):
+    with jax.enable_x64(True):
+        _there_and_back(name, "float64")
+
+
+def _there_and_back(name, dtype):
     model, twin = pair(name, dtype, **options_for(name))
     sent = ij.to_torch(model)
     received = twin.state_dict()
