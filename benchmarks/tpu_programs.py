@@ -21,15 +21,10 @@ import optax
 from flax import nnx
 
 import inception_jax as ij
+from benchmarks.implementations import KERAS
 from inception_jax.create import abstract_model
 from inception_jax.nn.model import Model
 from inception_jax.nn.remat import rematerialised
-
-KERAS = {
-    "inception_v3": "InceptionV3",
-    "inception_resnet_v2": "InceptionResNetV2",
-    "xception": "Xception",
-}
 
 Tree = Any
 Program = tuple[Callable[..., Any], Tree, Tree]  # a function of a state and a batch, both abstract
