@@ -71,8 +71,8 @@ def main(options: Options) -> None:
     page.publish(
         options.docs / "performance.md" if options.write else None,
         "fid",
-        f"Batches of {options.batch_size}, {options.rounds} rounds; the features' means agree within "
-        f"{agreement:.0e} of the largest. {machine}",
+        f"Batches of {options.batch_size}, {options.rounds} rounds; the features' means agree "
+        f"within {agreement:.0e} of the largest. {machine}",
         page.table([*head, "first pass, s"], [row for row, _ in results]),
     )
 

@@ -241,20 +241,10 @@ def family() -> str:
         info, found = ij.model_info(name), whole(name)
         number = info.paper.rpartition("/")[2]
         rows.append(
-            [
-                f"`{name}`",
-                f"20{number[:2]}",
-                f"[{number}]({info.paper})",
-                f"{info.input_size}",
-                f"{found.params:,}",
-                f"{found.macs / 1e9:.2f}",
-                f"{found.macs / first.macs:.2f}",
-                f"{found.deep}",
-                f"{found.layers}",
-                "no weights" if top1 is None else f"{top1:.1f}",
-                source,
-            ]
-        )
+            [f"`{name}`", f"20{number[:2]}", f"[{number}]({info.paper})", info.input_size,
+             f"{found.params:,}", f"{found.macs / 1e9:.2f}", f"{found.macs / first.macs:.2f}",
+             found.deep, found.layers, "no weights" if top1 is None else f"{top1:.1f}", source]
+        )  # fmt: skip
     head = ["network", "year", "paper", "pixels", "parameters", "MACs, G", "ratio", "deep"]
     return page.table([*head, "layers in all", "top-1, %", "stated by"], rows)
 
@@ -271,15 +261,10 @@ def bottlenecks() -> str:
         pair = [cost(nnx.Sequential(*modules[:count]), 28, 28, 192) for modules in (without, using)]
         params, work = [each.params for each in pair], [each.macs for each in pair]
         rows.append(
-            [
-                name,
-                *(f"{each.shape[-1]:,}" for each in pair),
-                *(f"{each:,}" for each in params),
-                f"{params[0] / params[1]:.2f}",
-                *map(amount, work),
-                f"{work[0] / work[1]:.2f}",
-            ]
-        )
+            [name, *(f"{each.shape[-1]:,}" for each in pair),
+             *(f"{each:,}" for each in params), f"{params[0] / params[1]:.2f}",
+             *map(amount, work), f"{work[0] / work[1]:.2f}"]
+        )  # fmt: skip
     head = ["modules", "channels out: naive", "with 1x1"]
     for what in ("parameters", "MACs, M"):
         head += [f"{what}: naive", "with 1x1", "naive / with 1x1"]
@@ -557,38 +542,20 @@ def errata() -> str:
     with mock.patch.dict(inception_next.SHAPES, atto=shape):
         printed = cost(lambda: ij.create_model("inception_next_atto", rngs=ONE_KEY), 224, 224, 3)
     atto = whole("inception_next_atto")
+    widths_4 = ", ".join(str(getattr(bn, f"inception{n}").out_channels) for n in ("4c", "4d", "4e"))
     rows = [
-        (
-            "BN-Inception, figure 5: channels of 4c, 4d, 4e",
-            "576, 576, 1024",
-            ", ".join(str(getattr(bn, f"inception{n}").out_channels) for n in ("4c", "4d", "4e")),
-        ),
-        (
-            "BN-Inception, section 4.2: parameters",
-            "13.6 M",
-            f"{amount(in_all)} M of figure 5's filters",
-        ),
-        (
-            "Inception V4, figure 3, last convolution",
-            "no stride",
-            f"a map of {bare}x{bare} beside the pool's {strided}x{strided}; with stride 2 both fit",
-        ),
-        (
-            "Inception-ResNet-v2, figure 17, last 1x1",
-            "1154 channels",
-            f"{paper.Mixed_6a.out_channels}, which Reduction-A returns",
-        ),
-        (
-            "Inception-ResNet-v2, figure 19, last 1x1",
-            "2048 channels",
-            f"{paper.Mixed_7a.out_channels}, which Reduction-B returns",
-        ),
-        (
-            "InceptionNeXt, table 3, atto: channels of stages 2 and 3",
-            "90, 180; 4.2 M parameters",
-            f"{amount(printed.params)} M with these, {amount(atto.params)} M with 80, 160",
-        ),
-    ]
+        ("BN-Inception, figure 5: channels of 4c, 4d, 4e", "576, 576, 1024", widths_4),
+        ("BN-Inception, section 4.2: parameters", "13.6 M",
+         f"{amount(in_all)} M of figure 5's filters"),
+        ("Inception V4, figure 3, last convolution", "no stride",
+         f"a map of {bare}x{bare} beside the pool's {strided}x{strided}; with stride 2 both fit"),
+        ("Inception-ResNet-v2, figure 17, last 1x1", "1154 channels",
+         f"{paper.Mixed_6a.out_channels}, which Reduction-A returns"),
+        ("Inception-ResNet-v2, figure 19, last 1x1", "2048 channels",
+         f"{paper.Mixed_7a.out_channels}, which Reduction-B returns"),
+        ("InceptionNeXt, table 3, atto: channels of stages 2 and 3", "90, 180; 4.2 M parameters",
+         f"{amount(printed.params)} M with these, {amount(atto.params)} M with 80, 160"),
+    ]  # fmt: skip
     return page.table(["where", "printed", "built"], rows)
 
 

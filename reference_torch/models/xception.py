@@ -14,13 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reference_torch.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    SeparableConvBN,
-    channel_scaler,
-)
+from reference_torch.layers import ConvBN, Linear, Maker, SeparableConvBN, channel_scaler
 from reference_torch.model import Maps, Model
 from reference_torch.ops import Padding, max_pool
 from reference_torch.registry import register
@@ -81,18 +75,7 @@ class MiddleBlock(nn.Module):
 class Xception(Model):
     """Xception with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
-            none in Keras and timm.
-        pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
-            and Cadene (one pixel on each side). They differ wherever a map's side is even: at 299
-            pixels in the second pool.
-        bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
-            1e-5 in timm and Cadene, which run the same weights.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.Xception` explains its options.
     """
 
     min_size = 71
