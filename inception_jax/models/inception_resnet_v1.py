@@ -191,7 +191,7 @@ class Block8(Residual):
 
 
 def chain(
-    kind: type[Residual],
+    kind: Maker[Residual],
     count: int,
     *channels: int,
     scale: float,
