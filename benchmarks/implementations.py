@@ -323,8 +323,7 @@ _KERAS = {"KERAS_BACKEND": "jax"}
 
 INFERENCE: dict[str, Implementation] = {
     "jax_plain": Implementation(
-        "`jax.jit` of the network, no arithmetic rewritten",
-        partial(jax_inference, rewritten=False),
+        "`jax.jit` of the network, no arithmetic rewritten", partial(jax_inference, rewritten=False)
     ),
     "jax_rewritten": Implementation(
         "`jax.jit` of the network as it is by default", partial(jax_inference, rewritten=True)

@@ -286,10 +286,7 @@ def idle_job(config: Config, dataset: Dataset) -> Any:
 def blank_batch(config: Config) -> dict[str, np.ndarray]:
     """A batch of black images."""
     count, size = config.batch.batch_size, config.input.image_size
-    return {
-        "image": np.zeros((count, size, size, 3), np.uint8),
-        "label": np.zeros(count, np.int32),
-    }
+    return {"image": np.zeros((count, size, size, 3), np.uint8), "label": np.zeros(count, np.int32)}
 
 
 def middle(seconds: list[float]) -> float:
@@ -300,19 +297,12 @@ def middle(seconds: list[float]) -> float:
 
 def loop_table(rows: list[Row]) -> str:
     """A row for each network."""
-    return page.table(
-        ["network", "arrays in the state", "a step, ms", "of it the call", "the loop"],
-        [
-            [
-                f"`{row['arch']}`",
-                f"{row['arrays']:,}",
-                f"{row['all']:.2f}",
-                f"{row['call']:.2f}",
-                f"{row['all'] - row['call']:.2f}",
-            ]
-            for row in rows
-        ],
-    )
+    head = ["network", "arrays in the state", "a step, ms", "of it the call", "the loop"]
+    lines = []
+    for row in rows:
+        times = row["all"], row["call"], row["all"] - row["call"]
+        lines.append([f"`{row['arch']}`", f"{row['arrays']:,}", *(f"{t:.2f}" for t in times)])
+    return page.table(head, lines)
 
 
 if __name__ == "__main__":

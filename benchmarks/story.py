@@ -313,10 +313,7 @@ def factors() -> str:
     stem = [layer.conv for layer in (v3.Conv2d_1a_3x3, v3.Conv2d_2a_3x3, v3.Conv2d_2b_3x3)]
     beside = lambda: SideBySide(conv(384, 384, (1, 3)), conv(384, 384, (3, 1)))  # noqa: E731
     return compared(
-        [
-            ("5x5 on 35x35x96", convs(35, 96, 5)),
-            ("two 3x3", convs(35, 96, 3, 3)),
-        ],
+        [("5x5 on 35x35x96", convs(35, 96, 5)), ("two 3x3", convs(35, 96, 3, 3))],
         [
             ("7x7 on 17x17x192", convs(17, 192, 7)),
             ("three 3x3", convs(17, 192, 3, 3, 3)),

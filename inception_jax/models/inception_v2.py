@@ -175,10 +175,7 @@ class InceptionV2(Model):
 
 
 # Readings without weights.
-_PAPER = Tag(
-    source="1512.00567, table 1 and figures 5 to 10; widths as in Inception V3",
-    **SLIM,
-)
+_PAPER = Tag(source="1512.00567, table 1 and figures 5 to 10; widths as in Inception V3", **SLIM)
 
 register(
     "inception_v2",

@@ -175,9 +175,7 @@ register(
     tags={
         "": Tag(source="keras.applications.Xception", **KERAS),
         "keras_in1k": Tag(
-            readings=dict(dropout=0.0),
-            source="keras.applications.Xception",
-            **KERAS,
+            readings=dict(dropout=0.0), source="keras.applications.Xception", **KERAS
         ),
         "tf_in1k": Tag(source="timm/legacy_xception.tf_in1k", **_TIMM),
         "cadene_in1k": Tag(

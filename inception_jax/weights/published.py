@@ -88,8 +88,7 @@ PUBLISHED: dict[str, Published] = {
         f"{_CADENE}/inceptionresnetv2-520b38e4.pth", "sha256:520b38e4"
     ),
     "inception_resnet_v2.slim_in1k": Published(
-        f"{_SLIM}/inception_resnet_v2_2016_08_30.tar.gz",
-        "md5:9e0f18e1259acf943e30690460d96123",
+        f"{_SLIM}/inception_resnet_v2_2016_08_30.tar.gz", "md5:9e0f18e1259acf943e30690460d96123"
     ),
     "xception.keras_in1k": Published(
         f"{_KERAS}/xception/xception_weights_tf_dim_ordering_tf_kernels.h5",

@@ -228,7 +228,6 @@ class InceptionResNetV1(Model):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
         linear_conv = functools.partial(Conv, bias=True)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         residual: dict[str, Any] = dict(linear_conv=linear_conv, **common)
@@ -254,9 +253,9 @@ class InceptionResNetV1(Model):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck, self.bottleneck_bn = None, None
         if head == "face":
-            self.bottleneck = linear(c8, width(512), bias=False)
+            self.bottleneck = Linear(c8, width(512), bias=False)
             self.bottleneck_bn = BatchNorm(width(512), eps=bn_eps, momentum=bn_momentum)
-        self.fc = linear(width(512) if head == "face" else c8, num_classes)
+        self.fc = Linear(width(512) if head == "face" else c8, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""

@@ -62,7 +62,6 @@ class InceptionResNetV2(Model):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
         linear_conv = functools.partial(Conv, bias=True)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         residual: dict[str, Any] = dict(linear_conv=linear_conv, **common)
@@ -95,7 +94,7 @@ class InceptionResNetV2(Model):
         self.block17 = chain(Block17, blocks[1], c17, 192, 160, 192, scale=scales[1], **residual)
         self.AuxLogits = None
         if aux_heads:
-            self.AuxLogits = InceptionAux(c17, num_classes, linear=linear, **common)
+            self.AuxLogits = InceptionAux(c17, num_classes, linear=Linear, **common)
         self.Mixed_7a = ReductionB(c17, 288, 288, 320, **common)
         c8 = self.Mixed_7a.out_channels
         last: dict[str, Any] = dict(linear_last=linear_last_block, **residual)
@@ -103,7 +102,7 @@ class InceptionResNetV2(Model):
         if layout == "slim":
             self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
+        self.fc = Linear(width(1536) if layout == "slim" else c8, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""

@@ -172,11 +172,10 @@ class InceptionV1(Model):
         conv: Maker[Any] = ConvReLU
         if norm == "bn":
             conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         inception = functools.partial(Inception, kernel_5x5=kernel_5x5, conv=conv, width=width)
         aux = functools.partial(
-            InceptionAux, pool=aux_pool, dropout=aux_dropout, conv=conv, linear=linear, width=width
+            InceptionAux, pool=aux_pool, dropout=aux_dropout, conv=conv, linear=Linear, width=width
         )
         self.in_channels = in_channels
         self.transform_input = transform_input and in_channels == 3
@@ -199,7 +198,7 @@ class InceptionV1(Model):
         self.inception5a = inception(self.inception4e.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(self.inception5a.out_channels, 384, 192, 384, 48, 128, 128)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(self.inception5b.out_channels, num_classes)
+        self.fc = Linear(self.inception5b.out_channels, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in the paper, in forward order."""

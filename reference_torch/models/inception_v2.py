@@ -109,7 +109,6 @@ class InceptionV2(Model):
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         self.in_channels = in_channels
@@ -131,12 +130,12 @@ class InceptionV2(Model):
         self.AuxLogits = None
         if aux_heads:
             aux_channels = getattr(self, self.aux_stages[0]).out_channels
-            self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=linear, **common)
+            self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=Linear, **common)
         self.Mixed_7a = ReductionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(self.Mixed_7c.out_channels, num_classes)
+        self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by a name in TF-slim's manner, in forward order."""
@@ -165,9 +164,5 @@ class InceptionV2(Model):
 register(
     "inception_v2",
     InceptionV2,
-    tags={
-        "": {},
-        "paper": {},
-        "blog": dict(n=3, aux_position="first_17x17"),
-    },
+    tags={"": {}, "paper": {}, "blog": dict(n=3, aux_position="first_17x17")},
 )

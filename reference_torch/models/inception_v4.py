@@ -193,7 +193,6 @@ class InceptionV4(Model):
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         self.in_channels = in_channels
@@ -219,7 +218,7 @@ class InceptionV4(Model):
         self.Mixed_6f = InceptionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_6g = InceptionB(self.Mixed_6f.out_channels, **common)
         self.Mixed_6h = InceptionB(self.Mixed_6g.out_channels, **common)
-        aux = functools.partial(InceptionAux, num_classes=num_classes, linear=linear, **common)
+        aux = functools.partial(InceptionAux, num_classes=num_classes, linear=Linear, **common)
         self.AuxLogits = aux(self.Mixed_6h.out_channels) if aux_heads else None
         self.Mixed_7a = ReductionB(self.Mixed_6h.out_channels, **common)
         # 3 x Inception-C
@@ -227,7 +226,7 @@ class InceptionV4(Model):
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
         self.Mixed_7d = InceptionC(self.Mixed_7c.out_channels, **common)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(self.Mixed_7d.out_channels, num_classes)
+        self.fc = Linear(self.Mixed_7d.out_channels, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
