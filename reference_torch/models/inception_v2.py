@@ -23,20 +23,26 @@ from reference_torch.registry import register
 
 AuxPosition = Literal["last_17x17", "first_17x17"]
 
+UNPADDED: dict[str, Any] = dict(padding="valid", pool_padding="valid")
+
 
 class InceptionA(Inception):
     """35x35 module with two 3x3 for a 5x5, the paper's figure 5: BN-Inception's module."""
 
     def __init__(self, in_channels: int, **common: Any):
-        super().__init__(in_channels, 64, 48, 64, 64, 96, 64, **common)
+        super().__init__(
+            in_channels, c1x1=64, c3x3_reduce=48, c3x3=64, cdbl_reduce=64, cdbl=96, pool_proj=64,
+            **common,
+        )  # fmt: skip
 
 
 class ReductionA(InceptionReduction):
     """Grid reduction 35x35 -> 17x17, the paper's figure 10."""
 
     def __init__(self, in_channels: int, **common: Any):
-        unpadded: dict[str, Any] = dict(padding="valid", pool_padding="valid")
-        super().__init__(in_channels, 128, 384, 64, 96, **unpadded, **common)
+        super().__init__(
+            in_channels, c3x3_reduce=128, c3x3=384, cdbl_reduce=64, cdbl=96, **UNPADDED, **common
+        )
 
 
 class InceptionB(nn.Module):
@@ -76,8 +82,9 @@ class ReductionB(InceptionReduction):
     """Grid reduction 17x17 -> 8x8, the paper's figure 10 again."""
 
     def __init__(self, in_channels: int, **common: Any):
-        unpadded: dict[str, Any] = dict(padding="valid", pool_padding="valid")
-        super().__init__(in_channels, 192, 320, 192, 192, **unpadded, **common)
+        super().__init__(
+            in_channels, c3x3_reduce=192, c3x3=320, cdbl_reduce=192, cdbl=192, **UNPADDED, **common
+        )
 
 
 class InceptionC(InceptionE):

@@ -80,7 +80,10 @@ class InceptionA(Inception):
     """35x35 module, figure 4: BN-Inception's module with other widths."""
 
     def __init__(self, in_channels: int, **common: Any):
-        super().__init__(in_channels, 96, 64, 96, 64, 96, 96, **common)
+        super().__init__(
+            in_channels, c1x1=96, c3x3_reduce=64, c3x3=96, cdbl_reduce=64, cdbl=96, pool_proj=96,
+            **common,
+        )  # fmt: skip
 
 
 class ReductionA(inception_v3.InceptionB):
@@ -91,7 +94,7 @@ class ReductionA(inception_v3.InceptionB):
     """
 
     def __init__(self, in_channels: int, k: int, l: int, m: int, n: int, **common: Any):  # noqa: E741
-        super().__init__(in_channels, n, (k, l, m), **common)
+        super().__init__(in_channels, c3x3=n, c3x3dbl=(k, l, m), **common)
 
 
 class InceptionB(nn.Module):
@@ -132,7 +135,7 @@ class ReductionB(inception_v3.InceptionD):
     """Grid reduction 17x17 -> 8x8, figure 8: V3's with other widths."""
 
     def __init__(self, in_channels: int, **common: Any):
-        super().__init__(in_channels, 192, 256, 320, **common)
+        super().__init__(in_channels, c3x3=192, c7x7=256, c7x7x3=320, **common)
 
 
 class InceptionC(nn.Module):
