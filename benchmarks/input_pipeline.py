@@ -2,10 +2,10 @@
 
     python benchmarks/input_pipeline.py
 
-prints a table and writes it into docs/input_pipeline.md. Needs torchvision. Every repeat times all
-methods in turn on the same synthetic photos; the table has the slowest, middle and fastest repeat.
-Times are CPU time of one thread, which other work on the machine changes little; the whole pipeline
-with worker processes is in wall time.
+prints a table and writes it into docs/input_pipeline.md. Every repeat times all methods in turn on
+the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are CPU time
+of one thread, which other work on the machine changes little; the whole pipeline with worker
+processes is in wall time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import page
 from train.data import decoding
-from train.data.augment import train_view
+from train.data.augment import inception_box, train_view
 from train.data.open_dataset import open_dataset
 from train.data.options import InputOptions
 from train.data.pipeline import train_batches
@@ -117,12 +117,12 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
 
 
 def reference_method() -> tuple[str, Method]:
-    """Returns torchvision's transforms of a PIL image."""
+    """Returns torchvision's transforms of a PIL image, or the same Pillow calls without it."""
     try:
         import torch
         from torchvision import transforms  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
-        raise SystemExit("torchvision is not installed: pip install torchvision") from None
+        return "Pillow, as torchvision calls it", pillow
     view = transforms.Compose(
         [transforms.RandomResizedCrop(SIZE, (0.08, 1)), transforms.RandomHorizontalFlip()]
     )
@@ -133,6 +133,17 @@ def reference_method() -> tuple[str, Method]:
 
     version = importlib.metadata.version("torchvision")
     return f"torchvision {version}: RandomResizedCrop, RandomHorizontalFlip", torchvision
+
+
+def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """Does what torchvision's RandomResizedCrop and RandomHorizontalFlip do to a PIL image."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    box = inception_box(image.height, image.width, rng, 0.08)
+    image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    if rng.integers(2):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
 
 
 def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:

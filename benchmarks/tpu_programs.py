@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -167,8 +167,6 @@ def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
     raise SystemExit(f"{path}: {type(model).__name__} does not call it")
 
 
-@contextlib.contextmanager
-def form_of(form: str) -> Iterator[None]:
+def form_of(form: str) -> contextlib.AbstractContextManager[None]:
     """Plain, or with all rewritings."""
-    with ij.rewritten(*(() if form == "plain" else ij.REWRITES)):
-        yield
+    return ij.rewritten(*(() if form == "plain" else ij.REWRITES))

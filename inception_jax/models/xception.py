@@ -8,7 +8,7 @@ is block 2 here. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,9 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn.layers import ConvBN, Linear, Maker, SeparableConvBN, channel_scaler
 from inception_jax.nn.model import Maps, Model, Record
-from inception_jax.nn.ops import Padding, max_pool
+from inception_jax.nn.ops import CONV_PADDING, Padding, PadMode, max_pool
 from inception_jax.nn.remat import save_for_backward
 from inception_jax.registry import KERAS, Tag, register
-
-PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
 
 
 class DownBlock(nnx.Module):
@@ -96,7 +94,7 @@ class Xception(Model):
         *,
         width_multiplier: float = 1.0,
         dropout: float = 0.5,
-        pad_mode: Literal["tf", "torch"] = "tf",
+        pad_mode: PadMode = "tf",
         bn_eps: float = 1e-3,
         bn_momentum: float = 0.99,
         dtype: DTypeLike = jnp.float32,
@@ -107,7 +105,9 @@ class Xception(Model):
         bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
         conv = functools.partial(ConvBN, **bn, **types)
         sepconv = functools.partial(SeparableConvBN, **bn, **types)
-        down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)
+        down = functools.partial(
+            DownBlock, padding=CONV_PADDING[pad_mode], conv=conv, sepconv=sepconv
+        )
         middle = functools.partial(MiddleBlock, sepconv=sepconv)
         width = channel_scaler(width_multiplier)
         self.in_channels = in_channels

@@ -94,7 +94,7 @@ class InceptionResNetV2(Model):
         self.block17 = chain(Block17, blocks[1], c17, 192, 160, 192, scale=scales[1], **residual)
         self.AuxLogits = None
         if aux_heads:
-            self.AuxLogits = InceptionAux(c17, num_classes, linear=Linear, **common)
+            self.AuxLogits = InceptionAux(c17, num_classes, **common)
         self.Mixed_7a = ReductionB(c17, 288, 288, 320, **common)
         c8 = self.Mixed_7a.out_channels
         last: dict[str, Any] = dict(linear_last=linear_last_block, **residual)

@@ -118,15 +118,14 @@ class InceptionAux(nn.Module):
         pool: AuxPool,
         dropout: float,
         conv: Maker[Any],
-        linear: Maker[Linear],
         width: Width,
     ):
         super().__init__()
         self.pool: AuxPool = pool
         self.conv = conv(in_channels, width(128), 1)
-        self.fc1 = linear(4 * 4 * width(128), width(1024))
+        self.fc1 = Linear(4 * 4 * width(128), width(1024))
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = linear(width(1024), num_classes)
+        self.fc2 = Linear(width(1024), num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.pool == "5x5" and x.shape[2:] == (14, 14):
@@ -175,7 +174,7 @@ class InceptionV1(Model):
         width = channel_scaler(width_multiplier)
         inception = functools.partial(Inception, kernel_5x5=kernel_5x5, conv=conv, width=width)
         aux = functools.partial(
-            InceptionAux, pool=aux_pool, dropout=aux_dropout, conv=conv, linear=Linear, width=width
+            InceptionAux, pool=aux_pool, dropout=aux_dropout, conv=conv, width=width
         )
         self.in_channels = in_channels
         self.transform_input = transform_input and in_channels == 3

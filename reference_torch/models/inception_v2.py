@@ -137,7 +137,7 @@ class InceptionV2(Model):
         self.AuxLogits = None
         if aux_heads:
             aux_channels = getattr(self, self.aux_stages[0]).out_channels
-            self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=Linear, **common)
+            self.AuxLogits = InceptionAux(aux_channels, num_classes, **common)
         self.Mixed_7a = ReductionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)

@@ -227,7 +227,6 @@ class InceptionAux(nn.Module):
         num_classes: int,
         *,
         conv: Maker[ConvBN],
-        linear: Maker[Linear],
         width: Width,
     ):
         super().__init__()
@@ -235,7 +234,7 @@ class InceptionAux(nn.Module):
         self.conv1 = conv(
             width(128), width(768), 5, padding="valid", kernel_init=init.truncated_normal(0.01)
         )
-        self.fc = linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
+        self.fc = Linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = avg_pool(x, min(5, *x.shape[2:]), stride=3)  # 5x5x768
@@ -295,7 +294,7 @@ class InceptionV3(Model):
         self.Mixed_6c = InceptionC(self.Mixed_6b.out_channels, 160, **pooled)
         self.Mixed_6d = InceptionC(self.Mixed_6c.out_channels, 160, **pooled)
         self.Mixed_6e = InceptionC(self.Mixed_6d.out_channels, 192, **pooled)
-        aux = functools.partial(InceptionAux, num_classes=num_classes, linear=Linear, **common)
+        aux = functools.partial(InceptionAux, num_classes=num_classes, **common)
         self.AuxLogits = aux(self.Mixed_6e.out_channels) if aux_heads else None
         self.Mixed_7a = InceptionD(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, **pooled)

@@ -221,7 +221,7 @@ class InceptionV4(Model):
         self.Mixed_6f = InceptionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_6g = InceptionB(self.Mixed_6f.out_channels, **common)
         self.Mixed_6h = InceptionB(self.Mixed_6g.out_channels, **common)
-        aux = functools.partial(InceptionAux, num_classes=num_classes, linear=Linear, **common)
+        aux = functools.partial(InceptionAux, num_classes=num_classes, **common)
         self.AuxLogits = aux(self.Mixed_6h.out_channels) if aux_heads else None
         self.Mixed_7a = ReductionB(self.Mixed_6h.out_channels, **common)
         # 3 x Inception-C

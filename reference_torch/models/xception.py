@@ -8,7 +8,7 @@ is block 2 here. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,8 @@ from torch import nn
 
 from reference_torch.layers import ConvBN, Linear, Maker, SeparableConvBN, channel_scaler
 from reference_torch.model import Maps, Model
-from reference_torch.ops import Padding, max_pool
+from reference_torch.ops import CONV_PADDING, Padding, PadMode, max_pool
 from reference_torch.registry import register
-
-PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
 
 
 class DownBlock(nn.Module):
@@ -89,7 +87,7 @@ class Xception(Model):
         *,
         width_multiplier: float = 1.0,
         dropout: float = 0.5,
-        pad_mode: Literal["tf", "torch"] = "tf",
+        pad_mode: PadMode = "tf",
         bn_eps: float = 1e-3,
         bn_momentum: float = 0.99,
     ):
@@ -97,7 +95,9 @@ class Xception(Model):
         bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
         conv = functools.partial(ConvBN, **bn)
         sepconv = functools.partial(SeparableConvBN, **bn)
-        down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)
+        down = functools.partial(
+            DownBlock, padding=CONV_PADDING[pad_mode], conv=conv, sepconv=sepconv
+        )
         middle = functools.partial(MiddleBlock, sepconv=sepconv)
         width = channel_scaler(width_multiplier)
         self.in_channels = in_channels
