@@ -1,4 +1,4 @@
-"""Trains every network by its demo recipe and writes docs/results.md.
+"""Trains every network by its demo recipe; writes the table of docs/results.md.
 
     python benchmarks/demo.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
@@ -9,10 +9,9 @@ trained again; the page is rewritten after each.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -20,32 +19,30 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import jax
+import tyro
 from flax import nnx
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
-from train.hosts.cpus import available_cores
+from benchmarks import page
+from inception_jax.create import abstract_model
 
-PAGE = ROOT / "docs" / "results.md"
+HEAD = ["network", "parameters", "image", "width", "batch x steps", "top-1", "top-5", "raw",
+        "time", "CPU time"]  # fmt: skip
 
-_HEAD = """# What the demo reaches
 
-`python train/main.py --arch ARCH`, as it stands, for every network: 6,000 training images and 1,000
-test images of Fashion-MNIST in ten classes, resized on the device, networks a quarter or an eighth
-as wide. These are small runs that show that a network trains, not a ranking: sizes, widths and
-lengths differ (see `train/config/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
+@dataclasses.dataclass(frozen=True)
+class Options(page.Pages):
+    """Train networks by their demo recipes."""
 
-Parameters are the trained numbers of the network without auxiliary classifiers. Top-1 and top-5
-are of the averaged weights, "raw" of those being trained. The time is that of the whole command,
-compilation and evaluations included, with {jobs} of them running at a time and whatever else the
-machine did; the CPU time is of all cores together.
-
-| network | parameters | image | width | batch x steps | top-1 | top-5 | raw | time | CPU time |
-|---|---|---|---|---|---|---|---|---|---|
-"""
+    archs: tyro.conf.Positional[tuple[str, ...]] = tuple(ij.list_models())
+    """Networks."""
+    runs: Path = page.ROOT / "runs" / "demo"
+    """Folder of the runs."""
+    jobs: int = 1
+    """Runs at a time."""
 
 
 def train(arch: str, folder: Path) -> None:
@@ -53,12 +50,12 @@ def train(arch: str, folder: Path) -> None:
     timing = folder / "minutes.json"
     if timing.exists():
         return
-    command = [sys.executable, str(ROOT / "train/main.py"), "--arch", arch]
+    command = [sys.executable, str(page.ROOT / "train/main.py"), "--arch", arch]
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--workdir", str(folder)], cwd=ROOT, stdout=log, stderr=log
+            [*command, "--workdir", str(folder)], cwd=page.ROOT, stdout=log, stderr=log
         )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -67,48 +64,41 @@ def train(arch: str, folder: Path) -> None:
     timing.write_text(json.dumps({name: seconds / 60 for name, seconds in minutes.items()}))
 
 
-def row(arch: str, folder: Path) -> str:
+def row(arch: str, folder: Path) -> list[str]:
     """A line of the table."""
     result, config = (json.loads((folder / f"{n}.json").read_text()) for n in ("result", "config"))
     minutes = json.loads((folder / "minutes.json").read_text())
-    model = ij.create_model(
-        arch, num_classes=10, in_channels=1, width_multiplier=config["width_multiplier"]
-    )
+    width = config["width_multiplier"]
+    model = abstract_model(arch, num_classes=10, in_channels=1, width_multiplier=width)
     params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    top1, top5, raw = (result[f"eval_{name}"] for name in ("top1", "top5", "top1_raw"))
-    return (
-        f"| `{arch}` | {params:,} | {config['image_size']} | {config['width_multiplier']:g} "
-        f"| {config['batch_size']} x {result['step']} | {top1:.1%} | {top5:.1%} | {raw:.1%} "
-        f"| {minutes['wall']:.1f} min | {minutes['cpu']:.1f} min |\n"
-    )
+    shares = (f"{result[f'eval_{name}']:.1%}" for name in ("top1", "top5", "top1_raw"))
+    times = (f"{minutes[kind]:.1f} min" for kind in ("wall", "cpu"))
+    work = config["image_size"], f"{width:g}", f"{config['batch_size']} x {result['step']}"
+    return [f"`{arch}`", f"{params:,}", *work, *shares, *times]
 
 
-def main() -> None:
-    """Trains, and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("archs", nargs="*", default=ij.list_models(), metavar="ARCH")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "demo")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    options = parser.parse_args()
+def main(options: Options) -> None:
+    """Trains, and writes the table after each run that has ended."""
+    machine = page.machine("jax", "flax")
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(train, arch, options.runs / arch) for arch in options.archs]
         for run in tqdm(as_completed(runs), total=len(runs), unit="network"):
             run.result()
-            write_page(options.runs, options.jobs)
+            publish(options, machine)
 
 
-def write_page(runs: Path, jobs: int) -> None:
+def publish(options: Options, machine: str) -> None:
     """Writes a line for each network whose run has ended."""
-    done = [a for a in ij.list_models() if (runs / a / "minutes.json").exists()]
-    machine = f"{available_cores()} cores ({platform.machine()}), JAX on the CPU"
-    PAGE.parent.mkdir(exist_ok=True)
-    missing = ", ".join(f"`{arch}`" for arch in ij.list_models() if arch not in done)
-    PAGE.write_text(
-        _HEAD.format(machine=machine, jobs=jobs)
-        + "".join(row(a, runs / a) for a in done)
-        + (f"\nNot run since the recipes were last changed: {missing}.\n" if missing else "")
+    ended = {a: (options.runs / a / "minutes.json").exists() for a in ij.list_models()}
+    missing = ", ".join(f"`{arch}`" for arch, done in ended.items() if not done)
+    page.publish(
+        options.docs / "results.md",
+        "demo",
+        f"{options.jobs} at a time. {machine}",
+        page.table(HEAD, [row(a, options.runs / a) for a, done in ended.items() if done]),
+        f"Not run since the recipes were last changed: {missing}." if missing else "",
     )
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

@@ -28,12 +28,10 @@ from flax import nnx
 from PIL import Image
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from page import command, machine, paragraph, write_section
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
+from benchmarks import page
 from inception_jax.metrics.resizing import resized
 from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
 from reference_torch.optim import TensorFlowRMSprop
@@ -49,14 +47,13 @@ from tests.helpers.networks import (
 )
 from tests.helpers.twins import pair, to_nchw, twin_of
 
-PAGE = ROOT / "docs" / "equivalence.md"
 DTYPES = ("float64", "float32", "bfloat16")
 IMAGES = 8
 RATE = 0.045
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(page.Pages):
     """Compare networks with their twins."""
 
     archs: tuple[str, ...] = tuple(ij.list_models())
@@ -71,6 +68,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Compares, prints the tables and writes them into the page, if they are of all networks."""
+    target, machine = options.docs / "equivalence.md", page.machine("jax", "flax", "torch")
     rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         found = pool.imap(functools.partial(_row, dtypes=options.dtypes), options.archs)
@@ -78,31 +76,32 @@ def main(options: Options) -> None:
             rows.append(row)
             tqdm.write(" | ".join(row))
     if rows:
-        text = _network_section(rows, options.dtypes)
-        print(text)
-        if {*options.archs} >= {*ij.list_models()} and options.dtypes == DTYPES:
-            write_section(PAGE, "networks", text)
+        heads = [f"{d}: logits" for d in options.dtypes]
+        head = ["network", *(cell for h in heads for cell in (h, "gradients", "a step"))]
+        whole = {*options.archs} >= {*ij.list_models()} and options.dtypes == DTYPES
+        page.publish(target if whole else None, "networks", machine, page.table(head, rows))
     if options.traps:
-        text = _trap_section([_trap(what, *wrong) for what, wrong in WRONG_READINGS.items()])
-        text += "\n\n" + _image_section(_image_traps()) + "\n\n" + _optimiser_trap()
-        print(text)
-        write_section(PAGE, "traps", text)
+        head = ["trap", "network", "the wrong option", "logits off by"]
+        traps = [_trap(what, *wrong) for what, wrong in WRONG_READINGS.items()]
+        page.publish(target, "traps", machine, page.table(head, traps), _optimiser_trap())
+        head = ["`inception_v3` is fed", "logits off by"]
+        page.publish(target, "images", machine, page.table(head, _image_traps()))
 
 
 def _row(name: str, dtypes: Sequence[str]) -> list[str]:
     torch.set_num_threads(1)  # each network has a process
-    row = [f"`{name}`", *(_cells(name, dtype) for dtype in dtypes)]
+    row = [f"`{name}`", *(cell for dtype in dtypes for cell in _cells(name, dtype))]
     forget()
     return row
 
 
-def _cells(name: str, dtype: str) -> str:
+def _cells(name: str, dtype: str) -> list[str]:
     """The differences of one network in one type, as cells of a table."""
     with jax.enable_x64(dtype == "float64"):
         ours, theirs = _in_jax(name, dtype), _in_torch(name, dtype)
         apart = {k: distance(ours[k], theirs[k]) for k in ours}
         step = max(apart.pop("updates"), apart.pop("statistics"))
-        return " | ".join(f"{x:.0e}" for x in (*apart.values(), step))
+        return [f"{x:.0e}" for x in (*apart.values(), step)]
 
 
 Results = dict[str, Mapping[str, np.ndarray]]
@@ -198,7 +197,7 @@ def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -
     return float(np.sqrt(difference / sum(np.square(b).sum() for _, b in pairs)))
 
 
-def _trap(what: str, name: str, option: Mapping[str, Any]) -> str:
+def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
     """A row: what one wrong option in the twin changes, all else being equal."""
     base = {k: v for k, v in options_for(name).items() if k == "blocks"}
     model, _ = pair(name, "float32", **base)
@@ -210,10 +209,10 @@ def _trap(what: str, name: str, option: Mapping[str, Any]) -> str:
             for changed in ({}, option)
         )
     options = ", ".join(f"`{k}={v!r}`" for k, v in option.items())
-    return f"| {what} | `{name}` | {options} | {_percent(distance(wrong, right))} |"
+    return [what, f"`{name}`", options, _percent(distance(wrong, right))]
 
 
-def _image_traps() -> list[str]:
+def _image_traps() -> list[list[str]]:
     """Rows: what a network makes of an image that it was not fed as it wants."""
     _, twin = pair("inception_v3", "float32")
     side = ij.model_info("inception_v3").input_size
@@ -241,10 +240,7 @@ def _image_traps() -> list[str]:
             return {"logits": twin(to_nchw(image[None].astype(np.float32))).numpy()}
 
     expected = logits(right)
-    return [
-        f"| {what} | {_percent(distance(logits(image), expected))} |"
-        for what, image in wrong.items()
-    ]
+    return [[what, _percent(distance(logits(x), expected))] for what, x in wrong.items()]
 
 
 def _optimiser_trap(steps: int = 10) -> str:
@@ -260,50 +256,15 @@ def _optimiser_trap(steps: int = 10) -> str:
             parameter.grad = gradient.clone()
             optimiser.step()
         ways.append({"way": parameter.detach().numpy()})
-    return paragraph(
-        f"""The optimiser: `torch.optim.RMSprop` starts its mean square at zero and adds epsilon
-        outside the root. With the papers' epsilon of 1.0 and gradients of 0.01 its parameters have
-        moved {100 * distance(ways[1], ways[0]):.0f} % elsewhere after {steps} steps;
-        `reference_torch.optim.TensorFlowRMSprop` and optax's with `initial_scale=1.0,
-        eps_in_sqrt=True` are TensorFlow's."""
+    return page.paragraph(
+        f"""With the papers' epsilon of 1.0 and gradients of 0.01, the parameters of
+        `torch.optim.RMSprop` have moved {100 * distance(ways[1], ways[0]):.0f} % elsewhere after
+        {steps} steps."""
     )
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:,.0f} %"
-
-
-def _image_section(rows: list[str]) -> str:
-    intro = paragraph(
-        "The same for what `inception_v3` is fed, which takes RGB in [-1, 1], resized as PyTorch's "
-        "`interpolate` does it, of an image of 500x375 pixels as smooth as a photograph."
-    )
-    return "\n".join([intro, "", "| fed | logits off by |", "|---|---|", *rows])
-
-
-def _network_section(rows: list[list[str]], dtypes: tuple[str, ...]) -> str:
-    intro = paragraph(
-        f"""Relative distance between JAX and PyTorch, |a - b| / |b| in the Euclidean norm over all
-        numbers: of the logits in evaluation; of all gradients in training, auxiliary heads
-        included; and after one step of the papers' RMSProp, the larger of those of the parameters'
-        changes and of the running statistics. Widths of {WIDTH:g}, {IMAGES} images of noise, random
-        weights, scales and statistics; on a CPU, whose products of float32 are not rounded."""
-    )
-    heads = " | ".join(f"{d}: logits | gradients | a step" for d in dtypes)
-    rule = "|---" * (1 + 3 * len(dtypes)) + "|"
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    source = f"`{command()}`; {machine('jax', 'flax', 'torch')}."
-    return "\n".join([intro, "", f"| network | {heads} |", rule, *lines, "", paragraph(source)])
-
-
-def _trap_section(rows: list[str]) -> str:
-    intro = paragraph(
-        "What one wrong reading does to the logits, everything else being equal: the relative "
-        "distance from the right ones, for noise of the network's own size through random weights "
-        f"at widths of {WIDTH:g}. A trained network feels some of them more and some less."
-    )
-    head = "| trap | network | the wrong option | logits off by |"
-    return "\n".join([intro, "", head, "|---|---|---|---|", *rows])
 
 
 if __name__ == "__main__":

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
-import multiprocessing
+import importlib.util
 import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +28,19 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # No jax and no torch here: the processes import this file, before their environment is set.
 from benchmarks import page
 from benchmarks.implementations import random_model
+from benchmarks.processes import Run, UnavailableError, Worker, in_turn
 
-NAMES = ("inception_jax", "pytorch_fid")
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
 TOLERANCE = 1e-4  # of the largest mean of a feature
-GRACE = 5  # seconds in which a process may end by itself
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(page.Pages):
     """Time the statistics of a folder."""
 
     count: int = 100
@@ -61,53 +55,26 @@ class Options:
     """pytorch-fid's file; not given: random numbers."""
     write: bool = True
     """Write the page; the table is printed in any case."""
-    page: Path = ROOT / "docs" / "performance.md"
-    """Page whose section is written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What both are to compute.
-
-    Attributes:
-        folder: of the images.
-        weights: file of pytorch-fid's form.
-        batch_size: images at once.
-    """
-
-    folder: Path
-    weights: Path
-    batch_size: int
-
-
-@dataclasses.dataclass
-class Result:
-    """What was found of a folder.
-
-    Attributes:
-        size: side of its images in pixels.
-        first: seconds of the first pass, with what is compiled for it.
-        seconds: of each round, by implementation.
-        difference: of the means of the features, relative to the largest.
-    """
-
-    size: int
-    first: dict[str, float]
-    seconds: dict[str, list[float]]
-    difference: float
 
 
 def main(options: Options) -> None:
     """Times everything and writes the section."""
-    os.environ.update(ENVIRONMENT)
-    load = page.load()
+    for package in ("pytorch_fid", "torchvision"):
+        if importlib.util.find_spec(package) is None:
+            raise SystemExit(f"{package} is not installed: pip install {package}")
+    machine = page.machine("jax", "torch", "torchvision", "pytorch-fid", "pillow")
     with tempfile.TemporaryDirectory() as folder:
         weights = options.weights or random_weights(Path(folder))
         results = [measure(size, weights, options, Path(folder)) for size in options.sizes]
-    text = section(results, options, load)
-    print(text)
-    if options.write:
-        page.write_section(options.page, "fid", text)
+    head = ["images", "pytorch-fid, images/s", "inception_jax, images/s", "ours / pytorch-fid"]
+    agreement = max(difference for _, difference in results)
+    page.publish(
+        options.docs / "performance.md" if options.write else None,
+        "fid",
+        f"Batches of {options.batch_size}, {options.rounds} rounds; the features' means agree "
+        f"within {agreement:.0e} of the largest. {machine}",
+        page.table([*head, "first pass, s"], [row for row, _ in results]),
+    )
 
 
 def random_weights(folder: Path) -> Path:
@@ -134,106 +101,57 @@ def make_folder(folder: Path, count: int, size: int) -> None:
         picture.save(folder / f"{i:05}.jpg", quality=90)
 
 
-def measure(size: int, weights: Path, options: Options, folder: Path) -> Result:
-    """Times both on one folder."""
-    images = folder / str(size)
-    make_folder(images, options.count, size)
-    task = Task(images, weights, options.batch_size)
-    workers = {}
-    bar = tqdm(total=len(NAMES) * (1 + options.rounds), desc=f"{size} pixels")
+def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[list[str], float]:
+    """Times both on one folder; returns a row of the table and by how much their means differ."""
+    images, count = folder / str(size), options.count
+    make_folder(images, count, size)
+    workers: dict[str, Worker] = {}
     try:
-        for name in NAMES:
-            workers[name] = Worker(name, task)
-            bar.update()
-        ours, theirs = (workers[name].mean for name in NAMES)
-        difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+        for name, build in (("theirs", pytorch_fid), ("ours", inception_jax)):
+            workers[name] = Worker(build, images, weights, options.batch_size)
+        theirs, ours = workers["theirs"], workers["ours"]
+        difference = float(np.abs(ours.first - theirs.first).max() / np.abs(theirs.first).max())
         if not difference <= TOLERANCE:
             raise SystemExit(f"the means of the features differ by {difference:.1e}")
-        seconds: dict[str, list[float]] = {name: [] for name in NAMES}
-        for _ in range(options.rounds):
-            for name in NAMES:
-                seconds[name].append(workers[name].run())
-                bar.update()
+        with tqdm(total=len(workers) * options.rounds, desc=f"{size} pixels") as bar:
+            seconds = in_turn(workers, options.rounds, bar.update)
+    except UnavailableError as reason:
+        raise SystemExit(f"one of the two cannot be run: {reason}") from None
     finally:
-        bar.close()
         for worker in workers.values():
             worker.end()
-    return Result(size, {name: workers[name].first for name in NAMES}, seconds, difference)
+    pairs = zip(seconds["theirs"], seconds["ours"], strict=True)
+    row = [
+        f"{count} of {size}x{size}",
+        *(f"{count / statistics.median(each):.1f}" for each in seconds.values()),
+        page.spread([other / own for other, own in pairs]),
+        f"{theirs.first_seconds:.0f} / {ours.first_seconds:.0f}",
+    ]
+    return row, difference
 
 
-class Worker:
-    """An implementation in a process of its own, which waits until it is told to run.
-
-    Attributes:
-        first: seconds of its first pass.
-        mean: of the features.
-    """
-
-    def __init__(self, name: str, task: Task):
-        """Starts it and waits for its first pass."""
-        spawn = multiprocessing.get_context("spawn")
-        self._connection, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=serve, args=(theirs, name, task))
-        self._process.start()  # no daemon: pytorch-fid starts processes of its own
-        theirs.close()
-        try:
-            self.first, self.mean = self._connection.recv()
-        except EOFError:
-            self.end()
-            raise SystemExit(f"{name} could not be run, see above") from None
-
-    def run(self) -> float:
-        """Lets it compute once; returns the seconds that took."""
-        self._connection.send("run")
-        return self._connection.recv()
-
-    def end(self) -> None:
-        """Ends the process."""
-        self._connection.close()
-        self._process.join(GRACE)
-        self._process.kill()
-        self._process.join()
-
-
-def serve(connection: Connection, name: str, task: Task) -> None:
-    """The process: makes an implementation ready, then runs it as often as it is told to."""
-    os.environ.update(ENVIRONMENT)
-    run = {"inception_jax": inception_jax, "pytorch_fid": pytorch_fid}[name](task)
-    start = time.perf_counter()
-    mean = run()
-    connection.send((time.perf_counter() - start, mean))
-    while True:
-        try:
-            connection.recv()
-        except EOFError:
-            return
-        start = time.perf_counter()
-        run()
-        connection.send(time.perf_counter() - start)
-
-
-def inception_jax(task: Task) -> Callable[[], np.ndarray]:
+def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
     """This library, as `metrics.fid` does it."""
     from inception_jax import metrics
 
-    extractor = metrics.Extractor(task.weights, batch_size=task.batch_size)
+    extractor = metrics.Extractor(weights, batch_size=batch_size)
     extractor.load()
-    return lambda: extractor.statistics(task.folder).mean
+    return lambda: extractor.statistics(folder).mean
 
 
-def pytorch_fid(task: Task) -> Callable[[], np.ndarray]:
+def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """pytorch-fid, as its command does it, with weights that are here already."""
     import torch
     from pytorch_fid import fid_score, inception  # type: ignore[import-not-found]
 
-    state = torch.load(task.weights, weights_only=True)
+    state = torch.load(weights, weights_only=True)
     inception.load_state_dict_from_url = lambda *_, **__: state
     network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
     compute: Any = functools.partial(
         fid_score.compute_statistics_of_path,
-        str(task.folder),
+        str(folder),
         network,
-        task.batch_size,
+        batch_size,
         2048,
         "cpu",
         min(page.available_cores(), 8),
@@ -241,56 +159,6 @@ def pytorch_fid(task: Task) -> Callable[[], np.ndarray]:
     return lambda: compute()[0]
 
 
-def table(results: list[Result], count: int) -> str:
-    """One row a folder."""
-    lines = [
-        "| images | pytorch-fid, images/s | inception_jax, images/s | ours / pytorch-fid | "
-        "first pass, s |",
-        "|---|---|---|---|---|",
-    ]
-    for result in results:
-        ours, theirs = (result.seconds[name] for name in NAMES)
-        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        speeds = [f"{count / statistics.median(seconds):.1f}" for seconds in (theirs, ours)]
-        first = " / ".join(f"{result.first[name]:.0f}" for name in reversed(NAMES))
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        lines.append(
-            f"| {count} of {result.size}x{result.size} | {' | '.join(speeds)} | {ratio} | {first} |"
-        )
-    return "\n".join(lines)
-
-
-def section(results: list[Result], options: Options, load: float) -> str:
-    """What the page says."""
-    about = f"""`{page.command()}`. Mean and covariance of the 2048 features of a folder of JPEG
-    files, in batches of {options.batch_size}, from files to statistics. The ratio is of images per
-    second in the same round, so that more than 1 is faster: the middle of {options.rounds} rounds,
-    with the lowest and the highest. Each runs in a process of its own with its own defaults, in
-    turn with the other. The first pass, pytorch-fid's / ours, is before the rounds and has in it
-    what is compiled. The means of the features agree within
-    {max(r.difference for r in results):.0e} of the largest."""
-    versions = page.machine("jax", "torch", "torchvision", "pytorch-fid", "pillow")
-    machine = f"Machine: {versions}; {load:.1f} running processes in the minute before."
-    return f"""## FID on a CPU
-
-{page.paragraph(about)}
-
-{page.paragraph(machine)}
-
-{table(results, options.count)}
-"""
-
-
-def check_installed() -> None:
-    """Says at once what is missing."""
-    for package in ("pytorch-fid", "torchvision"):
-        try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise SystemExit(f"{package} is not installed: pip install {package}") from None
-
-
 if __name__ == "__main__":
-    arguments = tyro.cli(Options, description=__doc__)
-    check_installed()
-    main(arguments)
+    os.environ.update(ENVIRONMENT)
+    main(tyro.cli(Options, description=__doc__))

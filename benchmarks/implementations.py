@@ -7,17 +7,17 @@ no library sees another's settings or threads.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import importlib.util
-import sys
 import tempfile
-import types
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.processes import Run, UnavailableError
 
 RATE = 1e-4  # of gradient descent: so low that no loss overflows however often a step is repeated
 
@@ -27,10 +27,6 @@ KERAS = {
     "xception": "Xception",
 }
 TIMM = {"xception": "legacy_xception"}  # where the name is another
-
-
-class UnavailableError(Exception):
-    """This implementation is not here, or has no such network."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +46,6 @@ class Task:
     images: np.ndarray
     labels: np.ndarray
     cores: int
-
-
-Run = Callable[[], np.ndarray]
-"""Computes once and returns, when all is done, the logits, or a training step's loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +130,6 @@ def jit_predict(task: Task) -> Run:
 
     import inception_jax as ij
 
-    if not hasattr(ij, "jit_predict"):
-        raise UnavailableError("this version of inception_jax has no jit_predict")
     predict = ij.jit_predict(_model(task))
     images = jax.device_put(task.images)
     return lambda: np.asarray(predict(images))
@@ -170,7 +160,7 @@ def _descent(loss_fn: Callable[..., Any], params: Any, rest: Any, task: Task) ->
     """Steps of a loss that returns the network's other state too."""
     import jax
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, rest), grads = value_and_grad(params, rest, images, labels)
@@ -292,11 +282,7 @@ def timm_inference(task: Task) -> Run:
     """timm's own network, eager, channels last."""
     import torch
 
-    try:
-        timm = _imported("timm")
-    except UnavailableError:
-        _stand_in_for_torchvision()
-        timm = _imported("timm")
+    timm = _imported("timm")
     name = TIMM.get(task.arch, task.arch)
     if not timm.is_model(name):
         raise UnavailableError("timm has no such network")
@@ -305,35 +291,10 @@ def timm_inference(task: Task) -> Run:
     return _torch_run(model.to(memory_format=torch.channels_last), task, channels_last=True)
 
 
-def _stand_in_for_torchvision() -> None:
-    """Lets timm be imported where torchvision cannot be: its networks compute without."""
-
-    class Empty(type):
-        def __getattr__(cls, name: str) -> str:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return name
-
-    class Module(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return Empty(name, (), {})
-
-    for name in ("", ".datasets", ".models", ".models.feature_extraction", ".ops", ".ops.misc",
-                 ".transforms", ".transforms.functional", ".utils"):  # fmt: skip
-        parent, _, child = f"torchvision{name}".rpartition(".")
-        module = sys.modules[f"torchvision{name}"] = Module(f"torchvision{name}")
-        if parent:
-            setattr(sys.modules[parent], child, module)
-
-
 def onnxruntime_inference(task: Task) -> Run:
     """The file that `inception_jax.export` writes, in onnxruntime."""
     import inception_jax as ij
 
-    if not hasattr(ij, "export"):
-        raise UnavailableError("this version of inception_jax has no export")
     onnxruntime = _imported("onnxruntime")
     _imported("onnx")
     options = onnxruntime.SessionOptions()
@@ -362,27 +323,24 @@ _KERAS = {"KERAS_BACKEND": "jax"}
 
 INFERENCE: dict[str, Implementation] = {
     "jax_plain": Implementation(
-        "`jax.jit` of the network, no arithmetic rewritten",
-        functools.partial(jax_inference, rewritten=False),
+        "`jax.jit` of the network, no arithmetic rewritten", partial(jax_inference, rewritten=False)
     ),
     "jax_rewritten": Implementation(
-        "`jax.jit` of the network as it is by default",
-        functools.partial(jax_inference, rewritten=True),
+        "`jax.jit` of the network as it is by default", partial(jax_inference, rewritten=True)
     ),
     "jit_predict": Implementation("`inception_jax.jit_predict`", jit_predict),
     "keras": Implementation(
         "`keras.applications`, `stateless_call` under `jax.jit`", keras_inference, False, _KERAS
     ),
     "torch": Implementation(
-        "the PyTorch twin, eager", functools.partial(torch_inference, channels_last=False)
+        "the PyTorch twin, eager", partial(torch_inference, channels_last=False)
     ),
     "torch_channels_last": Implementation(
-        "the PyTorch twin, eager, channels last",
-        functools.partial(torch_inference, channels_last=True),
+        "the PyTorch twin, eager, channels last", partial(torch_inference, channels_last=True)
     ),
     "torch_compile": Implementation(
         "the PyTorch twin, `torch.compile`, channels last",
-        functools.partial(torch_inference, channels_last=True, compiled=True),
+        partial(torch_inference, channels_last=True, compiled=True),
     ),
     "timm": Implementation("timm's network, eager, channels last", timm_inference, False),
     "onnxruntime": Implementation(
@@ -392,21 +350,19 @@ INFERENCE: dict[str, Implementation] = {
 
 TRAINING: dict[str, Implementation] = {
     "jax_plain": Implementation(
-        "`jax.jit` of the step, no arithmetic rewritten",
-        functools.partial(jax_training, rewritten=False),
+        "`jax.jit` of the step, no arithmetic rewritten", partial(jax_training, rewritten=False)
     ),
     "jax_rewritten": Implementation(
         "`jax.jit` of the step, the network as it is by default",
-        functools.partial(jax_training, rewritten=True),
+        partial(jax_training, rewritten=True),
     ),
     "keras": Implementation(
         "the same step of `keras.applications`, by `stateless_call`", keras_training, False, _KERAS
     ),
     "torch": Implementation(
-        "the PyTorch twin, eager", functools.partial(torch_training, channels_last=False)
+        "the PyTorch twin, eager", partial(torch_training, channels_last=False)
     ),
     "torch_channels_last": Implementation(
-        "the PyTorch twin, eager, channels last",
-        functools.partial(torch_training, channels_last=True),
+        "the PyTorch twin, eager, channels last", partial(torch_training, channels_last=True)
     ),
 }

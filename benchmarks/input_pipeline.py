@@ -26,8 +26,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import page
 from train.data import decoding
@@ -43,7 +42,7 @@ BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(page.Pages):
     """Time the input pipeline."""
 
     photos: int = 192
@@ -58,8 +57,6 @@ class Options:
     """Worker processes of the whole pipeline."""
     seed: int = 0
     """Seed of photos and crops."""
-    page: Path = ROOT / "docs/input_pipeline.md"
-    """Page to write the table into."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,25 +70,22 @@ class Row:
 
 def main(options: Options) -> None:
     """Times everything and writes the table."""
-    load = page.load()
+    machine = page.machine("numpy", "pillow", "simplejpeg", "opencv-python-headless", "grain")
+    reference_name, reference = reference_method()
     photos = make_photos(options.photos, 375, 500, options.seed)
     large = make_photos(options.large_photos, 1500, 2000, options.seed)
-    reference_name, reference = reference_method()
     methods = {reference_name: reference, "`train/`: decode_crop, flip": ours}
     rows = [*compare(methods, photos, options, "500x375"), whole_pipeline(photos, options)]
     rows += compare(
         {**methods, "`train/` without the reduction": full}, large, options, "2000x1500"
     )
-    table = markdown_table(rows)
-    print(table)
     small_kb, large_kb = (sum(map(len, p)) / len(p) / 1000 for p in (photos, large))
-    versions = page.machine("numpy", "pillow", "simplejpeg", "opencv-python-headless", "grain")
-    setting = page.paragraph(
+    setting = (
         f"{len(photos)} synthetic photos of 500x375 with {small_kb:.0f} kB on average, "
         f"{len(large)} of 2000x1500 with {large_kb:.0f} kB, both 4:2:0; {options.repeats} repeats. "
-        f"Machine: {versions}; {load:.1f} running processes in the minute before."
+        f"{machine}"
     )
-    page.write_section(options.page, "input pipeline", f"{table}\n{setting}")
+    page.publish(options.docs / "input_pipeline.md", "input pipeline", setting, table(rows))
 
 
 def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
@@ -207,14 +201,14 @@ def whole_pipeline(photos: list[bytes], options: Options) -> Row:
     return Row(name, speeds)
 
 
-def markdown_table(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
     """Makes one row per method."""
-    lines = ["| method | images/s: slowest | middle | fastest | ratio |", "|---|---|---|---|---|"]
+    lines = []
     for row in rows:
         slow, middle, fast = min(row.speeds), statistics.median(row.speeds), max(row.speeds)
         ratio = f"{middle / statistics.median(row.base):.2f}" if row.base else ""
-        lines.append(f"| {row.name} | {slow:.0f} | {middle:.0f} | {fast:.0f} | {ratio} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row.name, f"{slow:.0f}", f"{middle:.0f}", f"{fast:.0f}", ratio])
+    return page.table(["method", "images/s: slowest", "middle", "fastest", "ratio"], lines)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,29 @@
-"""A page of docs/ in which every benchmark writes its own section, and what they ran on."""
+"""The pages of docs/: every benchmark writes its own sections, tables and what made them."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
 import shlex
+import statistics
 import sys
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from train.hosts.cpus import available_cores
 
-PACKAGES = ("jax", "flax", "torch", "keras", "timm", "onnxruntime")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pages:
+    """The options that all benchmarks have."""
+
+    docs: Path = ROOT / "docs"
+    """Folder of the pages whose sections are written."""
 
 
 def write_section(page: Path, name: str, text: str) -> None:
@@ -40,6 +51,33 @@ def write_section(page: Path, name: str, text: str) -> None:
     partial.replace(page)
 
 
+def publish(page: Path | None, name: str, setting: str, *parts: str) -> None:
+    """Prints a section and writes it into a page.
+
+    Args:
+        page: made if absent; None: the section is only printed.
+        name: of the section.
+        setting: of this run, which follows the command.
+        parts: tables and paragraphs; empty ones are left out.
+    """
+    about = paragraph(f"`{command()}`. {setting}")
+    text = "\n\n".join([about, *filter(None, parts)])
+    print(f"\n{text}", flush=True)
+    if page is not None:
+        write_section(page, name, text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a table in Markdown."""
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Returns the middle of some values, with the lowest and the highest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def paragraph(text: str) -> str:
     """Returns a text in lines of at most 100 characters."""
     return textwrap.fill(
@@ -53,31 +91,27 @@ def command() -> str:
 
 
 def machine(*packages: str) -> str:
-    """Says in a line what a benchmark runs on.
+    """Says what a benchmark runs on, and how busy that is; to be called before it starts.
 
     Args:
-        packages: whose versions count, of those that are installed; none: `PACKAGES`.
+        packages: whose versions count, of those that are installed.
     """
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(
+            f"{load:.1f} processes ran in the last minute: wait for an idle machine, or the ratios "
+            "compare implementations on a busy one",
+            file=sys.stderr,
+        )
     versions = []
-    for package in packages or PACKAGES:
+    for package in packages:
         try:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
     cores = f"{available_cores()} cores"
-    return ", ".join([_processor(), cores, f"Python {platform.python_version()}", *versions])
-
-
-def load() -> float:
-    """Returns how many processes ran in the last minute; says so if they leave no core alone."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(
-            f"{load:.1f} processes ran in the last minute: wait for an idle machine, or the ratios "
-            "say how implementations bear company",
-            file=sys.stderr,
-        )
-    return load
+    facts = ", ".join([_processor(), cores, f"Python {platform.python_version()}", *versions])
+    return f"Machine: {facts}; {load:.1f} running processes in the minute before."
 
 
 def _processor() -> str:

@@ -9,7 +9,7 @@ order of the images.
 
     python benchmarks/residual_scale.py
 
-prints a table and writes it, with a picture, into docs/.
+prints tables and writes them into docs/residual_scale.md, beside a picture.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import matplotlib
 import tyro
 from flax import nnx
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
+from benchmarks import page
 from train.config.fields import override
 from train.data.datasets import Dataset
 from train.data.open_dataset import open_dataset
@@ -44,7 +44,7 @@ from matplotlib import pyplot as plt
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(page.Pages):
     """Train one network for each residual scale."""
 
     scales: tuple[float, ...] = (1.0, 0.3, 0.2, 0.1)
@@ -59,8 +59,6 @@ class Options:
     """Rate at step 0, the paper's."""
     seed: int = 0
     """Seed of the initial parameters and the order of the images."""
-    docs: Path = ROOT / "docs"
-    """Folder for residual_scale.md and residual_scale.png."""
 
 
 @dataclasses.dataclass
@@ -81,11 +79,12 @@ def main(options: Options) -> None:
     rate = options.learning_rate
     trials = [*((scale, rate) for scale in options.scales), (1.0, rate / 10)]
     runs = [train(scale, rate, options, dataset) for scale, rate in trials]
-    table = markdown_table(runs)
-    print(table)
-    options.docs.mkdir(exist_ok=True)
+    size = configuration(rate, options).batch.batch_size
+    setting = f"""{options.width_multiplier:g} of the network's width,
+    {" + ".join(map(str, options.blocks))} residual blocks; {size} images a step, {options.steps}
+    steps; seed {options.seed}, jax {jax.__version__} on {jax.devices()[0].platform}."""
+    page.publish(options.docs / "residual_scale.md", "scales", setting, table(runs))
     draw(runs, options.docs / "residual_scale.png")
-    (options.docs / "residual_scale.md").write_text(page(table, options))
 
 
 def configuration(learning_rate: float, options: Options) -> Config:
@@ -157,21 +156,20 @@ def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
     return measure
 
 
-def markdown_table(runs: list[Run]) -> str:
+def table(runs: list[Run]) -> str:
     """One row a scale."""
-    rows = [
-        "| scale | rate | largest loss | loss, last 10 steps | zeros in the last layer, start "
-        "| end | its mean, start | end | test top-1 |",
-        "|" + "---|" * 9,
-    ]
+    head = ["scale", "rate", "largest loss", "loss, last 10 steps",
+            "zeros in the last layer, start", "end", "its mean, start", "end",
+            "test top-1"]  # fmt: skip
+    rows = []
     for run in runs:
         last = run.losses[-10:]
         rows.append(
-            f"| {run.scale:g} | {run.learning_rate:g} | {max(run.losses):.3g} "
-            f"| {sum(last) / len(last):.3g} | {run.zeros[0][1]:.0%} | {run.zeros[-1][1]:.0%} "
-            f"| {run.sizes[0][1]:.3g} | {run.sizes[-1][1]:.3g} | {run.top1:.1%} |"
-        )
-    return "\n".join(rows) + "\n"
+            [f"{run.scale:g}", f"{run.learning_rate:g}", f"{max(run.losses):.3g}",
+             f"{sum(last) / len(last):.3g}", f"{run.zeros[0][1]:.0%}", f"{run.zeros[-1][1]:.0%}",
+             f"{run.sizes[0][1]:.3g}", f"{run.sizes[-1][1]:.3g}", f"{run.top1:.1%}"]
+        )  # fmt: skip
+    return page.table(head, rows)
 
 
 def draw(runs: list[Run], path: Path) -> None:
@@ -191,40 +189,6 @@ def draw(runs: list[Run], path: Path) -> None:
         ax.legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)
-
-
-def page(table: str, options: Options) -> str:
-    """What `docs/residual_scale.md` says."""
-    batch_size = configuration(1.0, options).batch.batch_size
-    return f"""# The scale on the residuals
-
-Szegedy et al. (1602.07261, section 3.3) saw wide Inception-ResNets die early in the training: the
-last layer before the average pooling came to hold only zeros, whatever the learning rate.
-Multiplying the residuals by 0.1 to 0.3 before they are added prevented it, which is why every block
-of `inception_resnet_v1` and `inception_resnet_v2` has a `scale`.
-
-`python benchmarks/residual_scale.py` trains the paper's Inception-ResNet-v2 on the embedded
-Fashion-MNIST. Only the scale differs, and in the last row the rate.
-
-| | |
-|---|---|
-| network | `inception_resnet_v2.paper`, {options.width_multiplier:g} of its width, \
-{" + ".join(map(str, options.blocks))} residual blocks |
-| images | {batch_size} a step, {options.steps} steps, 75 px |
-| optimiser | RMSProp, decay 0.9, momentum 0.9, epsilon 1.0, no limit on the gradient's norm |
-| seed, software | {options.seed}, jax {jax.__version__} on {jax.devices()[0].platform} |
-
-A loss of {math.log(10):.3g} is that of guessing among ten classes.
-
-{table}
-![Loss, zeros and size of the last layer over the steps](residual_scale.png)
-
-Without scaling the last layer loses nearly all its features within a few dozen steps, and what is
-left hardly learns: the paper's death. With 0.1 to 0.3 the same network trains, and the smaller the
-scale the calmer its start. At a tenth of the rate the unscaled network learns through these few
-hundred steps, while its zeros grow too; that no rate saves it in the end is the paper's finding
-over tens of thousands of steps, which are not run here.
-"""
 
 
 if __name__ == "__main__":

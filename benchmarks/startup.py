@@ -15,35 +15,50 @@ prints tables and writes them into docs/performance.md. Every row is found in a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import io
+import itertools
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the run's own is what is timed
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import tyro
+from flax import nnx
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
 from benchmarks import page
+from benchmarks.processes import apart
+from train.config.fields import override
+from train.data.datasets import Dataset
+from train.engine import functional
+from train.engine.job import Job
+from train.run import assembly, training
+from train.run.command_line import Config, parse
 
 Row = dict[str, Any]
 
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 PHASES = ("import", "build", "trace", "compile", "first step")
 TARGET = 2.0  # milliseconds a step that the loop may take
+UNTIMED = 50  # steps before those that are timed
+STRETCH = 50  # steps whose mean is one measurement: the garbage collector comes now and then
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(page.Pages):
     """Time the start of a run and its loop."""
 
     archs: tuple[str, ...] = (
@@ -69,180 +84,225 @@ class Options:
     """Time first steps."""
     loop: bool = True
     """Time loops."""
-    page: Path = ROOT / "docs" / "performance.md"
-    """Page whose sections are written."""
 
 
 def main(options: Options) -> None:
     """Times everything and writes the sections."""
+    target = options.docs / "performance.md"
     if options.first_step and options.archs:
-        load = page.load()
-        text = first_step_section(first_steps(options), options, load)
-        print(text)
-        page.write_section(options.page, "startup", text)
+        machine = page.machine("jax", "flax", "optax")
+        times = "timed once" if options.repeats == 1 else f"the middle of {options.repeats} runs"
+        setting = f"{options.batch_size} images, {times}. {machine}"
+        page.publish(target, "startup", setting, first_step_table(first_steps(options)))
     if options.loop and options.loop_archs:
-        load = page.load()
+        machine = page.machine("jax", "flax", "optax")
         rows = [loop(arch, options) for arch in tqdm(options.loop_archs, "loops")]
-        text = loop_section(rows, options, load)
-        print(text)
-        page.write_section(options.page, "loop", text)
+        setting = f"{options.loop_batch_size} images, {options.loop_steps} steps. {machine}"
+        outside = sum(row["all"] - row["call"] > TARGET for row in rows)
+        inside = sum(row["all"] > TARGET for row in rows)
+        found = f"""Without the call, {outside} of {len(rows)} networks take more than {TARGET:g} ms
+        a step; with it, {inside}."""
+        page.publish(target, "loop", setting, page.paragraph(found), loop_table(rows))
 
 
-def apart(function: str, arguments: dict[str, Any]) -> Row:
-    """Runs a function of startup_parts.py in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.startup_parts", function, json.dumps(arguments)]
-    environment = {**os.environ, **ENVIRONMENT}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # the run's own is what is timed
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"{function} {arguments}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+# --- The first step
 
 
 def first_steps(options: Options) -> list[Row]:
     """Rewritten and plain in turn, each cold and then with what that left in the cache."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     forms = {"plain": (), "rewritten": ij.REWRITES}
-    bar = tqdm(total=2 * len(forms) * len(options.archs) * options.repeats, desc="first steps")
-    with bar:
-        for _ in range(options.repeats):
-            for arch in options.archs:
-                for form, rewrites in forms.items():
-                    with tempfile.TemporaryDirectory() as folder:
-                        for cache in ("empty", "filled"):
-                            row = first_step(arch, rewrites, folder, options)
-                            found.setdefault((arch, cache, form), []).append(row)
-                            bar.update()
+    runs = list(itertools.product(range(options.repeats), options.archs, forms))
+    for _, arch, form in tqdm(runs, "first steps"):
+        with tempfile.TemporaryDirectory() as folder:
+            for cache in ("empty", "filled"):
+                config, dataset = configured(arch, folder, options.batch_size, options.image_size)
+                config = override(config, {"rewrites": forms[form]})
+                row = apart(first_step, config, dataset, time.monotonic())
+                row["all"] = sum(row[phase] for phase in PHASES)
+                found.setdefault((arch, cache, form), []).append(row)
     return [
         {"arch": arch, "cache": cache, "form": form, **_medians(rows)}
         for (arch, cache, form), rows in sorted(found.items(), key=lambda item: item[0][:2])
     ]
 
 
-def first_step(arch: str, rewrites: tuple[str, ...], folder: str, options: Options) -> Row:
-    """Seconds of every phase."""
-    arguments = {
-        "arch": arch,
-        "rewrites": rewrites,
-        "batch_size": options.batch_size,
-        "image_size": options.image_size,
-        "folder": folder,
-        "born": time.monotonic(),
-    }
-    row = apart("first_step", arguments)
-    return {**row, "all": sum(row[phase] for phase in PHASES)}
-
-
 def _medians(rows: list[Row]) -> Row:
     return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
-def loop(arch: str, options: Options) -> Row:
-    """Milliseconds of a step of the loop."""
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = {
-            "arch": arch,
-            "batch_size": options.loop_batch_size,
-            "image_size": options.image_size,
-            "steps": options.loop_steps,
-            "folder": folder,
-        }
-        return {"arch": arch, **apart("loop", arguments)}
+def configured(
+    arch: str, folder: str, batch_size: int, image_size: int | None
+) -> tuple[Config, Dataset]:
+    """The configuration of a network's training on ImageNet, and ImageNet without its images."""
+    # To compile only needs no data; the rest of the configuration is that of a run.
+    config, dataset = parse(
+        ["--arch", arch, "--compile-only", "cpu", "--batch-size", str(batch_size)]
+    )
+    sizes = {} if image_size is None else {"image_size": image_size}
+    return override(config, {"compile_only": None, "workdir": Path(folder), **sizes}), dataset
+
+
+def first_step(config: Config, dataset: Dataset, born: float) -> Row:
+    """Goes from an empty process to the end of a training step, as `train/main.py` does.
+
+    Args:
+        config: of the run, whose folder has the cache of compiled programs.
+        dataset: of the run.
+        born: when the process was started, by `time.monotonic`.
+
+    Returns:
+        Seconds of every phase; `peak_bytes` of the process's memory.
+    """
+    import resource
+
+    stamps = [("", born)]
+
+    def done(phase: str) -> None:
+        stamps.append((phase, time.monotonic()))
+
+    done("import")
+    job = assembly.assemble(config, dataset)
+    done("build")
+    training.keep_compiled(config.run.workdir)
+    batch = job.devices.put(blank_batch(config))
+    lowered = job.lower(batch)
+    done("trace")
+    compiled = lowered.compile()
+    done("compile")
+    jax.block_until_ready(compiled(job.state, batch))
+    done("first step")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = {phase: then - before for (_, before), (phase, then) in itertools.pairwise(stamps)}
+    return {**seconds, "peak_bytes": peak}
 
 
 def first_step_table(rows: list[Row]) -> str:
     """A row for each network, state of the cache and form; a ratio beside the second form."""
-    lines = [
-        f"| network | cache | arithmetic | {' | '.join(f'{p}, s' for p in PHASES)} | all, s "
-        "| rewritten / plain | memory, GB | rewritten / plain |",
-        "|" + "---|" * (len(PHASES) + 7),
-    ]
+    ratio = "rewritten / plain"
+    head = ["network", "cache", "arithmetic", *(f"{phase}, s" for phase in PHASES)]
+    head += ["all, s", ratio, "memory, GB", ratio]
     plain = {(r["arch"], r["cache"]): r for r in rows if r["form"] == "plain"}
+    lines = []
     for row in rows:
-        base = plain[row["arch"], row["cache"]]
-        rewritten = row["form"] == "rewritten"
-        times = f"{row['all'] / base['all']:.2f}" if rewritten else ""
-        memory = f"{row['peak_bytes'] / base['peak_bytes']:.2f}" if rewritten else ""
-        phases = " | ".join(f"{row[phase]:.1f}" for phase in PHASES)
-        lines.append(
-            f"| `{row['arch']}` | {row['cache']} | {row['form']} | {phases} | {row['all']:.1f} "
-            f"| {times} | {row['peak_bytes'] / 1e9:.2f} | {memory} |"
-        )
-    return "\n".join(lines)
+        cells = [f"`{row['arch']}`", row["cache"], row["form"]]
+        cells += [f"{row[phase]:.1f}" for phase in PHASES]
+        for name, value in (
+            ("all", f"{row['all']:.1f}"),
+            ("peak_bytes", f"{row['peak_bytes'] / 1e9:.2f}"),
+        ):
+            base = plain[row["arch"], row["cache"]][name]
+            cells += [value, f"{row[name] / base:.2f}" if row["form"] == "rewritten" else ""]
+        lines.append(cells)
+    return page.table(head, lines)
+
+
+# --- The loop
+
+
+def loop(arch: str, options: Options) -> Row:
+    """A network, the arrays in its state, and milliseconds of a step of the loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = configured(arch, folder, options.loop_batch_size, options.image_size)
+        return {"arch": arch, **apart(time_loop, *run, options.loop_steps)}
+
+
+class Ended(Exception):
+    """The loop has made all steps that were asked for."""
+
+
+class TimedStep:
+    """A compiled step that notes when it is called and when it returns.
+
+    Raises:
+        Ended: after so many steps.
+    """
+
+    def __init__(self, compiled: Any, steps: int):
+        self.cost_analysis = compiled.cost_analysis
+        self.times: list[tuple[float, float]] = []
+        self._compiled, self._steps = compiled, steps
+
+    def compile(self) -> Any:
+        return self
+
+    def __call__(self, *args: Any) -> Any:
+        if len(self.times) == self._steps:
+            raise Ended
+        start = time.perf_counter()
+        result = self._compiled(*args)
+        self.times.append((start, time.perf_counter()))
+        return result
+
+
+def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
+    """Times `train/engine/loop.py` around a compiled step that only passes a state on.
+
+    All is a run's own but for three things: the step's program only counts, so that no time is the
+    network's; batches lie on the devices, so that none is the input's; and the run is cut off
+    before it evaluates.
+
+    Returns:
+        Milliseconds of a step, `all`, and of them in the `call` of its program: the middle over
+        stretches of 50 steps; `arrays` in the state.
+    """
+    job = idle_job(config, dataset)
+    batch = job.devices.put(blank_batch(config))
+    step = TimedStep(job.lower(batch).compile(), UNTIMED + steps + 1)
+    job.lower = lambda _: step
+    job.devices.put = lambda batch: batch
+    job.batches = lambda *_: contextlib.nullcontext(itertools.repeat({**batch, "notes": ()}))
+    training.assemble = lambda *_: job
+    with contextlib.suppress(Ended), contextlib.redirect_stdout(io.StringIO()):
+        training.run(config, dataset)
+    times = step.times[UNTIMED:]
+    return {
+        "arrays": len(jax.tree.leaves(job.state)),
+        "all": middle([after - before for (before, _), (after, _) in itertools.pairwise(times)]),
+        "call": middle([end - start for start, end in times[:-1]]),
+    }
+
+
+def idle_job(config: Config, dataset: Dataset) -> Any:
+    """A run's job with zeros for parameters and a step that only counts."""
+    build = functional.build
+
+    def zeros(*args: Any, **options: Any) -> Any:
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: build(*args, **options)))
+        return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state))
+
+    functional.build = zeros
+    job: Job = assembly.assemble(config, dataset)
+
+    def count(state: Any, batch: Any) -> Any:
+        zero = 0.0 * batch["label"].sum()
+        metrics = {"loss": zero, "accuracy": zero, "grad_norm": zero}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    job.step = count
+    return job
+
+
+def blank_batch(config: Config) -> dict[str, np.ndarray]:
+    """A batch of black images."""
+    count, size = config.batch.batch_size, config.input.image_size
+    return {"image": np.zeros((count, size, size, 3), np.uint8), "label": np.zeros(count, np.int32)}
+
+
+def middle(seconds: list[float]) -> float:
+    """The median, in milliseconds, over the means of stretches of 50 steps."""
+    stretches = [seconds[i : i + STRETCH] for i in range(0, len(seconds), STRETCH)]
+    return 1e3 * statistics.median(sum(s) / len(s) for s in stretches)
 
 
 def loop_table(rows: list[Row]) -> str:
     """A row for each network."""
-    lines = [
-        "| network | arrays in the state | a step, ms | of it the call | the loop |",
-        "|" + "---|" * 5,
-    ]
+    head = ["network", "arrays in the state", "a step, ms", "of it the call", "the loop"]
+    lines = []
     for row in rows:
-        lines.append(
-            f"| `{row['arch']}` | {row['arrays']:,} | {row['all']:.2f} | {row['call']:.2f} "
-            f"| {row['all'] - row['call']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def first_step_section(rows: list[Row], options: Options, load: float) -> str:
-    """What the page says of first steps."""
-    times = "Timed once." if options.repeats == 1 else f"The middle of {options.repeats} runs."
-    about = f"""`{page.command()}`. A training step of the network's own recipe for
-    ImageNet, with {options.batch_size} images, in a process that has done nothing before: `import`
-    counts from the start of the process, `build` makes the network and the first state, `trace`
-    takes the step from Python to StableHLO. The cache is jax's, of compiled programs, first empty
-    and then as that run left it. Memory is the most that the process had. {times}"""
-    return f"""## To the first step
-
-{page.paragraph(about)}
-
-{machine_line(load)}
-
-{first_step_table(rows)}
-"""
-
-
-def loop_section(rows: list[Row], options: Options, load: float) -> str:
-    """What the page says of loops."""
-    about = f"""`{page.command()}`. `train/engine/loop.py` around a compiled step that takes a state
-    of as many arrays as the network's, returns it and computes nothing but the next count; with
-    {options.loop_batch_size} images of the recipe's size, which lie on the device. `call` is the
-    time in the step's program, `the loop` everything else: the next batch from its thread, a line
-    of the log in ten steps, signals, skipped steps, profiles, freeing the last state. Milliseconds
-    of wall time, the middle over {options.loop_steps} steps in stretches of 50."""
-    where = """On a CPU, jax runs programs as small as this one in the calling thread. A real step
-    is started in another, so that the loop continues while it is computed, as on an accelerator."""
-    outside = sum(row["all"] - row["call"] > TARGET for row in rows)
-    inside = sum(row["all"] > TARGET for row in rows)
-    found = f"""Without the call, {outside} of {len(rows)} networks take more than {TARGET:g} ms a
-    step; with it, {inside}."""
-    return f"""## The loop beside the step
-
-{page.paragraph(about)}
-
-{page.paragraph(where)}
-
-{machine_line(load)}
-
-{page.paragraph(found)}
-
-{loop_table(rows)}
-"""
-
-
-def machine_line(load: float) -> str:
-    """What it ran on, and what else that did."""
-    versions = page.machine("jax", "flax", "optax")
-    return page.paragraph(
-        f"Machine: {versions}; {load:.1f} running processes in the minute before."
-    )
+        times = row["all"], row["call"], row["all"] - row["call"]
+        lines.append([f"`{row['arch']}`", f"{row['arrays']:,}", *(f"{t:.2f}" for t in times)])
+    return page.table(head, lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,12 +23,10 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from page import write_section
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
+from benchmarks import page
 from inception_jax.analysis import macs
 from inception_jax.create import abstract_model
 from inception_jax.models import inception_next, inception_v1
@@ -46,16 +44,6 @@ UNCOUNTED = {"aux_dropout", "bn_eps", "bn_momentum", "drop_path", "dropout", "tr
 ALIGNED = ("xception41", "xception65", "xception71", "xception41p", "xception65p")
 FORWARD_AND_STEP = ("forward, plain, ms", "training step, plain, ms")
 NINE = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Write the tables of the page on how the family evolved."""
-
-    page: Path = ROOT / "docs" / "story.md"
-    """Page whose sections are written."""
-    performance: Path = ROOT / "docs" / "performance.md"
-    """Page that the speeds are read from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,18 +101,6 @@ class Pool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return ops.max_pool(x, 3, 2, self.padding)
-
-
-class InARow(nnx.Module):
-    """Layers one after another."""
-
-    def __init__(self, *layers: Any):
-        self.layers = nnx.List(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 class SideBySide(nnx.Module):
@@ -265,22 +241,12 @@ def family() -> str:
         info, found = ij.model_info(name), whole(name)
         number = info.paper.rpartition("/")[2]
         rows.append(
-            [
-                f"`{name}`",
-                f"20{number[:2]}",
-                f"[{number}]({info.paper})",
-                f"{info.input_size}",
-                f"{found.params:,}",
-                f"{found.macs / 1e9:.2f}",
-                f"{found.macs / first.macs:.2f}",
-                f"{found.deep}",
-                f"{found.layers}",
-                "no weights" if top1 is None else f"{top1:.1f}",
-                source,
-            ]
-        )
+            [f"`{name}`", f"20{number[:2]}", f"[{number}]({info.paper})", info.input_size,
+             f"{found.params:,}", f"{found.macs / 1e9:.2f}", f"{found.macs / first.macs:.2f}",
+             found.deep, found.layers, "no weights" if top1 is None else f"{top1:.1f}", source]
+        )  # fmt: skip
     head = ["network", "year", "paper", "pixels", "parameters", "MACs, G", "ratio", "deep"]
-    return table([*head, "layers in all", "top-1, %", "stated by"], rows)
+    return page.table([*head, "layers in all", "top-1, %", "stated by"], rows)
 
 
 def bottlenecks() -> str:
@@ -292,22 +258,17 @@ def bottlenecks() -> str:
         modules[7:7], modules[2:2] = [Pool("ceil")], [Pool("ceil")]
     rows = []
     for name, count in (("3a", 1), ("3a, 3b", 2), ("3a, 3b, pool, 4a to 5b", len(using))):
-        pair = [cost(InARow(*modules[:count]), 28, 28, 192) for modules in (without, using)]
+        pair = [cost(nnx.Sequential(*modules[:count]), 28, 28, 192) for modules in (without, using)]
         params, work = [each.params for each in pair], [each.macs for each in pair]
         rows.append(
-            [
-                name,
-                *(f"{each.shape[-1]:,}" for each in pair),
-                *(f"{each:,}" for each in params),
-                f"{params[0] / params[1]:.2f}",
-                *map(amount, work),
-                f"{work[0] / work[1]:.2f}",
-            ]
-        )
+            [name, *(f"{each.shape[-1]:,}" for each in pair),
+             *(f"{each:,}" for each in params), f"{params[0] / params[1]:.2f}",
+             *map(amount, work), f"{work[0] / work[1]:.2f}"]
+        )  # fmt: skip
     head = ["modules", "channels out: naive", "with 1x1"]
     for what in ("parameters", "MACs, M"):
         head += [f"{what}: naive", "with 1x1", "naive / with 1x1"]
-    return table(head, rows)
+    return page.table(head, rows)
 
 
 def _naive(modules: Sequence[inception_v1.Inception]) -> list[Any]:
@@ -342,7 +303,7 @@ def _of_3x3(evenly: bool = False) -> Any:
     for module in (getattr(net, f"inception{name}") for name in NINE):
         into, out = module.branch5x5_2.conv.kernel.shape[2:]
         between = round(math.sqrt(into * out)) if evenly else out
-        module.branch5x5_2 = InARow(conv_bn(into, between, 3), conv_bn(between, out, 3))
+        module.branch5x5_2 = nnx.Sequential(conv_bn(into, between, 3), conv_bn(between, out, 3))
     return net
 
 
@@ -352,10 +313,7 @@ def factors() -> str:
     stem = [layer.conv for layer in (v3.Conv2d_1a_3x3, v3.Conv2d_2a_3x3, v3.Conv2d_2b_3x3)]
     beside = lambda: SideBySide(conv(384, 384, (1, 3)), conv(384, 384, (3, 1)))  # noqa: E731
     return compared(
-        [
-            ("5x5 on 35x35x96", convs(35, 96, 5)),
-            ("two 3x3", convs(35, 96, 3, 3)),
-        ],
+        [("5x5 on 35x35x96", convs(35, 96, 5)), ("two 3x3", convs(35, 96, 3, 3))],
         [
             ("7x7 on 17x17x192", convs(17, 192, 7)),
             ("three 3x3", convs(17, 192, 3, 3, 3)),
@@ -369,14 +327,14 @@ def factors() -> str:
         ],
         [
             ("7x7/2 to 64 on the image", cost(lambda: conv(3, 64, 7, 2, "valid"), 299, 299, 3)),
-            ("V3's 3x3/2, 3x3, 3x3, to 64 as well", cost(InARow(*stem), 299, 299, 3)),
+            ("V3's 3x3/2, 3x3, 3x3, to 64 as well", cost(nnx.Sequential(*stem), 299, 299, 3)),
         ],
     )
 
 
 def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
     """Counts convolutions in a row that keep size and width of a map."""
-    layers = lambda: InARow(*(conv(channels, channels, window) for window in windows))  # noqa: E731
+    layers = lambda: nnx.Sequential(*(conv(channels, channels, window) for window in windows))  # noqa: E731
     return cost(layers, side, side, channels)
 
 
@@ -390,10 +348,10 @@ def reductions() -> str:
     }
     steps = [nnx.eval_shape(way) for way in ways.values()]
     narrowest = [
-        min(math.prod(cost(InARow(*row[: i + 1]), *shape).shape) for i in range(len(row)))
+        min(math.prod(cost(nnx.Sequential(*row[: i + 1]), *shape).shape) for i in range(len(row)))
         for row in steps
     ]
-    costs = [cost(InARow(*row), *shape) for row in steps]
+    costs = [cost(nnx.Sequential(*row), *shape) for row in steps]
     more = {"narrowest map, numbers": [f"{size:,}" for size in narrowest]}
     return compared(list(zip(ways, costs, strict=True)), more=more)
 
@@ -421,7 +379,9 @@ def grids(base: str, networks: Mapping[str, str]) -> str:
     head = ["part"]
     for title in networks:
         head += [f"{title}: modules", "parameters, M", "MACs, M"]
-    return table(head, [[name, *(cell for p in parts for cell in p[name])] for name in parts[0]])
+    return page.table(
+        head, [[name, *(cell for p in parts for cell in p[name])] for name in parts[0]]
+    )
 
 
 @functools.cache
@@ -487,8 +447,8 @@ def segments() -> str:
     for count in (1, 3, 4, 48):
         name = f"1x1, then 3x3 on {count} segment{'s' if count > 1 else ''}"
         rows.append((name, cost(functools.partial(Segments, 768, count), *shape)))
-    extreme = lambda: InARow(conv(768, 768), depthwise(768))  # noqa: E731
-    code = lambda: InARow(depthwise(768), conv(768, 768))  # noqa: E731
+    extreme = lambda: nnx.Sequential(conv(768, 768), depthwise(768))  # noqa: E731
+    code = lambda: nnx.Sequential(depthwise(768), conv(768, 768))  # noqa: E731
     rows += [
         ("1x1, then 3x3 on 768 segments", cost(extreme, *shape)),
         ("depthwise 3x3, then 1x1: the code", cost(code, *shape)),
@@ -565,7 +525,7 @@ def speeds(performance: Path) -> str:
     for what in ("PyTorch twin", "`jit_predict`", "onnxruntime"):
         head += [f"{what}, ms", "G MACs/s"]
     head += ["TPU v5e, forward, ms", "T MACs/s", "training step, ms", "of forward"]
-    return table(head, rows)
+    return page.table(head, rows)
 
 
 def errata() -> str:
@@ -579,44 +539,26 @@ def errata() -> str:
     with mock.patch.dict(inception_next.SHAPES, atto=shape):
         printed = cost(lambda: ij.create_model("inception_next_atto", rngs=ONE_KEY), 224, 224, 3)
     atto = whole("inception_next_atto")
+    widths_4 = ", ".join(str(getattr(bn, f"inception{n}").out_channels) for n in ("4c", "4d", "4e"))
     rows = [
-        (
-            "BN-Inception, figure 5: channels of 4c, 4d, 4e",
-            "576, 576, 1024",
-            ", ".join(str(getattr(bn, f"inception{n}").out_channels) for n in ("4c", "4d", "4e")),
-        ),
-        (
-            "BN-Inception, section 4.2: parameters",
-            "13.6 M",
-            f"{amount(in_all)} M of figure 5's filters",
-        ),
-        (
-            "Inception V4, figure 3, last convolution",
-            "no stride",
-            f"a map of {bare}x{bare} beside the pool's {strided}x{strided}; with stride 2 both fit",
-        ),
-        (
-            "Inception-ResNet-v2, figure 17, last 1x1",
-            "1154 channels",
-            f"{paper.Mixed_6a.out_channels}, which Reduction-A returns",
-        ),
-        (
-            "Inception-ResNet-v2, figure 19, last 1x1",
-            "2048 channels",
-            f"{paper.Mixed_7a.out_channels}, which Reduction-B returns",
-        ),
-        (
-            "InceptionNeXt, table 3, atto: channels of stages 2 and 3",
-            "90, 180; 4.2 M parameters",
-            f"{amount(printed.params)} M with these, {amount(atto.params)} M with 80, 160",
-        ),
-    ]
-    return table(["where", "printed", "built"], rows)
+        ("BN-Inception, figure 5: channels of 4c, 4d, 4e", "576, 576, 1024", widths_4),
+        ("BN-Inception, section 4.2: parameters", "13.6 M",
+         f"{amount(in_all)} M of figure 5's filters"),
+        ("Inception V4, figure 3, last convolution", "no stride",
+         f"a map of {bare}x{bare} beside the pool's {strided}x{strided}; with stride 2 both fit"),
+        ("Inception-ResNet-v2, figure 17, last 1x1", "1154 channels",
+         f"{paper.Mixed_6a.out_channels}, which Reduction-A returns"),
+        ("Inception-ResNet-v2, figure 19, last 1x1", "2048 channels",
+         f"{paper.Mixed_7a.out_channels}, which Reduction-B returns"),
+        ("InceptionNeXt, table 3, atto: channels of stages 2 and 3", "90, 180; 4.2 M parameters",
+         f"{amount(printed.params)} M with these, {amount(atto.params)} M with 80, 160"),
+    ]  # fmt: skip
+    return page.table(["where", "printed", "built"], rows)
 
 
-def read(page: Path, name: str) -> list[dict[str, str]]:
+def read(path: Path, name: str) -> list[dict[str, str]]:
     """Reads the first table of a section; of equal headings the first counts."""
-    text = page.read_text().partition(f"<!-- {name} -->")[2].partition(f"<!-- end {name} -->")[0]
+    text = path.read_text().partition(f"<!-- {name} -->")[2].partition(f"<!-- end {name} -->")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     head, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
     return [dict(reversed(list(zip(head, row, strict=True)))) for row in rows]
@@ -639,7 +581,7 @@ def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) ->
                 cells += [amount(own), f"{own / base:.2f}"]
             rows.append([*cells, f"{found.deep}", *next(extra, ())])
     head = ["", "returns", "parameters", "ratio", "MACs, M", "ratio", "moved, M", "ratio", "deep"]
-    return table([*head, *(more or ())], rows)
+    return page.table([*head, *(more or ())], rows)
 
 
 def amount(number: int) -> str:
@@ -648,14 +590,12 @@ def amount(number: int) -> str:
     return f"{millions:,.{0 if millions >= 100 else 1 if millions >= 10 else 2}f}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def tables(docs: Path) -> dict[str, str]:
+    """Returns every table of the page by the name of its section.
 
-
-def tables(options: Options) -> dict[str, str]:
-    """Returns every table of the page by the name of its section."""
+    Args:
+        docs: folder of the page on performance, which the speeds are read from.
+    """
     rethinking = {
         "V2, n = 3": "inception_v2.blog",
         "V2, n = 7": "inception_v2.paper",
@@ -673,17 +613,17 @@ def tables(options: Options) -> dict[str, str]:
         "segments": segments(),
         "aligned": aligned(),
         "bands": bands(),
-        "speeds": speeds(options.performance),
+        "speeds": speeds(docs / "performance.md"),
         "errata": errata(),
     }
 
 
-def main(options: Options) -> None:
+def main(options: page.Pages) -> None:
     """Prints the tables and writes them."""
-    for name, text in tables(options).items():
+    for name, text in tables(options.docs).items():
         print(f"\n{name}\n\n{text}", flush=True)
-        write_section(options.page, name, text)
+        page.write_section(options.docs / "story.md", name, text)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(page.Pages, description=__doc__))

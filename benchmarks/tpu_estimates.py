@@ -35,19 +35,16 @@ import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from page import command, write_section
-from tpu_programs import KERAS, Program, Work, keras_network, module, network
-
+from benchmarks import page
+from benchmarks.tpu_programs import KERAS, Program, Work, keras_network, module, network
 from train.compile import topology
 from train.compile.compiler import Effort, compile_program
 from train.compile.topology import Topology
 from train.hosts import hardware
 
-PAGE = ROOT / "docs" / "performance.md"
-OPERATIONS = ROOT / "runs" / "tpu_operations"
+OPERATIONS = page.ROOT / "runs" / "tpu_operations"
 MODULES = (
     "inception_v3.Mixed_5d",
     "inception_v3.Mixed_6a",
@@ -70,7 +67,7 @@ STREAMED = 738e9 / 819e9
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Work):
+class Options(Work, page.Pages):
     """Compile networks and modules for TPUs, in several forms, and compare what they would take."""
 
     archs: tuple[str, ...] = tuple(KERAS)
@@ -151,9 +148,10 @@ def ratio(base: float, value: float) -> str:
 def table(rows: list[Row]) -> str:
     """One line a program; ratios are to the plain form of the same, above 1 where it is worse."""
     plain = {row.what: row for row in rows if row.form == "plain"}
-    head = "| program | form | roofline, ms | plain / this | GB | plain / this | temporaries, GB "
-    head += "| plain / this | compiled in, s |"
-    lines = [head, rule(head)]
+    head = ["program", "form"]
+    for what in ("roofline, ms", "GB", "temporaries, GB"):
+        head += [what, "plain / this"]
+    lines = []
     for row in rows:
         base = plain[row.what]
         cells = [row.what, row.form,
@@ -161,17 +159,17 @@ def table(rows: list[Row]) -> str:
                  f"{row.bytes / 1e9:.2f}", ratio(base.bytes, row.bytes),
                  f"{row.temporaries / 1e9:.3f}", ratio(base.temporaries, row.temporaries),
                  f"{row.compile_seconds:.0f}"]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return page.table([*head, "compiled in, s"], lines)
 
 
 def cycles_table(rows: list[Row], kind: str) -> str:
     """The same by the compiler's cycles, which say little at less than full effort."""
     plain = {row.what: row for row in rows if row.form == "plain"}
-    head = "| program | form | M cycles | plain / this | in convolutions | in other operations "
-    head += "| large operations without an estimate | convolutions by cycles, the rest by bytes, ms"
-    head += " | plain / this |"
-    lines = [head, rule(head)]
+    head = ["program", "form", "M cycles", "plain / this", "in convolutions", "in other operations",
+            "large operations without an estimate",
+            "convolutions by cycles, the rest by bytes, ms", "plain / this"]  # fmt: skip
+    lines = []
     for row in rows:
         base = plain[row.what]
         kinds = Counter()
@@ -181,19 +179,19 @@ def cycles_table(rows: list[Row], kind: str) -> str:
         both = hybrid(base, kind), hybrid(row, kind)
         cells = [row.what, row.form,
                  f"{row.cycles / 1e6:.2f}", ratio(base.cycles, row.cycles),
-                 f"{kinds[True] / 1e6:.2f}", f"{kinds[False] / 1e6:.2f}", str(missing),
+                 f"{kinds[True] / 1e6:.2f}", f"{kinds[False] / 1e6:.2f}", missing,
                  f"{both[1] * 1e3:.2f}" if both[1] else "-", ratio(*both)]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return page.table(head, lines)
 
 
 def family_table(rows: list[Row]) -> str:
     """One line a network: plain, rewritten, and their ratio, forward and in training."""
     found = {(*row.what.split(), row.form): row for row in rows}
-    head = "| network | forward, plain, ms | rewritten | plain / rewritten "
-    head += "| training step, plain, ms | rewritten | plain / rewritten "
-    head += "| temporaries, plain, GB | rewritten | plain / rewritten |"
-    lines = [head, rule(head)]
+    head = ["network"]
+    for what in ("forward, plain, ms", "training step, plain, ms", "temporaries, plain, GB"):
+        head += [what, "rewritten", "plain / rewritten"]
+    lines = []
     for arch in dict.fromkeys(row.what.split()[0] for row in rows):
         cells = [f"`{arch}`"]
         for mode in ("infer", "train"):
@@ -202,13 +200,8 @@ def family_table(rows: list[Row]) -> str:
                       ratio(plain.seconds, ours.seconds)]  # fmt: skip
         cells += [f"{plain.temporaries / 1e9:.3f}", f"{ours.temporaries / 1e9:.3f}",
                   ratio(plain.temporaries, ours.temporaries)]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def rule(head: str) -> str:
-    """The line under a table's head."""
-    return "|---" * (head.count("|") - 1) + "|"
+        lines.append(cells)
+    return page.table(head, lines)
 
 
 def hybrid(row: Row, kind: str) -> float:
@@ -235,17 +228,6 @@ def keep_operations(row: Row, name: str) -> None:
         writer.writerows(o for o in ordered if o["cycles"] or o["bytes"] > 1e5)
 
 
-def forms(arch: str, mode: str) -> list[str]:
-    """In the order of the table."""
-    ours = ["plain", "rewritten", *(["memory saving"] if mode == "train" else ["folded"])]
-    return [*ours, *(["Keras 3"] if arch in KERAS and has_keras() else [])]
-
-
-def has_keras() -> bool:
-    """Whether Keras can be measured."""
-    return importlib.util.find_spec("keras") is not None
-
-
 def made(arch: str, form: str, mode: str, options: Options) -> Program:
     """The program of a row."""
     if form == "Keras 3":
@@ -253,41 +235,43 @@ def made(arch: str, form: str, mode: str, options: Options) -> Program:
     return network(arch, form, mode, options)
 
 
-def main() -> None:
+def forms(arch: str, mode: str) -> list[str]:
+    """In the order of the table."""
+    keras = arch in KERAS and importlib.util.find_spec("keras") is not None
+    ours = ["plain", "rewritten", "memory saving" if mode == "train" else "folded"]
+    return [*ours, "Keras 3"] if keras else ours
+
+
+def main(options: Options) -> None:
     """Compiles, prints and writes the tables."""
-    options = tyro.cli(Options, description=__doc__)
-    head = (
-        f"`{command()}`: {options.images} images a chip, {options.dtype}, {options.topology}; "
-        f"{described(options.topology).compiler}."
-    )
     if options.full:
-        return at_full_effort(options, head)
+        return at_full_effort(options)
     modules = [
         compiled(name, form, module(name, form, options), options, "quick")
         for name in tqdm(options.modules, desc="modules")
         for form in ("plain", "rewritten", "memory saving")
     ]
     if modules:
-        show("modules", "Modules in training", head, table(modules))
-    for mode, title in (("infer", "Networks, forward"), ("train", "Networks, a training step")):
+        publish("modules", options, table(modules))
+    for mode in ("infer", "train"):
         rows = [
             compiled(f"{arch} {mode}", form, made(arch, form, mode, options), options, "quick")
             for arch in tqdm(options.archs, desc=mode)
             for form in forms(arch, mode)
         ]
         if rows:
-            show(mode, title, head, table(rows))
-    if options.family:
-        rows = [
-            compiled(f"{arch} {mode}", form, network(arch, form, mode, options), options, "quick")
-            for arch in tqdm(options.family, desc="family")
-            for mode in ("infer", "train")
-            for form in ("plain", "rewritten")
-        ]
-        show("family", "Every network and its plain form", head, family_table(rows))
+            publish(mode, options, table(rows))
+    rows = [
+        compiled(f"{arch} {mode}", form, network(arch, form, mode, options), options, "quick")
+        for arch in tqdm(options.family, desc="family")
+        for mode in ("infer", "train")
+        for form in ("plain", "rewritten")
+    ]
+    if rows:
+        publish("family", options, family_table(rows))
 
 
-def at_full_effort(options: Options, head: str) -> None:
+def at_full_effort(options: Options) -> None:
     """The tables with the compiler's cycles."""
     rows = [
         compiled(name, form, module(name, form, options), options, "full")
@@ -296,18 +280,18 @@ def at_full_effort(options: Options, head: str) -> None:
     ]
     for arch in tqdm(options.archs, desc="networks, full effort"):
         for form in ("plain", "rewritten"):
-            what = f"{arch} train"
-            rows.append(compiled(what, form, made(arch, form, "train", options), options, "full"))
+            program = made(arch, form, "train", options)
+            rows.append(compiled(f"{arch} train", form, program, options, "full"))
             keep_operations(rows[-1], f"{arch}_{form}")
-    kind = described(options.topology).kind
-    show("cycles", "At full effort", head, cycles_table(rows, kind))
+    publish("cycles", options, cycles_table(rows, described(options.topology).kind))
 
 
-def show(name: str, title: str, head: str, text: str) -> None:
+def publish(name: str, options: Options, text: str) -> None:
     """Prints a section of the page and writes it."""
-    print(f"\n{title}. {head}\n\n{text}", flush=True)
-    write_section(PAGE, f"tpu {name}", f"### {title}\n\n{head}\n\n{text}")
+    compiler = described(options.topology).compiler
+    work = f"{options.images} images a chip, {options.dtype}, {options.topology}; {compiler}."
+    page.publish(options.docs / "performance.md", f"tpu {name}", work, text)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,15 +21,12 @@ import optax
 from flax import nnx
 
 import inception_jax as ij
+from benchmarks.implementations import KERAS
+from inception_jax.analysis.macs import equations
 from inception_jax.create import abstract_model
+from inception_jax.drawing import tracing
 from inception_jax.nn.model import Model
 from inception_jax.nn.remat import rematerialised
-
-KERAS = {
-    "inception_v3": "InceptionV3",
-    "inception_resnet_v2": "InceptionResNetV2",
-    "xception": "Xception",
-}
 
 Tree = Any
 Program = tuple[Callable[..., Any], Tree, Tree]  # a function of a state and a batch, both abstract
@@ -164,35 +161,12 @@ def at(model: Any, path: str) -> Any:
 
 def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
     """Returns the shape of what reaches the module at a path, of one image."""
-    graphdef, state = nnx.split(model)
-    kind = type(at(model, path))
-    original = kind.__call__
-    shapes: list[tuple[int, ...]] = []
-
-    def features(state: Tree, images: jax.Array) -> Any:
-        merged = nnx.merge(graphdef, state)
-        part = at(merged, path)
-
-        def noting(self: Any, x: jax.Array, *more: Any) -> jax.Array:
-            if self is part:
-                shapes.append(x.shape)
-            return original(self, x, *more)
-
-        kind.__call__ = noting
-        with ij.rewritten():  # every layer itself is called
-            return merged.features(images)
-
-    try:
-        jax.eval_shape(features, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    finally:
-        kind.__call__ = original
-    if not shapes:
-        raise SystemExit(f"{path}: {type(model).__name__} does not call it on the way to features")
-    return shapes[0]
+    for equation in equations(tracing.trace(model, (size, size)).closed):
+        if tracing.event(equation) == ("enter", path):
+            return equation.invars[0].aval.shape
+    raise SystemExit(f"{path}: {type(model).__name__} does not call it")
 
 
-@contextlib.contextmanager
-def form_of(form: str) -> Iterator[None]:
+def form_of(form: str) -> contextlib.AbstractContextManager[None]:
     """Plain, or with all rewritings."""
-    with ij.rewritten(*(() if form == "plain" else ij.REWRITES)):
-        yield
+    return ij.rewritten(*(() if form == "plain" else ij.REWRITES))

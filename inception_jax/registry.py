@@ -16,6 +16,11 @@ if TYPE_CHECKING:  # who only needs the facts imports no network
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
+# What publishers do to images, as arguments of `Tag`.
+IMAGENET: dict[str, Any] = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+KERAS: dict[str, Any] = dict(crop="squash", interpolation="nearest")
+SLIM: dict[str, Any] = dict(crop="crop_resize", interpolation="bilinear_tf1")
+
 SHARED_OPTIONS = ("aux_heads", "width_multiplier", "dtype", "param_dtype", "rngs")
 """Keyword arguments that `create_model` names itself. A network's others are its own options."""
 

@@ -1,6 +1,7 @@
 """The layers that the whole family is built from.
 
-Tensors are [n, c, h, w]. Classes and attributes are those of `inception_jax.nn.layers`.
+Tensors are [n, c, h, w]. Classes, arguments and attributes are those of `inception_jax.nn.layers`,
+which explains them.
 """
 
 from __future__ import annotations
@@ -26,18 +27,7 @@ KernelInit = Callable[[torch.Tensor], None]
 
 
 class Conv(nn.Conv2d):
-    """Convolution.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        window: height and width of the kernel; one number for both.
-        stride: step of the window along both axes.
-        padding: see `reference_torch.ops.Padding`.
-        bias: add a bias to each channel.
-        bias_value: what the bias starts from.
-        kernel_init: initial values of the kernel [out, in, h, w].
-    """
+    """Convolution with a kernel [out, in, h, w]."""
 
     def __init__(
         self,
@@ -67,18 +57,7 @@ class Conv(nn.Conv2d):
 
 
 class DepthwiseConv(Conv):
-    """Convolution of every channel with filters of its own: kernel [c * multiplier, 1, h, w].
-
-    Args:
-        channels: channels of the input.
-        window: height and width of the filters; one number for both.
-        stride: step of the window along both axes.
-        padding: see `reference_torch.ops.Padding`.
-        multiplier: filters a channel.
-        dilation: distance between the pixels that a filter meets.
-        bias: add a bias to each channel of the output.
-        kernel_init: initial values of the kernel.
-    """
+    """Convolution of every channel with filters of its own: kernel [c * multiplier, 1, h, w]."""
 
     def __init__(
         self,
@@ -124,13 +103,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
-
-    Args:
-        relu: apply the ReLU; Xception's residual shortcuts have none.
-        bias: give the convolution a bias, which the normalisation takes out again; only Caffe's
-            BN-Inception has one.
-    """
+    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions."""
 
     def __init__(
         self,

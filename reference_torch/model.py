@@ -57,16 +57,7 @@ class Model(nn.Module):
     def features(
         self, images: torch.Tensor, *, hook: Hook | None = None
     ) -> OrderedDict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name, in forward order.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-            hook: called with each stage's name and map. What it returns takes the map's place, in
-                the result and in what is computed from it.
-
-        Raises:
-            ValueError: for images of a wrong shape or type, see `layers.check_images`.
-        """
+        """Returns every stage's map [n, c, h, w] by its name, in forward order."""
         check_images(images, self.min_size, self.in_channels)
         maps = Maps(hook)
         self.body(imagenet_to_inception(images) if self.transform_input else images, maps)
@@ -94,13 +85,5 @@ class Model(nn.Module):
         return {"logits": logits, **{name: head(maps[stage]) for (name, head), stage in stages}}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies images.
-
-        Args:
-            images: floats [n, c, h, w], normalised as `inception_jax.model_info` says.
-
-        Returns:
-            Logits [n, num_classes]. In training with auxiliary classifiers, a dict of `logits` and
-            of theirs by their names, each [n, num_classes].
-        """
+        """Returns logits [n, num_classes], in training with auxiliary ones a dict of all."""
         return self.classify(self.features(images))

@@ -61,12 +61,7 @@ def avg_pool(
     *,
     count_include_pad: bool = False,
 ) -> torch.Tensor:
-    """Mean over windows of [n, c, h, w].
-
-    Args:
-        count_include_pad: divide by the window's size at the border too (PyTorch's default)
-            instead of by the number of pixels that are really there (TensorFlow's rule).
-    """
+    """Mean over windows of [n, c, h, w], at the border of the pixels inside or of all."""
     total = F.avg_pool2d(pad(x, (window, window), stride, padding), window, stride)
     if count_include_pad or padding == "valid":
         return total
@@ -82,9 +77,5 @@ def adaptive_avg_pool(x: torch.Tensor, size: int) -> torch.Tensor:
 def local_response_norm(
     x: torch.Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> torch.Tensor:
-    """Divides [n, c, h, w] by (1 + alpha * mean of squares of `size` neighbouring channels)^beta.
-
-    The mean counts absent neighbours as zeros, as in Caffe and PyTorch; TensorFlow's `tf.nn.lrn`
-    takes the sum, so its alpha is a fifth.
-    """
+    """Divides [n, c, h, w] by (1 + alpha * mean square of `size` neighbouring channels)^beta."""
     return F.local_response_norm(x, size, alpha, beta, k=1.0)

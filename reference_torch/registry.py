@@ -57,10 +57,6 @@ def create_model(
         name: `arch` or `arch.tag`, see `list_models`.
         weights: None for random parameters, else a state dict of tensors or NumPy arrays, such as
             `inception_jax.to_torch` returns.
-        num_classes: size of the output; None: the tag's own.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifiers, whose logits are returned too in training.
-        width_multiplier: scales every channel count.
         dtype: of parameters and computation.
         param_dtype: None, or the same as `dtype`: this twin computes in the type that it stores.
         **readings: further options of the network's class, over those that the tag fixes.

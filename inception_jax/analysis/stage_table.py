@@ -184,11 +184,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:
-    styled = [("left" if i < 2 else "right", cell) for i, cell in enumerate(cells)]
-    return (
-        "<tr>"
-        + "".join(
-            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>' for side, cell in styled
-        )
-        + "</tr>"
-    )
+    sides = ["left", "left", *["right"] * (len(cells) - 2)]
+    styled = zip(sides, map(html.escape, cells), strict=True)
+    inner = (f'<{tag} style="text-align:{side}">{cell}</{tag}>' for side, cell in styled)
+    return f"<tr>{''.join(inner)}</tr>"

@@ -29,7 +29,7 @@ from inception_jax.nn.layers import (
 )
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import CONV_PADDING, POOL_PADDING, Padding, PadMode, max_pool
-from inception_jax.registry import Tag, register
+from inception_jax.registry import SLIM, Tag, register
 
 StemKind = Literal["conv", "separable"]
 
@@ -40,16 +40,7 @@ class SeparableStem(nnx.Module):
     It alone has a bias in place of BatchNorm, in TF-slim.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        types: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(self, in_channels: int, out_channels: int, **types: Any):
         multiplier = max(min(out_channels // in_channels, 8), 1)
         self.depthwise = DepthwiseConv(in_channels, 7, stride=2, multiplier=multiplier, **types)
         self.pointwise = Conv(in_channels * multiplier, out_channels, 1, bias=True, **types)
@@ -72,7 +63,7 @@ class Inception(nnx.Module):
         pool_proj: int,
         pool: PoolKind = "avg",
         *,
-        count_include_pad: bool,
+        count_include_pad: bool = False,
         conv: Maker[ConvBN],
         width: Width,
     ):
@@ -122,6 +113,7 @@ class InceptionReduction(nnx.Module):
         cdbl: int,
         *,
         padding: Padding,
+        pool_padding: Padding = "same",
         conv: Maker[ConvBN],
         width: Width,
     ):
@@ -133,13 +125,14 @@ class InceptionReduction(nnx.Module):
         self.branch3x3dbl_2 = conv(width(cdbl_reduce), width(cdbl), 3)
         self.branch3x3dbl_3 = conv(width(cdbl), width(cdbl), 3, **strided)
 
+        self.pool_padding: Padding = pool_padding
         self.out_channels = width(c3x3) + width(cdbl) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch3x3, branch3x3dbl = siblings(x, self.branch3x3_1, self.branch3x3dbl_1)
         branch3x3 = self.branch3x3_2(branch3x3)
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        branch_pool = max_pool(x, 3, 2, "same")
+        branch_pool = max_pool(x, 3, 2, self.pool_padding)
         return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
 
 
@@ -147,9 +140,6 @@ class BNInception(Model):
     """BN-Inception with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training; none in the paper and Caffe, 0.2
             in TF-slim.
         stem: "conv": a full 7x7, as Caffe. "separable": depthwise and pointwise, as the paper and
@@ -163,10 +153,6 @@ class BNInception(Model):
             TF-slim.
         bn_eps: added to the variance of every BatchNorm; 1e-5 in Cadene's port of Caffe's weights,
             1e-3 in TF-slim.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 32
@@ -281,8 +267,7 @@ register(
             source="TF-slim inception_v2_2016_08_28.tar.gz",
             num_params=11_188_224,
             input_size=224,
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
+            **SLIM,
         ),
     },
 )

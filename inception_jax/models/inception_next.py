@@ -19,8 +19,6 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn import init
 from inception_jax.nn.layers import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Chain,
     Conv,
     DepthwiseConv,
@@ -32,7 +30,7 @@ from inception_jax.nn.layers import (
 )
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm, Folded, LayerNorm
-from inception_jax.registry import Tag, register
+from inception_jax.registry import IMAGENET, Tag, register
 
 Size = Literal["atto", "tiny", "small", "base"]
 
@@ -197,18 +195,10 @@ class InceptionNeXt(Model):
     """InceptionNeXt of four sizes.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         size: see `SHAPES`.
         dropout: share of the head's hidden numbers dropped in training.
         drop_path: share of the examples that skip the last block in training; less before it,
             falling to none at the first.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 32
@@ -281,8 +271,7 @@ def _register(size: Size, num_params: int, drop_path: float, crop_pct: float, **
         readings=dict(size=size, drop_path=drop_path),
         source=f"timm/inception_next_{size}.sail_in1k",
         input_size=224,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        **IMAGENET,
         crop_pct=crop_pct,
     )
     register(
@@ -306,8 +295,7 @@ _register(
         readings=dict(size="base", drop_path=0.7, dropout=0.5),
         source="timm/inception_next_base.sail_in1k_384",
         input_size=384,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        **IMAGENET,
         crop_pct=1.0,
     ),
 )

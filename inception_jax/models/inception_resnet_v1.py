@@ -32,7 +32,7 @@ from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.ops import max_pool
 from inception_jax.nn.remat import save_for_backward
-from inception_jax.registry import Tag, register
+from inception_jax.registry import SLIM, Tag, register
 
 Head = Literal["face", "classifier"]
 
@@ -190,13 +190,25 @@ class Block8(Residual):
         return self._add(x, [branch1x1, branch3x3])
 
 
+def chain(
+    kind: Maker[Residual],
+    count: int,
+    *channels: int,
+    scale: float,
+    linear_last: bool = False,
+    **options: Any,
+) -> Chain:
+    """Equal residual modules in a row; a linear last one adds at full scale and has no ReLU."""
+    blocks = [kind(*channels, scale=scale, **options) for _ in range(count - linear_last)]
+    if linear_last:
+        blocks.append(kind(*channels, scale=1.0, relu=False, **options))
+    return Chain(blocks)
+
+
 class InceptionResNetV1(Model):
     """Inception-ResNet-v1 with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training; 0.2 in the paper, 0.6 in
             facenet-pytorch.
         head: "face": a linear layer to 512 without bias and a BatchNorm before the classifier, as
@@ -206,11 +218,6 @@ class InceptionResNetV1(Model):
         linear_last_block: the last block8 adds at full scale and has no ReLU, as in FaceNet.
         scales: by which the branches of the three kinds of block are multiplied before they are
             added, the paper's section 3.3; the numbers are the authors' code's.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 75
@@ -251,22 +258,14 @@ class InceptionResNetV1(Model):
         self.Conv2d_4b_3x3 = conv(width(192), width(256), 3, stride=2, padding="valid")
         # Residual modules and reductions
         c35 = width(256)
-        self.block35 = Chain(
-            Block35(c35, 32, 32, scale=scales[0], **residual) for _ in range(blocks[0])
-        )
+        self.block35 = chain(Block35, blocks[0], c35, 32, 32, scale=scales[0], **residual)
         self.Mixed_6a = ReductionA(c35, 192, 192, 256, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(
-            Block17(c17, 128, 128, 128, scale=scales[1], **residual) for _ in range(blocks[1])
-        )
+        self.block17 = chain(Block17, blocks[1], c17, 128, 128, 128, scale=scales[1], **residual)
         self.Mixed_7a = ReductionB(c17, 256, 256, 256, **common)
         c8 = self.Mixed_7a.out_channels
-        scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(
-            Block8(c8, 192, 192, scale=scales[2], **residual) for _ in range(scaled)
-        )
-        if linear_last_block:
-            self.block8.append(Block8(c8, 192, 192, scale=1.0, relu=False, **residual))
+        last: dict[str, Any] = dict(linear_last=linear_last_block, **residual)
+        self.block8 = chain(Block8, blocks[2], c8, 192, 192, scale=scales[2], **last)
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.bottleneck, self.bottleneck_bn = nnx.data(None), nnx.data(None)
         if head == "face":
@@ -361,8 +360,7 @@ register(
             ),
             source="1602.07261, figures 10 to 14",
             num_params=22_756_328,
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
+            **SLIM,
         ),
     },
 )

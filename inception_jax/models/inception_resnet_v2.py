@@ -17,72 +17,36 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.models.inception_resnet_v1 import Block8, Block17, Block35, ReductionB
-from inception_jax.models.inception_v3 import InceptionAux
+from inception_jax.models.inception_resnet_v1 import Block8, Block17, Block35, ReductionB, chain
+from inception_jax.models.inception_v3 import InceptionA, InceptionAux
 from inception_jax.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
-from inception_jax.nn.branches import siblings_with_pool
-from inception_jax.nn.layers import (
-    Chain,
-    Conv,
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from inception_jax.nn.layers import Conv, ConvBN, Linear, channel_scaler
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import max_pool
-from inception_jax.registry import Tag, register
+from inception_jax.registry import KERAS, SLIM, Tag, register
 
 Source = Literal["slim", "paper"]
 
 
-class Mixed5b(nnx.Module):
-    """The end of TF-slim's stem, an Inception-A module; the paper has none here."""
+class Mixed5b(InceptionA):
+    """The end of TF-slim's stem, V3's 35x35 module with a wider 1x1; the paper has none here."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch1x1 = conv(in_channels, width(96), 1)
-
-        self.branch5x5_1 = conv(in_channels, width(48), 1)
-        self.branch5x5_2 = conv(width(48), width(64), 5)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
-
-        self.branch_pool = conv(in_channels, width(64), 1)
-
-        self.out_channels = 2 * width(96) + 2 * width(64)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1, branch5x5, branch3x3dbl, branch_pool = siblings_with_pool(
-            x, self.branch1x1, self.branch5x5_1, self.branch3x3dbl_1, pooled=self.branch_pool
-        )
-        branch5x5 = self.branch5x5_2(branch5x5)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        return jnp.concatenate([branch1x1, branch5x5, branch3x3dbl, branch_pool], axis=-1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(in_channels, pool_features=64, c1x1=96, **common)
 
 
 class InceptionResNetV2(Model):
     """Inception-ResNet-v2 with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
         aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
             training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
         layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
         blocks: how many block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the paper.
         linear_last_block: the last block8 adds at full scale and has no ReLU, as in TF-slim.
         scales: by which the branches of the three kinds of block are multiplied before they are
             added, the paper's section 3.3; the numbers are TF-slim's.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 75
@@ -139,25 +103,17 @@ class InceptionResNetV2(Model):
         # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither fits the sum of the
         # reduction before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
         # The caption of figure 18 names the wrong network.
-        self.block35 = Chain(
-            Block35(c35, 48, 64, scale=scales[0], **residual) for _ in range(blocks[0])
-        )
+        self.block35 = chain(Block35, blocks[0], c35, 48, 64, scale=scales[0], **residual)
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(
-            Block17(c17, 192, 160, 192, scale=scales[1], **residual) for _ in range(blocks[1])
-        )
+        self.block17 = chain(Block17, blocks[1], c17, 192, 160, 192, scale=scales[1], **residual)
         self.AuxLogits = nnx.data(None)
         if aux_heads:
             self.AuxLogits = InceptionAux(c17, num_classes, linear=linear, **common)
         self.Mixed_7a = ReductionB(c17, 288, 288, 320, **common)
         c8 = self.Mixed_7a.out_channels
-        scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(
-            Block8(c8, 224, 256, scale=scales[2], **residual) for _ in range(scaled)
-        )
-        if linear_last_block:
-            self.block8.append(Block8(c8, 224, 256, scale=1.0, relu=False, **residual))
+        last: dict[str, Any] = dict(linear_last=linear_last_block, **residual)
+        self.block8 = chain(Block8, blocks[2], c8, 224, 256, scale=scales[2], **last)
         if layout == "slim":
             self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
         self.dropout = nnx.Dropout(dropout, deterministic=True)
@@ -197,35 +153,25 @@ register(
     paper="https://arxiv.org/abs/1602.07261",
     num_params=55_843_464,
     tags={
-        "": Tag(
-            source="TF-slim nets/inception_resnet_v2.py",
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
-        ),
+        "": Tag(source="TF-slim nets/inception_resnet_v2.py", **SLIM),
         "tf_in1k": Tag(source="timm/inception_resnet_v2.tf_in1k", **_TIMM),
         "tf_ens_adv_in1k": Tag(source="timm/inception_resnet_v2.tf_ens_adv_in1k", **_TIMM),
         "keras_in1k": Tag(
             readings=dict(dropout=0.0, bn_momentum=0.99),
             source="keras.applications.InceptionResNetV2",
-            crop="squash",
-            interpolation="nearest",
+            **KERAS,
         ),
         "cadene_in1k": Tag(
             source="Cadene pretrained-models.pytorch inceptionresnetv2-520b38e4.pth",
             interpolation="bilinear",
             **_TIMM,
         ),
-        "slim_in1k": Tag(
-            source="TF-slim inception_resnet_v2_2016_08_30.tar.gz",
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
-        ),
+        "slim_in1k": Tag(source="TF-slim inception_resnet_v2_2016_08_30.tar.gz", **SLIM),
         "paper": Tag(
             readings=dict(layout="paper", blocks=(5, 10, 5), linear_last_block=False),
             source="1602.07261, figures 3 and 15 to 19",
             num_params=32_433_928,
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
+            **SLIM,
         ),
     },
 )

@@ -18,16 +18,7 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn import init
 from inception_jax.nn.branches import siblings_with_pool
-from inception_jax.nn.layers import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Conv,
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from inception_jax.nn.layers import Conv, ConvBN, Linear, Maker, Width, channel_scaler
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import (
     CONV_PADDING,
@@ -39,7 +30,7 @@ from inception_jax.nn.ops import (
     local_response_norm,
     max_pool,
 )
-from inception_jax.registry import Tag, register
+from inception_jax.registry import IMAGENET, SLIM, Tag, register
 
 AuxPool = Literal["adaptive", "5x5"]
 Norm = Literal["bn", "lrn"]
@@ -58,24 +49,10 @@ class ConvReLU(nnx.Module):
         window: int = 1,
         stride: int = 1,
         padding: Padding = "same",
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **types: Any,
     ):
-        self.conv = Conv(
-            in_channels,
-            out_channels,
-            window,
-            stride,
-            padding,
-            bias=True,
-            bias_value=0.2,
-            kernel_init=init.xavier,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        options: dict[str, Any] = dict(bias=True, bias_value=0.2, kernel_init=init.xavier)
+        self.conv = Conv(in_channels, out_channels, window, stride, padding, **options, **types)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.after_conv(self.conv.convolve(x))
@@ -168,10 +145,6 @@ class InceptionV1(Model):
     """GoogLeNet with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the two auxiliary classifiers; training then returns their logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training; 0.4 in the paper, 0.2 in TF-slim
             and torchvision.
         aux_dropout: the same inside the auxiliary classifiers.
@@ -187,11 +160,6 @@ class InceptionV1(Model):
         aux_pool: "adaptive" as torchvision, "5x5" as the paper and Caffe, see `InceptionAux`.
         transform_input: take images normalised with ImageNet's mean and deviation and map them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 32
@@ -243,15 +211,11 @@ class InceptionV1(Model):
         self.inception3a = inception(width(192), 64, 96, 128, 16, 32, 32)
         self.inception3b = inception(self.inception3a.out_channels, 128, 128, 192, 32, 96, 64)
         self.inception4a = inception(self.inception3b.out_channels, 192, 96, 208, 16, 48, 64)
-        self.aux1 = nnx.data(None)
-        if aux_heads:
-            self.aux1 = aux(self.inception4a.out_channels, num_classes)
+        self.aux1 = aux(self.inception4a.out_channels, num_classes) if aux_heads else nnx.data(None)
         self.inception4b = inception(self.inception4a.out_channels, 160, 112, 224, 24, 64, 64)
         self.inception4c = inception(self.inception4b.out_channels, 128, 128, 256, 24, 64, 64)
         self.inception4d = inception(self.inception4c.out_channels, 112, 144, 288, 32, 64, 64)
-        self.aux2 = nnx.data(None)
-        if aux_heads:
-            self.aux2 = aux(self.inception4d.out_channels, num_classes)
+        self.aux2 = aux(self.inception4d.out_channels, num_classes) if aux_heads else nnx.data(None)
         self.inception4e = inception(self.inception4d.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5a = inception(self.inception4e.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(self.inception5a.out_channels, 384, 192, 384, 48, 128, 128)
@@ -288,27 +252,16 @@ register(
     paper="https://arxiv.org/abs/1409.4842",
     num_params=6_624_904,
     tags={
-        "": Tag(
-            source="TF-slim nets/inception_v1.py",
-            input_size=224,
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
-        ),
+        "": Tag(source="TF-slim nets/inception_v1.py", input_size=224, **SLIM),
         "tv_in1k": Tag(
             readings=dict(pad_mode="torch", transform_input=True, bn_momentum=0.9),
             source="torchvision googlenet-1378be20.pth",
             input_size=224,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            **IMAGENET,
             crop_pct=224 / 256,
             interpolation="bilinear",
         ),
-        "slim_in1k": Tag(
-            source="TF-slim inception_v1_2016_08_28.tar.gz",
-            input_size=224,
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
-        ),
+        "slim_in1k": Tag(source="TF-slim inception_v1_2016_08_28.tar.gz", input_size=224, **SLIM),
         "bvlc_in1k": Tag(
             readings=dict(
                 norm="lrn",

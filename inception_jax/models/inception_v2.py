@@ -16,67 +16,36 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.models.inception_v3 import InceptionAux
-from inception_jax.nn.branches import siblings, siblings_with_pool
-from inception_jax.nn.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from inception_jax.models.bn_inception import Inception, InceptionReduction
+from inception_jax.models.inception_v3 import InceptionAux, InceptionE
+from inception_jax.nn.branches import siblings_with_pool
+from inception_jax.nn.layers import ConvBN, Linear, Maker, Width, channel_scaler
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import max_pool
-from inception_jax.registry import Tag, register
+from inception_jax.registry import SLIM, Tag, register
 
 AuxPosition = Literal["last_17x17", "first_17x17"]
 
-
-class InceptionA(nnx.Module):
-    """35x35 module with two 3x3 for a 5x5, the paper's figure 5."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch1x1 = conv(in_channels, width(64), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(48), 1)
-        self.branch3x3_2 = conv(width(48), width(64), 3)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
-
-        self.branch_pool = conv(in_channels, width(64), 1)
-
-        self.out_channels = 3 * width(64) + width(96)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
-            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
-        )
-        branch3x3 = self.branch3x3_2(branch3x3)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        return jnp.concatenate([branch1x1, branch3x3, branch3x3dbl, branch_pool], axis=-1)
+UNPADDED: dict[str, Any] = dict(padding="valid", pool_padding="valid")
 
 
-class ReductionA(nnx.Module):
+class InceptionA(Inception):
+    """35x35 module with two 3x3 for a 5x5, the paper's figure 5: BN-Inception's module."""
+
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c1x1=64, c3x3_reduce=48, c3x3=64, cdbl_reduce=64, cdbl=96, pool_proj=64,
+            **common,
+        )  # fmt: skip
+
+
+class ReductionA(InceptionReduction):
     """Grid reduction 35x35 -> 17x17, the paper's figure 10."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch3x3_1 = conv(in_channels, width(128), 1)
-        self.branch3x3_2 = conv(width(128), width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3, stride=2, padding="valid")
-
-        self.out_channels = width(384) + width(96) + in_channels
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3, branch3x3dbl = siblings(x, self.branch3x3_1, self.branch3x3dbl_1)
-        branch3x3 = self.branch3x3_2(branch3x3)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        branch_pool = max_pool(x, 3, stride=2)
-        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c3x3_reduce=128, c3x3=384, cdbl_reduce=64, cdbl=96, **UNPADDED, **common
+        )
 
 
 class InceptionB(nnx.Module):
@@ -112,75 +81,29 @@ class InceptionB(nnx.Module):
         return jnp.concatenate([branch1x1, branchnxn, branchnxndbl, branch_pool], axis=-1)
 
 
-class ReductionB(nnx.Module):
+class ReductionB(InceptionReduction):
     """Grid reduction 17x17 -> 8x8, the paper's figure 10 again."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(320), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
-        self.branch3x3dbl_2 = conv(width(192), width(192), 3)
-        self.branch3x3dbl_3 = conv(width(192), width(192), 3, stride=2, padding="valid")
-
-        self.out_channels = width(320) + width(192) + in_channels
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3, branch3x3dbl = siblings(x, self.branch3x3_1, self.branch3x3dbl_1)
-        branch3x3 = self.branch3x3_2(branch3x3)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        branch_pool = max_pool(x, 3, stride=2)
-        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
-
-
-class InceptionC(nnx.Module):
-    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch1x1 = conv(in_channels, width(320), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(384), 1)
-        self.branch3x3_2a = conv(width(384), width(384), (1, 3))
-        self.branch3x3_2b = conv(width(384), width(384), (3, 1))
-
-        self.branch3x3dbl_1 = conv(in_channels, width(448), 1)
-        self.branch3x3dbl_2 = conv(width(448), width(384), 3)
-        self.branch3x3dbl_3a = conv(width(384), width(384), (1, 3))
-        self.branch3x3dbl_3b = conv(width(384), width(384), (3, 1))
-
-        self.branch_pool = conv(in_channels, width(192), 1)
-
-        self.out_channels = width(320) + 4 * width(384) + width(192)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
-            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c3x3_reduce=192, c3x3=320, cdbl_reduce=192, cdbl=192, **UNPADDED, **common
         )
-        branch3x3 = [self.branch3x3_2a(branch3x3), self.branch3x3_2b(branch3x3)]
-        branch3x3dbl = self.branch3x3dbl_2(branch3x3dbl)
-        branch3x3dbl = [self.branch3x3dbl_3a(branch3x3dbl), self.branch3x3dbl_3b(branch3x3dbl)]
-        return jnp.concatenate([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], axis=-1)
+
+
+class InceptionC(InceptionE):
+    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7: V3's module."""
 
 
 class InceptionV2(Model):
     """Inception V2 with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifier; training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6, 3
             in a widely read retelling that keeps 7 for V3.
         aux_position: the map under the auxiliary classifier: the last 17x17 in the paper's figure
             8, the first, after the reduction, in the retelling.
         dropout: share of the pooled features dropped in training; TF-slim's for V3, the paper
             names none.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 75
@@ -259,11 +182,7 @@ class InceptionV2(Model):
 
 
 # Readings without weights.
-_PAPER = Tag(
-    source="1512.00567, table 1 and figures 5 to 10; widths as in Inception V3",
-    crop="crop_resize",
-    interpolation="bilinear_tf1",
-)
+_PAPER = Tag(source="1512.00567, table 1 and figures 5 to 10; widths as in Inception V3", **SLIM)
 
 register(
     "inception_v2",
@@ -277,8 +196,7 @@ register(
             readings=dict(n=3, aux_position="first_17x17"),
             source="AlgorithmicIntelligence/GoogLeNetv3_Pytorch models/GoogLeNetv3.py",
             num_params=20_672_488,
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
+            **SLIM,
         ),
     },
 )

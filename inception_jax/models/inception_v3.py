@@ -17,19 +17,10 @@ from jax.typing import DTypeLike
 
 from inception_jax.nn import init
 from inception_jax.nn.branches import PoolKind, siblings, siblings_with_pool
-from inception_jax.nn.layers import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-    global_avg_pool,
-)
+from inception_jax.nn.layers import ConvBN, Linear, Maker, Width, channel_scaler, global_avg_pool
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import avg_pool, max_pool
-from inception_jax.registry import Tag, register
+from inception_jax.registry import IMAGENET, KERAS, SLIM, Tag, register
 
 
 class InceptionA(nnx.Module):
@@ -44,11 +35,12 @@ class InceptionA(nnx.Module):
         in_channels: int,
         pool_features: int,
         *,
-        count_include_pad: bool,
+        c1x1: int = 64,
+        count_include_pad: bool = False,
         conv: Maker[ConvBN],
         width: Width,
     ):
-        self.branch1x1 = conv(in_channels, width(64), 1)
+        self.branch1x1 = conv(in_channels, width(c1x1), 1)
 
         self.branch5x5_1 = conv(in_channels, width(48), 1)
         self.branch5x5_2 = conv(width(48), width(64), 5)
@@ -60,7 +52,7 @@ class InceptionA(nnx.Module):
         self.count_include_pad = count_include_pad
         self.branch_pool = conv(in_channels, width(pool_features), 1)
 
-        self.out_channels = 2 * width(64) + width(96) + width(pool_features)
+        self.out_channels = width(c1x1) + width(64) + width(96) + width(pool_features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch1x1, branch5x5, branch3x3dbl, branch_pool = siblings_with_pool(
@@ -82,14 +74,23 @@ class InceptionB(nnx.Module):
     The figure has a 1x1 before the first branch's 3x3; the authors' code does not.
     """
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3: int = 384,
+        c3x3dbl: tuple[int, int, int] = (64, 96, 96),
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
+        c1, c2, c3 = map(width, c3x3dbl)
+        self.branch3x3 = conv(in_channels, width(c3x3), 3, stride=2, padding="valid")
 
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3, stride=2, padding="valid")
+        self.branch3x3dbl_1 = conv(in_channels, c1, 1)
+        self.branch3x3dbl_2 = conv(c1, c2, 3)
+        self.branch3x3dbl_3 = conv(c2, c3, 3, stride=2, padding="valid")
 
-        self.out_channels = width(384) + width(96) + in_channels
+        self.out_channels = width(c3x3) + c3 + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch3x3 = self.branch3x3(x)
@@ -146,16 +147,25 @@ class InceptionC(nnx.Module):
 class InceptionD(nnx.Module):
     """Grid reduction 17x17 -> 8x8, the paper's figure 10 with a 7x7 branch."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3: int = 320,
+        c7x7: int = 192,
+        c7x7x3: int = 192,
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
         self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(320), 3, stride=2, padding="valid")
+        self.branch3x3_2 = conv(width(192), width(c3x3), 3, stride=2, padding="valid")
 
-        self.branch7x7x3_1 = conv(in_channels, width(192), 1)
-        self.branch7x7x3_2 = conv(width(192), width(192), (1, 7))
-        self.branch7x7x3_3 = conv(width(192), width(192), (7, 1))
-        self.branch7x7x3_4 = conv(width(192), width(192), 3, stride=2, padding="valid")
+        self.branch7x7x3_1 = conv(in_channels, width(c7x7), 1)
+        self.branch7x7x3_2 = conv(width(c7x7), width(c7x7), (1, 7))
+        self.branch7x7x3_3 = conv(width(c7x7), width(c7x7x3), (7, 1))
+        self.branch7x7x3_4 = conv(width(c7x7x3), width(c7x7x3), 3, stride=2, padding="valid")
 
-        self.out_channels = width(320) + width(192) + in_channels
+        self.out_channels = width(c3x3) + width(c7x7x3) + in_channels
 
     def __call__(self, x: jax.Array) -> jax.Array:
         branch3x3, branch7x7x3 = siblings(x, self.branch3x3_1, self.branch7x7x3_1)
@@ -174,7 +184,7 @@ class InceptionE(nnx.Module):
         in_channels: int,
         pool: PoolKind = "avg",
         *,
-        count_include_pad: bool,
+        count_include_pad: bool = False,
         conv: Maker[ConvBN],
         width: Width,
     ):
@@ -251,10 +261,6 @@ class InceptionV3(Model):
     """Inception V3 with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifier; training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training. TF-slim keeps 0.8.
         count_include_pad: the average pools divide by 9 at the border too. False in TF-slim, Keras
             and pytorch-fid, True in torchvision and timm.
@@ -262,11 +268,6 @@ class InceptionV3(Model):
             probably a slip of its authors; "avg" everywhere else.
         transform_input: take images normalised with ImageNet's mean and deviation and map them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 75
@@ -314,11 +315,8 @@ class InceptionV3(Model):
         self.Mixed_6c = InceptionC(self.Mixed_6b.out_channels, 160, **pooled)
         self.Mixed_6d = InceptionC(self.Mixed_6c.out_channels, 160, **pooled)
         self.Mixed_6e = InceptionC(self.Mixed_6d.out_channels, 192, **pooled)
-        self.AuxLogits = nnx.data(None)
-        if aux_heads:
-            self.AuxLogits = InceptionAux(
-                self.Mixed_6e.out_channels, num_classes, linear=linear, **common
-            )
+        aux = functools.partial(InceptionAux, num_classes=num_classes, linear=linear, **common)
+        self.AuxLogits = aux(self.Mixed_6e.out_channels) if aux_heads else nnx.data(None)
         self.Mixed_7a = InceptionD(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, **pooled)
         self.Mixed_7c = InceptionE(self.Mixed_7b.out_channels, mixed_7c_pool, **pooled)
@@ -349,50 +347,33 @@ class InceptionV3(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
+_TIMM = dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9)
+
 register(
     "inception_v3",
     InceptionV3,
     paper="https://arxiv.org/abs/1512.00567",
     num_params=23_834_568,
     tags={
-        "": Tag(
-            source="TF-slim nets/inception_v3.py", crop="crop_resize", interpolation="bilinear_tf1"
-        ),
+        "": Tag(source="TF-slim nets/inception_v3.py", **SLIM),
         "tv_in1k": Tag(
             readings=dict(
                 count_include_pad=True, transform_input=True, dropout=0.5, bn_momentum=0.9
             ),
             source="torchvision inception_v3_google-0cc3c7bd.pth",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            **IMAGENET,
             crop_pct=299 / 342,
             interpolation="bilinear",
         ),
-        "tf_in1k": Tag(
-            readings=dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
-            source="timm/inception_v3.tf_in1k",
-        ),
-        "tf_adv_in1k": Tag(
-            readings=dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
-            source="timm/inception_v3.tf_adv_in1k",
-        ),
-        "gluon_in1k": Tag(
-            readings=dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
-            source="timm/inception_v3.gluon_in1k",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        ),
+        "tf_in1k": Tag(source="timm/inception_v3.tf_in1k", readings=_TIMM),
+        "tf_adv_in1k": Tag(source="timm/inception_v3.tf_adv_in1k", readings=_TIMM),
+        "gluon_in1k": Tag(source="timm/inception_v3.gluon_in1k", readings=_TIMM, **IMAGENET),
         "keras_in1k": Tag(
             readings=dict(dropout=0.0, bn_momentum=0.99),
             source="keras.applications.InceptionV3",
-            crop="squash",
-            interpolation="nearest",
+            **KERAS,
         ),
-        "slim_in1k": Tag(
-            source="TF-slim inception_v3_2016_08_28.tar.gz",
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
-        ),
+        "slim_in1k": Tag(source="TF-slim inception_v3_2016_08_28.tar.gz", **SLIM),
         "fid": Tag(
             readings=dict(mixed_7c_pool="max", dropout=0.0, bn_momentum=0.9),
             source="pytorch-fid pt_inception-2015-12-05-6726825d.pth",

@@ -15,18 +15,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from inception_jax.models import inception_v3
+from inception_jax.models.bn_inception import Inception
 from inception_jax.models.inception_v3 import InceptionAux
 from inception_jax.nn.branches import siblings, siblings_with_pool
-from inception_jax.nn.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from inception_jax.nn.layers import ConvBN, Linear, Maker, Width, channel_scaler
 from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.ops import max_pool
-from inception_jax.registry import Tag, register
+from inception_jax.registry import SLIM, Tag, register
 
 
 class Mixed3a(nnx.Module):
@@ -81,63 +77,25 @@ class Mixed5a(nnx.Module):
         return jnp.concatenate([self.branch3x3(x), max_pool(x, 3, stride=2)], axis=-1)
 
 
-class InceptionA(nnx.Module):
-    """35x35 module, figure 4."""
+class InceptionA(Inception):
+    """35x35 module, figure 4: BN-Inception's module with other widths."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch1x1 = conv(in_channels, width(96), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(64), 1)
-        self.branch3x3_2 = conv(width(64), width(96), 3)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
-
-        self.branch_pool = conv(in_channels, width(96), 1)
-
-        self.out_channels = 4 * width(96)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch1x1, branch3x3, branch3x3dbl, branch_pool = siblings_with_pool(
-            x, self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, pooled=self.branch_pool
-        )
-        branch3x3 = self.branch3x3_2(branch3x3)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(branch3x3dbl))
-        return jnp.concatenate([branch1x1, branch3x3, branch3x3dbl, branch_pool], axis=-1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c1x1=96, c3x3_reduce=64, c3x3=96, cdbl_reduce=64, cdbl=96, pool_proj=96,
+            **common,
+        )  # fmt: skip
 
 
-class ReductionA(nnx.Module):
-    """Grid reduction 35x35 -> 17x17, figure 7; k, l, m and n are its widths in table 1.
+class ReductionA(inception_v3.InceptionB):
+    """Grid reduction 35x35 -> 17x17, figure 7: V3's; k, l, m and n are its widths in table 1.
 
     The paper uses it three times: here with 192, 224, 256, 384, in Inception-ResNet-v1 with 192,
     192, 256, 384, in Inception-ResNet-v2 with 256, 256, 384, 384.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        k: int,
-        l: int,  # noqa: E741 (the paper's letter)
-        m: int,
-        n: int,
-        *,
-        conv: Maker[ConvBN],
-        width: Width,
-    ):
-        self.branch3x3 = conv(in_channels, width(n), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(k), 1)
-        self.branch3x3dbl_2 = conv(width(k), width(l), 3)
-        self.branch3x3dbl_3 = conv(width(l), width(m), 3, stride=2, padding="valid")
-
-        self.out_channels = width(n) + width(m) + in_channels
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3 = self.branch3x3(x)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return jnp.concatenate([branch3x3, branch3x3dbl, branch_pool], axis=-1)
+    def __init__(self, in_channels: int, k: int, l: int, m: int, n: int, **common: Any):  # noqa: E741
+        super().__init__(in_channels, c3x3=n, c3x3dbl=(k, l, m), **common)
 
 
 class InceptionB(nnx.Module):
@@ -174,27 +132,11 @@ class InceptionB(nnx.Module):
         return jnp.concatenate([branch1x1, branch7x7, branch7x7dbl, branch_pool], axis=-1)
 
 
-class ReductionB(nnx.Module):
-    """Grid reduction 17x17 -> 8x8, figure 8."""
+class ReductionB(inception_v3.InceptionD):
+    """Grid reduction 17x17 -> 8x8, figure 8: V3's with other widths."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(192), 3, stride=2, padding="valid")
-
-        self.branch7x7x3_1 = conv(in_channels, width(256), 1)
-        self.branch7x7x3_2 = conv(width(256), width(256), (1, 7))
-        self.branch7x7x3_3 = conv(width(256), width(320), (7, 1))
-        self.branch7x7x3_4 = conv(width(320), width(320), 3, stride=2, padding="valid")
-
-        self.out_channels = width(192) + width(320) + in_channels
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branch3x3, branch7x7x3 = siblings(x, self.branch3x3_1, self.branch7x7x3_1)
-        branch3x3 = self.branch3x3_2(branch3x3)
-        branch7x7x3 = self.branch7x7x3_2(branch7x7x3)
-        branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
-        branch_pool = max_pool(x, 3, stride=2)
-        return jnp.concatenate([branch3x3, branch7x7x3, branch_pool], axis=-1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(in_channels, c3x3=192, c7x7=256, c7x7x3=320, **common)
 
 
 class InceptionC(nnx.Module):
@@ -234,17 +176,9 @@ class InceptionV4(Model):
     """Inception V4.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
         aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
             training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 75
@@ -295,11 +229,8 @@ class InceptionV4(Model):
         self.Mixed_6f = InceptionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_6g = InceptionB(self.Mixed_6f.out_channels, **common)
         self.Mixed_6h = InceptionB(self.Mixed_6g.out_channels, **common)
-        self.AuxLogits = nnx.data(None)
-        if aux_heads:
-            self.AuxLogits = InceptionAux(
-                self.Mixed_6h.out_channels, num_classes, linear=linear, **common
-            )
+        aux = functools.partial(InceptionAux, num_classes=num_classes, linear=linear, **common)
+        self.AuxLogits = aux(self.Mixed_6h.out_channels) if aux_heads else nnx.data(None)
         self.Mixed_7a = ReductionB(self.Mixed_6h.out_channels, **common)
         # 3 x Inception-C
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
@@ -336,28 +267,21 @@ class InceptionV4(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
+_TIMM = dict(dropout=0.0, bn_momentum=0.9)
+
 register(
     "inception_v4",
     InceptionV4,
     paper="https://arxiv.org/abs/1602.07261",
     num_params=42_679_816,
     tags={
-        "": Tag(
-            source="TF-slim nets/inception_v4.py", crop="crop_resize", interpolation="bilinear_tf1"
-        ),
-        "tf_in1k": Tag(
-            readings=dict(dropout=0.0, bn_momentum=0.9),
-            source="timm/inception_v4.tf_in1k",
-        ),
+        "": Tag(source="TF-slim nets/inception_v4.py", **SLIM),
+        "tf_in1k": Tag(source="timm/inception_v4.tf_in1k", readings=_TIMM),
         "cadene_in1k": Tag(
-            readings=dict(dropout=0.0, bn_momentum=0.9),
+            readings=_TIMM,
             source="Cadene pretrained-models.pytorch inceptionv4-8e4777a0.pth",
             interpolation="bilinear",
         ),
-        "slim_in1k": Tag(
-            source="TF-slim inception_v4_2016_09_09.tar.gz",
-            crop="crop_resize",
-            interpolation="bilinear_tf1",
-        ),
+        "slim_in1k": Tag(source="TF-slim inception_v4_2016_09_09.tar.gz", **SLIM),
     },
 )

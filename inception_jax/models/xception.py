@@ -8,26 +8,18 @@ is block 2 here. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax.nn.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    SeparableConvBN,
-    channel_scaler,
-)
+from inception_jax.nn.layers import ConvBN, Linear, Maker, SeparableConvBN, channel_scaler
 from inception_jax.nn.model import Maps, Model, Record
-from inception_jax.nn.ops import Padding, max_pool
+from inception_jax.nn.ops import CONV_PADDING, Padding, PadMode, max_pool
 from inception_jax.nn.remat import save_for_backward
-from inception_jax.registry import Tag, register
-
-PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
+from inception_jax.registry import KERAS, Tag, register
 
 
 class DownBlock(nnx.Module):
@@ -82,9 +74,6 @@ class Xception(Model):
     """Xception with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
             none in Keras and timm.
         pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
@@ -92,10 +81,6 @@ class Xception(Model):
             pixels in the second pool.
         bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
             1e-5 in timm and Cadene, which run the same weights.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
     """
 
     min_size = 71
@@ -109,7 +94,7 @@ class Xception(Model):
         *,
         width_multiplier: float = 1.0,
         dropout: float = 0.5,
-        pad_mode: Literal["tf", "torch"] = "tf",
+        pad_mode: PadMode = "tf",
         bn_eps: float = 1e-3,
         bn_momentum: float = 0.99,
         dtype: DTypeLike = jnp.float32,
@@ -120,7 +105,9 @@ class Xception(Model):
         bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
         conv = functools.partial(ConvBN, **bn, **types)
         sepconv = functools.partial(SeparableConvBN, **bn, **types)
-        down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)
+        down = functools.partial(
+            DownBlock, padding=CONV_PADDING[pad_mode], conv=conv, sepconv=sepconv
+        )
         middle = functools.partial(MiddleBlock, sepconv=sepconv)
         width = channel_scaler(width_multiplier)
         self.in_channels = in_channels
@@ -176,29 +163,25 @@ class Xception(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
+_TIMM: dict[str, Any] = dict(
+    readings=dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0), crop_pct=0.8975
+)
+
 register(
     "xception",
     Xception,
     paper="https://arxiv.org/abs/1610.02357",
     num_params=22_855_952,
     tags={
-        "": Tag(source="keras.applications.Xception", crop="squash", interpolation="nearest"),
+        "": Tag(source="keras.applications.Xception", **KERAS),
         "keras_in1k": Tag(
-            readings=dict(dropout=0.0),
-            source="keras.applications.Xception",
-            crop="squash",
-            interpolation="nearest",
+            readings=dict(dropout=0.0), source="keras.applications.Xception", **KERAS
         ),
-        "tf_in1k": Tag(
-            readings=dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0),
-            source="timm/legacy_xception.tf_in1k",
-            crop_pct=0.8975,
-        ),
+        "tf_in1k": Tag(source="timm/legacy_xception.tf_in1k", **_TIMM),
         "cadene_in1k": Tag(
-            readings=dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0),
             source="Cadene pretrained-models.pytorch xception-43020ad28.pth",
-            crop_pct=0.8975,
             interpolation="bilinear",
+            **_TIMM,
         ),
     },
 )

@@ -191,9 +191,6 @@ class XceptionAligned(Model):
     """Aligned Xception with its readings as options.
 
     Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
         layers: 41, 65 or 71, see `FLOWS`.
         preact: blocks of the variants p, see `PreBlock`.
         output_stride: how much smaller than the image the last map is: 32, or 16 or 8, where blocks
@@ -203,11 +200,6 @@ class XceptionAligned(Model):
         dropout: share of the pooled features dropped in training.
         drop_path: share of the examples that skip the last block in training; less before it,
             falling to none at the first.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `norms.BatchNorm`.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters.
 
     Raises:
         ValueError: for another number of layers or another output stride.

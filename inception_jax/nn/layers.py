@@ -123,14 +123,11 @@ class DepthwiseConv(Weighted):
     """Convolution of every channel with filters of its own: kernel [h, w, 1, c * multiplier].
 
     Args:
-        channels: channels of the input.
-        window: height and width of the filters; one number for both.
-        stride: step of the window along both axes.
-        padding: see `ops.Padding`.
+        channels: of the input.
         multiplier: filters a channel.
         dilation: distance between the pixels that a filter meets.
-        bias: add a bias to each channel of the output.
-        kernel_init: initial values of the kernel.
+
+    Further arguments as of `Conv`.
     """
 
     def __init__(

@@ -56,6 +56,14 @@ class Model(nnx.Module):
     A network defines its layers, with `dropout` and `fc` as its classifier, and its `body`. One
     with another head overrides `embedding` or `logits`.
 
+    All constructors take `num_classes` and `in_channels`, the sizes of output and input; and as
+    keywords `width_multiplier`, which scales every channel count (`layers.channel_scaler`);
+    `aux_heads`, to build auxiliary classifiers, whose logits training then returns too; `bn_eps`,
+    added to the variance of every BatchNorm; `bn_momentum`, the share of the running statistics
+    that a step keeps; `dtype`, what the network computes in; `param_dtype`, what parameters are
+    stored in; and `rngs`, the source of the initial parameters. A network's own options are
+    explained at its class.
+
     Attributes:
         min_size: smallest height and width that it takes, in pixels.
         aux_names: attributes, and names in the output, of its auxiliary classifiers. Each is None

@@ -89,11 +89,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
 
 
 def depthwise_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int = 1,
-    padding: Padding = "same",
-    dilation: int = 1,
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same", dilation: int = 1
 ) -> jax.Array:
     """Convolves every channel of [n, h, w, c] with m filters of its own, in x's dtype.
 

@@ -13,11 +13,7 @@ from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.onnx_graph import Graph, Operand
 from inception_jax.serving.primitives import ELEMENTWISE, handler_of
 
-_INLINED = {
-    "jit": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+_INLINED = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 """Primitives that call an inner program, and the name of their parameter that holds it."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from inception_jax.models import list_models, model_info
+
 
 class Published(NamedTuple):
     """A weight file in the web.
@@ -27,10 +29,6 @@ _FACENET = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9
 _FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _SLIM = "http://download.tensorflow.org/models"
-
-
-def _hub(*names: str) -> dict[str, Published]:
-    return {name: Published(f"hf:timm/{name}") for name in names}
 
 
 PUBLISHED: dict[str, Published] = {
@@ -90,8 +88,7 @@ PUBLISHED: dict[str, Published] = {
         f"{_CADENE}/inceptionresnetv2-520b38e4.pth", "sha256:520b38e4"
     ),
     "inception_resnet_v2.slim_in1k": Published(
-        f"{_SLIM}/inception_resnet_v2_2016_08_30.tar.gz",
-        "md5:9e0f18e1259acf943e30690460d96123",
+        f"{_SLIM}/inception_resnet_v2_2016_08_30.tar.gz", "md5:9e0f18e1259acf943e30690460d96123"
     ),
     "xception.keras_in1k": Published(
         f"{_KERAS}/xception/xception_weights_tf_dim_ordering_tf_kernels.h5",
@@ -103,23 +100,9 @@ PUBLISHED: dict[str, Published] = {
     "xception.cadene_in1k": Published(
         f"{_TIMM_RELEASES}/v0.1-cadene/xception-43020ad28.pth", "sha256:43020ad28"
     ),
-    **_hub(
-        "inception_v3.tf_in1k",
-        "inception_v3.tf_adv_in1k",
-        "inception_v3.gluon_in1k",
-        "inception_v4.tf_in1k",
-        "inception_resnet_v2.tf_in1k",
-        "inception_resnet_v2.tf_ens_adv_in1k",
-        "xception41.tf_in1k",
-        "xception65.tf_in1k",
-        "xception71.tf_in1k",
-        "xception65.ra3_in1k",
-        "xception41p.ra3_in1k",
-        "xception65p.ra3_in1k",
-        "inception_next_atto.sail_in1k",
-        "inception_next_tiny.sail_in1k",
-        "inception_next_small.sail_in1k",
-        "inception_next_base.sail_in1k",
-        "inception_next_base.sail_in1k_384",
-    ),
+    **{
+        name: Published(f"hf:{info.source}")
+        for name, info in ((name, model_info(name)) for name in list_models(tags=True))
+        if info.source == f"timm/{name}"
+    },
 }

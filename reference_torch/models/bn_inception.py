@@ -16,15 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reference_torch.layers import (
-    Conv,
-    ConvBN,
-    DepthwiseConv,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from reference_torch.layers import Conv, ConvBN, DepthwiseConv, Linear, Maker, Width, channel_scaler
 from reference_torch.model import Maps, Model
 from reference_torch.ops import CONV_PADDING, POOL_PADDING, Padding, PadMode, avg_pool, max_pool
 from reference_torch.registry import register
@@ -39,11 +31,7 @@ class SeparableStem(nn.Module):
     It alone has a bias in place of BatchNorm, in TF-slim.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-    ):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         multiplier = max(min(out_channels // in_channels, 8), 1)
         self.depthwise = DepthwiseConv(in_channels, 7, stride=2, multiplier=multiplier)
@@ -67,7 +55,7 @@ class Inception(nn.Module):
         pool_proj: int,
         pool: PoolKind = "avg",
         *,
-        count_include_pad: bool,
+        count_include_pad: bool = False,
         conv: Maker[ConvBN],
         width: Width,
     ):
@@ -115,6 +103,7 @@ class InceptionReduction(nn.Module):
         cdbl: int,
         *,
         padding: Padding,
+        pool_padding: Padding = "same",
         conv: Maker[ConvBN],
         width: Width,
     ):
@@ -127,36 +116,20 @@ class InceptionReduction(nn.Module):
         self.branch3x3dbl_2 = conv(width(cdbl_reduce), width(cdbl), 3)
         self.branch3x3dbl_3 = conv(width(cdbl), width(cdbl), 3, **strided)
 
+        self.pool_padding: Padding = pool_padding
         self.out_channels = width(c3x3) + width(cdbl) + in_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, 2, "same")
+        branch_pool = max_pool(x, 3, 2, self.pool_padding)
         return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
 
 
 class BNInception(Model):
     """BN-Inception with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training; none in the paper and Caffe, 0.2
-            in TF-slim.
-        stem: "conv": a full 7x7, as Caffe. "separable": depthwise and pointwise, as the paper and
-            TF-slim.
-        conv_bias: convolutions have a bias before BatchNorm, as in Caffe's files.
-        pad_mode: "torch": strided convolutions pad alike on both sides, max pools round up, as
-            Caffe. "tf": SAME, as TF-slim. They differ in convolutions at even sizes.
-        count_include_pad: the average pools divide by 9 at the border too, as in Caffe, and not in
-            TF-slim.
-        pool_4cd: channels of the pool branch of 4c and 4d: 128 in the paper and Caffe, 96 in
-            TF-slim.
-        bn_eps: added to the variance of every BatchNorm; 1e-5 in Cadene's port of Caffe's weights,
-            1e-3 in TF-slim.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.BNInception` explains its options.
     """
 
     min_size = 32

@@ -181,16 +181,7 @@ class Head(nn.Module):
 class InceptionNeXt(Model):
     """InceptionNeXt of four sizes.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        size: see `SHAPES`.
-        dropout: share of the head's hidden numbers dropped in training.
-        drop_path: share of the examples that skip the last block in training; less before it,
-            falling to none at the first.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.InceptionNeXt` explains its options.
     """
 
     min_size = 32

@@ -15,68 +15,28 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from reference_torch.layers import (
-    Chain,
-    Conv,
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from reference_torch.layers import Conv, ConvBN, Linear, channel_scaler
 from reference_torch.model import Maps, Model
-from reference_torch.models.inception_resnet_v1 import Block8, Block17, Block35, ReductionB
-from reference_torch.models.inception_v3 import InceptionAux
+from reference_torch.models.inception_resnet_v1 import Block8, Block17, Block35, ReductionB, chain
+from reference_torch.models.inception_v3 import InceptionA, InceptionAux
 from reference_torch.models.inception_v4 import Mixed3a, Mixed4a, Mixed5a, ReductionA
-from reference_torch.ops import avg_pool, max_pool
+from reference_torch.ops import max_pool
 from reference_torch.registry import register
 
 Source = Literal["slim", "paper"]
 
 
-class Mixed5b(nn.Module):
-    """The end of TF-slim's stem, an Inception-A module; the paper has none here."""
+class Mixed5b(InceptionA):
+    """The end of TF-slim's stem, V3's 35x35 module with a wider 1x1; the paper has none here."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(96), 1)
-
-        self.branch5x5_1 = conv(in_channels, width(48), 1)
-        self.branch5x5_2 = conv(width(48), width(64), 5)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
-
-        self.branch_pool = conv(in_channels, width(64), 1)
-
-        self.out_channels = 2 * width(96) + 2 * width(64)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch5x5 = self.branch5x5_2(self.branch5x5_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
-        return torch.cat([branch1x1, branch5x5, branch3x3dbl, branch_pool], dim=1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(in_channels, pool_features=64, c1x1=96, **common)
 
 
 class InceptionResNetV2(Model):
     """Inception-ResNet-v2 with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
-            training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
-        layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
-        blocks: how many block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the paper.
-        linear_last_block: the last block8 adds at full scale and has no ReLU, as in TF-slim.
-        scales: by which the branches of the three kinds of block are multiplied before they are
-            added, the paper's section 3.3; the numbers are TF-slim's.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.InceptionResNetV2` explains its options.
     """
 
     min_size = 75
@@ -102,7 +62,6 @@ class InceptionResNetV2(Model):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
         linear_conv = functools.partial(Conv, bias=True)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         residual: dict[str, Any] = dict(linear_conv=linear_conv, **common)
@@ -129,29 +88,21 @@ class InceptionResNetV2(Model):
         # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither fits the sum of the
         # reduction before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
         # The caption of figure 18 names the wrong network.
-        self.block35 = Chain(
-            Block35(c35, 48, 64, scale=scales[0], **residual) for _ in range(blocks[0])
-        )
+        self.block35 = chain(Block35, blocks[0], c35, 48, 64, scale=scales[0], **residual)
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels
-        self.block17 = Chain(
-            Block17(c17, 192, 160, 192, scale=scales[1], **residual) for _ in range(blocks[1])
-        )
+        self.block17 = chain(Block17, blocks[1], c17, 192, 160, 192, scale=scales[1], **residual)
         self.AuxLogits = None
         if aux_heads:
-            self.AuxLogits = InceptionAux(c17, num_classes, linear=linear, **common)
+            self.AuxLogits = InceptionAux(c17, num_classes, **common)
         self.Mixed_7a = ReductionB(c17, 288, 288, 320, **common)
         c8 = self.Mixed_7a.out_channels
-        scaled = blocks[2] - linear_last_block
-        self.block8 = Chain(
-            Block8(c8, 224, 256, scale=scales[2], **residual) for _ in range(scaled)
-        )
-        if linear_last_block:
-            self.block8.append(Block8(c8, 224, 256, scale=1.0, relu=False, **residual))
+        last: dict[str, Any] = dict(linear_last=linear_last_block, **residual)
+        self.block8 = chain(Block8, blocks[2], c8, 224, 256, scale=scales[2], **last)
         if layout == "slim":
             self.Conv2d_7b_1x1 = conv(c8, width(1536), 1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
+        self.fc = Linear(width(1536) if layout == "slim" else c8, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""

@@ -16,14 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reference_torch import init
-from reference_torch.layers import (
-    Conv,
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from reference_torch.layers import Conv, ConvBN, Linear, Maker, Width, channel_scaler
 from reference_torch.model import Maps, Model
 from reference_torch.ops import (
     CONV_PADDING,
@@ -125,15 +118,14 @@ class InceptionAux(nn.Module):
         pool: AuxPool,
         dropout: float,
         conv: Maker[Any],
-        linear: Maker[Linear],
         width: Width,
     ):
         super().__init__()
         self.pool: AuxPool = pool
         self.conv = conv(in_channels, width(128), 1)
-        self.fc1 = linear(4 * 4 * width(128), width(1024))
+        self.fc1 = Linear(4 * 4 * width(128), width(1024))
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = linear(width(1024), num_classes)
+        self.fc2 = Linear(width(1024), num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.pool == "5x5" and x.shape[2:] == (14, 14):
@@ -149,28 +141,7 @@ class InceptionAux(nn.Module):
 class InceptionV1(Model):
     """GoogLeNet with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the two auxiliary classifiers; training then returns their logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training; 0.4 in the paper, 0.2 in TF-slim
-            and torchvision.
-        aux_dropout: the same inside the auxiliary classifiers.
-        norm: "bn": BatchNorm after every convolution, without bias. "lrn": the paper's network,
-            biases, and response normalisation after the first pool and before the second.
-        pad_mode: "tf": SAME, as TF-slim. "torch": 3 pixels around the first convolution, and max
-            pools that round up without padding, as torchvision and Caffe. They differ at every
-            even size in the convolution, at odd sizes in the pools.
-        kernel_5x5: window of the "5x5" branch: 5 in the paper and Caffe, 3 in TF-slim, probably by
-            mistake, and in torchvision, which has TF-slim's weights.
-        maxpool4_window: window of the pool before 5a: 3 in the paper and Caffe, 2 in TF-slim and
-            torchvision.
-        aux_pool: "adaptive" as torchvision, "5x5" as the paper and Caffe, see `InceptionAux`.
-        transform_input: take images normalised with ImageNet's mean and deviation and map them to
-            [-1, 1], as torchvision's pretrained network does. Only for three channels.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.InceptionV1` explains its options.
     """
 
     min_size = 32
@@ -200,11 +171,10 @@ class InceptionV1(Model):
         conv: Maker[Any] = ConvReLU
         if norm == "bn":
             conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         inception = functools.partial(Inception, kernel_5x5=kernel_5x5, conv=conv, width=width)
         aux = functools.partial(
-            InceptionAux, pool=aux_pool, dropout=aux_dropout, conv=conv, linear=linear, width=width
+            InceptionAux, pool=aux_pool, dropout=aux_dropout, conv=conv, width=width
         )
         self.in_channels = in_channels
         self.transform_input = transform_input and in_channels == 3
@@ -218,20 +188,16 @@ class InceptionV1(Model):
         self.inception3a = inception(width(192), 64, 96, 128, 16, 32, 32)
         self.inception3b = inception(self.inception3a.out_channels, 128, 128, 192, 32, 96, 64)
         self.inception4a = inception(self.inception3b.out_channels, 192, 96, 208, 16, 48, 64)
-        self.aux1 = None
-        if aux_heads:
-            self.aux1 = aux(self.inception4a.out_channels, num_classes)
+        self.aux1 = aux(self.inception4a.out_channels, num_classes) if aux_heads else None
         self.inception4b = inception(self.inception4a.out_channels, 160, 112, 224, 24, 64, 64)
         self.inception4c = inception(self.inception4b.out_channels, 128, 128, 256, 24, 64, 64)
         self.inception4d = inception(self.inception4c.out_channels, 112, 144, 288, 32, 64, 64)
-        self.aux2 = None
-        if aux_heads:
-            self.aux2 = aux(self.inception4d.out_channels, num_classes)
+        self.aux2 = aux(self.inception4d.out_channels, num_classes) if aux_heads else None
         self.inception4e = inception(self.inception4d.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5a = inception(self.inception4e.out_channels, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(self.inception5a.out_channels, 384, 192, 384, 48, 128, 128)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(self.inception5b.out_channels, num_classes)
+        self.fc = Linear(self.inception5b.out_channels, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in the paper, in forward order."""

@@ -14,66 +14,35 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from reference_torch.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from reference_torch.layers import ConvBN, Linear, Maker, Width, channel_scaler
 from reference_torch.model import Maps, Model
-from reference_torch.models.inception_v3 import InceptionAux
+from reference_torch.models.bn_inception import Inception, InceptionReduction
+from reference_torch.models.inception_v3 import InceptionAux, InceptionE
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
 
 AuxPosition = Literal["last_17x17", "first_17x17"]
 
-
-class InceptionA(nn.Module):
-    """35x35 module with two 3x3 for a 5x5, the paper's figure 5."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(64), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(48), 1)
-        self.branch3x3_2 = conv(width(48), width(64), 3)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
-
-        self.branch_pool = conv(in_channels, width(64), 1)
-
-        self.out_channels = 3 * width(64) + width(96)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
-        return torch.cat([branch1x1, branch3x3, branch3x3dbl, branch_pool], dim=1)
+UNPADDED: dict[str, Any] = dict(padding="valid", pool_padding="valid")
 
 
-class ReductionA(nn.Module):
+class InceptionA(Inception):
+    """35x35 module with two 3x3 for a 5x5, the paper's figure 5: BN-Inception's module."""
+
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c1x1=64, c3x3_reduce=48, c3x3=64, cdbl_reduce=64, cdbl=96, pool_proj=64,
+            **common,
+        )  # fmt: skip
+
+
+class ReductionA(InceptionReduction):
     """Grid reduction 35x35 -> 17x17, the paper's figure 10."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch3x3_1 = conv(in_channels, width(128), 1)
-        self.branch3x3_2 = conv(width(128), width(384), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3, stride=2, padding="valid")
-
-        self.out_channels = width(384) + width(96) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c3x3_reduce=128, c3x3=384, cdbl_reduce=64, cdbl=96, **UNPADDED, **common
+        )
 
 
 class InceptionB(nn.Module):
@@ -109,73 +78,23 @@ class InceptionB(nn.Module):
         return torch.cat([branch1x1, branchnxn, branchnxndbl, branch_pool], dim=1)
 
 
-class ReductionB(nn.Module):
+class ReductionB(InceptionReduction):
     """Grid reduction 17x17 -> 8x8, the paper's figure 10 again."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(320), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(192), 1)
-        self.branch3x3dbl_2 = conv(width(192), width(192), 3)
-        self.branch3x3dbl_3 = conv(width(192), width(192), 3, stride=2, padding="valid")
-
-        self.out_channels = width(320) + width(192) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c3x3_reduce=192, c3x3=320, cdbl_reduce=192, cdbl=192, **UNPADDED, **common
+        )
 
 
-class InceptionC(nn.Module):
-    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7."""
-
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(320), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(384), 1)
-        self.branch3x3_2a = conv(width(384), width(384), (1, 3))
-        self.branch3x3_2b = conv(width(384), width(384), (3, 1))
-
-        self.branch3x3dbl_1 = conv(in_channels, width(448), 1)
-        self.branch3x3dbl_2 = conv(width(448), width(384), 3)
-        self.branch3x3dbl_3a = conv(width(384), width(384), (1, 3))
-        self.branch3x3dbl_3b = conv(width(384), width(384), (3, 1))
-
-        self.branch_pool = conv(in_channels, width(192), 1)
-
-        self.out_channels = width(320) + 4 * width(384) + width(192)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        y = self.branch3x3_1(x)
-        branch3x3 = [self.branch3x3_2a(y), self.branch3x3_2b(y)]
-        y = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        branch3x3dbl = [self.branch3x3dbl_3a(y), self.branch3x3dbl_3b(y)]
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
-        return torch.cat([branch1x1, *branch3x3, *branch3x3dbl, branch_pool], dim=1)
+class InceptionC(InceptionE):
+    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7: V3's module."""
 
 
 class InceptionV2(Model):
     """Inception V2 with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifier; training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6, 3
-            in a widely read retelling that keeps 7 for V3.
-        aux_position: the map under the auxiliary classifier: the last 17x17 in the paper's figure
-            8, the first, after the reduction, in the retelling.
-        dropout: share of the pooled features dropped in training; TF-slim's for V3, the paper
-            names none.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.InceptionV2` explains its options.
     """
 
     min_size = 75
@@ -197,7 +116,6 @@ class InceptionV2(Model):
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         self.in_channels = in_channels
@@ -219,12 +137,12 @@ class InceptionV2(Model):
         self.AuxLogits = None
         if aux_heads:
             aux_channels = getattr(self, self.aux_stages[0]).out_channels
-            self.AuxLogits = InceptionAux(aux_channels, num_classes, linear=linear, **common)
+            self.AuxLogits = InceptionAux(aux_channels, num_classes, **common)
         self.Mixed_7a = ReductionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(self.Mixed_7c.out_channels, num_classes)
+        self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by a name in TF-slim's manner, in forward order."""
@@ -253,9 +171,5 @@ class InceptionV2(Model):
 register(
     "inception_v2",
     InceptionV2,
-    tags={
-        "": {},
-        "paper": {},
-        "blog": dict(n=3, aux_position="first_17x17"),
-    },
+    tags={"": {}, "paper": {}, "blog": dict(n=3, aux_position="first_17x17")},
 )

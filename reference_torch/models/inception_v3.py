@@ -15,14 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reference_torch import init
-from reference_torch.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-    global_avg_pool,
-)
+from reference_torch.layers import ConvBN, Linear, Maker, Width, channel_scaler, global_avg_pool
 from reference_torch.model import Maps, Model
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
@@ -42,12 +35,13 @@ class InceptionA(nn.Module):
         in_channels: int,
         pool_features: int,
         *,
-        count_include_pad: bool,
+        c1x1: int = 64,
+        count_include_pad: bool = False,
         conv: Maker[ConvBN],
         width: Width,
     ):
         super().__init__()
-        self.branch1x1 = conv(in_channels, width(64), 1)
+        self.branch1x1 = conv(in_channels, width(c1x1), 1)
 
         self.branch5x5_1 = conv(in_channels, width(48), 1)
         self.branch5x5_2 = conv(width(48), width(64), 5)
@@ -59,7 +53,7 @@ class InceptionA(nn.Module):
         self.count_include_pad = count_include_pad
         self.branch_pool = conv(in_channels, width(pool_features), 1)
 
-        self.out_channels = 2 * width(64) + width(96) + width(pool_features)
+        self.out_channels = width(c1x1) + width(64) + width(96) + width(pool_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch1x1 = self.branch1x1(x)
@@ -76,15 +70,24 @@ class InceptionB(nn.Module):
     The figure has a 1x1 before the first branch's 3x3; the authors' code does not.
     """
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3: int = 384,
+        c3x3dbl: tuple[int, int, int] = (64, 96, 96),
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
         super().__init__()
-        self.branch3x3 = conv(in_channels, width(384), 3, stride=2, padding="valid")
+        c1, c2, c3 = map(width, c3x3dbl)
+        self.branch3x3 = conv(in_channels, width(c3x3), 3, stride=2, padding="valid")
 
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3, stride=2, padding="valid")
+        self.branch3x3dbl_1 = conv(in_channels, c1, 1)
+        self.branch3x3dbl_2 = conv(c1, c2, 3)
+        self.branch3x3dbl_3 = conv(c2, c3, 3, stride=2, padding="valid")
 
-        self.out_channels = width(384) + width(96) + in_channels
+        self.out_channels = width(c3x3) + c3 + in_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch3x3 = self.branch3x3(x)
@@ -137,17 +140,26 @@ class InceptionC(nn.Module):
 class InceptionD(nn.Module):
     """Grid reduction 17x17 -> 8x8, the paper's figure 10 with a 7x7 branch."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
+    def __init__(
+        self,
+        in_channels: int,
+        c3x3: int = 320,
+        c7x7: int = 192,
+        c7x7x3: int = 192,
+        *,
+        conv: Maker[ConvBN],
+        width: Width,
+    ):
         super().__init__()
         self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(320), 3, stride=2, padding="valid")
+        self.branch3x3_2 = conv(width(192), width(c3x3), 3, stride=2, padding="valid")
 
-        self.branch7x7x3_1 = conv(in_channels, width(192), 1)
-        self.branch7x7x3_2 = conv(width(192), width(192), (1, 7))
-        self.branch7x7x3_3 = conv(width(192), width(192), (7, 1))
-        self.branch7x7x3_4 = conv(width(192), width(192), 3, stride=2, padding="valid")
+        self.branch7x7x3_1 = conv(in_channels, width(c7x7), 1)
+        self.branch7x7x3_2 = conv(width(c7x7), width(c7x7), (1, 7))
+        self.branch7x7x3_3 = conv(width(c7x7), width(c7x7x3), (7, 1))
+        self.branch7x7x3_4 = conv(width(c7x7x3), width(c7x7x3), 3, stride=2, padding="valid")
 
-        self.out_channels = width(320) + width(192) + in_channels
+        self.out_channels = width(c3x3) + width(c7x7x3) + in_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
@@ -165,7 +177,7 @@ class InceptionE(nn.Module):
         in_channels: int,
         pool: PoolKind = "avg",
         *,
-        count_include_pad: bool,
+        count_include_pad: bool = False,
         conv: Maker[ConvBN],
         width: Width,
     ):
@@ -215,7 +227,6 @@ class InceptionAux(nn.Module):
         num_classes: int,
         *,
         conv: Maker[ConvBN],
-        linear: Maker[Linear],
         width: Width,
     ):
         super().__init__()
@@ -223,7 +234,7 @@ class InceptionAux(nn.Module):
         self.conv1 = conv(
             width(128), width(768), 5, padding="valid", kernel_init=init.truncated_normal(0.01)
         )
-        self.fc = linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
+        self.fc = Linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = avg_pool(x, min(5, *x.shape[2:]), stride=3)  # 5x5x768
@@ -240,20 +251,7 @@ def _at_least_5x5(x: torch.Tensor) -> torch.Tensor:
 class InceptionV3(Model):
     """Inception V3 with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifier; training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training. TF-slim keeps 0.8.
-        count_include_pad: the average pools divide by 9 at the border too. False in TF-slim, Keras
-            and pytorch-fid, True in torchvision and timm.
-        mixed_7c_pool: the last module's pool branch. "max" in the 2015-12-05 graph that FID uses,
-            probably a slip of its authors; "avg" everywhere else.
-        transform_input: take images normalised with ImageNet's mean and deviation and map them to
-            [-1, 1], as torchvision's pretrained network does. Only for three channels.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.InceptionV3` explains its options.
     """
 
     min_size = 75
@@ -296,11 +294,8 @@ class InceptionV3(Model):
         self.Mixed_6c = InceptionC(self.Mixed_6b.out_channels, 160, **pooled)
         self.Mixed_6d = InceptionC(self.Mixed_6c.out_channels, 160, **pooled)
         self.Mixed_6e = InceptionC(self.Mixed_6d.out_channels, 192, **pooled)
-        self.AuxLogits = None
-        if aux_heads:
-            self.AuxLogits = InceptionAux(
-                self.Mixed_6e.out_channels, num_classes, linear=Linear, **common
-            )
+        aux = functools.partial(InceptionAux, num_classes=num_classes, **common)
+        self.AuxLogits = aux(self.Mixed_6e.out_channels) if aux_heads else None
         self.Mixed_7a = InceptionD(self.Mixed_6e.out_channels, **common)
         self.Mixed_7b = InceptionE(self.Mixed_7a.out_channels, **pooled)
         self.Mixed_7c = InceptionE(self.Mixed_7b.out_channels, mixed_7c_pool, **pooled)

@@ -13,14 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from reference_torch.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    Width,
-    channel_scaler,
-)
+from reference_torch.layers import ConvBN, Linear, Maker, Width, channel_scaler
 from reference_torch.model import Maps, Model
+from reference_torch.models import inception_v3
+from reference_torch.models.bn_inception import Inception
 from reference_torch.models.inception_v3 import InceptionAux
 from reference_torch.ops import avg_pool, max_pool
 from reference_torch.registry import register
@@ -80,64 +76,25 @@ class Mixed5a(nn.Module):
         return torch.cat([self.branch3x3(x), max_pool(x, 3, stride=2)], dim=1)
 
 
-class InceptionA(nn.Module):
-    """35x35 module, figure 4."""
+class InceptionA(Inception):
+    """35x35 module, figure 4: BN-Inception's module with other widths."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch1x1 = conv(in_channels, width(96), 1)
-
-        self.branch3x3_1 = conv(in_channels, width(64), 1)
-        self.branch3x3_2 = conv(width(64), width(96), 3)
-
-        self.branch3x3dbl_1 = conv(in_channels, width(64), 1)
-        self.branch3x3dbl_2 = conv(width(64), width(96), 3)
-        self.branch3x3dbl_3 = conv(width(96), width(96), 3)
-
-        self.branch_pool = conv(in_channels, width(96), 1)
-
-        self.out_channels = 4 * width(96)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch1x1 = self.branch1x1(x)
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = self.branch_pool(avg_pool(x, 3, 1, "same"))
-        return torch.cat([branch1x1, branch3x3, branch3x3dbl, branch_pool], dim=1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(
+            in_channels, c1x1=96, c3x3_reduce=64, c3x3=96, cdbl_reduce=64, cdbl=96, pool_proj=96,
+            **common,
+        )  # fmt: skip
 
 
-class ReductionA(nn.Module):
-    """Grid reduction 35x35 -> 17x17, figure 7; k, l, m and n are its widths in table 1.
+class ReductionA(inception_v3.InceptionB):
+    """Grid reduction 35x35 -> 17x17, figure 7: V3's; k, l, m and n are its widths in table 1.
 
     The paper uses it three times: here with 192, 224, 256, 384, in Inception-ResNet-v1 with 192,
     192, 256, 384, in Inception-ResNet-v2 with 256, 256, 384, 384.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        k: int,
-        l: int,  # noqa: E741 (the paper's letter)
-        m: int,
-        n: int,
-        *,
-        conv: Maker[ConvBN],
-        width: Width,
-    ):
-        super().__init__()
-        self.branch3x3 = conv(in_channels, width(n), 3, stride=2, padding="valid")
-
-        self.branch3x3dbl_1 = conv(in_channels, width(k), 1)
-        self.branch3x3dbl_2 = conv(width(k), width(l), 3)
-        self.branch3x3dbl_3 = conv(width(l), width(m), 3, stride=2, padding="valid")
-
-        self.out_channels = width(n) + width(m) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3 = self.branch3x3(x)
-        branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3, branch3x3dbl, branch_pool], dim=1)
+    def __init__(self, in_channels: int, k: int, l: int, m: int, n: int, **common: Any):  # noqa: E741
+        super().__init__(in_channels, c3x3=n, c3x3dbl=(k, l, m), **common)
 
 
 class InceptionB(nn.Module):
@@ -174,27 +131,11 @@ class InceptionB(nn.Module):
         return torch.cat([branch1x1, branch7x7, branch7x7dbl, branch_pool], dim=1)
 
 
-class ReductionB(nn.Module):
-    """Grid reduction 17x17 -> 8x8, figure 8."""
+class ReductionB(inception_v3.InceptionD):
+    """Grid reduction 17x17 -> 8x8, figure 8: V3's with other widths."""
 
-    def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
-        super().__init__()
-        self.branch3x3_1 = conv(in_channels, width(192), 1)
-        self.branch3x3_2 = conv(width(192), width(192), 3, stride=2, padding="valid")
-
-        self.branch7x7x3_1 = conv(in_channels, width(256), 1)
-        self.branch7x7x3_2 = conv(width(256), width(256), (1, 7))
-        self.branch7x7x3_3 = conv(width(256), width(320), (7, 1))
-        self.branch7x7x3_4 = conv(width(320), width(320), 3, stride=2, padding="valid")
-
-        self.out_channels = width(192) + width(320) + in_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
-        branch7x7x3 = self.branch7x7x3_2(self.branch7x7x3_1(x))
-        branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
-        branch_pool = max_pool(x, 3, stride=2)
-        return torch.cat([branch3x3, branch7x7x3, branch_pool], dim=1)
+    def __init__(self, in_channels: int, **common: Any):
+        super().__init__(in_channels, c3x3=192, c7x7=256, c7x7x3=320, **common)
 
 
 class InceptionC(nn.Module):
@@ -234,15 +175,7 @@ class InceptionC(nn.Module):
 class InceptionV4(Model):
     """Inception V4.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
-            training then returns its logits too.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.InceptionV4` explains its options.
     """
 
     min_size = 75
@@ -263,7 +196,6 @@ class InceptionV4(Model):
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
-        linear = Linear
         width = channel_scaler(width_multiplier)
         common: dict[str, Any] = dict(conv=conv, width=width)
         self.in_channels = in_channels
@@ -289,18 +221,15 @@ class InceptionV4(Model):
         self.Mixed_6f = InceptionB(self.Mixed_6e.out_channels, **common)
         self.Mixed_6g = InceptionB(self.Mixed_6f.out_channels, **common)
         self.Mixed_6h = InceptionB(self.Mixed_6g.out_channels, **common)
-        self.AuxLogits = None
-        if aux_heads:
-            self.AuxLogits = InceptionAux(
-                self.Mixed_6h.out_channels, num_classes, linear=linear, **common
-            )
+        aux = functools.partial(InceptionAux, num_classes=num_classes, **common)
+        self.AuxLogits = aux(self.Mixed_6h.out_channels) if aux_heads else None
         self.Mixed_7a = ReductionB(self.Mixed_6h.out_channels, **common)
         # 3 x Inception-C
         self.Mixed_7b = InceptionC(self.Mixed_7a.out_channels, **common)
         self.Mixed_7c = InceptionC(self.Mixed_7b.out_channels, **common)
         self.Mixed_7d = InceptionC(self.Mixed_7c.out_channels, **common)
         self.dropout = nn.Dropout(dropout)
-        self.fc = linear(self.Mixed_7d.out_channels, num_classes)
+        self.fc = Linear(self.Mixed_7d.out_channels, num_classes)
 
     def body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""

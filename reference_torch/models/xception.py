@@ -8,24 +8,16 @@ is block 2 here. Shapes are those of a 299x299 image.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reference_torch.layers import (
-    ConvBN,
-    Linear,
-    Maker,
-    SeparableConvBN,
-    channel_scaler,
-)
+from reference_torch.layers import ConvBN, Linear, Maker, SeparableConvBN, channel_scaler
 from reference_torch.model import Maps, Model
-from reference_torch.ops import Padding, max_pool
+from reference_torch.ops import CONV_PADDING, Padding, PadMode, max_pool
 from reference_torch.registry import register
-
-PADDING: dict[str, Padding] = {"tf": "same", "torch": "symmetric"}
 
 
 class DownBlock(nn.Module):
@@ -81,18 +73,7 @@ class MiddleBlock(nn.Module):
 class Xception(Model):
     """Xception with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
-            none in Keras and timm.
-        pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
-            and Cadene (one pixel on each side). They differ wherever a map's side is even: at 299
-            pixels in the second pool.
-        bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
-            1e-5 in timm and Cadene, which run the same weights.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.Xception` explains its options.
     """
 
     min_size = 71
@@ -106,7 +87,7 @@ class Xception(Model):
         *,
         width_multiplier: float = 1.0,
         dropout: float = 0.5,
-        pad_mode: Literal["tf", "torch"] = "tf",
+        pad_mode: PadMode = "tf",
         bn_eps: float = 1e-3,
         bn_momentum: float = 0.99,
     ):
@@ -114,7 +95,9 @@ class Xception(Model):
         bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
         conv = functools.partial(ConvBN, **bn)
         sepconv = functools.partial(SeparableConvBN, **bn)
-        down = functools.partial(DownBlock, padding=PADDING[pad_mode], conv=conv, sepconv=sepconv)
+        down = functools.partial(
+            DownBlock, padding=CONV_PADDING[pad_mode], conv=conv, sepconv=sepconv
+        )
         middle = functools.partial(MiddleBlock, sepconv=sepconv)
         width = channel_scaler(width_multiplier)
         self.in_channels = in_channels

@@ -176,21 +176,7 @@ class PreBlock(nn.Module):
 class XceptionAligned(Model):
     """Aligned Xception with its readings as options.
 
-    Args:
-        num_classes: size of the output.
-        in_channels: channels of the images.
-        width_multiplier: scales every channel count, see `layers.channel_scaler`.
-        layers: 41, 65 or 71, see `FLOWS`.
-        preact: blocks of the variants p, see `PreBlock`.
-        output_stride: how much smaller than the image the last map is: 32, or 16 or 8, where blocks
-            dilate their filters in place of a stride. As in timm, xception71 at 8 has one shortcut
-            convolution less, of a block that then neither strides nor widens, so weights of the
-            other strides do not fit it.
-        dropout: share of the pooled features dropped in training.
-        drop_path: share of the examples that skip the last block in training; less before it,
-            falling to none at the first.
-        bn_eps: added to the variance of every BatchNorm.
-        bn_momentum: share of the running statistics kept in a step, see `layers.BatchNorm`.
+    `inception_jax.models.XceptionAligned` explains its options.
 
     Raises:
         ValueError: for another number of layers or another output stride.

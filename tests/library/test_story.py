@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flax import nnx
 
 import inception_jax as ij
 
@@ -17,9 +18,7 @@ PAGE = ROOT / "docs" / "story.md"
 
 @pytest.fixture(scope="module")
 def story():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("story")
+    return importlib.import_module("benchmarks.story")
 
 
 def test_the_tables_are_what_is_counted(story):
@@ -27,7 +26,7 @@ def test_the_tables_are_what_is_counted(story):
         r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$", re.DOTALL | re.MULTILINE
     )
     written = dict(pattern.findall(PAGE.read_text()))
-    counted = story.tables(story.Options(page=PAGE))
+    counted = story.tables(PAGE.parent)
     assert list(written) == list(counted), "the page has other sections"
     stale = [name for name in counted if written[name] != counted[name]]
     assert not stale, f"run python benchmarks/story.py: {stale}"
@@ -66,8 +65,8 @@ def test_what_the_text_says_of_the_tables(story):
 
 def test_the_longest_way_is_counted(story):
     """A branch that is shorter counts for nothing, nor does what is only behind a layer."""
-    short, long = story.conv(8, 8), story.InARow(story.conv(8, 8), story.Pool(), story.conv(8, 8))
-    both = story.SideBySide(story.InARow(short, story.Pool()), long)
+    short, long = story.conv(8, 8), nnx.Sequential(story.conv(8, 8), story.Pool(), story.conv(8, 8))
+    both = story.SideBySide(nnx.Sequential(short, story.Pool()), long)
     found = story.cost(both, 9, 9, 8)
     assert (found.deep, found.layers, found.shape) == (2, 3, (4, 4, 16))
     # Three kernels of 64; three maps of 648 into them, and so on.

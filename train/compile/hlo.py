@@ -137,13 +137,13 @@ def cycles(text: str) -> tuple[int, dict[str, int]]:
         count = int(match[1]) if match else _NO_ESTIMATE
         if count < _NO_ESTIMATE:
             total += count
-        elif (kind := _opcode(line)) not in _FREE:
-            without[kind] += 1
+        elif (found := _INSTRUCTION.match(line)) and found[3] not in _FREE:
+            without[found[3]] += 1
     return total, dict(without.most_common())
 
 
 # They name values, and take no time.
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", ""}
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 
 
 def _entry(text: str) -> Iterator[str]:
@@ -155,11 +155,6 @@ def _entry(text: str) -> Iterator[str]:
             return
         elif inside:
             yield line
-
-
-def _opcode(line: str) -> str:
-    match = re.search(r" = (?:\(.*?\)|\S+) ([a-z][\w-]*)\(", line)
-    return match[1] if match else ""
 
 
 def _size(bits: str, shape: str) -> int:

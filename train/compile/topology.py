@@ -70,7 +70,8 @@ def describe(name: str) -> Topology:
     if match := _ACCELERATOR.fullmatch(name):
         chips = int(match[2])
         if chips not in _FLAT:
-            raise UsageError(f"--compile-only {name}: there are slices of {_listed(_FLAT)} chips")
+            known = ", ".join(map(str, _FLAT))
+            raise UsageError(f"--compile-only {name}: there are slices of {known} chips")
         name = f"{'v6e' if match[1] == '6e' else 'v5e'}:{_FLAT[chips]}"
     match = _FORM.fullmatch(name)
     if match is None or not all(map(int, re.findall(r"\d+", match[3]))):
@@ -165,7 +166,3 @@ def required(refusal: str) -> int | None:
 
 def _bytes(match: re.Match[str]) -> int:
     return round(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1))
-
-
-def _listed(numbers: Any) -> str:
-    return ", ".join(map(str, numbers))
