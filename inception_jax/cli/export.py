@@ -11,6 +11,12 @@ from inception_jax.cli.arguments import image_size
 from inception_jax.create import load, model_for
 from inception_jax.models import model_info
 
+EXAMPLES = """
+inception-jax export runs/xception                    # a network trained here
+inception-jax export inception_v3.tf_in1k -o v3.onnx   # published weights
+inception-jax export runs/xception -o x.stablehlo --normalise
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""

@@ -16,8 +16,15 @@ from inception_jax.metrics.resizing import RESIZES
 from inception_jax.metrics.scores import check_count, fid_of_statistics, open_all, score_of_features
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.outputs import check_target
+from inception_jax.parser import whole_number
 
 METRICS = ("fid", "kid", "is", "pr")
+
+EXAMPLES = """
+inception-jax fid generated/ real/
+inception-jax fid generated/ real/ --metrics fid,kid
+inception-jax fid real/ --save-stats real.npz
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rule to 299x299 pixels; default: %(default)s",
     )
     parser.add_argument(
-        "--dims", type=int, choices=DIMS, default=2048, help="features; default: %(default)s"
+        "--dims",
+        type=whole_number,
+        choices=DIMS,
+        default=2048,
+        help="features; default: %(default)s",
     )
     parser.add_argument(
         "--batch-size", type=positive_int, default=50, metavar="N", help="default: %(default)s"

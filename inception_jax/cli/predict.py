@@ -26,6 +26,7 @@ from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.preprocessing import facts_of
+from inception_jax.text_files import read_class_names
 
 # Maps images to heat maps, or None if none are asked for, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
@@ -52,6 +53,13 @@ class Prediction:
     scores: list[float]
     seen: Image.Image
     heated: Image.Image | None
+
+
+EXAMPLES = """
+inception-jax predict cat.jpg --arch inception_v3.tf_in1k
+inception-jax predict photos/ --weights runs/xception --csv table.csv
+inception-jax predict cat.jpg --weights runs/xception --explain heat.png
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,14 +181,7 @@ def _names(args: argparse.Namespace, model: Model) -> Sequence[str]:
     if not args.classes:
         return classes.names(model)
     count = facts_of(model)[0].num_classes
-    with Path(args.classes).open(newline="", encoding="utf-8") as file:
-        if Path(args.classes).suffix == ".csv":
-            names = [row["class"] for row in csv.DictReader(file) if "class" in row]
-        else:
-            names = file.read().splitlines()
-    if len(names) != count:
-        raise ValueError(f"{args.classes} has {len(names)} names for {count} classes")
-    return names
+    return read_class_names(args.classes, count)
 
 
 def _predict(

@@ -7,6 +7,11 @@ import argparse
 import inception_jax as ij
 from inception_jax.cli.arguments import image_size
 
+EXAMPLES = """
+inception-jax summary inception_v3
+inception-jax summary xception --image-size 224
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""

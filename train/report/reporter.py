@@ -15,7 +15,6 @@ import jax
 from tqdm import tqdm
 
 from train.config.fields import MAY_CHANGE
-from train.errors import UsageError
 from train.hosts import hardware, processes
 
 
@@ -168,10 +167,8 @@ class _TensorBoard:
 
 class _Wandb:
     def __init__(self, project: str, workdir: Path, configuration: Mapping[str, Any]):
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]  # optional
-        except ModuleNotFoundError:
-            raise UsageError("--wandb needs the package wandb: pip install wandb") from None
+        import wandb  # pyright: ignore[reportMissingImports]  # optional
+
         # The name of the workdir, so that the same command resumes the same run.
         name = workdir.absolute().name
         self._run = wandb.init(

@@ -1,6 +1,6 @@
 """Trains every network by its demo recipe and writes docs/results.md.
 
-    python benchmarks/demo.py [ARCH ...] [--runs FOLDER] [--jobs N]
+    python benchmarks/demo_results.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
 Each network is trained by the command that the README gives, in a process of its own, N at a time;
 the times then count their waiting for each other. Networks whose run in FOLDER is finished are not
@@ -36,7 +36,8 @@ _HEAD = """# What the demo reaches
 `python train/main.py --arch ARCH`, as it stands, for every network: 6,000 training images and 1,000
 test images of Fashion-MNIST in ten classes, resized on the device, networks a quarter or an eighth
 as wide. These are small runs that show that a network trains, not a ranking: sizes, widths and
-lengths differ (see `train/config/demo.py`). Made by `python benchmarks/demo.py` on {machine}.
+lengths differ (see `train/config/demo.py`). Made by
+`python benchmarks/demo_results.py` on {machine}.
 
 Parameters are the trained numbers of the network without auxiliary classifiers. Top-1 and top-5
 are of the averaged weights, "raw" of those being trained. The time is that of the whole command,
