@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from inception_jax.outputs import atomic_write
 from train.hosts.cpus import available_cores
 
 PACKAGES = ("jax", "flax", "torch", "keras", "timm", "onnxruntime")
@@ -35,9 +36,8 @@ def write_section(page: Path, name: str, text: str) -> None:
         raise ValueError(f"{page}: {first} without {last}")
     new = before + section + after if found else f"{old.rstrip()}\n\n{section}\n"
     page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(f".{page.name}.{os.getpid()}")
-    partial.write_text(new)
-    partial.replace(page)
+    with atomic_write(page) as partial:
+        partial.write_text(new)
 
 
 def paragraph(text: str) -> str:

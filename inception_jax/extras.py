@@ -64,7 +64,12 @@ def missing(problem: ImportError, what: str) -> str:
     Args:
         problem: the error of the import.
         what: see `require`.
+
+    Raises:
+        ImportError: the error itself, if it is a fault of this library.
     """
+    if (problem.name or "").partition(".")[0] in ("inception_jax", "reference_torch", "train"):
+        raise problem
     return _missing(problem.name or "a package", what, problem)
 
 

@@ -41,6 +41,19 @@ def _raise(number: int, _: Any) -> None:
     raise SystemExit(128 + number)
 
 
+def print_all(text: str) -> None:
+    """Prints a text, such as a help, and does not mind if its reader stops early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _to_nowhere()
+
+
+def _to_nowhere() -> None:
+    """Lets what is still printed vanish, or Python complains about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command and returns its exit code; an early end is quiet, and leaves no partial file.
 
@@ -64,7 +77,7 @@ def run_command(command: Callable[[], int]) -> int:
                 sys.stdout.flush()
         return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere()
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

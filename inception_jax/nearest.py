@@ -31,7 +31,8 @@ def nearest(
     found: list[str] = [by_plain[plain]] if plain in by_plain else []
     for other, meant in (others or {}).items():
         if plain and _plain(other) == plain:
-            found += (meant,) if isinstance(meant, str) else meant
+            meant = (meant,) if isinstance(meant, str) else meant
+            found += [word for word in meant if word in by_plain.values()]
     if not found:
         close = difflib.get_close_matches(plain, by_plain, n=count, cutoff=0.7)
         begun = [p for p in by_plain if len(plain) > 2 and (p.startswith(plain) or plain in p)]

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from inception_jax.nearest import did_you_mean
 from inception_jax.version import __version__
 
+_FEW = 5  # choices that are all listed beside a near miss
 _NUMBER = re.compile(r"-\.?\d")
 
 
@@ -24,6 +25,7 @@ class Parser(argparse.ArgumentParser):
     Args:
         *args: see `argparse.ArgumentParser`.
         other_words: what other programs call options, with ours.
+        answers: options of other programs for which we have none, and what to do.
         other_values: by option, what other programs call its values, with ours.
         **kwargs: see `argparse.ArgumentParser`.
     """
@@ -32,12 +34,14 @@ class Parser(argparse.ArgumentParser):
         self,
         *args: Any,
         other_words: Mapping[str, str | tuple[str, ...]] | None = None,
+        answers: Mapping[str, str] | None = None,
         other_values: Mapping[str, Mapping[str, str | tuple[str, ...]]] | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self._other_words = other_words or {}
+        self._answers = answers or {}
         self._other_values = other_values or {}
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
@@ -49,7 +53,8 @@ class Parser(argparse.ArgumentParser):
         """Parses a whole command line; see `argparse.ArgumentParser`."""
         options, rest = self.parse_known_args(args, namespace)
         if rest:
-            self.error(f"{rest[0]!r} is one word too many; options are written --name value")
+            # Not a value: options that take some would have taken it.
+            self.error(f"unexpected {rest[0]!r}: options are written --name value, flags alone")
         return options
 
     def _checked(self, words: list[str]) -> list[str]:
@@ -68,8 +73,11 @@ class Parser(argparse.ArgumentParser):
         return words
 
     def _unknown(self, name: str) -> str:
+        word = name.lstrip("-").replace("_", "-").lower()
+        if answer := self._answers.get(word):
+            return f"unknown option {name}: {answer}"
         known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-        hint = did_you_mean(name.lstrip("-"), known, self._other_words, prefix="--")
+        hint = did_you_mean(word, known, self._other_words, prefix="--")
         return f"unknown option {name}{hint or f'; {self.prog} --help lists them'}"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -78,16 +86,22 @@ class Parser(argparse.ArgumentParser):
         choices = [str(choice) for choice in action.choices]
         others = self._other_values.get(action.dest, {})
         hint = did_you_mean(str(value), choices, others)
-        raise argparse.ArgumentError(action, f"{value!r} is not {_either(choices)}{hint}")
+        wrong = f"{value!r} is unknown" if hint and len(choices) > _FEW else ""
+        wrong = wrong or f"{value!r} is not {_either(choices)}"
+        raise argparse.ArgumentError(action, wrong + hint)
 
-    def error(self, message: str) -> NoReturn:
-        """Prints one line and ends with exit code 2."""
+    def explained(self, message: str) -> str:
+        """Returns argparse's message in our words."""
         message = message.removeprefix("argument ")
         message = message.replace("the following arguments are required:", "missing:")
         message = re.sub(r"expected (at least )?one argument$", "a value is missing", message)
         if message.startswith("missing:"):
             message += f"; see {self.prog} --help"
-        self.exit(2, f"error: {message}\n")
+        return message
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line and ends with exit code 2."""
+        self.exit(2, f"error: {self.explained(message)}\n")
 
 
 def whole_number(text: str) -> int:

@@ -15,11 +15,15 @@ inception-jax convert inceptionv4.safetensors v4.pth --arch inception_v4.tf_in1k
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("source", metavar="SRC", help="weight file")
+    parser.add_argument("source", metavar="SRC", help="weight file to read")
     parser.add_argument(
-        "target", metavar="DST", help=".safetensors, .pth, or for Keras .weights.h5 or .h5"
+        "target",
+        metavar="DST",
+        help="file to write: .safetensors, .pth, or for Keras .weights.h5 or .h5",
     )
-    parser.add_argument("--arch", required=True, help="network or network.tag of SRC")
+    parser.add_argument(
+        "--arch", required=True, metavar="NAME", help="network or network.tag of SRC"
+    )
     parser.add_argument(
         "--to",
         choices=FORMATS,

@@ -65,15 +65,26 @@ inception-jax predict cat.jpg --weights runs/xception --explain heat.png
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
-    parser.add_argument("--weights", help="weight file, or folder of a run; default: the tag's")
-    parser.add_argument("--arch", help="network.tag, for files that do not say what they are")
-    parser.add_argument("--top", type=positive_int, default=5, help="how many classes; default: 5")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weight file, or folder of a run; default: the tag's"
+    )
+    parser.add_argument(
+        "--arch", metavar="NAME", help="network.tag, for files that do not say what they are"
+    )
+    parser.add_argument(
+        "--top",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="how many classes to show; default: 5",
+    )
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one a line; or classes.csv of a run; default: the file's own",
+        help="names of the classes, one on each line, or a .csv with a column `class`, such as a "
+        "run's classes.csv; default: the weight file's own",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a table")
+    parser.add_argument("--csv", metavar="FILE", help="write a table of all images")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of all images")
     parser.add_argument(
         "--explain",

@@ -18,14 +18,14 @@ from inception_jax.registry import UnknownModelError
 PROGRAM = "inception-jax"
 
 COMMANDS = {
-    "list": "names of networks and of published weights",
-    "info": "what is known of a network or its weights",
-    "summary": "a network's stages as a table",
-    "convert": "weights from any layout to another",
-    "export": "a network as a program: ONNX or StableHLO",
-    "predict": "the likeliest classes of images",
-    "draw": "a network or a module of it as SVG",
-    "fid": "FID and other metrics of two folders of images",
+    "list": "list the networks and their published weights",
+    "info": "show what is known of a network or of its weights",
+    "summary": "show a network's stages as a table",
+    "convert": "convert weights from one library's layout to another's",
+    "export": "write a network as a program: ONNX or StableHLO",
+    "predict": "name what photos show, by the likeliest classes",
+    "draw": "draw a network, or a module of it, as SVG",
+    "fid": "compare two folders of images: FID, KID, Inception Score, precision and recall",
 }
 
 # What other programs call these commands.
@@ -111,8 +111,6 @@ def _run(words: list[str]) -> int:
     except (UnknownModelError, ValueError) as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        if str(error.name).startswith("inception_jax"):
-            raise
         return _fail(extras.missing(error, f"`{words[0]}`"))
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=image_size,
         metavar="N|HxW",
-        help="of the image, in pixels; default: the network's own",
+        help="size of the image, in pixels; default: the network's own",
     )
 
 
