@@ -58,6 +58,9 @@ def read_text(
     except OSError as problem:
         raise error(f"{path}: cannot be read as {what}: {problem.strerror}") from None
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise error(f"{path}, line {line}: holds a zero byte, so it is not {what} in UTF-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as problem:
@@ -67,9 +70,6 @@ def read_text(
             "Save the file as UTF-8; one in Latin-1 becomes it by "
             f"`iconv -f latin1 -t utf-8 {path}`"
         ) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise error(f"{path}, line {line}: holds a zero byte, so it is not {what}; save as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

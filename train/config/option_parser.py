@@ -114,7 +114,8 @@ def make_parser(
 
 
 def _add(group: Any, option: Option, choices: Sequence[str] | None) -> None:
-    text = f"{option.text} (default: {option.shown_default})".replace("%", "%%")
+    known = f" One of {', '.join(choices)}." if choices else ""
+    text = f"{option.text}{known} (default: {option.shown_default})".replace("%", "%%")
     flag, kind = option.flag, option.kind
     inner = [part for part in typing.get_args(kind) if part is not types.NoneType]
     optional = types.NoneType in typing.get_args(kind)
