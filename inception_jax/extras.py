@@ -19,7 +19,14 @@ EXTRAS = {
 }
 """The extra that installs a module. A module that is not here belongs to the extra `train`."""
 
-_PACKAGES = {"google.protobuf": "protobuf", "pillow_heif": "pillow-heif", "cv2": "opencv-python"}
+_PACKAGES = {  # that are not called as their module is
+    "cv2": "opencv-python-headless",
+    "google.protobuf": "protobuf",
+    "google_crc32c": "google-crc32c",
+    "orbax": "orbax-checkpoint",
+    "pillow_heif": "pillow-heif",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
 
 
 def require(module: str, what: str, error: type[Exception] = ValueError) -> ModuleType:

@@ -68,7 +68,7 @@ def read_text(
         raise error(
             f"{path}, line {line}: byte 0x{content[problem.start]:02x} is not {encoding.upper()}. "
             "Save the file as UTF-8; one in Latin-1 becomes it by "
-            f"`iconv -f latin1 -t utf-8 {path}`"
+            f"`iconv -f latin1 -t utf-8 {path} > NEW`"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
