@@ -262,7 +262,6 @@ ANSWERS: dict[str, str] = {
     "interpolation": "the tag of --arch decides; see inception-jax info",
     "validation-batch-size": "images are evaluated in batches of --batch-size",
     "val-batch-size": "images are evaluated in batches of --batch-size",
-    "verbose": "--dry-run prints the whole configuration; WORKDIR/config.json has it",
     "quiet": "redirect standard output; WORKDIR/metrics.jsonl has the numbers",
     "config": "options are given on the command line; a run's are in WORKDIR/config.json",
     "nesterov": "sgd is with plain momentum",

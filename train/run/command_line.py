@@ -146,8 +146,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     # These import jax, which help and mistakes do not wait for.
     from train.engine import functional, loop
 
-    known = argparse.Namespace(**{**fields.flat(Config()), "recipe": None, "dataset": None})
-    vars(known).update(options)
+    undecided = dict.fromkeys(("arch", "recipe", "dataset", "workdir"))
+    known = argparse.Namespace(**{**fields.flat(Config()), **undecided, **options})
+    known.arch = known.arch or NetworkOptions.arch
     ij.model_info(known.arch)  # a wrong name is told before a large folder is listed
     dataset = _dataset(known)
     config = fields.override(baseline(known, dataset), options)
