@@ -92,7 +92,7 @@ def read_lines(path: str | os.PathLike[str], error: type[Exception] = ValueError
     ]
     kept = [line for line in lines if line.text and not line.text.startswith("#")]
     if not kept:
-        raise error(f"{path} is empty: one name on each line is expected")
+        raise error(f"{path} cannot be read as a list: it names nothing; write one on each line")
     return kept
 
 

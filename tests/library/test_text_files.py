@@ -64,8 +64,8 @@ def test_class_names_of_a_table(tmp_path, content):
     [
         ("cat\ndog\n", "has 2 names for 3 classes"),
         ("cat\n\n\ndog\nBär\nfox", "has 4 names for 3 classes"),
-        ("", "is empty"),
-        ("\n# only this\n", "is empty"),
+        ("", "names nothing"),
+        ("\n# only this\n", "names nothing"),
         ("cat\ndog\nBär".encode("latin-1"), r"line 3: byte 0xe4 is not UTF-8.*iconv"),
         ("cat\ndog\nBär".encode("utf-16")[2:], "line 1: holds a zero byte"),
         ("0;cat\n1;dog\n2;fox", "line 1: '0;cat' is more than a name"),
