@@ -2,6 +2,6 @@
 
 import sys
 
-from inception_jax.cli.program import main
+from inception_jax.cli.commands import main
 
 sys.exit(main())

@@ -17,8 +17,8 @@ from PIL import Image
 
 import inception_jax as ij
 from inception_jax import classes
+from inception_jax.cli import commands as cli
 from inception_jax.cli import predict
-from inception_jax.cli import program as cli
 from tests.helpers.keras_layers import keras_tensors, xception_layers
 from tests.helpers.networks import WIDTH, filled, network, skeleton
 
@@ -409,7 +409,7 @@ def test_imagenet_names():
 def test_the_installed_command():
     """In a process of its own: exit code, and no PyTorch or TensorFlow imported."""
     code = (
-        "import sys; from inception_jax.cli.program import main; code = main(['list', 'xception']);"
+        "import sys; from inception_jax.cli.commands import main; code = main(['list', 'xception']);"
         "assert not {'torch', 'tensorflow', 'h5py'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

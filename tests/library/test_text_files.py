@@ -207,13 +207,13 @@ def test_an_old_partial_file_does_not_stop_a_write(tmp_path):
 
 def test_a_conversion_that_cannot_be_written_reads_nothing(tmp_path, monkeypatch, capsys):
     """Packages and paths are checked before the weights are read."""
-    from inception_jax.cli import convert, program
+    from inception_jax.cli import commands, convert
 
     monkeypatch.setattr(convert, "model_for", lambda *_: pytest.fail("the weights were read"))
     for file, module in (("x.pth", "torch"), ("x.h5", "h5py")):
         monkeypatch.setitem(sys.modules, module, None)
         words = ["convert", "a.safetensors", str(tmp_path / file), "--arch", "xception.keras_in1k"]
-        assert program.main(words) == 2
+        assert commands.main(words) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert err.startswith("error: ")
