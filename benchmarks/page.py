@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from inception_jax.outputs import atomic_write
 from train.hosts.cpus import available_cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,9 +47,8 @@ def write_section(page: Path, name: str, text: str) -> None:
         raise ValueError(f"{page}: {first} without {last}")
     new = before + section + after if found else f"{old.rstrip()}\n\n{section}\n"
     page.parent.mkdir(parents=True, exist_ok=True)
-    partial = page.with_name(f".{page.name}.{os.getpid()}")
-    partial.write_text(new)
-    partial.replace(page)
+    with atomic_write(page) as partial:
+        partial.write_text(new)
 
 
 def publish(page: Path | None, name: str, setting: str, *parts: str) -> None:

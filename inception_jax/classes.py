@@ -7,6 +7,7 @@ import importlib.resources
 
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
+from inception_jax.text_files import read_lines
 
 
 def names(model: Model) -> tuple[str, ...]:
@@ -31,5 +32,5 @@ def of_published(name: str) -> tuple[str, ...] | None:
 def imagenet() -> tuple[str, ...]:
     """Returns ImageNet's 1000 names in the order of the outputs, as WordNet has them."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return tuple(line.partition("\t")[2] for line in lines if not line.startswith("#"))
+    with importlib.resources.as_file(file) as path:
+        return tuple(line.text.partition("\t")[2] for line in read_lines(path))

@@ -15,10 +15,10 @@ from inception_jax.models import model_class, model_info
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec, layer_paths
 from inception_jax.weights import hub
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.facts import warn_of_old_file
 from inception_jax.weights.loading import load_weights
 from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_weights
+from inception_jax.weights.weights_error import WeightsError
 
 
 def create_model(

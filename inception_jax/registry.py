@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import inspect
@@ -235,9 +234,7 @@ def _unknown(name: str) -> str:
     if arch in _INFOS:
         tags = [info.tag for info in _INFOS.values() if info.arch == arch and info.tag]
         return f"{arch} has no tag {name.partition('.')[2]!r}; it has {', '.join(tags)}"
-    near = difflib.get_close_matches(name, _INFOS, n=3)
-    near += difflib.get_close_matches(arch, list_models(), n=3)
-    hint = "all are in list_models(), or `inception-jax list`"
-    if near:
-        hint = f"did you mean {', '.join(dict.fromkeys(near))}?"
-    return f"unknown model {name!r}; {hint}"
+    from inception_jax.nearest import did_you_mean  # for mistakes alone
+
+    near = did_you_mean(name, _INFOS) or did_you_mean(arch, list_models())
+    return f"unknown model {name!r}{near or '; all are in list_models(), or `inception-jax list`'}"

@@ -10,8 +10,17 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 # Worker processes import this file too, and need nothing of what follows.
 if __name__ == "__main__":
+    from inception_jax import extras
+    from train.errors import UsageError
+    from train.run import command_line
+
     try:
+        command_line.given(sys.argv[1:])  # help and mistakes do not wait for jax
         from train.dispatch import main
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except ModuleNotFoundError as error:
-        sys.exit(f"{error}. Install what training needs: pip install -e '.[train]'")
+        print(f"error: {extras.missing(error, 'training')}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(main())

@@ -2,6 +2,6 @@
 
 import sys
 
-from inception_jax.cli.main import main
+from inception_jax.cli.commands import main
 
 sys.exit(main())

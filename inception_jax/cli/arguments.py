@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from inception_jax.parser import whole_number
+
 
 def positive_int(text: str) -> int:
     """Reads a whole number of at least 1."""
-    number = int(text)
+    number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number

@@ -7,6 +7,11 @@ import argparse
 from inception_jax import drawing
 from inception_jax.outputs import atomic_write, check_target
 
+EXAMPLES = """
+inception-jax draw inception_v3 -o inception_v3.svg
+inception-jax draw inception_v3 --module Mixed_6b -o Mixed_6b.svg
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""

@@ -11,22 +11,34 @@ from inception_jax.cli.arguments import image_size
 from inception_jax.create import load, model_for
 from inception_jax.models import model_info
 
+EXAMPLES = """
+inception-jax export runs/xception                    # a network trained here
+inception-jax export inception_v3.tf_in1k -o v3.onnx   # published weights
+inception-jax export runs/xception -o x.stablehlo --normalise
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument(
         "source", metavar="FILE|NAME", help="weight file, folder of a run, or network.tag, see list"
     )
-    parser.add_argument("--weights", help="weight file of NAME; default: the published one")
     parser.add_argument(
-        "--format", choices=serving.FORMATS, help="of the file; default: by its ending, else onnx"
+        "--weights", metavar="FILE", help="weight file of NAME; default: the published one"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: FILE.onnx or NAME.onnx")
+    parser.add_argument(
+        "--format",
+        choices=serving.FORMATS,
+        help="kind of program; default: by the ending of -o, else onnx",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write; default: FILE.onnx or NAME.onnx"
+    )
     parser.add_argument(
         "--image-size",
         type=image_size,
         metavar="N|HxW",
-        help="of the images, in pixels; default: the network's own",
+        help="size of the images, in pixels; default: the network's own",
     )
     parser.add_argument(
         "--normalise",

@@ -15,9 +15,17 @@ from inception_jax.metrics.metric_values import MeanStd
 from inception_jax.metrics.resizing import RESIZES
 from inception_jax.metrics.scores import check_count, fid_of_statistics, open_all, score_of_features
 from inception_jax.metrics.statistics import Statistics
+from inception_jax.nearest import did_you_mean
 from inception_jax.outputs import check_target
+from inception_jax.parser import whole_number
 
 METRICS = ("fid", "kid", "is", "pr")
+
+EXAMPLES = """
+inception-jax fid generated/ real/
+inception-jax fid generated/ real/ --metrics fid,kid
+inception-jax fid real/ --save-stats real.npz
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,24 +33,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = "folder of images, read as pytorch-fid does, or .npz file of statistics"
     parser.add_argument("a", metavar="A", help=f"{source}: the generated images")
     parser.add_argument("b", metavar="B", nargs="?", help=f"{source}: the real ones")
-    parser.add_argument("--weights", help="weight file; default: pytorch-fid's published one")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weight file; default: pytorch-fid's published one"
+    )
     parser.add_argument(
         "--metrics",
         type=_metrics,
         default=("fid",),
-        help=f"some of {','.join(METRICS)}; is needs no B; default: fid",
+        metavar="LIST",
+        help=f"some of {','.join(METRICS)}, with commas between them; is needs no B; default: fid",
     )
     parser.add_argument(
         "--resize",
         choices=RESIZES,
         default=RESIZES[0],
-        help="rule to 299x299 pixels; default: %(default)s",
+        help="how images are resized to 299x299 pixels; default: %(default)s",
     )
     parser.add_argument(
-        "--dims", type=int, choices=DIMS, default=2048, help="features; default: %(default)s"
+        "--dims",
+        type=whole_number,
+        choices=DIMS,
+        default=2048,
+        help="number of features; default: %(default)s",
     )
     parser.add_argument(
-        "--batch-size", type=positive_int, default=50, metavar="N", help="default: %(default)s"
+        "--batch-size",
+        type=positive_int,
+        default=50,
+        metavar="N",
+        help="images at once; default: %(default)s",
     )
     parser.add_argument("--recursive", action="store_true", help="read subfolders too")
     parser.add_argument(
@@ -51,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-stats", metavar="FILE.npz", help="write the statistics of A, without a B"
     )
-    parser.add_argument("--no-progress", action="store_true", help="no bars on stderr")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -133,5 +152,6 @@ def _metrics(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
     unknown = [name for name in names if name not in METRICS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METRICS)}")
+        hint = did_you_mean(unknown[0], METRICS, {"precision": "pr", "recall": "pr"})
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METRICS)}{hint}")
     return names

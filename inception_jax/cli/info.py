@@ -8,6 +8,11 @@ import dataclasses
 from inception_jax.models import model_info
 from inception_jax.weights.published import PUBLISHED
 
+EXAMPLES = """
+inception-jax info inception_v3
+inception-jax info inception_v3.fid   # a tag: size, normalisation, address of the weights
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from inception_jax.models import list_models
+from inception_jax.names import TAGS, matching
+from inception_jax.nearest import did_you_mean
+
+EXAMPLES = """
+inception-jax list
+inception-jax list "inception*"       # these networks, with their tags
+inception-jax list "*.tf_in1k"        # these tags
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,14 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints each network with its tags, or else each tag, that fits the pattern."""
-    names = list_models(args.pattern)
-    if names:
-        for name in names:
-            tags = [full.partition(".")[2] for full in list_models(name, tags=True)]
-            print(" ".join([name, *tags]))
-        return 0
-    names = list_models(args.pattern, tags=True)
-    if not names:
-        raise ValueError(f"no network is called {args.pattern!r}")
-    print("\n".join(names))
+    names = matching(args.pattern)
+    lines = [" ".join([name, *TAGS[name]]) for name in names] or matching(args.pattern, tags=True)
+    if not lines:
+        raise ValueError(f"no network is called {args.pattern!r}{did_you_mean(args.pattern, TAGS)}")
+    print("\n".join(lines))
     return 0

@@ -26,6 +26,7 @@ from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.preprocessing import facts_of
+from inception_jax.text_files import read_class_names
 
 # Maps images to heat maps, or None if none are asked for, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
@@ -54,18 +55,36 @@ class Prediction:
     heated: Image.Image | None
 
 
+EXAMPLES = """
+inception-jax predict cat.jpg --arch inception_v3.tf_in1k
+inception-jax predict photos/ --weights runs/xception --csv table.csv
+inception-jax predict cat.jpg --weights runs/xception --explain heat.png
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
-    parser.add_argument("--weights", help="weight file, or folder of a run; default: the tag's")
-    parser.add_argument("--arch", help="network.tag, for files that do not say what they are")
-    parser.add_argument("--top", type=positive_int, default=5, help="how many classes; default: 5")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weight file, or folder of a run; default: the tag's"
+    )
+    parser.add_argument(
+        "--arch", metavar="NAME", help="network.tag, for files that do not say what they are"
+    )
+    parser.add_argument(
+        "--top",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="how many classes to show; default: 5",
+    )
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one a line; or classes.csv of a run; default: the file's own",
+        help="names of the classes, one on each line, or a .csv with a column `class`, such as a "
+        "run's classes.csv; default: the weight file's own",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a table")
+    parser.add_argument("--csv", metavar="FILE", help="write a table of all images")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of all images")
     parser.add_argument(
         "--explain",
@@ -173,14 +192,7 @@ def _names(args: argparse.Namespace, model: Model) -> Sequence[str]:
     if not args.classes:
         return classes.names(model)
     count = facts_of(model)[0].num_classes
-    with Path(args.classes).open(newline="", encoding="utf-8") as file:
-        if Path(args.classes).suffix == ".csv":
-            names = [row["class"] for row in csv.DictReader(file) if "class" in row]
-        else:
-            names = file.read().splitlines()
-    if len(names) != count:
-        raise ValueError(f"{args.classes} has {len(names)} names for {count} classes")
-    return names
+    return read_class_names(args.classes, count)
 
 
 def _predict(

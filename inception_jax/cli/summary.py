@@ -7,6 +7,11 @@ import argparse
 import inception_jax as ij
 from inception_jax.cli.arguments import image_size
 
+EXAMPLES = """
+inception-jax summary inception_v3
+inception-jax summary xception --image-size 224
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
@@ -15,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=image_size,
         metavar="N|HxW",
-        help="of the image, in pixels; default: the network's own",
+        help="size of the image, in pixels; default: the network's own",
     )
 
 

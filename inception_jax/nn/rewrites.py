@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal, get_args
 
 import jax
 
-Rewrite = Literal["siblings", "pools", "statistics", "depthwise", "repeats"]
-REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
+from inception_jax.nn.rewrite_names import REWRITES, Rewrite
 
 _enabled = jax.make_user_context(REWRITES)
 

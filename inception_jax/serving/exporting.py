@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Literal, get_args
 
 import jax
 
-from inception_jax import outputs
+from inception_jax import extras, outputs
 from inception_jax.nn.model import Model
 from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.program import Program, program_of
@@ -77,10 +76,8 @@ def check_target(path: str | os.PathLike[str], format: str) -> Path:
     if format not in FORMATS:
         raise ExportError(f"format must be {' or '.join(FORMATS)}, not {format!r}")
     path = outputs.check_target(path, (f".{format}",), error=ExportError, what=f"{format} files")
-    if format == "onnx" and importlib.util.find_spec("onnx") is None:
-        raise ExportError("ONNX files need a package: pip install 'inception-jax[onnx]'")
-    if format == "stablehlo" and importlib.util.find_spec("flatbuffers") is None:
-        raise ExportError("StableHLO files need a package: pip install flatbuffers")
+    package = {"onnx": "onnx", "stablehlo": "flatbuffers"}[format]
+    extras.require(package, f"writing .{format} files", ExportError)
     return path
 
 

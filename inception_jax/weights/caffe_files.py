@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
 # The fields of caffe.proto that hold weights: name, number, type, label. `layers` is what Caffe
 # wrote in 2014, `layer` what it writes since.
@@ -37,7 +37,7 @@ def read(path: Path) -> Tensors:
     Raises:
         WeightsError: if the file is damaged or another kind of file.
     """
-    message = optional_library("google.protobuf.message", path, "caffe")
+    message = optional_library("google.protobuf.message", path)
     net = _net_class()()
     try:
         net.ParseFromString(path.read_bytes())

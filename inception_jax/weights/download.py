@@ -9,8 +9,8 @@ from pathlib import Path
 
 from inception_jax.outputs import atomic_write
 from inception_jax.registry import list_models, model_info
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.published import PUBLISHED, Published
+from inception_jax.weights.weights_error import WeightsError
 
 _HUB_FILE = "model.safetensors"
 

@@ -13,8 +13,8 @@ import numpy as np
 from inception_jax.nn.model import Model
 from inception_jax.registry import Crop, FrozenDict, Interpolation, model_info
 from inception_jax.version import __version__
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError
 
 _CROPS, _INTERPOLATIONS = Crop.__args__, Interpolation.__args__  # pyright: ignore
 

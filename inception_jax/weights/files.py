@@ -14,8 +14,8 @@ from inception_jax.weights import (
     tensorflow_files,
     torch_files,
 )
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError, optional_library
 
 _READERS: dict[str, Callable[[Path], Tensors]] = {
     **dict.fromkeys(torch_files.ENDINGS, torch_files.read),
@@ -27,6 +27,13 @@ _READERS: dict[str, Callable[[Path], Tensors]] = {
     ".tgz": tensorflow_files.read_archive,
     ".tar.gz": tensorflow_files.read_archive,
     ".caffemodel": caffe_files.read,
+}
+
+_NEEDS = {
+    "torch": torch_files.ENDINGS,
+    "h5py": (".h5", ".hdf5", ".keras"),
+    "tensorflow": (".pb", ".tgz", ".tar.gz"),
+    "google.protobuf": (".caffemodel",),
 }
 
 
@@ -46,6 +53,17 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
     if path.suffix == ".safetensors":
         return safetensors_files.read(path)
     return _reader(path)(path), {}
+
+
+def check_readable(name: str) -> None:
+    """Refuses a file that cannot be read for want of a package, before it is fetched.
+
+    Raises:
+        WeightsError: naming the package.
+    """
+    for library, endings in _NEEDS.items():
+        if name.endswith(endings):
+            optional_library(library, name)
 
 
 def exists(path: Path) -> bool:

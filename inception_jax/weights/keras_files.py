@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.keras_layouts import Stored
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
 # Keras 1 named tensors by suffixes; its `running_std` holds the variance.
 _KERAS_1 = {
@@ -57,7 +57,7 @@ def read_keras_archive(path: Path) -> Tensors:
 
 
 def _read_hdf5(file: BinaryIO, what: str) -> Tensors:
-    h5py = optional_library("h5py", what, "keras")
+    h5py = optional_library("h5py", what)
     try:
         with h5py.File(file, "r") as root:
             group = root.get("model_weights", root)
@@ -81,7 +81,7 @@ def write_hdf5(path: Path, layers: Sequence[Stored], legacy: bool) -> None:
         layers: in the order of `model.layers`.
         legacy: by names, as Keras 1 and 2 wrote; else by index, as Keras 3 does.
     """
-    h5py = optional_library("h5py", path, "keras")
+    h5py = optional_library("h5py", path)
     with h5py.File(path, "w") as root:
         if legacy:
             _write_legacy(root, layers)

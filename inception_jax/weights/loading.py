@@ -12,9 +12,9 @@ from flax import nnx
 
 from inception_jax.nn.model import Model
 from inception_jax.weights import torch_names
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weight_file import Source, WeightFile, open_weights, spec_of
+from inception_jax.weights.weights_error import WeightsError
 
 
 def load_weights(

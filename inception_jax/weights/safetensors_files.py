@@ -12,8 +12,8 @@ import safetensors
 import safetensors.numpy
 
 from inception_jax.outputs import atomic_write, check_target
-from inception_jax.weights.errors import WeightsError, damaged
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError, damaged
 
 _DTYPES = {
     "F64": np.float64,

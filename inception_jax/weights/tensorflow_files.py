@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax.weights import frozen_graph
-from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -96,4 +96,4 @@ def read_graph(path: Path) -> Tensors:
 
 def _tensorflow(path: Path) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log: what matters is raised too
-    return optional_library("tensorflow", path, "tensorflow")
+    return optional_library("tensorflow", path)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from inception_jax.outputs import atomic_write
-from inception_jax.weights.errors import WeightsError, damaged, optional_library
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
 ENDINGS = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averages before the rest
@@ -23,7 +23,7 @@ def read(path: Path) -> Tensors:
     Raises:
         WeightsError: if the file is damaged, holds other objects than tensors, or no dict.
     """
-    torch = optional_library("torch", path, "torch")
+    torch = optional_library("torch", path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
@@ -45,6 +45,6 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict as `torch.save` does, whole or not at all."""
-    torch = optional_library("torch", path, "torch")
+    torch = optional_library("torch", path)
     with atomic_write(path) as partial:
         torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, partial)

@@ -14,10 +14,11 @@ import numpy as np
 from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import list_models, model_info
 from inception_jax.weights import download, files, layouts
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.facts import Facts, verify
 from inception_jax.weights.layouts import Layout
+from inception_jax.weights.published import PUBLISHED
 from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
@@ -97,6 +98,8 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
     if isinstance(source, Mapping):
         tensors, metadata = {str(k): np.asarray(v) for k, v in source.items()}, {}
     else:
+        if source is True and name in PUBLISHED:
+            files.check_readable(PUBLISHED[name].address)
         tensors, metadata = files.read(download.fetch(name) if source is True else source)
     tensors = {_WRAPPER.sub("", key): tensor for key, tensor in tensors.items()}
     if METADATA_KEY not in metadata:

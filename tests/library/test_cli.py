@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 import inception_jax as ij
 from inception_jax import classes
-from inception_jax.cli import main as cli
+from inception_jax.cli import commands as cli
 from inception_jax.cli import predict
 from tests.helpers import networks
 from tests.helpers.keras_layers import keras_tensors, xception_layers
@@ -54,6 +55,47 @@ def test_list(capsys):
     code, out, err = run(capsys, "list", "resnet50")
     assert (code, out) == (2, "")
     assert "resnet50" in err
+
+
+def test_the_command_alone(capsys):
+    """Help, versions, examples, and what a command that does not exist may mean."""
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert out == run(capsys, "--help")[1] == run(capsys, "help")[1]
+    for name in cli.COMMANDS:
+        assert f"\n  {name}" in out
+        code, text, _ = run(capsys, name, "--help")
+        assert code == 0
+        assert f"  inception-jax {name} " in text or name == "list"
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"inception-jax \S+, jax \S+, flax \S+, Python \S+\n", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lst"], "unknown command 'lst'; did you mean list?"),
+        (["classify", "x.png"], "unknown command 'classify'; did you mean predict?"),
+        (["--colour"], "unknown option '--colour'"),
+        (["predict", "x.png", "--model", "y"], "unknown option --model; did you mean --arch?"),
+        (["predict", "x.png", "--wieghts", "y"], "did you mean --weights?"),
+        (["export", "x", "--image_sise=3"], "did you mean --image-size?"),
+        (["export", "x", "--format", "onx"], "'onx' is not onnx or stablehlo; did you mean onnx?"),
+        (["convert", "a", "b.pth"], "missing: --arch; see inception-jax convert --help"),
+        (["predict", "x.png", "--top"], "--top: a value is missing"),
+        (["fid", "a", "b", "--batch-size", "1.5"], "--batch-size: '1.5' is not a whole number"),
+        (["fid", "a", "b", "--metrics", "precision"], "did you mean pr?"),
+        (["list", "a", "b"], "unexpected 'b'"),
+        (["list", "xceptoin"], "did you mean xception"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, message):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_info(capsys):
@@ -414,8 +456,9 @@ def test_imagenet_names():
 def test_the_installed_command():
     """In a process of its own: exit code, and no PyTorch or TensorFlow imported."""
     code = (
-        "import sys; from inception_jax.cli.main import main; code = main(['list', 'xception']);"
-        "assert not {'torch', 'tensorflow', 'h5py'} & set(sys.modules); sys.exit(code)"
+        "import sys; from inception_jax.cli.commands import main;"
+        "code = main(['list', 'xception']);"
+        "assert not {'jax', 'torch', 'tensorflow', 'h5py'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "xception cadene_in1k keras_in1k tf_in1k\n"

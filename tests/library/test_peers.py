@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.weights.convert import save_as
+from inception_jax.weights.other_formats import save_as
 
 torch = pytest.importorskip("torch")
 from tests.helpers.twins import to_nchw

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.cli import main as cli
+from inception_jax.cli import commands as cli
 from inception_jax.nn import layers, ops
 from inception_jax.nn.model import Model
 from tests.helpers import networks

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import inception_jax as ij
-from inception_jax.cli import main as cli
+from inception_jax.cli import commands as cli
 from train.data.image_folder import open_folder
 
 _COLOURS = {"red": (220, 40, 30), "green": (40, 200, 60), "blue": (30, 60, 220)}

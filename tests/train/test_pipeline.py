@@ -263,12 +263,32 @@ def test_excluded_images_are_masked_and_counted(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffcat 1.jpg\r\n2\r\n\r\n",
+        "cat 1.jpg;\n2;\n",
+        "# two\n2, \n  deep/cat 1.png\t\n",
+        "\ufeffcat 1.jpg\n2\n".encode("utf-16-le"),
+    ],
+)
+def test_lists_of_exclusions_however_they_were_saved(tmp_path, content):
+    path = tmp_path / "list"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert read_exclusions(path) == {"cat 1", "ILSVRC2012_val_00000002"}
+    path.write_text("1;2, 3\n")
+    assert read_exclusions(path) == {f"ILSVRC2012_val_0000000{i}" for i in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "names no"),
         (b"50001\n", "line 1: 50001"),
         (b"1\n0\n", "line 2"),
         (b"\xff\xfe", "read"),
+        ("1\nBär.jpg".encode("latin-1"), "line 2: byte 0xe4"),
+        (b"1\na.jpg;b.jpg\n", "line 2: 'a.jpg;b.jpg' is more than a name"),
+        (b"1;2;0", "line 1: 0 is not"),
     ],
 )
 def test_unusable_lists_of_exclusions(tmp_path, content, words):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -16,14 +19,16 @@ import safetensors.numpy
 
 import inception_jax as ij
 from tests.helpers.networks import filled
-from train.config import fields, recipes, workdir
+from train.config import fields, option_parser, other_words, recipes, usage, workdir
 from train.config.demo import DEMO
 from train.engine.initial_weights import load_start
 from train.engine.optimizer import make_optimizer
 from train.engine.schedule import ScheduleOptions, learning_rate, peak_rate
 from train.errors import UsageError
 from train.report import reporter
-from train.run.command_line import Config, parse
+from train.run.command_line import Config, changes, given, parse
+
+ROOT = Path(__file__).parents[2]
 
 
 def optimizer(options, steps_per_epoch, total):
@@ -258,14 +263,105 @@ def test_unusable_options_are_named(argv, words):
 
 def test_help_says_default_and_unit_of_every_option(capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(["--arch", "inception_v3", "--help"])
+        parse(["--arch", "inception_v3", "--help-all"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
+    for option in option_parser.options_of(Config()):
+        words = rf"--{option.name.replace('_', '-')}\b.*?\(default:"
+        assert option.text
+        assert re.search(words, text, re.DOTALL), option.name
     for name in fields.flat(Config()):
         assert f"--{name.replace('_', '-')}" in text
     assert "default: 75" in text  # the recipe's, not the class's
     for recipe in recipes.names():
         assert re.search(rf"\b{recipe}\b", text)
+
+
+def test_help_is_short_and_names_every_option(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--arch", "inception_v3", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 70
+    assert max(map(len, lines)) <= 88
+    assert "  --image-size N            side of the images, in pixels (default: 75)" in lines
+    for name in fields.flat(Config()):
+        assert any(f"--{name.replace('_', '-')}" in line.split() for line in lines), name
+    common = [name for section in usage._COMMON.values() for name in section]
+    assert len(common) == len(set(common))
+
+
+def test_help_and_mistakes_do_not_wait_for_jax():
+    code = """
+import sys
+from train.errors import UsageError
+from train.run import command_line
+for argv in (["--help"], ["--help-all"], ["--version"], ["--lr", "3"]):
+    try:
+        command_line.given(argv)
+    except (SystemExit, UsageError):
+        pass
+assert not {"jax", "flax", "cv2", "matplotlib"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--lr", "0.1"], "did you mean --learning-rate?"),
+        (["-lr", "0.1"], "did you mean --learning-rate?"),
+        (["--batchsize", "3"], "did you mean --batch-size?"),
+        (["--batch=3"], "did you mean --batch-size?"),
+        (["--data", "cifar"], "did you mean --data-dir or --dataset?"),
+        (["--epoch", "3"], "did you mean --epochs?"),
+        (["--lerning_rate", "3"], "did you mean --learning-rate?"),
+        (["--resume", "x"], "the same command resumes"),
+        (["--amp"], "--dtype bfloat16"),
+        (["--dtype", "fp16"], "'fp16' is not float32, bfloat16 or float64; did you mean bfloat16?"),
+        (["--optimizer", "adam"], "did you mean adamw?"),
+        (["--eval-crops", "5"], "5 is not 1, 12 or 144"),
+        (["--rewrites", "pool"], "did you mean pools?"),
+        (["--batch-size", "1.5"], "'1.5' is not a whole number"),
+        (["--learning-rate", "0,1"], "write 0.1"),
+        (["xception"], "unexpected 'xception'"),
+        (["--remat", "True"], "unexpected 'True'"),
+        (["--quux"], "--help lists them"),
+    ],
+)
+def test_mistakes_are_answered_by_name(argv, words):
+    with pytest.raises(UsageError) as error:
+        given(argv)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_command_line_gives():
+    assert given([]) == {}
+    argv = ["--image_size=32", "--no-flip", "--upright", "--rewrites", "--steps", "None",
+            "--epochs", "1e-1", "--batch-size", "1e3", "--eval-crops", "12"]  # fmt: skip
+    assert given(argv) == dict(image_size=32, flip=False, upright=True, rewrites=(), steps=None,
+                               epochs=0.1, batch_size=1000, eval_crops=12)  # fmt: skip
+    config, _ = parse(["--rewrites", "pools", "siblings", "--no-upright", "--workdir", "w"])
+    assert config.network.rewrites == ("pools", "siblings")
+    assert config.input.upright is False
+
+
+def test_words_of_other_programs_stand_for_options_that_exist():
+    names = {name.replace("_", "-") for name in fields.flat(Config())}
+    flags = {"config"}
+    for word, meant in other_words.OPTIONS.items():
+        assert set([meant] if isinstance(meant, str) else meant) <= names, word
+        assert word not in names
+    assert not set(other_words.ANSWERS) & (names - flags)
+    assert set(other_words.VALUES) <= set(fields.flat(Config()))
+
+
+def test_what_differs_from_the_recipe():
+    config, dataset = parse(["--arch", "xception", "--batch-size", "8", "--steps", "3"])
+    assert changes(config, dataset) == {"batch_size": (32, 8), "steps": (None, 3)}
+    argv = ["--recipe", "inception_v3_tpu", "--image-size", "299", "--workdir", "w"]
+    config, dataset = parse(argv)
+    assert changes(config, dataset) == {"workdir": (Path("runs/xception"), Path("w"))}
 
 
 def claim(folder, total, **options):

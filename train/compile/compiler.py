@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 
+from inception_jax.outputs import atomic_write
 from inception_jax.weights import download
 from train.compile import hlo, topology
 from train.compile.topology import Topology
@@ -116,6 +117,5 @@ def _cache_file(text: str, target: Topology, effort: Effort) -> Path:
 
 def _store(found: Report, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(found))
-    temporary.replace(path)
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(found))

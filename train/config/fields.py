@@ -1,6 +1,6 @@
 """What rooms say about their options, and what is done with all options alike.
 
-A room keeps its options in a frozen dataclass of its own, next to the code that uses them. Whatever
+A room keeps its options in frozen dataclasses in a file of its own, which imports no jax. Whatever
 there is to know about an option stands on its field: the help text in the docstring below it, the
 allowed range and `MAY_CHANGE` in its annotation. `train/run/command_line.py` nests the dataclasses;
 on the command line, in recipes and in `config.json` the names are flat.

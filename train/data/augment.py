@@ -6,7 +6,6 @@ All random numbers come from the generator argument, so equal generators give eq
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,8 +14,7 @@ from inception_jax import images
 from inception_jax.crops import cropped
 from inception_jax.registry import ModelInfo
 from train.data.decoding import Box, decode_crop, decode_whole, full_box, resize, resize_box
-
-Crop = Literal["inception", "window", "none"]
+from train.data.options import Crop
 
 _ASPECT = (3 / 4, 4 / 3)
 _ATTEMPTS = 10

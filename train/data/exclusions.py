@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from inception_jax.text_files import read_lines
 from train.errors import UsageError
 
 _VALIDATION_IMAGES = 50_000
@@ -14,33 +16,36 @@ def read_exclusions(path: Path) -> frozenset[str]:
 
     Args:
         path: a file with one image per line: a file name, with or without folders and extension,
-            or a number n for `ILSVRC2012_val_n`. Empty lines and lines that start with "#" are
-            ignored.
+            or a number n for `ILSVRC2012_val_n`, several with separators between them. Empty
+            lines and lines that start with "#" are ignored.
 
     Returns:
         File names without folders and extension.
 
     Raises:
-        UsageError: if the file cannot be read, has no entries, or has a number outside 1 to 50,000.
+        UsageError: see `text_files.read_text`; if the file has no entries, a line has more than a
+            name, or a number is outside 1 to 50,000.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as a list of images: {error}") from error
-    entries = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
-    names = frozenset(
+    return frozenset(
         _entry_name(entry, f"{path}, line {number}")
-        for number, entry in entries
-        if entry and not entry.startswith("#")
+        for number, text in read_lines(path, UsageError)
+        for entry in _entries(text, f"{path}, line {number}")
     )
-    if not names:
-        raise UsageError(f"{path} names no images")
-    return names
 
 
 def base_name(name: str) -> str:
     """Returns an example's name without folders and extension."""
     return Path(name).stem
+
+
+def _entries(text: str, where: str) -> list[str]:
+    """Takes a line of numbers apart; file names may hold blanks and commas."""
+    parts = re.split(r"[;,\s]+", text)
+    if all(part.isdecimal() for part in parts):
+        return parts
+    if ";" in text or "\t" in text:
+        raise UsageError(f"{where}: {text!r} is more than a name: write one image on each line")
+    return [text.strip("\"'")]
 
 
 def _entry_name(entry: str, where: str) -> str:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inception_jax.nearest import did_you_mean
 from train.data.datasets import Dataset
 from train.data.fashion_mnist import open_fashion_mnist
 from train.data.image_folder import open_folder
 from train.data.options import DataOptions
 from train.data.tfds_source import open_tfds
 from train.errors import UsageError
+
+_BUILT_IN = ("fashion_mnist", "folder")
+_OTHER_NAMES = {  # of other programs
+    "fmnist": "fashion_mnist",
+    "mnist": "fashion_mnist",
+    "image_folder": "folder",
+    "directory": "folder",
+    "images": "folder",
+    "custom": "folder",
+}
 
 
 def open_dataset(
@@ -39,13 +50,20 @@ def open_dataset(
         if data_dir or train_split or eval_split:
             raise UsageError(
                 "fashion_mnist comes with the repository: leave out --data-dir, --train-split and "
-                "--eval-split, or name another --dataset"
+                "--eval-split, or name another --dataset (your own pictures: --dataset folder)"
             )
         return open_fashion_mnist()
     if data_dir is None:
-        raise UsageError(f"--dataset {name} needs --data-dir, the folder that holds it")
+        raise UsageError(_needs_folder(name))
     if not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
     if name == "folder":
         return open_folder(data_dir, train_split, eval_split, eval_share)
     return open_tfds(name, data_dir, train_split, eval_split)
+
+
+def _needs_folder(name: str) -> str:
+    if Path(name).is_dir():
+        return f"--dataset {name} is a folder: write --dataset folder --data-dir {name}"
+    near = did_you_mean(name, _BUILT_IN, _OTHER_NAMES, prefix="--dataset ")
+    return f"--dataset {name} needs --data-dir, the folder that holds it{near}"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from train.config.fields import AT_MOST_ONE, BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
-from train.data.augment import Crop
+
+Crop = Literal["inception", "window", "none"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from inception_jax import extras
 from train.data.bad_images import BadImageError
 from train.data.datasets import Dataset, Example
 from train.errors import UsageError
@@ -112,13 +113,7 @@ def open_tfds(
 
 def _tfds() -> types.ModuleType:
     """Imports TFDS only when it is needed: it takes 0.7 s, and other data sets do without it."""
-    try:
-        import tensorflow_datasets as tfds
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f'{error}: data sets of TFDS need its package, pip install -e ".[train]"'
-        ) from error
-    return tfds
+    return extras.require("tensorflow_datasets", "a data set of TFDS", UsageError)
 
 
 def _open_split(folder: Path, split: str, image: str, label: str, text: str | None) -> TfdsSource:

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import inception_jax as ij
-from train.config.fields import AT_MOST_ONE, NOT_NEGATIVE
+from train.engine.training_options import AugmentationOptions
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentationOptions:
-    """Augmentation of training images on the device."""
-
-    distort: Literal["none", "inception"] = "none"
-    """inception: brightness, saturation, hue and contrast changed at random, as TF-slim does."""
-    mixup: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Alpha of mixup's Beta distribution; with cutmix, each batch takes one of them. 0: none."""
-    cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
-    """The same for cutmix."""
-    random_erasing: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
-    """Share of the training images that a rectangle of noise is put into."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,49 +12,14 @@ from flax import nnx
 import inception_jax as ij
 from inception_jax.nn.model import Model
 from inception_jax.nn.remat import rematerialised
-from inception_jax.nn.rewrites import REWRITES, Rewrite, rewritten
+from inception_jax.nn.rewrites import rewritten
 from inception_jax.weights import files
-from train.config.fields import BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
+from train.engine.training_options import NetworkOptions
 from train.errors import UsageError
 
 Tree = Any  # nested dicts of arrays
 Forward = Callable[[Tree, Tree, jax.Array, jax.Array], tuple[dict[str, jax.Array], Tree]]
 Predict = Callable[[Tree, Tree, jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkOptions:
-    """The network."""
-
-    arch: str = "xception"
-    """Network to train: see `inception_jax.list_models()`."""
-    init_from: Path | None = None
-    """Weight file to start from, of any layout that load_weights reads; a classifier of another
-    size, or one that the file lacks, starts from random values."""
-    freeze_backbone: bool = False
-    """Train the classifier alone: all other parameters and BatchNorm's statistics stay as they are
-    in init-from."""
-    width_multiplier: Annotated[float, POSITIVE] = 1.0
-    """Factor on every channel count of the network."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """What the network computes in; parameters and statistics are float32. float64, for all of
-    them, tells rounding from mistakes: on a CPU, two runs that differ in float32 agree in it."""
-    grad_reduce: Literal["float32", "bfloat16"] = "float32"
-    """What the devices' gradients of convolution and classifier kernels are summed in, where the
-    network computes in bfloat16; everything else is summed in float32."""
-    remat: Annotated[bool, MAY_CHANGE] = False
-    """Keep only the outputs of convolutions for the backward pass and compute the rest again:
-    a third less memory for about a seventh more time on TPUs."""
-    rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = REWRITES
-    """Exact rewritings of the network to use, see inception_jax/nn/rewrites.py; given without
-    any, every sum is the paper's."""
-    dropout: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.2
-    """Share of the features before the classifier that is dropped."""
-    drop_path: Annotated[float | None, NOT_NEGATIVE, BELOW_ONE] = None
-    """Stochastic depth of the last block, of InceptionNeXt and the aligned Xceptions; not given:
-    the network's own."""
-    bn_momentum: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9997
-    """BatchNorm: share of the running statistics that a step keeps."""
 
 
 def check(options: NetworkOptions, image_size: int) -> None:

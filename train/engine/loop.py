@@ -9,16 +9,16 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 
-from train.config.fields import MAY_CHANGE, POSITIVE
 from train.engine.checkpoint import Checkpoints
 from train.engine.evaluation import Evaluation, Interrupted
 from train.engine.job import Job
 from train.engine.prefetch import Arrays, prefetch
+from train.engine.training_options import LoopOptions
 from train.errors import TrainingError, UsageError
 from train.hosts import processes
 from train.report import plots
@@ -27,22 +27,6 @@ from train.report.reporter import Reporter, last_loss
 # So many steps skipped in a row are no accident.
 _SKIPPED_IN_A_ROW = 50
 _SECONDS_BETWEEN_CURVES = 60
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopOptions:
-    """When the run logs, evaluates and saves."""
-
-    log_every: Annotated[int, POSITIVE, MAY_CHANGE] = 10
-    """Steps between lines of the log."""
-    eval_every: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
-    """Epochs between evaluations; there is also one at the end."""
-    checkpoint_every: Annotated[int, POSITIVE, MAY_CHANGE] = 1000
-    """Steps between checkpoints; there is also one at the end."""
-    keep_checkpoints: Annotated[int, POSITIVE, MAY_CHANGE] = 2
-    """Newest checkpoints that are kept, beside the one with the best evaluation."""
-    profile_steps: Annotated[str | None, MAY_CHANGE] = None
-    """A:B writes a profile of these steps to WORKDIR/profile, for TensorBoard or Perfetto."""
 
 
 def profile_range(options: LoopOptions) -> tuple[int, int] | None:

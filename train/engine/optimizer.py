@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import optax
 
-from train.config.fields import BELOW_ONE, NOT_NEGATIVE
 from train.engine.schedule import Schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerOptions:
-    """The optimiser."""
-
-    optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
-    """rmsprop: TensorFlow's form; sgd: with momentum."""
-    momentum: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9
-    """rmsprop, sgd: share of the last update that a step keeps."""
-    rms_decay: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9
-    """rmsprop: share of the mean square that a step keeps."""
-    rms_eps: Annotated[float, NOT_NEGATIVE] = 1.0
-    """rmsprop: added to the mean square under the root."""
-    adam_b1: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9
-    """adamw: share of the mean gradient that a step keeps."""
-    adam_b2: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.999
-    """adamw: share of the mean square that a step keeps."""
-    adam_eps: Annotated[float, NOT_NEGATIVE] = 1e-8
-    """adamw: added to the root of the mean square."""
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 4e-5
-    """On convolution and classifier kernels. rmsprop, sgd: L2, a part of the gradient; adamw: a
-    share of the weight times the rate, apart from the gradient."""
-    bias_lr_multiplier: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Factor on the updates of biases."""
-    clip_norm: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Largest norm of the whole gradient; 0: no limit."""
+from train.engine.training_options import OptimizerOptions
 
 
 def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientTransformation:

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 
-from train.config.fields import AT_MOST_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
+from train.engine.training_options import ScheduleOptions
 from train.errors import UsageError
 
 Schedule = Callable[[Any], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleOptions:
-    """The length of the run and the learning rate."""
-
-    epochs: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
-    """Passes over the training images."""
-    steps: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
-    """Training steps, instead of epochs."""
-    learning_rate: Annotated[float, POSITIVE] = 0.045
-    """Highest rate, before lr-base-batch."""
-    lr_base_batch: Annotated[int, NOT_NEGATIVE] = 0
-    """The rate is multiplied by batch-size / lr-base-batch; 0: it stays as it is."""
-    lr_schedule: Literal["exponential", "cosine", "polynomial"] = "exponential"
-    """How the rate falls, from step 0 to the last."""
-    lr_decay: Annotated[float, POSITIVE] = 0.94
-    """exponential: factor on the rate over each lr-decay-epochs."""
-    lr_decay_epochs: Annotated[float, POSITIVE] = 2.0
-    """exponential: epochs between two decays."""
-    lr_decay_images: Annotated[int, NOT_NEGATIVE] = 0
-    """exponential: images between two decays, instead of epochs; 0: in epochs."""
-    lr_staircase: bool = False
-    """exponential: all of lr-decay at the end of its period, instead of a little at every step."""
-    lr_power: Annotated[float, NOT_NEGATIVE] = 0.5
-    """polynomial: power of the share of the steps that is left."""
-    lr_floor: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
-    """Lowest rate, as a share of the highest; of the cosine, where it ends."""
-    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Epochs in which the rate rises linearly from warmup-start to the schedule."""
-    warmup_start: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.1
-    """Rate at the start of the warm-up, as a share of the highest."""
-    cold_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Epochs before the warm-up, at its first rate."""
 
 
 def length(options: ScheduleOptions, batch_size: int, images: int) -> tuple[int, int]:

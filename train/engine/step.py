@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from train.config.fields import BELOW_ONE, NOT_NEGATIVE
 from train.engine.augmentation import Augmentation
 from train.engine.functional import Forward, Predict, Tree
+from train.engine.training_options import StepOptions
 from train.hosts.devices import BatchOptions
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[..., Any]
 Gradients = Callable[..., tuple[Tree, Tree, Metrics]]
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-    """The loss, and what becomes of an update."""
-
-    label_smoothing: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.1
-    """Share of the label spread evenly over all classes."""
-    aux_weight: Annotated[float, NOT_NEGATIVE] = 0.4
-    """Weight of each auxiliary classifier's loss, for networks that have one."""
-    ema_decay: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9999
-    """Share of the averaged parameters and statistics that a step keeps, after a warm-up of
-    (1 + step) / (10 + step). The averages are what is evaluated and exported. 0: no averages."""
-    on_nan: Literal["stop", "skip"] = "stop"
-    """A loss or gradient that is not finite: stop, or leave everything but the step as it was."""
 
 
 @jax.tree_util.register_dataclass

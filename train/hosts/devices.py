@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from train.config.fields import NOT_NEGATIVE, POSITIVE
 from train.errors import UsageError
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchOptions:
-    """The batch, and how it is divided."""
-
-    batch_size: Annotated[int, POSITIVE] = 32
-    """Images in a step, over all devices."""
-    grad_accum: Annotated[int, POSITIVE] = 1
-    """Parts that a batch is computed in, one after another; BatchNorm's statistics are those of a
-    part, the gradient and the update those of the whole batch."""
-    bn_group: Annotated[int, NOT_NEGATIVE] = 0
-    """Images that share BatchNorm's statistics, as a replica's did; 0: the whole batch, or part."""
+from train.hosts.host_options import BatchOptions
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.config.fields import MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 from train.errors import TrainingError, UsageError
+from train.hosts.host_options import HostOptions
 
 _INITIALIZATION_SECONDS = 300
-
-
-@dataclasses.dataclass(frozen=True)
-class HostOptions:
-    """Several processes in one run."""
-
-    distributed: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
-    """Several processes in one run: auto asks Slurm, Open MPI, TPUs, or takes the options below."""
-    coordinator: Annotated[str | None, MAY_CHANGE] = None
-    """Address and port of process 0, where the cluster does not tell."""
-    num_processes: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
-    """Number of processes, where the cluster does not tell."""
-    process_id: Annotated[int | None, NOT_NEGATIVE, MAY_CHANGE] = None
-    """Number of this process from 0, where the cluster does not tell."""
-    heartbeat_timeout: Annotated[int, POSITIVE, MAY_CHANGE] = 60
-    """Seconds without a sign of life after which the other processes give a process up."""
 
 
 def connect(options: HostOptions) -> None:

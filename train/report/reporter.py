@@ -9,24 +9,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from train.config.fields import MAY_CHANGE
-from train.errors import UsageError
 from train.hosts import hardware, processes
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportOptions:
-    """Where metrics go, beside `metrics.jsonl`."""
-
-    tensorboard: Annotated[bool, MAY_CHANGE] = True
-    """Write metrics for TensorBoard too, to WORKDIR/tensorboard."""
-    wandb: Annotated[str | None, MAY_CHANGE] = None
-    """Project of Weights & Biases to log to; needs the package wandb."""
+from train.report.report_options import ReportOptions
 
 
 @dataclasses.dataclass
@@ -168,10 +157,8 @@ class _TensorBoard:
 
 class _Wandb:
     def __init__(self, project: str, workdir: Path, configuration: Mapping[str, Any]):
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]  # optional
-        except ModuleNotFoundError:
-            raise UsageError("--wandb needs the package wandb: pip install wandb") from None
+        import wandb  # pyright: ignore[reportMissingImports]  # optional
+
         # The name of the workdir, so that the same command resumes the same run.
         name = workdir.absolute().name
         self._run = wandb.init(

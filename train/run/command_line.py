@@ -1,4 +1,7 @@
-"""The command line: the options of all rooms, filled by a recipe and overridden one by one."""
+"""The command line: the options of all rooms, filled by a recipe and overridden one by one.
+
+`given` answers `--help` and mistakes, and imports no jax; `parse` goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,36 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Annotated, Any, Literal
 
 import inception_jax as ij
-from train.config import fields, recipes
+from inception_jax import extras
+from inception_jax.interrupts import print_all
+from inception_jax.parser import versions
+from train.config import fields, option_parser, recipes, usage
 from train.config.fields import MAY_CHANGE, NOT_NEGATIVE
 from train.data.datasets import Dataset, imagenet_placeholder
-from train.data.open_dataset import open_dataset
 from train.data.options import DataOptions, InputOptions
-from train.engine import functional, loop
-from train.engine.augmentation import AugmentationOptions
-from train.engine.functional import NetworkOptions
-from train.engine.loop import LoopOptions
-from train.engine.optimizer import OptimizerOptions
-from train.engine.schedule import ScheduleOptions
-from train.engine.step import StepOptions
-from train.errors import UsageError
-from train.hosts.devices import BatchOptions
-from train.hosts.processes import HostOptions
-from train.report.reporter import ReportOptions
-
-_RECIPE_HELP = (
-    "Named set of defaults for the other options, see train/config/recipes.py: "
-    f"{', '.join(recipes.names())}. Not given: the network's own where there are "
-    f"{recipes.LARGE:,} training images or more, else demo."
+from train.engine.training_options import (
+    AugmentationOptions,
+    LoopOptions,
+    NetworkOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    StepOptions,
 )
+from train.errors import UsageError
+from train.hosts.host_options import BatchOptions, HostOptions
+from train.report.report_options import ReportOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """What is run, and where."""
 
-    recipe: Annotated[str, tyro.conf.arg(help=_RECIPE_HELP)] = "demo"
+    recipe: str = "demo"
+    """Named set of defaults for the other options, see train/config/recipes.py. Not given: the
+    network's own where there are 100,000 training images or more, else demo."""
     workdir: Annotated[Path, MAY_CHANGE] = Path("runs")
     """Folder for checkpoints, logs and pictures, which all processes see; made if absent."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
@@ -82,21 +81,99 @@ class Config:
     hosts: HostOptions = field(default_factory=HostOptions)
 
 
+def given(argv: Sequence[str]) -> dict[str, Any]:
+    """Returns the options that a command line has, by name.
+
+    Raises:
+        UsageError: naming the option, and the one that may be meant.
+        SystemExit: after `--help`, `--help-all` and `--version`, with the exit code 0.
+    """
+    names = recipes.names()
+    parser = option_parser.make_parser(
+        list(option_parser.options_of(Config())), {"recipe": names}, prog="train/main.py"
+    )
+    for flags in (("-h", "--help"), ("--help-all",), ("--version",)):
+        parser.add_argument(*flags, action="store_true", help=argparse.SUPPRESS)
+    asked = {"-h", "--help", "--help-all", "--version"} & set(argv)
+    if not asked:
+        values = vars(parser.parse_args(list(argv)))
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    if asked == {"--version"}:
+        print_all(versions("inception_jax's train/main.py"))
+    else:
+        print_all(_help(argv, every="--help-all" in asked))
+    raise SystemExit(0)
+
+
+def _help(argv: Sequence[str], *, every: bool) -> str:
+    """The help, with the defaults of the network and recipe that a command line names."""
+    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    look.add_argument("--arch", default=NetworkOptions.arch)
+    look.add_argument("--recipe", default=RunOptions.recipe)
+    known = look.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0]
+    arch = known.arch.partition(".")[0]
+    values: dict[str, Any] = dict(arch=known.arch, recipe=known.recipe)
+    try:
+        values |= recipes.options(known.recipe, arch, photographs=False)
+    except (UsageError, KeyError):  # no such network or recipe: the help is of the plain defaults
+        values = {}
+    options = list(option_parser.options_of(fields.override(Config(), values)))
+    if not every:
+        return usage.short_help(options, recipes.names())
+    parser = option_parser.make_parser(
+        options,
+        {"recipe": recipes.names()},
+        prog="python train/main.py",
+        usage="python train/main.py [--arch NAME] [--OPTION VALUE ...]",
+        description=(
+            "Trains a network of the Inception family; the same command again resumes. An option "
+            "that is not given takes the value of the recipe. The defaults below are those of "
+            f"{known.arch} under the recipe {known.recipe}: name others to see theirs."
+        ),
+    )
+    return parser.format_help()
+
+
 def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     """Reads the command line, and opens the data set whose size decides the recipe.
 
     Raises:
         UsageError: naming the option and what it may be.
         UnknownModelError: with near names.
-        SystemExit: after `--help`, or for options that do not exist.
+        SystemExit: after `--help`.
     """
-    known = _first_look(argv)
-    info = ij.model_info(known.arch)
-    arch = info.arch
-    if known.recipe not in (None, *recipes.names()):
-        raise UsageError(f"unknown recipe {known.recipe!r}; there is {', '.join(recipes.names())}")
+    options = given(argv)
+    # These import jax, which help and mistakes do not wait for.
+    from train.engine import functional, loop
+
+    undecided = dict.fromkeys(("arch", "recipe", "dataset", "workdir"))
+    known = argparse.Namespace(**{**fields.flat(Config()), **undecided, **options})
+    known.arch = known.arch or NetworkOptions.arch
+    ij.model_info(known.arch)  # a wrong name is told before a large folder is listed
     dataset = _dataset(known)
-    recipe = known.recipe or recipes.default_recipe(arch, len(dataset.train))
+    config = fields.override(baseline(known, dataset), options)
+    fields.check_ranges(config)
+    functional.check(config.network, config.input.image_size)
+    loop.profile_range(config.loop)
+    if config.report.tensorboard:
+        extras.check("tensorboardX", "--tensorboard, the default,", UsageError)
+    if config.report.wandb:
+        extras.check("wandb", "--wandb", UsageError)
+    return config, dataset
+
+
+def baseline(known: argparse.Namespace, dataset: Dataset) -> Config:
+    """Returns the configuration of a command line with only what decides the recipe.
+
+    Args:
+        known: all options, `recipe` None where it is not given.
+        dataset: of the run.
+
+    Raises:
+        UnknownModelError: with near names.
+    """
+    info = ij.model_info(known.arch)
+    recipe = known.recipe or recipes.default_recipe(info.arch, len(dataset.train))
     published = {}
     if info.tag:  # what its publisher evaluates, and, where weights are given, their width
         published = {"image_size": info.input_size}
@@ -106,43 +183,24 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
         "dataset": dataset.name,
         "workdir": Path("runs") / known.arch,
         "recipe": recipe,
-        **recipes.options(recipe, arch, photographs=dataset.channels == 3),
+        **recipes.options(recipe, info.arch, photographs=dataset.channels == 3),
         **published,
     }
-    config = tyro.cli(
-        Config,
-        args=list(argv),
-        default=fields.override(Config(), defaults),
-        prog="train/main.py",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    fields.check_ranges(config)
-    functional.check(config.network, config.input.image_size)
-    loop.profile_range(config.loop)
-    return config, dataset
+    return fields.override(Config(), defaults)
+
+
+def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
+    """Returns the options of a run that differ from its recipe: the recipe's value, and its own."""
+    usual = fields.flat(baseline(argparse.Namespace(**fields.flat(config)), dataset))
+    own = fields.flat(config)
+    return {name: (usual[name], own[name]) for name in own if own[name] != usual[name]}
 
 
 def _dataset(known: argparse.Namespace) -> Dataset:
     """Opens the data set; to compile a step it is enough to know of what kind it is."""
+    from train.data.open_dataset import open_dataset  # which imports what decodes images
+
     if known.compile_only and known.data_dir is None and known.dataset in (None, "imagenet2012"):
         return imagenet_placeholder()
     name = known.dataset or DataOptions.dataset
     return open_dataset(name, known.data_dir, known.train_split, known.eval_split, known.eval_share)
-
-
-def _first_look(argv: Sequence[str]) -> argparse.Namespace:
-    """Reads the options that the others' defaults follow from."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--arch", default=NetworkOptions.arch)
-    parser.add_argument("--recipe")
-    parser.add_argument("--init-from")
-    parser.add_argument("--dataset")
-    parser.add_argument("--compile-only")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--train-split")
-    parser.add_argument("--eval-split")
-    parser.add_argument("--eval-share", type=float, default=DataOptions.eval_share)
-    try:
-        return parser.parse_known_args(argv)[0]
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error)) from None

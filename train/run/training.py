@@ -20,6 +20,7 @@ from train.engine.schedule import peak_rate
 from train.errors import UsageError
 from train.hosts import processes
 from train.report.reporter import Reporter
+from train.run import command_line
 from train.run.assembly import assemble
 from train.run.command_line import Config
 
@@ -106,15 +107,16 @@ def _finished(folder: Path, start: int, total: int) -> Result | None:
 
 
 def _headline(config: Config, job: Job, start: int) -> str:
-    """Describes a run: the resolved configuration, then a sentence."""
+    """Describes a run: what differs from its recipe, then a sentence."""
     network, base = config.network, config.schedule.lr_base_batch
     size = config.batch.batch_size
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
     scaled = f" = {config.schedule.learning_rate:g} x {size} / {base}" if base else ""
     return (
-        f"configuration: {json.dumps(fields.as_json(config))}\n"
-        f"{network.arch} x{network.width_multiplier:g}, {job.num_params:,} {trained}, recipe "
-        f"{config.run.recipe}, on {config.data.dataset} at {config.input.image_size} px "
+        f"recipe {config.run.recipe}{_differences(config, job)}; all options are in "
+        f"{config.run.workdir / 'config.json'}\n"
+        f"{network.arch} x{network.width_multiplier:g}, {job.num_params:,} {trained}, "
+        f"on {config.data.dataset} at {config.input.image_size} px "
         f"({len(job.dataset.train):,} training images, {len(job.dataset.test):,} test images), "
         f"highest rate {peak_rate(config.schedule, size):.4g}{scaled}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s) of {jax.process_count()} "
@@ -122,3 +124,26 @@ def _headline(config: Config, job: Job, start: int) -> str:
         + (f"resuming at step {start}" if start else "starting")
         + f", {job.total} steps, writing to {config.run.workdir}; the first step is compiled first"
     )
+
+
+def _differences(config: Config, job: Job) -> str:
+    """The options that are not the recipe's, as they would be written, and its values."""
+    changes = command_line.changes(config, job.dataset)
+    # The sentence below says these.
+    left = {name: values for name, values in changes.items() if name not in ("workdir", "data_dir")}
+    if not left:
+        return ", as it is"
+    words = [
+        f"{name.replace('_', '-')} {_shown(own)}"
+        + ("" if usual is None else f" instead of {_shown(usual)}")
+        for name, (usual, own) in left.items()
+    ]
+    return f", except {', '.join(words)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)

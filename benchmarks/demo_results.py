@@ -1,6 +1,6 @@
 """Trains every network by its demo recipe; writes the table of docs/results.md.
 
-    python benchmarks/demo.py [ARCH ...] [--runs FOLDER] [--jobs N]
+    python benchmarks/demo_results.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
 Each network is trained by the command that the README gives, in a process of its own, N at a time;
 the times then count their waiting for each other. Networks whose run in FOLDER is finished are not

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable
 from typing import Any
+
+from inception_jax import extras
 
 _SHOWN = 20
 
@@ -43,15 +44,10 @@ def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> Weight
     return WeightsError(f"{path} is not a whole {kind}: {reason}")
 
 
-def optional_library(module: str, path: str | os.PathLike[str], extra: str) -> Any:
+def optional_library(module: str, path: str | os.PathLike[str]) -> Any:
     """Imports what only files of one kind need.
 
     Raises:
         WeightsError: naming the extra that installs it.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise WeightsError(
-            f"{path}: such files need {module}: pip install 'inception-jax[{extra}]'"
-        ) from None
+    return extras.require(module, f"{path}: such a file", WeightsError)

@@ -17,11 +17,11 @@ from inception_jax.weights import (
     safetensors_files,
     torch_files,
 )
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.layouts import Layout
 from inception_jax.weights.saving import save_weights, to_torch
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weight_file import fitting, spec_of, wrong_readings
+from inception_jax.weights.weights_error import WeightsError, optional_library
 
 Format = Literal["inception_jax", "reference_torch", "torchvision", "timm", "keras"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -53,9 +53,7 @@ def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None
         WeightsError: if the library has no such network, or computes it otherwise, or the ending is
             none of its.
     """
-    path = Path(path)
-    to = to or _usual(path)
-    check_target(path, _ENDINGS[to], error=WeightsError, what=f"files for {to}")
+    path, to = check_writable(path, to)
     if to == "inception_jax":
         save_weights(model, path)
         return []
@@ -64,6 +62,25 @@ def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None
         return []
     layout = _layout(model, to)
     return (_write_keras if to == "keras" else _write_torch)(model, path, layout)
+
+
+def check_writable(path: str | os.PathLike[str], to: Format | None = None) -> tuple[Path, Format]:
+    """Refuses a path that `save_as` could not write, before any weights are read.
+
+    Returns:
+        The path and the format.
+
+    Raises:
+        WeightsError: if no file can be written there, if the ending is none of the format's, or if
+            a package is missing.
+    """
+    path = Path(path)
+    to = to or _usual(path)
+    check_target(path, _ENDINGS[to], error=WeightsError, what=f"files for {to}")
+    for library, endings in {"torch": torch_files.ENDINGS, "h5py": (".h5",)}.items():
+        if path.suffix in endings:
+            optional_library(library, path)
+    return path, to
 
 
 def _usual(path: Path) -> Format:

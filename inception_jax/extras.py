@@ -1,0 +1,93 @@
+"""Packages that only some files or commands need: the one place that says which are missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+EXTRAS = {
+    "flatbuffers": "stablehlo",
+    "google.protobuf": "caffe",
+    "h5py": "keras",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "pillow_heif": "heif",
+    "tensorflow": "tensorflow",
+    "torch": "torch",
+    "wandb": "wandb",
+}
+"""The extra that installs a module. A module that is not here belongs to the extra `train`."""
+
+_PACKAGES = {  # that are not called as their module is
+    "cv2": "opencv-python-headless",
+    "google.protobuf": "protobuf",
+    "google_crc32c": "google-crc32c",
+    "orbax": "orbax-checkpoint",
+    "pillow_heif": "pillow-heif",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+def require(module: str, what: str, error: type[Exception] = ValueError) -> ModuleType:
+    """Imports a module.
+
+    Args:
+        module: such as "h5py".
+        what: that needs it, for the message: "writing .h5 files".
+        error: the class to raise.
+
+    Raises:
+        error: in one line that names the package and the extra that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as problem:
+        raise error(_missing(module, what, problem)) from None
+
+
+def check(module: str, what: str, error: type[Exception] = ValueError) -> None:
+    """Checks that a module is installed, without the time to import it.
+
+    Args:
+        module: see `require`.
+        what: see `require`.
+        error: see `require`.
+
+    Raises:
+        error: see `require`.
+    """
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # its parent is missing, or it is blocked
+        found = None
+    if found is None:
+        raise error(_missing(module, what, None))
+
+
+def missing(problem: ImportError, what: str) -> str:
+    """Returns the line about an import that failed.
+
+    Args:
+        problem: the error of the import.
+        what: see `require`.
+
+    Raises:
+        ImportError: the error itself, if it is a fault of this library.
+    """
+    if (problem.name or "").partition(".")[0] in ("inception_jax", "reference_torch", "train"):
+        raise problem
+    return _missing(problem.name or "a package", what, problem)
+
+
+def _missing(module: str, what: str, problem: ImportError | None) -> str:
+    top = module.partition(".")[0]
+    extra = EXTRAS.get(module) or EXTRAS.get(top, "train")
+    package = _PACKAGES.get(module) or _PACKAGES.get(top, top)
+    reason = ""
+    # A package that is there but broken, such as one without a shared library, says why.
+    if problem is not None and not isinstance(problem, ModuleNotFoundError):
+        reason = f", which cannot be imported ({str(problem).partition(chr(10))[0]})"
+    # Training is run from a checkout.
+    target = '-e ".[train]"' if extra == "train" else f"'inception-jax[{extra}]'"
+    return f"{what} needs the package {package}{reason}: pip install {target}"

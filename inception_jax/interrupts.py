@@ -1,0 +1,84 @@
+"""Commands that end early: by Ctrl-C, by SIGTERM, or because nobody reads what they print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141  # 128 + the signal, as shells report it
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into `SystemExit`, so that temporary files are removed.
+
+    By default these signals end a process at once. A second signal changes nothing: the first one
+    is being cleaned up after. Outside the main thread, which alone receives signals, this does
+    nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    # An ignored signal, as under nohup, stays ignored.
+    before = {s: signal.getsignal(s) for s in caught if signal.getsignal(s) is signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def print_all(text: str) -> None:
+    """Prints a text, such as a help, and does not mind if its reader stops early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _to_nowhere()
+
+
+def _to_nowhere() -> None:
+    """Lets what is still printed vanish, or Python complains about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Runs a command and returns its exit code; an early end is quiet, and leaves no partial file.
+
+    Args:
+        command: returns its exit code, and handles its own errors.
+
+    Returns:
+        That code; 130 after Ctrl-C, 143 after SIGTERM, 141 if the reader of standard output, such
+        as `head`, has stopped reading.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without a letter shows its number instead
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        with sigterm_raises():
+            try:
+                code = command()
+            except SystemExit as end:  # of the parser, after --help, or of a signal
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if sys.stdout is not None:  # it is closed
+                sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _to_nowhere()
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

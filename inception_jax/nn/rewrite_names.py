@@ -1,0 +1,8 @@
+"""The names of the rewritings, see `rewrites.py`, for those who do not wait for jax."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Rewrite = Literal["siblings", "pools", "statistics", "depthwise", "repeats"]
+REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)

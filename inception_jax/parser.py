@@ -1,0 +1,144 @@
+"""Command lines: argparse whose mistakes are one line that names the option that was meant."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any, NoReturn
+
+from inception_jax.nearest import did_you_mean
+from inception_jax.version import __version__
+
+_FEW = 5  # choices that are all listed beside a near miss
+_NUMBER = re.compile(r"-\.?\d")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that ends with exit code 2 and one line on standard error.
+
+    Options are written whole (`--batch-size`, not `--batch`): an abbreviation that means one option
+    today may mean two tomorrow. Underscores are as good as hyphens.
+
+    Args:
+        *args: see `argparse.ArgumentParser`.
+        other_words: what other programs call options, with ours.
+        answers: options of other programs for which we have none, and what to do.
+        other_values: by option, what other programs call its values, with ours.
+        **kwargs: see `argparse.ArgumentParser`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        other_words: Mapping[str, str | tuple[str, ...]] | None = None,
+        answers: Mapping[str, str] | None = None,
+        other_values: Mapping[str, Mapping[str, str | tuple[str, ...]]] | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._other_words = other_words or {}
+        self._answers = answers or {}
+        self._other_values = other_values or {}
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Refuses unknown options first: what else argparse would say follows from them."""
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._checked(words), namespace)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Parses a whole command line; see `argparse.ArgumentParser`."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            # Not a value: options that take some would have taken it.
+            self.error(f"unexpected {rest[0]!r}: options are written --name value, flags alone")
+        return options
+
+    def _checked(self, words: list[str]) -> list[str]:
+        known = self._option_string_actions
+        for i, word in enumerate(words):
+            if word == "--":
+                break
+            if not word.startswith("-") or word == "-" or _NUMBER.match(word):
+                continue
+            name, equals, value = word.partition("=")
+            hyphened = name.replace("_", "-")
+            if hyphened in known:
+                words[i] = hyphened + equals + value
+            elif word[:2] not in known or word.startswith("--"):
+                self.error(self._unknown(name))
+        return words
+
+    def _unknown(self, name: str) -> str:
+        word = name.lstrip("-").replace("_", "-").lower()
+        if answer := self._answers.get(word):
+            return f"unknown option {name}: {answer}"
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        hint = did_you_mean(word, known, self._other_words, prefix="--")
+        return f"unknown option {name}{hint or f'; {self.prog} --help lists them'}"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        others = self._other_values.get(action.dest, {})
+        hint = did_you_mean(str(value), choices, others)
+        wrong = f"{value!r} is unknown" if hint and len(choices) > _FEW else ""
+        wrong = wrong or f"{value!r} is not {_either(choices)}"
+        raise argparse.ArgumentError(action, wrong + hint)
+
+    def explained(self, message: str) -> str:
+        """Returns argparse's message in our words."""
+        message = message.removeprefix("argument ")
+        message = message.replace("the following arguments are required:", "missing:")
+        message = re.sub(r"expected (at least )?one argument$", "a value is missing", message)
+        if message.startswith("missing:"):
+            message += f"; see {self.prog} --help"
+        return message
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line and ends with exit code 2."""
+        self.exit(2, f"error: {self.explained(message)}\n")
+
+
+def whole_number(text: str) -> int:
+    """Reads a whole number; 1_000 and 1e3 are 1000."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.5
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(number)
+
+
+def number(text: str) -> float:
+    """Reads a number."""
+    try:
+        return float(text)
+    except ValueError:
+        hint = f"; write {text.replace(',', '.')}" if re.fullmatch(r"-?\d+,\d+", text) else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number{hint}") from None
+
+
+def versions(program: str) -> str:
+    """Returns the line of `--version`; nothing is imported for it."""
+    parts = [f"{program} {__version__}"]
+    for package in ("jax", "flax"):
+        try:
+            parts.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            parts.append(f"{package} not installed")
+    return ", ".join([*parts, f"Python {sys.version.partition(' ')[0]}"])
+
+
+def _either(choices: Sequence[str]) -> str:
+    *most, last = choices
+    return f"{', '.join(most)} or {last}" if most else last

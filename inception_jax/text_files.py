@@ -1,0 +1,182 @@
+"""The one reader of text files that people write: lists of classes, lists of images.
+
+Editors and spreadsheets leave marks in such files: a byte order mark, carriage returns, blanks at
+the ends of lines, separators. What is clear is read; the rest is refused with file and line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+_MARKS = {  # UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_INVISIBLE = "\ufeff\u200b\u200e\u200f"  # zero-width characters, which are not blanks for Python
+_SEPARATORS = ";,\t"
+_COLUMNS = ("class", "class_name", "classname", "name", "label")
+
+
+class Line(NamedTuple):
+    """A line that is neither empty nor a comment.
+
+    Attributes:
+        number: in the file, from 1.
+        text: without blanks and separators at its end.
+    """
+
+    number: int
+    text: str
+
+
+def read_text(
+    path: str | os.PathLike[str], error: type[Exception] = ValueError, *, what: str = "text"
+) -> str:
+    """Reads a whole file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+
+    Args:
+        path: of the file.
+        error: the class to raise.
+        what: the file is, for messages.
+
+    Raises:
+        error: if it cannot be read, or is in another encoding; that one cannot be guessed safely,
+            so the line and the remedy are named.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as problem:
+        raise error(f"{path}: cannot be read as {what}: {problem.strerror}") from None
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise error(f"{path}, line {line}: holds a zero byte, so it is not {what} in UTF-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise error(
+            f"{path}, line {line}: byte 0x{content[problem.start]:02x} is not {encoding.upper()}. "
+            "Save the file as UTF-8; one in Latin-1 becomes it by "
+            f"`iconv -f latin1 -t utf-8 {path} > NEW`"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str], error: type[Exception] = ValueError) -> list[Line]:
+    """Reads the lines that say something; empty ones, and those that start with "#", do not.
+
+    Blanks around a line and separators at its end are dropped: `cat;` is `cat`.
+
+    Args:
+        path: of the file.
+        error: the class to raise.
+
+    Raises:
+        error: see `read_text`; if no line is left.
+    """
+    stripped = _INVISIBLE + " \t\n\v\f\u00a0"
+    lines = [
+        Line(number, line.strip(stripped).rstrip(_SEPARATORS + stripped))
+        for number, line in enumerate(read_text(path, error).split("\n"), start=1)
+    ]
+    kept = [line for line in lines if line.text and not line.text.startswith("#")]
+    if not kept:
+        raise error(f"{path} cannot be read as a list: it names nothing; write one on each line")
+    return kept
+
+
+def read_class_names(
+    path: str | os.PathLike[str], count: int, error: type[Exception] = ValueError
+) -> tuple[str, ...]:
+    """Reads the names of a network's classes, in the order of its outputs.
+
+    Args:
+        path: a text file with one name on each line, or all on one line between semicolons, commas
+            or tabs; or a `.csv` with a header that has a column `class`, `name` or `label`, such as
+            a run's `classes.csv`.
+        count: the number of classes.
+        error: the class to raise.
+
+    Raises:
+        error: see `read_text`; naming the line that is no name, or the number of names if it is not
+            that of the classes.
+    """
+    is_table = Path(path).suffix.lower() == ".csv"
+    lines = _column(path, error) if is_table else _separated(read_lines(path, error), count)
+    for line in lines:
+        _check_name(path, line, error)
+    if len(lines) != count:
+        raise error(f"{path} has {_counted(len(lines), 'name')} for {_counted(count, 'class')}")
+    first: dict[str, int] = {}
+    for line in lines:
+        if line.text in first:
+            warnings.warn(
+                f"{path}, line {line.number}: {line.text!r} is also the name on line "
+                f"{first[line.text]}: two classes cannot be told apart by name",
+                stacklevel=2,
+            )
+        first.setdefault(line.text, line.number)
+    return tuple(line.text for line in lines)
+
+
+def _counted(count: int, what: str) -> str:
+    plural = what + ("es" if what.endswith("s") else "s")
+    return f"{count} {what if count == 1 else plural}"
+
+
+def _separated(lines: list[Line], count: int) -> list[Line]:
+    """Takes one line with all names apart; commas only if there are as many names as classes."""
+    if len(lines) > 1 or count < 2:
+        return lines
+    number, text = lines[0]
+    for separator in _SEPARATORS:
+        parts = [part.strip(_INVISIBLE + " \t\"'") for part in text.split(separator)]
+        if len(parts) == count or (separator == ";" and len(parts) > 1):
+            return [Line(number, part) for part in parts]
+    return lines
+
+
+def _check_name(path: str | os.PathLike[str], line: Line, error: type[Exception]) -> None:
+    where = f"{path}, line {line.number}"
+    if not line.text:
+        raise error(f"{where}: a name is empty")
+    numbered = re.match(r"\d+\s*[,:]\s*\S", line.text)
+    if numbered or ";" in line.text or "\t" in line.text:
+        raise error(
+            f"{where}: {line.text!r} is more than a name: write the name alone, one on each line, "
+            "in the order of the classes; or give a .csv with a column `class`"
+        )
+
+
+def _column(path: str | os.PathLike[str], error: type[Exception]) -> list[Line]:
+    """Reads the column of names of a table, whatever its separator."""
+    text = read_text(path, error, what="a table").lstrip(_INVISIBLE + "\n")
+    header = text.partition("\n")[0]
+    delimiter = max(_SEPARATORS, key=header.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = [cell.strip().lower() for cell in next(rows, [])]
+    column = next((names.index(name) for name in _COLUMNS if name in names), None)
+    if column is None:
+        raise error(
+            f"{path}, line 1: the header {header!r} has no column {', '.join(_COLUMNS[:-1])} or "
+            f"{_COLUMNS[-1]}"
+        )
+    lines = []
+    for row in rows:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) <= column:
+            raise error(f"{path}, line {rows.line_num}: has no column `{names[column]}`")
+        lines.append(Line(rows.line_num, row[column].strip(_INVISIBLE + " \t\u00a0")))
+    return lines
