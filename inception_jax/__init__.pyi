@@ -13,6 +13,7 @@ from .models import list_models, model_info
 from .nn.rewrites import REWRITES, rewritten
 from .nn.stages import FeatureInfo, feature_info
 from .preprocessing import preprocess
+from .pretrained import push_to_hub, save_pretrained
 from .registry import ModelInfo, UnknownModelError
 from .serving import ExportError, export
 from .weights import WeightsError, load_weights, save_weights, to_torch
@@ -41,7 +42,9 @@ __all__ = [
     "model_info",
     "models",
     "preprocess",
+    "push_to_hub",
     "rewritten",
+    "save_pretrained",
     "save_weights",
     "summary",
     "to_torch",

@@ -11,9 +11,18 @@ from inception_jax.text_files import read_lines
 
 
 def names(model: Model) -> tuple[str, ...]:
-    """Returns a name for each output of a network: its own, else its tag's, else numbers."""
+    """Returns a name for each output of a network: its own, else its tag's, else numbers.
+
+    Raises:
+        ValueError: for a network without a classifier.
+    """
     assert model.spec is not None
     count = model.spec.num_classes
+    if not count:
+        raise ValueError(
+            "this network has no classifier: model.reset_classifier(n) gives it one, "
+            "model.embed(images) returns its features"
+        )
     published = of_published(model.spec.name) if count == 1000 else None
     return model.classes or published or tuple(f"class {i}" for i in range(count))
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from inception_jax import classes
+from inception_jax import classes, words
 from inception_jax.models import model_class, model_info
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec, layer_paths
+from inception_jax.pretrained import timm_config
+from inception_jax.registry import SHARED_OPTIONS
 from inception_jax.weights import hub
 from inception_jax.weights.facts import warn_of_old_file
 from inception_jax.weights.loading import load_weights
+from inception_jax.weights.published import PUBLISHED
 from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_weights
 from inception_jax.weights.weights_error import WeightsError
 
@@ -37,10 +41,12 @@ def create_model(
     """Builds a network in evaluation mode.
 
     Args:
-        name: `arch` or `arch.tag`, see `list_models`.
+        name: `arch` or `arch.tag`, see `list_models`; or `hf-hub:owner/name`, a network that the
+            hub keeps, with its weights, and `local-dir:PATH`, the same in a folder: see `load`.
         weights: None for random parameters; True for the tag's published file, fetched once and
             kept; else what `load_weights` takes.
-        num_classes: size of the output; None: the tag's own.
+        num_classes: size of the output; None: the tag's own; 0: no classifier, the network returns
+            its pooled features [n, d].
         in_channels: channels of the images.
         aux_heads: build the auxiliary classifiers, whose logits are returned too in training.
         width_multiplier: scales every channel count.
@@ -53,12 +59,23 @@ def create_model(
         UnknownModelError: with near names.
         WeightsError: if the weights do not fit, or cannot be fetched.
         TypeError: for an option that the network does not have.
-        ValueError: if it has no auxiliary heads to build.
+        ValueError: if it has no auxiliary heads to build, or a size is no whole number.
     """
+    if hub.is_source(name):
+        given = dict(in_channels=in_channels, aux_heads=aux_heads, dtype=dtype, rngs=rngs,
+                     width_multiplier=width_multiplier, param_dtype=param_dtype)  # fmt: skip
+        return _from_source(name, weights, num_classes, {**given, **readings})
     info = model_info(name)
     if aux_heads and not info.aux_heads:
         raise ValueError(f"{info.arch} has no auxiliary heads: leave aux_heads at False")
     num_classes = info.num_classes if num_classes is None else num_classes
+    words.check_counts(num_classes, in_channels)
+    num_classes, in_channels = int(num_classes), int(in_channels)
+    if aux_heads and not num_classes:
+        raise ValueError("auxiliary heads need classes: leave aux_heads at False")
+    for option in readings.keys() - info.options.keys():
+        own = {*info.options, *SHARED_OPTIONS, "num_classes", "in_channels", "weights"}
+        raise TypeError(words.about_option(option, info.arch, own))
     readings = {**info.options, **readings}
 
     def build(rngs: nnx.Rngs) -> Model:
@@ -100,17 +117,45 @@ def load(source: Any) -> Model:
             fit are in the message.
         FileNotFoundError: if there is no such file or folder.
     """
+    file, spec, path = _opened(source)
+    if file.facts is None:
+        warn_of_old_file(spec.name, path)
+    return create_model(spec.name, weights=file, **_saved(spec))
+
+
+def _opened(source: Any) -> tuple[WeightFile, Spec, Path]:
+    """Reads a source that says which network it is, and where the file is."""
     path = hub.weights_in(hub.fetched(source))
     file = open_weights("", path)
+    config = timm_config.find(path.parent) if file.spec is None and path.name == hub.MODEL else None
+    if config is not None:
+        file = timm_config.described(file, config, path.parent)
     if file.spec is None:
         fits = f" It fits {fitting(file.layout)}." if file.layout else ""
         raise WeightsError(
             f"{path} does not say which network it is.{fits} Name it: "
             f"create_model(NAME, weights={str(path)!r}), or --arch NAME"
         )
-    if file.facts is None:
-        warn_of_old_file(file.spec.name, path)
-    return create_model(file.spec.name, weights=file, **_saved(file.spec))
+    return file, file.spec, path
+
+
+_DEFAULTS: dict[str, Any] = dict(
+    in_channels=3, aux_heads=False, dtype=jnp.float32, rngs=None, width_multiplier=1.0,
+    param_dtype=jnp.float32,
+)  # fmt: skip
+
+
+def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[str, Any]) -> Model:
+    """Loads a network as `load` does, with other options where some are given."""
+    if weights is not None and weights is not True:
+        raise ValueError(f"{name} has its own weights: leave weights out, or load_weights later")
+    words.check_counts(1 if num_classes is None else num_classes, given["in_channels"])
+    file, spec, _ = _opened(name)
+    given = {k: v for k, v in given.items() if k not in _DEFAULTS or v != _DEFAULTS[k]}
+    model = create_model(spec.name, weights=file, **{**_saved(spec), **given})
+    if num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes, given.get("rngs"))
+    return model
 
 
 def abstract_model(name: str, **options: Any) -> Model:
@@ -128,14 +173,28 @@ def abstract_model(name: str, **options: Any) -> Model:
 
 def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
     """Builds a network around its weights, because random parameters take long to draw."""
-    file = open_weights(name, weights)
+    file = open_weights(name, _fetchable(name, weights))
     model = nnx.eval_shape(lambda: build(ONE_KEY))
-    if file.lacks_head(model):
+    if model.num_classes and file.lacks_head(model):
         model = build(rngs)  # for its head, which the file lacks
     load_weights(model, file)
     if file.spec is None and model.spec and model.spec.num_classes == 1000:
         model.classes = classes.of_published(name)
     return model
+
+
+def _fetchable(name: str, weights: Any) -> Any:
+    """Answers another library's word for published weights.
+
+    Raises:
+        WeightsError: naming ours, unless there is a file of that name.
+    """
+    if isinstance(weights, Mapping | WeightFile | bool) or Path(str(weights)).exists():
+        return weights
+    hint = words.about_weights(weights, name, PUBLISHED)
+    if hint is not None:
+        raise WeightsError(hint)
+    return hub.weights_in(hub.fetched(weights)) if hub.is_source(str(weights)) else weights
 
 
 def model_of(name: str | None, source: Source | None) -> Model:

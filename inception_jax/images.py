@@ -122,7 +122,8 @@ def _of_array(source: Any) -> Image.Image:
     array = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
     found = f"got {array.dtype} {list(array.shape)}"
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
-        raise ValueError(f"an image array must be uint8 [h, w] or [h, w, 1 or 3]; {found}")
+        hint = _remedy(array)
+        raise ValueError(f"an image array must be uint8 [h, w] or [h, w, 1 or 3]; {found}{hint}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim == 3 and array.shape[2] != 3:
@@ -131,6 +132,24 @@ def _of_array(source: Any) -> Image.Image:
             hint = ": channels come last, transpose it with image.transpose(1, 2, 0)"
         raise ValueError(f"an image array must have 1 or 3 channels; {found}{hint}")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _remedy(array: np.ndarray) -> str:
+    """Says how an array of another kind becomes an image."""
+    if array.ndim == 4 or array.dtype == object:
+        return ": one image at a time; ij.classify(model, images) takes many"
+    if array.ndim < 2 or array.dtype.kind in "US":
+        return ": give one path, picture or array; ij.classify(model, images) takes many"
+    if array.dtype == np.bool_:
+        return ": (image * 255).astype('uint8')"
+    if not np.issubdtype(array.dtype, np.floating) or array.size == 0:
+        return ""
+    low, high = array.min(), array.max()
+    if low >= 0 and high <= 1:
+        return ", of [0, 1]: (image * 255).round().astype('uint8')"
+    if low >= 0 and high <= 255:
+        return ", of [0, 255]: image.round().astype('uint8')"
+    return ": undo its normalisation, or give it to the model as it is, with model(images)"
 
 
 def _decoded(data: bytes, upright: bool) -> Picture:

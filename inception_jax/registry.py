@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from inception_jax import words
+
 if TYPE_CHECKING:  # who only needs the facts imports no network
     from inception_jax.nn.model import Model
     from inception_jax.nn.stages import FeatureInfo
@@ -217,7 +219,7 @@ def model_info(name: str) -> ModelInfo:
     try:
         return _INFOS[name]
     except KeyError:
-        raise UnknownModelError(_unknown(name)) from None
+        raise UnknownModelError(words.about_name(name, _INFOS)) from None
 
 
 def model_class(name: str) -> Any:
@@ -227,14 +229,3 @@ def model_class(name: str) -> Any:
         UnknownModelError: with near names.
     """
     return _CLASSES[model_info(name).arch]
-
-
-def _unknown(name: str) -> str:
-    arch = name.partition(".")[0]
-    if arch in _INFOS:
-        tags = [info.tag for info in _INFOS.values() if info.arch == arch and info.tag]
-        return f"{arch} has no tag {name.partition('.')[2]!r}; it has {', '.join(tags)}"
-    from inception_jax.nearest import did_you_mean  # for mistakes alone
-
-    near = did_you_mean(name, _INFOS) or did_you_mean(arch, list_models())
-    return f"unknown model {name!r}{near or '; all are in list_models(), or `inception-jax list`'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ def xavier(weight: torch.Tensor) -> None:
 
 def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
     """A normal distribution cut at two standard deviations."""
-    return lambda weight: _cut_normal(weight, stddev)
+    return functools.partial(_cut_normal, std=stddev)  # unlike a lambda, pickled with a layer
 
 
 def _variance_scaling(weight: torch.Tensor, scale: float) -> None:

@@ -149,7 +149,11 @@ class SeparableConvBN(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Affine map of [n, d]: weight [out, in] and, unless `bias` is False, a bias."""
+    """Affine map of [n, d]: weight [out, in] and, unless `bias` is False, a bias.
+
+    With no outputs it has neither, and returns its input: the classifier of a network of no
+    classes.
+    """
 
     def __init__(
         self,
@@ -159,10 +163,24 @@ class Linear(nn.Linear):
         bias: bool = True,
         kernel_init: KernelInit = init.linear_kernel,
     ):
-        super().__init__(in_features, out_features, bias=bias)
+        super().__init__(in_features, max(out_features, 1), bias=bias)
+        self.out_features, self.use_bias, self.kernel_init = out_features, bias, kernel_init
+        if not out_features:
+            self.weight = self.bias = None  # type: ignore[assignment]
+            return
         kernel_init(self.weight.data)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) if self.out_features else input
+
+    def with_outputs(self, out_features: int) -> Linear:
+        """Returns a new layer of the same kind, type and device with so many outputs."""
+        new = Linear(
+            self.in_features, out_features, bias=self.use_bias, kernel_init=self.kernel_init
+        )
+        return new if self.weight is None else new.to(self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -233,12 +251,21 @@ def check_images(images: torch.Tensor, min_size: int, in_channels: int) -> None:
         ValueError: if the images are not [n, c, h, w], have another number of channels, are smaller
             than the network's minimum, or are integers.
     """
+    if not isinstance(images, torch.Tensor):
+        raise ValueError(
+            "images must be a torch tensor [n, channels, height, width], not "
+            f"{type(images).__module__}.{type(images).__name__}: of inception_jax.preprocess, "
+            "torch.from_numpy(images).permute(0, 3, 1, 2)"
+        )
     shape = tuple(images.shape)
     if len(shape) != 4:
-        raise ValueError(f"images must be [n, channels, height, width]; got shape {shape}")
+        hint = ": one image needs images[None]" if len(shape) == 3 else ""
+        raise ValueError(f"images must be [n, channels, height, width]; got shape {shape}{hint}")
     if shape[1] != in_channels:
+        hint = ": channels come second, images.permute(0, 3, 1, 2)"
         raise ValueError(
             f"this network takes {in_channels} channels; got {shape[1]} in images of shape {shape}"
+            f"{hint if shape[3] == in_channels else ''}"
         )
     if min(shape[2:]) < min_size:
         raise ValueError(
@@ -246,4 +273,6 @@ def check_images(images: torch.Tensor, min_size: int, in_channels: int) -> None:
             f"got {shape[2]}x{shape[3]}"
         )
     if not images.is_floating_point():
-        raise ValueError(f"images must be normalised floats, not {images.dtype}")
+        raise ValueError(
+            f"images must be normalised floats, not {images.dtype}: see inception_jax.preprocess"
+        )

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from reference_torch.habits import Habits
 from reference_torch.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
 
 Hook = Callable[[str, torch.Tensor], torch.Tensor]
@@ -16,7 +17,7 @@ Hook = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 class Maps:
-    """The maps of a network's stages, in forward order, as its body computes them.
+    """The maps of a network's stages, in forward order, as its `_body` computes them.
 
     Attributes:
         by_name: each stage's map [n, c, h, w].
@@ -33,7 +34,7 @@ class Maps:
         return map
 
 
-class Model(nn.Module):
+class Model(Habits):
     """A network: images [n, c, h, w] to logits [n, num_classes].
 
     Attributes and methods are those of `inception_jax.nn.model.Model`; PyTorch's `training` stands
@@ -43,6 +44,7 @@ class Model(nn.Module):
     min_size: ClassVar[int]
     aux_names: ClassVar[tuple[str, ...]] = ()
     aux_stages: tuple[str, ...] = ()
+    classifiers: ClassVar[tuple[str, ...]] = ("fc",)
     taps: tuple[str, ...] = ()
     inner_taps: tuple[str, ...] = ()
     transform_input: bool = False
@@ -50,7 +52,7 @@ class Model(nn.Module):
     dropout: nn.Dropout
     fc: Linear
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Computes all stages and adds their maps; every network has its own."""
         raise NotImplementedError
 
@@ -60,7 +62,7 @@ class Model(nn.Module):
         """Returns every stage's map [n, c, h, w] by its name, in forward order."""
         check_images(images, self.min_size, self.in_channels)
         maps = Maps(hook)
-        self.body(imagenet_to_inception(images) if self.transform_input else images, maps)
+        self._body(imagenet_to_inception(images) if self.transform_input else images, maps)
         return maps.by_name
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,11 @@ class Model(nn.Module):
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
         """Classifies an embedding [n, d]; returns logits [n, num_classes]."""
-        return self.fc(self.dropout(embedding))
+        return self.fc(self._pre_logits(embedding))
+
+    def _pre_logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Returns what the last layer takes, [n, d]."""
+        return self.dropout(embedding)
 
     def classify(self, maps: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
         """Classifies the maps of `features`; result as of a call."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from inception_jax import words
+from reference_torch import weights as weight_files
 
 Tags = Mapping[str, Mapping[str, Any]]
 
@@ -42,7 +45,7 @@ def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
 def create_model(
     name: str,
     *,
-    weights: Mapping[str, Any] | None = None,
+    weights: Any = None,
     num_classes: int | None = None,
     in_channels: int = 3,
     aux_heads: bool = False,
@@ -55,7 +58,8 @@ def create_model(
 
     Args:
         name: `arch` or `arch.tag`, see `list_models`.
-        weights: None for random parameters, else a state dict of tensors or NumPy arrays, such as
+        weights: None for random parameters; a file of `inception_jax.save_weights`, the folder of a
+            run, or a `.pth` of this twin; or a state dict of tensors or NumPy arrays, such as
             `inception_jax.to_torch` returns.
         dtype: of parameters and computation.
         param_dtype: None, or the same as `dtype`: this twin computes in the type that it stores.
@@ -65,25 +69,49 @@ def create_model(
         UnknownModelError: with near names.
         RuntimeError: if the weights do not fit.
         TypeError: for an option that the network does not have.
-        ValueError: if the two types differ (`torch.autocast` is PyTorch's own way to mix them), or
-            the network has no auxiliary heads to build.
+        FileNotFoundError: if there is no such file of weights.
+        ValueError: if the file says that its weights are of another network, the two types differ
+            (`torch.autocast` is PyTorch's own way to mix them), the network has no auxiliary heads
+            to build, or a size is no whole number.
     """
     if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
-        raise UnknownModelError(f"unknown model {name!r}; {hint}")
+        raise UnknownModelError(words.about_name(name, _MODELS))
+    words.check_counts(1 if num_classes is None else num_classes, in_channels)
     if param_dtype not in (None, dtype):
         raise ValueError(f"dtype {dtype} and param_dtype {param_dtype} differ: use torch.autocast")
     model_class, options = _MODELS[name]
+    own = inspect.signature(model_class).parameters
+    for option in readings.keys() - own.keys():
+        raise TypeError(words.about_option(option, name.partition(".")[0], {*own, "dtype"}))
     options = {"num_classes": 1000, **options, **readings}
     if num_classes is not None:
-        options["num_classes"] = num_classes
+        options["num_classes"] = int(num_classes)
     if aux_heads:
         if "aux_heads" not in inspect.signature(model_class).parameters:
             raise ValueError(f"{name} has no auxiliary heads: leave aux_heads at False")
+        if not options["num_classes"]:
+            raise ValueError("auxiliary heads need classes: leave aux_heads at False")
         options["aux_heads"] = True
     model = model_class(in_channels=in_channels, width_multiplier=width_multiplier, **options)
     model.to(dtype)
     if weights is not None:
-        model.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
+        defaults = {key: value.default for key, value in own.items()}
+        sizes = dict(in_channels=in_channels, width_multiplier=width_multiplier)
+        _load(model, weights, name, {**defaults, **options, **sizes})
     return model.eval()
+
+
+def _load(model: nn.Module, weights: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Loads a state dict or a file; a network of no classes leaves the classifier out."""
+    if not isinstance(weights, Mapping):
+        hint = words.about_weights(weights, name, _MODELS)
+        if weights is True or (hint is not None and not Path(weights).exists()):
+            raise ValueError(
+                f"weights={weights!r}: the twin fetches nothing; give a file, or "
+                "inception_jax.to_torch(inception_jax.create_model(NAME, weights=True))"
+            )
+        weights = weight_files.read(weights, name, options)
+    if not options["num_classes"]:
+        heads = tuple(f"{path}." for path in (*model.classifiers, *model.aux_names))  # type: ignore[union-attr]
+        weights = {key: value for key, value in weights.items() if not key.startswith(heads)}
+    model.load_state_dict(weights)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
 from inception_jax.nn.stages import feature_info
 
@@ -46,7 +47,11 @@ def feature_extractor(
         maps = nnx.merge(graphdef, state).features(images)
         return OrderedDict((name, maps[name]) for name in known if name in wanted)
 
-    return lambda images: compute(state, jnp.asarray(images))
+    def extract(images: ArrayLike) -> OrderedDict[str, jax.Array]:
+        check_is_array(images)
+        return compute(state, jnp.asarray(images))
+
+    return extract
 
 
 def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:

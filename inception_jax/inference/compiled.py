@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from inception_jax.inference.folding import fold
+from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
 
 Predict = Callable[[ArrayLike], jax.Array]
@@ -72,9 +73,17 @@ def jit_call(
     graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
     state = nnx.to_pure_dict(state)
     compute = jax.jit(lambda state, images: call(nnx.merge(graphdef, state), images))
-    if parts == 1:
-        return lambda images: compute(state, jnp.asarray(images))
-    return _in_threads(compute, state, parts) if on_cpu else _on(devices[:parts], compute, state)
+    predict: Callable[[ArrayLike], Any] = lambda images: compute(state, jnp.asarray(images))  # noqa: E731
+    if parts > 1 and on_cpu:
+        predict = _in_threads(compute, state, parts)
+    elif parts > 1:
+        predict = _on(devices[:parts], compute, state)
+
+    def checked(images: ArrayLike) -> Any:
+        check_is_array(images)
+        return predict(images)
+
+    return checked
 
 
 def _logits(model: Model, images: jax.Array) -> Any:

@@ -166,7 +166,7 @@ class Stage(nnx.Module):
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = x if self.downsample is None else self.downsample(x)
-        return self.blocks(x, rngs)
+        return self.blocks(x, rngs=rngs)
 
 
 class Head(nnx.Module):
@@ -187,8 +187,14 @@ class Head(nnx.Module):
         self.fc2 = linear(3 * in_features, num_classes)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        if not self.fc2.out_features:
+            return x
+        return self.fc2(self.hidden(x, rngs=rngs))
+
+    def hidden(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns what the last layer takes, after dropout."""
         x = self.norm(jax.nn.gelu(self.fc1(x), approximate=False))
-        return self.fc2(self.dropout(x, rngs=rngs))
+        return self.dropout(x, rngs=rngs)
 
 
 class InceptionNeXt(Model):
@@ -251,18 +257,26 @@ class InceptionNeXt(Model):
             norm=functools.partial(LayerNorm, **dtypes),
         )
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds the stem's and the four stages' maps [n, h, w, c], in forward order."""
         # x is 224x224x3
         x = maps.add("stem", self.stem(x))  # 56x56x96
-        x = maps.add("stage1", self.stages[0](x, rngs))  # 56x56x96
-        x = maps.add("stage2", self.stages[1](x, rngs))  # 28x28x192
-        x = maps.add("stage3", self.stages[2](x, rngs))  # 14x14x384
-        x = maps.add("stage4", self.stages[3](x, rngs))  # 7x7x768
+        x = maps.add("stage1", self.stages[0](x, rngs=rngs))  # 56x56x96
+        x = maps.add("stage2", self.stages[1](x, rngs=rngs))  # 28x28x192
+        x = maps.add("stage3", self.stages[2](x, rngs=rngs))  # 14x14x384
+        x = maps.add("stage4", self.stages[3](x, rngs=rngs))  # 7x7x768
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Classifies the pooled features [n, 768]; returns logits [n, num_classes]."""
-        return self.head(embedding, rngs)
+        return self.head(embedding, rngs=rngs)
+
+    def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.head.hidden(embedding, rngs=rngs)
+
+    @property
+    def num_features(self) -> int:
+        """Size of the pooled features that `embed` returns."""
+        return self.head.fc1.in_features
 
 
 # What each published weight file needs, and what its publisher feeds it.

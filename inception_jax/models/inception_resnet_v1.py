@@ -275,7 +275,7 @@ class InceptionResNetV1(Model):
             )
         self.fc = linear(width(512) if head == "face" else c8, num_classes)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
@@ -311,7 +311,10 @@ class InceptionResNetV1(Model):
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Classifies an embedding; returns logits [n, num_classes]."""
-        return self.fc(embedding)
+        return self.fc(self._pre_logits(embedding))
+
+    def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return embedding  # dropout is before the bottleneck
 
     def fold(self) -> None:
         """Folds the last normalisation into the layer before it, for `folding.fold`."""

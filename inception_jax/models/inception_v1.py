@@ -222,7 +222,7 @@ class InceptionV1(Model):
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.inception5b.out_channels, num_classes)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c] by its name in the paper, in forward order."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64

@@ -158,7 +158,7 @@ class InceptionV2(Model):
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c] by a name in TF-slim's manner, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32

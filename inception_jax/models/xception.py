@@ -45,7 +45,10 @@ class DownBlock(nnx.Module):
         self.relu_first = relu_first
         self.padding: Padding = padding
 
-    def __call__(self, x: jax.Array, record: Record | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self._recorded(x, None)
+
+    def _recorded(self, x: jax.Array, record: Record | None) -> jax.Array:
         residual = self.residual(x)
         x = jax.nn.relu(x) if self.relu_first else x
         x = self.sepconv1(x if record is None else record(x))
@@ -134,7 +137,7 @@ class Xception(Model):
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(width(2048), num_classes, **types)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c] by its name in Keras, in forward order.
 
         Residual blocks give their sum, before any ReLU. Three of them also give their input after
@@ -145,9 +148,9 @@ class Xception(Model):
         x = maps.add("block1_conv2", self.block1_conv2(x))  # 147x147x64
         x = maps.add("block2", self.block2(x))  # 74x74x128
         record = functools.partial(maps.add, "block3_sepconv1_act")
-        x = maps.add("block3", self.block3(x, record))  # 37x37x256
+        x = maps.add("block3", self.block3._recorded(x, record))  # 37x37x256
         record = functools.partial(maps.add, "block4_sepconv1_act")
-        x = maps.add("block4", self.block4(x, record))  # 19x19x728
+        x = maps.add("block4", self.block4._recorded(x, record))  # 19x19x728
         x = maps.add("block5", self.block5(x))  # 19x19x728
         x = maps.add("block6", self.block6(x))  # 19x19x728
         x = maps.add("block7", self.block7(x))  # 19x19x728
@@ -157,7 +160,7 @@ class Xception(Model):
         x = maps.add("block11", self.block11(x))  # 19x19x728
         x = maps.add("block12", self.block12(x))  # 19x19x728
         record = functools.partial(maps.add, "block13_sepconv1_act")
-        x = maps.add("block13", self.block13(x, record))  # 10x10x1024
+        x = maps.add("block13", self.block13._recorded(x, record))  # 10x10x1024
         x = maps.add("block14_sepconv1", jax.nn.relu(self.block14_sepconv1(x)))  # 10x10x1536
         x = maps.add("block14_sepconv2", jax.nn.relu(self.block14_sepconv2(x)))  # 10x10x2048
 

@@ -116,9 +116,10 @@ class Block(nnx.Module):
         self.relu_first = relu_first
         self.skip = skip
 
-    def __call__(
-        self, x: jax.Array, rngs: nnx.Rngs | None = None, record: Record | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self._recorded(x, rngs, None)
+
+    def _recorded(self, x: jax.Array, rngs: nnx.Rngs | None, record: Record | None) -> jax.Array:
         residual = x
         if self.shortcut is not None and self.shortcut_bn is not None:
             residual = self.shortcut_bn(self.shortcut(x))
@@ -170,9 +171,10 @@ class PreBlock(nnx.Module):
         self.drop_path = DropPath(drop_path)
         self.skip = skip
 
-    def __call__(
-        self, x: jax.Array, rngs: nnx.Rngs | None = None, record: Record | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self._recorded(x, rngs, None)
+
+    def _recorded(self, x: jax.Array, rngs: nnx.Rngs | None, record: Record | None) -> jax.Array:
         x = jax.nn.relu(self.norm1(x))
         residual = x if self.shortcut is None else self.shortcut(x)
         x = self.pointwise1(self.depthwise1(x))
@@ -279,7 +281,7 @@ class XceptionAligned(Model):
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(width(2048), num_classes, **types)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c], in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
@@ -294,8 +296,10 @@ class XceptionAligned(Model):
         for number, block in enumerate(flows, 1):
             # Entry flow 75x75x128, 38x38x256, 19x19x728; middle flow 19x19x728; exit flow
             # 10x10x1024, 10x10x2048
-            inner = functools.partial(maps.add, self._inner(number))
-            x = block(x, rngs, inner if number in self.tapped else None)
+            if number in self.tapped:
+                x = block._recorded(x, rngs, functools.partial(maps.add, self._inner(number)))
+            else:
+                x = block(x, rngs=rngs)
             x = maps.add(f"block{number}", x)
         if self.preact:
             x = maps.add("act", jax.nn.relu(x))  # 10x10x2048

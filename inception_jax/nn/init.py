@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -18,32 +19,49 @@ _CUT_DEVIATION = 0.87962566103423978  # of a standard normal distribution cut at
 
 def truncated_normal(stddev: float) -> nnx.Initializer:
     """A normal distribution cut at two standard deviations, `tf.truncated_normal_initializer`."""
-    return _initializer(_cut_normal, lambda fan_in: stddev)
+    return _Initializer(_cut_normal, _fixed, stddev)
 
 
 def scaled_normal(scale: float) -> nnx.Initializer:
     """Of variance `scale` / inputs, `tf.variance_scaling_initializer(scale, mode="fan_in")`."""
-    return _initializer(_cut_normal, lambda fan_in: math.sqrt(scale / fan_in) / _CUT_DEVIATION)
+    return _Initializer(_cut_normal, _by_inputs, scale)
 
 
-def _initializer(draw: Callable[..., jax.Array], factor: Callable[[int], float]) -> nnx.Initializer:
-    """An initializer of kernels `(..., in, out)`: `draw` times `factor(fan_in)`.
+@dataclasses.dataclass(frozen=True)
+class _Initializer:
+    """An initializer of kernels `(..., in, out)`: `draw` times `factor(parameter, fan_in)`.
 
     A network has kernels of up to a hundred shapes. Compiling a draw for each would take twenty
     seconds for Inception V3. JAX's generator is counter-based: the first numbers are the same
     however many are drawn. So one program for each power of two serves all shapes.
+
+    Two with the same fields are equal, so networks whose layers keep theirs compare as equal too.
     """
 
-    def initial(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    draw: Callable[..., jax.Array]
+    factor: Callable[[float, int], float]
+    parameter: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         size = math.prod(shape)
         upto = (1 << (size - 1).bit_length(),)
-        by = factor(math.prod(shape[:-1]))
-        numbers = _drawn(key, by, draw=draw, shape=upto, dtype=dtype)
+        by = self.factor(self.parameter, math.prod(shape[:-1]))
+        numbers = _drawn(key, by, draw=self.draw, shape=upto, dtype=dtype)
         if isinstance(numbers, jax.core.Tracer):  # within a program, which is compiled anyway
             return numbers[:size].reshape(shape)
         return jax.device_put(np.asarray(numbers)[:size].reshape(shape))
 
-    return initial
+
+def _fixed(deviation: float, fan_in: int) -> float:
+    return deviation
+
+
+def _by_inputs(scale: float, fan_in: int) -> float:
+    return math.sqrt(scale / fan_in) / _CUT_DEVIATION
+
+
+def _bound_by_inputs(scale: float, fan_in: int) -> float:
+    return math.sqrt(scale / fan_in)
 
 
 @functools.partial(jax.jit, static_argnames=("draw", "shape", "dtype"))
@@ -73,7 +91,7 @@ conv_kernel = scaled_normal(2.0)
 depthwise_kernel = scaled_normal(1.0)
 linear_kernel = scaled_normal(1.0)
 # Caffe's "xavier" filler: uniform, by the number of inputs alone.
-xavier = _initializer(_uniform, lambda fan_in: math.sqrt(3 / fan_in))
+xavier = _Initializer(_uniform, _bound_by_inputs, 3.0)
 
 
 class _OneKey:

@@ -270,7 +270,11 @@ class SeparableConvBN(nnx.Module):
 
 
 class Linear(Weighted):
-    """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias."""
+    """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias.
+
+    With no outputs it has neither, and returns its input: the classifier of a network of no
+    classes.
+    """
 
     def __init__(
         self,
@@ -283,13 +287,26 @@ class Linear(Weighted):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        shape = (in_features, out_features)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if bias else nnx.data(None)
-        self.dtype = dtype
+        self.in_features, self.out_features, self.use_bias = in_features, out_features, bias
+        self.kernel_init = kernel_init
+        self.kernel = nnx.data(None)  # type: ignore[assignment]
+        self.bias = nnx.data(None)
+        if out_features:
+            shape = (in_features, out_features)
+            self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+            self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if bias else nnx.data(None)
+        self.dtype, self.param_dtype = dtype, param_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.out_features:
+            return x
         return self.add_bias(ops.linear(x.astype(self.dtype), self.kernel_for_ops()))
+
+    def with_outputs(self, out_features: int, rngs: nnx.Rngs) -> Linear:
+        """Returns a new layer of the same kind with so many outputs."""
+        types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        options: dict[str, Any] = dict(bias=self.use_bias, kernel_init=self.kernel_init, **types)
+        return Linear(self.in_features, out_features, **options, rngs=rngs)
 
 
 class DropPath(nnx.Dropout):
@@ -300,30 +317,35 @@ class DropPath(nnx.Dropout):
 
 
 class Chain(nnx.List):
-    """Layers one after another; each gets the further arguments too.
+    """Layers one after another; each gets the named arguments too.
 
     Within a program, layers that differ only in their parameters are traced once, see `rewrites`:
     Inception-ResNet's forty blocks in a seventh of the time. All are in the compiled program.
     """
 
-    def __call__(self, x: jax.Array, *args: Any) -> jax.Array:
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
         once = enabled("repeats") and isinstance(x, jax.core.Tracer)
         # Every layer draws its own random numbers, so layers that are given `rngs` are not shared.
-        once &= all(arg is None for arg in args)
+        once &= all(option is None for option in options.values())
         kinds = [nnx.graphdef(layer) if once else None for layer in self]
         for layer, kind in zip(self, kinds, strict=True):
             if kind is not None and kinds.count(kind) > 1:
                 x, stats = _traced_once(kind, nnx.to_pure_dict(nnx.state(layer)), x)
                 nnx.update(layer, stats)
             else:
-                x = layer(x, *args)
+                x = layer(x, **options)
         return x
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _traced_once(kind: nnx.GraphDef, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
     layer = nnx.merge(kind, state)
-    return layer(x), nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
+    before = nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
+    x = layer(x)
+    stats = nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
+    # In evaluation nothing is updated: a function that only closes over the network may call it.
+    same = all(a is b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(stats), strict=True))
+    return x, {} if same else stats
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
@@ -365,12 +387,16 @@ def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
         ValueError: if the images are not [n, h, w, c], have another number of channels, are smaller
             than the network's minimum, or are integers.
     """
+    check_is_array(images)
     shape = tuple(images.shape)
     if len(shape) != 4:
-        raise ValueError(f"images must be [n, height, width, channels]; got shape {shape}")
+        hint = ": one image needs images[None]" if len(shape) == 3 else ""
+        raise ValueError(f"images must be [n, height, width, channels]; got shape {shape}{hint}")
     if shape[3] != in_channels:
+        hint = ": channels come last, images.transpose(0, 2, 3, 1)"
         raise ValueError(
             f"this network takes {in_channels} channels; got {shape[3]} in images of shape {shape}"
+            f"{hint if shape[1] == in_channels else ''}"
         )
     if min(shape[1:3]) < min_size:
         raise ValueError(
@@ -380,4 +406,24 @@ def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"images must be normalised floats, not {images.dtype}: see inception_jax.preprocess"
+        )
+
+
+def check_is_array(images: Any) -> None:
+    """Refuses what is no array of jax or NumPy.
+
+    Raises:
+        ValueError: naming what prepares it.
+    """
+    kind = f"{type(images).__module__}.{type(images).__name__}"
+    if kind.startswith("torch."):
+        raise ValueError(
+            f"images must be an array of jax or NumPy, not {kind}: "
+            "images.permute(0, 2, 3, 1).numpy(), as channels come last here"
+        )
+    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
+        raise ValueError(
+            f"images must be an array [n, height, width, channels], not {kind}: "
+            "inception_jax.preprocess(model, image) makes one of a path or picture, and "
+            "inception_jax.classify(model, images) takes them as they are"
         )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import jax
 from flax import nnx
 
+from inception_jax.nn.habits import Habits
 from inception_jax.nn.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
 
 Hook = Callable[[str, jax.Array], jax.Array]
@@ -33,7 +34,7 @@ class Spec:
 
 
 class Maps:
-    """The maps of a network's stages, in forward order, as its body computes them.
+    """The maps of a network's stages, in forward order, as its `_body` computes them.
 
     Attributes:
         by_name: each stage's map [n, h, w, c].
@@ -50,10 +51,10 @@ class Maps:
         return map
 
 
-class Model(nnx.Module):
+class Model(Habits):
     """A network: images [n, h, w, c] to logits [n, num_classes].
 
-    A network defines its layers, with `dropout` and `fc` as its classifier, and its `body`. One
+    A network defines its layers, with `dropout` and `fc` as its classifier, and its `_body`. One
     with another head overrides `embedding` or `logits`.
 
     All constructors take `num_classes` and `in_channels`, the sizes of output and input; and as
@@ -129,7 +130,7 @@ class Model(nnx.Module):
         options = dict(deterministic=True, use_running_average=True)
         return nnx.view(self, **options, raise_if_not_found=False)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Computes all stages and adds their maps; every network has its own.
 
         Args:
@@ -155,7 +156,7 @@ class Model(nnx.Module):
         """
         check_images(images, self.min_size, self.in_channels)
         maps = Maps(hook)
-        self.body(imagenet_to_inception(images) if self.transform_input else images, maps, rngs)
+        self._body(imagenet_to_inception(images) if self.transform_input else images, maps, rngs)
         return maps.by_name
 
     def embed(self, images: jax.Array) -> jax.Array:
@@ -171,21 +172,25 @@ class Model(nnx.Module):
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies an embedding [n, d]; returns logits [n, num_classes]."""
-        return self.fc(self.dropout(embedding, rngs=rngs))
+        """Classifies an embedding [n, d]; returns logits [n, num_classes]; of no classes itself."""
+        return self.fc(self._pre_logits(embedding, rngs=rngs))
+
+    def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns what the last layer takes, [n, d]."""
+        return self.dropout(embedding, rngs=rngs)
 
     def classify(
         self, maps: dict[str, jax.Array], *, rngs: nnx.Rngs | None = None
     ) -> jax.Array | dict[str, jax.Array]:
         """Classifies the maps of `features`; arguments and result as of a call."""
-        logits = self.logits(self.embedding(maps, rngs), rngs)
+        logits = self.logits(self.embedding(maps, rngs=rngs), rngs=rngs)
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.in_training or not heads or None in heads.values():
             return logits
         stages = zip(heads.items(), self.aux_stages, strict=True)
         return {
             "logits": logits,
-            **{name: head(maps[stage], rngs) for (name, head), stage in stages},
+            **{name: head(maps[stage], rngs=rngs) for (name, head), stage in stages},
         }
 
     def __call__(
@@ -198,8 +203,9 @@ class Model(nnx.Module):
             rngs: with a stream `dropout`; needed in training only.
 
         Returns:
-            Logits [n, num_classes]. In training with auxiliary classifiers, a dict of `logits` and
-            of theirs by their names, each [n, num_classes].
+            Logits [n, num_classes]; with no classes the pooled features [n, d]. In training with
+            auxiliary classifiers, a dict of `logits` and of theirs by their names, each
+            [n, num_classes].
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.

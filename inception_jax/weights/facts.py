@@ -67,10 +67,12 @@ class Facts:
     def tell(self, model: Model) -> None:
         """Sets what a network knows of itself to these facts."""
         assert model.spec is not None
-        info = model_info(model.spec.name).for_channels(model.spec.in_channels)
-        model.info = dataclasses.replace(info, num_classes=model.spec.num_classes,
-                                         **self.preprocessing)  # fmt: skip
-        model.classes = self.classes
+        info = dataclasses.replace(model_info(model.spec.name), **self.preprocessing)
+        if len(info.mean) == 3:  # or the file is of grey images already
+            info = info.for_channels(model.spec.in_channels)
+        model.info = dataclasses.replace(info, num_classes=model.spec.num_classes)
+        fits = self.classes is not None and len(self.classes) == model.spec.num_classes
+        model.classes = self.classes if fits else None
         model.training = None if self.training is None else _frozen(self.training)
 
 

@@ -5,27 +5,59 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from inception_jax.weights.errors import WeightsError
+
 RUN_WEIGHTS = "weights.safetensors"
 MODEL = "model.safetensors"
-_HUB = "hf-hub:"
+_HUB = ("hf-hub:", "hf_hub:")
+_FOLDER = "local-dir:"
+
+
+def is_source(name: str) -> bool:
+    """Says whether the name of a network is that of a repository of the hub, or of a folder."""
+    return name.startswith((*_HUB, _FOLDER))
 
 
 def fetched(source: Any) -> Path:
     """Returns a path of this machine; a repository of the hub is fetched, once.
 
+    Args:
+        source: a path; `local-dir:` and a path; `hf-hub:owner/name`, with `@revision` for another
+            than the main one.
+
     Raises:
         FileNotFoundError: if there is no such file, folder or repository.
+        WeightsError: if it cannot be fetched.
     """
     text = str(source)
     if text.startswith(_HUB):
-        import huggingface_hub  # half a second, for this alone
-
-        files = ["config.json", MODEL]
-        return Path(huggingface_hub.snapshot_download(text[len(_HUB) :], allow_patterns=files))
-    path = Path(source)
+        return _from_hub(text, *text.partition(":")[2].partition("@")[::2])
+    path = Path(text.removeprefix(_FOLDER))
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     return path
+
+
+def _from_hub(source: str, repository: str, revision: str) -> Path:
+    import huggingface_hub  # half a second, for this alone
+    from huggingface_hub import errors
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=["config.json", MODEL]
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FileNotFoundError(f"the hub has no {source}: {reason}") from None
+    except errors.HFValidationError as error:
+        raise WeightsError(f"{source}: {error}; it is hf-hub:owner/name") from None
+    except Exception as error:  # those of the hub's HTTP client have no base class of the hub's
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"cannot fetch {source} ({type(error).__name__}: {reason}); download the repository by "
+            "other means and give its folder"
+        ) from None
+    return Path(folder)
 
 
 def weights_in(path: Path) -> Path:

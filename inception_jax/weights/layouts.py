@@ -112,6 +112,11 @@ def for_writing(format_name: str, arch: str) -> Layout | None:
     return next((x for x in LAYOUTS if format_name in x.writes and arch in x.archs), None)
 
 
+def archs_of(format_name: str) -> list[str]:
+    """Returns the networks that a format has."""
+    return [arch for x in LAYOUTS if format_name in x.writes for arch in x.archs]
+
+
 def _has_name(pattern: str) -> Callable[[Tensors], bool]:
     return lambda tensors: any(re.match(pattern, name) for name in tensors)
 

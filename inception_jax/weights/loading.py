@@ -50,11 +50,12 @@ def load_weights(
     if unknown:
         raise ValueError(f"skip: the network has no module {', '.join(unknown)}")
     file, tensors = _translated(model, source)
-    headless = head and file.lacks_head(model)
-    if headless or not head:
+    headless = head and model.num_classes > 0 and file.lacks_head(model)
+    whole = head and not headless and not skip
+    if headless or not head or not model.num_classes:
         skip = (*skip, *model.classifiers)
     _assign(model, tensors, skip)
-    if file.facts is not None and not skip:
+    if file.facts is not None and whole:
         file.facts.tell(model)
     if headless:
         warnings.warn(

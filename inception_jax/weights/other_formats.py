@@ -60,7 +60,7 @@ def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None
     if to == "reference_torch":
         torch_files.write(path, to_torch(model))
         return []
-    layout = _layout(model, to)
+    layout = check_layout(model, to)
     return (_write_keras if to == "keras" else _write_torch)(model, path, layout)
 
 
@@ -91,7 +91,12 @@ def _usual(path: Path) -> Format:
     raise WeightsError(f"{path}: cannot write files ending in {path.suffix!r}; {known} are known")
 
 
-def _layout(model: Model, to: Format) -> Layout:
+def check_layout(model: Model, to: Format) -> Layout:
+    """Returns how a library lays out a network.
+
+    Raises:
+        WeightsError: if it has no such network, or computes it otherwise.
+    """
     spec = spec_of(model)
     arch = spec.name.partition(".")[0]
     layout = layouts.for_writing(to, arch)

@@ -185,7 +185,7 @@ class BNInception(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.inception5b.out_channels, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in the paper, in forward order."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64

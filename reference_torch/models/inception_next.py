@@ -174,8 +174,11 @@ class Head(nn.Module):
         self.fc2 = linear(3 * in_features, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(F.gelu(self.fc1(x)))
-        return self.fc2(self.dropout(x))
+        return self.fc2(self.hidden(x)) if self.fc2.out_features else x
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the last layer takes, after dropout."""
+        return self.dropout(self.norm(F.gelu(self.fc1(x))))
 
 
 class InceptionNeXt(Model):
@@ -186,6 +189,7 @@ class InceptionNeXt(Model):
 
     min_size = 32
     taps = ("stage1", "stage2", "stage3", "stage4")
+    classifiers = ("head.fc2",)
 
     def __init__(
         self,
@@ -230,7 +234,7 @@ class InceptionNeXt(Model):
             norm=LayerNorm,
         )
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds the stem's and the four stages' maps [n, c, h, w], in forward order."""
         # x is 224x224x3
         x = maps.add("stem", self.stem(x))  # 56x56x96
@@ -242,6 +246,14 @@ class InceptionNeXt(Model):
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
         """Classifies the pooled features [n, 768]; returns logits [n, num_classes]."""
         return self.head(embedding)
+
+    def _pre_logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.head.hidden(embedding)
+
+    @property
+    def num_features(self) -> int:
+        """Size of the pooled features that `embed` returns."""
+        return self.head.fc1.in_features
 
 
 # What each published weight file needs; "" is the recommended reading.

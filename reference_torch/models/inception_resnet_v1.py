@@ -257,7 +257,7 @@ class InceptionResNetV1(Model):
             self.bottleneck_bn = BatchNorm(width(512), eps=bn_eps, momentum=bn_momentum)
         self.fc = Linear(width(512) if head == "face" else c8, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
@@ -293,7 +293,10 @@ class InceptionResNetV1(Model):
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
         """Classifies an embedding; returns logits [n, num_classes]."""
-        return self.fc(embedding)
+        return self.fc(self._pre_logits(embedding))
+
+    def _pre_logits(self, embedding: torch.Tensor) -> torch.Tensor:
+        return embedding  # dropout is before the bottleneck
 
 
 # What each published weight file needs; "" is the recommended reading.

@@ -43,6 +43,7 @@ class InceptionResNetV2(Model):
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "Conv2d_7b_1x1")
     aux_names = ("AuxLogits",)
     aux_stages = ("block17",)
+    classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class InceptionResNetV2(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(width(1536) if layout == "slim" else c8, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32

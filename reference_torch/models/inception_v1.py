@@ -148,6 +148,7 @@ class InceptionV1(Model):
     taps = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
     aux_names = ("aux1", "aux2")
     aux_stages = ("inception4a", "inception4d")
+    classifiers = ("fc", "aux1.fc2", "aux2.fc2")
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ class InceptionV1(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.inception5b.out_channels, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in the paper, in forward order."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64

@@ -99,6 +99,7 @@ class InceptionV2(Model):
 
     min_size = 75
     taps = ("Conv2d_2b_3x3", "Conv2d_3b_3x3", "Mixed_5c", "Mixed_6e", "Mixed_7c")
+    classifiers = ("fc", "AuxLogits.fc")
     aux_names = ("AuxLogits",)
 
     def __init__(
@@ -144,7 +145,7 @@ class InceptionV2(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by a name in TF-slim's manner, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32

@@ -258,6 +258,7 @@ class InceptionV3(Model):
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")
     aux_names = ("AuxLogits",)
     aux_stages = ("Mixed_6e",)
+    classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
         self,
@@ -302,7 +303,7 @@ class InceptionV3(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32

@@ -182,6 +182,7 @@ class InceptionV4(Model):
     taps = ("Conv2d_2b_3x3", "Mixed_3a", "Mixed_5e", "Mixed_6h", "Mixed_7d")
     aux_names = ("AuxLogits",)
     aux_stages = ("Mixed_6h",)
+    classifiers = ("fc", "AuxLogits.fc")
 
     def __init__(
         self,
@@ -231,7 +232,7 @@ class InceptionV4(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(self.Mixed_7d.out_channels, num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32

@@ -124,7 +124,7 @@ class Xception(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(width(2048), num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in Keras, in forward order.
 
         Residual blocks give their sum, to which no ReLU has been applied; of three there is also

@@ -251,7 +251,7 @@ class XceptionAligned(Model):
         self.dropout = nn.Dropout(dropout)
         self.fc = Linear(width(2048), num_classes)
 
-    def body(self, x: torch.Tensor, maps: Maps) -> None:
+    def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w], in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to

@@ -47,7 +47,7 @@ class Tiny(Model):
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.fc = Linear(width(32), num_classes, **types)
 
-    def body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         x = maps.add("conv1", self.conv1(x))
         maps.add("conv2", self.conv2(x))
 

@@ -237,3 +237,83 @@ def _fill_keras(network: Any) -> None:
             values = [v + rng.normal(0, 0.1, v.shape) for v in factors]
             values.append(variance * rng.uniform(0.05, 0.3, variance.shape))
         layer.set_weights(values)
+
+
+FOLDERS = {
+    "inception_v3.tf_in1k": "inception_v3",
+    "inception_v3.tv_in1k": "inception_v3",
+    "inception_v4.tf_in1k": "inception_v4",
+    "inception_resnet_v2.tf_ens_adv_in1k": "inception_resnet_v2",
+    "xception.tf_in1k": "legacy_xception",
+    "xception41.tf_in1k": "xception41",
+    "xception65p.ra3_in1k": "xception65p",
+    "inception_next_atto.sail_in1k": "inception_next_atto",
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_folders_of_timm(name, channels, tmp_path):
+    """Ours loads there and theirs here, with the same logits and the same preparation."""
+    timm_data = pytest.importorskip("timm.data", exc_type=ImportError)
+    hub = pytest.importorskip("timm.models._hub", exc_type=ImportError)
+    theirs = timm(FOLDERS[name], num_classes=7, in_chans=channels)
+    images = torch.randn(2, channels, 97, 150, generator=torch.Generator().manual_seed(1))
+    _fill(theirs, images)
+    hub.save_for_hf(
+        theirs,
+        tmp_path / "theirs",
+        model_config={"label_names": list("abcdefg")},
+        safe_serialization=True,
+    )
+    ours = ij.load(tmp_path / "theirs")
+    assert ours.classes == tuple("abcdefg")
+    data = timm_data.resolve_model_data_config(theirs)
+    preparation = {key: list(data[key]) for key in ("mean", "std")}
+    if channels == 1:  # of grey images timm takes the mean of what it has for colours
+        preparation = {key: [sum(values) / 3] for key, values in preparation.items()}
+    assert {"mean": list(ours.info.mean), "std": list(ours.info.std)} == preparation
+    assert (ours.in_channels, ours.info.input_size) == (channels, data["input_size"][1])
+    assert ours.info.crop_pct == data["crop_pct"]
+    nhwc = images.permute(0, 2, 3, 1).numpy()
+    with torch.no_grad():
+        expected = theirs(images).numpy()
+        pooled = theirs.forward_head(theirs.forward_features(images), pre_logits=True).numpy()
+    _compare(_logits(ours, nhwc), expected, TOLERANCE["float32"])
+    last = jax.jit(ours.forward_features)(nhwc)
+    _compare(np.asarray(ours.forward_head(last, pre_logits=True)), pooled, TOLERANCE["float32"])
+    assert ours.num_features == theirs.num_features
+
+    ij.save_pretrained(ours, tmp_path / "ours", layout="timm")
+    library = pytest.importorskip("timm", exc_type=ImportError)
+    again = library.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images), theirs(images))
+    said = timm_data.resolve_model_data_config(again)
+    assert {key: list(said[key]) for key in ("mean", "std")} == preparation
+    assert list(said["input_size"]) == [channels, *data["input_size"][1:]]
+    for key in ("crop_pct", "interpolation", "crop_mode"):
+        assert said[key] == data[key], key
+    other = library.create_model(
+        f"local-dir:{tmp_path / 'ours'}", pretrained=True, num_classes=4
+    )  # their names of the classifier and the first convolution are right
+    assert other.get_classifier().out_features == 4
+
+
+def test_words_know_every_name():
+    """Of timm's and torchvision's lists, as they are installed."""
+    library = pytest.importorskip("timm", exc_type=ImportError)
+    models = pytest.importorskip("torchvision.models", exc_type=ImportError)
+    from timm.models._registry import _deprecated_models
+
+    patterns = ("*inception*", "*xception*", "*googlenet*")
+    names = {n for p in patterns for n in library.list_models(p, include_tags=False)}
+    names |= {n for p in patterns for n in library.list_models(p, pretrained=True)}
+    names |= {n for n in _deprecated_models if "ception" in n}
+    for name in (n for p in patterns for n in models.list_models(include=p)):
+        names |= {name, *map(str, models.get_model_weights(name))}
+    assert len(names) > 40
+    for name in names:
+        if name not in (*ij.list_models(), *ij.list_models(tags=True)):
+            with pytest.raises(ij.UnknownModelError, match="is called"):
+                ij.model_info(name)

@@ -1,0 +1,101 @@
+"""What users of timm look for on a network: sizes, the classifier, and the two halves of a call."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+from flax import nnx
+
+from inception_jax import words
+from inception_jax.nn.layers import Linear
+
+
+class Habits(nnx.Module):
+    """Attributes and methods with timm's names, and a word for those that have another here."""
+
+    aux_names: ClassVar[tuple[str, ...]]
+    classifiers: ClassVar[tuple[str, ...]]
+
+    @property
+    def num_classes(self) -> int:
+        """Size of the output; 0 for a network that returns its pooled features."""
+        return self.get_classifier().out_features
+
+    @property
+    def num_features(self) -> int:
+        """Size of the pooled features that `embed` returns."""
+        return self.get_classifier().in_features
+
+    def get_classifier(self) -> Linear:
+        """Returns the layer whose size is the number of classes."""
+        return _at(self, self.classifiers[0])
+
+    def reset_classifier(self, num_classes: int, rngs: nnx.Rngs | None = None) -> None:
+        """Gives the network a new classifier, in place; the auxiliary ones too, if it has any.
+
+        Names of classes and results of a training are forgotten. An optimizer must be made anew.
+
+        Args:
+            num_classes: size of the output. 0: the network then returns its pooled features, and
+                has no auxiliary classifiers.
+            rngs: source of the new parameters; None: `nnx.Rngs(0)`.
+
+        Raises:
+            ValueError: for a size that is no whole number of at least 0.
+        """
+        words.check_counts(num_classes, 1)
+        num_classes = int(num_classes)
+        rngs = nnx.Rngs(0) if rngs is None else rngs
+        if not num_classes:
+            for name in self.aux_names:
+                setattr(self, name, nnx.data(None))
+        for path in self.classifiers:
+            parent, _, leaf = path.rpartition(".")
+            module = _at(self, parent) if parent else self
+            if module is not None:
+                setattr(module, leaf, getattr(module, leaf).with_outputs(num_classes, rngs))
+        self._forget_classes(num_classes)
+
+    def _forget_classes(self, num_classes: int) -> None:
+        own: Any = self
+        if own.spec is not None:
+            aux = own.spec.aux_heads and num_classes > 0
+            own.spec = dataclasses.replace(own.spec, num_classes=num_classes, aux_heads=aux)
+            own.info = dataclasses.replace(own.info, num_classes=num_classes)
+        own.classes = own.training = None
+
+    def forward_features(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns the last map [n, h, w, c], which `forward_head` takes."""
+        own: Any = self
+        return next(reversed(own.features(images, rngs=rngs).values()))
+
+    def forward_head(
+        self, x: jax.Array, pre_logits: bool = False, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Classifies the last map.
+
+        Args:
+            x: what `forward_features` returns, [n, h, w, c].
+            pre_logits: return what the last layer takes, [n, d]. That is the pooled features, but
+                for InceptionNeXt the hidden layer of its head.
+            rngs: with a stream `dropout`; needed in training only.
+
+        Returns:
+            Logits [n, num_classes].
+        """
+        own: Any = self
+        embedding = own.embedding({"last": x}, rngs=rngs)
+        return (own._pre_logits if pre_logits else own.logits)(embedding, rngs=rngs)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(words.about_attribute(self, name))
+
+
+def _at(module: Any, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

@@ -1,0 +1,191 @@
+"""Writing a network as a folder that the hub keeps, and handing it to the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from flax import nnx
+
+from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
+from inception_jax.nn.model import Model
+from inception_jax.outputs import atomic_write
+from inception_jax.pretrained import timm_config
+from inception_jax.weights import convert, layouts
+from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.facts import Facts
+from inception_jax.weights.hub import MODEL
+from inception_jax.weights.saving import save_weights
+from inception_jax.weights.weight_file import spec_of
+
+FolderLayout = Literal["inception_jax", "timm"]
+
+CONFIG, CARD = "config.json", "README.md"
+
+
+def save_pretrained(
+    model: Model,
+    folder: str | os.PathLike[str],
+    layout: FolderLayout = "inception_jax",
+    *,
+    repository: str | None = None,
+    license: str | None = None,
+) -> None:
+    """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
+
+    `load` takes it, and the Hugging Face hub. A card that was changed by hand is kept.
+
+    Args:
+        model: built by `create_model`.
+        folder: is made if it is not there.
+        layout: "inception_jax", or "timm" for a folder that `timm.create_model("local-dir:...")`
+            loads too, with the same logits.
+        repository: `owner/name` on the hub, for the card; None: the folder.
+        license: identifier of a licence for the card, such as "apache-2.0".
+
+    Raises:
+        ValueError: for another layout.
+        WeightsError: if the model was not built by `create_model`, or timm does not have the
+            network, or computes it otherwise.
+        OSError: if the folder cannot be written.
+    """
+    from inception_jax.pretrained.card import MARK, card_of  # imports the hub's package
+
+    if layout not in get_args(FolderLayout):
+        raise ValueError(f"layout must be one of {', '.join(get_args(FolderLayout))}: {layout!r}")
+    spec_of(model)
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder")
+    card = card_of(model, repository or _as_path(folder), layout, license)
+    if layout == "timm":
+        model, config = _for_timm(model)
+    else:
+        config = _config(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    if layout == "timm":
+        convert.save_as(model, folder / MODEL, to="timm")
+    else:
+        save_weights(model, folder / MODEL)
+    _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    path = folder / CARD
+    if path.exists() and MARK not in path.read_text(encoding="utf-8"):
+        warnings.warn(f"{path} was changed by hand and is kept as it is", stacklevel=2)
+    else:
+        _write(path, card)
+
+
+def push_to_hub(
+    model: Model,
+    repository: str,
+    layout: FolderLayout = "inception_jax",
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str = "Add the network",
+    license: str | None = None,
+) -> str:
+    """Writes the folder of `save_pretrained` to the Hugging Face hub; returns its address.
+
+    The repository is made if it is not there. A model card that is there is kept.
+
+    Args:
+        model: built by `create_model`.
+        repository: `owner/name`.
+        layout: see `save_pretrained`.
+        private: whether only its owner sees a new repository; None: the owner's setting.
+        token: of the hub; None: that of `hf auth login`, or `$HF_TOKEN`.
+        revision: branch to write to; None: main.
+        message: of the commit.
+        license: see `save_pretrained`.
+
+    Raises:
+        WeightsError, ValueError: as `save_pretrained`, before anything is sent.
+        huggingface_hub.errors.HfHubHTTPError: if the hub refuses it.
+    """
+    import huggingface_hub
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, layout, repository=repository, license=license)
+        api = huggingface_hub.HfApi(token=token)
+        repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        has_card = api.file_exists(repository, CARD, revision=revision)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            ignore_patterns=[CARD] if has_card else None,
+        )
+    return str(commit)
+
+
+def _config(model: Model) -> dict[str, Any]:
+    """What the file of weights says of itself too, for people and for the hub's search."""
+    said = {**dataclasses.asdict(spec_of(model)), **dataclasses.asdict(Facts.of(model))}
+    said["readings"] = dict(said["readings"])
+    return {"library": "inception_jax", "architecture_name": said.pop("name"), **said}
+
+
+def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
+    """Returns a copy as timm has the network, and timm's configuration of it."""
+    spec, notes = spec_of(model), []
+    arch = spec.name.partition(".")[0]
+    layout = layouts.for_writing("timm", arch)
+    if layout is None:
+        known = ", ".join(x for x in layouts.archs_of("timm"))
+        raise WeightsError(f"timm has no {arch}; of this family it has {known}")
+    model = nnx.clone(model)
+    if spec.aux_heads:
+        notes.append("the auxiliary classifier is left out: timm's folders have none")
+        for name in model.aux_names:
+            setattr(model, name, nnx.data(None))
+        model.spec = dataclasses.replace(spec, aux_heads=False)
+    if model.transform_input:
+        _take_inception_range(model)
+        notes.append(
+            "timm's network takes images in [-1, 1], as its configuration says, and does not map "
+            "ImageNet-normalised ones itself"
+        )
+    convert.check_layout(model, "timm")
+    config, more = timm_config.config_of(model, layout)
+    for note in notes + more:
+        warnings.warn(note, stacklevel=3)
+    return model, config
+
+
+def _take_inception_range(model: Model) -> None:
+    """Moves `transform_input` from the network into the mean and deviation of its images.
+
+    The network maps (p - mean) / std to that times S / 0.5 plus (M - 0.5) / 0.5, with ImageNet's M
+    and S. The same is (p - mean') / std'.
+    """
+    spec, info = spec_of(model), model.info
+    readings = {**dict(spec.readings), "transform_input": False}
+    factors = [s / S for s, S in zip(info.std, IMAGENET_STD, strict=True)]
+    std = tuple(0.5 * factor for factor in factors)
+    mean = tuple(
+        m - (M - 0.5) * factor
+        for m, M, factor in zip(info.mean, IMAGENET_MEAN, factors, strict=True)
+    )
+    model.transform_input = False
+    model.spec = dataclasses.replace(spec, readings=tuple(sorted(readings.items())))
+    model.info = dataclasses.replace(
+        info, mean=tuple(round(x, 12) for x in mean), std=tuple(round(x, 12) for x in std)
+    )
+
+
+def _as_path(folder: Path) -> str:
+    text = folder.as_posix()
+    return text if text.startswith(("/", ".")) else f"./{text}"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")

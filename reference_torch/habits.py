@@ -1,0 +1,77 @@
+"""What users of timm look for on a network: sizes, the classifier, and the two halves of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from inception_jax import words
+from reference_torch.layers import Linear
+from reference_torch.weights import tensors_of
+
+
+class Habits(nn.Module):
+    """Attributes and methods with timm's names, and a word for those that have another here."""
+
+    aux_names: ClassVar[tuple[str, ...]]
+    classifiers: ClassVar[tuple[str, ...]]
+
+    @property
+    def num_classes(self) -> int:
+        """Size of the output; 0 for a network that returns its pooled features."""
+        return self.get_classifier().out_features
+
+    @property
+    def num_features(self) -> int:
+        """Size of the pooled features that `embed` returns."""
+        return self.get_classifier().in_features
+
+    def get_classifier(self) -> Linear:
+        """Returns the layer whose size is the number of classes."""
+        return self.get_submodule(self.classifiers[0])  # type: ignore[return-value]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Gives the network a new classifier, in place; the auxiliary ones too, if it has any.
+
+        Args:
+            num_classes: size of the output. 0: the network then returns its pooled features, and
+                has no auxiliary classifiers.
+
+        Raises:
+            ValueError: for a size that is no whole number of at least 0.
+        """
+        words.check_counts(num_classes, 1)
+        if not num_classes:
+            for name in self.aux_names:
+                setattr(self, name, None)
+        for path in self.classifiers:
+            parent, _, leaf = path.rpartition(".")
+            module = getattr(self, parent) if parent else self
+            if module is not None:
+                setattr(module, leaf, getattr(module, leaf).with_outputs(int(num_classes)))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the last map [n, c, h, w], which `forward_head` takes."""
+        own: Any = self
+        return next(reversed(own.features(images).values()))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Classifies the last map; see the method of `inception_jax.nn.habits.Habits`."""
+        own: Any = self
+        embedding = own.embedding({"last": x})
+        return (own._pre_logits if pre_logits else own.logits)(embedding)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Takes NumPy arrays too, as `inception_jax.to_torch` returns them."""
+        return super().load_state_dict(tensors_of(state_dict), strict=strict, assign=assign)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(words.about_attribute(self, name)) from None

@@ -1,0 +1,88 @@
+"""Weights of `inception_jax` as PyTorch tensors, from a mapping or a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+_TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
+
+
+def tensors_of(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Returns tensors of NumPy arrays; those that are tensors stay."""
+    return {name: _tensor(value) for name, value in arrays.items()}
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    array = np.asarray(value)
+    if array.dtype.name == "bfloat16":  # which NumPy has from another package, and PyTorch not
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.as_tensor(array)
+
+
+def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a weight file into a state dict.
+
+    Args:
+        path: a file of `inception_jax.save_weights`, or a `.pth`, `.pt` or `.bin` of this twin.
+        name: of the network that the weights are for.
+        options: how it was built, with `num_classes`, `in_channels` and `width_multiplier`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file of another ending, or one that says that it needs another network.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "weights.safetensors").is_file():
+        path = path / "weights.safetensors"
+    elif path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"no weight file at {path}")
+    if path.suffix in (".pth", ".pt", ".bin"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path}: the twin reads .safetensors, .pth, .pt and .bin; "
+            "inception-jax convert reads others"
+        )
+    with safetensors.safe_open(path, framework="pt") as file:
+        said = (file.metadata() or {}).get("inception_jax")
+    if said is not None:
+        _check(path, json.loads(said), name, options)
+    return safetensors.torch.load_file(path)
+
+
+def _check(path: Path, said: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> None:
+    """Compares what a file says of its network with the network.
+
+    Raises:
+        ValueError: naming the call that fits.
+    """
+    needed = {
+        "num_classes": said["num_classes"],
+        "in_channels": said["in_channels"],
+        "width_multiplier": said["width_multiplier"],
+        **{k: v for k, v in said["readings"] if k not in _TRAINING_ONLY},
+    }
+    wrong = {k: v for k, v in needed.items() if k in options and _plain(options[k]) != _plain(v)}
+    if said["name"].partition(".")[0] == name.partition(".")[0] and not wrong:
+        return
+    more = {**wrong, **({"aux_heads": True} if said["aux_heads"] else {})}
+    arguments = ", ".join(f"{k}={v!r}" for k, v in more.items())
+    call = ", ".join(filter(None, [repr(said["name"]), arguments, f"weights={str(path)!r}"]))
+    raise ValueError(f"{path} is of another network than {name}: create_model({call})")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
