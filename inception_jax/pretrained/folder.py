@@ -16,12 +16,12 @@ from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
 from inception_jax.nn.model import Model
 from inception_jax.outputs import atomic_write
 from inception_jax.pretrained import timm_config
-from inception_jax.weights import convert, layouts
-from inception_jax.weights.errors import WeightsError
+from inception_jax.weights import layouts, other_formats
 from inception_jax.weights.facts import Facts
 from inception_jax.weights.hub import MODEL
 from inception_jax.weights.saving import save_weights
 from inception_jax.weights.weight_file import spec_of
+from inception_jax.weights.weights_error import WeightsError
 
 FolderLayout = Literal["inception_jax", "timm"]
 
@@ -69,7 +69,7 @@ def save_pretrained(
         config = _config(model)
     folder.mkdir(parents=True, exist_ok=True)
     if layout == "timm":
-        convert.save_as(model, folder / MODEL, to="timm")
+        other_formats.save_as(model, folder / MODEL, to="timm")
     else:
         save_weights(model, folder / MODEL)
     _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
@@ -153,7 +153,7 @@ def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
             "timm's network takes images in [-1, 1], as its configuration says, and does not map "
             "ImageNet-normalised ones itself"
         )
-    convert.check_layout(model, "timm")
+    other_formats.check_layout(model, "timm")
     config, more = timm_config.config_of(model, layout)
     for note in notes + more:
         warnings.warn(note, stacklevel=3)

@@ -17,11 +17,11 @@ from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import list_models, model_info
 from inception_jax.version import __version__
 from inception_jax.weights import layouts
-from inception_jax.weights.errors import WeightsError
 from inception_jax.weights.facts import Facts
 from inception_jax.weights.layouts import Layout
 from inception_jax.weights.saving import to_torch
 from inception_jax.weights.weight_file import WeightFile, spec_of
+from inception_jax.weights.weights_error import WeightsError
 
 _TO_TIMM = {"xception": "legacy_xception"}
 _CROP_MODES = {"center": "resize_crop", "squash": "warp_crop"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inception_jax.weights.errors import WeightsError
+from inception_jax.weights.weights_error import WeightsError
 
 RUN_WEIGHTS = "weights.safetensors"
 MODEL = "model.safetensors"
