@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+from collections.abc import Sequence
 
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
@@ -23,8 +24,14 @@ def names(model: Model) -> tuple[str, ...]:
             "this network has no classifier: model.reset_classifier(n) gives it one, "
             "model.embed(images) returns its features"
         )
-    published = of_published(model.spec.name) if count == 1000 else None
-    return model.classes or published or tuple(f"class {i}" for i in range(count))
+    return names_of(model) or tuple(f"class {i}" for i in range(count))
+
+
+def names_of(model: Model) -> tuple[str, ...] | None:
+    """Returns the names of a network's outputs, its own or its tag's; None if none are known."""
+    assert model.spec is not None
+    published = of_published(model.spec.name) if model.spec.num_classes == 1000 else None
+    return model.classes or published
 
 
 def of_published(name: str) -> tuple[str, ...] | None:
@@ -40,6 +47,52 @@ def of_published(name: str) -> tuple[str, ...] | None:
 @functools.cache
 def imagenet() -> tuple[str, ...]:
     """Returns ImageNet's 1000 names in the order of the outputs, as WordNet has them."""
+    return tuple(name for _, name in _imagenet_lines())
+
+
+def _imagenet_lines() -> list[tuple[str, str]]:
+    """WordNet's id and words of each class."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
     with importlib.resources.as_file(file) as path:
-        return tuple(line.text.partition("\t")[2] for line in read_lines(path))
+        parts = [line.text.partition("\t") for line in read_lines(path)]
+    return [(key, name) for key, _, name in parts]
+
+
+class Finder:
+    """Finds classes by how folders are called: by name, or by number.
+
+    ImageNet's classes are found by WordNet's id ("n01440764"), by all their words ("tench, Tinca
+    tinca") and by each of them that no other class has. Case, underscores and hyphens do not count.
+
+    Args:
+        names: of the classes, in the order of the outputs.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._count = len(names)
+        exact: dict[str, set[int]] = {}
+        simple: dict[str, set[int]] = {}
+        words: dict[str, set[int]] = {}
+        for index, name in enumerate(names):
+            exact.setdefault(name, set()).add(index)
+            simple.setdefault(_simple(name), set()).add(index)
+        if tuple(names) == imagenet():
+            for index, (key, name) in enumerate(_imagenet_lines()):
+                exact[key] = {index}
+                for word in name.split(","):
+                    words.setdefault(_simple(word), set()).add(index)
+        self._tables = (exact, simple, words)
+
+    def find(self, label: str) -> set[int]:
+        """Returns the outputs that a label may mean: one, none, or several."""
+        exact, simple, words = self._tables
+        return exact.get(label) or simple.get(_simple(label)) or words.get(_simple(label)) or set()
+
+    def number(self, label: str) -> set[int]:
+        """Returns the output of this number, if there is one."""
+        number = int(label) if label.isascii() and label.isdecimal() else self._count
+        return {number} if number < self._count else set()
+
+
+def _simple(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())

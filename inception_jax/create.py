@@ -211,7 +211,7 @@ def model_of(name: str | None, source: Source | None) -> Model:
     return model_for(name, True if source is None else source)
 
 
-def model_for(name: str, source: Source) -> Model:
+def model_for(name: str, source: Source, **options: Any) -> Model:
     """Builds a network with the classes and auxiliary heads that a file has, and loads it.
 
     A file of `save_weights` also says its channels, its width and, for a name without a tag, its
@@ -220,6 +220,7 @@ def model_for(name: str, source: Source) -> Model:
     Args:
         name: what `create_model` takes.
         source: what `load_weights` takes.
+        **options: of `create_model`, over those of the file.
 
     Raises:
         UnknownModelError: with near names.
@@ -233,8 +234,8 @@ def model_for(name: str, source: Source) -> Model:
         warn_of_old_file(name, source)
     saved = dict(file.spec.readings) if file.spec else {}
     file.check(name, info.options if info.tag else {**info.options, **saved})
-    options = _saved(file.spec) if file.spec else _found(name, file)
-    return create_model(name, weights=file, **options)
+    found = _saved(file.spec) if file.spec else _found(name, file)
+    return create_model(name, weights=file, **{**found, **options})
 
 
 def _saved(spec: Spec) -> dict[str, Any]:

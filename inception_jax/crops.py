@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
+from inception_jax.images import Picture
 from inception_jax.registry import ModelInfo
 
 if TYPE_CHECKING:  # workers that read images start no JAX
@@ -22,6 +23,13 @@ _PILLOW = {
 }
 
 
+def crop_of(picture: Picture, info: ModelInfo, channels: int) -> np.ndarray:
+    """Crops and resizes an image; [h, w, channels] from 0 to 255."""
+    if picture.image.mode == "L" and channels == 3:  # the same, in a third of the memory
+        return np.repeat(cropped(picture.image, info), 3, axis=2)
+    return cropped(picture.with_channels(channels), info)
+
+
 def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
     """Crops and resizes an image in mode "L" or "RGB"; [h, w, c] from 0 to 255."""
     if info.crop == "resize_crop":
@@ -34,6 +42,20 @@ def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
     else:
         seen = _resize(picture, info)
     return seen.reshape(*seen.shape[:2], -1)
+
+
+def described(info: ModelInfo) -> str:
+    """Says how images are prepared, in a line."""
+    side = info.input_size
+    larger = math.floor(side / info.crop_pct)
+    how = {
+        "resize_crop": f"the shorter side resized to {larger}, centre of {side}x{side}",
+        "crop_resize": f"central {info.crop_pct:.4g} of both sides, resized to {side}x{side}",
+        "squash": f"resized to {side}x{side} as a whole",
+        "warp_crop": f"resized to {larger}x{larger} as a whole, centre of {side}x{side}",
+    }[info.crop]
+    turned = "turned upright by EXIF" if info.upright else "seen as stored, EXIF is ignored"
+    return f"{how}, {info.interpolation}; {turned}"
 
 
 def rounds(info: ModelInfo) -> bool:
@@ -85,7 +107,7 @@ def _resize(picture: Image.Image, info: ModelInfo) -> np.ndarray:
     size = info.input_size
     if info.interpolation in _PILLOW:
         return np.asarray(picture.resize((size, size), _PILLOW[info.interpolation]))
-    pixels = np.asarray(picture, np.float32)
+    pixels = np.asarray(picture)
     half_pixel = info.interpolation == "bilinear_torch"
     pixels = interpolated(pixels, size, 0, half_pixel=half_pixel)
     return interpolated(pixels, size, 1, half_pixel=half_pixel)

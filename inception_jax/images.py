@@ -10,6 +10,7 @@ import importlib
 import io
 import os
 import re
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -19,18 +20,27 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from inception_jax.notes import printable
+
 EXTENSIONS = (
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-    ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2c",
+    ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm",
+    ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 """Endings of the files that are taken for images, in lower case."""
 
 MAX_PIXELS = 178_956_970
 """Height times width at which Pillow's own guard against decompression bombs raises."""
 
+MAX_BYTES = 1 << 30
+"""Largest file that is read."""
+
+_LARGE = 1 << 25  # pixels from which memory counts more than time
+_STRIP = 256  # rows that are scaled to 8 bits at once
+
 # Formats that hold pixels. EPS would start a program, and others hold none.
 _FORMATS = (
-    "AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -56,6 +66,11 @@ class BadImageError(ValueError):
         self.name = name
 
 
+EXIF_IGNORED = "EXIF orientation ignored"
+CLIPPED = "more than 8 bits, clipped"
+SIXTEEN_BIT_COLOUR = "16-bit colour"
+
+
 class Picture(NamedTuple):
     """An image as it was read.
 
@@ -69,36 +84,42 @@ class Picture(NamedTuple):
 
     def array(self, channels: int) -> np.ndarray:
         """Returns the pixels, uint8 [h, w, channels]; luma for one channel of a colour image."""
+        if self.image.mode == "L" and channels == 3:  # in a third of the memory
+            return np.repeat(np.asarray(self.image)[:, :, None], 3, axis=2)
         pixels = np.asarray(self.with_channels(channels))
         return pixels.reshape(*pixels.shape[:2], channels)
 
     def with_channels(self, channels: int) -> Image.Image:
         """Returns the image in mode "L" for one channel, else in mode "RGB"."""
-        return self.image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        return self.image if self.image.mode == mode else self.image.convert(mode)
 
 
-def read(source: Any, *, upright: bool = False) -> Picture:
+def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Picture:
     """Reads an image.
 
-    | stored as | becomes |
-    |---|---|
-    | 8 bits, grey or RGB | itself |
-    | 1 bit | 0 or 255 |
-    | palette | its colours |
-    | transparency | ignored, as torchvision, timm and Keras do |
-    | CMYK, YCbCr, Lab, HSV | RGB by Pillow's conversion |
-    | 16-bit grey | divided by 257 |
-    | 12-bit grey: the file says so, or no value is above 4095 | divided by 4095 / 255 |
-    | 16-bit RGB | the upper 8 bits |
-    | 32-bit integers | as 16-bit grey where they fit, else refused |
-    | floating point | refused: its range is not stated |
-    | several frames or pages | the first |
-    | EXIF orientation | applied if `upright`, else ignored |
+    | stored as | becomes | `as_pillow` |
+    |---|---|---|
+    | 8 bits, grey or RGB | itself | the same |
+    | 1 bit | 0 or 255 | the same |
+    | palette | its colours | the same |
+    | transparency | ignored, as torchvision, timm and Keras do | the same |
+    | CMYK, YCbCr, Lab, HSV | RGB by Pillow's conversion | the same |
+    | 16-bit grey | divided by 257 | clipped at 255 |
+    | 12-bit grey: the file says so, or no value is above 4095 | divided by 4095 / 255 | clipped |
+    | 16-bit RGB | the upper 8 bits | the same |
+    | 32-bit integers | as 16-bit grey where they fit, else refused | clipped |
+    | floating point | refused: its range is not stated | clipped |
+    | several frames or pages | the first | the same |
+    | EXIF orientation | applied if `upright`, else ignored | the same |
+    | damage | refused | what Pillow makes of it, if anything |
 
     Args:
         source: a path, the bytes of a file, a Pillow image, or pixels uint8 [h, w], [h, w, 1] or
             [h, w, 3] of NumPy, jax or torch.
         upright: apply the EXIF orientation.
+        as_pillow: convert as `PIL.Image.open(source).convert("RGB")`, which pytorch-fid calls. The
+            notes say where that clips or passes over damage.
 
     Raises:
         BadImageError: if it is not a whole, undamaged image, or has no stated range.
@@ -108,14 +129,34 @@ def read(source: Any, *, upright: bool = False) -> Picture:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         try:
-            return read(path.read_bytes(), upright=upright)
+            return read(read_file(path), upright=upright, as_pillow=as_pillow)
         except BadImageError as error:
-            raise BadImageError(f"{path}: {error}", str(path)) from error
+            raise BadImageError(f"{printable(path)}: {error}", str(path)) from error
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decoded(bytes(source), upright)
+        return _decoded(bytes(source), upright, as_pillow)
     if isinstance(source, Image.Image):
-        return _converted(source, upright)
+        return _converted(source, upright, as_pillow)
     return Picture(_of_array(source), ())
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Reads a whole file, but no pipe or device, which may wait or never end.
+
+    Raises:
+        BadImageError: if it is not a regular file, or has more than `MAX_BYTES`.
+        OSError: if it cannot be opened.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise BadImageError(f"{status.st_size} bytes are more than {MAX_BYTES}")
+        return file.read(status.st_size)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _of_array(source: Any) -> Image.Image:
@@ -152,7 +193,7 @@ def _remedy(array: np.ndarray) -> str:
     return ": undo its normalisation, or give it to the model as it is, with model(images)"
 
 
-def _decoded(data: bytes, upright: bool) -> Picture:
+def _decoded(data: bytes, upright: bool, as_pillow: bool) -> Picture:
     if not data:
         raise BadImageError("empty file")
     try:
@@ -161,9 +202,7 @@ def _decoded(data: bytes, upright: bool) -> Picture:
         formats = [name for name in _FORMATS if name in Image.OPEN]
         with Image.open(io.BytesIO(data), formats=formats) as image:
             check_size(image.height, image.width)
-            if image.format == "PNG":
-                _check_png(data)
-            return _converted(image, upright, data if image.format in ("JPEG", "MPO") else None)
+            return _converted(image, upright, as_pillow, data)
     except BadImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -173,22 +212,27 @@ def _decoded(data: bytes, upright: bool) -> Picture:
         raise BadImageError(str(error).partition("\n")[0] or type(error).__name__) from error
 
 
-def _converted(image: Image.Image, upright: bool, jpeg: bytes | None = None) -> Picture:
-    """Applies the table of `read` to an open image; `jpeg` is the file that it comes from."""
+def _converted(
+    opened: Image.Image, upright: bool, as_pillow: bool, data: bytes | None = None
+) -> Picture:
+    """Applies the table of `read` to an open image; `data` is the file that it comes from."""
     notes = []
-    stored = str(getattr(image, "tile", ""))  # gone once the pixels or a PNG's EXIF are loaded
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a photo with a preview
-        notes.append(f"first of {image.n_frames} frames")  # pyright: ignore
+    stored = str(getattr(opened, "tile", ""))  # gone once the pixels or a PNG's EXIF are loaded
+    image = opened
+    try:
+        image = opened if data is None else _undamaged(data, opened)
+    except BadImageError as error:
+        if not as_pillow:
+            raise
+        notes.append(f"damaged: {error}")
+    orientation = opened.getexif().get(_ORIENTATION, 1)
+    if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # a photo with a preview
+        notes.append("first of several frames")
     if ";16" in stored and image.mode in ("RGB", "RGBA"):
-        notes.append("16-bit colour")
-    if jpeg is not None:
-        image = _strict_jpeg(jpeg, image)
+        notes.append(SIXTEEN_BIT_COLOUR)
     image.load()
-    if image.mode == "F":
-        raise BadImageError("floating-point pixels have no stated range: save it in 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;"):
-        image, note = _to_8_bits(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image, note = _clipped(image) if as_pillow else _to_8_bits(image)
         notes.append(note)
     elif image.mode in ("1", "LA", "La"):
         image = image.convert("L")
@@ -199,7 +243,7 @@ def _converted(image: Image.Image, upright: bool, jpeg: bytes | None = None) -> 
             image = image.convert("RGBA")  # Pillow asks for this step
         image = image.convert("RGB")
     if orientation != 1:
-        notes.append("turned upright" if upright else "EXIF orientation ignored")
+        notes.append("turned upright" if upright else EXIF_IGNORED)
         image = _turned(image, orientation) if upright else image
     return Picture(image, tuple(notes))
 
@@ -212,18 +256,27 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(bare)
 
 
-def _strict_jpeg(data: bytes, image: Image.Image) -> Image.Image:
-    """Decodes a JPEG to Pillow's own pixels, but raises for damage, which Pillow passes over."""
+def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
+    """Raises for damage that Pillow passes over; returns the image, maybe decoded."""
+    if image.format == "PNG":
+        _check_png(data)
+    if image.format not in ("JPEG", "MPO"):
+        return image
+    space = {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    is_large = image.height * image.width > _LARGE  # only checked, at an eighth of its size
+    least, factor = (1, 8) if is_large else (0, 1)
     try:
-        pixels = simplejpeg.decode_jpeg(data, {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB"))
+        pixels = simplejpeg.decode_jpeg(
+            data, space, min_height=least, min_width=least, min_factor=factor
+        )
     except KeyError:  # a way of subsampling that it has no name for
         return image
     except ValueError as error:
         check_only_pillow_can(data, error)
         return image
-    if image.mode == "CMYK":
-        return image  # the two differ in its meaning
-    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+    if is_large or image.mode == "CMYK":
+        return image  # of CMYK the two differ in its meaning
+    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)  # as Pillow's own
 
 
 def check_only_pillow_can(data: bytes, error: ValueError) -> None:
@@ -242,14 +295,30 @@ def check_only_pillow_can(data: bytes, error: ValueError) -> None:
 
 def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
     """Maps 16 or 12 bits to 8; Pillow's own conversion clips all above 255."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels have no stated range: save it in 8 or 16 bits")
+    strips = [(top, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
+    ranges = [(v.min(), v.max()) for v in (_rows(image, *strip) for strip in strips)]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if low < 0 or high > 65535:
         raise BadImageError("32-bit integer pixels outside 0 to 65535: save it in 8 or 16 bits")
     stated = getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE)
     stated = stated[0] if isinstance(stated, tuple) else stated
-    if (stated or values.max()) <= 4095:
-        return Image.fromarray(((values * 255 + 2047) // 4095).astype(np.uint8)), "12-bit grey"
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)), "16-bit grey"
+    is_12_bit = (stated or high) <= 4095
+    pixels = np.empty((image.height, image.width), np.uint8)
+    for top, bottom in strips:
+        values = _rows(image, top, bottom)
+        scaled = (values * 255 + 2047) // 4095 if is_12_bit else (values + 128) // 257
+        pixels[top:bottom] = scaled.astype(np.uint8)
+    return Image.fromarray(pixels), "12-bit grey" if is_12_bit else "16-bit grey"
+
+
+def _rows(image: Image.Image, top: int, bottom: int) -> np.ndarray:
+    return np.asarray(image.crop((0, top, image.width, bottom))).astype(np.int64)
+
+
+def _clipped(image: Image.Image) -> tuple[Image.Image, str]:
+    return image.convert("RGB").getchannel(0), CLIPPED
 
 
 def is_turned(data: bytes) -> bool:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from typing import Any
 
 import numpy as np
 
 from inception_jax import images
-from inception_jax.crops import as_input, cropped
+from inception_jax.crops import as_input, crop_of
 from inception_jax.models import model_info
+from inception_jax.notes import Counts
 from inception_jax.registry import ModelInfo
+
+SEEN_AS_STORED = "these weights see photos as they are stored, as in their publisher's evaluation"
 
 
 def preprocess(model: Any, image: Any) -> np.ndarray:
     """Crops, resizes and normalises an image as the network's source does in evaluation.
+
+    Warns of a photo with an EXIF orientation that the network's source ignores.
 
     Args:
         model: a network, whose own facts count (`model.info`), or what `create_model` takes.
@@ -30,8 +37,25 @@ def preprocess(model: Any, image: Any) -> np.ndarray:
             colour images.
     """
     info, channels = (model_info(model), 3) if isinstance(model, str) else facts_of(model)
+    notes = Counts()
+    prepared = prepare(image, info, channels, notes)
+    warn_of(notes)
+    return prepared
+
+
+def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.ndarray:
+    """`preprocess` by known facts; counts what `warn_of` warns of."""
     picture = images.read(image, upright=info.upright)
-    return as_input(cropped(picture.with_channels(channels), info), info)
+    if images.EXIF_IGNORED in picture.notes:
+        name = image if isinstance(image, str | os.PathLike) else "an image in memory"
+        notes.add(images.EXIF_IGNORED, name)
+    return as_input(crop_of(picture, info, channels), info)
+
+
+def warn_of(notes: Counts) -> None:
+    """Warns of photos that a network sees as they are stored, but a viewer turns."""
+    for line in notes.lines():
+        warnings.warn(f"{line}; {SEEN_AS_STORED}", stacklevel=3)
 
 
 def facts_of(model: Any) -> tuple[ModelInfo, int]:

@@ -14,7 +14,7 @@ from train.compile import dry_run, training_step
 from train.data.datasets import Dataset
 from train.engine.loop import Preempted
 from train.hosts import processes
-from train.run import assembly, command_line, training
+from train.run import assembly, command_line, file_evaluation, training
 from train.run.command_line import Config
 
 _RESUME = "the same command resumes from the last checkpoint"
@@ -52,6 +52,8 @@ def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
         jax.config.update("jax_enable_x64", True)
     if config.run.dry_run:
         return dry_run.describe(config, assembly.assemble(config, dataset))
+    if file_evaluation.is_asked(config):
+        return file_evaluation.run(config, dataset)
     return training.run(config, dataset)
 
 

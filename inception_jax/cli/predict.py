@@ -7,6 +7,7 @@ import collections
 import csv
 import dataclasses
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,11 +22,13 @@ from inception_jax.analysis import explain
 from inception_jax.cli.arguments import positive_int
 from inception_jax.cli.contact_sheet import contact_sheet
 from inception_jax.create import model_of
-from inception_jax.crops import as_input, cropped
+from inception_jax.crops import as_input, crop_of
+from inception_jax.folders import image_files
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
+from inception_jax.notes import Counts, printable
 from inception_jax.outputs import atomic_write, check_target
-from inception_jax.preprocessing import facts_of
+from inception_jax.preprocessing import SEEN_AS_STORED, facts_of
 from inception_jax.text_files import read_class_names
 
 # Maps images to heat maps, or None if none are asked for, and logits.
@@ -100,21 +103,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the classes of images, for a folder as a table."""
-    paths, from_folder = _files(args.images)
+    paths, from_folder, passed_over = _files(args.images)
     paths = _without_pictures(paths, args) if from_folder else paths
     _check(args, [] if from_folder else paths)
     model = model_of(args.arch, args.weights)
     facts_of(model)  # or it takes no pictures
     names = _names(args, model)
-    tally = _Tally(names)
-    predictions = _predict(model, args, paths, skip_broken=from_folder)
+    tally, notes = _Tally(names), Counts()
+    predictions = _predict(model, args, paths, notes, skip_broken=from_folder)
     if args.csv:
         predictions = _with_table(predictions, Path(args.csv), names)
     shown, count = _first(predictions, names, tally, as_table=from_folder)
+    for line in notes.lines():
+        why = f"; {SEEN_AS_STORED}" if line.startswith(images.EXIF_IGNORED) else ""
+        print(f"note: {line}{why}", file=sys.stderr)
     if not count:
         raise ValueError(f"none of {len(paths)} files is a whole image")
     if from_folder:
         print(tally)
+        total = len(paths) + passed_over.total
+        if count < total:
+            print(_unread(total, len(paths) - count, passed_over))
     if args.csv:
         print(f"wrote {args.csv}")
     if args.sheet:
@@ -126,24 +135,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _files(arguments: Sequence[str]) -> tuple[list[Path], bool]:
-    """Returns the images that are meant, and whether a folder is among the arguments."""
+def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
+    """Returns the images, whether a folder is among the arguments, and what is passed over."""
     files: list[Path] = []
+    passed_over = Counts()
     for path in map(Path, arguments):
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.EXTENSIONS)
-        if not found:
-            raise ValueError(f"there is no image in {path}: none of {', '.join(images.EXTENSIONS)}")
-        files += found
-    return files, any(Path(argument).is_dir() for argument in arguments)
+        listing = image_files(path)
+        if not listing.images:
+            instead = f"; passed over: {listing.passed_over}" if listing.passed_over.total else ""
+            raise ValueError(
+                f"there is no image in {printable(path)}: none of "
+                f"{', '.join(images.EXTENSIONS)}{instead}"
+            )
+        files += sorted(map(Path, listing.images))
+        passed_over.update(listing.passed_over)
+    return files, any(Path(argument).is_dir() for argument in arguments), passed_over
+
+
+def _unread(total: int, broken: int, passed_over: Counts) -> str:
+    """Says how many of a folder's files have no prediction, and why."""
+    reasons = [f"{broken} cannot be read"] if broken else []
+    reasons += [f"passed over: {passed_over}"] if passed_over.total else []
+    count = broken + passed_over.total
+    return f"{count} of {total} files have no prediction: {'; '.join(reasons)}"
 
 
 def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
     """Leaves out the pictures that an earlier run wrote."""
-    written = [Path(path).resolve() for path in (args.sheet, args.explain) if path]
-    left = [path for path in paths if path.resolve() not in written]
+    # Not `Path.resolve`, which raises for a link to itself.
+    written = [os.path.realpath(path) for path in (args.sheet, args.explain) if path]
+    left = [path for path in paths if os.path.realpath(path) not in written]
     if not left:
         raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
     return left
@@ -166,19 +190,21 @@ class _Tally:
     """How many images were taken for each class, and how many for the class of their folder."""
 
     def __init__(self, names: Sequence[str]):
-        self._names = set(names)
+        self._names = names
+        self._finder = classes.Finder(names)
         self._counts: collections.Counter[str] = collections.Counter()
         self._named, self._right = 0, 0
 
-    def add(self, path: Path, name: str) -> None:
-        """Counts an image; its folder is its label if it is called as a class is."""
-        self._counts[name] += 1
-        if path.parent.name in self._names:
+    def add(self, path: Path, index: int) -> None:
+        """Counts an image; its folder is its label if it is called as one class is."""
+        self._counts[self._names[index]] += 1
+        label = self._finder.find(path.parent.name)
+        if len(label) == 1:
             self._named += 1
-            self._right += path.parent.name == name
+            self._right += index in label
 
     def __str__(self) -> str:
-        lines = [f"{count:6}  {name}" for name, count in self._counts.most_common()]
+        lines = [f"{count:6}  {printable(name)}" for name, count in self._counts.most_common()]
         if self._named:
             share = self._right / self._named
             lines.append(
@@ -196,16 +222,20 @@ def _names(args: argparse.Namespace, model: Model) -> Sequence[str]:
 
 
 def _predict(
-    model: Model, args: argparse.Namespace, paths: Sequence[Path], *, skip_broken: bool
+    model: Model,
+    args: argparse.Namespace,
+    paths: Sequence[Path],
+    notes: Counts,
+    *,
+    skip_broken: bool,
 ) -> Iterator[Prediction]:
     look = explain.grad_cam(model, stage=args.stage) if args.explain else _without_heat(model)
     size = min(_BATCH, len(paths))  # of every batch: each new size would be compiled again
     starts = range(0, len(paths), size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
-        chosen = paths[start : start + size]
-        opened = list(_opened(chosen, upright=model.info.upright, skip_broken=skip_broken))
-        if opened:
-            yield from _predict_batch(look, model, opened, size, args.top)
+        seen = list(_seen(model, paths[start : start + size], notes, skip_broken=skip_broken))
+        if seen:
+            yield from _predict_batch(look, model, seen, size, args.top)
 
 
 def _without_heat(model: Model) -> Look:
@@ -214,35 +244,35 @@ def _without_heat(model: Model) -> Look:
 
 
 def _predict_batch(
-    look: Look, model: Model, opened: Sequence[tuple[Path, images.Picture]], size: int, top: int
+    look: Look, model: Model, seen: Sequence[tuple[Path, np.ndarray]], size: int, top: int
 ) -> Iterator[Prediction]:
-    info, channels = facts_of(model)
-    seen = [cropped(picture.with_channels(channels), info) for _, picture in opened]
-    inputs = [as_input(pixels, info) for pixels in seen]
+    inputs = [as_input(pixels, facts_of(model)[0]) for _, pixels in seen]
     inputs += [np.zeros_like(inputs[0])] * (size - len(inputs))
     heat, logits = look(np.concatenate(inputs))
     scores = np.asarray(jax.nn.softmax(np.asarray(logits, np.float32)))
-    for i, (path, _) in enumerate(opened):
+    for i, (path, pixels) in enumerate(seen):
         best = np.argsort(-scores[i], kind="stable")[:top]
-        picture = Image.fromarray(np.uint8(np.round(seen[i])).squeeze())
+        picture = Image.fromarray(np.uint8(np.round(pixels)).squeeze())
         heated = None if heat is None else explain.overlaid(picture, np.asarray(heat[i]))
         yield Prediction(path, best.tolist(), scores[i][best].tolist(), picture, heated)
 
 
-def _opened(
-    paths: Sequence[Path], *, upright: bool, skip_broken: bool
-) -> Iterator[tuple[Path, images.Picture]]:
+def _seen(
+    model: Model, paths: Sequence[Path], notes: Counts, *, skip_broken: bool
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Yields what the network sees of each image, from 0 to 255."""
+    info, channels = facts_of(model)
     for path in paths:
         try:
-            picture = images.read(path, upright=upright)
+            picture = images.read(path, upright=info.upright)
         except (images.BadImageError, OSError) as error:
             if not skip_broken:
                 raise
-            tqdm.write(f"note: skipped: {error}", file=sys.stderr)
+            tqdm.write(f"note: skipped: {printable(error)}", file=sys.stderr)
             continue
-        if picture.notes:
-            tqdm.write(f"note: {path}: {', '.join(picture.notes)}", file=sys.stderr)
-        yield path, picture
+        for note in picture.notes:
+            notes.add(note, path)
+        yield path, crop_of(picture, info, channels)
 
 
 def _with_table(
@@ -251,7 +281,8 @@ def _with_table(
     """Passes predictions on and writes each at once: an interrupted run keeps what it has."""
     for first in predictions:  # without any there is no table
         ranks = range(1, len(first.best) + 1)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        # Paths need not be UTF-8: their bytes are written as they are.
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["file", *(f"{what}_{i}" for i in ranks for what in ("class", "score"))])
             for p in itertools.chain([first], predictions):
@@ -268,10 +299,11 @@ def _first(
     count = 0
     for prediction in predictions:
         count += 1
-        best = names[prediction.best[0]]
+        best = prediction.best[0]
         tally.add(prediction.path, best)
         if as_table:
-            tqdm.write(f"{prediction.path}  {best}  {prediction.scores[0]:.1%}")
+            path, score = printable(prediction.path), prediction.scores[0]
+            tqdm.write(f"{path}  {printable(names[best])}  {score:.1%}")
         else:
             tqdm.write(_lines(prediction, names))
         if count <= _ON_SHEET:
@@ -281,8 +313,8 @@ def _first(
 
 def _lines(prediction: Prediction, names: Sequence[str]) -> str:
     pairs = zip(prediction.best, prediction.scores, strict=True)
-    best = (f"  {100 * score:6.2f} %  {names[index]}" for index, score in pairs)
-    return "\n".join([str(prediction.path), *best])
+    best = (f"  {100 * score:6.2f} %  {printable(names[index])}" for index, score in pairs)
+    return "\n".join([printable(prediction.path), *best])
 
 
 def _write_picture(
@@ -294,7 +326,8 @@ def _write_picture(
     if len(pictures) == 1:
         picture = pictures[0]
     else:
-        captions = [(p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions]
+        texts = ((p.path.name, f"{p.scores[0]:.0%} {names[p.best[0]]}") for p in predictions)
+        captions = [tuple(map(printable, lines)) for lines in texts]
         picture = contact_sheet(pictures, captions)
     with atomic_write(Path(path)) as partial:
         picture.save(partial)

@@ -12,13 +12,17 @@ from PIL import Image
 from inception_jax import classes
 from inception_jax.inference.compiled import jit_predict
 from inception_jax.nn.model import Model
-from inception_jax.preprocessing import preprocess
+from inception_jax.notes import Counts
+from inception_jax.preprocessing import facts_of, prepare, warn_of
 
 _BATCH = 16
 
 
 def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
     """Returns the likeliest classes of images.
+
+    Warns once, with their number, of photos with an EXIF orientation that the network's source
+    ignores.
 
     Args:
         model: of `create_model` or `load`, with weights.
@@ -36,11 +40,13 @@ def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, fl
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
-    names = classes.names(model)
-    return [
+    names, notes = classes.names(model), Counts()
+    likeliest = [
         [(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
-        for row in _probabilities(model, _each(images))
+        for row in _probabilities(model, _each(images), notes)
     ]
+    warn_of(notes)
+    return likeliest
 
 
 def _each(images: Any) -> Any:
@@ -51,8 +57,8 @@ def _each(images: Any) -> Any:
     return images
 
 
-def _probabilities(model: Model, images: Iterable[Any]) -> Iterator[np.ndarray]:
-    predict = jit_predict(model)
+def _probabilities(model: Model, images: Iterable[Any], notes: Counts) -> Iterator[np.ndarray]:
+    predict, (info, channels) = jit_predict(model), facts_of(model)
     batch: list[np.ndarray] = []
     size = len(images) if hasattr(images, "__len__") else _BATCH  # pyright: ignore
     size = min(max(size, 1), _BATCH)  # of all batches, because each size is compiled
@@ -63,7 +69,7 @@ def _probabilities(model: Model, images: Iterable[Any]) -> Iterator[np.ndarray]:
         return np.asarray(jax.nn.softmax(logits))[: len(batch)]
 
     for image in images:
-        batch.append(preprocess(model, image))
+        batch.append(prepare(image, info, channels, notes))
         if len(batch) == size:
             yield from computed()
             batch.clear()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
-EXTENSIONS = ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp")
+from inception_jax import folders
+from inception_jax.notes import Counts, printable
+
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """pytorch-fid's, in lower case only."""
+
+_RULE = f"pytorch-fid takes {' '.join(ENDINGS)}, in lower case only"
 
 
 def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Returns the image files of a folder in the order of their paths.
+
+    Warns of what is passed over, with its number.
 
     Args:
         folder: must exist.
@@ -21,47 +26,28 @@ def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
     Raises:
         ValueError: if there are none, saying what there is instead.
     """
-    inside = list(folder.rglob("*") if recursive else folder.iterdir())
-    found = sorted(path for path in inside if _ending(path) in EXTENSIONS and path.is_file())
-    shouted = _shouted(inside)
-    if not found:
-        raise ValueError(f"no image in {folder}{_instead(folder, inside, shouted, recursive)}")
-    if shouted:
-        warnings.warn(
-            f"{folder}: {len(shouted)} files such as {shouted[0].name} are left out, as "
-            "pytorch-fid does: it takes endings in lower case only",
-            stacklevel=2,
+    images, passed_over = _listed(folder, recursive)
+    if not images:
+        raise ValueError(
+            f"no image in {printable(folder)}{_instead(folder, passed_over, recursive)}"
         )
-    return found
+    if note := folders.passed_over_note(printable(folder), len(images), passed_over):
+        warnings.warn(f"{note}; {_RULE}", stacklevel=2)
+    return sorted(map(Path, images))
 
 
-def _ending(path: Path) -> str:
-    _, dot, ending = path.name.rpartition(".")
-    return ending if dot else ""
+def _listed(folder: Path, recursive: bool) -> folders.Listing:
+    return folders.image_files(
+        folder, endings=ENDINGS, recursive=recursive, match_case=True, hidden=True
+    )
 
 
-def _shouted(paths: Iterable[Path]) -> list[Path]:
-    """Files that are images but for the case of their ending."""
-    endings = ((path, _ending(path)) for path in paths)
-    return [
-        path
-        for path, ending in endings
-        if ending not in EXTENSIONS and ending.lower() in EXTENSIONS and path.is_file()
-    ]
-
-
-def _instead(folder: Path, inside: list[Path], shouted: list[Path], recursive: bool) -> str:
+def _instead(folder: Path, passed_over: Counts, recursive: bool) -> str:
     """What an error says of a folder without images."""
-    if shouted:
-        return f": pytorch-fid takes endings in lower case only, so not {shouted[0].name}"
-    if not inside:
-        return ": it is empty"
-    if not recursive:
-        below = sum(_ending(path) in EXTENSIONS for path in folder.rglob("*"))
-        if below:
-            return (
-                f" itself, but {below} in its subfolders: recursive=True (--recursive) reads them"
-            )
-    kinds = collections.Counter(path.suffix or path.name for path in inside if path.is_file())
-    there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "only folders"
-    return f", which holds {there}; images end in {', '.join(f'.{e}' for e in EXTENSIONS)}"
+    if not recursive and (below := _listed(folder, True).images):
+        return (
+            f" itself, but {len(below)} in its subfolders: recursive=True (--recursive) reads them"
+        )
+    if passed_over.total:
+        return f", which holds {passed_over}; {_RULE}"
+    return ", which holds only folders" if any(folder.iterdir()) else ": it is empty"

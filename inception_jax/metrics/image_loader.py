@@ -16,11 +16,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from inception_jax import images as reader
 from inception_jax.metrics.image_files import image_files
 from inception_jax.metrics.resizing import Resize, resized
 from inception_jax.metrics.statistics import Statistics
+from inception_jax.notes import Counts, printable
 
 _SHOWN = 20
+# What pytorch-fid's conversion to 8 bits loses or ignores.
+_LOSSES = (reader.CLIPPED, reader.SIXTEEN_BIT_COLOUR, reader.EXIF_IGNORED, "damaged")
+_AS_PYTORCH_FID = "read as pytorch-fid reads it, so that the number is pytorch-fid's"
 
 
 class UnreadableError(ValueError):
@@ -32,8 +37,8 @@ class UnreadableError(ValueError):
 
     def __init__(self, path: Path, reason: object):
         super().__init__(
-            f"{path} is not a whole image file: {reason}; repair or remove it, or leave such files "
-            "out with skip_unreadable=True (--skip-unreadable)"
+            f"{printable(path)} is not a whole image file: {reason}; repair or remove it, or leave "
+            "such files out with skip_unreadable=True (--skip-unreadable)"
         )
         self.path = path
 
@@ -149,12 +154,18 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
 
 def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, None, None]:
     skipped: list[Path] = []
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    notes = Counts()
+    waiting: collections.deque[tuple[Any, concurrent.futures.Future]] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(options.workers, thread_name_prefix="images")
 
     def first() -> Iterator[np.ndarray]:
+        item, future = waiting.popleft()
         try:
-            yield waiting.popleft().result()
+            image, found = future.result()
+            for note in found:
+                if note.startswith(_LOSSES):
+                    notes.add(note, "an image" if isinstance(item, Image.Image) else item)
+            yield image
         except UnreadableError as error:
             if not options.skip_unreadable:
                 raise
@@ -162,15 +173,16 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 
     try:
         for item in _one_by_one(images.items):
-            waiting.append(pool.submit(_load, item, options.resize))
+            waiting.append((item, pool.submit(_load, item, options.resize)))
             if len(waiting) >= 2 * options.batch_size:
                 yield from first()
         while waiting:
             yield from first()
     finally:
         pool.shutdown(cancel_futures=True)
+    _warn_of(images.name, notes)
     if skipped:
-        names = ", ".join(map(str, skipped[:_SHOWN]))
+        names = ", ".join(map(printable, skipped[:_SHOWN]))
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         warnings.warn(
             f"{images.name}: {len(skipped)} files that are not whole images are left out: "
@@ -204,17 +216,21 @@ def _described(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _load(item: Any, resize: Resize) -> np.ndarray:
-    if isinstance(item, Image.Image):
-        item = np.asarray(item.convert("RGB"))
-    elif not isinstance(item, np.ndarray):
-        item = _decoded(Path(item))
-    return resized(item, resize)
-
-
-def _decoded(path: Path) -> np.ndarray:
+def _load(item: Any, resize: Resize) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns what the network takes, and the notes of `reader.read`."""
+    if isinstance(item, np.ndarray):
+        return resized(item, resize), ()
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise UnreadableError(path, str(error) or type(error).__name__) from None
+        picture = reader.read(item, as_pillow=True)
+    except Exception as error:  # in memory nothing is damaged: a caller's mistake
+        if isinstance(item, Image.Image):
+            raise
+        reason = str(error).removeprefix(f"{printable(Path(item))}: ")
+        raise UnreadableError(Path(item), reason or type(error).__name__) from None
+    return resized(picture.array(3), resize), picture.notes
+
+
+def _warn_of(name: str, notes: Counts) -> None:
+    """Warns of what the conversion loses, for the whole source at once."""
+    for line in notes.lines():
+        warnings.warn(f"{name}: {line}; {_AS_PYTORCH_FID}", stacklevel=2)

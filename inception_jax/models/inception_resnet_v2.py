@@ -145,7 +145,8 @@ class InceptionResNetV2(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
-_TIMM: dict[str, Any] = dict(readings=dict(dropout=0.0, bn_momentum=0.9), crop_pct=0.8975)
+_PYTORCH: dict[str, Any] = dict(dropout=0.0, bn_momentum=0.9)
+_TIMM: dict[str, Any] = dict(readings=_PYTORCH, crop_pct=0.8975)
 
 register(
     "inception_resnet_v2",
@@ -162,9 +163,9 @@ register(
             **KERAS,
         ),
         "cadene_in1k": Tag(
+            readings=_PYTORCH,
             source="Cadene pretrained-models.pytorch inceptionresnetv2-520b38e4.pth",
-            interpolation="bilinear",
-            **_TIMM,
+            interpolation="bilinear",  # and the default crop: only xception has a scale of its own
         ),
         "slim_in1k": Tag(source="TF-slim inception_resnet_v2_2016_08_30.tar.gz", **SLIM),
         "paper": Tag(

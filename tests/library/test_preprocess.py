@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import inception_jax as ij
+from tests.helpers.photos import turned
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -78,6 +79,14 @@ def test_slim_interpolates_from_the_corner():
     row = crop[0, low] * (1 - share) + crop[0, low + 1] * share
     np.testing.assert_allclose(ours[0, 7], row / 127.5 - 1, atol=1e-5)
     np.testing.assert_allclose(ours[0, 0], crop[0, 0] / 127.5 - 1, atol=1e-6)
+
+
+def test_an_orientation_that_is_ignored_is_said(tmp_path):
+    """Publishers see photos as they are stored."""
+    Image.fromarray(photo(40, 60)).save(tmp_path / "x.png", exif=turned())
+    with pytest.warns(UserWarning, match=r"EXIF orientation ignored: 1 image \(.*x\.png\)"):
+        ours = ij.preprocess("xception.tf_in1k", tmp_path / "x.png")
+    np.testing.assert_array_equal(ours, ij.preprocess("xception.tf_in1k", photo(40, 60)))
 
 
 @pytest.mark.parametrize("image", [np.zeros((9, 9), np.float32), np.zeros((9, 9, 4), np.uint8)])

@@ -275,11 +275,10 @@ def test_a_full_disk_leaves_nothing_behind(folder, tmp_path, monkeypatch):
 
 
 def test_a_file_that_vanishes_stops_the_preparation(folder, tmp_path, monkeypatch):
-    listed = from_folder.list_folder(folder)
+    *sources, passed_over = from_folder.list_folder(folder)
     copy = write_folder(tmp_path / "copy", COUNTS)
-    monkeypatch.setattr(
-        from_folder, "list_folder", lambda _: [type(s)(**{**vars(s), "root": copy}) for s in listed]
-    )
+    moved = [type(s)(**{**vars(s), "root": copy}) for s in sources]
+    monkeypatch.setattr(from_folder, "list_folder", lambda _: (*moved, passed_over))
     (copy / "train/dog/0001.jpg").unlink()
     with pytest.raises(UsageError, match=r"train/dog/0001.jpg cannot be read: No such file"):
         convert_folder(copy, tmp_path, "pets")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from inception_jax.folders import passed_over_note
+from inception_jax.notes import printable
 from train.conversion import tfds_writer
 from train.conversion.tfds_writer import Features, Shards
 from train.data.bad_images import BadImageError
@@ -31,10 +34,12 @@ def convert_folder(src: Path, dst: Path, name: str = "images") -> Path:
     """
     if not src.is_dir():
         raise UsageError(f"{src}: no such folder")
-    train, test = list_folder(src)
+    train, test, passed_over = list_folder(src)
     if test is None:
         raise UsageError(f"{src} has no folder of test images: {src}/val/CLASS is expected")
     sources = (train, test)
+    if note := passed_over_note(printable(src), len(train) + len(test), passed_over):
+        print(f"note: {note}", file=sys.stderr)
     features = tfds_writer.image_features(sources[0].classes)
     shards: Shards = {
         "validation" if source.split == "val" else source.split: [

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from inception_jax import images
-from inception_jax.crops import cropped
+from inception_jax.crops import crop_of
 from inception_jax.registry import ModelInfo
 from train.data.decoding import Box, decode_crop, decode_whole, full_box, resize, resize_box
 from train.data.options import Crop
@@ -124,7 +124,7 @@ def evaluation_view(
     if isinstance(data, np.ndarray):
         return decode_whole(data, channels).image, None
     picture = images.read(data, upright=info.upright)
-    pixels = cropped(picture.with_channels(channels), info)
+    pixels = crop_of(picture, info, channels)
     return pixels, ", ".join(picture.notes) or None
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from inception_jax.images import BadImageError
+from inception_jax.notes import Counts, printable
 from train.errors import TrainingError
 
 __all__ = ["BadImageError", "BadImages", "Note", "too_many_bad_images"]
 
 _LAST_NAMES = 5
-_MAX_REPORTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,15 @@ class BadImages:
 
     Args:
         limit: how many may be skipped.
-        report: called with a line for each newly skipped image and for the first twenty converted
-            images.
+        report: called with a line for each newly skipped image, for the first image of each kind
+            that is converted or ignored in part, and at the end for the counts.
     """
 
     def __init__(self, limit: int, report: Callable[[str], object]) -> None:
         self.limit = limit
         self.skipped: dict[str, str] = {}
         self.converted: dict[str, str] = {}
+        self._kinds: set[str] = set()
         self._report = report
 
     def add(self, notes: Iterable[Note]) -> None:
@@ -52,19 +53,33 @@ class BadImages:
         for note in notes:
             if note.kind == "skipped" and note.name not in self.skipped:
                 self.skipped[note.name] = note.reason
-                self._report(f"skipped {note.name}: {note.reason}")
+                self._report(f"skipped {printable(note.name)}: {printable(note.reason)}")
             if note.kind == "converted" and note.name not in self.converted:
                 self.converted[note.name] = note.reason
-                if len(self.converted) <= _MAX_REPORTED:
-                    more = " (no more are reported)" if len(self.converted) == _MAX_REPORTED else ""
-                    self._report(f"note: {note.name}: {note.reason}{more}")
+                kinds = set(note.reason.split(", "))
+                if kinds - self._kinds:
+                    self._kinds |= kinds
+                    self._report(f"note: {printable(note.name)}: {note.reason}")
         if len(self.skipped) > self.limit:
             raise too_many_bad_images(self.skipped, self.limit)
+
+    def summarise(self) -> None:
+        """Reports how many images were converted or ignored in part, where they are several."""
+        counts = Counts()
+        for name, reasons in self.converted.items():
+            for reason in reasons.split(", "):
+                counts.add(reason, name)
+        for line in counts.lines():
+            self._report(f"note: {line}")
+        if self.skipped:
+            self._report(f"note: {len(self.skipped)} image(s) were skipped")
 
 
 def too_many_bad_images(skipped: dict[str, str], limit: int) -> TrainingError:
     """Returns the error for more than `limit` unusable images; `skipped` maps names to reasons."""
-    last = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[-_LAST_NAMES:])
+    last = "; ".join(
+        f"{printable(name)}: {printable(why)}" for name, why in list(skipped.items())[-_LAST_NAMES:]
+    )
     return TrainingError(
         f"{len(skipped)} image(s) could not be used, more than --max-bad-images {limit} allows. "
         f"The last: {last}. Repair or remove them, or raise --max-bad-images"

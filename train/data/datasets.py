@@ -37,6 +37,7 @@ class Dataset:
     classes: tuple[str, ...]
     channels: int
     note: str | None = None  # on how it was opened, to be printed
+    passed_over: int = 0  # files that are no images
 
     @property
     def in_memory(self) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from inception_jax.images import EXTENSIONS, BadImageError
+from inception_jax import folders
+from inception_jax.images import EXTENSIONS, BadImageError, read_file
+from inception_jax.notes import Counts, printable
 from train.data.datasets import Dataset, Example, SubsetSource
 from train.data.options import DataOptions
 from train.errors import UsageError
@@ -57,8 +60,10 @@ class FolderSource:
         folder = self.classes[label] if self.split == "." else f"{self.split}/{self.classes[label]}"
         name = f"{folder}/{file.decode(errors='backslashreplace')}"  # always printable
         try:
-            with open(os.path.join(self.root, folder, os.fsdecode(file)), "rb") as stream:
-                return Example(stream.read(), label, name)
+            data = read_file(os.path.join(self.root, folder, os.fsdecode(file)))
+            return Example(data, label, name)
+        except BadImageError as error:
+            raise BadImageError(str(error), name) from error
         except OSError as error:
             if error.errno in _MACHINE_ERRORS:
                 raise
@@ -83,15 +88,59 @@ def open_folder(
     Raises:
         UsageError: see `list_folder`; if a class has too few images to share out.
     """
-    train, test = list_folder(root, train_split, eval_split)
+    train, test, passed_over = list_folder(root, train_split, eval_split)
+    read = len(train) + (0 if test is None else len(test))
+    note = folders.passed_over_note(printable(root), read, passed_over)
     if test is None:
-        return _shared_out(train, eval_share)
-    return Dataset("folder", train, test, train.classes, channels=3)
+        dataset = _shared_out(train, eval_share)
+    else:
+        dataset = Dataset("folder", train, test, train.classes, channels=3)
+    notes = "\n".join(line for line in (dataset.note, note) if line)
+    return dataclasses.replace(dataset, note=notes or None, passed_over=passed_over.total)
+
+
+def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
+    """Opens a folder of images that are evaluated alone: no training images are needed.
+
+    Args:
+        root: D with D/val/class, with D/train/class or with D/class.
+        eval_split: see `list_folder`; without any, all images are test images.
+
+    Raises:
+        UsageError: if a folder is missing, cannot be read or has no images.
+    """
+    split = _test_split(root, eval_split)
+    note = None
+    if split is None:
+        split = "train" if (root / "train").is_dir() else "."
+        place = printable(root / split)
+        note = f"no folder {' or '.join(_EVALUATION)}: all images in {place} are evaluated"
+    walk = folders.Walk(root / split, named_from=root)
+    classes = _class_names(root / split, walk)
+    images = list_images(root, split, classes, walk)
+    passed_over = folders.passed_over_note(printable(root), len(images), walk.passed_over)
+    notes = "\n".join(line for line in (note, passed_over) if line)
+    total = walk.passed_over.total
+    return Dataset("folder", images, images, classes, 3, note=notes or None, passed_over=total)
+
+
+def has_test_images(root: Path, eval_split: str | None = None) -> bool:
+    """Says whether there is a folder of test images; see `open_test_folder`."""
+    return _test_split(root, eval_split) is not None
+
+
+def _test_split(root: Path, eval_split: str | None) -> str | None:
+    """Returns the folder of the test images, if there is one."""
+    names = (eval_split,) if eval_split else _EVALUATION
+    found = next((name for name in names if (root / name).is_dir()), None)
+    if eval_split and found is None:
+        raise UsageError(f"{root} has no folder {eval_split!r} to evaluate on")
+    return found
 
 
 def list_folder(
     root: Path, train_split: str | None = None, eval_split: str | None = None
-) -> tuple[FolderSource, FolderSource | None]:
+) -> tuple[FolderSource, FolderSource | None, Counts]:
     """Lists the images of D/train/class and D/val/class; classes are sorted as in torchvision.
 
     Args:
@@ -101,31 +150,34 @@ def list_folder(
             "test".
 
     Returns:
-        The training and the test images; None for the latter if there is no folder of them.
+        The training images; the test images, None if there is no folder of them; and the files
+        that were passed over.
 
     Raises:
         UsageError: if a folder is missing, cannot be read or has no images, or the test images have
             a class that the training images lack.
     """
-    names = (eval_split,) if eval_split else _EVALUATION
-    found = next((name for name in names if (root / name).is_dir()), None)
-    if eval_split and found is None:
-        raise UsageError(f"{root} has no folder {eval_split!r} to evaluate on")
+    found = _test_split(root, eval_split)
     if train_split is None:
         train_split = "train" if found or (root / "train").is_dir() else "."
     if not (root / train_split).is_dir():
         raise UsageError(f"{root} has no folder {train_split!r}; {_expected(root)}")
-    classes = _class_names(root / train_split)
-    train = list_images(root, train_split, classes)
+    walk = folders.Walk(root / train_split, named_from=root)
+    classes = _class_names(root / train_split, walk)
+    train = list_images(root, train_split, classes, walk)
     if found is None:
-        return train, None
-    unknown = sorted(set(_class_names(root / found)) - set(classes))
+        return train, None, walk.passed_over
+    tested = folders.Walk(root / found, named_from=root)
+    present = _class_names(root / found, tested)
+    unknown = sorted(set(present) - set(classes))
     if unknown:
         raise UsageError(
             f"{root / found} has {len(unknown)} class(es) that {root / train_split} lacks, such as "
             f"{unknown[0]!r}: both need the same class folders"
         )
-    return train, list_images(root, found, classes)
+    test = list_images(root, found, classes, tested, present)
+    walk.passed_over.update(tested.passed_over)
+    return train, test, walk.passed_over
 
 
 def _expected(root: Path) -> str:
@@ -158,8 +210,21 @@ def _shared_out(images: FolderSource, share: float) -> Dataset:
     return Dataset("folder", parts[0], parts[1], images.classes, channels=3, note=note)
 
 
-def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSource:
+def list_images(
+    root: Path,
+    split: str,
+    classes: tuple[str, ...],
+    walk: folders.Walk,
+    present: Collection[str] | None = None,
+) -> FolderSource:
     """Lists a split's files by class, folder and name.
+
+    Args:
+        root: the data set's folder.
+        split: the folder's name below it.
+        classes: names of the classes.
+        walk: of the split; it counts what is passed over.
+        present: the classes that the split has; None: all.
 
     Raises:
         UsageError: if a class folder cannot be read or has no images.
@@ -168,13 +233,14 @@ def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSourc
     starts = [0]
     for name in classes:
         folder = root / split / name
-        if folder.is_dir():  # the test images may lack a class
-            files = _image_files(folder)
+        if present is None or name in present:
+            before = walk.passed_over.total
+            with _readable():
+                files = walk.images(folder)
             if not files:
-                raise UsageError(
-                    f"{folder} has no images ({' '.join(EXTENSIONS)}): add some or remove it"
-                )
-            names += files
+                raise UsageError(_without_images(folder, walk, before))
+            prefix = len(os.fsencode(folder)) + 1
+            names += [os.fsencode(path)[prefix:] for path in files]
         starts.append(len(names))
     lengths = np.fromiter(map(len, names), np.int64, len(names))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -183,43 +249,24 @@ def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FolderSourc
     )
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = sorted(entry.name for entry in _scan(str(folder)) if entry.is_dir())
+def _without_images(folder: Path, walk: folders.Walk, before: int) -> str:
+    passed = walk.passed_over
+    instead = f"; passed over: {passed}" if passed.total > before else ""
+    endings = " ".join(EXTENSIONS)
+    return f"{printable(folder)} has no images ({endings}): add some or remove it{instead}"
+
+
+def _class_names(folder: Path, walk: folders.Walk) -> tuple[str, ...]:
+    with _readable():
+        names = walk.subfolders(folder)
     if not names:
         raise UsageError(f"{folder} has no class folders: expected {folder}/CLASS/IMAGE.jpg")
     return tuple(names)
 
 
-def _image_files(folder: Path) -> list[bytes]:
-    """Returns the sorted paths of a class's image files relative to its folder."""
-    prefix = len(os.fsencode(folder)) + 1
-    folders = sorted(_walk(str(folder), set()))
-    return [os.fsencode(path)[prefix:] for _, files in folders for path in sorted(files)]
-
-
-def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
-    """Yields each folder once, with its image files; follows links."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        return  # a link to a folder that was visited
-    seen.add((status.st_dev, status.st_ino))
-    files, folders = [], []
-    for entry in _scan(folder):
-        if entry.is_dir():
-            folders.append(entry.path)
-        elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
-            files.append(entry.path)  # dangling links are reported on reading
-    yield folder, files
-    for path in sorted(folders):
-        yield from _walk(path, seen)
-
-
-def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yields the entries of a folder that are not hidden."""
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    yield entry
+        yield
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{printable(error.filename)} cannot be read: {error.strerror}") from error

@@ -49,8 +49,8 @@ class InputOptions:
     eval_crop_fraction: Annotated[float, POSITIVE, AT_MOST_ONE] = 0.875
     """Central share of each side that is evaluated, of encoded images; a tag has its own crop."""
     upright: bool | None = None
-    """Turn photos by their EXIF orientation. Not given: in folders, unless arch has a tag, whose
-    publisher sees photos as they are stored."""
+    """Turn photos by their EXIF orientation. Not given: in folders; where a weight file is
+    evaluated, as the file says, and publishers' files see photos as they are stored."""
     eval_crops: Annotated[Literal[1, 12, 144], MAY_CHANGE] = 1
     """Views of an image over which predictions are averaged, by the papers' protocols."""
     eval_exclude: Annotated[Path | None, MAY_CHANGE] = None

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import inception_jax as ij
+from inception_jax.registry import ModelInfo
 from train.engine.training_options import AugmentationOptions
 
 Array = jax.Array
@@ -23,6 +24,7 @@ class Augmentation:
     arch: str  # whose publisher's normalisation is applied
     size: int  # side of the images that the network takes
     dtype: str  # what the network computes in
+    info: ModelInfo | None = None  # whose normalisation is applied instead
 
     def prepare(self, images: Array) -> Array:
         """Normalises and resizes uint8 images [n, h, w, c] for evaluation."""
@@ -75,9 +77,9 @@ class Augmentation:
 
     def _normalise(self, x: Array) -> Array:
         """Maps [0, 1] to what the network's publisher feeds it; grey images to [-1, 1]."""
-        if x.shape[3] != 3:
+        if x.shape[3] != 3 and self.info is None:
             return x * 2 - 1
-        info = ij.model_info(self.arch)
+        info = self.info or ij.model_info(self.arch)
         x = x[..., ::-1] if info.channel_order == "bgr" else x
         mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
         return (x * info.input_range - mean) / std

@@ -28,6 +28,7 @@ def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Eval
         "epoch": round(step / job.per_epoch, 4),
         "train_loss": loss,
         **evaluation.metrics,
+        **({"passed_over": job.dataset.passed_over} if job.dataset.passed_over else {}),
     }
 
 

@@ -71,7 +71,7 @@ def assemble(
     else:  # every process has built the same
         state = jax.tree.map(devices.copy, jax.device_get(init(params, stats)))
     options = dataclasses.replace(config.input, upright=model.info.upright)
-    bad_images = BadImages(config.input.max_bad_images, _warn)
+    bad_images = BadImages(config.input.max_bad_images, warn)
     return Job(
         dataset=dataset,
         devices=devices,
@@ -128,13 +128,14 @@ def protocol(config: Config, dataset: Dataset) -> ModelInfo:
 
     A tag keeps its publisher's crop and interpolation. Without a tag the central part of an encoded
     image is resized with antialiasing, which is what training's crops, decoded at a reduced size,
-    come closest to; arrays are resized as they are, on the device.
+    come closest to; arrays are resized as they are, on the device. Folders of photos are turned
+    upright, also where the weights to start from saw photos as they are stored.
     """
     options = config.input
     info = ij.model_info(config.network.arch)
     upright = options.upright
     if upright is None:
-        upright = config.data.dataset == "folder" and not info.tag
+        upright = config.data.dataset == "folder"
     changes: dict[str, Any] = dict(
         input_size=options.image_size, num_classes=len(dataset.classes), upright=upright
     )
@@ -146,5 +147,6 @@ def protocol(config: Config, dataset: Dataset) -> ModelInfo:
     return dataclasses.replace(info.for_channels(dataset.channels), **changes)
 
 
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
+    """Prints a line on standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import inception_jax as ij
 from inception_jax import extras
 from inception_jax.interrupts import print_all
 from inception_jax.parser import versions
-from train.config import fields, option_parser, recipes, usage
+from train.config import fields, option_parser, recipes, usage, workdir
 from train.config.fields import MAY_CHANGE, NOT_NEGATIVE
 from train.data.datasets import Dataset, imagenet_placeholder
 from train.data.options import DataOptions, InputOptions
@@ -32,6 +32,9 @@ from train.errors import UsageError
 from train.hosts.host_options import BatchOptions, HostOptions
 from train.report.report_options import ReportOptions
 
+if TYPE_CHECKING:  # help and mistakes do not wait for jax
+    from inception_jax.weights.weight_file import WeightFile
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -45,7 +48,8 @@ class RunOptions:
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the initial parameters, the order of the images, augmentation and dropout."""
     eval_only: Annotated[bool, MAY_CHANGE] = False
-    """Evaluate the newest checkpoint of the workdir, or the weights of init-from, and stop."""
+    """Evaluate the newest checkpoint of the workdir, and stop. Without one: evaluate the weights of
+    init-from, by the size, crop and classes of the file or its publisher; nothing is written."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
     """Print the configuration, parameters, FLOPs, memory and schedule of the run, and stop."""
     compile_only: Annotated[str | None, MAY_CHANGE] = None
@@ -148,10 +152,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 
     undecided = dict.fromkeys(("arch", "recipe", "dataset", "workdir"))
     known = argparse.Namespace(**{**fields.flat(Config()), **undecided, **options})
-    known.arch = known.arch or NetworkOptions.arch
+    evaluated = _evaluated_file(known)
+    own = evaluated.spec.name if evaluated and evaluated.spec else NetworkOptions.arch
+    known.arch = known.arch or own
     ij.model_info(known.arch)  # a wrong name is told before a large folder is listed
-    dataset = _dataset(known)
-    config = fields.override(baseline(known, dataset), options)
+    dataset = _dataset(known, evaluated)
+    config = fields.override(baseline(known, dataset, evaluated), options)
     fields.check_ranges(config)
     functional.check(config.network, config.input.image_size)
     loop.profile_range(config.loop)
@@ -162,12 +168,15 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     return config, dataset
 
 
-def baseline(known: argparse.Namespace, dataset: Dataset) -> Config:
+def baseline(
+    known: argparse.Namespace, dataset: Dataset, evaluated: WeightFile | None = None
+) -> Config:
     """Returns the configuration of a command line with only what decides the recipe.
 
     Args:
         known: all options, `recipe` None where it is not given.
         dataset: of the run.
+        evaluated: the weight file, where one is evaluated without a run.
 
     Raises:
         UnknownModelError: with near names.
@@ -178,6 +187,12 @@ def baseline(known: argparse.Namespace, dataset: Dataset) -> Config:
     if info.tag:  # what its publisher evaluates, and, where weights are given, their width
         published = {"image_size": info.input_size}
         published |= {"width_multiplier": 1.0} if known.init_from else {}
+    if evaluated:
+        facts = evaluated.facts.preprocessing if evaluated.facts else info.preprocessing
+        published = {
+            "image_size": facts["input_size"],
+            "width_multiplier": evaluated.spec.width_multiplier if evaluated.spec else 1.0,
+        }
     defaults = {
         "arch": known.arch,
         "dataset": dataset.name,
@@ -196,10 +211,33 @@ def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
     return {name: (usual[name], own[name]) for name in own if own[name] != usual[name]}
 
 
-def _dataset(known: argparse.Namespace) -> Dataset:
-    """Opens the data set; to compile a step it is enough to know of what kind it is."""
-    from train.data.open_dataset import open_dataset  # which imports what decodes images
+def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
+    """Reads the weights that are evaluated without a run; see `file_evaluation.is_asked`."""
+    if not known.eval_only or known.init_from is None:
+        return None
+    from inception_jax.weights import files, hub
+    from inception_jax.weights.weight_file import open_weights
 
+    arch = known.arch or NetworkOptions.arch
+    if workdir.has_checkpoints(known.workdir or Path("runs") / arch):
+        return None
+    if not known.init_from.is_dir() and not files.exists(known.init_from):
+        raise UsageError(f"--init-from {known.init_from}: no such file")
+    return open_weights(arch, hub.weights_in(known.init_from))
+
+
+def _dataset(known: argparse.Namespace, evaluated: WeightFile | None) -> Dataset:
+    """Opens the data set; to compile a step it is enough to know of what kind it is."""
+    # Which import what decodes images.
+    from train.data.image_folder import has_test_images, open_test_folder
+    from train.data.open_dataset import open_dataset
+
+    folder = known.data_dir if known.dataset == "folder" else None
+    if evaluated and folder and folder.is_dir():
+        trained_here = evaluated.facts is not None and evaluated.facts.training is not None
+        # What was trained here may have seen all images but the share that is kept for tests.
+        if not trained_here or has_test_images(folder, known.eval_split):
+            return open_test_folder(folder, known.eval_split)
     if known.compile_only and known.data_dir is None and known.dataset in (None, "imagenet2012"):
         return imagenet_placeholder()
     name = known.dataset or DataOptions.dataset

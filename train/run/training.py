@@ -8,11 +8,12 @@ from pathlib import Path
 
 import jax
 
+from inception_jax.crops import described
 from train.config import fields, workdir
 from train.data.datasets import Dataset
 from train.engine import results
 from train.engine.checkpoint import Checkpoints
-from train.engine.evaluation import Interrupted
+from train.engine.evaluation import Evaluation, Interrupted
 from train.engine.job import Job
 from train.engine.loop import Loop, Preempted
 from train.engine.results import Result
@@ -50,7 +51,7 @@ def run(config: Config, dataset: Dataset) -> Result:
             job.state, start = restored, int(restored.step)
         try:
             if config.run.eval_only:
-                return results.summary(job, arch, start, None, job.evaluate(job.state, stop))
+                return _evaluated(job, arch, start, job.evaluate(job.state, stop))
             return _finished(folder, start, job.total) or _train(
                 config, job, start, checkpoints, stop
             )
@@ -69,14 +70,30 @@ def _train(
     reporter.say(_headline(config, job, start))
     if job.dataset.note:
         reporter.say(job.dataset.note)
+    if not job.dataset.in_memory:
+        reporter.say(f"evaluation images: {described(job.evaluate.info)}")
     try:
         evaluation = loop.run()
+        job.bad_images.summarise()
         result = results.summary(job, arch, job.total, loop.loss, evaluation)
         if processes.is_main():
             results.write(job, folder, config.run.recipe, result, evaluation)
         return result
     finally:
         reporter.close()
+
+
+def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result:
+    """The result of an evaluation alone, which says what was evaluated."""
+    if processes.is_main():
+        print(
+            f"evaluated the checkpoint of step {step} on {len(job.dataset.test):,} test images: "
+            f"{described(job.evaluate.info)}"
+        )
+        if job.dataset.note:
+            print(job.dataset.note)
+    job.bad_images.summarise()
+    return results.summary(job, arch, step, None, evaluation)
 
 
 def keep_compiled(folder: Path) -> None:
@@ -112,12 +129,15 @@ def _headline(config: Config, job: Job, start: int) -> str:
     size = config.batch.batch_size
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
     scaled = f" = {config.schedule.learning_rate:g} x {size} / {base}" if base else ""
+    count = job.dataset.passed_over
+    passed = f", {count:,} files passed over" if count else ""
     return (
         f"recipe {config.run.recipe}{_differences(config, job)}; all options are in "
         f"{config.run.workdir / 'config.json'}\n"
         f"{network.arch} x{network.width_multiplier:g}, {job.num_params:,} {trained}, "
         f"on {config.data.dataset} at {config.input.image_size} px "
-        f"({len(job.dataset.train):,} training images, {len(job.dataset.test):,} test images), "
+        f"({len(job.dataset.train):,} training images, {len(job.dataset.test):,} test images"
+        f"{passed}), "
         f"highest rate {peak_rate(config.schedule, size):.4g}{scaled}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s) of {jax.process_count()} "
         "process(es): "

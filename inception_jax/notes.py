@@ -1,0 +1,64 @@
+"""What is said of many images in few lines, and names that are safe to print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def printable(name: Any) -> str:
+    r"""Returns a name as text for a terminal.
+
+    Line breaks, escape sequences and other characters without a shape are written as in Python,
+    such as `\n`. So are bytes of a path that are not UTF-8, such as `\xff`.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python keeps such a byte of a path
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+class Counts:
+    """Counts names by kind, and keeps the first name of each kind."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[int, str]] = {}
+
+    def add(self, kind: str, name: Any) -> None:
+        """Counts a name."""
+        count, first = self._kinds.get(kind, (0, str(name)))
+        self._kinds[kind] = count + 1, first
+
+    def update(self, other: Counts) -> None:
+        """Adds the counts of another."""
+        for kind, (count, first) in other._kinds.items():
+            before, earlier = self._kinds.get(kind, (0, first))
+            self._kinds[kind] = before + count, earlier
+
+    @property
+    def total(self) -> int:
+        """How many names were counted."""
+        return sum(count for count, _ in self._kinds.values())
+
+    def lines(self) -> list[str]:
+        """Returns a line for each kind: "16-bit grey: 3 images (such as a.png)"."""
+        return [
+            f"{kind}: {count} image{'s' if count > 1 else ''} ({_example(count, first)})"
+            for kind, count, first in self._ordered()
+        ]
+
+    def __str__(self) -> str:
+        """All in one line, the most frequent first: "8 .txt (such as a.txt), 1 .gif (b.gif)"."""
+        return ", ".join(
+            f"{count} {kind} ({_example(count, first)})" for kind, count, first in self._ordered()
+        )
+
+    def _ordered(self) -> list[tuple[str, int, str]]:
+        items = sorted(self._kinds.items(), key=lambda item: -item[1][0])
+        return [(kind, count, first) for kind, (count, first) in items]
+
+
+def _example(count: int, first: str) -> str:
+    return f"{'such as ' if count > 1 else ''}{printable(first)}"
