@@ -14,7 +14,7 @@ from PIL import Image
 
 import inception_jax as ij
 from inception_jax import images
-from inception_jax.cli import main as cli
+from inception_jax.cli import commands as cli
 from inception_jax.metrics.image_loader import LoaderOptions, batches, open_images
 from inception_jax.metrics.resizing import resized
 from tests.helpers import networks
@@ -58,7 +58,7 @@ def folder(tmp_path):
 def model(with_tiny, tmp_path):
     """A network whose file has classes and is not a publisher's."""
     model = ij.create_model("tiny", num_classes=2)
-    networks.randomise(model, "float32")
+    networks.fill(model)
     model.classes = ("left", "right")
     ij.save_weights(model, tmp_path / "w.safetensors")
     return model
@@ -114,7 +114,7 @@ def test_every_door_sees_the_same(folder, model, train_here, tmp_path, capsys):
     assert "EXIF orientation ignored: 3 images" in err
     assert "4 of 42 files are passed over" in out
 
-    code, out, err = train_here(*evaluate, "--upright", "True")
+    code, out, err = train_here(*evaluate, "--upright")
     assert code == 0, err
     assert "turned upright: 3 images" in err
     assert json.loads(out.splitlines()[-1])["protocol"]["upright"] is True

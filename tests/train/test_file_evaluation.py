@@ -35,7 +35,7 @@ def write_photo(path: Path, seed: int) -> None:
 def published(with_tiny, tmp_path):
     """A publisher's kind of file: a state dict without a word on what it is."""
     model = ij.create_model("tiny")
-    networks.randomise(model, "float32")
+    networks.fill(model)
     state = {name: torch.from_numpy(array.copy()) for name, array in ij.to_torch(model).items()}
     torch.save(state, tmp_path / "published.pth")
     return model
