@@ -126,7 +126,7 @@ def test_fine_tuning_has_a_sane_length(images):
 def start(with_tiny, tmp_path):
     """A file of a network for other classes, and a folder of photos."""
     model = ij.create_model("tiny", num_classes=7, width_multiplier=0.5)
-    networks.randomise(model, "float32")
+    networks.fill(model)
     ij.save_weights(model, tmp_path / "start.safetensors")
     folder(tmp_path / "d", 12)
     return model
