@@ -119,7 +119,7 @@ def train(scale: float, learning_rate: float, options: Options, dataset: Dataset
         rngs=nnx.Rngs(config.run.seed),
     )
     job = assemble(config, dataset, model=model)
-    state, step = job.state, jax.jit(job.step, donate_argnums=0)
+    state, step = job.state, jax.jit(job.phases[-1].step, donate_argnums=0)
     last_layer = jax.jit(_last_layer(split(model)[0], config))
     run = Run(scale, learning_rate)
     with job.batches(0, options.steps) as batches:

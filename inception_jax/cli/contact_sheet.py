@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from inception_jax.fonts import Fonts
 
 _SIDE, _GAP, _LINE = 168, 8, 15  # pixels
 
@@ -26,7 +27,7 @@ def contact_sheet(
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), "white")
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(12)
+    fonts = Fonts(12, [text for texts in captions for text in texts])
     for i, (picture, texts) in enumerate(zip(pictures, captions, strict=True)):
         left, top = _GAP + i % columns * cell[0], _GAP + i // columns * cell[1]
         small = picture.convert("RGB")
@@ -34,13 +35,13 @@ def contact_sheet(
         page.paste(small, (left + (_SIDE - small.width) // 2, top + (_SIDE - small.height) // 2))
         for line, text in enumerate(texts):
             at = left, top + _SIDE + 3 + line * _LINE
-            draw.text(at, _fitted(text, draw, font), fill="black", font=font)
+            fonts.draw(draw, at, _fitted(text, fonts))
     return page
 
 
-def _fitted(text: str, draw: ImageDraw.ImageDraw, font: Any) -> str:
-    if draw.textlength(text, font) <= _SIDE:
+def _fitted(text: str, fonts: Fonts) -> str:
+    if fonts.length(text) <= _SIDE:
         return text
-    while text and draw.textlength(text + "…", font) > _SIDE:
+    while text and fonts.length(text + "…") > _SIDE:
         text = text[:-1]
     return text + "…"

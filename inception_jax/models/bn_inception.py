@@ -261,7 +261,6 @@ register(
                 count_include_pad=False,
                 pool_4cd=96,
                 bn_eps=1e-3,
-                bn_momentum=0.9997,
                 dropout=0.2,
             ),
             source="TF-slim inception_v2_2016_08_28.tar.gz",

@@ -235,7 +235,7 @@ class InceptionResNetV1(Model):
         linear_last_block: bool = True,
         scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.995,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -340,14 +340,12 @@ register(
     tags={
         "": Tag(source="davidsandberg/facenet src/models/inception_resnet_v1.py", **_FACE),
         "vggface2": Tag(
-            readings=dict(bn_momentum=0.9),
             source="facenet-pytorch 20180402-114759-vggface2.pt",
             num_classes=8631,
             num_params=27_910_327,
             **_FACE,
         ),
         "casia_webface": Tag(
-            readings=dict(bn_momentum=0.9),
             source="facenet-pytorch 20180408-102900-casia-webface.pt",
             num_classes=10575,
             num_params=28_907_599,
@@ -359,7 +357,6 @@ register(
                 blocks=(5, 10, 5),
                 linear_last_block=False,
                 dropout=0.2,
-                bn_momentum=0.9997,
             ),
             source="1602.07261, figures 10 to 14",
             num_params=22_756_328,

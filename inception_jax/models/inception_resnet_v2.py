@@ -68,7 +68,7 @@ class InceptionResNetV2(Model):
         linear_last_block: bool = True,
         scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -145,7 +145,7 @@ class InceptionResNetV2(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
-_PYTORCH: dict[str, Any] = dict(dropout=0.0, bn_momentum=0.9)
+_PYTORCH: dict[str, Any] = dict(dropout=0.0)
 _TIMM: dict[str, Any] = dict(readings=_PYTORCH, crop_pct=0.8975)
 
 register(
@@ -158,7 +158,7 @@ register(
         "tf_in1k": Tag(source="timm/inception_resnet_v2.tf_in1k", **_TIMM),
         "tf_ens_adv_in1k": Tag(source="timm/inception_resnet_v2.tf_ens_adv_in1k", **_TIMM),
         "keras_in1k": Tag(
-            readings=dict(dropout=0.0, bn_momentum=0.99),
+            readings=dict(dropout=0.0),
             source="keras.applications.InceptionResNetV2",
             **KERAS,
         ),

@@ -184,7 +184,7 @@ class InceptionV1(Model):
         aux_pool: AuxPool = "adaptive",
         transform_input: bool = False,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -254,7 +254,7 @@ register(
     tags={
         "": Tag(source="TF-slim nets/inception_v1.py", input_size=224, **SLIM),
         "tv_in1k": Tag(
-            readings=dict(pad_mode="torch", transform_input=True, bn_momentum=0.9),
+            readings=dict(pad_mode="torch", transform_input=True),
             source="torchvision googlenet-1378be20.pth",
             input_size=224,
             **IMAGENET,

@@ -122,7 +122,7 @@ class InceptionV2(Model):
         aux_position: AuxPosition = "last_17x17",
         dropout: float = 0.2,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,

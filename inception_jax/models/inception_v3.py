@@ -288,7 +288,7 @@ class InceptionV3(Model):
         mixed_7c_pool: PoolKind = "avg",
         transform_input: bool = False,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -347,7 +347,7 @@ class InceptionV3(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
-_TIMM = dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9)
+_TIMM = dict(count_include_pad=True, dropout=0.0)
 
 register(
     "inception_v3",
@@ -357,9 +357,7 @@ register(
     tags={
         "": Tag(source="TF-slim nets/inception_v3.py", **SLIM),
         "tv_in1k": Tag(
-            readings=dict(
-                count_include_pad=True, transform_input=True, dropout=0.5, bn_momentum=0.9
-            ),
+            readings=dict(count_include_pad=True, transform_input=True, dropout=0.5),
             source="torchvision inception_v3_google-0cc3c7bd.pth",
             **IMAGENET,
             crop_pct=299 / 342,
@@ -369,13 +367,13 @@ register(
         "tf_adv_in1k": Tag(source="timm/inception_v3.tf_adv_in1k", readings=_TIMM),
         "gluon_in1k": Tag(source="timm/inception_v3.gluon_in1k", readings=_TIMM, **IMAGENET),
         "keras_in1k": Tag(
-            readings=dict(dropout=0.0, bn_momentum=0.99),
+            readings=dict(dropout=0.0),
             source="keras.applications.InceptionV3",
             **KERAS,
         ),
         "slim_in1k": Tag(source="TF-slim inception_v3_2016_08_28.tar.gz", **SLIM),
         "fid": Tag(
-            readings=dict(mixed_7c_pool="max", dropout=0.0, bn_momentum=0.9),
+            readings=dict(mixed_7c_pool="max", dropout=0.0),
             source="pytorch-fid pt_inception-2015-12-05-6726825d.pth",
             num_classes=1008,
             num_params=23_850_960,

@@ -196,7 +196,7 @@ class InceptionV4(Model):
         width_multiplier: float = 1.0,
         dropout: float = 0.2,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -267,7 +267,7 @@ class InceptionV4(Model):
 
 
 # What each published weight file needs, and what its publisher feeds it.
-_TIMM = dict(dropout=0.0, bn_momentum=0.9)
+_TIMM = dict(dropout=0.0)
 
 register(
     "inception_v4",

@@ -99,7 +99,7 @@ class Xception(Model):
         dropout: float = 0.5,
         pad_mode: PadMode = "tf",
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.99,
+        bn_momentum: float = 0.9,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -167,7 +167,7 @@ class Xception(Model):
 
 # What each published weight file needs, and what its publisher feeds it.
 _TIMM: dict[str, Any] = dict(
-    readings=dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0), crop_pct=0.8975
+    readings=dict(pad_mode="torch", bn_eps=1e-5, dropout=0.0), crop_pct=0.8975
 )
 
 register(

@@ -28,7 +28,9 @@ class BatchNorm(nnx.Module):
         channels: size of the last axis; statistics are averaged over all others.
         eps: added to the variance.
         momentum: share of the old running average that a training step keeps, the convention of
-            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this.
+            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this. Networks have 0.9
+            by default: after 30 steps the statistics are the images', whatever they started from.
+            The 0.9997 of the papers' recipes needs ten thousand.
 
     Raises:
         ValueError: in training, for a single value per channel: it has no variance.

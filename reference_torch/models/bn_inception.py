@@ -219,7 +219,6 @@ register(
             count_include_pad=False,
             pool_4cd=96,
             bn_eps=0.001,
-            bn_momentum=0.9997,
             dropout=0.2,
         ),
     },

@@ -223,7 +223,7 @@ class InceptionResNetV1(Model):
         linear_last_block: bool = True,
         scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.995,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
@@ -305,14 +305,13 @@ register(
     InceptionResNetV1,
     tags={
         "": {},
-        "vggface2": dict(num_classes=8631, bn_momentum=0.9),
-        "casia_webface": dict(num_classes=10575, bn_momentum=0.9),
+        "vggface2": dict(num_classes=8631),
+        "casia_webface": dict(num_classes=10575),
         "paper": dict(
             head="classifier",
             blocks=(5, 10, 5),
             linear_last_block=False,
             dropout=0.2,
-            bn_momentum=0.9997,
         ),
     },
 )

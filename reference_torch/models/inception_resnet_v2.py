@@ -58,7 +58,7 @@ class InceptionResNetV2(Model):
         linear_last_block: bool = True,
         scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
@@ -136,10 +136,10 @@ register(
     InceptionResNetV2,
     tags={
         "": {},
-        "tf_in1k": dict(dropout=0.0, bn_momentum=0.9),
-        "tf_ens_adv_in1k": dict(dropout=0.0, bn_momentum=0.9),
-        "keras_in1k": dict(dropout=0.0, bn_momentum=0.99),
-        "cadene_in1k": dict(dropout=0.0, bn_momentum=0.9),
+        "tf_in1k": dict(dropout=0.0),
+        "tf_ens_adv_in1k": dict(dropout=0.0),
+        "keras_in1k": dict(dropout=0.0),
+        "cadene_in1k": dict(dropout=0.0),
         "slim_in1k": {},
         "paper": dict(layout="paper", blocks=(5, 10, 5), linear_last_block=False),
     },

@@ -166,7 +166,7 @@ class InceptionV1(Model):
         aux_pool: AuxPool = "adaptive",
         transform_input: bool = False,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         conv: Maker[Any] = ConvReLU
@@ -229,7 +229,7 @@ register(
     InceptionV1,
     tags={
         "": {},
-        "tv_in1k": dict(pad_mode="torch", transform_input=True, bn_momentum=0.9),
+        "tv_in1k": dict(pad_mode="torch", transform_input=True),
         "slim_in1k": {},
         "bvlc_in1k": dict(
             norm="lrn",

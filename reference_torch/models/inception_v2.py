@@ -113,7 +113,7 @@ class InceptionV2(Model):
         aux_position: AuxPosition = "last_17x17",
         dropout: float = 0.2,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)

@@ -272,7 +272,7 @@ class InceptionV3(Model):
         mixed_7c_pool: PoolKind = "avg",
         transform_input: bool = False,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
@@ -332,12 +332,12 @@ register(
     InceptionV3,
     tags={
         "": {},
-        "tv_in1k": dict(count_include_pad=True, transform_input=True, dropout=0.5, bn_momentum=0.9),
-        "tf_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
-        "tf_adv_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
-        "gluon_in1k": dict(count_include_pad=True, dropout=0.0, bn_momentum=0.9),
-        "keras_in1k": dict(dropout=0.0, bn_momentum=0.99),
+        "tv_in1k": dict(count_include_pad=True, transform_input=True, dropout=0.5),
+        "tf_in1k": dict(count_include_pad=True, dropout=0.0),
+        "tf_adv_in1k": dict(count_include_pad=True, dropout=0.0),
+        "gluon_in1k": dict(count_include_pad=True, dropout=0.0),
+        "keras_in1k": dict(dropout=0.0),
         "slim_in1k": {},
-        "fid": dict(num_classes=1008, mixed_7c_pool="max", dropout=0.0, bn_momentum=0.9),
+        "fid": dict(num_classes=1008, mixed_7c_pool="max", dropout=0.0),
     },
 )

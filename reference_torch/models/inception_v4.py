@@ -193,7 +193,7 @@ class InceptionV4(Model):
         width_multiplier: float = 1.0,
         dropout: float = 0.2,
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.9997,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         conv = functools.partial(ConvBN, bn_eps=bn_eps, bn_momentum=bn_momentum)
@@ -265,8 +265,8 @@ register(
     InceptionV4,
     tags={
         "": {},
-        "tf_in1k": dict(dropout=0.0, bn_momentum=0.9),
-        "cadene_in1k": dict(dropout=0.0, bn_momentum=0.9),
+        "tf_in1k": dict(dropout=0.0),
+        "cadene_in1k": dict(dropout=0.0),
         "slim_in1k": {},
     },
 )

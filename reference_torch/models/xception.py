@@ -89,7 +89,7 @@ class Xception(Model):
         dropout: float = 0.5,
         pad_mode: PadMode = "tf",
         bn_eps: float = 1e-3,
-        bn_momentum: float = 0.99,
+        bn_momentum: float = 0.9,
     ):
         super().__init__()
         bn: dict[str, Any] = dict(bn_eps=bn_eps, bn_momentum=bn_momentum)
@@ -159,7 +159,7 @@ register(
     tags={
         "": {},
         "keras_in1k": dict(dropout=0.0),
-        "tf_in1k": dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0),
-        "cadene_in1k": dict(pad_mode="torch", bn_eps=1e-5, bn_momentum=0.9, dropout=0.0),
+        "tf_in1k": dict(pad_mode="torch", bn_eps=1e-5, dropout=0.0),
+        "cadene_in1k": dict(pad_mode="torch", bn_eps=1e-5, dropout=0.0),
     },
 )

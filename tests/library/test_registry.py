@@ -238,6 +238,14 @@ def test_facts_travel():
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
+def test_statistics_follow_within_a_short_run():
+    """The papers' momenta are their recipes': by default 30 steps replace the first statistics."""
+    for tags in (False, True):
+        for name in ij.list_models(tags=tags):
+            options = ij.model_info(name).options
+            assert options.get("bn_momentum", 0.9) == 0.9, name
+
+
 def test_own_options():
     """Those of the class, as the tag sets them, without those of every network."""
     options = ij.model_info("inception_next_base.sail_in1k_384").options

@@ -324,7 +324,8 @@ def test_start_from_weights_with_other_classes(train_here, tmp_path):
     assert after["fc.bias"].any()  # which starts at zero
     wide = ij.create_model("tiny", num_classes=10, in_channels=1, width_multiplier=2)
     ij.save_weights(wide, tmp_path / "wide.safetensors")
-    code, _, err = train_here(*TINY, *SHORT, "--init-from", "wide.safetensors", "--workdir", "v")
+    options = [*TINY, *SHORT, "--steps", "2", "--init-from", "wide.safetensors", "--workdir", "v"]
+    code, _, err = train_here(*options, "--width-multiplier", "1")  # instead of the file's
     assert code == 2
     assert "misshapen: conv1.bn.bias (32,) instead of (16,)" in err
     assert "Traceback" not in err

@@ -163,7 +163,8 @@ def test_the_rate_is_in_proportion_to_the_batch_where_it_says_so():
     ],
 )
 def test_any_recipe_trains_any_network(recipe, arch):
-    config, _ = parse(["--arch", arch, "--recipe", recipe])
+    nothing = ["--eval-only"] if recipe == "finetune" else []  # it starts from weights
+    config, _ = parse(["--arch", arch, "--recipe", recipe, *nothing])
     assert config.run.recipe == recipe
     assert config.input.image_size >= ij.model_info(arch).min_size
 
@@ -182,6 +183,14 @@ def test_any_recipe_trains_any_network(recipe, arch):
 def test_the_data_decide_the_recipe(arch, recipe):
     assert recipes.default_recipe(arch, 1_281_167) == recipe
     assert recipes.default_recipe(arch, 6000) == "demo"
+
+
+def test_every_recipe_says_its_momentum_of_statistics():
+    """Not the constructor's, which is for users' own loops."""
+    for name in recipes.names():
+        options = recipes.options(name, "inception_v3", photographs=True)
+        assert "bn_momentum" in options, name
+    assert recipes.options("inception_v3", "xception", photographs=True)["bn_momentum"] == 0.9997
 
 
 def test_options_go_over_the_recipe():
@@ -270,7 +279,7 @@ def test_help_says_default_and_unit_of_every_option(capsys):
         words = rf"--{option.name.replace('_', '-')}\b.*?\(default:"
         assert option.text
         assert re.search(words, text, re.DOTALL), option.name
-    for name in fields.flat(Config()):
+    for name in fields.flat(Config()).keys() - {"scaled"}:  # which is no option
         assert f"--{name.replace('_', '-')}" in text
     assert "default: 75" in text  # the recipe's, not the class's
     for recipe in recipes.names():

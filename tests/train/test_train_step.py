@@ -135,6 +135,8 @@ def test_loss_is_smoothed_and_weighs_the_auxiliary_head():
     targets[np.arange(8), batch["label"]] += 0.9
     loss = {k: -(targets * jax.nn.log_softmax(v)).sum(-1).mean() for k, v in out.items()}
     np.testing.assert_allclose(metrics["loss"], loss["logits"] + 0.4 * loss["Aux"], rtol=1e-5)
+    plain = -jax.nn.log_softmax(out["logits"])[np.arange(8), batch["label"]].mean()
+    np.testing.assert_allclose(metrics["cross_entropy"], plain, rtol=1e-5)  # as evaluation's
     assert metrics["accuracy"] == (out["logits"].argmax(-1) == batch["label"]).mean()
 
 

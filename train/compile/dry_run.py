@@ -51,5 +51,5 @@ def _schedule(job: Job) -> str:
     """The rate over the run, as a table."""
     lines = ["   epoch      step  rate"]
     for step in sorted({int(s) for s in np.linspace(0, job.total - 1, 21)}):
-        lines.append(f"{step / job.per_epoch:8.2f} {step:9}  {float(job.rate(step)):.4g}")
+        lines.append(f"{step / job.per_epoch:8.2f} {step:9}  {job.rate(step):.4g}")
     return "\n".join(lines)

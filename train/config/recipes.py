@@ -12,6 +12,8 @@ from __future__ import annotations
 import fnmatch
 from typing import Any
 
+import inception_jax as ij
+from train.config import finetune
 from train.config.demo import DEMO, PHOTOGRAPHS
 from train.errors import UsageError
 
@@ -241,7 +243,7 @@ LARGE = 100_000
 
 def names() -> list[str]:
     """Returns the recipes that `--recipe` takes."""
-    return ["demo", *RECIPES]
+    return ["demo", "finetune", *RECIPES]
 
 
 def default_recipe(arch: str, images: int) -> str:
@@ -256,6 +258,10 @@ def default_recipe(arch: str, images: int) -> str:
 
 def options(recipe: str, arch: str, *, photographs: bool) -> Options:
     """Returns the options of a recipe for a network; any recipe trains any network."""
+    if recipe == "finetune":
+        size = ij.model_info(arch).input_size
+        photos = finetune.PHOTOGRAPHS if photographs else {}
+        return {**finetune.FINETUNE, "image_size": size, **photos}
     if recipe != "demo":
         return dict(RECIPES[recipe])
     if arch not in DEMO:

@@ -36,12 +36,14 @@ class Evaluation:
         metrics: `eval_top1`, `eval_top5`, `eval_loss` of the averaged weights and, with the suffix
             `_raw`, of those being trained; `eval_examples`, and `eval_left_out` if there are any.
         predictions: of the averaged weights, for each image in the order of the test set.
+        confidence: probabilities of the predictions.
         labels: of the same images.
         counted: False for an image that could not be read or was left out.
     """
 
     metrics: dict[str, Any]
     predictions: np.ndarray
+    confidence: np.ndarray
     labels: np.ndarray
     counted: np.ndarray
 
@@ -124,6 +126,7 @@ class Evaluator:
         return Evaluation(
             metrics,
             np.concatenate([o["prediction"] for o in first])[:total],
+            np.concatenate([o["confidence"] for o in first])[:total],
             np.concatenate([o["label"] for o in first])[:total],
             counted,
         )

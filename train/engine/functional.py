@@ -13,7 +13,7 @@ import inception_jax as ij
 from inception_jax.nn.model import Model
 from inception_jax.nn.remat import rematerialised
 from inception_jax.nn.rewrites import rewritten
-from inception_jax.weights import files
+from train.engine.initial_weights import start_file
 from train.engine.training_options import NetworkOptions
 from train.errors import UsageError
 
@@ -38,8 +38,8 @@ def check(options: NetworkOptions, image_size: int) -> None:
         raise UsageError(f"--drop-path: {info.arch} has no stochastic depth")
     if options.grad_reduce == "bfloat16" and options.dtype != "bfloat16":
         raise UsageError("--grad-reduce bfloat16 is for networks in --dtype bfloat16")
-    if options.init_from is not None and not files.exists(options.init_from):
-        raise UsageError(f"--init-from {options.init_from}: no such file")
+    if options.init_from is not None:
+        start_file(options.init_from)
     if options.freeze_backbone and options.init_from is None:
         raise UsageError("--freeze-backbone needs --init-from: random features teach nothing")
 
@@ -94,19 +94,38 @@ def split(
     return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
-def make_forward(train_def: nnx.GraphDef, options: NetworkOptions) -> Forward:
+def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
+    """Returns the network for training its classifiers, of the same parameters and rest.
+
+    As with a frozen backbone it normalises with the running statistics.
+    """
+    view = nnx.view(
+        model, deterministic=False, use_running_average=True, wide_gradients=wide_gradients
+    )
+    return nnx.split(view, nnx.Param, ...)[0]
+
+
+def make_forward(
+    train_def: nnx.GraphDef, options: NetworkOptions, *, frozen: bool = False
+) -> Forward:
     """Returns the forward pass of training.
 
     It maps parameters, the rest, images and the key of dropout to the logits of every classifier,
     and the rest after the step: None where it stays as it is.
+
+    Args:
+        train_def: of `split` or `head_view`.
+        options: of the network.
+        frozen: whether the statistics stay as they are.
     """
+    frozen = frozen or options.freeze_backbone
 
     def forward(params: Tree, rest: Tree, x: jax.Array, key: jax.Array) -> tuple[Any, Tree]:
         with rewritten(*options.rewrites):
             model = nnx.merge(train_def, params, rest)
             outputs = model(x, rngs=nnx.Rngs(dropout=key))
         stats = None
-        if not options.freeze_backbone:
+        if not frozen:
             stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return outputs if isinstance(outputs, dict) else {"logits": outputs}, stats
 

@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+import safetensors
 
 import inception_jax as ij
 from inception_jax.nn.model import Model
+from inception_jax.weights import files, hub
 from inception_jax.weights.loading import unfit_heads
-from inception_jax.weights.weight_file import open_weights, spec_of
+from inception_jax.weights.weight_file import METADATA_KEY, open_weights, spec_of
+from inception_jax.weights.weights_error import WeightsError
+from train.errors import UsageError
 from train.hosts import processes
+
+
+def start_file(path: Path) -> Path:
+    """Returns the weight file of `--init-from`, which may be a run's folder.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    try:
+        file = hub.weights_in(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"--init-from: {error}") from None
+    if not files.exists(file):
+        raise UsageError(f"--init-from {path}: no such file")
+    return file
+
+
+def note_of(path: Path) -> dict[str, Any]:
+    """Returns what a file of `save_weights` says of its network, without reading its tensors.
+
+    Returns:
+        `arch`, `width_multiplier` and `image_size`, where they are known; nothing of other files,
+        and of one that cannot be read: loading it says why.
+    """
+    file = start_file(path)
+    if file.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(file, "numpy") as stream:
+            saved = json.loads((stream.metadata() or {})[METADATA_KEY])
+        note = {"arch": saved["name"], "width_multiplier": saved["width_multiplier"]}
+        if saved.get("facts"):
+            note["image_size"] = saved["facts"]["preprocessing"]["input_size"]
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return {}
+    return note
 
 
 def load_start(model: Model, path: Path) -> None:
@@ -19,12 +62,18 @@ def load_start(model: Model, path: Path) -> None:
 
     Args:
         model: built by `create_model`.
-        path: what `load_weights` takes.
+        path: what `load_weights` takes, or a run's folder.
 
     Raises:
         WeightsError: if anything else does not fit.
     """
-    file = open_weights(spec_of(model).name, path)
+    spec = spec_of(model)
+    file = open_weights(spec.name, start_file(path))
+    if file.spec and file.spec.in_channels != spec.in_channels:
+        raise WeightsError(
+            f"{path} is a network for images of {file.spec.in_channels} channel(s), the data set "
+            f"has {spec.in_channels}: start from another file"
+        )
     unfit = unfit_heads(model, file)
     ij.load_weights(model, file, skip=unfit)
     if not processes.is_main():

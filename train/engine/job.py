@@ -13,7 +13,7 @@ from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
 from train.data.loader import Batches
 from train.engine.evaluation import Evaluator
-from train.engine.schedule import Schedule
+from train.engine.phases import Phase
 from train.engine.step import TrainState
 from train.hosts.devices import Devices
 
@@ -28,8 +28,7 @@ class Job:
     total: int  # steps
     model: Model  # with its initial parameters
     state: TrainState  # on the devices; the next step takes its memory
-    rate: Schedule
-    step: Callable[..., Any]  # to be compiled
+    phases: tuple[Phase, ...]  # by their first steps; of the last one the costs are told
     parts: int  # that a step computes one after another
     batches: Callable[[int, int], Batches]  # this process's share, from a step to before another
     evaluate: Evaluator
@@ -40,9 +39,19 @@ class Job:
         """Trained numbers."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
-    def lower(self, batch: Any) -> Any:
-        """Traces the training step for batches of this kind."""
-        return jit(self.step, self.devices).lower(self.state, batch)
+    def phase(self, step: int) -> Phase:
+        """Returns the phase that a step belongs to."""
+        return [phase for phase in self.phases if phase.start <= step][-1]
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of a step."""
+        phase = self.phase(step)
+        return float(phase.rate(step - phase.start))
+
+    def lower(self, batch: Any, phase: Phase | None = None) -> Any:
+        """Traces the training step of a phase, or of the last, for batches of this kind."""
+        step = (phase or self.phases[-1]).step
+        return jit(step, self.devices).lower(self.state, batch)
 
     def flops(self, compiled: Any) -> float | None:
         """Returns the FLOPs of the compiled step on one device, None where XLA does not tell."""

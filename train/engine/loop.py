@@ -7,7 +7,7 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from train.engine.checkpoint import Checkpoints
 from train.engine.evaluation import Evaluation, Interrupted
 from train.engine.job import Job
+from train.engine.phases import Phase
 from train.engine.prefetch import Arrays, prefetch
 from train.engine.training_options import LoopOptions
 from train.errors import TrainingError, UsageError
@@ -60,6 +61,7 @@ class Loop:
     checkpoints: Checkpoints
     reporter: Reporter
     stop: processes.Preemption
+    report: Callable[[int, Evaluation], None] | None = None  # called with a step's evaluation
 
     def __post_init__(self) -> None:
         self.eval_steps = max(round(self.options.eval_every * self.job.per_epoch), 1)
@@ -83,7 +85,8 @@ class Loop:
         return evaluation or self._evaluate(self.job.total)
 
     def _train(self) -> Evaluation | None:
-        job, evaluation, compiled = self.job, None, None
+        job, evaluation, phase = self.job, None, None
+        compiled: Any = None
         with (
             job.batches(self.start, job.total) as batches,
             prefetch(batches, job.devices.put) as ready,
@@ -92,7 +95,8 @@ class Loop:
                 with self.reporter.waiting():
                     batch, notes = next(ready)
                 job.bad_images.add(notes)
-                compiled = compiled or self._compile(batch)
+                if phase is not (phase := job.phase(step)):
+                    compiled = self._begin(phase, step, batch)
                 with self._profiled(step):
                     job.state, metrics = compiled(job.state, batch)
                 self.pending.append(metrics)
@@ -122,9 +126,14 @@ class Loop:
             raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
         return evaluation
 
-    def _compile(self, batch: Arrays) -> Any:
-        with self.reporter.away():
-            compiled = self.job.lower(batch).compile()
+    def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
+        """Compiles the training step of a phase; the state is the phase's if this is its start."""
+        with self.reporter.away(once=True):
+            if phase.note:
+                self.reporter.say(phase.note)
+            if step == phase.start:
+                self.job.state = phase.begin(self.job.state)
+            compiled = self.job.lower(batch, phase).compile()
             # What tracing leaves behind lives as long as the run: not to be searched for garbage.
             gc.collect()
             gc.freeze()
@@ -134,7 +143,7 @@ class Loop:
     def _log(self, done: int) -> None:
         means = self._means(done)
         self.loss = means["loss"] if math.isfinite(means["loss"]) else self.loss
-        self.reporter.train(done, {**means, "lr": float(self.job.rate(done - 1))})
+        self.reporter.train(done, {**means, "lr": self.job.rate(done - 1)})
         if time.monotonic() - self.drawn > _SECONDS_BETWEEN_CURVES:
             self._draw()
 
@@ -143,6 +152,8 @@ class Loop:
             evaluation = self.job.evaluate(self.job.state, self.stop)
             self.reporter.evaluation(done, evaluation.metrics)
             self._draw()
+            if self.report is not None:
+                self.report(done, evaluation)
         return evaluation
 
     def _draw(self) -> None:

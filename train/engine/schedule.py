@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,18 @@ def length(options: ScheduleOptions, batch_size: int, images: int) -> tuple[int,
     if per_epoch == 0:
         raise UsageError(f"--batch-size {batch_size} is more than the {images} images")
     return per_epoch, options.steps or max(round(options.epochs * per_epoch), 1)
+
+
+def head_steps(options: ScheduleOptions, per_epoch: int, total: int) -> int:
+    """Returns the steps at the start that train the classifier alone."""
+    return min(round(options.head_epochs * per_epoch), total)
+
+
+def head_rate(options: ScheduleOptions, steps: int) -> Schedule:
+    """Returns the rate of the steps that train the classifier alone."""
+    cosine = dataclasses.replace(options, lr_schedule="cosine", lr_floor=0.1)
+    falling = _falling(cosine, 0.0, steps)
+    return lambda step: options.head_learning_rate * falling(step)
 
 
 def peak_rate(options: ScheduleOptions, batch_size: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from train.engine.augmentation import Augmentation
 from train.engine.functional import Forward, Predict, Tree
@@ -67,9 +68,10 @@ def make_loss(
             for name, logits in outputs.items()
         }
         logits = outputs["logits"]
+        plain = _unsmoothed(losses["logits"], _wide(logits), options.label_smoothing)
         loss = losses.pop("logits") + options.aux_weight * sum(losses.values())
         hits = (logits.argmax(-1) == labels).mean()
-        return loss, (stats, {"loss": loss, "accuracy": hits})
+        return loss, (stats, {"loss": loss, "cross_entropy": plain, "accuracy": hits})
 
     return loss_fn
 
@@ -153,11 +155,28 @@ def update(
     metrics: Metrics,
     tx: optax.GradientTransformation,
     options: StepOptions,
+    *,
+    seen: Tree = None,
+    trained: Tree = None,
 ) -> tuple[TrainState, Metrics]:
-    """The second half of a step: the next state, and the metrics with the gradient's norm."""
+    """The second half of a step: the next state, and the metrics with the gradient's norm.
+
+    Args:
+        state: before the step.
+        grads: of the parameters.
+        stats: new statistics; None: the old ones.
+        metrics: of the batch.
+        tx: the optimiser.
+        options: of the step.
+        seen: parameters that the optimiser sees, if not the state's.
+        trained: bools in the tree of the parameters, False for those that stay; None: all change.
+    """
     stats = state.stats if stats is None else stats
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    seen = state.params if seen is None else seen
+    updates, opt_state = tx.update(grads, state.opt_state, seen)
     params = optax.apply_updates(state.params, updates)
+    if trained is not None:
+        params = jax.tree.map(lambda n, o, own: n if own else o, params, state.params, trained)
     # TensorFlow's ExponentialMovingAverage with num_updates.
     decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema_params, ema_stats = state.ema_params, state.ema_stats
@@ -179,7 +198,7 @@ def make_eval_step(
     """Returns a step that sums, over the images whose mask is 1, hits, loss and count.
 
     Of several views of an image [n, views, h, w, c] it averages the probabilities, as the papers
-    do. It returns each image's prediction, label and mask too.
+    do. It returns each image's prediction, its probability, label and mask too.
     """
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
@@ -195,7 +214,9 @@ def make_eval_step(
         rank = (logits > own).sum(-1)
         sums = {"top1": rank < 1, "top5": rank < 5, "loss": loss, "examples": jnp.ones_like(loss)}
         sums = {name: jnp.where(mask > 0, value, 0).sum() for name, value in sums.items()}
-        return {**sums, "prediction": logits.argmax(-1), "label": labels, "mask": mask}
+        confidence = jax.nn.softmax(logits).max(-1)
+        each = {"prediction": logits.argmax(-1), "confidence": confidence}
+        return {**sums, **each, "label": labels, "mask": mask}
 
     return eval_step
 
@@ -203,6 +224,17 @@ def make_eval_step(
 def _average(old: Tree, new: Tree, decay: jax.Array) -> Tree:
     """A step of a moving average, in the form that leaves equal numbers exactly as they are."""
     return jax.tree.map(lambda o, n: o - (1 - decay) * (o - n), old, new)
+
+
+def _unsmoothed(loss: jax.Array, logits: jax.Array, smoothing: float) -> jax.Array:
+    """Returns the cross-entropy without label smoothing, which evaluation's loss has none of.
+
+    A cross-entropy is linear in its targets, so that mixed labels stay mixed.
+    """
+    if not smoothing:
+        return loss
+    uniform = -jax.nn.log_softmax(lax.stop_gradient(logits)).mean()
+    return (lax.stop_gradient(loss) - smoothing * uniform) / (1 - smoothing)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -20,8 +20,9 @@ class NetworkOptions:
     arch: str = "xception"
     """Network to train: see `inception_jax.list_models()`."""
     init_from: Path | None = None
-    """Weight file to start from, of any layout that load_weights reads; a classifier of another
-    size, or one that the file lacks, starts from random values."""
+    """Weight file to start from, of any layout that load_weights reads, or a run's folder; a
+    classifier of another size, or one that the file lacks, starts from random values. A file of
+    this programme also says the width, and, where arch is not given, the network."""
     freeze_backbone: bool = False
     """Train the classifier alone: all other parameters and BatchNorm's statistics stay as they are
     in init-from."""
@@ -94,6 +95,11 @@ class ScheduleOptions:
     """Rate at the start of the warm-up, as a share of the highest."""
     cold_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
     """Epochs before the warm-up, at its first rate."""
+    head_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Epochs at the start, of epochs in all, in which the classifier alone is trained, as by
+    freeze-backbone. The schedule of the rate starts after them."""
+    head_learning_rate: Annotated[float, POSITIVE] = 0.003
+    """Rate of the first of the head-epochs; it falls to a tenth along a cosine."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,45 +11,55 @@ import matplotlib
 import numpy as np
 
 from train.report.reporter import read_metrics
+from train.report.text import drawable
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# Names of classes in scripts that matplotlib's own font lacks: the picture has boxes, which say so.
-warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-
-_ROWS, _COLUMNS = 5, 10
+_MOST = 50  # pictures
 _NAMED_CLASSES = 60
+_CELL = 1.6  # inches of a picture with its title
+_NAME = 18  # characters that fit above one
 
 
 def draw_curves(workdir: Path, title: str) -> None:
-    """Draws losses and accuracies over epochs from `metrics.jsonl` as `curves.svg`."""
-    entries = read_metrics(workdir)
-    train = [e for e in entries if e["kind"] == "train"]
-    evals = [e for e in entries if e["kind"] == "eval"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(
-        [e["epoch"] for e in train],
-        [e["loss"] for e in train],
-        label="training loss, smoothed labels",
-    )
-    left.plot([e["epoch"] for e in evals], [e["eval_loss"] for e in evals], "o-", label="test loss")
-    left.set(xlabel="epoch", ylabel="loss")
-    right.plot([e["epoch"] for e in train], [e["accuracy"] for e in train], label="training batch")
-    for key, label in (("eval_top1", "test, averaged weights"), ("eval_top1_raw", "test, raw")):
-        right.plot([e["epoch"] for e in evals], [e[key] for e in evals], "o-", label=label)
-    right.set(xlabel="epoch", ylabel="top-1 accuracy", ylim=(0, 1))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
+    """Draws losses and accuracies over epochs from `metrics.jsonl` as `curves.svg`.
+
+    Both losses are cross-entropies without label smoothing, of the last classifier.
+    """
+    figure = curves(read_metrics(workdir))
     figure.suptitle(title)
     figure.savefig(workdir / "curves.svg")
     plt.close(figure)
 
 
+def curves(entries: Sequence[dict[str, Any]]) -> Any:
+    """Returns a figure of losses and accuracies over epochs."""
+    train = [e for e in entries if e["kind"] == "train" and "cross_entropy" in e]
+    evals = [e for e in entries if e["kind"] == "eval"]
+    averages = any(e["eval_loss"] != e["eval_loss_raw"] for e in evals)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    epochs, style = [e["epoch"] for e in train], dict(color="tab:blue", alpha=0.7)
+    left.plot(epochs, [e["cross_entropy"] for e in train], label="training batches", **style)
+    right.plot(epochs, [e["accuracy"] for e in train], label="training batches", **style)
+    named = {"": "test, averaged weights" if averages else "test"}
+    named |= {"_raw": "test, weights of the step"} if averages else {}
+    for (suffix, label), color in zip(named.items(), ("tab:orange", "tab:green"), strict=False):
+        for axes, key in ((left, "eval_loss"), (right, "eval_top1")):
+            values = [e[f"{key}{suffix}"] for e in evals]
+            axes.plot([e["epoch"] for e in evals], values, "o-", ms=4, color=color, label=label)
+    left.set(xlabel="epoch", ylabel="cross-entropy, labels not smoothed", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="top-1 accuracy", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    return figure
+
+
 def choose(candidates: np.ndarray) -> np.ndarray:
     """Returns as many of the candidates as `draw_predictions` has room for, evenly spread."""
-    count = min(len(candidates), _ROWS * _COLUMNS)
+    count = min(len(candidates), _MOST)
     return candidates[np.linspace(0, len(candidates) - 1, count).astype(int)]
 
 
@@ -61,18 +71,23 @@ def draw_predictions(
     classes: Sequence[str],
 ) -> None:
     """Draws test images with label and prediction as `predictions.png`, wrong ones in red."""
-    figure, grid = plt.subplots(_ROWS, _COLUMNS, figsize=(14, 8.6), layout="constrained")
+    count = len(images)
+    columns = max(min(count, 10, math.ceil(math.sqrt(2 * count))), 3)  # three: room for the title
+    rows = max(math.ceil(count / columns), 1)
+    size = (columns * _CELL, rows * (_CELL + 0.2) + 0.5)
+    names = drawable(classes, _NAME)  # first: a figure keeps the fonts that it is made with
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, image, label, prediction in zip(grid.flat, images, labels, predictions, strict=False):
         right = prediction == label
         axes.set_axis_on()
-        axes.imshow(image.squeeze(), cmap="gray")
-        axes.set_title(_short(classes[prediction]), color="green" if right else "red", fontsize=9)
-        axes.set_xlabel("" if right else f"is {_short(classes[label])}", fontsize=8)
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(names[prediction], color="green" if right else "red", fontsize=8)
+        axes.set_xlabel("" if right else f"is {names[label]}", fontsize=8)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.suptitle(f"Predictions on {len(images)} test images")
+    figure.suptitle(f"Predictions on {count} test images")
     figure.savefig(workdir / "predictions.png", dpi=80)
     plt.close(figure)
 
@@ -87,21 +102,23 @@ def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) ->
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(classes) <= _NAMED_CLASSES
-    side = 2.5 + 0.45 * len(classes) if few else 10
+    side = max(2.5 + 0.45 * len(classes), 4.2) if few else 10  # below, the title has no room
+    names = drawable(classes, 20) if few else []
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
     picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(picture, label="share of the images of a class", shrink=0.7)
-    axes.set(xlabel="prediction", ylabel="label", title=_mean_accuracy(counts))
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.set_title(_mean_accuracy(counts), fontsize=10)
     if few:
-        names = [_short(name) for name in classes]
-        axes.set_xticks(range(len(names)), names, rotation=90)
+        flat = len(names) <= 3 and max(map(len, names)) <= 10
+        axes.set_xticks(range(len(names)), names, rotation=0 if flat else 90)
         axes.set_yticks(range(len(names)), names)
     if len(classes) <= 12:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(workdir / "confusion.png", dpi=100)
+    figure.savefig(workdir / "confusion.png", dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -109,10 +126,6 @@ def _mean_accuracy(counts: np.ndarray) -> str:
     images, hits = counts.sum(1), counts.diagonal()
     accuracy = hits[images > 0] / images[images > 0]
     return (
-        f"top-1 {hits.sum() / images.sum():.1%}; by class {accuracy.min():.1%} to "
+        f"top-1 {hits.sum() / images.sum():.1%}\nby class {accuracy.min():.1%} to "
         f"{accuracy.max():.1%}, mean {accuracy.mean():.1%}"
     )
-
-
-def _short(name: Any) -> str:
-    return name if len(name) <= 20 else f"{name[:19]}…"

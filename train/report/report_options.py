@@ -14,5 +14,7 @@ class ReportOptions:
 
     tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Write metrics for TensorBoard too, to WORKDIR/tensorboard."""
+    report: Annotated[bool, MAY_CHANGE] = True
+    """Write WORKDIR/report.html at each evaluation: result, curves, classes and pictures."""
     wandb: Annotated[str | None, MAY_CHANGE] = None
     """Project of Weights & Biases to log to; needs the package wandb."""

@@ -34,6 +34,7 @@ class Reporter:
     batch_size: int
     configuration: Mapping[str, Any]  # of the run, for Weights & Biases
     flops: float | None = None  # of a step on one device, if it is known
+    classes: int = 1000
 
     def __post_init__(self) -> None:
         self._main = processes.is_main()
@@ -52,16 +53,20 @@ class Reporter:
                 self._bar = tqdm(
                     total=self.total, initial=self.start, unit="step", dynamic_ncols=True
                 )
+        self._depth = 0  # of `away` within `away`
+        self._recurring = 0.0  # seconds away since the start, of what comes again
         self._reset(self.start)
 
     def _reset(self, step: int) -> None:
-        self._last_step, self._last_time, self._away, self._waited = step, time.monotonic(), 0, 0
+        self._last_step, self._last_time = step, time.monotonic()
+        self._away = self._waited = 0.0
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports the mean metrics of the steps since the last report."""
         seconds = max(time.monotonic() - self._last_time - self._away, 1e-9)
         rate = (step - self._last_step) / seconds
-        waited = min(self._waited / seconds, 1.0)
+        waited = self._waited / seconds
+        left = (self.total - step) * (1 / rate + self._recurring / (step - self.start))
         self._reset(step)
         epoch = step / self.steps_per_epoch
         images = rate * self.batch_size
@@ -82,7 +87,7 @@ class Reporter:
         self.say(
             f"step {step}/{self.total}  epoch {epoch:.2f}  loss {metrics['loss']:.4f}  "
             f"lr {metrics['lr']:.3g}  {images:.0f} images/s  waiting for data {waited:.0%}{mfu}  "
-            f"ETA {_duration((self.total - step) / rate)}"
+            f"ETA {_duration(left)}"
         )
 
     def tick(self) -> None:
@@ -94,18 +99,28 @@ class Reporter:
         """Reports an evaluation."""
         epoch = step / self.steps_per_epoch
         self._write(dict(kind="eval", step=step, epoch=epoch, **metrics))
+        top5 = f"top-5 {metrics['eval_top5']:.2%}  " if self.classes > 5 else ""
         self.say(
-            f"evaluated at step {step}  top-1 {metrics['eval_top1']:.2%}  "
-            f"top-5 {metrics['eval_top5']:.2%}  loss {metrics['eval_loss']:.4f}  "
-            f"({metrics['eval_examples']} images)"
+            f"evaluated at step {step}  top-1 {metrics['eval_top1']:.2%}  {top5}"
+            f"loss {metrics['eval_loss']:.4f}  ({metrics['eval_examples']} images)"
         )
 
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Leaves the time that its body takes out of the training rate."""
+    def away(self, *, once: bool = False) -> Iterator[None]:
+        """Leaves the time that its body takes out of the training rate, nested or not.
+
+        The time still left for the run has it, except where it is spent once.
+        """
         start = time.monotonic()
-        yield
-        self._away += time.monotonic() - start
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        if self._depth == 0:
+            seconds = time.monotonic() - start
+            self._away += seconds
+            self._recurring += 0 if once else seconds
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
 
 import inception_jax as ij
@@ -23,6 +24,7 @@ from train.engine.evaluation import Evaluator
 from train.engine.initial_weights import load_start
 from train.engine.job import Job
 from train.engine.optimizer import make_optimizer
+from train.engine.phases import Phase, classifiers, make_head_step, restarted, with_frozen
 from train.hosts.devices import Devices
 from train.run.command_line import Config
 
@@ -58,13 +60,11 @@ def assemble(
         freeze_backbone=network.freeze_backbone,
         wide_gradients=network.grad_reduce == "float32",
     )
-    rate = schedule.learning_rate(config.schedule, batch_size, per_epoch, total)
-    tx = make_optimizer(config.optimizer, rate)
     size = config.input.image_size
     augmentation = Augmentation(config.augmentation, network.arch, size, network.dtype)
-    forward = functional.make_forward(train_def, network)
-    loss = step.make_loss(forward, augmentation, config.step, classes)
-    gradients = step.make_gradients(loss, config.batch, config.run.seed, devices.spread)
+    tx, phases = _phases(
+        config, model, devices, (per_epoch, total), (train_def, params), augmentation, classes
+    )
     init = functools.partial(step.init_state, tx=tx, averages=config.step.ema_decay > 0)
     if elsewhere is not None:
         state = jax.eval_shape(init, params, stats)
@@ -79,8 +79,7 @@ def assemble(
         total=total,
         model=model,
         state=state,
-        rate=rate,
-        step=step.make_train_step(gradients, tx, config.step),
+        phases=phases,
         parts=config.batch.grad_accum,
         batches=lambda start, stop: pipeline.train_batches(
             dataset,
@@ -103,6 +102,58 @@ def assemble(
         ),
         bad_images=bad_images,
     )
+
+
+def _phases(
+    config: Config,
+    model: Model,
+    devices: Devices,
+    length: tuple[int, int],
+    trained: tuple[nnx.GraphDef, step.Tree],
+    augmentation: Augmentation,
+    classes: int,
+) -> tuple[optax.GradientTransformation, tuple[Phase, ...]]:
+    """Returns the optimiser, and the training step of each part of the run.
+
+    Args:
+        config: of the run.
+        model: the network.
+        devices: to lay a batch over.
+        length: steps of an epoch, and of the run.
+        trained: the network in training mode, and its trained parameters.
+        augmentation: of training.
+        classes: their number.
+    """
+    network, (per_epoch, total), (train_def, params) = config.network, length, trained
+    head_steps = schedule.head_steps(config.schedule, per_epoch, total)
+    rest = max(total - head_steps, 1)
+    rate = schedule.learning_rate(config.schedule, config.batch.batch_size, per_epoch, rest)
+    tx = make_optimizer(config.optimizer, rate)
+
+    def loss(train_def: nnx.GraphDef, *, frozen: bool = False) -> step.Loss:
+        forward = functional.make_forward(train_def, network, frozen=frozen)
+        return step.make_loss(forward, augmentation, config.step, classes)
+
+    def gradients(loss: step.Loss) -> step.Gradients:
+        return step.make_gradients(loss, config.batch, config.run.seed, devices.spread)
+
+    whole = Phase(0, rate, step.make_train_step(gradients(loss(train_def)), tx, config.step))
+    if not head_steps:
+        return tx, (whole,)
+    own = classifiers(model, params)
+    head_def = functional.head_view(model, wide_gradients=network.grad_reduce == "float32")
+    of_head = gradients(with_frozen(loss(head_def, frozen=True), own))
+    head_rate = schedule.head_rate(config.schedule, head_steps)
+    head_tx = make_optimizer(config.optimizer, head_rate)  # of the same state as the other
+    head_step = make_head_step(of_head, head_tx, config.step, own)
+    head = Phase(0, head_rate, head_step, f"training the classifier alone until step {head_steps}")
+    whole = dataclasses.replace(
+        whole,
+        start=head_steps,
+        begin=restarted(tx, devices.replicated),
+        note=f"training all parameters from step {head_steps} on",
+    )
+    return tx, (head, whole) if head_steps < total else (head,)
 
 
 def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:

@@ -16,7 +16,7 @@ import inception_jax as ij
 from inception_jax import extras
 from inception_jax.interrupts import print_all
 from inception_jax.parser import versions
-from train.config import fields, option_parser, recipes, usage, workdir
+from train.config import fields, option_parser, recipes, scaling, usage, workdir
 from train.config.fields import MAY_CHANGE, NOT_NEGATIVE
 from train.data.datasets import Dataset, imagenet_placeholder
 from train.data.options import DataOptions, InputOptions
@@ -56,6 +56,8 @@ class RunOptions:
     """Compile the training step for a topology such as v5e:4x4, 2*v5e:4x4 (two slices), v4:2x2x2 or
     h100:1x8, print what its compiler says about memory, exchanges and time, and stop. Needs no such
     device, and, without dataset, no data: the step is the one for ImageNet."""
+    scaled: Annotated[dict[str, float], MAY_CHANGE] = field(default_factory=dict)
+    """Options that follow from the number of images, see train/config/scaling.py."""
     compile_effort: Annotated[Literal["quick", "full", "forced"], MAY_CHANGE] = "quick"
     """compile-only: quick, a minute or so, says nothing of cycles; full, about ten times that, is
     what the device itself would get; forced: full for v6e too, whose compiler may not end."""
@@ -153,12 +155,13 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     undecided = dict.fromkeys(("arch", "recipe", "dataset", "workdir"))
     known = argparse.Namespace(**{**fields.flat(Config()), **undecided, **options})
     evaluated = _evaluated_file(known)
-    own = evaluated.spec.name if evaluated and evaluated.spec else NetworkOptions.arch
-    known.arch = known.arch or own
+    known.arch = known.arch or _start(known.init_from).get("arch") or NetworkOptions.arch
     ij.model_info(known.arch)  # a wrong name is told before a large folder is listed
     dataset = _dataset(known, evaluated)
-    config = fields.override(baseline(known, dataset, evaluated), options)
+    base = baseline(known, dataset, evaluated)
+    config = fields.override(base, options)
     fields.check_ranges(config)
+    config, dataset = _scaled(base, config, dataset, set(options))
     functional.check(config.network, config.input.image_size)
     loop.profile_range(config.loop)
     if config.report.tensorboard:
@@ -181,22 +184,27 @@ def baseline(
     Raises:
         UnknownModelError: with near names.
     """
-    info = ij.model_info(known.arch)
+    info, start = ij.model_info(known.arch), _start(known.init_from)
     recipe = known.recipe or recipes.default_recipe(info.arch, len(dataset.train))
     published = {}
     if info.tag:  # what its publisher evaluates, and, where weights are given, their width
         published = {"image_size": info.input_size}
         published |= {"width_multiplier": 1.0} if known.init_from else {}
+    if start:  # no other width would fit
+        published["width_multiplier"] = start["width_multiplier"]
+        if recipe == "finetune" and "image_size" in start:
+            published["image_size"] = start["image_size"]
     if evaluated:
         facts = evaluated.facts.preprocessing if evaluated.facts else info.preprocessing
         published = {
             "image_size": facts["input_size"],
             "width_multiplier": evaluated.spec.width_multiplier if evaluated.spec else 1.0,
         }
+    folder = f"{known.arch}-finetune" if recipe == "finetune" else known.arch
     defaults = {
         "arch": known.arch,
         "dataset": dataset.name,
-        "workdir": Path("runs") / known.arch,
+        "workdir": Path("runs") / folder,
         "recipe": recipe,
         **recipes.options(recipe, info.arch, photographs=dataset.channels == 3),
         **published,
@@ -208,7 +216,37 @@ def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
     """Returns the options of a run that differ from its recipe: the recipe's value, and its own."""
     usual = fields.flat(baseline(argparse.Namespace(**fields.flat(config)), dataset))
     own = fields.flat(config)
-    return {name: (usual[name], own[name]) for name in own if own[name] != usual[name]}
+    names = own.keys() - {"scaled"}  # which tells of others
+    return {n: (usual[n], own[n]) for n in own if n in names and own[n] != usual[n]}
+
+
+def _scaled(
+    base: Config, config: Config, dataset: Dataset, given: set[str]
+) -> tuple[Config, Dataset]:
+    """Gives the options that the user did not give the values for so many images."""
+    head_first = config.run.recipe == "finetune" or config.schedule.head_epochs > 0
+    if head_first and not (config.network.init_from or config.run.eval_only):
+        raise UsageError(
+            "--recipe finetune and --head-epochs need --init-from, weights that were trained: a "
+            "published file, or the workdir of another run"
+        )
+    recipe, images = config.run.recipe, len(dataset.train)
+    usual, options = fields.flat(base), fields.flat(config)
+    changes = scaling.scaled(recipe, usual, options, given, images)
+    changes = scaling.resumed(changes, given, config.run.workdir)
+    notes = [dataset.note, scaling.note(recipe, usual, changes, images)]
+    note = "\n".join(note for note in notes if note) or None
+    config = fields.override(config, {**changes, "scaled": changes})
+    return config, dataclasses.replace(dataset, note=note)
+
+
+def _start(path: Path | None) -> dict[str, Any]:
+    """What the file of `--init-from` says of its network."""
+    if path is None:
+        return {}
+    from train.engine.initial_weights import note_of  # imports jax
+
+    return note_of(path)
 
 
 def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:

@@ -24,6 +24,7 @@ from train.report.reporter import Reporter
 from train.run import command_line
 from train.run.assembly import assemble
 from train.run.command_line import Config
+from train.run.summary import run_report
 
 
 def run(config: Config, dataset: Dataset) -> Result:
@@ -64,9 +65,13 @@ def _train(
 ) -> Result:
     folder, arch, size = config.run.workdir, config.network.arch, config.batch.batch_size
     settings = fields.as_json(config)
-    reporter = Reporter(config.report, folder, start, job.total, job.per_epoch, size, settings)
+    classes = len(job.dataset.classes)
+    reporter = Reporter(
+        config.report, folder, start, job.total, job.per_epoch, size, settings, classes=classes
+    )
+    report = run_report(config, job) if config.report.report and processes.is_main() else None
     skips = config.step.on_nan == "skip"
-    loop = Loop(job, config.loop, folder, arch, start, skips, checkpoints, reporter, stop)
+    loop = Loop(job, config.loop, folder, arch, start, skips, checkpoints, reporter, stop, report)
     reporter.say(_headline(config, job, start))
     if job.dataset.note:
         reporter.say(job.dataset.note)

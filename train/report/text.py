@@ -1,0 +1,42 @@
+"""Names of classes in pictures: short, in any script, and never read as mathematics."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib import font_manager
+from PIL import ImageFont
+
+from inception_jax import fonts
+
+_OWN = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+
+
+def drawable(names: Sequence[str], longest: int) -> list[str]:
+    """Returns names as matplotlib can draw them, and lets it use the fonts that they need.
+
+    Args:
+        names: of classes.
+        longest: characters after which a name is cut.
+    """
+    paths, missing = fonts.fallbacks(names, ImageFont.truetype(str(_OWN), 16))
+    families = [_added(str(path)) for path in paths]
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *families]
+    matplotlib.rcParams["text.parse_math"] = False  # a name may have dollars
+    fonts.say_missing(missing)
+    return [fonts.escaped(_short(name, longest), missing) for name in names]
+
+
+@functools.cache
+def _added(path: str) -> str:
+    """Lets matplotlib use a font, which its own list may be too old to have; returns its name."""
+    known = len(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(path)
+    return font_manager.fontManager.ttflist[known].name
+
+
+def _short(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
