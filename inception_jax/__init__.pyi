@@ -16,6 +16,7 @@ from .preprocessing import preprocess
 from .pretrained import push_to_hub, save_pretrained
 from .registry import ModelInfo, UnknownModelError
 from .serving import ExportError, export
+from .version import __version__
 from .weights import WeightsError, load_weights, save_weights, to_torch
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Summary",
     "UnknownModelError",
     "WeightsError",
+    "__version__",
     "classify",
     "create_model",
     "explain",

@@ -323,7 +323,7 @@ assert not {"jax", "flax", "cv2", "matplotlib"} & set(sys.modules)
         (["--batch=3"], "did you mean --batch-size?"),
         (["--data", "cifar"], "did you mean --data-dir or --dataset?"),
         (["--epoch", "3"], "did you mean --epochs?"),
-        (["--lerning_rate", "3"], "did you mean --learning-rate?"),
+        (["--lerning_rate", "3"], "did you mean --learning-rate or"),
         (["--resume", "x"], "the same command resumes"),
         (["--amp"], "--dtype bfloat16"),
         (["--dtype", "fp16"], "'fp16' is not float32, bfloat16 or float64; did you mean bfloat16?"),

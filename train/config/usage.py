@@ -26,7 +26,7 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
         "recipe": ("NAME", "set of defaults for the other options, see below"),
         "init_from": ("FILE", "weights to start from"),
         "freeze_backbone": ("", "train the classifier alone"),
-        "head_epochs": ("X", "epochs in which the classifier is trained alone, first"),
+        "head_epochs": ("X", "first, of the classifier alone"),
     },
     "data": {
         "dataset": ("NAME", "or folder, or a TFDS data set"),

@@ -154,8 +154,9 @@ def _headline(config: Config, job: Job, start: int) -> str:
 def _differences(config: Config, job: Job) -> str:
     """The options that are not the recipe's, as they would be written, and its values."""
     changes = command_line.changes(config, job.dataset)
-    # The sentence below says these.
-    left = {name: values for name, values in changes.items() if name not in ("workdir", "data_dir")}
+    # Lines around this one say these.
+    told = {"workdir", "data_dir", *config.run.scaled}
+    left = {name: values for name, values in changes.items() if name not in told}
     if not left:
         return ", as it is"
     words = [
