@@ -16,3 +16,5 @@ class ReportOptions:
     """Write metrics for TensorBoard too, to WORKDIR/tensorboard."""
     wandb: Annotated[str | None, MAY_CHANGE] = None
     """Project of Weights & Biases to log to; needs the package wandb."""
+    verbose: Annotated[bool, MAY_CHANGE] = False
+    """Print what libraries log, as it comes, on standard error; else it is kept for error.log."""
