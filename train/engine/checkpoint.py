@@ -279,7 +279,7 @@ class Checkpoints:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
 
-def newest_run(workdir: Path) -> Mapping[str, Any] | None:
+def newest_run(workdir: Path) -> dict[str, Any] | None:
     """Returns what the newest checkpoint that can be read says of its run, None if none does."""
     for step in _on_disk(workdir.absolute() / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))

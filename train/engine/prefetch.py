@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ class Waiting:
         self._stop, self._ahead = stop, ahead
         self._stalled = False
 
-    def read(self, items: Iterator[Item]) -> Iterator[Item]:
+    def read(self, items: Iterator[Item]) -> Generator[Item, None, None]:
         """Yields the items.
 
         Raises:

@@ -8,7 +8,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import safetensors
 
@@ -214,7 +214,7 @@ def _results(workdir: Path) -> list[Path]:
     return [path for name in _RESULTS if (path := workdir / name).exists()]
 
 
-def _is_identity(found: Any) -> bool:
+def _is_identity(found: Any) -> TypeGuard[Identity]:
     """Says whether something has all that is compared: a damaged file counts as absent."""
 
     def check() -> bool:
