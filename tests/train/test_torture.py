@@ -277,8 +277,9 @@ def torture(tmp_path, capsys, runs, draws, seed):
         except (AssertionError, TimeoutError) as error:
             text = "\n    ".join([*draw.story, str(error)])
             wrong.append(f"draw {number}, {', '.join(names)}:\n    {text}")
+        ending = "wrong" if wrong and wrong[-1].startswith(f"draw {number},") else "right"
         with capsys.disabled():
-            print(f"  {number}: {', '.join(names)}", flush=True)
+            print(f"  {number}: {', '.join(names)}: {ending}", flush=True)
         shutil.rmtree(draw.folder)
     summary = (
         f"torture: {draws - len(wrong)} of {draws} ended right, TORTURE_SEED={seed}, "
