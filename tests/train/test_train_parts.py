@@ -193,7 +193,9 @@ def test_options_go_over_the_recipe():
     options = fields.flat(config)
     assert (options["batch_size"], str(options["workdir"]), options["steps"]) == (8, "w", 3)
     assert options["image_size"] == DEMO["inception_v3"]["image_size"]
-    assert str(parse(["--arch", "inception_v3"])[0].run.workdir) == "runs/inception_v3-fashion_mnist"
+    assert (
+        str(parse(["--arch", "inception_v3"])[0].run.workdir) == "runs/inception_v3-fashion_mnist"
+    )
     assert len(dataset.train) == 6000
     tpu, _ = parse(["--arch", "inception_v3", "--recipe", "inception_v3_tpu", "--lr-floor", "0"])
     rate = tpu.schedule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ def run(main: Callable[[], int]) -> int:
     except SystemExit as error:  # --help, and errors of the command line
         code = error.code if isinstance(error.code, int) else 1
     last_line.say(None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended, and Python forgets its handlers
     sigterm.end_within(_SECONDS_TO_END, code)
     return code
 
