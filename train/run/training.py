@@ -15,7 +15,7 @@ from train.config import fields
 from train.data.datasets import Dataset
 from train.engine import results, schedule
 from train.engine.checkpoint import Checkpoints, newest_run
-from train.engine.evaluation import Interrupted
+from train.engine.evaluation import Evaluation, Interrupted
 from train.engine.job import Job
 from train.engine.loop import Loop, Preempted
 from train.engine.results import Result
