@@ -164,7 +164,7 @@ def first_step(config: Config, dataset: Dataset, born: float) -> Row:
     done("import")
     job = assembly.assemble(config, dataset)
     done("build")
-    training.keep_compiled(config.run.workdir)
+    training.keep_compiled(config)
     batch = job.devices.put(blank_batch(config))
     lowered = job.lower(batch)
     done("trace")

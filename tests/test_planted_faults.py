@@ -217,8 +217,8 @@ FAULTS = [
     ),
     Fault(
         "a workdir of another configuration accepted",
-        "train/config/workdir.py",
-        "    if changed:",
+        "train/workdir/claim.py",
+        "    if changed := _changed_options(workdir, config, own, copies):",
         "    if False:",
         "tests/train/test_train_parts.py::test_workdir_of_another_configuration",
     ),

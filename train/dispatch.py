@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,33 +14,42 @@ import inception_jax as ij
 from train import errors
 from train.compile import dry_run, training_step
 from train.data.datasets import Dataset
+from train.ending import last_line, sigterm, trace
 from train.engine.loop import Preempted
 from train.hosts import processes
 from train.run import assembly, command_line, file_evaluation, training
 from train.run.command_line import Config
 
 _RESUME = "the same command resumes from the last checkpoint"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_USAGE = (errors.UsageError, ij.UnknownModelError, ij.WeightsError)
 
 
 def main() -> int:
-    """Runs the command line; returns the exit code."""
+    """Runs the command line; returns the exit code.
+
+    Whatever happens, the last line on standard error says how it ended, or, after success, the last
+    line on standard output is the result.
+    """
+    last_line.begin_again()
     processes.quiet_without_tpu()
+    config = None
     try:
-        result = _run(*command_line.parse(sys.argv[1:]))
+        config, dataset = command_line.parse(sys.argv[1:])
+        last_line.workdir(config.run.workdir)
+        result = _run(config, dataset)
+        if processes.is_main():
+            print(json.dumps(result), flush=True)
     except Preempted as stop:
-        print(stop, file=sys.stderr)
+        last_line.say(str(stop))
         processes.leave()
-        return 42
-    except (errors.UsageError, ij.UnknownModelError, ij.WeightsError) as error:
+        return sigterm.PREEMPTED
+    except _USAGE as error:
         return _fail(f"error: {error}", 2)
-    except (errors.TrainingError, OSError) as error:
-        return _fail(f"error: {error}", 1)
-    except jax.errors.JaxRuntimeError as error:
-        return _fail(f"error: {_explain(error)}", 1)
     except KeyboardInterrupt:
-        return _fail(f"interrupted: {_RESUME}", 1)
-    if processes.is_main():
-        print(json.dumps(result), flush=True)
+        return _fail(f"error: interrupted; {_RESUME}", 1)
+    except Exception as error:
+        return _fail(_with_trace(error, config), 1)
     processes.leave()
     return 0
 
@@ -57,17 +68,34 @@ def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
     return training.run(config, dataset)
 
 
-def _explain(error: Exception) -> str:
-    """A line about what the compiler or the devices say."""
+def _with_trace(error: Exception, config: Config | None) -> str:
+    """Writes the trace of an error that ends the run; returns the line about it."""
+    folder = config.run.workdir if config else None
+    process = config.hosts.process_id or 0 if config else 0
+    path = trace.write(error, folder, process)
+    line = f"error: {_explain(error, folder)}"
+    if isinstance(error, errors.TrainingError) or path is None:
+        return line
+    return f"{line} (trace: {path})"
+
+
+def _explain(error: Exception, folder: Path | None) -> str:
+    """A line about an error of any kind."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"no space left where {error.filename or folder} is written: free some; {_RESUME}"
+    if isinstance(error, errors.TrainingError | OSError):
+        return str(error)
     reason = str(error).partition("\n")[0][:300]
-    if "RESOURCE_EXHAUSTED" in reason:
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
         return f"out of memory: lower --batch-size, or raise --grad-accum ({reason})"
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return f"{type(error).__name__}: {reason}; {_RESUME}"
     if jax.process_count() > 1:
         return f"another process of the run is lost; restart all of them, and {_RESUME} ({reason})"
     return f"{reason}; {_RESUME}"
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    last_line.say(message)
     processes.abandon(code)
     return code

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from pathlib import Path
 
-# `python train/main.py` puts train/ on the path; the packages lie beside it.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# The last words of a process that gets SIGTERM while it imports the handler that says them.
+_EARLY = b"SIGTERM before the first step: nothing is lost, the same command starts again\n"
 
 # Worker processes import this file too, and need nothing of what follows.
 if __name__ == "__main__":
-    from inception_jax import extras
-    from train.errors import UsageError
-    from train.run import command_line
+    signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _EARLY), os._exit(42)))
+    # `python train/main.py` puts train/ on the path; the packages lie beside it.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    from train.ending import entry, last_line
 
-    try:
-        command_line.given(sys.argv[1:])  # help and mistakes do not wait for jax
-        from train.dispatch import main
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        print(f"error: {extras.missing(error, 'training')}", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(main())
+    def _main() -> int:
+        from inception_jax import extras
+        from train.errors import UsageError
+        from train.run import command_line
+
+        try:
+            command_line.given(sys.argv[1:])  # help and mistakes do not wait for jax
+            from train.dispatch import main
+        except UsageError as error:
+            last_line.say(f"error: {error}")
+            return 2
+        except ModuleNotFoundError as error:
+            last_line.say(f"error: {extras.missing(error, 'training')}")
+            return 1
+        return main()
+
+    sys.exit(entry.run(_main))

@@ -5,8 +5,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+
+if __name__ == "__main__":
+    # What train/main.py does before anything slow is imported.
+    import os
+    import signal
+
+    _EARLY = b"SIGTERM before the first step\n"
+    signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _EARLY), os._exit(42)))
+
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +26,7 @@ from flax import nnx
 from inception_jax import registry
 from inception_jax.nn.layers import ConvBN, Linear, channel_scaler
 from inception_jax.nn.model import Maps, Model
+from train.ending import entry
 
 
 class Tiny(Model):
@@ -67,8 +77,13 @@ def registered() -> Iterator[None]:
             del table["tiny"]
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Runs the programme; returns the exit code."""
     from train.dispatch import main
 
     with registered():
-        sys.exit(main())
+        return main()
+
+
+if __name__ == "__main__":
+    sys.exit(entry.run(run))

@@ -102,7 +102,7 @@ def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
         jax.tree.map(np.testing.assert_array_equal, found, state(int(found.step)))
         if found.step == 2:
             before += 1
-            assert "the checkpoint of step 3 cannot be read" in capfd.readouterr().err
+            assert "the checkpoint of step 3 is damaged" in capfd.readouterr().err
             (saved / "damaged_checkpoints/3").rename(saved / "checkpoints/3")
         path.write_bytes(content)
     assert before >= 3

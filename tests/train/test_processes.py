@@ -26,7 +26,15 @@ TINY = ["-m", "tests.helpers.tiny", "--arch", "tiny", "--batch-size", "8", "--lo
 class Run:
     """The processes of one run."""
 
-    def __init__(self, cwd: Path, cache: Path, processes: int, devices: int, options: list[str]):
+    def __init__(
+        self,
+        cwd: Path,
+        cache: Path,
+        processes: int,
+        devices: int,
+        options: list[str],
+        only_last: tuple[str, ...] = (),
+    ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -35,6 +43,7 @@ class Run:
             places = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes),
                       "--process-id", str(i)]  # fmt: skip
             command = [sys.executable, *TINY, *options]
+            command += only_last if i == processes - 1 else ()
             self.members.append(
                 subprocess.Popen(
                     [*command, *(places if processes > 1 else [])],
@@ -75,8 +84,8 @@ def start(tmp_path, cache):
     """Starts a run in an empty folder; ends what is left of it."""
     runs = []
 
-    def start(processes: int, devices: int, *options: str) -> Run:
-        runs.append(Run(tmp_path, cache, processes, devices, list(options)))
+    def start(processes: int, devices: int, *options: str, only_last: tuple[str, ...] = ()) -> Run:
+        runs.append(Run(tmp_path, cache, processes, devices, list(options), only_last))
         return runs[-1]
 
     yield start
@@ -151,3 +160,21 @@ def test_a_lost_process_does_not_leave_the_others_hanging(start, how):
     if how == signal.SIGKILL:
         assert "another process of the run is lost" in err
         assert "Traceback" not in err
+
+
+def test_a_lost_coordinator_ends_the_others_with_one_line(start):
+    run = start(2, 1, "--workdir", "w", "--steps", "100000", "--heartbeat-timeout", "10")
+    run.until("step 3/")
+    run.members[0].kill()
+    _, err = run.members[1].communicate(timeout=90)
+    assert run.members[1].returncode == 1
+    assert err.count("\n") == 1
+    assert "another process of the run is lost" in err
+
+
+def test_processes_of_different_runs_are_refused(start, tmp_path):
+    run = start(2, 1, "--workdir", "w", "--steps", "10", only_last=("--eval-every", "3"))
+    for code, _, err in run.end(120):
+        assert code == 2, err
+        assert "process(es) 1 have other options than process 0" in err
+    assert not (tmp_path / "w").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.helpers.images import encode, gradient, write_folder
 from train.conversion.from_folder import convert_folder
 from train.data import fashion_mnist, image_folder
 from train.data.bad_images import BadImageError
+from train.data.fingerprint import fingerprint
 from train.data.open_dataset import open_dataset
 from train.errors import UsageError
 
@@ -230,3 +232,43 @@ def test_a_cut_file_of_records_gives_bad_images(prepared, tmp_path):
     with pytest.raises(BadImageError, match="record") as error:
         copy[1]
     assert error.value.name == "train/1"
+
+
+def test_fingerprints_of_folders_know_names_sizes_and_classes(tmp_path):
+    for name in ("a/cat/1.png", "a/cat/2.png", "a/dog/1.png", "a/dog/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"content")
+
+    def prints(name: str) -> list[dict]:
+        data = open_dataset("folder", tmp_path / name, eval_share=0.5)
+        return [fingerprint(data.train), fingerprint(data.test)]
+
+    first = prints("a")
+    assert [found["by_class"] for found in first] == [[1, 1], [1, 1]]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert prints("b") == first
+    for change in (
+        lambda: (tmp_path / "b/cat/1.png").write_bytes(b"other content"),
+        lambda: (tmp_path / "b/cat/1.png").rename(tmp_path / "b/cat/3.png"),
+        lambda: (tmp_path / "b/cat").rename(tmp_path / "b/cow"),
+    ):
+        before = prints("b")
+        change()
+        assert prints("b") != before
+
+
+def test_fingerprints_of_arrays_and_records(prepared, tmp_path):
+    data = open_dataset("fashion_mnist")
+    found = fingerprint(data.test)
+    assert found["by_class"] == [100] * 10
+    assert found["digest"] != fingerprint(data.train)["digest"]
+
+    def prints(root, split="train"):
+        return fingerprint(open_dataset("pets", root, split, "train").train)
+
+    first = prints(prepared / "tfds")
+    shutil.copytree(prepared / "tfds", tmp_path / "copy")
+    assert prints(tmp_path / "copy") == first
+    assert prints(tmp_path / "copy", "train[:60%]") != first
+    (tmp_path / "copy/pets/1.0.0/more").write_text("")
+    assert prints(tmp_path / "copy") != first

@@ -180,7 +180,7 @@ def test_stopped_and_killed_it_resumes_and_ends_bit_equal(start_tiny, tmp_path):
         ([*TINY, "--workdir", "/proc/nowhere"], ["/proc/nowhere"]),
         ([*TINY, "--batch-size", "7000"], ["7000", "6000"]),
         ([*TINY, "--init-from", "absent.pth"], ["absent.pth"]),
-        ([*TINY, "--eval-only"], ["--eval-only", "runs/tiny"]),
+        ([*TINY, "--eval-only"], ["--eval-only", "runs/tiny-fashion_mnist"]),
     ],
 )
 def test_errors_are_one_line(train_here, options, words):
@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train_here, tmp_path)
     (tmp_path / "w/result.json").unlink()
     code, out, err = train_here(*options, "--steps", "6")
     assert code == 0, err
-    assert "the checkpoint of step 4 cannot be read" in err
+    assert "the checkpoint of step 4 is damaged" in err
     assert "resuming at step 2" in out
 
 

@@ -19,14 +19,17 @@ import safetensors.numpy
 
 import inception_jax as ij
 from tests.helpers.networks import filled
-from train.config import fields, option_parser, other_words, recipes, usage, workdir
+from train.config import fields, option_parser, other_words, recipes, usage
 from train.config.demo import DEMO
+from train.data.open_dataset import open_dataset
 from train.engine.initial_weights import load_start
 from train.engine.optimizer import make_optimizer
 from train.engine.schedule import ScheduleOptions, learning_rate, peak_rate
 from train.errors import UsageError
 from train.report import reporter
 from train.run.command_line import Config, changes, given, parse
+from train.workdir import claim as claims
+from train.workdir import identity
 
 ROOT = Path(__file__).parents[2]
 
@@ -199,7 +202,9 @@ def test_options_go_over_the_recipe():
     options = fields.flat(config)
     assert (options["batch_size"], str(options["workdir"]), options["steps"]) == (8, "w", 3)
     assert options["image_size"] == DEMO["inception_v3"]["image_size"]
-    assert str(parse(["--arch", "inception_v3"])[0].run.workdir) == "runs/inception_v3"
+    assert (
+        str(parse(["--arch", "inception_v3"])[0].run.workdir) == "runs/inception_v3-fashion_mnist"
+    )
     assert len(dataset.train) == 6000
     tpu, _ = parse(["--arch", "inception_v3", "--recipe", "inception_v3_tpu", "--lr-floor", "0"])
     rate = tpu.schedule
@@ -370,11 +375,14 @@ def test_what_differs_from_the_recipe():
     assert changes(config, dataset) == {"batch_size": (32, 8), "steps": (None, 3)}
     argv = ["--recipe", "inception_v3_tpu", "--image-size", "299", "--workdir", "w"]
     config, dataset = parse(argv)
-    assert changes(config, dataset) == {"workdir": (Path("runs/xception"), Path("w"))}
+    assert changes(config, dataset) == {"workdir": (Path("runs/xception-fashion_mnist"), Path("w"))}
 
 
 def claim(folder, total, **options):
-    workdir.claim(folder, fields.override(Config(), options), total)
+    config = fields.override(Config(), options)
+    own = identity.describe(config, open_dataset("fashion_mnist"), total)
+    claims.prepare(folder)
+    claims.write(folder, claims.compare(folder, config, own, None, evaluates=False))
 
 
 def test_workdir_of_another_configuration(tmp_path):
@@ -386,6 +394,9 @@ def test_workdir_of_another_configuration(tmp_path):
     with pytest.raises(UsageError, match=r"batch_size 8, now 16.*another --workdir"):
         claim(folder, 100, batch_size=16)
     (folder / "config.json").write_text('{"arch": ')
+    with pytest.raises(UsageError, match=r"batch_size 8, now 16"):
+        claim(folder, 100, batch_size=16)  # run.json has them too
+    (folder / "run.json").unlink()
     with pytest.raises(UsageError, match="damaged"):
         claim(folder, 100, batch_size=8)
 
@@ -393,9 +404,10 @@ def test_workdir_of_another_configuration(tmp_path):
 def test_an_option_that_a_workdir_does_not_know_had_its_default(tmp_path):
     claim(tmp_path, 100)
     (tmp_path / "checkpoints/50").mkdir(parents=True)
-    stored = json.loads((tmp_path / "config.json").read_text())
-    del stored["mixup"]
-    (tmp_path / "config.json").write_text(json.dumps(stored))
+    stored = json.loads((tmp_path / "run.json").read_text())
+    del stored["configuration"]["options"]["mixup"]
+    (tmp_path / "run.json").write_text(json.dumps(stored))
+    (tmp_path / "config.json").write_text(json.dumps(stored["configuration"]["options"]))
     claim(tmp_path, 100)
     with pytest.raises(UsageError, match=r"mixup 0\.0, now 0\.8"):
         claim(tmp_path, 100, mixup=0.8)

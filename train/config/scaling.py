@@ -12,7 +12,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from train.config import workdir
+from train.workdir import claim
 
 Options = Mapping[str, Any]
 
@@ -128,12 +128,12 @@ def resumed(changes: dict[str, Any], given: Set[str], folder: Path) -> dict[str,
     Images may have been added since, or the rules may be of another version. A run of a version
     without rules has none.
     """
-    if not workdir.has_checkpoints(folder):
+    if not claim.has_checkpoints(folder):
         return changes
     try:
         stored = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return changes  # `workdir.claim` names the damage
+        return changes  # `train.workdir.claim` names the damage
     if not isinstance(stored.get("scaled"), dict):
         return {}
     free = {n: v for n, v in changes.items() if n in ("epochs", "eval_every")}

@@ -29,6 +29,10 @@ class DataOptions:
     eval_share: Annotated[float, POSITIVE, BELOW_ONE] = 0.2
     """folder without a split to evaluate on: share of each class that is evaluated. Which images
     these are follows from their names, not from seed."""
+    data_changed: Annotated[Literal["refuse", "accept"], MAY_CHANGE] = "refuse"
+    """What to do if the images are not those that the run in the workdir was trained on: refuse to
+    continue, or accept that the order of the images and all later numbers change; run.json and
+    config.json then say so."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,10 +20,13 @@ from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from train.engine.step import TrainState
-from train.errors import TrainingError
+from train.errors import TrainingError, UsageError
 from train.hosts import processes
 
-_CHECKSUMS = "crc32"
+_CHECKSUMS, _RUN, _RUN_CHECKSUM = "crc32", "run", "run_crc32"
+# What the system and its translators call a full disk.
+_NO_SPACE = ("No space left", "Disk quota exceeded", "Errno 28")
+_LOG = logging.getLogger("inception_jax.checkpoints")
 
 
 class Checkpoints:
@@ -36,13 +39,25 @@ class Checkpoints:
         workdir: folder in which `checkpoints/` is made.
         sharding: where restored arrays go.
         keep: newest ones that are kept, beside that with the best evaluation.
+        run: what the checkpoints say of the run that they belong to, see `train.workdir.identity`.
+        read_only: nothing is written, moved or cleaned up: another process may be training.
     """
 
-    def __init__(self, workdir: Path, sharding: Sharding, keep: int):
+    def __init__(
+        self,
+        workdir: Path,
+        sharding: Sharding,
+        keep: int,
+        *,
+        run: Mapping[str, Any] | None = None,
+        read_only: bool = False,
+    ):
         self._sharding = sharding
         self._folder = workdir.absolute() / "checkpoints"
         self._damaged = workdir.absolute() / "damaged_checkpoints"
         self._keep = keep
+        self._run = dict(run or {})
+        self._read_only = read_only
         self._writing: Any = None
         self._writing_step = 0
         self._checkpointer = self._open()
@@ -53,14 +68,14 @@ class Checkpoints:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None and jax.process_count() > 1:
             return  # saving and closing wait for the other processes, which may be lost
+        ends = [self.wait, self._checkpointer.close]
         if kind is None:
-            self.wait()
-        elif self._writing is not None:
+            ends.pop(0)()
+        for end in ends:
             try:
-                self.wait()
-            except TrainingError as error:
-                print(error, file=sys.stderr)  # beside the error that ends the run
-        self._checkpointer.close()
+                end()
+            except Exception as error:  # of the save that failed, or of one that fails too
+                _LOG.warning("while the run ends: %s", error)
 
     def save(self, state: TrainState, top1: float | None = None) -> None:
         """Starts to save a state; the state may be given away when this returns.
@@ -77,7 +92,11 @@ class Checkpoints:
         if step in self._steps():
             return
         tree = _as_dict(state)
-        metadata: Any = {_CHECKSUMS: checksums(tree)}
+        metadata: Any = {
+            _CHECKSUMS: checksums(tree),
+            _RUN: self._run,
+            _RUN_CHECKSUM: crc(self._run),
+        }
         self._writing_step = step
         try:
             # The policy decides what is kept; when to save is the loop's decision.
@@ -104,31 +123,45 @@ class Checkpoints:
         except Exception as error:
             raise self._failure(error) from error
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(self, like: TrainState, *, start_over: bool = False) -> TrainState | None:
         """Returns the newest state that is whole, None if there is none.
 
-        What is not is said, and moved to `damaged_checkpoints/`.
+        Damaged ones that are newer are reported, and moved to `damaged_checkpoints/`.
+
+        Args:
+            like: a state of the same shapes.
+            start_over: where every checkpoint is damaged, all are moved, and the result is None.
+
+        Raises:
+            TrainingError: if every checkpoint is damaged, or one cannot be read for a reason
+                other than damage.
+            UsageError: if one is whole, and of another network.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding),
             _as_dict(like),
         )
-        while steps := self._steps():
-            step = max(steps)
+        damaged: dict[int, str] = {}
+        for step in _on_disk(self._folder):
+            self._check_readable(step)
             tree, reason = self._load(step, abstract)
             if processes.all_agree(tree is not None):
+                self._report(damaged, f"step {step} is used instead")
                 return dataclasses.replace(like, **tree)
-            if processes.is_main():
-                print(
-                    f"the checkpoint of step {step} cannot be read ({reason}); "
-                    "trying the one before",
-                    file=sys.stderr,
-                )
-            self._set_aside(step)
-        return None
+            damaged[step] = reason or "another process cannot read it"
+        if not damaged:
+            return None
+        if start_over and not self._read_only:
+            self._report(damaged, "starting at step 0, as --start-over says")
+            return None
+        found = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise TrainingError(
+            f"every checkpoint in {self._folder} is damaged ({found}); none was moved. Restore one "
+            "from a copy, or give --start-over to train from step 0"
+        )
 
     def _open(self) -> ocp.training.Checkpointer:
-        if processes.is_main():
+        if processes.is_main() and not self._read_only:
             _drop_damaged_metrics(self._folder)
         processes.all_agree(True)
         policies = ocp.training.preservation_policies
@@ -143,45 +176,155 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(  # pyright: ignore
                 [policies.LatestN(self._keep), best]  # pyright: ignore
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not self._read_only,
         )
 
+    def _check_readable(self, step: int) -> None:
+        """Tells a disk that refuses to be read from damage.
+
+        Raises:
+            TrainingError: naming the file and why.
+        """
+        for path in (self._folder / str(step)).rglob("*"):
+            try:
+                if path.is_file():
+                    path.open("rb").close()
+            except FileNotFoundError:
+                continue  # deleted meanwhile, by the run that owns it
+            except OSError as error:
+                raise TrainingError(
+                    f"the checkpoint of step {step} cannot be read: {error}"
+                ) from None
+
     def _load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Any, str]:
-        """Returns the arrays of a step, or None and why not."""
+        """Returns the arrays of a step, or None and why not, in words.
+
+        Raises:
+            UsageError: if they are those of another network.
+        """
+        metadata = saved_metadata(self._folder / str(step))
+        stored = metadata.get(_CHECKSUMS)
+        if not isinstance(stored, Mapping):
+            return None, "its description is missing or damaged"
+        if metadata.get(_RUN_CHECKSUM, crc({})) != crc(metadata.get(_RUN, {})):
+            return None, "its description is damaged"
         try:
             with _quiet():
+                self._check_shapes(step, abstract)
                 tree = self._checkpointer.load(step, abstract)
-            metadata: Any = self._checkpointer.metadata(step).custom_metadata or {}
-            stored = metadata.get(_CHECKSUMS)
-        except Exception as error:  # orbax raises bare Exception for a damaged file
-            return None, str(error).partition("\n")[0][:200]
-        if not isinstance(stored, Mapping):
-            return None, "its checksums are missing"
+        except UsageError:
+            raise
+        except Exception as error:  # orbax raises many kinds for a damaged file
+            _LOG.warning("checkpoint of step %s", step, exc_info=error)
+            return None, "files are missing, cut off or changed"
         found = checksums(tree)
         wrong = [name for name in found if found[name] != stored.get(name)]
         if wrong:
-            return None, f"{len(wrong)} arrays are not what was saved, the first {wrong[0]}"
+            return None, f"{len(wrong)} array(s) differ from what was saved, such as {wrong[0]}"
         return tree, ""
 
-    def _set_aside(self, step: int) -> None:
-        """Moves a step out of orbax's sight, so that the run can save it anew."""
+    def _check_shapes(self, step: int, abstract: Mapping[str, Any]) -> None:
+        """Compares the shapes that a step says it has with those of this network.
+
+        One flipped bit changes the shape of one array, or its name; another network differs in
+        more than that.
+
+        Raises:
+            UsageError: if it is another network.
+        """
+        tree: Any = self._checkpointer.metadata(step).metadata
+        there, here = _shapes(tree), _shapes(abstract)
+        if not there:
+            return  # damaged, which loading finds
+        other = [name for name in here.keys() & there.keys() if here[name] != there[name]]
+        unpaired = here.keys() ^ there.keys()
+        if len(other) > 1 or len(unpaired) > 2:
+            name = min(other or unpaired)
+            raise UsageError(
+                f"the checkpoint of step {step} in {self._folder} is of another network: "
+                f"{len(other) + len(unpaired)} arrays differ, such as {name} with shape "
+                f"{there.get(name, 'none')}, here {here.get(name, 'none')}: give another --workdir"
+            )
+
+    def _report(self, damaged: Mapping[int, str], instead: str) -> None:
+        """Says which steps are damaged, and moves them, so that they can be saved again."""
+        if not damaged:
+            return
+        if processes.is_main():
+            for step, reason in damaged.items():
+                print(
+                    f"the checkpoint of step {step} is damaged ({reason}): {instead}",
+                    file=sys.stderr,
+                )
+        if self._read_only:
+            return
         self._checkpointer.close()
         if processes.is_main():
             self._damaged.mkdir(exist_ok=True)
-            shutil.rmtree(self._damaged / str(step), ignore_errors=True)
-            shutil.move(self._folder / str(step), self._damaged / str(step))
+            for step in damaged:
+                _move(self._folder / str(step), self._damaged)
         processes.all_agree(True)  # nobody looks before it is done
         self._checkpointer = self._open()
 
     def _failure(self, error: Exception) -> TrainingError:
         reason = str(error).partition("\n")[0][:200]
+        if any(words in str(error) for words in _NO_SPACE):
+            reason = "no space left on the disk"
         return TrainingError(
             f"the checkpoint of step {self._writing_step} could not be saved ({reason}); "
-            "earlier ones are kept, and the same command goes on from them"
+            "earlier ones are kept, and the same command resumes from them"
         )
 
     def _steps(self) -> list[int]:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+
+def newest_run(workdir: Path) -> dict[str, Any] | None:
+    """Returns what the newest checkpoint that can be read says of its run, None if none does."""
+    for step in _on_disk(workdir.absolute() / "checkpoints"):
+        metadata = saved_metadata(workdir / "checkpoints" / str(step))
+        run = metadata.get(_RUN)
+        if run and metadata.get(_RUN_CHECKSUM) == crc(run):
+            return run
+    return None
+
+
+def saved_metadata(folder: Path) -> dict[str, Any]:
+    """Returns what was stored beside the arrays of a step; nothing if it cannot be read."""
+    try:  # Orbax's own reader says of a damaged file what it says of an absent one
+        found = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _on_disk(folder: Path) -> list[int]:
+    """Returns the steps that have been saved, newest first, whole or not."""
+    return sorted(
+        (int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True
+    )
+
+
+def _move(path: Path, folder: Path) -> None:
+    """Moves a step; what was moved before keeps its place."""
+    target, number = folder / path.name, 2
+    while target.exists():
+        target, number = folder / f"{path.name}-{number}", number + 1
+    shutil.move(path, target)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of all arrays; Orbax writes tuples and named ones as lists and dicts."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }
+
+
+def crc(value: Any) -> int:
+    """Returns the CRC-32 of a value that JSON can hold."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 @contextlib.contextmanager

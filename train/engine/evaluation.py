@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
 from train.data.exclusions import read_exclusions
 from train.data.options import InputOptions
+from train.engine.prefetch import Stalled, Waiting
 from train.engine.step import Metrics, TrainState
 from train.errors import TrainingError
 from train.hosts import processes
@@ -67,15 +69,18 @@ class Evaluator:
         count = jax.device_count()  # of which the batch is a multiple
         self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
-    def __call__(self, state: TrainState, stop: Stop = lambda: False) -> Evaluation:
+    def __call__(
+        self, state: TrainState, stop: Stop = lambda: False, stop_now: Stop = lambda: False
+    ) -> Evaluation:
         """Evaluates the averaged weights, and those being trained.
 
         Args:
             state: with both.
             stop: asked after each batch; every process must get the same answers.
+            stop_now: asked while a batch is waited for.
 
         Raises:
-            Interrupted: when `stop` says so.
+            Interrupted: when one of them says so.
             TrainingError: if too many images are bad, or the count is not what it should be.
         """
         weights = {"": state.averaged}
@@ -84,10 +89,18 @@ class Evaluator:
         outputs: dict[str, list[Any]] = {suffix: [] for suffix in weights}
         left_out = 0
         share = (jax.process_index(), jax.process_count())
-        with pipeline.evaluation_batches(
-            self.dataset, self.options, self.info, self._batch_size, *share, exclude=self._exclude
-        ) as batches:
-            for batch in batches:
+        with (
+            pipeline.evaluation_batches(
+                self.dataset,
+                self.options,
+                self.info,
+                self._batch_size,
+                *share,
+                exclude=self._exclude,
+            ) as batches,
+            _interruptible(batches, stop_now) as ready,
+        ):
+            for batch in ready:
                 notes = batch.pop("notes")
                 self.bad_images.add(notes)
                 left_out += sum(note.kind in ("skipped", "excluded") for note in notes)
@@ -130,6 +143,16 @@ class Evaluator:
             np.concatenate([o["label"] for o in first])[:total],
             counted,
         )
+
+
+@contextlib.contextmanager
+def _interruptible(batches: Iterator[Any], stop: Stop) -> Iterator[Iterator[Any]]:
+    """Gives the batches; a stalled one ends the evaluation where the run is to end."""
+    with contextlib.closing(Waiting(stop, 1).read(batches)) as ready:
+        try:
+            yield ready
+        except Stalled:
+            raise Interrupted from None
 
 
 def confusion(evaluation: Evaluation, classes: int) -> np.ndarray:

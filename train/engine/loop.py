@@ -9,16 +9,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
+from train.ending import sigterm
 from train.engine.checkpoint import Checkpoints
 from train.engine.evaluation import Evaluation, Interrupted
 from train.engine.job import Job
 from train.engine.phases import Phase
-from train.engine.prefetch import Arrays, prefetch
+from train.engine.prefetch import Arrays, Stalled, prefetch
 from train.engine.training_options import LoopOptions
 from train.errors import TrainingError, UsageError
 from train.hosts import processes
@@ -44,8 +45,18 @@ def profile_range(options: LoopOptions) -> tuple[int, int] | None:
     return int(start), int(stop)
 
 
+# So long the process may take to end once it has saved; what hangs would keep it for ever. Several
+# processes wait for each other.
+_SECONDS_TO_END, _SECONDS_TO_END_TOGETHER = 10.0, 120.0
+
+
 class Preempted(Exception):
     """SIGTERM came; the state is saved."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        seconds = _SECONDS_TO_END_TOGETHER if processes.several() else _SECONDS_TO_END
+        sigterm.end_within(seconds, sigterm.PREEMPTED, message)
 
 
 @dataclasses.dataclass
@@ -61,6 +72,7 @@ class Loop:
     checkpoints: Checkpoints
     reporter: Reporter
     stop: processes.Preemption
+    still_ours: Callable[[], None]  # raises if another run has taken the workdir over
     report: Callable[[int, Evaluation], None] | None = None  # called with a step's evaluation
 
     def __post_init__(self) -> None:
@@ -89,14 +101,18 @@ class Loop:
         compiled: Any = None
         with (
             job.batches(self.start, job.total) as batches,
-            prefetch(batches, job.devices.put) as ready,
+            prefetch(batches, job.devices.put, self.stop.now) as ready,
         ):
             for step in range(self.start, job.total):
-                with self.reporter.waiting():
-                    batch, notes = next(ready)
+                try:
+                    with self.reporter.waiting():
+                        batch, notes = next(ready)
+                except Stalled:
+                    self._save_and_stop(step)
                 job.bad_images.add(notes)
                 if phase is not (phase := job.phase(step)):
                     compiled = self._begin(phase, step, batch)
+                self.stop.save_first()
                 with self._profiled(step):
                     job.state, metrics = compiled(job.state, batch)
                 self.pending.append(metrics)
@@ -116,15 +132,26 @@ class Loop:
                 evaluation = self._evaluate(done)
             except Interrupted:
                 stopping = True
-        if done % options.checkpoint_every == 0 or last or stopping or evaluation:
-            self._check(done)  # no checkpoint of a state that is not finite
-            with self.reporter.away():
-                top1 = evaluation.metrics["eval_top1"] if evaluation else None
-                self.checkpoints.save(self.job.state, top1)
         if stopping:
-            self.checkpoints.wait()
-            raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
+            self._save_and_stop(done)
+        if done % options.checkpoint_every == 0 or last or evaluation:
+            self._save(done, evaluation)
         return evaluation
+
+    def _save(self, done: int, evaluation: Evaluation | None = None) -> None:
+        self._check(done)  # no checkpoint of a state that is not finite
+        self.still_ours()
+        with self.reporter.away():
+            top1 = evaluation.metrics["eval_top1"] if evaluation else None
+            self.checkpoints.save(self.job.state, top1)
+
+    def _save_and_stop(self, done: int) -> NoReturn:
+        if done > self.start:
+            self._save(done)
+            self.checkpoints.wait()
+        if done == 0:
+            raise Preempted(sigterm.NOTHING_LOST)
+        raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
 
     def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
         """Compiles the training step of a phase; the state is the phase's if this is its start."""
@@ -149,7 +176,7 @@ class Loop:
 
     def _evaluate(self, done: int) -> Evaluation:
         with self.reporter.away():
-            evaluation = self.job.evaluate(self.job.state, self.stop)
+            evaluation = self.job.evaluate(self.job.state, self.stop, self.stop.now)
             self.reporter.evaluation(done, evaluation.metrics)
             self._draw()
             if self.report is not None:

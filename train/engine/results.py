@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 import inception_jax as ij
+from inception_jax.outputs import atomic_write
 from train.engine.evaluation import Evaluation, confusion
 from train.engine.job import Job
 from train.report import plots
@@ -51,12 +52,25 @@ def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Eval
         nnx.update(job.model, part)
     job.model.training = {"dataset": job.dataset.name, "recipe": recipe, "result": result}
     ij.save_weights(job.model, workdir / "weights.safetensors")
-    (workdir / "result.json").write_text(json.dumps(result) + "\n")
+    with atomic_write(workdir / "result.json") as partial:
+        partial.write_text(json.dumps(result) + "\n")
+
+
+def read(workdir: Path) -> tuple[Result | None, str | None]:
+    """Returns the result that a finished run left, and why there is none if it is damaged."""
+    path = workdir / "result.json"
+    if not path.exists() or not (workdir / "weights.safetensors").exists():
+        return None, None
+    try:
+        result = json.loads(path.read_text())
+        return {**result, "step": int(result["step"])}, None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, f"note: {path} is damaged and counts as absent: evaluating again"
 
 
 def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
     """Writes each class's test images, accuracy, and the class it is most often taken for."""
-    with path.open("w", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1", "most often taken for", "times"])
         for i, name in enumerate(classes):

@@ -153,8 +153,13 @@ class LoopOptions:
     eval_every: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
     """Epochs between evaluations; there is also one at the end."""
     checkpoint_every: Annotated[int, POSITIVE, MAY_CHANGE] = 1000
-    """Steps between checkpoints; there is also one at the end."""
+    """Steps between checkpoints; there is also one at the end. A kill costs at most so many steps,
+    and those that were trained while a checkpoint was being written."""
     keep_checkpoints: Annotated[int, POSITIVE, MAY_CHANGE] = 2
     """Newest checkpoints that are kept, beside the one with the best evaluation."""
+    start_over: Annotated[bool, MAY_CHANGE] = False
+    """Start at step 0 where every checkpoint of the workdir is damaged, or only results are left;
+    damaged ones are moved to WORKDIR/damaged_checkpoints. Without it such a run ends with an
+    error. A run with a good checkpoint resumes either way."""
     profile_steps: Annotated[str | None, MAY_CHANGE] = None
     """A:B writes a profile of these steps to WORKDIR/profile, for TensorBoard or Perfetto."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from train.ending import sigterm
 from train.errors import TrainingError, UsageError
 from train.hosts.host_options import HostOptions
 
@@ -79,22 +78,23 @@ def quiet_without_tpu() -> None:
 
 def is_main() -> bool:
     """Says whether this process writes what the run leaves."""
-    return jax.process_index() == 0
+    # A process on its own need not ask the devices, which another run may hold.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def main_first(action: Callable[[], None]) -> None:
     """Runs an action in process 0 while the others wait; its refusal is everyone's.
 
     Raises:
-        UsageError: what the action raises; in the others, that it did.
+        UsageError, TrainingError, OSError: what the action raises; in the others, that it did.
     """
-    error = None
+    error: Exception | None = None
     if is_main():
         try:
             action()
-        except UsageError as refusal:
+        except (UsageError, TrainingError, OSError) as refusal:
             error = refusal
-    if jax.process_count() > 1 and not all_agree(error is None) and error is None:
+    if several() and not all_agree(error is None) and error is None:
         error = UsageError("process 0 has refused to start: see what it says")
     if error is not None:
         raise error
@@ -105,6 +105,34 @@ def all_agree(good: bool) -> bool:
     if jax.process_count() == 1:
         return good
     return bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def several() -> bool:
+    """Says whether this is one of several processes of a run."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def check_same(digests: Mapping[str, str]) -> None:
+    """Makes sure that all processes of the run are of the same run; all must ask.
+
+    Args:
+        digests: SHA-256 in hexadecimal, by what they are of.
+
+    Raises:
+        UsageError: in every process, naming what differs and where.
+    """
+    if not several():
+        return
+    own = np.array([list(bytes.fromhex(text)) for text in digests.values()], np.uint8)
+    everyone = multihost_utils.process_allgather(own)  # [processes, digests, 32]
+    for i, what in enumerate(digests):
+        others = [j for j, found in enumerate(everyone) if np.any(found[i] != everyone[0][i])]
+        if others:
+            raise UsageError(
+                f"the processes of the run do not agree: process(es) {', '.join(map(str, others))} "
+                f"have other {what} than process 0. Start all with the same command, versions and "
+                "files"
+            )
 
 
 def total(count: int) -> int:
@@ -127,16 +155,27 @@ class Preemption:
         # With several processes jax's own service has the signal, and tells the others.
         self._alone = not jax.distributed.is_initialized()
         if self._alone:
-            signal.signal(signal.SIGTERM, self._receive)
+            sigterm.begin()
+
+    def save_first(self) -> None:
+        """From now on SIGTERM waits until it is asked for; before, it ends the process at once."""
+        if self._alone:
+            sigterm.save_first()
 
     def __call__(self) -> bool:
-        if not (self._alone or self._received):
+        if self._alone:
+            return self.now()
+        if not self._received:
             self._asked += 1
             self._received = multihost_utils.reached_preemption_sync_point(self._asked)
         return self._received
 
-    def _receive(self, *_: Any) -> None:
-        self._received = True
+    def now(self) -> bool:
+        """Says whether a process on its own has the signal; may be asked at any time.
+
+        Several processes must end at the same step, and one cannot know where the others are.
+        """
+        return self._alone and sigterm.received()
 
 
 def abandon(code: int) -> None:

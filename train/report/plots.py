@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from inception_jax.outputs import atomic_write
 from train.report.reporter import read_metrics
 from train.report.text import drawable
 
@@ -29,8 +30,7 @@ def draw_curves(workdir: Path, title: str) -> None:
     """
     figure = curves(read_metrics(workdir))
     figure.suptitle(title)
-    figure.savefig(workdir / "curves.svg")
-    plt.close(figure)
+    _save(figure, workdir / "curves.svg")
 
 
 def curves(entries: Sequence[dict[str, Any]]) -> Any:
@@ -88,8 +88,7 @@ def draw_predictions(
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(f"Predictions on {count} test images")
-    figure.savefig(workdir / "predictions.png", dpi=80)
-    plt.close(figure)
+    _save(figure, workdir / "predictions.png", dpi=80)
 
 
 def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
@@ -118,8 +117,15 @@ def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) ->
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(workdir / "confusion.png", dpi=100, bbox_inches="tight")
-    plt.close(figure)
+    _save(figure, workdir / "confusion.png", dpi=100, bbox_inches="tight")
+
+
+def _save(figure: Any, path: Path, dpi: int | None = None, **options: Any) -> None:
+    try:
+        with atomic_write(path) as partial:
+            figure.savefig(partial, dpi=dpi or "figure", format=path.suffix[1:], **options)
+    finally:
+        plt.close(figure)
 
 
 def _mean_accuracy(counts: np.ndarray) -> str:

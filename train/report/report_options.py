@@ -18,3 +18,5 @@ class ReportOptions:
     """Write WORKDIR/report.html at each evaluation: result, curves, classes and pictures."""
     wandb: Annotated[str | None, MAY_CHANGE] = None
     """Project of Weights & Biases to log to; needs the package wandb."""
+    verbose: Annotated[bool, MAY_CHANGE] = False
+    """Print what libraries log, as it comes, on standard error; else it is kept for error.log."""

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from inception_jax.outputs import atomic_write
 from train.hosts import hardware, processes
 from train.report.report_options import ReportOptions
 
@@ -44,7 +45,8 @@ class Reporter:
         self._sinks: list[Any] = []
         if self._main:
             kept = [line for line in read_metrics(self.workdir) if line["step"] <= self.start]
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            with atomic_write(self._path) as partial:
+                partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
             if self.options.tensorboard:
                 self._sinks.append(_TensorBoard(self.workdir, self.start))
             if self.options.wandb:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -16,7 +17,7 @@ import inception_jax as ij
 from inception_jax import extras
 from inception_jax.interrupts import print_all
 from inception_jax.parser import versions
-from train.config import fields, option_parser, recipes, scaling, usage, workdir
+from train.config import fields, option_parser, recipes, scaling, usage
 from train.config.fields import MAY_CHANGE, NOT_NEGATIVE
 from train.data.datasets import Dataset, imagenet_placeholder
 from train.data.options import DataOptions, InputOptions
@@ -44,7 +45,8 @@ class RunOptions:
     """Named set of defaults for the other options, see train/config/recipes.py. Not given: the
     network's own where there are 100,000 training images or more, else demo."""
     workdir: Annotated[Path, MAY_CHANGE] = Path("runs")
-    """Folder for checkpoints, logs and pictures, which all processes see; made if absent."""
+    """Folder for checkpoints, logs and pictures, which all processes see; made if absent. Not
+    given: runs/ARCH-DATASET, for a folder of images runs/ARCH-FOLDER."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the initial parameters, the order of the images, augmentation and dropout."""
     eval_only: Annotated[bool, MAY_CHANGE] = False
@@ -200,11 +202,10 @@ def baseline(
             "image_size": facts["input_size"],
             "width_multiplier": evaluated.spec.width_multiplier if evaluated.spec else 1.0,
         }
-    folder = f"{known.arch}-finetune" if recipe == "finetune" else known.arch
     defaults = {
         "arch": known.arch,
         "dataset": dataset.name,
-        "workdir": Path("runs") / folder,
+        "workdir": default_workdir(known.arch, dataset.name, known.data_dir, recipe),
         "recipe": recipe,
         **recipes.options(recipe, info.arch, photographs=dataset.channels == 3),
         **published,
@@ -249,15 +250,29 @@ def _start(path: Path | None) -> dict[str, Any]:
     return note_of(path)
 
 
+def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str = "") -> Path:
+    """Returns the folder of a run that names none: another one for every network and data set.
+
+    A fine-tuning has one of its own, so that it can start from the folder of a training.
+
+    Two folders of images with the same name get the same one; `run.json` tells them apart.
+    """
+    name = data_dir.resolve().name if dataset == "folder" and data_dir else dataset
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "folder"
+    return Path("runs") / f"{arch}-{name}{'-finetune' if recipe == 'finetune' else ''}"
+
+
 def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
     """Reads the weights that are evaluated without a run; see `file_evaluation.is_asked`."""
     if not known.eval_only or known.init_from is None:
         return None
     from inception_jax.weights import files, hub
     from inception_jax.weights.weight_file import open_weights
+    from train.workdir.claim import has_checkpoints
 
     arch = known.arch or NetworkOptions.arch
-    if workdir.has_checkpoints(known.workdir or Path("runs") / arch):
+    usual = default_workdir(arch, known.dataset or DataOptions.dataset, known.data_dir)
+    if has_checkpoints(known.workdir or usual):
         return None
     if not known.init_from.is_dir() and not files.exists(known.init_from):
         raise UsageError(f"--init-from {known.init_from}: no such file")

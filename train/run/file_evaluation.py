@@ -19,7 +19,6 @@ from inception_jax.nn.model import Model
 from inception_jax.notes import printable
 from inception_jax.registry import ModelInfo
 from inception_jax.weights.weight_file import spec_of
-from train.config import workdir
 from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
 from train.data.relabelled import relabelled
@@ -32,6 +31,7 @@ from train.hosts import processes
 from train.hosts.devices import Devices
 from train.run.assembly import warn
 from train.run.command_line import Config
+from train.workdir import claim
 
 
 def is_asked(config: Config) -> bool:
@@ -39,7 +39,7 @@ def is_asked(config: Config) -> bool:
     return (
         config.run.eval_only
         and config.network.init_from is not None
-        and not workdir.has_checkpoints(config.run.workdir)
+        and not claim.has_checkpoints(config.run.workdir)
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
 from inception_jax.crops import described
-from train.config import fields, workdir
+from train.config import fields
 from train.data.datasets import Dataset
-from train.engine import results
-from train.engine.checkpoint import Checkpoints
+from train.engine import results, schedule
+from train.engine.checkpoint import Checkpoints, newest_run
 from train.engine.evaluation import Evaluation, Interrupted
 from train.engine.job import Job
 from train.engine.loop import Loop, Preempted
@@ -25,6 +27,7 @@ from train.run import command_line
 from train.run.assembly import assemble
 from train.run.command_line import Config
 from train.run.summary import run_report
+from train.workdir import claim, identity, lock
 
 
 def run(config: Config, dataset: Dataset) -> Result:
@@ -34,34 +37,122 @@ def run(config: Config, dataset: Dataset) -> Result:
         What the last line of standard output says.
 
     Raises:
-        UsageError: if the configuration cannot be run.
+        UsageError: if the configuration cannot be run, or the workdir is another run's.
         TrainingError: if training cannot continue, see `Loop.run`.
         Preempted: after SIGTERM.
     """
     stop = processes.Preemption()
+    _, total = schedule.length(config.schedule, config.batch.batch_size, len(dataset.train))
+    own = identity.describe(config, dataset, total)
+    processes.check_same(identity.shared(own))
+    try:
+        if config.run.eval_only:
+            return _evaluate(config, dataset, own, stop)
+        with _locked(config) as still_ours:
+            return _run(config, dataset, own, stop, still_ours)
+    except Interrupted:  # only in an evaluation of a state that is saved already
+        raise Preempted("SIGTERM while evaluating: the same command resumes here") from None
+
+
+def _run(
+    config: Config,
+    dataset: Dataset,
+    own: identity.Identity,
+    stop: processes.Preemption,
+    still_ours: Callable[[], None],
+) -> Result:
+    folder = config.run.workdir
+    found = _compare(config, own)
     job = assemble(config, dataset)
-    folder, arch = config.run.workdir, config.network.arch
-    processes.main_first(lambda: _claim(config, job.total))
-    if config.run.compile_cache:
-        keep_compiled(folder)
+    processes.main_first(lambda: claim.write(folder, found))
+    keep_compiled(config)
     keep = config.loop.keep_checkpoints
-    with Checkpoints(folder, job.devices.replicated, keep) as checkpoints:
-        restored = checkpoints.restore(job.state)
-        start = 0
-        if restored is not None:
-            job.state, start = restored, int(restored.step)
-        try:
-            if config.run.eval_only:
-                return _evaluated(job, arch, start, job.evaluate(job.state, stop))
-            return _finished(folder, start, job.total) or _train(
-                config, job, start, checkpoints, stop
+    with Checkpoints(folder, job.devices.replicated, keep, run=found.own) as checkpoints:
+        start = _restore(config, job, checkpoints)
+        finished = _finished(folder, start, job.total)
+        return finished or _train(config, job, start, checkpoints, stop, still_ours)
+
+
+def _evaluate(
+    config: Config, dataset: Dataset, own: identity.Identity, stop: processes.Preemption
+) -> Result:
+    """Evaluates the newest checkpoint, or the weights to start from, and writes nothing."""
+    folder = config.run.workdir
+    found = _compare(config, own)
+    if not found.resumes and config.network.init_from is None:
+        raise UsageError(f"--eval-only: {folder} holds no checkpoint")
+    job = assemble(config, dataset)
+    keep_compiled(config)
+    start = 0
+    if found.resumes:
+        keep = config.loop.keep_checkpoints
+        with Checkpoints(folder, job.devices.replicated, keep, read_only=True) as checkpoints:
+            start = _restore(config, job, checkpoints)
+    evaluation = job.evaluate(job.state, stop, stop.now)
+    return _evaluated(job, config.network.arch, start, evaluation)
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[Callable[[], None]]:
+    """Makes the workdir and locks it, in process 0; gives a check that it is still locked."""
+    folder, held = config.run.workdir, contextlib.ExitStack()
+    locks: list[lock.Lock] = []
+
+    def take() -> None:
+        claim.prepare(folder)
+        locks.append(held.enter_context(lock.locked(folder)))
+
+    def check() -> None:
+        for own in locks:
+            own.check()
+
+    with held:
+        processes.main_first(take)
+        yield check
+
+
+def _compare(config: Config, own: identity.Identity) -> claim.Claim:
+    """Compares with what the workdir holds; process 0's answer is everyone's."""
+    folder, evaluates = config.run.workdir, config.run.eval_only
+    found = claim.Claim(own, claim.has_checkpoints(folder))
+
+    def compare() -> None:
+        nonlocal found
+        found = claim.compare(folder, config, own, newest_run(folder), evaluates=evaluates)
+        notes = list(found.notes)
+        old = folder.parent / config.network.arch  # the default of earlier versions
+        if not found.resumes and folder == _default(config) and claim.has_checkpoints(old):
+            notes.append(
+                f"note: {old} holds a run of an earlier version: --workdir {old} resumes it"
             )
-        except Interrupted:  # only in an evaluation of a state that is saved already
-            raise Preempted("SIGTERM while evaluating: the same command resumes here") from None
+        for note in notes:
+            print(note, file=sys.stderr)
+
+    processes.main_first(compare)
+    return found
+
+
+def _default(config: Config) -> Path:
+    data = config.data
+    return command_line.default_workdir(config.network.arch, data.dataset, data.data_dir)
+
+
+def _restore(config: Config, job: Job, checkpoints: Checkpoints) -> int:
+    """Restores the newest checkpoint, if there is one; returns its step."""
+    restored = checkpoints.restore(job.state, start_over=config.loop.start_over)
+    if restored is None:
+        return 0
+    job.state = restored
+    return int(restored.step)
 
 
 def _train(
-    config: Config, job: Job, start: int, checkpoints: Checkpoints, stop: processes.Preemption
+    config: Config,
+    job: Job,
+    start: int,
+    checkpoints: Checkpoints,
+    stop: processes.Preemption,
+    still_ours: Callable[[], None],
 ) -> Result:
     folder, arch, size = config.run.workdir, config.network.arch, config.batch.batch_size
     settings = fields.as_json(config)
@@ -71,7 +162,19 @@ def _train(
     )
     report = run_report(config, job) if config.report.report and processes.is_main() else None
     skips = config.step.on_nan == "skip"
-    loop = Loop(job, config.loop, folder, arch, start, skips, checkpoints, reporter, stop, report)
+    loop = Loop(
+        job,
+        config.loop,
+        folder,
+        arch,
+        start,
+        skips,
+        checkpoints,
+        reporter,
+        stop,
+        still_ours,
+        report,
+    )
     reporter.say(_headline(config, job, start))
     if job.dataset.note:
         reporter.say(job.dataset.note)
@@ -101,31 +204,24 @@ def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result
     return results.summary(job, arch, step, None, evaluation)
 
 
-def keep_compiled(folder: Path) -> None:
-    """Turns jax's cache of compiled programs on, if the environment does not say where it is."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "xla_cache"))
-
-
-def _claim(config: Config, total: int) -> None:
-    folder = config.run.workdir
-    workdir.claim(folder, config, total)
-    if (
-        config.run.eval_only
-        and config.network.init_from is None
-        and not workdir.has_checkpoints(folder)
-    ):
-        raise UsageError(f"--eval-only: {folder} holds no checkpoint")
+def keep_compiled(config: Config) -> None:
+    """Turns jax's cache of compiled programs on, if it is wanted and nothing says where it is."""
+    if config.run.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = config.run.workdir.absolute() / "xla_cache"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _finished(folder: Path, start: int, total: int) -> Result | None:
     """The result of a run that has nothing left to do."""
-    path = folder / "result.json"
-    if start < total or not path.exists():
+    if start < total:
         return None
+    result, damage = results.read(folder)
     if processes.is_main():
-        print(f"{folder} is finished: step {start} of {total}. Nothing to do.")
-    return json.loads(path.read_text())
+        if damage:
+            print(damage, file=sys.stderr)
+        if result:
+            print(f"{folder} is finished: step {start} of {total}. Nothing to do.")
+    return result
 
 
 def _headline(config: Config, job: Job, start: int) -> str:

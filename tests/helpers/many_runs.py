@@ -1,0 +1,148 @@
+"""Starts many runs of the network of three layers without importing everything each time.
+
+`Runs` starts a process that imports the programme and then forks for every run: jax has no thread
+before it is asked for devices. What happens to a run while it imports is not seen this way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Run:
+    """A run, in a process of its own; as a `subprocess.Popen`."""
+
+    def __init__(self, runs: Runs, pid: int, out: Path, err: Path):
+        self._runs, self.pid, self.returncode = runs, pid, None
+        self.stdout, self._stderr = out.open(), err.open()
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=lambda: self._lines.extend(self._stderr))
+        self._reader.start()
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless the run has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        """Returns the exit code, None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._runs.ask(poll=self.pid)
+        return self.returncode
+
+    def end(self, seconds: float) -> tuple[str, str]:
+        """Waits for the end; returns what is left of standard output, and standard error.
+
+        Raises:
+            TimeoutError: if it does not end.
+        """
+        until = time.monotonic() + seconds
+        left: list[str] = []
+        reader = threading.Thread(target=lambda: left.extend(self.stdout))
+        reader.start()
+        while self.poll() is None:
+            if time.monotonic() > until:
+                self.send_signal(signal.SIGKILL)
+                raise TimeoutError(f"it does not end within {seconds} s")
+            time.sleep(0.05)
+        for thread in (reader, self._reader):
+            thread.join(10)
+        self.stdout.close()
+        self._stderr.close()
+        return "".join(left), "".join(self._lines)
+
+
+class Runs(contextlib.AbstractContextManager):
+    """Starts runs; a context manager.
+
+    Args:
+        environment: of all runs.
+    """
+
+    def __init__(self, environment: dict[str, str]):
+        self._count = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._process.__exit__(None, None, None)  # closes its input, at which it ends
+
+    def ask(self, **order: Any) -> Any:
+        """Sends an order; returns the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, folder: Path, options: list[str], file_size: int | None = None) -> Run:
+        """Starts a run.
+
+        Args:
+            folder: its working directory.
+            options: of the command line.
+            file_size: bytes that no file may exceed, as if the disk were full.
+        """
+        self._count += 1
+        pipes = [folder / f".{name}{self._count}" for name in ("out", "err")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        pid = self.ask(
+            start=options, folder=str(folder), pipes=list(map(str, pipes)), file_size=file_size
+        )
+        return Run(self, pid, *pipes)
+
+
+def _serve() -> None:
+    import train.dispatch  # noqa: F401
+    from tests.helpers import tiny
+
+    answers = sys.stdout
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "poll" in order:
+            pid, status = os.waitpid(order["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _become(order)
+                sys.exit(tiny.entry.run(tiny.run))
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _become(order: dict[str, Any]) -> None:
+    """Makes this process what the order says."""
+    os.chdir(order["folder"])
+    for number, name in enumerate([os.devnull, *order["pipes"]]):
+        descriptor = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = open(0)  # noqa: SIM115
+    sys.stdout = open(1, "w")  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+    sys.argv = ["train/main.py", *order["start"]]
+    if order["file_size"]:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], hard))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,49 @@
+"""From the start of the process to its exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from train.ending import last_line, logs, sigterm, trace
+
+# So long the process may take to end after its last line; a thread that waits for a hanging disk
+# would keep it for ever.
+_SECONDS_TO_END = 10.0
+
+
+def run(main: Callable[[], int]) -> int:
+    """Runs a program that ends with one line, and sees to it that the process ends.
+
+    Args:
+        main: imports what is slow, and returns the exit code.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        _begin()
+        code = main()
+    except KeyboardInterrupt:
+        last_line.say("error: interrupted; the same command starts again")
+        code = 1
+    except Exception as error:  # of an import, or of the handling of an error
+        path = trace.write(error, None)
+        last_line.say(f"error: {type(error).__name__}: {error} (trace: {path})")
+        code = 1
+    except SystemExit as error:  # --help, and errors of the command line
+        code = error.code if isinstance(error.code, int) else 1
+    last_line.say(None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended, and Python forgets its handlers
+    sigterm.end_within(_SECONDS_TO_END, code)
+    return code
+
+
+def _begin() -> None:
+    verbose = "--verbose" in sys.argv
+    with sigterm.held_back():  # between a fork and what follows it
+        sigterm.install()
+        last_line.begin(verbose=verbose)
+    sigterm.watch()
+    logs.begin(verbose=verbose)

@@ -1,0 +1,131 @@
+"""The last line on standard error: exactly one, even if native code ends the process.
+
+A small process, forked before anything is imported, waits for the end of this one. If this one said
+nothing (a segmentation fault, an abort in a library, `kill -9`), the small one says it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+_RESUME = "the same command resumes from the last checkpoint"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_MOST_NATIVE_BYTES = 1 << 20
+
+
+class _State:
+    said = False
+    pipe: int | None = None  # to the small process
+    native: IO[bytes] | None = None  # what native code prints
+
+
+def begin(*, verbose: bool) -> None:
+    """Starts the small process, and keeps what native code prints to itself.
+
+    Native libraries print to file descriptor 2 whatever Python's `sys.stderr` is. That descriptor
+    becomes a file, and `sys.stderr` keeps the terminal.
+
+    Args:
+        verbose: native code's lines go to standard error as they come.
+    """
+    if not hasattr(os, "fork"):
+        return
+    if not verbose:
+        terminal = os.dup(2)
+        _State.native = tempfile.TemporaryFile()  # noqa: SIM115
+        os.dup2(_State.native.fileno(), 2)
+        sys.stderr = open(terminal, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    faulthandler.enable(2)
+    readable, writable = os.pipe()
+    sys.stderr.flush()
+    if os.fork() == 0:
+        os.close(writable)
+        _watch(readable)
+    os.close(readable)
+    _State.pipe = writable
+
+
+def workdir(folder: Path) -> None:
+    """Tells the small process where `error.log` belongs."""
+    _tell({"workdir": str(folder.absolute())})
+
+
+def say(line: str | None) -> None:
+    """Prints the last line, unless it is printed already; None if there is nothing to say."""
+    if _State.said:
+        return
+    _State.said = True
+    with contextlib.suppress(OSError):  # nobody reads any more
+        if line is not None:
+            print(one_line(line), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    _tell({"said": True})
+
+
+def begin_again() -> None:
+    """Forgets that a line was printed: for several runs in one process."""
+    _State.said = False
+
+
+def one_line(text: str) -> str:
+    """Returns a text without line breaks and other control characters."""
+    text = "; ".join(part.strip() for part in text.strip().splitlines() if part.strip())
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def native_output() -> str:
+    """Returns the last megabyte of what native code has printed."""
+    if _State.native is None:
+        return ""
+    size = os.fstat(_State.native.fileno()).st_size
+    start = max(size - _MOST_NATIVE_BYTES, 0)
+    return os.pread(_State.native.fileno(), _MOST_NATIVE_BYTES, start).decode(errors="replace")
+
+
+def _tell(message: dict[str, Any]) -> None:
+    if _State.pipe is not None:
+        with contextlib.suppress(OSError):  # the small process was killed
+            os.write(_State.pipe, json.dumps(message).encode() + b"\n")
+
+
+def _watch(readable: int) -> None:
+    """The small process: waits until the other end of the pipe is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)  # whoever reads standard output sees its end
+    heard: dict[str, Any] = {}
+    with open(readable, "rb") as pipe:
+        for message in pipe:
+            heard |= json.loads(message)
+    if "said" not in heard:
+        print(_post_mortem(heard.get("workdir")), file=sys.stderr, flush=True)
+    os._exit(0)
+
+
+def _post_mortem(folder: str | None) -> str:
+    printed = native_output()
+    if "distributed service" in printed or "coordination" in printed.lower():
+        reason = f"another process of the run is lost; restart all of them, and {_RESUME}"
+    elif "Fatal Python error" in printed or "Check failed" in printed:
+        reason = f"native code ended the process; {_RESUME}"
+    else:
+        reason = f"the process was killed; {_RESUME}"
+    if folder and printed:
+        path = Path(folder, "error.log")
+        try:
+            path.write_text(printed)
+        except OSError:
+            return f"error: {reason}"
+        return f"error: {reason} (trace: {one_line(str(path))})"
+    return f"error: {reason}"

@@ -1,0 +1,121 @@
+"""SIGTERM from the first moment of the process to its last.
+
+Until a step has been computed, nothing can be lost: SIGTERM then ends the process at once, whatever
+it waits for. After that it only sets a flag, and the training loop saves before it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from train.ending import last_line
+
+PREEMPTED = 42
+NOTHING_LOST = "SIGTERM before the first step: nothing is lost, the same command starts again"
+
+# So long the main thread may take to come to its handler; it cannot while it compiles.
+_GRACE_SECONDS = 2.0
+
+
+class _State:
+    installed = False
+    received = False
+    something_to_save = False
+    cleanups: list[Callable[[], object]] = []  # noqa: RUF012
+
+
+def install() -> None:
+    """Takes SIGTERM over, in the main thread of a process that has just started."""
+    signal.signal(signal.SIGTERM, _receive)
+    _State.installed = True
+
+
+def watch() -> None:
+    """Starts the thread that ends the process where the main thread does not get to it."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    # A handler in Python waits until compiled code returns; the thread behind this pipe does not.
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    threading.Thread(target=_end_if_stuck, args=(readable,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Delays SIGTERM until the end of the body."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def received() -> bool:
+    """Says whether SIGTERM has come."""
+    return _State.received
+
+
+def save_first() -> None:
+    """From now on there are steps to lose: SIGTERM only sets the flag."""
+    _State.something_to_save = True
+
+
+def begin() -> None:
+    """Starts a run: nothing to save yet; without `install`, SIGTERM only sets the flag."""
+    _State.something_to_save = False
+    if not _State.installed:
+        _State.received = False
+        signal.signal(signal.SIGTERM, _receive)
+
+
+def before_hard_end(cleanup: Callable[[], object]) -> None:
+    """Registers what is done even if the process has to end without unwinding."""
+    _State.cleanups.append(cleanup)
+
+
+def end_within(seconds: float, code: int, line: str | None = None) -> None:
+    """Ends the process after some seconds, if something that hangs keeps it from ending itself.
+
+    Does nothing in a process that did not call `install`, such as a test's.
+    """
+    if not _State.installed:
+        return
+    timer = threading.Timer(seconds, _end, args=(code, line))
+    timer.daemon = True
+    timer.start()
+
+
+def _receive(*_: object) -> None:
+    _State.received = True
+    if _State.installed and not _State.something_to_save:
+        # Not by an exception, which some native modules do not survive while they are imported.
+        _end(PREEMPTED, NOTHING_LOST)
+
+
+def _end_if_stuck(readable: int) -> None:
+    while True:
+        if signal.SIGTERM in os.read(readable, 64):
+            time.sleep(_GRACE_SECONDS)
+            if not _State.something_to_save:
+                _end(PREEMPTED, NOTHING_LOST)
+
+
+def _end(code: int, line: str | None) -> None:
+    # In a thread: the disk may be what hangs.
+    cleaner = threading.Thread(target=_clean_up, daemon=True)
+    cleaner.start()
+    cleaner.join(_GRACE_SECONDS)
+    last_line.say(line)
+    os._exit(code)
+
+
+def _clean_up() -> None:
+    for cleanup in _State.cleanups:
+        cleanup()

@@ -1,0 +1,46 @@
+"""`error.log`: the whole trace of the error that ended a run, beside its one line."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from train.ending import last_line, logs
+
+
+def write(error: BaseException, folder: Path | None, process: int = 0) -> Path | None:
+    """Writes an error's trace, and what libraries logged before it.
+
+    Args:
+        error: what ended the run.
+        folder: the workdir; None, or one that cannot be written to: the folder for temporary files.
+        process: number of this process in the run; 0 writes `error.log`, 3 `error-3.log`.
+
+    Returns:
+        The file, None if none could be written.
+    """
+    name = f"error-{process}.log" if process else "error.log"
+    text = "\n".join(
+        [
+            f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, process {os.getpid()}",
+            f"command: {' '.join(sys.argv)}",
+            "",
+            "".join(traceback.format_exception(error)),
+            "What libraries logged:",
+            logs.kept(),
+            last_line.native_output(),
+        ]
+    )
+    places = [folder / name] if folder is not None and folder.is_dir() else []
+    places.append(Path(tempfile.gettempdir(), f"inception_jax-{os.getpid()}-{name}"))
+    for path in places:
+        try:
+            path.write_text(text, errors="backslashreplace")
+        except OSError:  # a full disk, perhaps the very error
+            continue
+        return path
+    return None

@@ -1,0 +1,246 @@
+"""Compares a run with what its workdir holds, and writes down whose workdir it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import safetensors
+
+from inception_jax.outputs import atomic_write
+from train.errors import TrainingError, UsageError
+from train.workdir import identity
+from train.workdir.identity import Identity
+
+RUN, CONFIG = "run.json", "config.json"
+_RESULTS = ("weights.safetensors", "result.json")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What was found in a workdir that this run may use.
+
+    Attributes:
+        own: this run's description, with the changes of its images so far.
+        resumes: whether there are checkpoints.
+        accepted: whether the images differ, and that was accepted.
+        notes: what the user should know.
+    """
+
+    own: Identity
+    resumes: bool
+    accepted: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def prepare(workdir: Path) -> None:
+    """Makes a workdir that can be written to.
+
+    Raises:
+        UsageError: if it cannot be.
+        TrainingError: if its disk is full.
+    """
+    probe = workdir / ".writable"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("writable")
+        probe.unlink()
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise full(workdir) from None
+        raise UsageError(f"--workdir {workdir}: cannot be written to ({error})") from None
+
+
+def full(workdir: Path) -> TrainingError:
+    """The error of a full disk."""
+    return TrainingError(
+        f"no space left on the disk of {workdir}: free some, and the same command resumes from the "
+        "last checkpoint"
+    )
+
+
+def compare(
+    workdir: Path,
+    config: Any,
+    own: Identity,
+    saved: Identity | None,
+    *,
+    evaluates: bool,
+) -> Claim:
+    """Compares a run with the one that a workdir holds, and changes nothing.
+
+    Args:
+        workdir: of the run; need not exist.
+        config: all options.
+        own: description of this run.
+        saved: what the newest checkpoint says of its run, None if nothing.
+        evaluates: only the test images matter.
+
+    Raises:
+        UsageError: if they are not the same run, naming what differs; if nothing tells.
+    """
+    resumes, results = has_checkpoints(workdir), _results(workdir)
+    if not resumes and (not results or config.loop.start_over or evaluates):
+        return Claim(own, False)
+    stored = _read(workdir / RUN)
+    copies = [copy for copy in (stored, saved) if _is_identity(copy)]
+    elsewhere = f"give another --workdir, such as --workdir {free_name(workdir)}"
+    for copy in copies:
+        if other := identity.other_project(copy, own):
+            raise UsageError(
+                f"--workdir {workdir} belongs to another project: {other}: {elsewhere}"
+            )
+    if not copies and (other := _other_classes(workdir, own)):
+        raise UsageError(f"--workdir {workdir} belongs to another project: {other}: {elsewhere}")
+    if not resumes:
+        raise UsageError(
+            f"--workdir {workdir} holds {results[0].name} and no checkpoint to resume from: "
+            f"{elsewhere}, or --start-over to train from step 0 and replace it"
+        )
+    if changed := _changed_options(workdir, config, own, copies):
+        raise UsageError(
+            f"--workdir {workdir} holds a run of another configuration "
+            f"({'; '.join(changed)}): {elsewhere}"
+        )
+    if not copies:
+        note = (
+            f"note: {workdir} is of an earlier version, which stored no class names and no digest "
+            f"of the images: today's are taken for them, and stored in {RUN}"
+        )
+        return Claim(own, True, notes=(note,))
+    return _compare_images(workdir, config, own, copies, evaluates)
+
+
+def write(workdir: Path, claim: Claim) -> None:
+    """Writes `run.json`, and `config.json` where it is missing or images were changed.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    _write(workdir / RUN, claim.own)
+    options, path = claim.own["configuration"]["options"], workdir / CONFIG
+    stored = _read(path) if claim.resumes else None
+    if stored is None:
+        _write(path, options)
+    elif claim.accepted:
+        _write(path, {**stored, "data_changed": "accept"})
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Says whether a workdir holds checkpoints, whole or not."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def free_name(workdir: Path) -> Path:
+    """Returns a name like that of a workdir that is not taken."""
+    number = 2
+    while (path := workdir.with_name(f"{workdir.name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _compare_images(
+    workdir: Path, config: Any, own: Identity, copies: list[Identity], evaluates: bool
+) -> Claim:
+    before = copies[0]  # run.json knows of changes since the checkpoint
+    notes = []
+    if versions := identity.other_versions(before, own):
+        notes.append(f"note: other versions than before, which may change rounding: {versions}")
+    own = {**own, "data_changes": before.get("data_changes", [])}
+    parts = ("test",) if evaluates else ("train", "test")
+    other = identity.other_images(before, own, parts)
+    if other is None:
+        return Claim(own, True, notes=tuple(notes))
+    if config.data.data_changed != "accept":
+        raise UsageError(
+            f"the images are not those of the run in {workdir}: {other}. Their order and all "
+            "numbers after a resume would change: restore the images, give another --workdir, or "
+            "continue with --data-changed accept"
+        )
+    notes.append(f"note: the images have changed, and --data-changed accepts it: {other}")
+    change = {
+        "time": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S}",
+        "before": before["data"],
+    }
+    own["data_changes"] = [*own["data_changes"], change]
+    return Claim(own, True, accepted=True, notes=tuple(notes))
+
+
+def _changed_options(
+    workdir: Path, config: Any, own: Identity, copies: list[Identity]
+) -> list[str]:
+    """Compares with every place that has the options.
+
+    Raises:
+        UsageError: if none has.
+    """
+    places = [_read(workdir / CONFIG)]
+    places += [copy["configuration"]["options"] for copy in copies]
+    known = [place for place in places if isinstance(place, dict)]
+    if not known:
+        raise UsageError(
+            f"{workdir / CONFIG} is missing or damaged, and neither {RUN} nor a checkpoint has a "
+            "copy: nothing tells with which options the checkpoints were trained. Restore it, or "
+            "give another --workdir"
+        )
+    changed = [text for place in known for text in identity.other_options(place, own, config)]
+    return list(dict.fromkeys(changed))
+
+
+def _other_classes(workdir: Path, own: Identity) -> str | None:
+    """Compares with the classes in the weights that a run of an earlier version left."""
+
+    def facts() -> dict[str, Any]:
+        with safetensors.safe_open(workdir / _RESULTS[0], framework="np") as file:
+            return json.loads(file.metadata()["inception_jax"])
+
+    found = _attempt(facts) or {}
+    classes = (found.get("facts") or {}).get("classes")
+    count, now = found.get("num_classes"), own["project"]
+    if classes:
+        return identity.other_project({"project": {**now, "classes": list(classes)}}, own)
+    if count is not None and count != len(now["classes"]):
+        return f"a network with {count} classes; this is one with {len(now['classes'])}"
+    return None
+
+
+def _results(workdir: Path) -> list[Path]:
+    return [path for name in _RESULTS if (path := workdir / name).exists()]
+
+
+def _is_identity(found: Any) -> TypeGuard[Identity]:
+    """Says whether something has all that is compared: a damaged file counts as absent."""
+
+    def check() -> bool:
+        project, data = found["project"], found["data"]
+        return (
+            isinstance(project["classes"], list)
+            and {"train", "test"} <= data.keys()
+            and all(isinstance(part["images"], int) for part in data.values())
+            and isinstance(found["configuration"]["options"], dict)
+        )
+
+    return bool(_attempt(check))
+
+
+def _read(path: Path) -> Any:
+    """Returns what a JSON file holds, None if there is none or it is damaged."""
+    return _attempt(lambda: json.loads(path.read_text()))
+
+
+def _attempt(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError):
+        return None
+
+
+def _write(path: Path, value: Any) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
