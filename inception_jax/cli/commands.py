@@ -139,7 +139,7 @@ commands:
 examples:
   {PROGRAM} list "inception*"
   {PROGRAM} predict cat.jpg --arch inception_v3.tf_in1k
-  {PROGRAM} predict photos/ --weights runs/xception
+  {PROGRAM} predict photos/ --weights runs/xception-fashion_mnist
 
 {PROGRAM} COMMAND --help shows a command's options, {PROGRAM} --version the versions.
 Networks are trained from a checkout: python train/main.py --help"""

@@ -12,9 +12,9 @@ from inception_jax.create import load, model_for
 from inception_jax.models import model_info
 
 EXAMPLES = """
-inception-jax export runs/xception                    # a network trained here
+inception-jax export runs/xception-fashion_mnist       # a network trained here
 inception-jax export inception_v3.tf_in1k -o v3.onnx   # published weights
-inception-jax export runs/xception -o x.stablehlo --normalise
+inception-jax export runs/xception-fashion_mnist -o x.stablehlo --normalise
 """
 
 

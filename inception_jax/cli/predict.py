@@ -60,8 +60,8 @@ class Prediction:
 
 EXAMPLES = """
 inception-jax predict cat.jpg --arch inception_v3.tf_in1k
-inception-jax predict photos/ --weights runs/xception --csv table.csv
-inception-jax predict cat.jpg --weights runs/xception --explain heat.png
+inception-jax predict photos/ --weights runs/xception-fashion_mnist --csv table.csv
+inception-jax predict cat.jpg --weights runs/xception-fashion_mnist --explain heat.png
 """
 
 

@@ -13,9 +13,10 @@ import safetensors.numpy
 import inception_jax as ij
 from tests.helpers import networks
 from tests.helpers.images import write_folder
-from train.config import fields, scaling
+from train.config import fields
 from train.hosts import processes
 from train.report import reporter
+from train.run import scaling
 from train.run.command_line import parse
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -17,7 +17,7 @@ import inception_jax as ij
 from inception_jax import extras
 from inception_jax.interrupts import print_all
 from inception_jax.parser import versions
-from train.config import fields, option_parser, recipes, scaling, usage
+from train.config import fields, option_parser, recipes, usage
 from train.config.fields import MAY_CHANGE, NOT_NEGATIVE
 from train.data.datasets import Dataset, imagenet_placeholder
 from train.data.options import DataOptions, InputOptions
@@ -32,6 +32,7 @@ from train.engine.training_options import (
 from train.errors import UsageError
 from train.hosts.host_options import BatchOptions, HostOptions
 from train.report.report_options import ReportOptions
+from train.run import scaling
 
 if TYPE_CHECKING:  # help and mistakes do not wait for jax
     from inception_jax.weights.weight_file import WeightFile
@@ -59,7 +60,7 @@ class RunOptions:
     h100:1x8, print what its compiler says about memory, exchanges and time, and stop. Needs no such
     device, and, without dataset, no data: the step is the one for ImageNet."""
     scaled: Annotated[dict[str, float], MAY_CHANGE] = field(default_factory=dict)
-    """Options that follow from the number of images, see train/config/scaling.py."""
+    """Options that follow from the number of images, see train/run/scaling.py."""
     compile_effort: Annotated[Literal["quick", "full", "forced"], MAY_CHANGE] = "quick"
     """compile-only: quick, a minute or so, says nothing of cycles; full, about ten times that, is
     what the device itself would get; forced: full for v6e too, whose compiler may not end."""
