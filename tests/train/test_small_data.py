@@ -234,7 +234,7 @@ def test_the_speed_of_a_small_folder_is_possible(start, train_here, tmp_path):
     code, _, err = train_here(*TINY, "--steps", "12", "--batch-size", "8", "--log-every", "4")
     seconds = time.monotonic() - started
     assert code == 0, err
-    entries = reporter.read_metrics(tmp_path / "runs/tiny")
+    entries = reporter.read_metrics(tmp_path / "runs/tiny-d")
     rates = [entry["images_per_s"] for entry in entries if entry["kind"] == "train"]
     assert len(rates) == 3
     assert sum(32 / rate for rate in rates) < seconds

@@ -25,7 +25,9 @@ from train.engine import loop
 from train.workdir.lock import Holder, Lock
 
 TINY = ["--arch", "tiny", "--batch-size", "4", "--log-every", "2", "--no-tensorboard"]
-FOLDER = [*TINY, "--dataset", "folder", "--checkpoint-every", "2", "--workdir", "w"]
+# What else would follow from the number of steps, so that more of them are the same run.
+RATE = ["--lr-decay-epochs", "1", "--warmup-epochs", "0", "--ema-decay", "0.9"]
+FOLDER = [*TINY, *RATE, "--dataset", "folder", "--checkpoint-every", "2", "--workdir", "w"]
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),

@@ -6,7 +6,6 @@ options that the user gives stay, and so do those of a run that is resumed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -130,10 +129,9 @@ def resumed(changes: dict[str, Any], given: Set[str], folder: Path) -> dict[str,
     """
     if not claim.has_checkpoints(folder):
         return changes
-    try:
-        stored = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return changes  # `train.workdir.claim` names the damage
+    stored = claim.stored_options(folder)
+    if stored is None:
+        return changes  # `claim.compare` says what differs from the checkpoint's copy
     if not isinstance(stored.get("scaled"), dict):
         return {}
     free = {n: v for n, v in changes.items() if n in ("epochs", "eval_every")}

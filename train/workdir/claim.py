@@ -137,6 +137,15 @@ def has_checkpoints(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
+def stored_options(workdir: Path) -> dict[str, Any] | None:
+    """Returns the options that a workdir's files hold, None if none can be read."""
+    options = _read(workdir / CONFIG)
+    if isinstance(options, dict):
+        return options
+    run = _read(workdir / RUN)
+    return run["configuration"]["options"] if _is_identity(run) else None
+
+
 def free_name(workdir: Path) -> Path:
     """Returns a name like that of a workdir that is not taken."""
     number = 2
