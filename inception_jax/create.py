@@ -17,7 +17,7 @@ from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec, layer_paths
 from inception_jax.pretrained import timm_config
 from inception_jax.registry import SHARED_OPTIONS
-from inception_jax.weights import hub
+from inception_jax.weights import files, fit, hub
 from inception_jax.weights.facts import warn_of_old_file
 from inception_jax.weights.loading import load_weights
 from inception_jax.weights.published import PUBLISHED
@@ -228,8 +228,8 @@ def model_for(name: str, source: Source, **options: Any) -> Model:
         FileNotFoundError: if there is no such file.
     """
     info = model_info(name)
-    path = source if isinstance(source, Mapping | bool) else hub.weights_in(hub.fetched(source))
-    file = open_weights(name, path)
+    is_here = isinstance(source, Mapping | bool) or files.exists(Path(source))
+    file = open_weights(name, source if is_here else hub.weights_in(hub.fetched(source)))
     if file.spec is not None and file.facts is None:
         warn_of_old_file(name, source)
     saved = dict(file.spec.readings) if file.spec else {}
@@ -256,4 +256,5 @@ def _found(name: str, file: WeightFile) -> dict[str, Any]:
     return {
         "aux_heads": has_aux and any(key.startswith(aux) for key in tensors),
         **({} if bias is None or bias.ndim != 1 else {"num_classes": len(bias)}),
+        **fit.options(tensors, skeleton),
     }

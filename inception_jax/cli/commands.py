@@ -21,6 +21,8 @@ COMMANDS = {
     "list": "list the networks and their published weights",
     "info": "show what is known of a network or of its weights",
     "summary": "show a network's stages as a table",
+    "inspect": "show what a weight file is, and which networks it fits",
+    "certify": "compare a weight file's network with its PyTorch twin, stage by stage",
     "convert": "convert weights from one library's layout to another's",
     "export": "write a network as a program: ONNX or StableHLO",
     "predict": "name what photos show, by the likeliest classes",

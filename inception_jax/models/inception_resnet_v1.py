@@ -211,9 +211,10 @@ class InceptionResNetV1(Model):
     Args:
         dropout: share of the pooled features dropped in training; 0.2 in the paper, 0.6 in
             facenet-pytorch.
-        head: "face": a linear layer to 512 without bias and a BatchNorm before the classifier, as
-            FaceNet; `embed` returns its 512 numbers, which facenet-pytorch then divides by their
-            norm. "classifier": the paper's, on the pooled features.
+        head: "face": a linear layer without bias and a BatchNorm before the classifier, as FaceNet;
+            `embed` returns its numbers, which facenet-pytorch then divides by their norm.
+            "classifier": the paper's, on the pooled features.
+        embedding_size: numbers that a face head makes; 128 in FaceNet's files of 2017.
         blocks: how many block35, block17 and block8.
         linear_last_block: the last block8 adds at full scale and has no ReLU, as in FaceNet.
         scales: by which the branches of the three kinds of block are multiplied before they are
@@ -231,6 +232,7 @@ class InceptionResNetV1(Model):
         width_multiplier: float = 1.0,
         dropout: float = 0.6,
         head: Head = "face",
+        embedding_size: int = 512,
         blocks: tuple[int, int, int] = (5, 10, 6),
         linear_last_block: bool = True,
         scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
@@ -269,11 +271,12 @@ class InceptionResNetV1(Model):
         self.dropout = nnx.Dropout(dropout, deterministic=True)
         self.bottleneck, self.bottleneck_bn = nnx.data(None), nnx.data(None)
         if head == "face":
-            self.bottleneck = linear(c8, width(512), bias=False)
+            size = width(embedding_size)
+            self.bottleneck = linear(c8, size, bias=False)
             self.bottleneck_bn = BatchNorm(
-                width(512), eps=bn_eps, momentum=bn_momentum, dtype=dtype, param_dtype=param_dtype
+                size, eps=bn_eps, momentum=bn_momentum, dtype=dtype, param_dtype=param_dtype
             )
-        self.fc = linear(width(512) if head == "face" else c8, num_classes)
+        self.fc = linear(width(embedding_size) if head == "face" else c8, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
@@ -292,7 +295,7 @@ class InceptionResNetV1(Model):
         x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: jax.Array, *, normalise: bool = False) -> jax.Array:
-        """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
+        """Returns what the classifier sees: [n, embedding_size] with a face head, else [n, 1792].
 
         Args:
             images: floats [n, h, w, c].

@@ -1,58 +1,100 @@
-"""Reading weight files: which reader takes which ending. None runs code that a file brings."""
+"""Reading weight files of every format, found by their content. None runs code of a file."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from inception_jax.weights import (
     caffe_files,
+    contents,
     keras_files,
     safetensors_files,
     tensorflow_files,
     torch_files,
 )
-from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.contents import Kind
 from inception_jax.weights.weights_error import WeightsError, optional_library
 
-_READERS: dict[str, Callable[[Path], Tensors]] = {
-    **dict.fromkeys(torch_files.ENDINGS, torch_files.read),
-    ".h5": keras_files.read_hdf5,
-    ".hdf5": keras_files.read_hdf5,
-    ".keras": keras_files.read_keras_archive,
-    ".json": keras_files.read_tensorflow_js,
-    ".pb": tensorflow_files.read_graph,
-    ".tgz": tensorflow_files.read_archive,
-    ".tar.gz": tensorflow_files.read_archive,
-    ".caffemodel": caffe_files.read,
+_READERS: dict[Kind, Callable[[Path], Any]] = {
+    "PyTorch": torch_files.read_zip,
+    "pickle": torch_files.read_pickle,
+    "NumPy archive": torch_files.read_numpy_archive,
+    "HDF5": keras_files.read_hdf5,
+    "Keras archive": keras_files.read_keras_archive,
+    "TensorFlow.js": keras_files.read_tensorflow_js,
+    "TensorFlow checkpoint": tensorflow_files.read_checkpoint,
+    "TensorFlow archive": tensorflow_files.read_archive,
+    "TensorFlow graph": tensorflow_files.read_graph,
+    "SavedModel": tensorflow_files.read_saved_model,
+    "Caffe": caffe_files.read,
 }
+_PRETTY: dict[Kind, str] = {"PyTorch": "PyTorch (zip)", "pickle": "pickle (PyTorch before 1.6)"}
+# What a folder is given for, the first that is there.
+_IN_FOLDER = (
+    "weights.safetensors",
+    "model.safetensors",
+    "*.safetensors.index.json",
+    "*.safetensors",
+    "saved_model.pb",
+    "pytorch_model.bin",
+    "*.bin.index.json",
+    "model.json",
+    "*.index",
+    "*.ckpt",
+    "*.pth",
+    "*.pt",
+    "*.keras",
+    "*.h5",
+    "*.pth.tar",
+)
 
 _NEEDS = {
-    "torch": torch_files.ENDINGS,
     "h5py": (".h5", ".hdf5", ".keras"),
     "tensorflow": (".pb", ".tgz", ".tar.gz"),
     "google.protobuf": (".caffemodel",),
 }
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, str]]:
-    """Reads a weight file with the reader of its ending.
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What was read.
 
-    Returns:
-        The tensors by name, and the file's own metadata, empty where the format has none.
+    Attributes:
+        content: tensors by name, or what a pickle holds, see `containers`.
+        metadata: the file's own, empty where its format has none.
+        format: for people.
+    """
+
+    content: Any
+    metadata: Mapping[str, str]
+    format: str
+
+
+def read(path: str | os.PathLike[str]) -> Read:
+    """Reads a weight file or folder with the reader of its content.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        WeightsError: if it cannot be read.
+        FileNotFoundError: if there is none.
+        WeightsError: if it cannot be read; saying what it is, if that is known.
     """
     path = Path(path)
-    if not exists(path):
-        raise FileNotFoundError(f"no weight file at {path}")
-    if path.suffix == ".safetensors":
-        return safetensors_files.read(path)
-    return _reader(path)(path), {}
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        if not tensorflow_files.exists(path):
+            raise FileNotFoundError(f"no weight file at {path}")
+        return Read(tensorflow_files.read_checkpoint(path), {}, "TensorFlow checkpoint")
+    kind = contents.recognise(path)
+    if kind == "safetensors":
+        return Read(*safetensors_files.read(path), kind)
+    if kind == "shards":
+        return _shards(path)
+    return Read(_READERS[kind](path), {}, _PRETTY.get(kind, kind))
 
 
 def check_readable(name: str) -> None:
@@ -68,18 +110,39 @@ def check_readable(name: str) -> None:
 
 def exists(path: Path) -> bool:
     """Says whether there is a weight file; a TensorFlow checkpoint is several files."""
-    return path.is_file() or tensorflow_files.exists(path)
+    return path.exists() or tensorflow_files.exists(path)
 
 
-def _reader(path: Path) -> Callable[[Path], Tensors]:
-    for ending, reader in _READERS.items():
-        if path.name.endswith(ending):
-            return reader
-    if tensorflow_files.is_checkpoint(path):
-        # PyTorch's users call files .ckpt too.
-        is_torch = path.is_file() and zipfile.is_zipfile(path)
-        return torch_files.read if is_torch else tensorflow_files.read_checkpoint
-    raise WeightsError(
-        f"{path}: cannot read files ending in {path.suffix!r}; supported are .safetensors, "
-        f"{', '.join(_READERS)} and TensorFlow's .ckpt"
-    )
+def _in_folder(folder: Path) -> Path:
+    if (folder / "checkpoint").is_file():  # TensorFlow's note of its newest
+        return folder / "checkpoint"
+    for pattern in _IN_FOLDER:
+        found = sorted(folder.glob(pattern))
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise WeightsError(f"{folder} holds several weight files: {names}. Give one of them")
+        if found:
+            return found[0]
+    raise WeightsError(f"{folder} is a folder without a weight file: give the file")
+
+
+def _shards(path: Path) -> Read:
+    """A network in several files, which `model.safetensors.index.json` lists."""
+    try:
+        files = json.loads(path.read_text())["weight_map"]
+        names = sorted(set(files.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is not a whole list of weight files: {error!r}") from None
+    if any(type(name) is not str or Path(name).name != name for name in names):
+        raise WeightsError(f"{path} names files outside its folder")
+    absent = [name for name in names if not (path.parent / name).is_file()]
+    if absent:
+        raise WeightsError(f"{path} needs {', '.join(absent)} beside it: download these too")
+    tensors: dict[str, Any] = {}
+    for name in names:
+        part = read(path.parent / name).content
+        tensors.update(part if isinstance(part, dict) else {})
+    missing = [name for name in files if name not in tensors]
+    if missing:
+        raise WeightsError(f"{path}: its files lack tensors that it lists", missing=missing)
+    return Read(tensors, {}, f"{len(names)} files that {path.name} lists")

@@ -11,7 +11,10 @@ import numpy as np
 from inception_jax.weights.slim_layouts import LEAF
 from inception_jax.weights.torch_names import Tensors
 
-_VARIABLE = re.compile(rf".+/(?:{LEAF})")
+# Those of the graph of 2015 too.
+_OLD = r"conv2d_params|batchnorm/(?:gamma|beta|moving_mean|moving_variance)"
+_VARIABLE = re.compile(rf".+/(?:{LEAF}|{_OLD})")
+_OLD_NORM = "BatchNormWithGlobalNormalization"
 _PRODUCTS = {"Conv2D", "MatMul"}
 _EPS = 1e-3  # what all of TF-slim's networks, and so the layers here, add to the variance
 
@@ -37,6 +40,10 @@ def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Tensors:
         if node.op == "Const"
     }
     result = {name: array for name, array in constants.items() if _VARIABLE.fullmatch(name)}
+    for node in graph.node:
+        if node.op == _OLD_NORM and not node.attr["scale_after_normalization"].b:
+            gamma = _inputs(node)[-1]
+            result[gamma] = np.ones_like(constants[gamma])
     reader = _Reader(nodes, consumers, constants)
     for node in graph.node:
         if node.op in _PRODUCTS:

@@ -28,12 +28,17 @@ _KERAS_1 = {
     "running_std": "moving_variance",
 }
 
+# What training keeps beside the weights.
+_TRAINING = re.compile(r"(?:_?optimizer|optimizer_weights|_?metrics|_?loss_tracker|_trainer)\b")
+
 # What a damaged file makes the libraries raise, beside their own.
 _DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError)
 
 
 def read_hdf5(path: Path) -> Tensors:
     """Reads a `.h5` file: a legacy one as `conv2d_7/kernel`, Keras 3's as `layers/conv2d_7/vars/0`.
+
+    A backbone that is a layer of another model has the names of its layers after its own.
 
     Raises:
         WeightsError: if it is no whole HDF5 file of a Keras model.
@@ -109,7 +114,7 @@ def _legacy(group: Any) -> Iterator[tuple[str, np.ndarray]]:
         alone = len({name.rpartition("/")[0] for name in names}) == 1
         for name in names:
             prefix, _, leaf = name.rpartition("/")
-            owner = layer if alone else prefix.rpartition("/")[2]
+            owner = layer if alone else f"{layer}/{prefix.rpartition('/')[2]}"
             yield f"{owner}/{_leaf(leaf)}", np.asarray(group[layer][name])
 
 
@@ -124,13 +129,12 @@ def _leaf(name: str) -> str:
 
 
 def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Of Keras 3: a backbone inside another model is `layers/functional/layers/conv2d/vars/0`."""
     found: list[tuple[str, np.ndarray]] = []
 
     def visit(name: str, item: Any) -> None:
-        # A backbone inside another model lies deeper: layers/functional/layers/conv2d/vars/0.
-        match = re.search(r"layers/[^/]+/vars/\d+$", name)
-        if match and isinstance(item, h5py.Dataset):
-            found.append((match[0], np.asarray(item)))
+        if isinstance(item, h5py.Dataset) and not _TRAINING.match(name):
+            found.append((name, np.asarray(item)))
 
     root.visititems(visit)
     yield from found

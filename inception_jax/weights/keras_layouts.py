@@ -164,7 +164,10 @@ def _found(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
         numbered = [place for place in places if not place.name]
     for kind in _LEAVES:
         of_kind = [place for place in numbered if place.kind == kind]
-        found |= dict(zip(_numbered(present, kind), of_kind, strict=False))
+        stored = _numbered(present, kind)
+        if kind == "dense" and len(stored) > 1:  # a head of several layers is not the classifier
+            continue
+        found |= dict(zip(stored, of_kind, strict=False))
     return found
 
 

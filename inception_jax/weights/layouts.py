@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inception_jax.nn.model import Model
-from inception_jax.weights import keras_layouts, published_names, slim_layouts
+from inception_jax.weights import graph_layouts, keras_layouts, published_names, slim_layouts
 from inception_jax.weights.published_names import Names, Renaming
 from inception_jax.weights.torch_names import Tensors, torch_shapes
 
@@ -38,6 +38,8 @@ class Layout:
         head_optional: files without a classifier are in use, for the features that they give.
         bn_scale: BatchNorm has a scale in these files.
         writes: the formats of `inception-jax convert` that this is.
+        refusal: why no network here computes what such files need; empty where one does.
+        modules: pattern of a backbone's names, where there are no `names`.
     """
 
     name: str
@@ -51,6 +53,17 @@ class Layout:
     head_optional: bool = False
     bn_scale: bool = True
     writes: tuple[str, ...] = ()
+    modules: str = ""
+    refusal: str = ""
+
+    def backbone(self, model: Model) -> str:
+        """Returns the pattern of names that are no head's."""
+        if self.names is None:
+            return self.modules
+        heads = tuple(f"{path}." for path in model.classifiers)
+        names = self.names(name for name in torch_shapes(model) if not name.startswith(heads))
+        beginnings = {re.split(r"[^A-Za-z]", name, maxsplit=1)[0] for name in names.values()}
+        return "|".join(sorted(beginnings))
 
     def to_twin(self, tensors: Tensors, model: Model, num_classes: int) -> Tensors:
         """Translates a file's tensors to the names and axis orders of a model's twin."""
@@ -130,6 +143,8 @@ def _keras(name: str, arch: str, *, bn_scale: bool = False, **readings: Any) -> 
         translate=lambda tensors, model: keras_layouts.to_twin(tensors, model.layer_order),
         bn_scale=bn_scale,
         writes=("keras",),
+        # A head may have BatchNorm too; it is numbered after the backbone's.
+        modules=r"(?:layers/)?(?:conv|separable|block\d)",
     )
 
 
@@ -137,17 +152,22 @@ def _slim(name: str, arch: str, **readings: Any) -> Layout:
     return Layout(
         name=f"TF-slim {name}",
         archs=(arch,),
-        recognise=_has_name(rf"{name}/"),
+        recognise=_has_name(rf"{name}/{slim_layouts.MODULE}"),
         readings=dict(readings, bn_eps=1e-3),
         translate=lambda tensors, model: slim_layouts.to_twin(tensors, model.layer_order, name),
         background=True,
         head_optional=arch == "inception_resnet_v1",
+        modules=rf"{name}/(?:{slim_layouts.MODULE}|AuxLogits)",
     )
 
 
 def _is_fid(tensors: Tensors) -> bool:
     fc = tensors.get("fc.bias")
-    return "Mixed_7c.branch_pool.conv.weight" in tensors and fc is not None and len(fc) == 1008
+    return (
+        "Mixed_7c.branch_pool.conv.weight" in tensors
+        and fc is not None
+        and tuple(fc.shape) == (1008,)
+    )
 
 
 def _is_v3(tensors: Tensors) -> bool:
@@ -261,6 +281,13 @@ LAYOUTS = (
         writes=("timm",),
     ),
     Layout(
+        name="DeepLab's Xception in PyTorch",
+        archs=(),
+        recognise=_has_name(r"block\d+\.rep\.\d+\.bn\."),
+        refusal="its residual branches change the input of its shortcuts (ReLU in place), which no "
+        "network here computes; TensorFlow's own checkpoints fit xception65.tf_in1k",
+    ),
+    Layout(
         name="timm or Cadene Xception",
         archs=("xception",),
         recognise=_has_name(r"block\d+\.(rep|skip|skipbn)\."),
@@ -286,6 +313,23 @@ LAYOUTS = (
     _slim("InceptionV4", "inception_v4"),
     _slim("InceptionResnetV1", "inception_resnet_v1", **_RESNET_V1),
     _slim("InceptionResnetV2", "inception_resnet_v2", **_RESNET_V2),
+    Layout(
+        name="TensorFlow's Inception graph of 2015",
+        archs=("inception_v3",),
+        recognise=_has_name(r"mixed(_\d+)?/.*conv2d_params$"),
+        readings=dict(_V3, mixed_7c_pool="max", bn_eps=1e-3),
+        translate=graph_layouts.graph_of_2015,
+        modules=r"(?:conv|mixed)(?:_\d+)?/",
+    ),
+    Layout(
+        name="DeepLab's Xception",
+        archs=("xception65", "xception41", "xception71"),
+        recognise=_has_name(r"(entry|middle)_flow/block\d+/unit_\d+/xception_module/"),
+        readings=dict(preact=False, bn_eps=1e-3),
+        translate=graph_layouts.deeplab,
+        background=True,
+        modules=r"(?:entry|middle|exit)_flow/",
+    ),
     Layout(
         name="timm aligned Xception",
         archs=("xception41", "xception65", "xception71"),

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from inception_jax.nn.model import Model
-from inception_jax.weights import torch_names
+from inception_jax.weights import fit, numbers, torch_names
+from inception_jax.weights.prefixes import listed
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weight_file import Source, WeightFile, open_weights, spec_of
 from inception_jax.weights.weights_error import WeightsError
@@ -24,43 +25,58 @@ def load_weights(
 
     Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
     torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
-    InceptionResNetV2 and Xception, its TensorFlow.js form too; TF-slim's and FaceNet's checkpoints
-    and frozen graphs; Caffe's GoogLeNet. The layout is recognised by its names. Tensors of an
-    auxiliary head that the model was built without are ignored; of 1001 classes, the background.
-    The first kernel is fitted to images of other than three channels, and files of face networks
-    without a classifier leave it as it is, both with a warning. What a whole file of `save_weights`
-    says of its network becomes the model's: `info`, `classes` and `training`.
+    InceptionResNetV2 and Xception, its TensorFlow.js form too; TF-slim's, FaceNet's and DeepLab's
+    checkpoints and graphs; Caffe's GoogLeNet. Files and layouts are recognised by their content.
+    What trainers put around the weights is taken off: dicts under any key, optimiser state,
+    averages, prefixes of names. Unless it is only a usual wrapper, a warning names it. A classifier
+    of one linear layer is found under any name. Tensors of an auxiliary head that the model was
+    built without are ignored; of 1001 classes, the background. The first kernel is fitted to images
+    of other than three channels, and files of face networks without a classifier leave it as it is,
+    both with a warning. What a whole file of `save_weights` says of its network becomes the
+    model's: `info`, `classes` and `training`.
 
     Args:
         model: built by `create_model`.
-        source: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5`, `.hdf5`, `.keras`, `.ckpt`, `.pb`,
-            `.tar.gz` or `.caffemodel` file, a TensorFlow.js `model.json`, or a mapping of names to
-            arrays; True: the published file of the model's tag, see `create_model`.
-        head: load the classifiers too. False skips them, for another number of classes.
+        source: a file in the format of safetensors, PyTorch, Keras, TensorFlow (a checkpoint, a
+            graph, a SavedModel), TensorFlow.js, Caffe or a pickle or `.npz` of NumPy arrays; a
+            folder with one; or a mapping of names to arrays or tensors, which may be nested as
+            training checkpoints are. No code in a file is run. True: the published file of the
+            model's tag, see `create_model`.
+        head: load the classifiers too. False skips them, for another number of classes, and
+            whatever the file has in their place, which a warning lists.
         skip: paths of modules that keep their values, such as "AuxLogits" or "Mixed_7c"; the
             source's tensors for them are ignored.
 
     Raises:
-        WeightsError: if anything is missing, unexpected, of another shape, or not finite, if the
-            layout needs another reading of the network, or the file cannot be read.
+        WeightsError: if anything is missing, unexpected, of another shape or not finite, if a
+            variance is negative, if the layout needs another reading of the network, if several
+            networks are in the source, or the file cannot be read.
         FileNotFoundError: if there is no such file.
         ValueError: if the model has no module of a name in `skip`.
     """
     unknown = [path for path in skip if path not in (*model.layer_order, *model.aux_names)]
     if unknown:
         raise ValueError(f"skip: the network has no module {', '.join(unknown)}")
-    file, tensors = _translated(model, source)
+    file, tensors, notes = _translated(model, source)
     headless = head and model.num_classes > 0 and file.lacks_head(model)
     whole = head and not headless and not skip
     if headless or not head or not model.num_classes:
         skip = (*skip, *model.classifiers)
-    _assign(model, tensors, skip)
+    if model.classifiers[0] in skip and not headless:
+        notes = [note for note in notes if not note.startswith("the classifier is")]
+        others = file.other_head(tensors, model)
+        if others:
+            notes.append(f"left out, as no part of the backbone: {listed(others)}")
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in others}
+    notes += _assign(model, tensors, skip, file)
     if file.facts is not None and whole:
         file.facts.tell(model)
     if headless:
         warnings.warn(
             "the file has no classifier: the network keeps its own, untrained", stacklevel=3
         )
+    if notes:
+        warnings.warn("; ".join(notes), stacklevel=3)
 
 
 def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
@@ -74,7 +90,7 @@ def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
             read.
         FileNotFoundError: if there is no such file.
     """
-    _, tensors = _translated(model, source)
+    _, tensors, _ = _translated(model, source)
     needed = torch_names.torch_shapes(model)
     found = {name: tensor.shape for name, tensor in tensors.items()}
     absent = tuple(
@@ -95,14 +111,16 @@ def _below(path: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int
     return {name: shape for name, shape in shapes.items() if name.startswith(f"{path}.")}
 
 
-def _translated(model: Model, source: Source | WeightFile) -> tuple[WeightFile, Tensors]:
+def _translated(model: Model, source: Source | WeightFile) -> tuple[WeightFile, Tensors, list[str]]:
     spec = spec_of(model)
     file = open_weights(spec.name, source)
     file.check(spec.name, dict(spec.readings))
-    return file, file.to_twin(model)
+    tensors, notes = file.translated(model)
+    return file, tensors, notes
 
 
-def _assign(model: Model, tensors: Tensors, skip: Sequence[str]) -> None:
+def _assign(model: Model, tensors: Tensors, skip: Sequence[str], file: WeightFile) -> list[str]:
+    """Loads all or nothing; returns notes on numbers that look wrong."""
     absent = tuple(f"{name}." for name in model.aux_names if getattr(model, name) is None)
     skipped = tuple(f"{path}." for path in skip)
     left = {
@@ -110,7 +128,7 @@ def _assign(model: Model, tensors: Tensors, skip: Sequence[str]) -> None:
         for name in tensors
         if not name.endswith("num_batches_tracked") and not name.startswith(absent + skipped)
     }
-    missing, misshapen, not_finite = [], [], []
+    missing, misshapen, taken = [], [], {}
     state = torch_names.state_of(model)
     for path, leaf in list(torch_names.walk(state)):
         name = torch_names.torch_name(path)
@@ -125,39 +143,46 @@ def _assign(model: Model, tensors: Tensors, skip: Sequence[str]) -> None:
         if array.shape != leaf.shape:
             expected = torch_names.torch_shape(path, leaf.shape)
             misshapen.append(f"{name} {tensors[name].shape} instead of {expected}")
-        elif not _is_finite(array):
-            not_finite.append(name)
         else:
-            _set(state, path, jnp.asarray(array, leaf.dtype))
+            taken[name] = path, array, leaf.dtype
     if missing or left or misshapen:
-        raise _misfit(model, tensors, missing, sorted(left), misshapen)
-    if not_finite:
-        raise WeightsError(f"NaN or infinite numbers in {', '.join(not_finite[:20])}")
+        raise _misfit(model, tensors, missing, sorted(left), misshapen, file)
+    notes = numbers.check({name: array for name, (_, array, _) in taken.items()})
+    for path, array, dtype in taken.values():
+        _set(state, path, jnp.asarray(array, dtype))
     nnx.update(model, state)
+    return notes
 
 
 def _misfit(
-    model: Model, tensors: Tensors, missing: list[str], unexpected: list[str], misshapen: list[str]
+    model: Model,
+    tensors: Tensors,
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str],
+    file: WeightFile,
 ) -> WeightsError:
     spec, hint = spec_of(model), ""
     heads = tuple(f"{path}." for path in model.classifiers)
-    if not unexpected and all(name.startswith(heads) for name in (*missing, *misshapen)):
-        hint = "; head=False leaves the classifier out"
+    other_head = {**file.other_head(tensors, model), **file.outside}
+    if all(name in other_head for name in unexpected) and all(
+        name.startswith(heads) for name in (*missing, *misshapen)
+    ):
+        theirs = f", which has {listed(other_head)}," if other_head else ""
+        hint = f"; head=False leaves the classifier{theirs} out"
     elif not torch_names.torch_shapes(model).keys() & tensors.keys():
         hint = ": none of the names is one of this network's"
+    own = {**dict(spec.readings), "in_channels": spec.in_channels}
+    for option, value in fit.options(tensors, model).items():
+        adapted = option == "in_channels" and value == 3  # to images of any channels
+        if not adapted and own.get(option, value) != value:
+            hint += f"; they need {option}={value}"
     return WeightsError(
         f"the weights do not fit {spec.name} with {spec.num_classes} classes{hint}",
         missing=missing,
         unexpected=unexpected,
         misshapen=misshapen,
     )
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    try:
-        return bool(np.isfinite(array.astype(np.float64)).all())
-    except (TypeError, ValueError):  # text or objects
-        return False
 
 
 def _adapted(

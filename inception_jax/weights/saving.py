@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 
+import jax.numpy as jnp
 import numpy as np
 
 from inception_jax.nn.model import Model
@@ -17,8 +18,17 @@ from inception_jax.weights.weight_file import METADATA_KEY, spec_of
 def to_torch(model: Model) -> dict[str, np.ndarray]:
     """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
 
-    The inverse, bit for bit, is `load_weights(model, mapping)`.
+    Numbers in bfloat16, which NumPy and so `torch.from_numpy` lack, are returned as float32. The
+    inverse, bit for bit, is `load_weights(model, mapping)`.
     """
+    return {
+        name: array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+        for name, array in twin_state(model).items()
+    }
+
+
+def twin_state(model: Model) -> dict[str, np.ndarray]:
+    """Returns what `to_torch` does, in the types of the model."""
     state = {}
     for path, leaf in torch_names.walk(torch_names.state_of(model)):
         name = torch_names.torch_name(path)
@@ -39,7 +49,7 @@ def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
         WeightsError: if the path does not end in `.safetensors`, or the model was not built by
             `create_model`.
     """
-    tensors = to_torch(model)
+    tensors = twin_state(model)
     said = {
         **dataclasses.asdict(spec_of(model)),
         "facts": dataclasses.asdict(Facts.of(model)),

@@ -26,6 +26,8 @@ _LEAVES = {
     "BatchNorm/moving_variance": "bn.running_var",
 }
 LEAF = "|".join(_LEAVES)
+MODULE = r"(?:Conv2d_\d\w_\dx\d|Mixed_\d\w|Repeat(?:_\d)?|Block8)/"
+"""Pattern of the modules of all networks, below the scope of the network."""
 _AVERAGE = "/ExponentialMovingAverage"
 # What training keeps beside the variables: optimisers' slots and counts, FaceNet's centre loss.
 _TRAINING = re.compile(
@@ -46,6 +48,26 @@ _MODULES = {
     "InceptionV1": _modules("3b 3c 4b 4c 4d 4e 4f 5b 5c", "3a 3b 4a 4b 4c 4d 4e 5a 5b"),
     "InceptionV2": _modules("3b 3c 4a 4b 4c 4d 4e 5a 5b 5c", "3a 3b 3c 4a 4b 4c 4d 4e 5a 5b"),
 }
+
+
+# Modules that tell the networks apart, first those that others lack.
+_ROOTS = {
+    "Conv2d_7b_1x1/": "InceptionResnetV2",
+    "Repeat/block35_1/": "InceptionResnetV1",
+    "Mixed_7d/": "InceptionV4",
+    "Mixed_7b/": "InceptionV3",
+    "Mixed_4f/": "InceptionV1",
+    "Mixed_5a/": "InceptionV2",
+}
+
+
+def root_of(names: Iterable[str]) -> str:
+    """Returns the scope of the network whose modules have these names; empty for no network."""
+    names = list(names)
+    if not any(re.match(r"(?:Mixed_\d\w|Repeat/block35_1)/Branch_\d/", name) for name in names):
+        return ""
+    found = (r for module, r in _ROOTS.items() if any(n.startswith(module) for n in names))
+    return next(found, "")
 
 
 def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:

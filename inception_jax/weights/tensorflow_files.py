@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import importlib
 import os
+import re
 import tarfile
 import tempfile
 from pathlib import Path
@@ -13,15 +15,19 @@ from inception_jax.weights import frozen_graph
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
+_OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SLOT = ".OPTIMIZER_SLOT"
+
 
 def is_checkpoint(path: Path) -> bool:
-    """Says whether a path is a checkpoint: one old file, or the beginning of several names."""
-    return ".ckpt" in path.name or path.suffix == ".index" or _index(path).is_file()
+    """Says whether a file is a checkpoint by its name: one old file, or the list of a new one."""
+    return ".ckpt" in path.name or path.suffix == ".index"
 
 
 def exists(path: Path) -> bool:
-    """Says whether a checkpoint's files are there."""
-    return path.is_file() or _index(path).is_file()
+    """Says whether a path is what the names of a checkpoint's files begin with."""
+    return _index(path).is_file()
 
 
 def _index(path: Path) -> Path:
@@ -31,33 +37,72 @@ def _index(path: Path) -> Path:
 def read_checkpoint(path: Path) -> Tensors:
     """Reads all variables of a checkpoint, of the format of 2016 or of today's.
 
+    Variables of Keras' and TensorFlow 2's checkpoints get the names that their objects had.
+
     Args:
-        path: `inception_v3.ckpt`, or what `model.ckpt.index` and `model.ckpt.data-...` begin with;
-            one of these will do too.
+        path: `inception_v3.ckpt`; what `model.ckpt.index` and `model.ckpt.data-...` begin with, or
+            one of these; or the text file `checkpoint`, which names the newest.
 
     Raises:
         WeightsError: if a file is missing, cut short, or no checkpoint.
     """
     tf = _tensorflow(path)
+    prefix = _newest(path) if path.name == "checkpoint" else _prefix(path)
+    if not prefix.is_file() and not exists(prefix):
+        raise WeightsError(f"{path} belongs to a checkpoint of which {_index(prefix)} is missing")
     try:
-        reader = tf.train.load_checkpoint(os.fspath(_prefix(path)))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        reader = tf.train.load_checkpoint(os.fspath(prefix))
+        shapes = reader.get_variable_to_shape_map()
+        names = _object_names(reader) if _OBJECTS in shapes else {}
+        return {
+            names.get(name, name.removesuffix(_VALUE)): reader.get_tensor(name)
+            for name in shapes
+            if name != _OBJECTS and name != "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
+        }
     # The reader turns its own errors into several kinds by their text.
     except (tf.errors.OpError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise damaged(path, "TensorFlow checkpoint", error) from None
 
 
+def _object_names(reader: Any) -> dict[str, str]:
+    """What TensorFlow 2's variables were called, by the paths that they are stored under."""
+    protobuf = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
+    graph = protobuf.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
+    pairs = [
+        (attribute.checkpoint_key, attribute.full_name)
+        for node in graph.nodes
+        for attribute in node.attributes
+        if attribute.full_name and _SLOT not in attribute.checkpoint_key
+    ]
+    counts = collections.Counter(name for _, name in pairs)
+    return {key: name for key, name in pairs if counts[name] == 1}
+
+
+def _newest(path: Path) -> Path:
+    """What the text file `checkpoint` names, beside it: folders are moved."""
+    found = re.search(r'^model_checkpoint_path: "(.+)"', path.read_text(), re.MULTILINE)
+    if not found:
+        raise WeightsError(f"{path} names no checkpoint")
+    return path.with_name(Path(found[1]).name)
+
+
 def read_archive(path: Path) -> Tensors:
-    """Reads the checkpoint in a `.tar.gz`, as TF-slim publishes them.
+    """Reads the checkpoint or frozen graph in a `.tar.gz`, as TF-slim publishes them.
 
     Raises:
-        WeightsError: if the archive is damaged, or holds no checkpoint or several.
+        WeightsError: if the archive is damaged, or holds none or several.
     """
     try:
         with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
             archive.extractall(folder, filter="data")
-            files = [f for f in Path(folder).rglob("*") if f.is_file() and is_checkpoint(f)]
-            found = {_prefix(f) for f in files if f.suffix != ".meta"}
+            files = [f for f in Path(folder).rglob("*") if f.is_file()]
+            saved = [f for f in files if f.name == "saved_model.pb"]
+            if len(saved) == 1:
+                return read_saved_model(saved[0])
+            found = {_prefix(f) for f in files if is_checkpoint(f) and f.suffix != ".meta"}
+            graphs = [f for f in files if f.suffix == ".pb"]
+            if not found and len(graphs) == 1:
+                return read_graph(graphs[0])
             if len(found) != 1:
                 names = ", ".join(sorted(f.name for f in found)) or "none"
                 raise WeightsError(f"{path} must hold one checkpoint; it holds {names}")
@@ -68,8 +113,20 @@ def read_archive(path: Path) -> Tensors:
 
 def _prefix(path: Path) -> Path:
     """What the names of a checkpoint's files begin with."""
-    is_part = path.suffix == ".index" or path.suffix.startswith(".data-")
+    is_part = path.suffix in (".index", ".meta") or path.suffix.startswith(".data-")
     return path.with_suffix("") if is_part else path
+
+
+def read_saved_model(path: Path) -> Tensors:
+    """Reads the variables of a SavedModel, by its `saved_model.pb`; of a frozen one its constants.
+
+    Raises:
+        WeightsError: if it is damaged or holds neither.
+    """
+    variables = path.parent / "variables" / "variables"
+    if exists(variables):
+        return read_checkpoint(variables)
+    return _graph(path, is_saved_model=True)
 
 
 def read_graph(path: Path) -> Tensors:
@@ -81,11 +138,19 @@ def read_graph(path: Path) -> Tensors:
     Raises:
         WeightsError: if the file is damaged or another kind of file.
     """
+    return _graph(path, is_saved_model=False)
+
+
+def _graph(path: Path, is_saved_model: bool) -> Tensors:
     tf = _tensorflow(path)
     message = importlib.import_module("google.protobuf.message")
-    graph = tf.compat.v1.GraphDef()
     try:
-        graph.ParseFromString(path.read_bytes())
+        content = path.read_bytes()
+        if is_saved_model:
+            protobuf = importlib.import_module("tensorflow.core.protobuf.saved_model_pb2")
+            graph = protobuf.SavedModel.FromString(content).meta_graphs[0].graph_def
+        else:
+            graph = tf.compat.v1.GraphDef.FromString(content)
         tensors = frozen_graph.variables(graph, tf.make_ndarray)
     except (message.DecodeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise damaged(path, "frozen graph", error) from None

@@ -1,46 +1,181 @@
-"""PyTorch's files as tensors by name; and writing them. No code in a file is run."""
+"""PyTorch's files and other pickles as data, without PyTorch; and writing PyTorch's.
+
+No code in a file is run, see `pickles`. Tensors stay in the file until they are read.
+"""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import io
+import mmap
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inception_jax.outputs import atomic_write
-from inception_jax.weights.torch_names import Tensors
-from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
+from inception_jax.weights import pickles
+from inception_jax.weights.pickles import Name, PickleError
+from inception_jax.weights.stored import DATA, Storage
+from inception_jax.weights.weights_error import damaged, optional_library
 
 ENDINGS = (".pth", ".pt", ".bin")
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averages before the rest
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_VERSION = 1001
+_LEGACY_SIZE = struct.Struct("<q")
 
 
-def read(path: Path) -> Tensors:
-    """Reads a state dict, on its own or inside a training checkpoint.
+def read_zip(path: Path) -> Any:
+    """Reads what `torch.save` writes since 2020, and TorchScript's archives.
+
+    Returns:
+        The saved object, of dicts, lists, `stored.Tensor` and `pickles.Opaque`.
 
     Raises:
-        WeightsError: if the file is damaged, holds other objects than tensors, or no dict.
+        WeightsError: if the file is damaged.
     """
-    torch = optional_library("torch", path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise damaged(path, "PyTorch file of plain tensors", error) from None
-    for wrapper in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path} holds a {type(found).__name__}, not a dict of tensors")
-    return {
-        str(key): _to_numpy(tensor) for key, tensor in found.items() if hasattr(tensor, "detach")
-    }
+        archive = _Archive(path)
+        return pickles.load(archive.record("data.pkl"), DATA, archive.persistent)
+    except (PickleError, zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError) as error:
+        raise damaged(path, "PyTorch file", error) from None
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+def pickle_in(names: Iterable[str]) -> str:
+    """Returns the record of an archive that holds the saved object; empty if there is none."""
+    return next((name for name in names if name.split("/")[1:] == ["data.pkl"]), "")
+
+
+class _Archive:
+    """The records of a zip file of PyTorch, all in one folder."""
+
+    def __init__(self, path: Path):
+        self.zip = zipfile.ZipFile(path)
+        names = self.zip.namelist()
+        self.folder = pickle_in(names).removesuffix("data.pkl")
+        self.storages: dict[str, Storage] = {}
+        order = f"{self.folder}byteorder"
+        with path.open("rb") as file:
+            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if order in names and self.record("byteorder") != b"little":
+            raise PickleError("it was written on a big-endian machine: save it again on another")
+
+    def record(self, name: str) -> bytes:
+        """Reads a record, which PyTorch never compresses; its checksum may be left out."""
+        info = self.zip.NameToInfo.get(f"{self.folder}{name}")
+        if info is None:
+            raise PickleError(f"record {name} is missing")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise PickleError("its records are compressed: pack it without compression")
+        header = self.content[info.header_offset : info.header_offset + 30]
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise PickleError(f"record {name} is not where the archive says")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+        record = self.content[start : start + info.file_size]
+        if len(record) < info.file_size or (info.CRC and zlib.crc32(record) != info.CRC):
+            raise PickleError(f"record {name} is cut short or changed (its checksum differs)")
+        return record
+
+    def persistent(self, key: Any) -> Storage:
+        kind, storage_type, name, *_ = key
+        if kind != "storage" or not isinstance(name, str):
+            raise PickleError("an unknown persistent id")
+        if name not in self.storages:
+            read = _once(lambda: self.record(f"data/{name}"))
+            self.storages[name] = Storage(_kind(storage_type), read)
+        return self.storages[name]
+
+
+def _once(read: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Reads a storage once for all the tensors that share it."""
+    kept: list[bytes] = []
+
+    def reader() -> bytes:
+        if not kept:
+            kept.append(read())
+        return kept[0]
+
+    return reader
+
+
+def _kind(storage_type: Any) -> str:
+    """`torch.FloatStorage` -> float."""
+    if not isinstance(storage_type, Name):
+        raise PickleError("a storage without a type")
+    return storage_type.name.removesuffix("Storage").lower()
+
+
+def read_pickle(path: Path) -> Any:
+    """Reads a file of `torch.save` from before 2020, or a pickle of NumPy arrays.
+
+    Returns:
+        The saved object, as of `read_zip`.
+
+    Raises:
+        WeightsError: if the file is damaged or no pickle.
+    """
+    try:
+        # A map reads no further than its end, whatever length a damaged file claims.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            found = pickles.load(whole, DATA)
+            return _legacy(whole) if found == LEGACY_MAGIC else found
+    except (PickleError, OSError, struct.error, ValueError) as error:
+        raise damaged(path, "PyTorch file or other pickle", error) from None
+
+
+def _legacy(file: Any) -> Any:
+    if pickles.load(file, DATA) != _LEGACY_VERSION:
+        raise PickleError("an unknown version of PyTorch's old format")
+    system = pickles.load(file, DATA)
+    if not isinstance(system, dict) or not system.get("little_endian", True):
+        raise PickleError("it was written on a big-endian machine: save it again on another")
+    contents: dict[str, bytes] = {}
+    storages: dict[str, Storage] = {}
+
+    def persistent(key: Any) -> Any:
+        if key[0] == "module":  # of whole networks, with the source code of their class
+            return key[1]
+        kind, storage_type, root, _, _, view = key
+        if kind != "storage":
+            raise PickleError("an unknown persistent id")
+        if view is not None:
+            raise PickleError("a storage that is a part of another: save it again with PyTorch 1.6")
+        if root not in storages:
+            storages[root] = Storage(_kind(storage_type), lambda: contents[root])
+        return storages[root]
+
+    found = pickles.load(file, DATA, persistent)
+    for key in pickles.load(file, DATA):
+        count = _LEGACY_SIZE.unpack(file.read(_LEGACY_SIZE.size))[0]
+        if key not in storages:
+            raise PickleError("a storage that no tensor uses")
+        size = count * _ITEM_SIZES.get(storages[key].kind, 1)
+        contents[key] = file.read(size) if 0 <= size <= len(file) else b""
+        if len(contents[key]) != size:
+            raise PickleError("it ends in the middle")
+    return found
+
+
+_ITEM_SIZES = {
+    "float": 4, "double": 8, "half": 2, "bfloat16": 2, "long": 8, "int": 4, "short": 2,
+    "complexfloat": 8, "complexdouble": 16, "qint32": 4,
+}  # fmt: skip
+
+
+def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
+    """Reads an `.npz` file.
+
+    Raises:
+        WeightsError: if it is damaged, or holds Python objects.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(path, "archive of NumPy arrays", error) from None
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import numpy as np
-
 from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import list_models, model_info
-from inception_jax.weights import download, files, layouts
+from inception_jax.weights import containers, download, files, fit, heads, layouts
 from inception_jax.weights.facts import Facts, verify
 from inception_jax.weights.layouts import Layout
+from inception_jax.weights.prefixes import listed
 from inception_jax.weights.published import PUBLISHED
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
+_MOST = 0.5  # of a network's tensors, for a file to be called by its name
 METADATA_KEY = "inception_jax"
-_WRAPPER = re.compile(r"^(?:module\.|_orig_mod\.)+")  # of DataParallel and of torch.compile
-_TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
+TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +33,11 @@ class WeightFile:
         tensors: by the names of the file.
         spec: how `create_model` built the network that `save_weights` wrote; None for other files.
         facts: what else a file of `save_weights` says of its network; see `facts.Facts`.
+        outside: tensors beside the network's, by their whole names; see `prefixes.Peeled`.
+        notes: what was taken off on the way, a sentence each.
+        format: of the file, for people.
+        path: keys of the containers that the tensors were in.
+        prefix: what stood before their names.
         layout: of foreign names; None where they are the twin's.
     """
 
@@ -42,6 +45,11 @@ class WeightFile:
     spec: Spec | None
     layout: Layout | None
     facts: Facts | None = None
+    outside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    format: str = "mapping"
+    path: tuple[str, ...] = ()
+    prefix: str = ""
 
     def check(self, name: str, readings: Mapping[str, Any]) -> None:
         """Refuses weights of another network, or of another reading of it.
@@ -53,26 +61,62 @@ class WeightFile:
             owner, needed = self.spec.name, self.spec.readings
             archs, what, hint = (owner.partition(".")[0],), f"this file of {owner}", ""
         elif self.layout:
+            if self.layout.refusal:
+                raise WeightsError(
+                    f"these are weights of {self.layout.name}: {self.layout.refusal}"
+                )
             archs, needed = self.layout.archs, self.layout.readings.items()
             owner, what = (
                 f"{' or '.join(archs)} ({self.layout.name})",
                 f"a file of {self.layout.name}",
             )
-            hint = f"; create_model takes them as {fitting(self.layout)}"
+            hint = _hint(self.layout, archs)
         else:
             return
         arch = name.partition(".")[0]
+        if arch not in archs and self.layout:
+            archs = (self._nearest(archs),)
+            owner, hint = f"{archs[0]} ({self.layout.name})", _hint(self.layout, archs)
         if arch not in archs:
             raise WeightsError(f"these are weights of {owner}, not of {arch}{hint}")
         wrong = wrong_readings(readings, needed)
         if wrong:
             raise WeightsError(f"{what} needs another reading of {name}: {', '.join(wrong)}{hint}")
 
+    def _nearest(self, archs: tuple[str, ...]) -> str:
+        """Returns the network of a layout that a file is of.
+
+        Raises:
+            WeightsError: if it has few of their names, as other networks may.
+        """
+        name, share = fit.nearest(self, archs)
+        if share < _MOST:
+            raise WeightsError(
+                f"these are weights of a network that is not known here; the nearest is {name}, "
+                f"of whose tensors it has {share:.0%}"
+            )
+        return name
+
     def to_twin(self, model: Model) -> Tensors:
         """Returns the tensors by the names and in the axis orders of a model's twin."""
-        if self.layout is None:
-            return self.tensors
-        return self.layout.to_twin(self.tensors, model, spec_of(model).num_classes)
+        return self.translated(model)[0]
+
+    def translated(self, model: Model) -> tuple[Tensors, list[str]]:
+        """Returns the tensors as `to_twin`, and notes on all that was changed and left out."""
+        tensors = self.tensors
+        if self.layout is not None:
+            tensors = self.layout.to_twin(tensors, model, spec_of(model).num_classes)
+        tensors, classifier = heads.adopt(tensors, self.outside, model)
+        notes = [f"the classifier is {' and '.join(classifier)}"] if classifier else []
+        left_out = [name for name in self.outside if name not in classifier]
+        if left_out:
+            notes.append(f"left out, as no part of the network: {listed(left_out)}")
+        return tensors, [*self.notes, *notes]
+
+    def other_head(self, tensors: Tensors, model: Model) -> Tensors:
+        """Returns the tensors that `to_twin` found no place for and that are no backbone's."""
+        known = self.layout.backbone(model) if self.layout else ""
+        return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
         """Says whether this is one of the files that come without a classifier."""
@@ -96,16 +140,42 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
     if isinstance(source, WeightFile):
         return source
     if isinstance(source, Mapping):
-        tensors, metadata = {str(k): np.asarray(v) for k, v in source.items()}, {}
+        read = files.Read(source, {}, "mapping")
     else:
         if source is True and name in PUBLISHED:
             files.check_readable(PUBLISHED[name].address)
-        tensors, metadata = files.read(download.fetch(name) if source is True else source)
-    tensors = {_WRAPPER.sub("", key): tensor for key, tensor in tensors.items()}
-    if METADATA_KEY not in metadata:
-        return WeightFile(tensors, None, layouts.find(tensors))
-    spec, facts = _saved(metadata[METADATA_KEY], tensors, str(source))
-    return WeightFile(tensors, spec, None, facts)
+        read = files.read(download.fetch(name) if source is True else source)
+    if METADATA_KEY in read.metadata:
+        spec, facts = _saved(read.metadata[METADATA_KEY], read.content, str(source))
+        return WeightFile(read.content, spec, None, facts, format=read.format)
+    try:
+        content = containers.peel(read.content)
+    except WeightsError as error:
+        raise WeightsError(f"{_named(source)}: {error}") from None
+    peeled = content.peeled
+    return WeightFile(
+        peeled.tensors,
+        None,
+        layouts.find(peeled.tensors),
+        outside=peeled.outside,
+        notes=(*content.notes, *_note_of(peeled.prefix)),
+        format=read.format,
+        path=content.path,
+        prefix=peeled.prefix,
+    )
+
+
+def _hint(layout: Layout, archs: Iterable[str]) -> str:
+    names = fitting(layout, archs)
+    return f"; create_model takes them as {names}" if names else ""
+
+
+def _note_of(prefix: str) -> list[str]:
+    return [f"the names begin with {prefix!r}, which is taken off"] if prefix else []
+
+
+def _named(source: Any) -> str:
+    return "the mapping" if isinstance(source, Mapping) else str(source)
 
 
 def _saved(text: str, tensors: Tensors, name: str) -> tuple[Spec, Facts | None]:
@@ -138,12 +208,13 @@ def spec_of(model: Model) -> Spec:
     return model.spec
 
 
-def fitting(layout: Layout) -> str:
-    """Lists the names that make networks which files of a layout fit."""
+def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
+    """Lists the names that make networks which files of a layout fit, of all or some networks."""
+    archs = layout.archs if archs is None else tuple(archs)
     names = [
         name
         for name in list_models(tags=True)
-        if model_info(name).arch in layout.archs
+        if model_info(name).arch in archs
         and not wrong_readings(model_info(name).options, layout.readings.items())
     ]
     return ", ".join(names)
@@ -154,7 +225,7 @@ def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) ->
     return [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed
-        if option in own and option not in _TRAINING_ONLY and _plain(own[option]) != _plain(value)
+        if option in own and option not in TRAINING_ONLY and _plain(own[option]) != _plain(value)
     ]
 
 

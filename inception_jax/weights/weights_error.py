@@ -41,7 +41,7 @@ class WeightsError(ValueError):
 def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> WeightsError:
     """Returns the error for a file that cannot be read as what its name says."""
     reason = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
-    return WeightsError(f"{path} is not a whole {kind}: {reason}")
+    return WeightsError(f"{path} is not a whole {kind}: {reason}. Copy or download it again")
 
 
 def optional_library(module: str, path: str | os.PathLike[str]) -> Any:

@@ -219,6 +219,7 @@ class InceptionResNetV1(Model):
         width_multiplier: float = 1.0,
         dropout: float = 0.6,
         head: Head = "face",
+        embedding_size: int = 512,
         blocks: tuple[int, int, int] = (5, 10, 6),
         linear_last_block: bool = True,
         scales: tuple[float, float, float] = (0.17, 0.10, 0.20),
@@ -253,9 +254,10 @@ class InceptionResNetV1(Model):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck, self.bottleneck_bn = None, None
         if head == "face":
-            self.bottleneck = Linear(c8, width(512), bias=False)
-            self.bottleneck_bn = BatchNorm(width(512), eps=bn_eps, momentum=bn_momentum)
-        self.fc = Linear(width(512) if head == "face" else c8, num_classes)
+            size = width(embedding_size)
+            self.bottleneck = Linear(c8, size, bias=False)
+            self.bottleneck_bn = BatchNorm(size, eps=bn_eps, momentum=bn_momentum)
+        self.fc = Linear(width(embedding_size) if head == "face" else c8, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
@@ -274,7 +276,7 @@ class InceptionResNetV1(Model):
         x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: torch.Tensor, *, normalise: bool = False) -> torch.Tensor:
-        """Returns what the classifier sees: [n, 512] with a face head, else [n, 1792].
+        """Returns what the classifier sees: [n, embedding_size] with a face head, else [n, 1792].
 
         Args:
             images: floats [n, c, h, w].

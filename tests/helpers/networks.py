@@ -143,6 +143,12 @@ def fill(model: nnx.Module) -> None:
     nnx.update(model, jax.tree_util.tree_map_with_path(draw, torch_names.state_of(model)))
 
 
+def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers for a tensor of a file; of a variance, none below zero."""
+    numbers = rng.normal(size=shape).astype(np.float32)
+    return np.abs(numbers) if name.endswith(("running_var", "moving_variance")) else numbers
+
+
 @kept_for_a_network
 def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
     """Returns a narrow network in evaluation mode, filled. Do not change it: it is shared."""

@@ -13,7 +13,7 @@ from flax import nnx
 
 import inception_jax as ij
 from inception_jax.weights import published_names
-from tests.helpers.networks import WIDTH, filled, network, skeleton
+from tests.helpers.networks import WIDTH, filled, made_up, network, skeleton
 
 BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -180,7 +180,7 @@ def numbered(name: str, **options) -> tuple[dict, dict]:
     ours = {
         key: np.zeros((), np.int64)
         if key.endswith("num_batches_tracked")
-        else rng.normal(size=tensor.shape).astype(np.float32)
+        else made_up(rng, key, tensor.shape)
         for key, tensor in state.items()
     }
     names = PUBLISHED[name]

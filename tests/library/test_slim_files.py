@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
-from tests.helpers.networks import WIDTH, filled, skeleton
+from tests.helpers.networks import WIDTH, filled, made_up, skeleton
 from tests.helpers.slim_scopes import AUX_SCOPES, SCOPES
 
 with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def numbers(model: nnx.Module) -> dict[str, np.ndarray]:
     return {
         key: np.ones(tensor.shape, np.float32)
         if key.endswith(("bn.weight", "bottleneck_bn.weight"))  # which slim does not have
-        else rng.normal(size=tensor.shape).astype(np.float32)
+        else made_up(rng, key, tensor.shape)
         for key, tensor in twin.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }

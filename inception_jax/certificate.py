@@ -1,0 +1,262 @@
+"""A certificate for a weight file: what it is, and how far our numbers are from its twin's.
+
+The twin in `reference_torch` computes the same reading in PyTorch with the same weights. The
+distances that other readings of the same weights would make tell what the right one is worth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from inception_jax.create import create_model, model_for
+from inception_jax.models import list_models, model_info
+from inception_jax.nn.model import Model, Spec
+from inception_jax.version import __version__
+from inception_jax.weights.inspection import inspect
+from inception_jax.weights.saving import to_torch
+from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weight_file import TRAINING_ONLY, spec_of
+from inception_jax.weights.weights_error import WeightsError, optional_library
+
+# Relative to the largest number of a map: rounding of some hundred layers.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+_IMAGES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What was found out about a weight file; all of it is plain data.
+
+    Attributes:
+        source: name of the file.
+        sha256: of its bytes.
+        found: what `inspect` says of it.
+        name: the network and tag that it was loaded as.
+        readings: all options of the network.
+        image_size: of the images that it was run on, in pixels.
+        distances: by precision and stage, the largest difference between JAX and the twin,
+            relative to the stage's largest number; the last stage is `logits`.
+        neighbours: by a reading that differs in one option, the same distance of its logits from
+            those of the right one, in float64.
+        passed: whether all distances are those of rounding.
+        versions: of the libraries.
+    """
+
+    source: str
+    sha256: str
+    found: Mapping[str, str]
+    name: str
+    readings: Mapping[str, Any]
+    image_size: int
+    distances: Mapping[str, Mapping[str, float]]
+    neighbours: Mapping[str, float]
+    passed: bool
+    versions: Mapping[str, str]
+
+
+def certify(
+    path: str | os.PathLike[str], name: str | None = None, image_size: int | None = None
+) -> Certificate:
+    """Loads a weight file, and compares the network with its PyTorch twin at every stage.
+
+    Args:
+        path: of the file.
+        name: what `create_model` takes; None: what the file says or its names tell.
+        image_size: of the images, in pixels; None: the network's own.
+
+    Raises:
+        WeightsError: if it cannot be read, or its names tell several readings.
+        ValueError: for images that are too small.
+        FileNotFoundError: if there is no such file.
+    """
+    torch = optional_library("torch", path)
+    found = inspect(path)
+    name = name or _only(found.names, path)
+    model = model_for(name, path)
+    size = image_size or model.info.input_size
+    images = natural_images(size, model.in_channels)
+    state, spec = to_torch(model), spec_of(model)
+    right = {dtype: _of_twin(torch, spec, state, images, dtype) for dtype in TOLERANCE}
+    distances = {
+        dtype: _distances(_of_ours(model, spec, state, images, dtype), right[dtype])
+        for dtype in TOLERANCE
+    }
+    neighbours = {
+        f"{option}={value!r}": _distance(
+            _of_twin(torch, changed, state, images, "float64")["logits"], right["float64"]["logits"]
+        )
+        for option, value, changed in _neighbours(torch, spec, state)
+    }
+    return Certificate(
+        source=Path(path).name,
+        sha256=_sha256(Path(path)),
+        found={title: text for title, text in found.facts.items() if text},
+        name=name,
+        readings=dict(spec.readings),
+        image_size=size,
+        distances=distances,
+        neighbours=neighbours,
+        passed=all(
+            distance <= TOLERANCE[dtype]
+            for dtype, stages in distances.items()
+            for distance in stages.values()
+        ),
+        versions={
+            "inception_jax": __version__,
+            **{library: importlib.import_module(library).__version__ for library in
+               ("jax", "flax", "numpy", "torch")},
+        },
+    )  # fmt: skip
+
+
+def _only(names: tuple[str, ...], path: Any) -> str:
+    if not names:
+        raise WeightsError(f"{path} fits no network here: `inception-jax inspect` says why")
+    readings = {tuple(sorted(model_info(name).options.items(), key=str)) for name in names}
+    if len(readings) > 1:
+        raise WeightsError(
+            f"{path} fits several readings: name the one that it was trained as, --arch "
+            f"{' or '.join(names)}"
+        )
+    return names[-1]  # of the same readings: a tag, where there is one
+
+
+def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
+    """Returns smooth noise in [-1, 1], float64 [n, size, size, channels], with a 1/f spectrum."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft2(rng.normal(size=(_IMAGES, channels, size, size)))
+    rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / size)
+    images = np.fft.irfft2(spectrum / frequency, (size, size))
+    images /= np.abs(images).max(axis=(1, 2, 3), keepdims=True)
+    return images.transpose(0, 2, 3, 1)
+
+
+def _of_ours(
+    model: Model, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
+) -> dict[str, np.ndarray]:
+    """All maps and the logits of the network in a precision, compiled."""
+    with jax.enable_x64(dtype == "float64"):
+        if dtype == "float64":
+            model = create_model(spec.name, weights=state, dtype=dtype, param_dtype=dtype,
+                                 **_options(spec))  # fmt: skip
+        graphdef, arrays = nnx.split(model)
+
+        @jax.jit
+        def run(arrays: Any, images: jax.Array) -> dict[str, jax.Array]:
+            merged = nnx.merge(graphdef, arrays)
+            maps = merged.features(images)
+            return {**maps, "logits": merged.classify(maps)}
+
+        return jax.device_get(run(arrays, images.astype(dtype)))
+
+
+def _of_twin(
+    torch: Any, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
+) -> dict[str, np.ndarray]:
+    twin = _twin(torch, spec, state, dtype)
+    pixels = torch.from_numpy(images.astype(dtype)).permute(0, 3, 1, 2).contiguous()
+    with torch.inference_mode():
+        maps = {name: x.permute(0, 2, 3, 1).numpy() for name, x in twin.features(pixels).items()}
+        return {**maps, "logits": twin(pixels).numpy()}
+
+
+def _twin(torch: Any, spec: Spec, state: Tensors, dtype: str) -> Any:
+    reference_torch = importlib.import_module("reference_torch")
+    kind = getattr(torch, dtype)
+    return reference_torch.create_model(spec.name, weights=state, dtype=kind, **_options(spec))
+
+
+def _options(spec: Spec) -> dict[str, Any]:
+    return dict(
+        num_classes=spec.num_classes,
+        in_channels=spec.in_channels,
+        aux_heads=spec.aux_heads,
+        width_multiplier=spec.width_multiplier,
+        **dict(spec.readings),
+    )
+
+
+def _neighbours(torch: Any, spec: Spec, state: Tensors) -> Iterator[tuple[str, Any, Spec]]:
+    """Yields readings that differ in one option, and that take the same weights."""
+    own = dict(spec.readings)
+    arch = spec.name.partition(".")[0]
+    every = [model_info(n).options for n in (arch, *list_models(f"{arch}.*", tags=True))]
+    for option, value in own.items():
+        others = [options[option] for options in every if option in options]
+        others += [not value] if isinstance(value, bool) else []
+        others += [1e-3, 1e-5] if option == "bn_eps" else []
+        for other in {repr(x): x for x in others if x != value}.values():
+            if option in TRAINING_ONLY or (option.startswith("aux") and not spec.aux_heads):
+                continue
+            changed = dataclasses.replace(
+                spec, readings=tuple(sorted({**own, option: other}.items()))
+            )
+            try:
+                _twin(torch, changed, state, "float32")
+            except (RuntimeError, ValueError, TypeError, KeyError):  # it has other tensors
+                continue
+            yield option, other, changed
+
+
+def _distances(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float]:
+    return {name: _distance(ours[name], theirs[name]) for name in theirs}
+
+
+def _distance(ours: Any, theirs: np.ndarray) -> float:
+    ours = np.asarray(ours)
+    if ours.shape != theirs.shape:
+        return float("inf")
+    largest = max(float(np.abs(theirs).max()), float(np.finfo(theirs.dtype).tiny))
+    return float(np.abs(ours - theirs).max()) / largest
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_page(certificate: Certificate) -> str:
+    """Returns a certificate as a page in Markdown."""
+    c = certificate
+    result = "equal to rounding" if c.passed else "**not equal**"
+    lines = [
+        f"# {c.source}",
+        "",
+        f"`{c.name}` in JAX and in PyTorch: {result}, on {_IMAGES} images of "
+        f"{c.image_size}x{c.image_size}.",
+        "",
+        f"SHA-256 `{c.sha256}`",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {title} | {text} |" for title, text in c.found.items()),
+        *(f"| {title} | {version} |" for title, version in c.versions.items()),
+        "",
+        "Distance between the two, relative to the largest number of each map:",
+        "",
+        f"| stage | {' | '.join(c.distances)} |",
+        f"|---|{'---|' * len(c.distances)}",
+        *(
+            f"| {stage} | {' | '.join(f'{by[stage]:.1e}' for by in c.distances.values())} |"
+            for stage in next(iter(c.distances.values()))
+        ),
+    ]
+    if c.neighbours:
+        lines += ["", "How far other readings of the same weights are, at the logits:", ""]
+        lines += ["| reading | distance |", "|---|---|"]
+        lines += [f"| {reading} | {distance:.1e} |" for reading, distance in c.neighbours.items()]
+    own = ", ".join(f"{option}={value!r}" for option, value in c.readings.items())
+    return "\n".join([*lines, "", f"The reading: {own}.", ""])

@@ -1,0 +1,40 @@
+"""`inception-jax certify`: what a weight file is, and how far its numbers are from PyTorch's."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from inception_jax.certificate import as_page, certify
+from inception_jax.outputs import atomic_write, check_target
+
+EXAMPLES = """
+inception-jax certify runs/xception/weights.safetensors
+inception-jax certify v3.pth --arch inception_v3.tv_in1k   # where the file does not tell
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.add_argument("file", help="weight file")
+    parser.add_argument("--arch", help="network or network.tag, where the file does not tell")
+    parser.add_argument("--image-size", type=int, help="in pixels; default: the network's own")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes FILE.certificate.json and FILE.certificate.md; returns 1 if the numbers differ."""
+    stem = Path(args.file)
+    targets = [stem.with_name(f"{stem.name}.certificate{ending}") for ending in (".json", ".md")]
+    for target in targets:
+        check_target(target)
+    found = certify(args.file, args.arch, args.image_size)
+    texts = (json.dumps(dataclasses.asdict(found), indent=2, default=str) + "\n", as_page(found))
+    for target, text in zip(targets, texts, strict=True):
+        with atomic_write(target) as partial:
+            partial.write_text(text)
+    for dtype, stages in found.distances.items():
+        print(f"{dtype}: at most {max(stages.values()):.1e}, {stages['logits']:.1e} at the logits")
+    print(f"wrote {targets[0]} and {targets[1].name}")
+    return 0 if found.passed else 1

@@ -1,0 +1,32 @@
+"""`inception-jax inspect`: what a weight file is."""
+
+from __future__ import annotations
+
+import argparse
+
+from inception_jax.weights.inspection import inspect
+
+EXAMPLES = """
+inception-jax inspect model_best.pth.tar
+inception-jax inspect checkpoints/   # a folder with one weight file
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's own arguments."""
+    parser.add_argument("file", help="a weight file, or a folder with one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the file's format, layout and network; for unknown files what differs from ours."""
+    found = inspect(args.file)
+    print(found.source)
+    facts = {title: text for title, text in found.facts.items() if text}
+    width = max(map(len, facts), default=0)
+    for title, text in facts.items():
+        print(f"  {title:{width}}  {text}")
+    if found.differences:
+        print("  differences from it:")
+        for line in found.differences:
+            print(f"    {line}")
+    return 0

@@ -1,0 +1,204 @@
+"""What surrounds the tensors: training checkpoints, pickled networks, averages beside weights.
+
+A source is an object of dicts, lists and unknown objects. Every dict of tensors in it is a
+candidate; `peel` returns the one whose names are a known layout.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from inception_jax.weights import prefixes
+from inception_jax.weights.pickles import Opaque, PickleError
+from inception_jax.weights.prefixes import Peeled
+from inception_jax.weights.stored import as_array, is_tensor
+from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.weights_error import WeightsError
+
+# Where a checkpoint has both, what training averaged is the network that its author evaluated.
+_AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
+# Wrappers that say nothing: no note tells that they were opened.
+_USUAL = {"", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"}
+_STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)$")
+_DEPTH = 12
+_ALIASES = 4  # references to one container that are followed: pickles may have any number
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """The tensors of a network, without what surrounded them.
+
+    Attributes:
+        peeled: the tensors without a common prefix.
+        path: keys of the containers that they were in.
+        notes: what a user should know of how they were found, a sentence each.
+    """
+
+    peeled: Peeled
+    path: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def peel(source: Any) -> Content:
+    """Returns the tensors of the network in a source.
+
+    Raises:
+        WeightsError: if there is none, or there are several with other numbers.
+    """
+    candidates = list(_candidates(source))
+    for group in (candidates, *_nested(source)):
+        found = [(path, _read(peeled)) for path, names in group if (peeled := prefixes.peel(names))]
+        if found:
+            return _chosen(found)
+    if not candidates:
+        raise WeightsError(f"it holds no tensors by name, but {_described(source)}")
+    path, names = max(candidates, key=lambda candidate: len(candidate[1]))
+    return Content(_read(Peeled(prefixes.without_wrappers(names))), path)
+
+
+def _chosen(found: list[tuple[tuple[str, ...], Peeled]]) -> Content:
+    averages = [x for x in found if any(map(_AVERAGE.search, x[0]))]
+    chosen = _same(averages or found)
+    if chosen is None:
+        names = " and ".join(repr(".".join(path)) for path, _ in averages or found)
+        raise WeightsError(
+            f"the file holds several networks with different weights: {names}. Load it yourself "
+            "and give the mapping under one of these keys"
+        )
+    path, peeled = chosen
+    notes = []
+    others = [".".join(other) for other, _ in found if other != path]
+    raw = [x for x in found if x not in averages]
+    if averages and raw and _lacks_only_statistics(peeled, raw[0][1]):
+        peeled = dataclasses.replace(peeled, tensors={**raw[0][1].tensors, **peeled.tensors})
+        notes.append(f"BatchNorm's statistics are from {'.'.join(raw[0][0])!r}")
+    if others or not set(path) <= _USUAL:
+        not_those = f", not of {' or '.join(map(repr, others))}" if others else ""
+        notes.insert(0, f"the weights are those under {'.'.join(path)!r}{not_those}")
+    return Content(peeled, path, tuple(notes))
+
+
+def _same(found: list[tuple[tuple[str, ...], Peeled]]) -> tuple[tuple[str, ...], Peeled] | None:
+    first = found[0]
+    same = all(_equal(first[1].tensors, other.tensors) for _, other in found[1:])
+    return first if same else None
+
+
+def _equal(a: Tensors, b: Tensors) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def _lacks_only_statistics(average: Peeled, raw: Peeled) -> bool:
+    lacking = raw.tensors.keys() - average.tensors.keys()
+    return bool(lacking) and all(map(_STATISTICS.match, lacking))
+
+
+def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yields every dict of tensors in a source, with the keys that lead to it."""
+    seen: collections.Counter[int] = collections.Counter()
+    queue: collections.deque[tuple[tuple[str, ...], Any]] = collections.deque([((), source)])
+    while queue:
+        path, item = queue.popleft()
+        seen[id(item)] += 1
+        if seen[id(item)] > _ALIASES or len(path) > _DEPTH:
+            continue
+        if _is_module(item):
+            yield path, dict(_module_tensors(item, "", collections.Counter()))
+            continue
+        entries = _entries(item)
+        tensors = {str(key): value for key, value in entries.items() if is_tensor(value)}
+        if tensors:
+            yield path, tensors
+        if seen[id(item)] == 1:  # however often others refer to it
+            inner = [(k, value) for k, value in entries.items() if not is_tensor(value)]
+            queue += [((*path, str(key)), value) for key, value in inner]
+
+
+def _nested(source: Any) -> Iterator[list[tuple[tuple[str, ...], dict[str, Any]]]]:
+    """Yields the tensors of dicts of dicts, by their whole paths with either separator."""
+    for separator in "./":
+        flat = dict(_flat(_entries(source), "", separator, collections.Counter()))
+        yield [((), flat)] if flat else []
+
+
+def _entries(item: Any) -> Mapping[Any, Any]:
+    if isinstance(item, Mapping):
+        return item
+    if isinstance(item, Opaque):
+        return {**dict(enumerate(item.args)), **item.attributes()}
+    if isinstance(item, list | tuple) and len(item) < 1000:
+        # A dict as a list of pairs, or several objects.
+        pairs = all(isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str) for x in item)
+        return dict(item) if item and pairs else dict(enumerate(item))
+    return {}
+
+
+def _flat(
+    entries: Mapping[Any, Any], prefix: str, separator: str, seen: collections.Counter[int]
+) -> Iterator[tuple[str, Any]]:
+    for key, value in entries.items():
+        name = f"{prefix}{key}"
+        if is_tensor(value):
+            yield name, value
+        elif isinstance(value, Mapping) and name.count(separator) < _DEPTH:
+            seen[id(value)] += 1
+            if seen[id(value)] <= _ALIASES:
+                yield from _flat(value, f"{name}{separator}", separator, seen)
+
+
+def _is_module(item: Any) -> bool:
+    return isinstance(item, Opaque) and (
+        "_modules" in item.attributes() or item.name.startswith("__torch__.")
+    )
+
+
+def _module_tensors(
+    item: Opaque, prefix: str, seen: collections.Counter[int]
+) -> Iterator[tuple[str, Any]]:
+    """The state dict of a network that was pickled whole, or of TorchScript's."""
+    seen[id(item)] += 1
+    if seen[id(item)] > _ALIASES or prefix.count(".") > _DEPTH:
+        return
+    attributes = item.attributes()
+    own = attributes if "_modules" not in attributes else {}
+    left_out = attributes.get("_non_persistent_buffers_set") or ()
+    for kind in ("_parameters", "_buffers"):
+        group = attributes.get(kind)
+        own |= group if isinstance(group, Mapping) else {}
+    for name, value in own.items():
+        if is_tensor(value) and name not in left_out:
+            yield f"{prefix}{name}", value
+    children = attributes.get("_modules", attributes)
+    for name, child in children.items() if isinstance(children, Mapping) else ():
+        if isinstance(child, Opaque):
+            yield from _module_tensors(child, f"{prefix}{name}.", seen)
+
+
+def _read(peeled: Peeled) -> Peeled:
+    return dataclasses.replace(peeled, tensors=_as_arrays(peeled.tensors))
+
+
+def _as_arrays(tensors: Mapping[str, Any]) -> Tensors:
+    arrays = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = as_array(tensor)
+        except (PickleError, TypeError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise WeightsError(f"tensor {name} cannot be read: {reason}") from None
+    return arrays
+
+
+def _described(source: Any) -> str:
+    if isinstance(source, Opaque):
+        return f"a {source.name}"
+    if isinstance(source, Mapping):
+        keys = ", ".join(str(key) for key in list(source)[:8])
+        return f"a dict with the keys {keys}" if keys else "an empty dict"
+    return f"a {type(source).__name__}"

@@ -1,0 +1,195 @@
+"""What a file is, by its first bytes and not by its name; and what is no weight file at all."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from inception_jax.weights import torch_files
+from inception_jax.weights.weights_error import WeightsError
+
+Kind = Literal[
+    "safetensors", "PyTorch", "pickle", "NumPy archive", "Keras archive", "HDF5",
+    "TensorFlow checkpoint", "TensorFlow archive", "TensorFlow graph", "SavedModel",
+    "TensorFlow.js", "Caffe", "shards",
+]  # fmt: skip
+
+_HEAD = 1024
+_AGAIN = "Download it again"
+# Beginnings of files that hold no weights, or such as no reader here takes, and what to do.
+_OTHERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x93NUMPY", "a single NumPy array", "Give all arrays by name, as an .npz file"),
+    (b"\x7fELF", "a program", ""),
+    (b"MZ", "a Windows program", ""),
+    (b"%PDF", "a PDF document", ""),
+    (b"\x89PNG", "a PNG image", ""),
+    (b"\xff\xd8\xff", "a JPEG image", ""),
+    (b"GIF8", "a GIF image", ""),
+    (b"GGUF", "a GGUF file of a language model", ""),
+    (b"7z\xbc\xaf", "a 7z archive", "Unpack it, and give the weight file in it"),
+    (b"Rar!", "a RAR archive", "Unpack it, and give the weight file in it"),
+    (b"\xfd7zXZ", "an xz archive", "Unpack it, and give the weight file in it"),
+    (b"BZh", "a bzip2 archive", "Unpack it, and give the weight file in it"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", "Unpack it, and give the weight file in it"),
+    (b"\x12\x01\x00\x00\x00\x00\x00\x00", "an MXNet file", "Convert it to safetensors with MXNet"),
+    (b"\x04\x00\x00\x00\x01\x00\x00\x00", "a Torch7 file", "Convert it to safetensors first"),
+)
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # of TensorFlow's tables: old checkpoints, .index
+
+
+def recognise(path: Path) -> Kind:
+    """Says which reader a file needs.
+
+    Raises:
+        WeightsError: if it holds no weights, or such as are not read here; saying what it is.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 8))
+        end = file.read()
+    _refuse_others(path, head, size)
+    if head[:4] == b"PK\x03\x04" or head[:4] == b"PK\x05\x06":
+        return _zip(path)
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        return "HDF5"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 28:
+        return "safetensors"
+    if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
+        return _tar(path)
+    if end == _TABLE_END or _is_checkpoint_part(path):
+        return "TensorFlow checkpoint"
+    if head[0] == 0x80 and head[1] <= 5:
+        return "pickle"
+    if head[:1] in b"{[":
+        return _json(path, head)
+    if head.startswith(b"model_checkpoint_path:"):
+        return "TensorFlow checkpoint"
+    if _is_text(head) and not _is_old_pickle(head) and path.suffix != ".pb":
+        raise _not_weights(path, "a text", "Give the file of weights")
+    return _protobuf(path, head)
+
+
+def _refuse_others(path: Path, head: bytes, size: int) -> None:
+    start = head.lstrip().lower()
+    if size == 0:
+        raise _not_weights(path, "an empty file", _AGAIN)
+    if not any(head):
+        raise _not_weights(path, f"a file of {size} bytes that begins with zeros", _AGAIN)
+    if start.startswith((b"<!doctype html", b"<html")) or b"<html" in start[:400]:
+        raise _not_weights(
+            path, "an HTML page", "The server sent a page in its place: download the file itself"
+        )
+    if start.startswith((b"<?xml", b"<")) and _is_text(head):
+        raise _not_weights(path, "an XML document", "The server sent an answer in its place")
+    if head.startswith(b"version https://git-lfs"):
+        found = re.search(rb"^size (\d+)", head, re.MULTILINE)
+        of = f" of {int(found[1])} bytes" if found else ""
+        raise _not_weights(
+            path, f"a Git LFS pointer to a file{of}", "Fetch the file with `git lfs pull`"
+        )
+    if b"annex/objects" in head[:200]:
+        raise _not_weights(path, "a git-annex pointer", "Fetch the file with `git annex get`")
+    if head[4:8] == b"TFL3":
+        raise _not_weights(path, "a TensorFlow Lite program", "Give the weights it was made of")
+    for magic, what, remedy in _OTHERS:
+        if head.startswith(magic):
+            raise _not_weights(path, what, remedy)
+
+
+def _not_weights(path: Path, what: str, remedy: str) -> WeightsError:
+    return WeightsError(f"{path} is {what}, not a weight file{'. ' if remedy else ''}{remedy}")
+
+
+def _zip(path: Path) -> Kind:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(
+            f"{path} begins as a PyTorch or Keras file, and is not whole ({error}). Copy or "
+            "download it again"
+        ) from None
+    if torch_files.pickle_in(names):
+        return "PyTorch"
+    if "model.weights.h5" in names:
+        return "Keras archive"
+    if names and all(name.endswith(".npy") for name in names):
+        return "NumPy archive"
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    raise _not_weights(
+        path, f"a ZIP archive of {shown or 'nothing'}", "Unpack it, and give the weight file in it"
+    )
+
+
+def _tar(path: Path) -> Kind:
+    try:
+        with tarfile.open(path) as archive:
+            names = {Path(name).name for name in archive.getnames()}
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not a whole tar archive, or a compressed file of another kind "
+            f"({str(error).partition(chr(10))[0]}). "
+            "Unpack it, or download it again"
+        ) from None
+    if {"storages", "tensors", "pickle"} <= names:
+        raise _not_weights(
+            path,
+            "in PyTorch's format of before 2017 (a tar archive), which is not read here",
+            "Save it again: torch.save(torch.load(FILE), NEW) with a PyTorch below 2.0",
+        )
+    return "TensorFlow archive"
+
+
+def _json(path: Path, head: bytes) -> Kind:
+    text = path.read_bytes() if path.stat().st_size < 1 << 26 else head
+    if b'"weightsManifest"' in text:
+        return "TensorFlow.js"
+    if b'"weight_map"' in text:
+        return "shards"
+    raise _not_weights(
+        path, "a JSON text", "Give the weight file that it describes, or download the file again"
+    )
+
+
+def _protobuf(path: Path, head: bytes) -> Kind:
+    """Protocol buffers have no mark; their first field tells the kinds here apart."""
+    if path.name.endswith(".meta"):
+        return "TensorFlow checkpoint"
+    if head[:3] == b"\x08\x01\x12" and path.suffix == ".pb":
+        return "SavedModel"
+    if head[0] == 0x08:
+        raise _not_weights(path, "perhaps an ONNX program", "Give the weights it was made of")
+    if head[0] == 0x0A:
+        # A graph begins with a node, which begins with its name; Caffe's with the network's name.
+        begins_with_node = re.match(rb"\x0a[\x80-\xff]*[\x00-\x7f]\x0a", head) is not None
+        is_graph = path.suffix == ".pb" or (path.suffix != ".caffemodel" and begins_with_node)
+        return "TensorFlow graph" if is_graph else "Caffe"
+    if _is_old_pickle(head):
+        return "pickle"
+    raise _not_weights(
+        path, "of a kind that is not known here", "Known are safetensors, PyTorch's, Keras', "
+        "TensorFlow's and Caffe's files; a damaged one must be downloaded again"
+    )  # fmt: skip
+
+
+def _is_old_pickle(head: bytes) -> bool:
+    """Of protocol 0 or 1, which has no mark: a dict, or a call."""
+    return head[:3] in (b"(dp", b"}q\x00", b"(lp", b"cco") or head[:2] == b"}("
+
+
+def _is_text(head: bytes) -> bool:
+    if any(byte < 32 and byte not in b"\t\n\r\x0c" for byte in head):
+        return False
+    try:
+        head[: len(head) - 3 if len(head) == _HEAD else None].decode()  # a letter may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_checkpoint_part(path: Path) -> bool:
+    return bool(re.search(r"\.data-\d+-of-\d+$", path.name))

@@ -1,0 +1,95 @@
+"""Classifiers under other names than their publisher's, and heads that are no classifier."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from inception_jax.nn.model import Model
+from inception_jax.weights.stored import as_array
+from inception_jax.weights.torch_names import Tensors, torch_shapes
+
+# The tensors of one linear layer in PyTorch, in Keras' files, and in those of Keras 3.
+_LINEAR = (("weight", "bias"), ("kernel", "bias"), ("vars/0", "vars/1"), ("weights", "biases"))
+
+
+def adopt(
+    tensors: Tensors, outside: Mapping[str, Any], model: Model
+) -> tuple[Tensors, tuple[str, ...]]:
+    """Gives the classifier its name, where the only other layer of a file can be nothing else.
+
+    That is one linear layer, whatever it is called, with as many inputs as the classifier has.
+
+    Args:
+        tensors: by the twin's names, as far as the layout knows them.
+        outside: tensors beside the network's.
+        model: built for the weights, or of the same kind.
+
+    Returns:
+        The tensors with the classifier, and what the file calls it, if it has another name.
+    """
+    classifier = model.classifiers[0]
+    shapes = torch_shapes(model)
+    weight = f"{classifier}.weight"
+    if weight in tensors or weight not in shapes:
+        return tensors, ()
+    others = {**head_of(tensors, model), **outside}
+    layer = _only_layer(others)
+    if layer is None:
+        return tensors, ()
+    kernel, bias = (others[name] for name in layer)
+    rows_first = layer[0].endswith(".weight")
+    inputs = shapes[weight][1]
+    if len(kernel.shape) != 2 or kernel.shape[1 if rows_first else 0] != inputs:
+        return tensors, ()
+    array = as_array(kernel)
+    kept = {name: tensor for name, tensor in tensors.items() if name not in layer}
+    kept[weight] = array if rows_first else np.ascontiguousarray(array.T)
+    kept[f"{classifier}.bias"] = as_array(bias)
+    return kept, layer
+
+
+def _only_layer(others: Mapping[str, Any]) -> tuple[str, str] | None:
+    if len(others) != 2:
+        return None
+    for pair in _LINEAR:
+        names = sorted(others, key=lambda name: name.endswith(pair[1]))
+        owners = {
+            name[: -len(leaf)] for name, leaf in zip(names, pair, strict=True) if _is(name, leaf)
+        }
+        if len(owners) == 1 and all(_is(n, leaf) for n, leaf in zip(names, pair, strict=True)):
+            return names[0], names[1]
+    return None
+
+
+def _is(name: str, leaf: str) -> bool:
+    return name.removesuffix(":0").endswith((f".{leaf}", f"/{leaf}"))
+
+
+def head_of(tensors: Tensors, model: Model, known: str = "") -> Tensors:
+    """Returns the tensors that the network has no module for: those of another head.
+
+    Args:
+        tensors: by the twin's names, as far as the layout knows them.
+        model: the network.
+        known: pattern of names that are of its backbone in a publisher's layout.
+    """
+    own = tuple(f"{name}." for name in _modules(model))
+    shapes = torch_shapes(model)
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in shapes
+        and not name.startswith(own)
+        and not (known and re.match(known, name))
+        and not name.endswith("num_batches_tracked")
+    }
+
+
+def _modules(model: Model) -> set[str]:
+    heads = set(model.classifiers)
+    tops = {name.partition(".")[0] for name in torch_shapes(model)} | set(model.aux_names)
+    return tops - {head for head in heads if "." not in head}

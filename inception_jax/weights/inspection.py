@@ -1,0 +1,198 @@
+"""What a weight file is, found without being told its network."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_jax.models import list_models, model_info
+from inception_jax.nn.model import Model
+from inception_jax.weights import fit, numbers
+from inception_jax.weights.prefixes import listed
+from inception_jax.weights.torch_names import Tensors, torch_shapes
+from inception_jax.weights.weight_file import (
+    TRAINING_ONLY,
+    Source,
+    WeightFile,
+    open_weights,
+    wrong_readings,
+)
+from inception_jax.weights.weights_error import WeightsError
+
+_SURE = 0.98  # a file may lack a tensor, and is still of a network
+_SHOWN = 20
+_FEW = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What is known of a weight file.
+
+    Attributes:
+        source: the file.
+        facts: what to print, by a title each; empty values are left out.
+        names: every name that makes a network which the file fits; empty: it fits none.
+        differences: from the nearest network, where it fits none.
+    """
+
+    source: str
+    facts: Mapping[str, str]
+    names: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+
+def inspect(source: Source) -> Inspection:
+    """Finds out what a weight file is.
+
+    Args:
+        source: what `load_weights` takes.
+
+    Raises:
+        WeightsError: if it cannot be read; saying what it is, if that is known.
+        FileNotFoundError: if there is no such file.
+    """
+    file = open_weights("", source)
+    where = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
+    facts = {"format": file.format}
+    if not isinstance(source, Mapping) and Path(source).is_file():
+        facts["size"] = f"{Path(source).stat().st_size:,} bytes"
+    facts["container"] = ".".join(file.path)
+    facts["prefix"] = file.prefix
+    facts["layout"] = _layout_name(file)
+    if file.layout is not None and file.layout.refusal:
+        return Inspection(where, {**facts, "network": f"none here: {file.layout.refusal}"})
+    names, share = _nearest(file)
+    model = fit.skeleton(names[0])
+    arch = names[0].partition(".")[0]
+    if share < _SURE:
+        facts["network"] = f"none that is known here; nearest is {names[0]}, by {share:.0%} of both"
+        return Inspection(where, facts | _about(file.tensors), (), tuple(_differences(file, model)))
+    tensors, notes = file.translated(model)
+    facts |= {"network": arch, "names": ", ".join(names), "told apart by": _apart(names)}
+    facts |= _sizes(tensors, model)
+    facts |= _about(file.tensors)
+    facts["statistics"] = _statistics(tensors, model)
+    facts["also inside"] = listed(file.outside)
+    facts["other head"] = listed(file.other_head(tensors, model))
+    facts["notes"] = "; ".join(note for note in notes if not note.startswith(("left", "the names")))
+    return Inspection(where, facts, names)
+
+
+def _layout_name(file: WeightFile) -> str:
+    if file.spec is not None:
+        version = file.facts.version if file.facts else "an old version"
+        return f"inception_jax {version}: {file.spec.name}"
+    return file.layout.name if file.layout else "reference_torch, or none that is known"
+
+
+def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
+    """Returns all names that a file fits best, and how well."""
+    needed: Mapping[str, Any] = {}
+    archs: Iterable[str] = list_models()
+    if file.spec is not None:
+        needed, archs = dict(file.spec.readings), [file.spec.name.partition(".")[0]]
+    elif file.layout is not None:
+        needed, archs = file.layout.readings, file.layout.archs
+    if len(tuple(archs)) > _FEW:
+        shares = {arch: fit.share(file, arch) for arch in archs}
+        archs = sorted(shares, key=lambda arch: -shares[arch])[:_FEW]
+    names = [name for arch in archs for name in (arch, *list_models(f"{arch}.*", tags=True))]
+    right = [n for n in names if not wrong_readings(model_info(n).options, needed.items())]
+    shares = {name: fit.share(file, name) for name in right or names}
+    best = max(shares.values())
+    return tuple(name for name, share in shares.items() if share == best), best
+
+
+def _apart(names: tuple[str, ...]) -> str:
+    """The readings and preprocessing in which names differ, which a file's names do not tell."""
+    facts = {name: {**model_info(name).options, **model_info(name).preprocessing} for name in names}
+    differing = {
+        option: {name: own[option] for name, own in facts.items()}
+        for option in facts[names[0]]
+        if len({repr(own[option]) for own in facts.values()}) > 1 and option not in TRAINING_ONLY
+    }
+    if len(names) > 1 and not differing:
+        return "nothing: they are the same network"
+    return "; ".join(f"{option} ({_choices(values)})" for option, values in differing.items())
+
+
+def _choices(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{value!r}: {_with(values, value)}" for value in _distinct(values))
+
+
+def _distinct(values: Mapping[str, Any]) -> list[Any]:
+    return list({repr(value): value for value in values.values()}.values())
+
+
+def _with(values: Mapping[str, Any], value: Any) -> str:
+    return " ".join(name.partition(".")[2] or name for name, own in values.items() if own == value)
+
+
+def _sizes(tensors: Tensors, model: Model) -> dict[str, str]:
+    """Classes, channels and width, from the shapes of a file."""
+    shapes = torch_shapes(model)
+    head = tensors.get(f"{model.classifiers[0]}.weight")
+    last = [key for key, shape in shapes.items() if len(shape) == 4 and key in tensors][-1]
+    width = tensors[last].shape[0] / shapes[last][0]
+    found = fit.options(tensors, model)
+    heads = [aux for aux in model.aux_names if any(key.startswith(f"{aux}.") for key in tensors)]
+    return {
+        "classes": "no classifier under a known name" if head is None else f"{head.shape[0]:,}",
+        "channels": f"{found.pop('in_channels', model.in_channels)} of the images",
+        "width": "1" if width == 1 else f"about {width:.3g} of the published",
+        "auxiliary heads": ", ".join(heads),
+        **{option: str(value) for option, value in found.items()},
+    }
+
+
+def _about(tensors: Tensors) -> dict[str, str]:
+    types: dict[str, int] = {}
+    for tensor in tensors.values():
+        types[str(tensor.dtype)] = types.get(str(tensor.dtype), 0) + 1
+    count = sum(tensor.size for tensor in tensors.values())
+    return {
+        "tensors": f"{len(tensors):,}, of {count:,} numbers",
+        "types": ", ".join(f"{name} ({n})" for name, n in sorted(types.items())),
+    }
+
+
+def _statistics(tensors: Tensors, model: Model) -> str:
+    """Numbers that look wrong; nothing where none does."""
+    own = {name: tensors[name] for name in torch_shapes(model) if name in tensors}
+    try:
+        found = numbers.check(own)
+    except WeightsError as error:
+        return str(error)
+    variances = {n: x for n, x in own.items() if n.endswith("running_var")}
+    if variances and all((x == 1).all() for x in variances.values()):
+        found.append("all variances are 1, as in a network that was never trained")
+    dead = [n for n, x in variances.items() if (np.abs(x.astype(np.float64)) < 1e-10).any()]
+    if dead:
+        found.append(f"epsilon decides where a variance is below 1e-10: {listed(dead)}")
+    return "; ".join(found) or "as of a trained network"
+
+
+def _differences(file: WeightFile, model: Model) -> list[str]:
+    tensors = file.to_twin(model)
+    needed = fit.backbone_shapes(model)
+    found = [f"missing {name} {shape}" for name, shape in needed.items() if name not in tensors]
+    found += [
+        f"{name} has the shape {tensors[name].shape} instead of {shape}"
+        for name, shape in needed.items()
+        if name in tensors and not fit.is_alike(tensors[name].shape, shape)
+    ]
+    known = torch_shapes(model).keys()
+    found += [
+        f"unexpected {name} {tensor.shape}"
+        for name, tensor in tensors.items()
+        if name not in known and not name.endswith("num_batches_tracked")
+    ]
+    more = len(found) - _SHOWN
+    missing, others = found[: _SHOWN // 2], [x for x in found if not x.startswith("missing")]
+    shown = [*missing, *others][:_SHOWN]
+    return [*shown, f"and {more} more"] if more > 0 else found

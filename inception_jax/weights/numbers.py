@@ -1,0 +1,53 @@
+"""Numbers that no trained network has: refused where they cannot be right, else noted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from inception_jax.weights.prefixes import listed
+from inception_jax.weights.weights_error import WeightsError
+
+
+def check(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Checks tensors by the twin's names.
+
+    Returns:
+        Notes on layers without information, which may be meant.
+
+    Raises:
+        WeightsError: for tensors that are no floating-point numbers, NaN, infinity and negative
+            variances.
+    """
+    types = [f"{name} ({x.dtype})" for name, x in tensors.items() if not _is_float(x)]
+    if types:
+        raise WeightsError(
+            f"no floating-point numbers: {listed(types)}. Weights that were quantised must be "
+            "stored as numbers again"
+        )
+    infinite = [name for name, x in tensors.items() if not np.isfinite(_wide(x)).all()]
+    if infinite:
+        raise WeightsError(f"NaN or infinite numbers in {listed(infinite)}")
+    negative = [n for n, x in tensors.items() if n.endswith("running_var") and (_wide(x) < 0).any()]
+    if negative:
+        raise WeightsError(f"negative variances in {listed(negative)}")
+    same = [name for name, x in tensors.items() if _is_same(name, x)]
+    return [f"all numbers are the same in {listed(same)}"] if same else []
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+
+
+def _is_same(name: str, array: np.ndarray) -> bool:
+    """Of a kernel; of a variance or scale, where all are zero."""
+    if array.size < 2:
+        return False
+    if array.ndim > 1:
+        return bool((array == array.flat[0]).all())
+    return name.endswith(("running_var", "bn.weight")) and not array.any()

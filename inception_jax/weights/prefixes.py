@@ -1,0 +1,164 @@
+"""What stands before the names of tensors: wrappers' prefixes, and the modules of larger networks.
+
+A prefix is taken off where it makes the rest a known layout, a publisher's or our own. What does
+not begin with it stays `outside`: a head, a loss, the parts of a detector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from inception_jax.weights import layouts, slim_layouts
+from inception_jax.weights.stored import as_array
+from inception_jax.weights.weights_error import WeightsError
+
+_FEWEST = 20  # tensors of a network; the smallest here has over a hundred
+_SHOWN = 6
+
+# Wrappers that add a component anywhere in PyTorch's names: of DataParallel, torch.compile, FSDP
+# and activation checkpointing.
+_INFIX = re.compile(
+    r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+# What is counted or kept beside the weights, and read by no network.
+_COUNTS = re.compile(
+    r"(?:.*[./])?(?:num_batches_tracked|n_averaged|total_ops|total_params|num_updates|updates|"
+    r"decay|step|steps|epoch|iteration|iterations|global_step|local_step|save_counter|"
+    r"learning_rate|lr|best_\w+|beta\d_power|_extra_state|initted)"
+)
+# TensorFlow's slots: a variable's name with one component more. Averages are none.
+_SLOT = re.compile(
+    r"(?:.*/)?(?:weights|biases|depthwise_weights|pointwise_weights|gamma|beta|moving_mean|"
+    r"moving_variance|kernel|bias|depthwise_kernel|pointwise_kernel)/"
+    r"(?!ExponentialMovingAverage$)[^/]+(?<!:0)"
+)
+_OPTIMISER = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
+
+# Our own names, which `layouts.find` does not know; a network each.
+_OWN = re.compile(
+    r"inception\d\w\.branch1x1\.conv\."
+    r"|Mixed_\d\w\.branch\dx\d(?:dbl)?(?:_\d\w?)?\.conv\."
+    r"|block35\.\d+\.branch1x1\.conv\."
+    r"|block1_conv1\.conv\."
+    r"|entry_flow\.\d+\.(?:sepconv|depthwise)"
+    r"|stages\.\d\.blocks\.\d+\.token_mixer\."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peeled:
+    """Tensors without the prefix of their names.
+
+    Attributes:
+        tensors: by the names of their layout.
+        prefix: what stood before these.
+        outside: the tensors without the prefix, by their whole names; counts are left out.
+    """
+
+    tensors: dict[str, Any]
+    prefix: str = ""
+    outside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def listed(names: Collection[str]) -> str:
+    """Lists names, at most a few of them."""
+    shown = list(names)[:_SHOWN]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes wrappers' components out of names, and leaves out what training counts."""
+    return {
+        name if "/" in name else _INFIX.sub("", name): tensor
+        for name, tensor in tensors.items()
+        if not _is_bookkeeping(name, tensor)
+    }
+
+
+def _is_bookkeeping(name: str, tensor: Any) -> bool:
+    if _SLOT.fullmatch(name) or _OPTIMISER.match(name):
+        return True
+    # Where a layout has them, they are counts too; the twin's are kept, for its files are whole.
+    if name.endswith("num_batches_tracked"):
+        return False
+    is_count = str(getattr(tensor, "dtype", "")).rpartition(".")[2].startswith(("int", "uint"))
+    scalar = tuple(tensor.shape) in ((), (1,))
+    return scalar and (is_count or _COUNTS.fullmatch(name) is not None)
+
+
+def peel(tensors: Mapping[str, Any]) -> Peeled | None:
+    """Takes off the prefix that makes the rest a known layout; None if no prefix does.
+
+    Raises:
+        WeightsError: if several do, with other tensors.
+    """
+    named = without_wrappers(tensors)
+    if is_known(named):
+        return Peeled(named)
+    found = {prefix: rest for prefix, rest in _by_prefix(named).items() if is_known(rest)}
+    # Of prefixes within each other the shortest is enough.
+    found = {p: r for p, r in found.items() if not any(p != o and p.startswith(o) for o in found)}
+    if not found:
+        return _with_root(named)
+    prefix, rest = next(iter(found.items()))
+    inside = tuple(found)
+    if len(found) > 1:
+        if _are_parts(list(found.values())):  # a detector's first and second stage
+            prefix, rest = " and ".join(found), {k: t for r in found.values() for k, t in r.items()}
+        elif not all(_equal(rest, other) for other in found.values()):
+            raise WeightsError(
+                f"the names of several networks are in it, beginning with "
+                f"{' and '.join(map(repr, found))}: give a mapping of the tensors of one"
+            )
+    outside = {
+        name: tensor
+        for name, tensor in named.items()
+        if not name.startswith(inside) and not name.endswith("num_batches_tracked")
+    }
+    return Peeled(rest, prefix, outside)
+
+
+def _with_root(named: dict[str, Any]) -> Peeled | None:
+    """TF-slim's networks under another scope than their own, or none."""
+    for prefix, rest in {"": named, **_by_prefix(named)}.items():
+        root = slim_layouts.root_of(rest)
+        if root:
+            tensors = {f"{root}/{name}": tensor for name, tensor in rest.items()}
+            outside = {k: t for k, t in named.items() if not k.startswith(prefix)}
+            return Peeled(tensors, prefix, outside)
+    return None
+
+
+def is_known(tensors: Mapping[str, Any]) -> bool:
+    """Says whether names are of a layout, a publisher's or our own."""
+    if len(tensors) < _FEWEST:
+        return False
+    return layouts.find(dict(tensors)) is not None or any(map(_OWN.match, tensors))
+
+
+def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Groups names by each of their beginnings that ends at a separator; shortest first."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        for match in re.finditer(r"[./]", name):
+            groups.setdefault(name[: match.end()], {})[name[match.end() :]] = tensor
+    large = {prefix: rest for prefix, rest in groups.items() if len(rest) >= _FEWEST}
+    return dict(sorted(large.items(), key=lambda item: len(item[0])))
+
+
+def _are_parts(rests: list[dict[str, Any]]) -> bool:
+    names = [name for rest in rests for name in rest]
+    return len(names) == len(set(names))
+
+
+def _equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(a[k] is b[k] or _same_array(a[k], b[k]) for k in a)
+
+
+def _same_array(a: Any, b: Any) -> bool:
+    return np.array_equal(as_array(a), as_array(b))
