@@ -60,13 +60,17 @@ def load_weights(
     file, tensors, notes = _translated(model, source)
     headless = head and model.num_classes > 0 and file.lacks_head(model)
     whole = head and not headless and not skip
+    # A network without classes has no place for the published classifier, which is no loss.
+    unwanted = () if model.num_classes else model.classifiers
+    asked = tuple(f"{path}." for path in (*skip, *unwanted))
     if headless or not head or not model.num_classes:
         skip = (*skip, *model.classifiers)
     if model.classifiers[0] in skip and not headless:
         notes = [note for note in notes if not note.startswith("the classifier is")]
         others = file.other_head(tensors, model)
-        if others:
-            notes.append(f"left out, as no part of the backbone: {listed(others)}")
+        left_out = [name for name in others if not name.startswith(asked)]
+        if left_out:
+            notes.append(f"left out, as no part of the backbone: {listed(left_out)}")
         tensors = {name: tensor for name, tensor in tensors.items() if name not in others}
     notes += _assign(model, tensors, skip, file)
     if file.facts is not None and whole:
