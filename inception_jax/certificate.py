@@ -153,7 +153,7 @@ def _of_ours(
         graphdef, arrays = nnx.split(model)
 
         @jax.jit
-        def run(arrays: Any, images: jax.Array) -> dict[str, jax.Array]:
+        def run(arrays: Any, images: jax.Array) -> dict[str, Any]:
             merged = nnx.merge(graphdef, arrays)
             maps = merged.features(images)
             return {**maps, "logits": merged.classify(maps)}

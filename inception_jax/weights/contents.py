@@ -101,7 +101,8 @@ def _refuse_others(path: Path, head: bytes, size: int) -> None:
 
 
 def _not_weights(path: Path, what: str, remedy: str) -> WeightsError:
-    return WeightsError(f"{path} is {what}, not a weight file{'. ' if remedy else ''}{remedy}")
+    end = f". {remedy}" if remedy else ""
+    return WeightsError(f"{path} is not a weight file, but {what}{end}")
 
 
 def _zip(path: Path) -> Kind:
@@ -138,7 +139,7 @@ def _tar(path: Path) -> Kind:
     if {"storages", "tensors", "pickle"} <= names:
         raise _not_weights(
             path,
-            "in PyTorch's format of before 2017 (a tar archive), which is not read here",
+            "a tar archive in PyTorch's format of before 2017, which is not read here",
             "Save it again: torch.save(torch.load(FILE), NEW) with a PyTorch below 2.0",
         )
     return "TensorFlow archive"
@@ -171,8 +172,8 @@ def _protobuf(path: Path, head: bytes) -> Kind:
     if _is_old_pickle(head):
         return "pickle"
     raise _not_weights(
-        path, "of a kind that is not known here", "Known are safetensors, PyTorch's, Keras', "
-        "TensorFlow's and Caffe's files; a damaged one must be downloaded again"
+        path, "a file of a kind that is not known here", "Known are safetensors, PyTorch's, Keras' "
+        "and TensorFlow's files, and Caffe's; a damaged one must be downloaded again"
     )  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from inception_jax.weights.prefixes import listed
 from inception_jax.weights.torch_names import Tensors, torch_shapes
 from inception_jax.weights.weight_file import (
     TRAINING_ONLY,
-    Source,
     WeightFile,
     open_weights,
     wrong_readings,
@@ -46,21 +45,21 @@ class Inspection:
     differences: tuple[str, ...] = ()
 
 
-def inspect(source: Source) -> Inspection:
+def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
     """Finds out what a weight file is.
 
     Args:
-        source: what `load_weights` takes.
+        source: a file, a folder or a mapping, as `load_weights` takes them.
 
     Raises:
         WeightsError: if it cannot be read; saying what it is, if that is known.
         FileNotFoundError: if there is no such file.
     """
     file = open_weights("", source)
-    where = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
     facts = {"format": file.format}
-    if not isinstance(source, Mapping) and Path(source).is_file():
-        facts["size"] = f"{Path(source).stat().st_size:,} bytes"
+    where = "a mapping" if isinstance(source, Mapping) else str(source)
+    if not isinstance(source, Mapping) and Path(where).is_file():
+        facts["size"] = f"{Path(where).stat().st_size:,} bytes"
     facts["container"] = ".".join(file.path)
     facts["prefix"] = file.prefix
     facts["layout"] = _layout_name(file)

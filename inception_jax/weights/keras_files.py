@@ -133,7 +133,8 @@ def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
     found: list[tuple[str, np.ndarray]] = []
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not _TRAINING.match(name):
+        is_kept = re.search(r"(?:^|/)vars/\d+$", name) and not _TRAINING.match(name)
+        if is_kept and isinstance(item, h5py.Dataset):
             found.append((name, np.asarray(item)))
 
     root.visititems(visit)

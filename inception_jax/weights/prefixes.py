@@ -74,7 +74,7 @@ def listed(names: Collection[str]) -> str:
 def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Takes wrappers' components out of names, and leaves out what training counts."""
     return {
-        name if "/" in name else _INFIX.sub("", name): tensor
+        _INFIX.sub("", name): tensor
         for name, tensor in tensors.items()
         if not _is_bookkeeping(name, tensor)
     }

@@ -132,7 +132,8 @@ class PickledType:
             return np.dtype(jnp.bfloat16)
         if not re.fullmatch(r"[<>=|]?[a-z]\w{0,15}", self.code):
             raise PickleError("an array of no plain numbers")
-        dtype = np.dtype(self.code).newbyteorder(self.order)
+        dtype = np.dtype(self.code)
+        dtype = dtype.newbyteorder(">") if self.order == ">" else dtype
         if dtype.kind not in "biufc":
             raise PickleError(f"an array of {dtype}")
         return dtype

@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> Tensors:
         shapes = reader.get_variable_to_shape_map()
         names = _object_names(reader) if _OBJECTS in shapes else {}
         return {
-            names.get(name, name.removesuffix(_VALUE)): reader.get_tensor(name)
+            names.get(name) or str(name).removesuffix(_VALUE): reader.get_tensor(name)
             for name in shapes
             if name != _OBJECTS and name != "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
         }

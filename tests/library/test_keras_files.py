@@ -131,6 +131,7 @@ ARCHS = ["xception", "inception_v3", "inception_resnet_v2"]
         ("inception_resnet_v2", ("model.h5", "model.weights.h5")),
     ],
 )
+@pytest.mark.filterwarnings("ignore:the names begin with 'layers/functional/'")
 def test_every_kind_of_file(name, kinds, tmp_path):
     case = Case(name)
     model = case.fresh()
