@@ -253,8 +253,10 @@ def _found(name: str, file: WeightFile) -> dict[str, Any]:
     tensors = file.to_twin(skeleton)
     bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
     aux = tuple(f"{head}." for head in skeleton.aux_names)
+    # Who replaces a classifier for other classes often leaves the auxiliary ones as they were.
+    rows = {len(tensors[f"{x}.bias"]) for x in skeleton.classifiers if f"{x}.bias" in tensors}
     return {
-        "aux_heads": has_aux and any(key.startswith(aux) for key in tensors),
+        "aux_heads": has_aux and len(rows) == 1 and any(key.startswith(aux) for key in tensors),
         **({} if bias is None or bias.ndim != 1 else {"num_classes": len(bias)}),
         **fit.options(tensors, skeleton),
     }

@@ -25,6 +25,8 @@ _SHOWN = 6
 _INFIX = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
+# timm's networks for features have their sequences taken apart: features_0 for features.0.
+_SEQUENCE = re.compile(r"(?:(?<=\.)|^)(features|blocks|stages|stem)_(?=\d+\.)")
 # What is counted or kept beside the weights, and read by no network.
 _COUNTS = re.compile(
     r"(?:.*[./])?(?:num_batches_tracked|n_averaged|total_ops|total_params|num_updates|updates|"
@@ -74,7 +76,7 @@ def listed(names: Collection[str]) -> str:
 def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Takes wrappers' components out of names, and leaves out what training counts."""
     return {
-        _INFIX.sub("", name): tensor
+        _SEQUENCE.sub(r"\1.", _INFIX.sub("", name)): tensor
         for name, tensor in tensors.items()
         if not _is_bookkeeping(name, tensor)
     }
