@@ -25,6 +25,11 @@ from inception_jax.weights.weights_error import WeightsError
 _AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
 # Wrappers that say nothing: no note tells that they were opened.
 _USUAL = {"", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"}
+# What optimisers keep has the shapes of weights, and may have their names.
+_OPTIMISER = re.compile(
+    r"(?:\w+_)?(?:opt|optim|optimi[sz]ers?)(?:_\w+)?|momentum\w*|exp_avg\w*|grad\w*|velocity|mu|nu",
+    re.IGNORECASE,
+)
 _STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)$")
 _DEPTH = 12
 _ALIASES = 4  # references to one container that are followed: pickles may have any number
@@ -112,12 +117,13 @@ def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]
             yield path, dict(_module_tensors(item, "", collections.Counter()))
             continue
         entries = _entries(item)
-        tensors = {str(key): value for key, value in entries.items() if is_tensor(value)}
+        tensors = {_text(key): value for key, value in entries.items() if is_tensor(value)}
         if tensors:
             yield path, tensors
         if seen[id(item)] == 1:  # however often others refer to it
             inner = [(k, value) for k, value in entries.items() if not is_tensor(value)]
-            queue += [((*path, str(key)), value) for key, value in inner]
+            named = [(_text(key), value) for key, value in inner]
+            queue += [((*path, k), value) for k, value in named if not _OPTIMISER.fullmatch(k)]
 
 
 def _nested(source: Any) -> Iterator[list[tuple[tuple[str, ...], dict[str, Any]]]]:
@@ -139,11 +145,15 @@ def _entries(item: Any) -> Mapping[Any, Any]:
     return {}
 
 
+def _text(key: Any) -> str:
+    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+
+
 def _flat(
     entries: Mapping[Any, Any], prefix: str, separator: str, seen: collections.Counter[int]
 ) -> Iterator[tuple[str, Any]]:
     for key, value in entries.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{_text(key)}"
         if is_tensor(value):
             yield name, value
         elif isinstance(value, Mapping) and name.count(separator) < _DEPTH:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -130,11 +131,10 @@ def _tar(path: Path) -> Kind:
     try:
         with tarfile.open(path) as archive:
             names = {Path(name).name for name in archive.getnames()}
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
         raise WeightsError(
-            f"{path} is not a whole tar archive, or a compressed file of another kind "
-            f"({str(error).partition(chr(10))[0]}). "
-            "Unpack it, or download it again"
+            f"{path} is not a whole tar archive, or a compressed file of another kind. Unpack it, "
+            "or download it again"
         ) from None
     if {"storages", "tensors", "pickle"} <= names:
         raise _not_weights(

@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,13 @@ def read_archive(path: Path) -> Tensors:
             if not found and len(graphs) == 1:
                 return read_graph(graphs[0])
             if len(found) != 1:
-                names = ", ".join(sorted(f.name for f in found)) or "none"
-                raise WeightsError(f"{path} must hold one checkpoint; it holds {names}")
+                names = ", ".join(sorted(f.name for f in found or files)) or "nothing"
+                raise WeightsError(
+                    f"{path} must hold one checkpoint of TensorFlow; it holds {names}. Unpack it, "
+                    "and give the weight file in it"
+                )
             return read_checkpoint(found.pop())
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise damaged(path, ".tar.gz archive", error) from None
 
 

@@ -25,6 +25,7 @@ from inception_jax.weights.weights_error import damaged, optional_library
 ENDINGS = (".pth", ".pt", ".bin")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
+_MOST_BYTES = 1 << 30  # of a compressed record, which may be small in the file
 _LEGACY_SIZE = struct.Struct("<q")
 
 
@@ -69,7 +70,7 @@ class _Archive:
         if info is None:
             raise PickleError(f"record {name} is missing")
         if info.compress_type != zipfile.ZIP_STORED:
-            raise PickleError("its records are compressed: pack it without compression")
+            return self._unpacked(info)
         header = self.content[info.header_offset : info.header_offset + 30]
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise PickleError(f"record {name} is not where the archive says")
@@ -78,6 +79,15 @@ class _Archive:
         if len(record) < info.file_size or (info.CRC and zlib.crc32(record) != info.CRC):
             raise PickleError(f"record {name} is cut short or changed (its checksum differs)")
         return record
+
+    def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
+        """Reads a record of an archive that another program has packed again."""
+        if info.file_size > _MOST_BYTES:
+            raise PickleError(f"a record of {info.file_size:,} bytes")
+        try:
+            return self.zip.read(info)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            raise PickleError(str(error)) from None
 
     def persistent(self, key: Any) -> Storage:
         kind, storage_type, name, *_ = key

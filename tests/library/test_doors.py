@@ -152,6 +152,15 @@ def test_averages(twin, tmp_path):
     assert "statistics are from 'net'" in note
 
 
+def test_what_optimisers_keep_is_no_network():
+    """By the names of the weights, as some store it."""
+    moments = {key: tensor * 0.1 for key, tensor in TENSORS.items()}
+    check({"params": TENSORS, "opt": {"mu": moments}, "optimizer_state": moments})
+    check({"model": TENSORS, "opt_m": {f"exp_avg.{key}": x for key, x in moments.items()}})
+    with pytest.raises(ij.WeightsError):
+        load({"optimizer": moments})
+
+
 def test_lightning():
     state = {f"model.{key}": tensor for key, tensor in TENSORS.items()}
     state |= {"loss.weight": torch.ones(10), "accuracy.total": torch.tensor(3)}
