@@ -16,7 +16,7 @@ import numpy as np
 
 from inception_jax.weights import prefixes
 from inception_jax.weights.pickles import Opaque, PickleError
-from inception_jax.weights.prefixes import Peeled
+from inception_jax.weights.prefixes import OPTIMISER, Peeled
 from inception_jax.weights.stored import as_array, is_tensor
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError
@@ -25,11 +25,6 @@ from inception_jax.weights.weights_error import WeightsError
 _AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
 # Wrappers that say nothing: no note tells that they were opened.
 _USUAL = {"", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"}
-# What optimisers keep has the shapes of weights, and may have their names.
-_OPTIMISER = re.compile(
-    r"(?:\w+_)?(?:opt|optim|optimi[sz]ers?)(?:_\w+)?|momentum\w*|exp_avg\w*|grad\w*|velocity|mu|nu",
-    re.IGNORECASE,
-)
 _STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)$")
 _DEPTH = 12
 _ALIASES = 4  # references to one container that are followed: pickles may have any number
@@ -123,7 +118,7 @@ def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]
         if seen[id(item)] == 1:  # however often others refer to it
             inner = [(k, value) for k, value in entries.items() if not is_tensor(value)]
             named = [(_text(key), value) for key, value in inner]
-            queue += [((*path, k), value) for k, value in named if not _OPTIMISER.fullmatch(k)]
+            queue += [((*path, k), value) for k, value in named if not OPTIMISER.fullmatch(k)]
 
 
 def _nested(source: Any) -> Iterator[list[tuple[tuple[str, ...], dict[str, Any]]]]:
@@ -154,6 +149,8 @@ def _flat(
 ) -> Iterator[tuple[str, Any]]:
     for key, value in entries.items():
         name = f"{prefix}{_text(key)}"
+        if OPTIMISER.fullmatch(_text(key)):
+            continue
         if is_tensor(value):
             yield name, value
         elif isinstance(value, Mapping) and name.count(separator) < _DEPTH:

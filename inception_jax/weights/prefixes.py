@@ -39,7 +39,13 @@ _SLOT = re.compile(
     r"moving_variance|kernel|bias|depthwise_kernel|pointwise_kernel)/"
     r"(?!ExponentialMovingAverage$)[^/]+(?<!:0)"
 )
-_OPTIMISER = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
+_TRAINING = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
+
+# What optimisers keep has the shapes of weights, and may have their names.
+OPTIMISER = re.compile(
+    r"(?:\w+_)?(?:opt|optim|optimi[sz]ers?)(?:_\w+)?|momentum\w*|exp_avg\w*|grad\w*|velocity|mu|nu",
+    re.IGNORECASE,
+)
 
 # Our own names, which `layouts.find` does not know; a network each.
 _OWN = re.compile(
@@ -83,7 +89,7 @@ def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_bookkeeping(name: str, tensor: Any) -> bool:
-    if _SLOT.fullmatch(name) or _OPTIMISER.match(name):
+    if _SLOT.fullmatch(name) or _TRAINING.match(name):
         return True
     # Where a layout has them, they are counts too; the twin's are kept, for its files are whole.
     if name.endswith("num_batches_tracked"):
@@ -149,7 +155,11 @@ def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, tensor in tensors.items():
         for match in re.finditer(r"[./]", name):
             groups.setdefault(name[: match.end()], {})[name[match.end() :]] = tensor
-    large = {prefix: rest for prefix, rest in groups.items() if len(rest) >= _FEWEST}
+    large = {
+        prefix: rest
+        for prefix, rest in groups.items()
+        if len(rest) >= _FEWEST and not any(map(OPTIMISER.fullmatch, re.split(r"[./]", prefix)))
+    }
     return dict(sorted(large.items(), key=lambda item: len(item[0])))
 
 

@@ -159,6 +159,8 @@ def test_what_optimisers_keep_is_no_network():
     check({"model": TENSORS, "opt_m": {f"exp_avg.{key}": x for key, x in moments.items()}})
     with pytest.raises(ij.WeightsError):
         load({"optimizer": moments})
+    with pytest.raises(ij.WeightsError):
+        load({f"state.exp_avg.{key}": x for key, x in moments.items()})
 
 
 def test_lightning():
