@@ -109,6 +109,26 @@ def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
     assert_restores(saved, 3)
 
 
+def test_an_array_that_is_read_otherwise_than_it_was_saved_is_damage(saved, monkeypatch, capfd):
+    """Whatever the format itself notices."""
+    with opened(saved) as checkpoints:
+        load = checkpoints._checkpointer.load
+
+        def one_bit_off(step, abstract):
+            leaves, structure = jax.tree.flatten(load(step, abstract))
+            if step == 3:
+                i = max(range(len(leaves)), key=lambda i: leaves[i].size)
+                bits = np.asarray(leaves[i]).copy()
+                bits.view(np.uint32).flat[0] ^= 1
+                leaves[i] = jax.device_put(bits, leaves[i].sharding)
+            return structure.unflatten(leaves)
+
+        monkeypatch.setattr(checkpoints._checkpointer, "load", one_bit_off)
+        found = checkpoints.restore(state(0))
+    assert found.step == 2
+    assert "the checkpoint of step 3 is damaged" in capfd.readouterr().err
+
+
 def test_a_damaged_step_is_saved_anew(saved):
     largest = max(files_of(saved), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:10])
