@@ -126,7 +126,7 @@ def test_a_hook_sees_and_replaces_maps(name):
     [
         ("inception_v1", "inception4e"),
         ("inception_v1", None),
-        ("xception", "block13_sepconv1_act"),
+        pytest.param("xception", "block13_sepconv1_act", marks=pytest.mark.slow),
         ("xception41p", "block12_conv2"),
     ],
 )
@@ -148,7 +148,7 @@ def test_grad_cam(name, stage):
             hook = lambda name, found: map if name == stage else found  # noqa: E731
             return model.classify(model.features(images, hook=hook))
 
-        step = 1e-6
+        step = 1e-5  # a smaller one drowns in the rounding of large logits
         weights = []
         for channel in range(map.shape[-1]):
             moved = map.at[..., channel].add(step)

@@ -120,7 +120,11 @@ WRITERS = {
     "model.keras": write_archive,
     "model.json": write_tensorflow_js,
 }
-ARCHS = ["xception", "inception_v3", "inception_resnet_v2"]
+ARCHS = [
+    "xception",
+    "inception_v3",
+    pytest.param("inception_resnet_v2", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def story():
     return importlib.import_module("benchmarks.story")
 
 
+@pytest.mark.slow
 def test_the_tables_are_what_is_counted(story):
     pattern = re.compile(
         r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$", re.DOTALL | re.MULTILINE

@@ -78,7 +78,15 @@ def files_of(folder: Path) -> list[Path]:
 # Orbax leaves coroutines and tasks behind when a file cannot be read.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flip",
+        "delete",
+        pytest.param("truncate", marks=pytest.mark.slow),
+        pytest.param("empty", marks=pytest.mark.slow),
+    ],
+)
 def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
     """Each file in turn: the newest state is restored bit for bit, or the one before, and said."""
     rng = np.random.default_rng(0)

@@ -93,10 +93,10 @@ def logged_steps(workdir: Path) -> list[int]:
 # ---- In a process of its own ----
 
 
-def test_a_run_from_start_to_end(start, tmp_path):
-    arch, width = "inception_next_atto", 0.1
-    options = ["--arch", arch, "--width-multiplier", str(width), *SHORT, "--tensorboard"]
-    code, out, err = end(start(*options, "--steps", "4", "--workdir", "w"))
+def test_a_run_from_start_to_end(start_tiny, with_tiny, tmp_path):
+    arch, width = "tiny", 0.5
+    options = ["--width-multiplier", str(width), *SHORT, "--tensorboard"]
+    code, out, err = end(start_tiny(*options, "--steps", "4", "--workdir", "w"))
     assert code == 0, err
     result = json.loads(out.splitlines()[-1])
     assert {"arch": arch, "dataset": "fashion_mnist", "step": 4}.items() <= result.items()

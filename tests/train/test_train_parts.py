@@ -298,8 +298,8 @@ def test_help_is_short_and_names_every_option(capsys):
     assert len(lines) < 70
     assert max(map(len, lines)) <= 88
     assert "  --image-size N            side of the images, in pixels (default: 75)" in lines
-    for name in fields.flat(Config()):
-        assert any(f"--{name.replace('_', '-')}" in line.split() for line in lines), name
+    for option in option_parser.options_of(Config()):
+        assert any(option.flag in line.split() for line in lines), option.name
     common = [name for section in usage._COMMON.values() for name in section]
     assert len(common) == len(set(common))
 

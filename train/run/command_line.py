@@ -164,7 +164,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     base = baseline(known, dataset, evaluated)
     config = fields.override(base, options)
     fields.check_ranges(config)
-    config, dataset = _scaled(base, config, dataset, set(options))
+    if evaluated is None:
+        config, dataset = _scaled(base, config, dataset, set(options))
     functional.check(config.network, config.input.image_size)
     loop.profile_range(config.loop)
     if config.report.tensorboard:

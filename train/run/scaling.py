@@ -103,13 +103,13 @@ def _epochs(own: float, options: Options, given: Set[str], size: int, images: in
 def fitting_batch(most: int, images: int) -> int:
     """Returns a batch size for few images: four batches an epoch, and few images left over.
 
-    Multiples of eight, which several devices can share; below eight images, all of them.
+    Multiples of eight, which several devices can share; below eight images, a power of two.
     """
     most = min(most, max(images // 4, 8))
     for size in range(most - most % 8, 0, -8):
         if images % size <= _DROPPED * images:
             return size
-    return min(8, images)
+    return 1 << (min(8, max(images, 1)).bit_length() - 1)
 
 
 def note(recipe: str, base: Options, changes: Options, images: int) -> str | None:
