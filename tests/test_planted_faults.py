@@ -122,7 +122,7 @@ FAULTS = [
         "inception_jax/metrics/image_loader.py",
         "as_pillow=True",
         "as_pillow=False",
-        "tests/train/test_doors.py::test_metrics_read_as_pillow_and_say_what_is_lost",
+        "tests/train/test_every_door.py::test_metrics_read_as_pillow_and_say_what_is_lost",
     ),
     Fault(
         "the other resize of FID",

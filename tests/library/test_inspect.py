@@ -106,6 +106,7 @@ def test_a_certificate(model, tmp_path, capsys):
     assert "equal to rounding" in page
 
 
+@pytest.mark.slow
 def test_a_certificate_needs_a_reading(model, tmp_path):
     path = tmp_path / "x.safetensors"
     safetensors.numpy.save_file(ij.to_torch(model), path)

@@ -158,7 +158,14 @@ def test_the_classifier_alone_leaves_the_backbone_bit_equal(start, train_here, t
     assert rates[0] > 3 * max(rates[3:])  # the whole network learns more slowly
 
 
-@pytest.mark.parametrize(("stop", "step"), [(2, 2), (3, 3), (5, 4)])  # an evaluation asks too
+@pytest.mark.parametrize(
+    ("stop", "step"),
+    [
+        pytest.param(2, 2, marks=pytest.mark.slow),
+        (3, 3),
+        pytest.param(5, 4, marks=pytest.mark.slow),  # an evaluation asks too
+    ],
+)
 def test_it_resumes_bit_equal_in_either_phase(start, train_here, tmp_path, monkeypatch, stop, step):
     options = [*FINETUNE, "--steps", "6", "--head-epochs", "1"]
     assert train_here(*options, "--workdir", "straight")[0] == 0
