@@ -65,7 +65,8 @@ class Draw:
         assert code in codes, (code, err[-2000:])
         assert "Traceback" not in err, err[-2000:]
         lines = err.splitlines()
-        if code == -signal.SIGKILL and (not lines or (self.workdir / "result.json").exists()):
+        by_signal = code in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT)
+        if by_signal and (not lines or (self.workdir / "result.json").exists()):
             return out, err  # before the process that writes the last line was there, or after all
         if code not in (0, 42):
             assert lines, "no line"
