@@ -254,7 +254,7 @@ def _differences(config: Config, job: Job) -> str:
     told = {"workdir", "data_dir", *config.run.scaled}
     left = {name: values for name, values in changes.items() if name not in told}
     if not left:
-        return ", as it is"
+        return ", for few images" if config.run.scaled else ", as it is"
     words = [
         f"{name.replace('_', '-')} {_shown(own)}"
         + ("" if usual is None else f" instead of {_shown(usual)}")
