@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import inception_jax as ij
@@ -36,6 +35,7 @@ def published(with_tiny, tmp_path):
     """A publisher's kind of file: a state dict without a word on what it is."""
     model = ij.create_model("tiny")
     networks.fill(model)
+    torch = pytest.importorskip("torch")
     state = {name: torch.from_numpy(array.copy()) for name, array in ij.to_torch(model).items()}
     torch.save(state, tmp_path / "published.pth")
     return model
