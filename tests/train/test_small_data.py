@@ -137,6 +137,17 @@ FINETUNE = ["--recipe", "finetune", "--init-from", "start.safetensors", *TINY[2:
             "--batch-size", "8", "--log-every", "1"]  # fmt: skip
 
 
+def test_evaluating_a_fine_tuning_is_of_its_checkpoint(start, train_here, tmp_path):
+    """The same command with --eval-only: not of the file that it started from."""
+    options = [*FINETUNE, "--steps", "2"]
+    code, _, err = train_here(*options)
+    assert code == 0, err
+    assert (tmp_path / "runs/tiny-d-finetune/checkpoints/2").exists()
+    code, out, err = train_here(*options, "--eval-only")
+    assert code == 0, err
+    assert "evaluated the checkpoint of step 2" in out
+
+
 def test_the_classifier_alone_leaves_the_backbone_bit_equal(start, train_here, tmp_path):
     """The network and its width are the file's; the statistics stay too, averages included."""
     options = [*FINETUNE, "--steps", "6", "--weight-decay", "0.5", "--ema-decay", "0.9"]

@@ -157,8 +157,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 
     undecided = dict.fromkeys(("arch", "recipe", "dataset", "workdir"))
     known = argparse.Namespace(**{**fields.flat(Config()), **undecided, **options})
-    evaluated = _evaluated_file(known)
     known.arch = known.arch or _start(known.init_from).get("arch") or NetworkOptions.arch
+    evaluated = _evaluated_file(known)
     ij.model_info(known.arch)  # a wrong name is told before a large folder is listed
     dataset = _dataset(known, evaluated)
     base = baseline(known, dataset, evaluated)
@@ -256,7 +256,6 @@ def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str 
     """Returns the folder of a run that names none: another one for every network and data set.
 
     A fine-tuning has one of its own, so that it can start from the folder of a training.
-
     Two folders of images with the same name get the same one; `run.json` tells them apart.
     """
     name = data_dir.resolve().name if dataset == "folder" and data_dir else dataset
@@ -272,8 +271,9 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
     from inception_jax.weights.weight_file import open_weights
     from train.workdir.claim import has_checkpoints
 
-    arch = known.arch or NetworkOptions.arch
-    usual = default_workdir(arch, known.dataset or DataOptions.dataset, known.data_dir)
+    arch = known.arch
+    dataset, recipe = known.dataset or DataOptions.dataset, known.recipe or ""
+    usual = default_workdir(arch, dataset, known.data_dir, recipe)
     if has_checkpoints(known.workdir or usual):
         return None
     if not known.init_from.is_dir() and not files.exists(known.init_from):

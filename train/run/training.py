@@ -133,8 +133,8 @@ def _compare(config: Config, own: identity.Identity) -> claim.Claim:
 
 
 def _default(config: Config) -> Path:
-    data = config.data
-    return command_line.default_workdir(config.network.arch, data.dataset, data.data_dir)
+    data, recipe = config.data, config.run.recipe
+    return command_line.default_workdir(config.network.arch, data.dataset, data.data_dir, recipe)
 
 
 def _restore(config: Config, job: Job, checkpoints: Checkpoints) -> int:
@@ -162,19 +162,8 @@ def _train(
     )
     report = run_report(config, job) if config.report.report and processes.is_main() else None
     skips = config.step.on_nan == "skip"
-    loop = Loop(
-        job,
-        config.loop,
-        folder,
-        arch,
-        start,
-        skips,
-        checkpoints,
-        reporter,
-        stop,
-        still_ours,
-        report,
-    )
+    parts = (checkpoints, reporter, stop, still_ours, report)
+    loop = Loop(job, config.loop, folder, arch, start, skips, *parts)
     reporter.say(_headline(config, job, start))
     if job.dataset.note:
         reporter.say(job.dataset.note)
