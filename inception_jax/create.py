@@ -139,19 +139,14 @@ def _opened(source: Any) -> tuple[WeightFile, Spec, Path]:
     return file, file.spec, path
 
 
-_DEFAULTS: dict[str, Any] = dict(
-    in_channels=3, aux_heads=False, dtype=jnp.float32, rngs=None, width_multiplier=1.0,
-    param_dtype=jnp.float32,
-)  # fmt: skip
-
-
 def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[str, Any]) -> Model:
     """Loads a network as `load` does, with other options where some are given."""
     if weights is not None and weights is not True:
         raise ValueError(f"{name} has its own weights: leave weights out, or load_weights later")
     words.check_counts(1 if num_classes is None else num_classes, given["in_channels"])
     file, spec, _ = _opened(name)
-    given = {k: v for k, v in given.items() if k not in _DEFAULTS or v != _DEFAULTS[k]}
+    usual = create_model.__kwdefaults__
+    given = {k: v for k, v in given.items() if k not in usual or v != usual[k]}
     model = create_model(spec.name, weights=file, **{**_saved(spec), **given})
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes, given.get("rngs"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -107,14 +108,11 @@ class Parser(argparse.ArgumentParser):
 def whole_number(text: str) -> int:
     """Reads a whole number; 1_000 and 1e3 are 1000."""
     try:
-        return int(text)
+        # float only reads what int does not: it rounds large numbers.
+        number = float(text) if re.search(r"[.eE]", text) else int(text)
     except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.5
-    if not number.is_integer():
+        number = math.nan
+    if not (isinstance(number, int) or number.is_integer()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(number)
 

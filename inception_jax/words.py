@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from inception_jax.nearest import did_you_mean, nearest
+
 _KERAS = "Keras"
 _TIMM = "timm"
 _TORCHVISION = "torchvision"
@@ -204,8 +206,6 @@ def about_name(name: str, known: Iterable[str]) -> str:
         name: what was asked for.
         known: the library's own names, with and without tags.
     """
-    import difflib  # for mistakes alone
-
     known = list(known)
     if "/" in name and ":" not in name:
         return (
@@ -219,21 +219,16 @@ def about_name(name: str, known: Iterable[str]) -> str:
     arch, _, tag = name.partition(".")
     if arch in known and tag:
         tags = [other.partition(".")[2] for other in known if other.startswith(f"{arch}.")]
-        near = difflib.get_close_matches(tag, tags, n=1)
-        hint = f"; did you mean {arch}.{near[0]}?" if near else ""
+        hint = did_you_mean(tag, tags, prefix=f"{arch}.")
         return f"{arch} has no tag {tag!r}; it has {', '.join(tags)}{hint}"
     return f"unknown model {name!r}; {_nearest(name, known)}"
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    import difflib  # for mistakes alone
-
-    keys = {key_of(own): own for own in known}
-    foreign = {key: f"{next(iter(tags))}" for key, tags in _BY_KEY.items()}
-    keys = {**foreign, **keys}
-    wanted = difflib.get_close_matches(key_of(name), keys, n=3)
-    wanted += difflib.get_close_matches(key_of(name.partition(".")[0]), keys, n=2)
-    near = dict.fromkeys(keys[key] for key in wanted)
+    foreign = {key: next(iter(tags)) for key, tags in _BY_KEY.items()}
+    meant = {**foreign, **{own: own for own in known}}
+    wanted = [*nearest(name, meant), *nearest(name.partition(".")[0], meant, count=2)]
+    near = dict.fromkeys(meant[word] for word in wanted)
     if not near:
         return "all are in list_models(), or `inception-jax list`"
     return f"did you mean {', '.join(near)}?"
@@ -277,10 +272,8 @@ def about_option(option: str, arch: str, own: Iterable[str]) -> str:
     """
     if option in OPTIONS:
         return f"{option} is another library's word; here: {OPTIONS[option]}"
-    import difflib  # for mistakes alone
-
     own = sorted(own)
-    near = difflib.get_close_matches(option, own, n=2)
+    near = nearest(option, own, count=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(own)}"
     return f"{arch} has no option {option!r}; {hint}"
 

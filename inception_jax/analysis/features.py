@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from inception_jax.nearest import nearest
 from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
 from inception_jax.nn.stages import feature_info
@@ -64,5 +64,5 @@ def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
         raise ValueError(f"no stage is named; there are {', '.join(known)}")
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
+            near = nearest(name, known) or known
             raise ValueError(f"there is no stage {name!r}; there is {', '.join(near)}")

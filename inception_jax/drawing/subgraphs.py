@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 
 from inception_jax.drawing.graph import Graph, Node, consumers, inside, nodes_inside
 from inception_jax.drawing.repeats import Repeat, chains, runs, without_repeats
+from inception_jax.nearest import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,6 @@ def _unknown(graph: Graph, name: str) -> str:
     known = [stage.name for stage in stages(graph)]
     scopes = {node.scope for node in graph.nodes.values()}
     paths = [path for path in graph.calls if path and any(inside(scope, path) for scope in scopes)]
-    near = difflib.get_close_matches(name, dict.fromkeys([*known, *paths]), n=4)
+    near = nearest(name, [*known, *paths], count=4)
     hint = f"did you mean {', '.join(near)}?" if near else f"its stages are {', '.join(known)}"
     return f"{graph.class_name('')} has no module {name!r} to draw; {hint}"

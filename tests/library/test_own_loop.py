@@ -55,7 +55,7 @@ def test_every_network_is_tabulated(name):
     model = ij.create_model(name, **options)
     model.train()
     x = jnp.ones((2, 96, 96, 3))
-    nnx.tabulate(model, x, rngs=nnx.Rngs(0), depth=1)
+    assert type(model).__name__ in nnx.tabulate(model, x, rngs=nnx.Rngs(0), depth=1)
 
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_next_atto"])
@@ -67,7 +67,10 @@ def test_networks_with_repeated_blocks_are_closed_over(name):
     nnx.update(model, zeros)
     x = jnp.ones((1, 75, 75, 3))
     for call in (model, model.features, model.embed):
-        jax.eval_shape(call, x)
+        assert jax.tree.leaves(jax.eval_shape(call, x))[-1].shape[0] == 1
+    # No tracer is left behind in it.
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model)))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(nnx.state(model)))
 
 
 def test_in_linen(network):

@@ -270,7 +270,7 @@ print(*[name for name in sys.modules if name.startswith("inception_jax.")])
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     rooms = {name.split(".")[1] for name in found.stdout.split()}
-    assert rooms == {"models", "nn", "registry", "words"}
+    assert rooms == {"models", "nearest", "nn", "registry", "words"}
 
 
 def test_both_frameworks_have_the_same_networks():

@@ -30,7 +30,8 @@ def run(main: Callable[[], int]) -> int:
         code = 1
     except Exception as error:  # of an import, or of the handling of an error
         path = trace.write(error, None)
-        last_line.say(f"error: {type(error).__name__}: {error} (trace: {path})")
+        where = f" (trace: {path})" if path else ""
+        last_line.say(f"error: {type(error).__name__}: {error}{where}")
         code = 1
     except SystemExit as error:  # --help, and errors of the command line
         code = error.code if isinstance(error.code, int) else 1
