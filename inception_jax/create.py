@@ -145,7 +145,7 @@ def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[s
         raise ValueError(f"{name} has its own weights: leave weights out, or load_weights later")
     words.check_counts(1 if num_classes is None else num_classes, given["in_channels"])
     file, spec, _ = _opened(name)
-    usual = create_model.__kwdefaults__
+    usual = create_model.__kwdefaults__ or {}
     given = {k: v for k, v in given.items() if k not in usual or v != usual[k]}
     model = create_model(spec.name, weights=file, **{**_saved(spec), **given})
     if num_classes is not None and num_classes != model.num_classes:
