@@ -9,6 +9,7 @@ on the command line, in recipes and in `config.json` the names are flat.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -90,9 +91,15 @@ def may_change(options: Any) -> set[str]:
 
 def _annotated(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """Yields name, value and metadata of every option."""
-    hints = typing.get_type_hints(type(options), include_extras=True)
+    hints = _hints(type(options))
     for name, value in vars(options).items():
         if dataclasses.is_dataclass(value):
             yield from _annotated(value)
         else:
             yield name, value, getattr(hints[name], "__metadata__", ())
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The annotations of a class, which are text until they are evaluated."""
+    return typing.get_type_hints(kind, include_extras=True)

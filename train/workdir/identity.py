@@ -39,7 +39,8 @@ def describe(config: Any, dataset: Dataset, total: int) -> Identity:
     options = json.loads(json.dumps(fields.as_json(config)))
     if options["lr_schedule"] != "exponential":
         options["last_step"] = total
-    fixed = {k: v for k, v in options.items() if k not in fields.may_change(config)}
+    free = fields.may_change(config)
+    fixed = {k: v for k, v in options.items() if k not in free}
     return {
         "format": _FORMAT,
         "project": {
@@ -120,10 +121,11 @@ def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[st
     An option that is younger than the stored ones had its default there.
     """
     before = {**json.loads(json.dumps(fields.as_json(type(config)()))), **before}
+    free = fields.may_change(config)
     return [
         f"{name} {before.get(name)!r}, now {value!r}"
         for name, value in now["configuration"]["options"].items()
-        if name not in fields.may_change(config) and before.get(name) != value
+        if name not in free and before.get(name) != value
     ]
 
 
