@@ -127,7 +127,7 @@ def test_a_hook_sees_and_replaces_maps(name):
         ("inception_v1", "inception4e"),
         ("inception_v1", None),
         pytest.param("xception", "block13_sepconv1_act", marks=pytest.mark.slow),
-        ("xception41p", "block12_conv2"),
+        pytest.param("xception41p", "block12_conv2", marks=pytest.mark.slow),
     ],
 )
 def test_grad_cam(name, stage):

@@ -75,6 +75,7 @@ def test_the_longest_way_is_counted(story):
     assert found.moved == 3 * 64 + 2 * (2 * maps[0] + maps[0] + maps[1]) + 2 * maps[1]
 
 
+@pytest.mark.slow
 def test_drawings_can_be_drawn():
     from inception_jax import drawing
 

@@ -70,6 +70,21 @@ def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path
     assert not (tmp_path / "runs").exists()  # nothing is written
 
 
+def test_a_list_of_exclusions(train_here, published, tmp_path):
+    """Those that it names are left out; one that names none is of other images."""
+    for i in range(3):
+        write_photo(tmp_path / "d" / TENCH / f"{i}.png", i)
+    (tmp_path / "list").write_text("elsewhere/other.JPEG\n")
+    code, _, err = evaluate(train_here, "--eval-exclude", "list")
+    assert code == 1
+    assert "none of the 1 names in --eval-exclude list, such as other, is a test image's" in err
+    (tmp_path / "list").write_text("elsewhere/other.JPEG\nval/1.JPEG\n")
+    code, out, err = evaluate(train_here, "--eval-exclude", "list")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert (result["eval_examples"], result["eval_left_out"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("folders", "words"),
     [

@@ -56,6 +56,34 @@ def test_distortion_changes_each_image_by_itself_and_stays_in_range(pixels):
     np.testing.assert_array_equal(seen[0], augmentation.distort(same, jax.random.key(0)))
 
 
+def test_distortion_is_within_tf_slims_limits():
+    """Each image of its own; one pixel has no contrast, and grey has neither hue nor saturation."""
+    colour = jnp.broadcast_to(jnp.array([0.5, 0.35, 0.4]), (2048, 1, 1, 3))
+    grey = jnp.broadcast_to(jnp.array([0.42, 0.58])[:, None], (2048, 1, 2, 3))
+    turn, value, chroma, step = [], [], [], []
+    for seed in range(12):  # of the four orders a batch takes one
+        key = jax.random.key(seed)
+        out = np.asarray(augmentation.distort(colour, key), np.float64)[:, 0, 0]
+        turn += [colorsys.rgb_to_hsv(*pixel)[0] for pixel in out]
+        value += list(out.max(-1) - 0.5)
+        chroma += list(np.ptp(out, -1) / 0.15)
+        two = np.asarray(augmentation.distort(grey, key), np.float64)[:, 0, :, 0]
+        step += list(np.ptp(two, -1) / 0.16)
+    turned = (np.array(turn) - colorsys.rgb_to_hsv(0.5, 0.35, 0.4)[0] + 0.5) % 1 - 0.5
+    _is_uniform(turned, -0.2, 0.2)
+    _is_uniform(np.array(value), -32 / 255, 32 / 255)
+    _is_uniform(np.array(step), 0.5, 1.5)
+    # Before or after the brightness: saturation scales the colour by the value that it then has.
+    assert np.min(chroma) < 0.6
+    assert np.max(chroma) > 1.4
+
+
+def _is_uniform(values: np.ndarray, low: float, high: float) -> None:
+    share = (np.sort(values) - low) / (high - low)
+    expected = (np.arange(len(values)) + 0.5) / len(values)
+    np.testing.assert_allclose(share, expected, atol=0.02)
+
+
 def test_erasing_puts_one_rectangle_of_noise_into_a_share_of_the_images():
     x = jnp.full((400, 20, 30, 3), 7.0)
     out = np.asarray(augmentation.erase(x, 0.25, jax.random.key(0)))

@@ -134,6 +134,7 @@ def test_an_unknown_option(start):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_resumes_and_ends_bit_equal(start_tiny, tmp_path):
     """SIGTERM saves and says so, exit code 42; SIGKILL loses what came after a checkpoint."""
     options = [*SHORT, "--checkpoint-every", "4"]

@@ -188,7 +188,7 @@ def test_every_checkpoint_damaged(trained, train_here, tmp_path, how):
             step.mkdir()
     before = checkpoints(tmp_path / "w")
     options = [*FOLDER, "--data-dir", "pets"]
-    for more in (["--eval-only"], ["--steps", "6"], ["--steps", "6"]):
+    for more in (["--eval-only"], ["--steps", "6"]):
         end = train_here(*options, *more)
         assert_refused(end, "every checkpoint", "step 4", "step 3", "--start-over", code=1)
         assert "handler" not in end[2]

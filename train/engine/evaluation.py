@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from inception_jax.notes import printable
 from inception_jax.registry import ModelInfo
 from train.data import pipeline
 from train.data.augment import evaluation_view
@@ -81,13 +82,14 @@ class Evaluator:
 
         Raises:
             Interrupted: when one of them says so.
-            TrainingError: if too many images are bad, or the count is not what it should be.
+            TrainingError: if too many images are bad, the count is not what it should be, or the
+                list of exclusions names no test image.
         """
         weights = {"": state.averaged}
         if state.ema_params is not None:
             weights["_raw"] = (state.params, state.stats)
         outputs: dict[str, list[Any]] = {suffix: [] for suffix in weights}
-        left_out = 0
+        skipped = excluded = 0
         share = (jax.process_index(), jax.process_count())
         with (
             pipeline.evaluation_batches(
@@ -103,13 +105,21 @@ class Evaluator:
             for batch in ready:
                 notes = batch.pop("notes")
                 self.bad_images.add(notes)
-                left_out += sum(note.kind in ("skipped", "excluded") for note in notes)
+                skipped += sum(note.kind == "skipped" for note in notes)
+                excluded += sum(note.kind == "excluded" for note in notes)
                 arrays = self.devices.put(batch)
                 for suffix, (params, stats) in weights.items():
                     outputs[suffix].append(jax.device_get(self._compiled(params, stats, arrays)))
                 if stop():
                     raise Interrupted
-        return self._gather(outputs, processes.total(left_out))
+        excluded = processes.total(excluded)
+        if self._exclude and not excluded:
+            raise TrainingError(
+                f"none of the {len(self._exclude)} names in --eval-exclude "
+                f"{self.options.eval_exclude}, such as {printable(min(self._exclude))}, is a test "
+                "image's (folders and extensions are not compared)"
+            )
+        return self._gather(outputs, processes.total(skipped) + excluded)
 
     def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
         """Returns test images as they are evaluated, uint8 [h, w, c]."""
