@@ -147,3 +147,23 @@ def test_a_runs_own_file_gives_the_runs_result(train_here, tmp_path):
     code, _, err = train_here(*options, *file)
     assert code == 2
     assert "'other'" in err
+
+
+def test_a_file_is_evaluated_whatever_lies_in_the_usual_workdir(train_here, tmp_path):
+    """A run there counts only if it started from that file."""
+    write_folder(tmp_path / "d", {"": {"a": 10, "b": 10}})
+    options = ["--dataset", "folder", "--data-dir", "d", "--image-size", "21"]
+    train = [*options, "--arch", "tiny", "--batch-size", "8", "--steps", "2", "--no-tensorboard"]
+    code, out, err = train_here(*train)
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    for file in ("runs/tiny-d", "runs/tiny-d/weights.safetensors"):
+        code, out, err = train_here(*options, "--eval-only", "--init-from", file)
+        assert code == 0, err
+        again = json.loads(out.splitlines()[-1])
+        assert (again["weights"], again["eval_top1"]) == (file, result["eval_top1"])
+        assert again["eval_examples"] == result["eval_examples"] == 4
+    file = ["--eval-only", "--init-from", "runs/tiny-d"]
+    code, _, err = train_here(*options, *file, "--workdir", "runs/tiny-d")
+    assert code == 2
+    assert "did not start from --init-from runs/tiny-d: leave out" in err

@@ -51,8 +51,9 @@ class RunOptions:
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the initial parameters, the order of the images, augmentation and dropout."""
     eval_only: Annotated[bool, MAY_CHANGE] = False
-    """Evaluate the newest checkpoint of the workdir, and stop. Without one: evaluate the weights of
-    init-from, by the size, crop and classes of the file or its publisher; nothing is written."""
+    """Evaluate the newest checkpoint of the workdir, and stop. With init-from, unless the workdir
+    holds a run that started from it: evaluate the weights of init-from, by the size, crop and
+    classes of the file or its publisher; nothing is written."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
     """Print the configuration, parameters, FLOPs, memory and schedule of the run, and stop."""
     compile_only: Annotated[str | None, MAY_CHANGE] = None
@@ -269,13 +270,19 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
         return None
     from inception_jax.weights import files, hub
     from inception_jax.weights.weight_file import open_weights
-    from train.workdir.claim import has_checkpoints
+    from train.workdir.claim import has_checkpoints, holds_run_from
 
     arch = known.arch
     dataset, recipe = known.dataset or DataOptions.dataset, known.recipe or ""
     usual = default_workdir(arch, dataset, known.data_dir, recipe)
-    if has_checkpoints(known.workdir or usual):
+    if holds_run_from(known.workdir or usual, known.init_from):
         return None
+    if known.workdir and has_checkpoints(known.workdir):
+        raise UsageError(
+            f"--eval-only: --workdir {known.workdir} holds a run that did not start from "
+            f"--init-from {known.init_from}: leave out --init-from to evaluate the run, or "
+            "--workdir to evaluate the file"
+        )
     if not known.init_from.is_dir() and not files.exists(known.init_from):
         raise UsageError(f"--init-from {known.init_from}: no such file")
     return open_weights(arch, hub.weights_in(known.init_from))

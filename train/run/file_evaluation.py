@@ -39,7 +39,7 @@ def is_asked(config: Config) -> bool:
     return (
         config.run.eval_only
         and config.network.init_from is not None
-        and not claim.has_checkpoints(config.run.workdir)
+        and not claim.holds_run_from(config.run.workdir, config.network.init_from)
     )
 
 

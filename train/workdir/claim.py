@@ -137,6 +137,20 @@ def has_checkpoints(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
+def holds_run_from(workdir: Path, init_from: Path) -> bool:
+    """Says whether a workdir holds checkpoints of a run that started from these weights.
+
+    Of a run that does not say what it started from it is taken to be so: it is refused later.
+    """
+    if not has_checkpoints(workdir):
+        return False
+    options = stored_options(workdir)
+    if options is None:
+        return True
+    start = options.get("init_from")
+    return start is not None and Path(start).absolute() == init_from.absolute()
+
+
 def stored_options(workdir: Path) -> dict[str, Any] | None:
     """Returns the options that a workdir's files hold, None if none can be read."""
     options = _read(workdir / CONFIG)
