@@ -48,11 +48,16 @@ def described(info: ModelInfo) -> str:
     """Says how images are prepared, in a line."""
     side = info.input_size
     larger = math.floor(side / info.crop_pct)
+    part = (
+        "the whole image"
+        if info.crop_pct == 1
+        else f"the central {info.crop_pct:.2%} of both sides"
+    )
     how = {
         "resize_crop": f"the shorter side resized to {larger}, centre of {side}x{side}",
-        "crop_resize": f"central {info.crop_pct:.4g} of both sides, resized to {side}x{side}",
-        "squash": f"resized to {side}x{side} as a whole",
-        "warp_crop": f"resized to {larger}x{larger} as a whole, centre of {side}x{side}",
+        "crop_resize": f"{part}, resized to {side}x{side}",
+        "squash": f"the whole image, resized to {side}x{side}",
+        "warp_crop": f"the whole image, resized to {larger}x{larger}, centre of {side}x{side}",
     }[info.crop]
     turned = "turned upright by EXIF" if info.upright else "seen as stored, EXIF is ignored"
     return f"{how}, {info.interpolation}; {turned}"

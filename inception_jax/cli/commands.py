@@ -105,6 +105,8 @@ def _run(words: list[str]) -> int:
         args = _parser(words[0], module).parse_args(words[1:])
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            # Pillow's, below the limit of pixels that the reader has.
+            warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
             return module.run(args)
     except BrokenPipeError:
         raise

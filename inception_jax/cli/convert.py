@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from inception_jax.create import model_for
+from inception_jax.create import model_of
 from inception_jax.weights.other_formats import FORMATS, check_writable, save_as
 
 EXAMPLES = """
+inception-jax convert runs/xception-fashion_mnist trained.pth
 inception-jax convert xception.h5 xception.safetensors --arch xception.keras_in1k
 inception-jax convert inceptionv4.safetensors v4.pth --arch inception_v4.tf_in1k --to timm
 """
@@ -15,14 +16,14 @@ inception-jax convert inceptionv4.safetensors v4.pth --arch inception_v4.tf_in1k
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("source", metavar="SRC", help="weight file to read")
+    parser.add_argument("source", metavar="SRC", help="weight file to read, or folder of a run")
     parser.add_argument(
         "target",
         metavar="DST",
         help="file to write: .safetensors, .pth, or for Keras .weights.h5 or .h5",
     )
     parser.add_argument(
-        "--arch", required=True, metavar="NAME", help="network or network.tag of SRC"
+        "--arch", metavar="NAME", help="network or network.tag of SRC, where the file does not tell"
     )
     parser.add_argument(
         "--to",
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Loads the weights, writes them in the other layout, and prints what that changed."""
     check_writable(args.target, args.to)
-    for note in save_as(model_for(args.arch, args.source), args.target, args.to):
+    for note in save_as(model_of(args.arch, args.source), args.target, args.to):
         print(f"note: {note}")
     print(f"wrote {args.target}")
     return 0

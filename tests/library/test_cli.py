@@ -82,7 +82,7 @@ def test_the_command_alone(capsys):
         (["predict", "x.png", "--wieghts", "y"], "did you mean --weights?"),
         (["export", "x", "--image_sise=3"], "did you mean --image-size?"),
         (["export", "x", "--format", "onx"], "'onx' is not onnx or stablehlo; did you mean onnx?"),
-        (["convert", "a", "b.pth"], "missing: --arch; see inception-jax convert --help"),
+        (["convert", "a"], "missing: DST; see inception-jax convert --help"),
         (["predict", "x.png", "--top"], "--top: a value is missing"),
         (["fid", "a", "b", "--batch-size", "1.5"], "--batch-size: '1.5' is not a whole number"),
         (["fid", "a", "b", "--metrics", "precision"], "did you mean pr?"),
@@ -120,10 +120,16 @@ def test_convert_to_and_fro(capsys, tmp_path, whole):
         assert (code, err) == (0, "")
         assert out == f"wrote {tmp_path / file}\n"
         source = tmp_path / file
-    final = safetensors.numpy.load_file(source)
+    # The last file says itself which network it is; its own format is a copy.
+    code, out, err = run(capsys, "convert", source, tmp_path / "e.safetensors")
+    assert (code, err) == (0, "")
+    final = safetensors.numpy.load_file(tmp_path / "e.safetensors")
     for name, tensor in expected.items():
         np.testing.assert_array_equal(final[name], tensor, name)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [file for file, _ in steps]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *(file for file, _ in steps),
+        "e.safetensors",
+    ]
 
 
 def test_keras_layers_are_written_in_its_order(capsys, tmp_path, whole):
