@@ -52,7 +52,7 @@ def image_files(
         folder: must exist.
         endings: of images, in lower case, with their dots.
         recursive: list the subfolders too.
-        match_case: take endings in lower case only.
+        match_case: take endings only as they are written.
         hidden: take hidden files too.
 
     Raises:

@@ -12,6 +12,7 @@ from inception_jax.metrics.extractor import DIMS, Extractor
 from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
 from inception_jax.metrics.metric_values import MeanStd
+from inception_jax.metrics.presets import DEFAULT, PRESETS
 from inception_jax.metrics.resizing import RESIZES
 from inception_jax.metrics.scores import check_count, fid_of_statistics, open_all, score_of_features
 from inception_jax.metrics.statistics import Statistics
@@ -44,10 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"some of {','.join(METRICS)}, with commas between them; is needs no B; default: fid",
     )
     parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default=DEFAULT,
+        help="the program whose numbers are computed; default: %(default)s",
+    )
+    parser.add_argument(
         "--resize",
         choices=RESIZES,
-        default=RESIZES[0],
-        help="how images are resized to 299x299 pixels; default: %(default)s",
+        help="how images are resized to 299x299 pixels; default: the preset's",
     )
     parser.add_argument(
         "--dims",
@@ -78,10 +84,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     extractor = Extractor(
         args.weights or True,
+        preset=args.preset,
         dims=args.dims,
         resize=args.resize,
         batch_size=args.batch_size,
-        recursive=args.recursive,
+        recursive=args.recursive or None,
         skip_unreadable=args.skip_unreadable,
         progress=not args.no_progress,
     )

@@ -7,14 +7,17 @@ from inception_jax.metrics.inception_score import score_of_logits
 from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
 from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
+from inception_jax.metrics.presets import PRESETS, Preset
 from inception_jax.metrics.scores import fid, inception_score, kid, precision_recall
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
 
 __all__ = [
+    "PRESETS",
     "Extractor",
     "Features",
     "MeanStd",
     "PrecisionRecall",
+    "Preset",
     "RunningStatistics",
     "Statistics",
     "UnreadableError",

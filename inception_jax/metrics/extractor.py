@@ -16,6 +16,7 @@ from flax import nnx
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import cores, jit_call
 from inception_jax.metrics.image_loader import Images, LoaderOptions, batches, open_images
+from inception_jax.metrics.presets import DEFAULT, preset_of
 from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
 from inception_jax.models.inception_v3 import InceptionV3
@@ -60,11 +61,11 @@ class Extractor:
         weights: what `load_weights` takes, such as the path of pytorch-fid's
             `pt_inception-2015-12-05-6726825d.pth`; True: that file, fetched once and kept; or a
             network that `create_model("inception_v3.fid", weights=...)` built.
+        preset: the program whose numbers are computed, by its name in `PRESETS`.
         dims: how many features, at one of pytorch-fid's four stages. 2048: the last, of FID proper.
-        resize: "bilinear_torch" as pytorch-fid, or "bilinear_tf1" as TensorFlow's graph and
-            torch-fidelity; see `resizing.resized`.
+        resize: a rule of `resizing.resized`; None: the preset's.
         batch_size: images that are computed at once; cut into one part for each core or device.
-        recursive: take the images in a folder's subfolders too; pytorch-fid does not.
+        recursive: take the images in a folder's subfolders too; None: as the preset's program.
         skip_unreadable: leave out files that are not whole images, with a warning at the end.
         progress: show bars on stderr.
         workers: threads that read and resize; None: one for each core.
@@ -80,24 +81,32 @@ class Extractor:
         self,
         weights: Source | Model = True,
         *,
+        preset: str = DEFAULT,
         dims: int = 2048,
-        resize: Resize = "bilinear_torch",
+        resize: Resize | None = None,
         batch_size: int = 50,
-        recursive: bool = False,
+        recursive: bool | None = None,
         skip_unreadable: bool = False,
         progress: bool = False,
         workers: int | None = None,
         parts: int | None = None,
     ):
+        self.preset = preset_of(preset)
+        resize = self.preset.resize if resize is None else resize
         for option, value, known in (("dims", dims, DIMS), ("resize", resize, RESIZES)):
             if value not in known:
                 raise ValueError(f"{option} is one of {', '.join(map(str, known))}, not {value!r}")
+        if dims not in self.preset.dims:
+            offered = ", ".join(map(str, self.preset.dims))
+            raise ValueError(f"{self.preset.program} offers {offered} features, not {dims}")
         workers = cores() if workers is None else workers
         for option, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, not {value}")
         self.dims = dims
-        self.recursive = recursive
+        self.resize: Resize = resize
+        files = self.preset.files
+        self.files = files if recursive is None else dataclasses.replace(files, recursive=recursive)
         self._weights: Source | Model = weights
         self._parts = parts
         self._loader = LoaderOptions(resize, batch_size, workers, skip_unreadable, progress)
@@ -109,7 +118,7 @@ class Extractor:
         """
         if isinstance(images, Images | Statistics | Features):
             return images
-        return open_images(images, recursive=self.recursive)
+        return open_images(images, self.files)
 
     def load(self) -> None:
         """Loads the network now."""

@@ -1,53 +1,63 @@
-"""Which files of a folder are images, by pytorch-fid's rule."""
+"""Which files of a folder are images, by the rule of a preset."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import warnings
 from pathlib import Path
 
 from inception_jax import folders
+from inception_jax.metrics.presets import DEFAULT, PRESETS, Files
 from inception_jax.notes import Counts, printable
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""pytorch-fid's, in lower case only."""
 
-_RULE = f"pytorch-fid takes {' '.join(ENDINGS)}, in lower case only"
-
-
-def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Returns the image files of a folder in the order of their paths.
+def image_files(folder: Path, rule: Files = PRESETS[DEFAULT].files) -> list[Path]:
+    """Returns the image files of a folder in the order of the rule.
 
     Warns of what is passed over, with its number.
 
     Args:
         folder: must exist.
-        recursive: take those of its subfolders too, which pytorch-fid does not.
+        rule: which files are images.
 
     Raises:
         ValueError: if there are none, saying what there is instead.
     """
-    images, passed_over = _listed(folder, recursive)
+    images, passed_over = _listed(folder, rule)
     if not images:
-        raise ValueError(
-            f"no image in {printable(folder)}{_instead(folder, passed_over, recursive)}"
-        )
+        raise ValueError(f"no image in {printable(folder)}{_instead(folder, passed_over, rule)}")
     if note := folders.passed_over_note(printable(folder), len(images), passed_over):
-        warnings.warn(f"{note}; {_RULE}", stacklevel=2)
-    return sorted(map(Path, images))
+        warnings.warn(f"{note}; {_described(rule)}", stacklevel=2)
+    if rule.order == "path":
+        return sorted(map(Path, images))
+    return list(map(Path, sorted(images, key=os.path.realpath if rule.order == "real" else None)))
 
 
-def _listed(folder: Path, recursive: bool) -> folders.Listing:
+def _listed(folder: Path, rule: Files) -> folders.Listing:
     return folders.image_files(
-        folder, endings=ENDINGS, recursive=recursive, match_case=True, hidden=True
+        folder,
+        endings=rule.endings,
+        recursive=rule.recursive,
+        match_case=rule.match_case,
+        hidden=rule.hidden,
     )
 
 
-def _instead(folder: Path, passed_over: Counts, recursive: bool) -> str:
+def _described(rule: Files) -> str:
+    case = "in lower case only" if rule.match_case else "in any case"
+    if any(ending != ending.lower() for ending in rule.endings):
+        case = "as they are written here"
+    return f"the preset takes {' '.join(rule.endings)}, {case}"
+
+
+def _instead(folder: Path, passed_over: Counts, rule: Files) -> str:
     """What an error says of a folder without images."""
-    if not recursive and (below := _listed(folder, True).images):
+    below = dataclasses.replace(rule, recursive=True)
+    if not rule.recursive and (images := _listed(folder, below).images):
         return (
-            f" itself, but {len(below)} in its subfolders: recursive=True (--recursive) reads them"
+            f" itself, but {len(images)} in its subfolders: recursive=True (--recursive) reads them"
         )
     if passed_over.total:
-        return f", which holds {passed_over}; {_RULE}"
+        return f", which holds {passed_over}; {_described(rule)}"
     return ", which holds only folders" if any(folder.iterdir()) else ": it is empty"

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from inception_jax import images as reader
 from inception_jax.metrics.image_files import image_files
+from inception_jax.metrics.presets import DEFAULT, PRESETS, Files
 from inception_jax.metrics.resizing import Resize, resized
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.notes import Counts, printable
@@ -77,13 +78,13 @@ class LoaderOptions:
     progress: bool
 
 
-def open_images(source: Any, *, recursive: bool = False) -> Images | Statistics:
+def open_images(source: Any, files: Files = PRESETS[DEFAULT].files) -> Images | Statistics:
     """Finds out what a source of images is, and whether it can be one; reads no image.
 
     Args:
         source: a folder, an `.npz` file of statistics, an array uint8 [n, h, w, 3], or an iterable
             of images: paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3].
-        recursive: take the images in subfolders too.
+        files: which files of a folder are images.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
@@ -91,7 +92,7 @@ def open_images(source: Any, *, recursive: bool = False) -> Images | Statistics:
         TypeError: if it is something else.
     """
     if isinstance(source, str | os.PathLike):
-        return _at(Path(source), recursive)
+        return _at(Path(source), files)
     if isinstance(source, Image.Image):
         raise ValueError("this is one image: give a list of images")
     if hasattr(source, "__array__"):
@@ -104,9 +105,9 @@ def open_images(source: Any, *, recursive: bool = False) -> Images | Statistics:
     )
 
 
-def _at(path: Path, recursive: bool) -> Images | Statistics:
+def _at(path: Path, rule: Files) -> Images | Statistics:
     if path.is_dir():
-        files = image_files(path, recursive=recursive)
+        files = image_files(path, rule)
         if len(files) < 2:
             raise ValueError(f"{path} holds one image; two at least are needed")
         return Images(files, len(files), str(path))

@@ -2,39 +2,116 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
+import jax
 import numpy as np
+from PIL import Image
 
 from inception_jax.crops import interpolated
 
-Resize = Literal["bilinear_torch", "bilinear_tf1"]
+Resize = Literal[
+    "bilinear_torch", "bilinear_tf1", "bilinear_antialias", "bicubic_pillow", "bilinear_pillow"
+]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 SIDE = 299
 """Height and width of what the network takes, in pixels."""
 
+_UNIT = ("bilinear_torch", "bilinear_pillow")
+_Array = TypeVar("_Array", np.ndarray, jax.Array)
+
 
 def resized(image: np.ndarray, resize: Resize) -> np.ndarray:
-    """Resizes an image to 299x299 by a named rule, without smoothing, and normalises it.
+    """Resizes an image to 299x299 by a named rule and normalises it to about [-1, 1].
 
-    Neither rule smooths before it shrinks, so both alias, and FIDs by different rules must not be
-    compared (Parmar et al. 2022, https://arxiv.org/abs/2104.11222).
+    FIDs by different rules must not be compared (Parmar et al. 2022,
+    https://arxiv.org/abs/2104.11222). What each rule computes:
+
+    | rule | grid and filter | smooths before it shrinks | normalised |
+    |---|---|---|---|
+    | `bilinear_torch` | half-pixel centres, linear | no | 2 x / 255 - 1 |
+    | `bilinear_tf1` | starts in the corner, linear | no | (x - 128) / 128 |
+    | `bilinear_antialias` | half-pixel centres, linear | yes | (x - 128) / 128 |
+    | `bicubic_pillow` | half-pixel centres, cubic, clipped to [0, 255] | yes | (x - 128) / 128 |
+    | `bilinear_pillow` | half-pixel centres, linear, rounded to 8 bits | yes | 2 x / 255 - 1 |
+
+    Sources: `torch.nn.functional.interpolate` with `align_corners=False`, as pytorch-fid calls it;
+    `ResizeBilinear` of TensorFlow's graph of 2015-12-05, for which FID was defined; `interpolate`
+    with `antialias=True`, as torchmetrics calls it; Pillow's resizing of each channel in mode "F",
+    as clean-fid calls it; Pillow's resizing of an RGB image, as jax-fid calls it.
 
     Args:
-        image: uint8 [h, w, 3].
-        resize: "bilinear_torch" does what pytorch-fid does: `torch.nn.functional.interpolate` with
-            `align_corners=False`, of pixels from 0 to 1, then 2 x - 1. "bilinear_tf1" does what
-            TensorFlow's graph of 2015-12-05 does, for which FID was defined, and torch-fidelity:
-            `ResizeBilinear` on a grid that starts in the corner, of pixels from 0 to 255, then
-            (x - 128) / 128.
+        image: [h, w, 3] from 0 to 255; uint8, or float for the rules that do not round.
+        resize: the rule.
 
     Returns:
         float32 [299, 299, 3].
     """
+    return normalised(pixels_resized(image, resize), resize)
+
+
+def pixels_resized(image: np.ndarray, resize: Resize) -> np.ndarray:
+    """Returns float32 [299, 299, 3], not normalised; see `resized`."""
+    if resize == "bilinear_pillow":
+        if image.dtype != np.uint8:
+            raise ValueError(f"{resize} rounds to 8 bits: uint8 is needed, not {image.dtype}")
+        # jax-fid leaves an image of the right size as it is; so does Pillow.
+        picture = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        return np.asarray(picture).astype(np.float32)
+    if resize == "bicubic_pillow":
+        channels = [_bicubic(image[:, :, i]) for i in range(image.shape[2])]
+        return np.stack(channels, axis=2).clip(0, 255)
+    if resize == "bilinear_antialias":
+        return _smoothed(image)
     half_pixel = resize == "bilinear_torch"
     pixels = interpolated(image, SIDE, 0, half_pixel=half_pixel)
-    pixels = interpolated(pixels, SIDE, 1, half_pixel=half_pixel)
-    if half_pixel:
+    return interpolated(pixels, SIDE, 1, half_pixel=half_pixel)
+
+
+def normalised(pixels: _Array, resize: Resize) -> _Array:
+    """Maps float32 pixels from 0 to 255 to about [-1, 1], as the rule's programs do.
+
+    Args:
+        pixels: of any shape, of NumPy or jax.
+        resize: the rule.
+    """
+    if resize in _UNIT:
         return pixels / np.float32(127.5) - np.float32(1)
     return (pixels - np.float32(128)) / np.float32(128)
+
+
+def _bicubic(channel: np.ndarray) -> np.ndarray:
+    picture = Image.fromarray(channel.astype(np.float32))
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _smoothed(image: np.ndarray) -> np.ndarray:
+    """Columns first, then rows, as PyTorch does."""
+    height, width, channels = image.shape
+    rows = image.astype(np.float32)
+    if width != SIDE:
+        rows = np.einsum("ow,hwc->hoc", smoothing_weights(width), rows, optimize=True)
+    if height != SIDE:
+        flat = rows.reshape(height, -1)
+        rows = (smoothing_weights(height) @ flat).reshape(SIDE, SIDE, channels)
+    return rows
+
+
+def smoothing_weights(old: int) -> np.ndarray:
+    """Returns the weights of `old` input pixels in 299 output pixels, float32 [299, old].
+
+    The filter is a triangle. It is as wide as two output pixels where the image shrinks, else as
+    two input pixels. Everything is computed in float32, as in PyTorch.
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    scale = np.float32(old) / np.float32(SIDE)
+    support = max(scale, one)
+    centres = scale * (np.arange(SIDE, dtype=np.float32) + half)
+    first = np.maximum((centres - support + half).astype(np.int64), 0)
+    last = np.minimum((centres + support + half).astype(np.int64), old)  # exclusive
+    at = np.arange(old)
+    apart = (at[None].astype(np.float32) - centres[:, None] + half) * (one / support)
+    weights = np.maximum(one - np.abs(apart), np.float32(0))
+    weights *= (at >= first[:, None]) & (at < last[:, None])
+    return weights / weights.sum(1, keepdims=True)

@@ -22,10 +22,11 @@ class Options(TypedDict, total=False):
     """How images become features; see `Extractor`."""
 
     weights: Source | Model
+    preset: str
     dims: int
-    resize: Resize
+    resize: Resize | None
     batch_size: int
-    recursive: bool
+    recursive: bool | None
     skip_unreadable: bool
     progress: bool
     workers: int | None
@@ -46,8 +47,8 @@ def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack
             [h, w, 3] or [n, h, w, 3]); `Statistics`; or `Features`.
         b: likewise.
         extractor: in place of options, for repeated use: it is compiled once.
-        **options: of `Extractor`: weights, dims, resize, batch_size, recursive, skip_unreadable,
-            progress, workers, parts.
+        **options: of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
+            skip_unreadable, progress, workers, parts.
 
     Raises:
         ValueError: for a set of fewer than two images, images or files that cannot be read, or
@@ -77,9 +78,9 @@ def kid(
     a: Any,
     b: Any,
     *,
-    subsets: int = 100,
-    subset_size: int = 1000,
-    seed: int = 2020,
+    subsets: int | None = None,
+    subset_size: int | None = None,
+    seed: int | None = None,
     extractor: Extractor | None = None,
     **options: Unpack[Options],
 ) -> MeanStd:
@@ -88,7 +89,7 @@ def kid(
     Args:
         a: images as `fid` takes, or `Features`; not statistics.
         b: likewise.
-        subsets: how many subsets.
+        subsets: how many subsets; None here and below: the preset's.
         subset_size: images in each.
         seed: of their draws.
         extractor: see `fid`.
@@ -97,9 +98,15 @@ def kid(
     Raises:
         ValueError: see `fid`; for statistics.
     """
-    ours, theirs = _features(_extractor(extractor, options), a, b)
+    extractor = _extractor(extractor, options)
+    preset = extractor.preset
+    ours, theirs = _features(extractor, a, b)
     return kernel_distance(
-        ours.pooled, theirs.pooled, subsets=subsets, subset_size=subset_size, seed=seed
+        ours.pooled,
+        theirs.pooled,
+        subsets=preset.kid_subsets if subsets is None else subsets,
+        subset_size=preset.kid_subset_size if subset_size is None else subset_size,
+        seed=preset.seed if seed is None else seed,
     )
 
 
@@ -143,7 +150,7 @@ def precision_recall(
     generated: Any,
     real: Any,
     *,
-    neighbours: int = 3,
+    neighbours: int | None = None,
     extractor: Extractor | None = None,
     **options: Unpack[Options],
 ) -> PrecisionRecall:
@@ -152,7 +159,7 @@ def precision_recall(
     Args:
         generated: images as `fid` takes, or `Features`; not statistics.
         real: likewise.
-        neighbours: k, which sets how large the balls around features are.
+        neighbours: k, which sets how large the balls around features are; None: the preset's.
         extractor: see `fid`.
         **options: see `fid`.
 
@@ -160,6 +167,7 @@ def precision_recall(
         ValueError: see `fid`; for statistics, or sets that are too small.
     """
     extractor = _extractor(extractor, options)
+    neighbours = extractor.preset.pr_neighbours if neighbours is None else neighbours
     ours, theirs = _features(extractor, generated, real, least=neighbours + 1)
     return manifold_precision_recall(ours.pooled, theirs.pooled, neighbours=neighbours)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import re
@@ -36,6 +37,7 @@ import torch.nn.functional as F
 import reference_torch
 from tests.helpers.twins import twin_of
 
+RECURSIVE = dataclasses.replace(metrics.PRESETS["pytorch_fid"].files, recursive=True)
 STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
 SIZES = [(299, 299), (60, 83), (301, 64), (512, 400), (1, 7)]
 
@@ -607,14 +609,14 @@ def test_folders_are_read_as_pytorch_fid_does(tmp_path):
     assert [p.name for p in found] == [".hidden.png", *(f"{i}.{e}" for i, e in enumerate(endings))]
     for name in ("9.txt", "10.gif", "11.JPG", "png"):
         (tmp_path / name).unlink()
-    deep = image_files(tmp_path, recursive=True)
+    deep = image_files(tmp_path, RECURSIVE)
     assert set(deep) == {*found, tmp_path / "folder.png" / "deep.jpg"}
 
 
 def test_folders_without_images_say_what_there_is(tmp_path):
-    def words(path, **options):
+    def words(path, *rule):
         with pytest.raises(ValueError, match=re.escape(str(path))) as error:
-            image_files(path, **options)
+            image_files(path, *rule)
         return str(error.value)
 
     assert "it is empty" in words(tmp_path)
@@ -623,7 +625,7 @@ def test_folders_without_images_say_what_there_is(tmp_path):
     (tmp_path / "a.gif").touch()
     (tmp_path / "b.gif").touch()
     assert "2 .gif" in words(tmp_path)
-    assert "2 .gif" in words(tmp_path, recursive=True)
+    assert "2 .gif" in words(tmp_path, RECURSIVE)
     write(tmp_path / "sub", pictures(3))
     assert "3 in its subfolders: recursive=True (--recursive)" in words(tmp_path)
     (tmp_path / "x.PNG").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import inception_jax as ij
 from inception_jax import images
 from inception_jax.cli import commands as cli
 from inception_jax.metrics.image_loader import LoaderOptions, batches, open_images
+from inception_jax.metrics.presets import PRESETS
 from inception_jax.metrics.resizing import resized
 from tests.helpers import networks
 from tests.helpers.photos import photo, turned, write_photos
@@ -131,7 +133,8 @@ def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
         (folder / "right" / name).unlink()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = open_images(folder, recursive=True)
+        rule = PRESETS["pytorch_fid"].files
+        found = open_images(folder, dataclasses.replace(rule, recursive=True))
         options = LoaderOptions("bilinear_torch", 50, 2, False, False)
         (batch,) = batches(found, options)
     words = [str(warning.message) for warning in caught]

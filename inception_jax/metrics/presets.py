@@ -1,0 +1,204 @@
+"""The programs whose numbers are published, and what each of them computes.
+
+A preset is plain data: which files of a folder are images, how an image is resized and normalised,
+which features are taken, and how the metrics draw and sum. The network is the same in all of them,
+Inception V3 as TensorFlow's graph of 2015-12-05 has it. Every image is converted to 8-bit RGB by
+Pillow's `convert("RGB")`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from inception_jax.metrics.resizing import Resize
+
+Draws = Literal["torch_fidelity", "clean", "torchmetrics"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Which files of a folder are images, and their order.
+
+    Attributes:
+        endings: with their dots.
+        match_case: take the endings as they are written only.
+        recursive: take those of subfolders too.
+        hidden: take hidden files too.
+        order: "path" sorts by folder and name, "text" by the characters of the whole path, "real"
+            by those of the path without links.
+    """
+
+    endings: tuple[str, ...]
+    match_case: bool = True
+    recursive: bool = False
+    hidden: bool = True
+    order: Literal["path", "text", "real"] = "path"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What one program computes.
+
+    Attributes:
+        name: of the preset.
+        program: whose numbers these are.
+        version: that was compared with.
+        url: of its source.
+        files: which files of a folder it reads.
+        resize: how it resizes and normalises images; see `resizing.resized`.
+        metrics: those that it computes, of "fid", "sfid", "kid", "is" and "pr".
+        network: of which the features are.
+        dims: the numbers of features that it offers; the last is its default.
+        logits: "unbiased": the Inception Score is of logits without the classifier's bias.
+        unit_floats: takes float images from 0 to 1, which are multiplied by 255 and truncated.
+        whole_batches: leaves out the images that do not fill a last batch of this size; 0: none.
+        mean_dtype: in which the mean of the features is summed; covariances are in float64.
+        offset: added to the diagonals of both covariances under the root of the Frechet distance.
+        kid_subsets: how many subsets KID draws.
+        kid_subset_size: images in each.
+        kid_draws: whose way of drawing.
+        kid_dtype: in which the kernel is summed.
+        is_splits: into how many parts the images are cut for the Inception Score.
+        is_split_size: or how many images each part has, but the last.
+        is_shuffle: whether, and in whose way, they are shuffled before.
+        is_ddof: what the deviation over the parts takes off their number.
+        pr_neighbours: k of precision and recall.
+        pr_dtype: in which their distances are computed.
+        seed: of draws and shuffles. The programs that draw without a seed give the same numbers
+            if their generator is seeded with this one just before.
+    """
+
+    name: str
+    program: str
+    version: str
+    url: str
+    files: Files
+    resize: Resize
+    metrics: tuple[str, ...] = ("fid",)
+    network: str = "inception_v3.fid"
+    dims: tuple[int, ...] = (64, 192, 768, 2048)
+    logits: Literal["unbiased"] = "unbiased"
+    unit_floats: bool = False
+    whole_batches: int = 0
+    mean_dtype: Literal["float64", "float32"] = "float64"
+    offset: float = 0.0
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    kid_draws: Draws = "torch_fidelity"
+    kid_dtype: Literal["float64", "float32"] = "float64"
+    is_splits: int | None = 10
+    is_split_size: int | None = None
+    is_shuffle: Literal["torch_fidelity", "torchmetrics"] | None = None
+    is_ddof: int = 0
+    pr_neighbours: int = 3
+    pr_dtype: Literal["float64", "float16"] = "float64"
+    seed: int = 2020
+
+
+_NINE = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_ALL = (
+    Preset(
+        "pytorch_fid",
+        program="pytorch-fid",
+        version="0.3.0",
+        url="https://github.com/mseitzer/pytorch-fid",
+        files=Files(_NINE),
+        resize="bilinear_torch",
+    ),
+    Preset(
+        "tf2015",
+        program="TTUR's fid.py",
+        version="73ab375",
+        url="https://github.com/bioinf-jku/TTUR",
+        files=Files((".jpg", ".png")),
+        resize="bilinear_tf1",
+        dims=(2048,),
+        whole_batches=50,
+    ),
+    Preset(
+        "adm",
+        program="guided-diffusion's evaluator.py",
+        version="22e0df8",
+        url="https://github.com/openai/guided-diffusion",
+        files=Files(_NINE),  # it reads .npz files only
+        resize="bilinear_tf1",
+        metrics=("fid", "sfid", "is", "pr"),
+        dims=(2048,),
+        mean_dtype="float32",
+        is_splits=None,
+        is_split_size=5000,
+        pr_dtype="float16",
+    ),
+    Preset(
+        "torch_fidelity",
+        program="torch-fidelity",
+        version="0.4.0",
+        url="https://github.com/toshas/torch-fidelity",
+        files=Files((".png", ".jpg", ".jpeg"), match_case=False, order="real"),
+        resize="bilinear_tf1",
+        metrics=("fid", "kid", "is", "pr"),
+        mean_dtype="float32",
+        kid_dtype="float32",
+        is_shuffle="torch_fidelity",
+    ),
+    Preset(
+        "clean",
+        program="clean-fid",
+        version="0.1.35",
+        url="https://github.com/GaParmar/clean-fid",
+        files=Files(
+            (*_NINE, ".npy", ".JPEG", ".JPG", ".PNG"), recursive=True, hidden=False, order="text"
+        ),
+        resize="bicubic_pillow",
+        metrics=("fid", "kid"),
+        dims=(2048,),
+        mean_dtype="float32",
+        kid_draws="clean",
+        kid_dtype="float32",
+    ),
+    Preset(
+        "torchmetrics",
+        program="torchmetrics",
+        version="1.9.0",
+        url="https://github.com/Lightning-AI/torchmetrics",
+        files=Files(_NINE),  # it takes tensors only
+        resize="bilinear_antialias",
+        metrics=("fid", "kid", "is"),
+        unit_floats=True,
+        kid_draws="torchmetrics",
+        kid_dtype="float32",
+        is_shuffle="torchmetrics",
+        is_ddof=1,
+    ),
+    Preset(
+        "jax_fid",
+        program="jax-fid-parallel",
+        version="132b95a",
+        url="https://github.com/kvfrans/jax-fid-parallel",
+        files=Files(_NINE),  # it takes arrays only
+        resize="bilinear_torch",
+        dims=(2048,),
+        mean_dtype="float32",
+        offset=1e-6,
+    ),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
+"""By name. `pytorch_fid` is the default everywhere."""
+
+DEFAULT = "pytorch_fid"
+
+
+def preset_of(name: str) -> Preset:
+    """Returns the preset of a name.
+
+    Raises:
+        ValueError: if there is none, with the names that there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset is one of {', '.join(PRESETS)}, not {name!r}")
+    return PRESETS[name]
