@@ -18,10 +18,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from inception_jax.create import create_model, model_for
+from inception_jax.create import NO_HEAD, create_model, model_for
 from inception_jax.models import list_models, model_info
 from inception_jax.nn.model import Model, Spec
 from inception_jax.version import __version__
+from inception_jax.weights import files
 from inception_jax.weights.inspection import inspect
 from inception_jax.weights.saving import to_torch
 from inception_jax.weights.torch_names import Tensors
@@ -65,7 +66,11 @@ class Certificate:
 
 
 def certify(
-    path: str | os.PathLike[str], name: str | None = None, image_size: int | None = None
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    image_size: int | None = None,
+    *,
+    head: bool = True,
 ) -> Certificate:
     """Loads a weight file, and compares the network with its PyTorch twin at every stage.
 
@@ -73,6 +78,8 @@ def certify(
         path: of the file.
         name: what `create_model` takes; None: what the file says or its names tell.
         image_size: of the images, in pixels; None: the network's own.
+        head: compare the logits; False: the pooled features in their place, of a file whose head
+            is none of this network's.
 
     Raises:
         WeightsError: if it cannot be read, or its names tell several readings.
@@ -82,7 +89,7 @@ def certify(
     torch = optional_library("torch", path)
     found = inspect(path)
     name = name or _only(found.names, path)
-    model = model_for(name, path)
+    model = model_for(name, path, **({} if head else NO_HEAD))
     size = image_size or model.info.input_size
     images = natural_images(size, model.in_channels)
     state, spec = to_torch(model), spec_of(model)
@@ -99,7 +106,7 @@ def certify(
     }
     return Certificate(
         source=Path(path).name,
-        sha256=_sha256(Path(path)),
+        sha256=_sha256(files.split_part(path)[0]),
         found={title: text for title, text in found.facts.items() if text},
         name=name,
         readings=dict(spec.readings),

@@ -24,6 +24,9 @@ from inception_jax.weights.published import PUBLISHED
 from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_weights
 from inception_jax.weights.weights_error import WeightsError
 
+NO_HEAD: dict[str, Any] = dict(num_classes=0, aux_heads=False)
+"""Options for a network that returns its pooled features, whatever head its file has."""
+
 
 def create_model(
     name: str,
@@ -184,7 +187,7 @@ def _fetchable(name: str, weights: Any) -> Any:
     Raises:
         WeightsError: naming ours, unless there is a file of that name.
     """
-    if isinstance(weights, Mapping | WeightFile | bool) or Path(str(weights)).exists():
+    if isinstance(weights, Mapping | WeightFile | bool) or files.exists(Path(str(weights))):
         return weights
     hint = words.about_weights(weights, name, PUBLISHED)
     if hint is not None:
@@ -192,8 +195,10 @@ def _fetchable(name: str, weights: Any) -> Any:
     return hub.weights_in(hub.fetched(weights)) if hub.is_source(str(weights)) else weights
 
 
-def model_of(name: str | None, source: Source | None) -> Model:
+def model_of(name: str | None, source: Source | None, **options: Any) -> Model:
     """Builds the network of a name, of a file that says what it is, or of both.
+
+    Options of `create_model` override the file's.
 
     Raises:
         ValueError: if there is neither.
@@ -201,9 +206,12 @@ def model_of(name: str | None, source: Source | None) -> Model:
     """
     if name is None and source is None:
         raise ValueError("name a weight file (--weights FILE), or a network's tag (--arch NAME)")
-    if name is None:
+    if name is not None:
+        return model_for(name, True if source is None else source, **options)
+    if not options:
         return load(source)
-    return model_for(name, True if source is None else source)
+    file, spec, _ = _opened(source)
+    return create_model(spec.name, weights=file, **{**_saved(spec), **options})
 
 
 def model_for(name: str, source: Source, **options: Any) -> Model:

@@ -7,6 +7,16 @@ import argparse
 from inception_jax.parser import whole_number
 
 
+def add_no_head(parser: argparse.ArgumentParser) -> None:
+    """Adds `--no-head`, for files whose head is none of the network's."""
+    parser.add_argument(
+        "--no-head",
+        action="store_true",
+        help="leave out the classifier, and what the file has instead: the network returns its "
+        "pooled features",
+    )
+
+
 def positive_int(text: str) -> int:
     """Reads a whole number of at least 1."""
     number = whole_number(text)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from inception_jax.certificate import as_page, certify
+from inception_jax.cli.arguments import add_no_head
 from inception_jax.outputs import atomic_write, check_target
 
 EXAMPLES = """
@@ -18,9 +19,10 @@ inception-jax certify v3.pth --arch inception_v3.tv_in1k   # where the file does
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("file", help="weight file")
+    parser.add_argument("file", help="weight file; FILE#NAME: one network of it")
     parser.add_argument("--arch", help="network or network.tag, where the file does not tell")
     parser.add_argument("--image-size", type=int, help="in pixels; default: the network's own")
+    add_no_head(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     targets = [stem.with_name(f"{stem.name}.certificate{ending}") for ending in (".json", ".md")]
     for target in targets:
         check_target(target)
-    found = certify(args.file, args.arch, args.image_size)
+    found = certify(args.file, args.arch, args.image_size, head=not args.no_head)
     texts = (json.dumps(dataclasses.asdict(found), indent=2, default=str) + "\n", as_page(found))
     for target, text in zip(targets, texts, strict=True):
         with atomic_write(target) as partial:

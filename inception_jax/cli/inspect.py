@@ -14,7 +14,7 @@ inception-jax inspect checkpoints/   # a folder with one weight file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("file", help="a weight file, or a folder with one")
+    parser.add_argument("file", help="weight file or folder with one; FILE#NAME: one network of it")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,13 +16,13 @@ import numpy as np
 
 from inception_jax.weights import prefixes
 from inception_jax.weights.pickles import Opaque, PickleError
-from inception_jax.weights.prefixes import OPTIMISER, Peeled
+from inception_jax.weights.prefixes import AVERAGE, OPTIMISER, Peeled
 from inception_jax.weights.stored import as_array, is_tensor
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError
 
-# Where a checkpoint has both, what training averaged is the network that its author evaluated.
-_AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
+# Lightning's WeightAveraging keeps the average as `state_dict`, and this beside it.
+_NOT_AVERAGED = "current_model_state"
 # Wrappers that say nothing: no note tells that they were opened.
 _USUAL = {"", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"}
 _STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)$")
@@ -30,7 +30,7 @@ _DEPTH = 12
 _ALIASES = 4  # references to one container that are followed: pickles may have any number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Content:
     """The tensors of a network, without what surrounded them.
 
@@ -45,48 +45,87 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def peel(source: Any) -> Content:
+def peel(source: Any, part: str = "") -> Content:
     """Returns the tensors of the network in a source.
+
+    Args:
+        source: an object of dicts, lists and unknown objects.
+        part: the network to take, of several: the keys or the prefix that lead to it, with dots;
+            empty: the average of those that are averages of another, else the only one.
 
     Raises:
         WeightsError: if there is none, or there are several with other numbers.
     """
     candidates = list(_candidates(source))
     for group in (candidates, *_nested(source)):
-        found = [(path, _read(peeled)) for path, names in group if (peeled := prefixes.peel(names))]
+        found = [Content(_read(x), path) for path, names in group for x in prefixes.networks(names)]
         if found:
-            return _chosen(found)
+            return _chosen(_asked(found, part) if part else found, bool(part))
     if not candidates:
         raise WeightsError(f"it holds no tensors by name, but {_described(source)}")
+    if part:
+        raise WeightsError(f"it holds no network that is known here, and so none under {part!r}")
     path, names = max(candidates, key=lambda candidate: len(candidate[1]))
     return Content(_read(Peeled(prefixes.without_wrappers(names))), path)
 
 
-def _chosen(found: list[tuple[tuple[str, ...], Peeled]]) -> Content:
-    averages = [x for x in found if any(map(_AVERAGE.search, x[0]))]
+def _asked(found: list[Content], part: str) -> list[Content]:
+    """Returns the networks that a name leads to."""
+    wanted = f"{part.strip('./')}.".replace("/", ".")
+    asked = [x for x in found if any(f"{place}.".startswith(wanted) for place in _places(x))]
+    if not asked:
+        raise WeightsError(f"it holds no network under {part!r}, but {_listed(found)}")
+    return asked
+
+
+def _places(content: Content) -> tuple[str, str, str]:
+    """By keys, by prefix and by both."""
+    keys, prefix = ".".join(content.path), content.peeled.prefix.strip("./").replace("/", ".")
+    return keys, prefix, ".".join(filter(None, (keys, prefix)))
+
+
+def _names(found: list[Content]) -> list[str]:
+    """Names networks by what tells them apart: their keys, their prefixes, or both."""
+    kinds = list(zip(*map(_places, found), strict=True))
+    best = next((x for x in kinds if len(set(x)) == len(found) and all(x)), kinds[-1])
+    return [name or "(without a prefix)" for name in best]
+
+
+def _listed(found: list[Content]) -> str:
+    return " and ".join(map(repr, _names(found)))
+
+
+def _chosen(found: list[Content], is_asked: bool) -> Content:
+    averages = [x for x in found if _is_average(x, found)]
     chosen = _same(averages or found)
     if chosen is None:
-        names = " and ".join(repr(".".join(path)) for path, _ in averages or found)
         raise WeightsError(
-            f"the file holds several networks with different weights: {names}. Load it yourself "
-            "and give the mapping under one of these keys"
+            f"it holds several networks with different weights: {_listed(averages or found)}. "
+            "Choose one: FILE#NAME with one of these names, or the mapping of its tensors"
         )
-    path, peeled = chosen
     notes = []
-    others = [".".join(other) for other, _ in found if other != path]
+    names = dict(zip(map(id, found), _names(found), strict=True))
+    others = [names[id(x)] for x in found if x is not chosen]
     raw = [x for x in found if x not in averages]
-    if averages and raw and _lacks_only_statistics(peeled, raw[0][1]):
-        peeled = dataclasses.replace(peeled, tensors={**raw[0][1].tensors, **peeled.tensors})
-        notes.append(f"BatchNorm's statistics are from {'.'.join(raw[0][0])!r}")
-    if others or not set(path) <= _USUAL:
+    peeled = chosen.peeled
+    if averages and raw and _lacks_only_statistics(peeled, raw[0].peeled):
+        peeled = dataclasses.replace(peeled, tensors={**raw[0].peeled.tensors, **peeled.tensors})
+        notes.append(f"BatchNorm's statistics are from {names[id(raw[0])]!r}")
+    if not is_asked and (others or not set(chosen.path) <= _USUAL):
         not_those = f", not of {' or '.join(map(repr, others))}" if others else ""
-        notes.insert(0, f"the weights are those under {'.'.join(path)!r}{not_those}")
-    return Content(peeled, path, tuple(notes))
+        notes.insert(0, f"the weights are those under {names[id(chosen)]!r}{not_those}")
+    return dataclasses.replace(chosen, peeled=peeled, notes=tuple(notes))
 
 
-def _same(found: list[tuple[tuple[str, ...], Peeled]]) -> tuple[tuple[str, ...], Peeled] | None:
+def _is_average(content: Content, among: list[Content]) -> bool:
+    if any(_NOT_AVERAGED in x.path for x in among):
+        return _NOT_AVERAGED not in content.path
+    return any(map(AVERAGE.search, (*content.path, content.peeled.prefix)))
+
+
+def _same(found: list[Content]) -> Content | None:
     first = found[0]
-    same = all(_equal(first[1].tensors, other.tensors) for _, other in found[1:])
+    same = all(_equal(first.peeled.tensors, other.peeled.tensors) for other in found[1:])
     return first if same else None
 
 

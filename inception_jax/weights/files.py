@@ -110,7 +110,23 @@ def check_readable(name: str) -> None:
 
 def exists(path: Path) -> bool:
     """Says whether there is a weight file; a TensorFlow checkpoint is several files."""
+    return _is_there(split_part(path)[0])
+
+
+def _is_there(path: Path) -> bool:
     return path.exists() or tensorflow_files.exists(path)
+
+
+def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Splits `FILE#NAME` into a file and the name of a network in it, empty for the whole file.
+
+    A file that has `#` in its own name is that file.
+    """
+    whole = Path(path)
+    file, mark, part = str(path).rpartition("#")
+    if not mark or _is_there(whole) or not _is_there(Path(file)):
+        return whole, ""
+    return Path(file), part
 
 
 def _in_folder(folder: Path) -> Path:

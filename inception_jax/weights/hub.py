@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from inception_jax.weights import files
 from inception_jax.weights.weights_error import WeightsError
 
 RUN_WEIGHTS = "weights.safetensors"
@@ -33,7 +34,7 @@ def fetched(source: Any) -> Path:
     if text.startswith(_HUB):
         return _from_hub(text, *text.partition(":")[2].partition("@")[::2])
     path = Path(text.removeprefix(_FOLDER))
-    if not path.exists():
+    if not files.exists(path):
         raise FileNotFoundError(f"no such file or folder: {path}")
     return path
 

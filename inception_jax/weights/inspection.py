@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inception_jax.models import list_models, model_info
 from inception_jax.nn.model import Model
-from inception_jax.weights import fit, numbers
+from inception_jax.weights import files, fit, numbers
 from inception_jax.weights.prefixes import listed
 from inception_jax.weights.torch_names import Tensors, torch_shapes
 from inception_jax.weights.weight_file import (
@@ -58,8 +57,9 @@ def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
     file = open_weights("", source)
     facts = {"format": file.format}
     where = "a mapping" if isinstance(source, Mapping) else str(source)
-    if not isinstance(source, Mapping) and Path(where).is_file():
-        facts["size"] = f"{Path(where).stat().st_size:,} bytes"
+    path = None if isinstance(source, Mapping) else files.split_part(source)[0]
+    if path and path.is_file():
+        facts["size"] = f"{path.stat().st_size:,} bytes"
     facts["container"] = ".".join(file.path)
     facts["prefix"] = file.prefix
     facts["layout"] = _layout_name(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import re
 import zipfile
 import zlib
@@ -31,6 +32,8 @@ _KERAS_1 = {
 # What training keeps beside the weights.
 _TRAINING = re.compile(r"(?:_?optimizer|optimizer_weights|_?metrics|_?loss_tracker|_trainer)\b")
 
+_HEAP = re.compile(rb"GCOL\x01\0\0\0(?=(.{8}))", re.DOTALL)  # its size follows
+
 # What a damaged file makes the libraries raise, beside their own.
 _DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError)
 
@@ -43,8 +46,11 @@ def read_hdf5(path: Path) -> Tensors:
     Raises:
         WeightsError: if it is no whole HDF5 file of a Keras model.
     """
-    with path.open("rb") as file:
-        return _read_hdf5(file, str(path))
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return _read_hdf5(file, content, str(path))
 
 
 def read_keras_archive(path: Path) -> Tensors:
@@ -58,16 +64,17 @@ def read_keras_archive(path: Path) -> Tensors:
             content = archive.read("model.weights.h5")
     except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
         raise damaged(path, ".keras archive", error) from None
-    return _read_hdf5(io.BytesIO(content), f"{path}/model.weights.h5")
+    return _read_hdf5(io.BytesIO(content), content, f"{path}/model.weights.h5")
 
 
-def _read_hdf5(file: BinaryIO, what: str) -> Tensors:
+def _read_hdf5(file: BinaryIO, content: bytes | mmap.mmap, what: str) -> Tensors:
     h5py = optional_library("h5py", what)
     try:
+        _check_heaps(content)
         with h5py.File(file, "r") as root:
             group = root.get("model_weights", root)
             is_legacy = "layer_names" in group.attrs
-            pairs = list(_legacy(group) if is_legacy else _indexed(h5py, root))
+            pairs = list(_legacy(h5py, group) if is_legacy else _indexed(h5py, root))
     except _DAMAGE as error:
         raise damaged(what, "HDF5 file of a Keras model", error) from None
     tensors = dict(pairs)
@@ -107,15 +114,43 @@ def _write_legacy(root: Any, layers: Sequence[Stored]) -> None:
             group[name] = array
 
 
-def _legacy(group: Any) -> Iterator[tuple[str, np.ndarray]]:
-    for layer in map(_text, group.attrs["layer_names"]):
-        names = [_text(name) for name in group[layer].attrs["weight_names"]]
+def _check_heaps(content: bytes | mmap.mmap) -> None:
+    """Refuses a damaged heap of strings, in which libhdf5 would search for the next one for ever.
+
+    A heap is a collection of objects: index, count, size and content, each padded to 8 bytes. The
+    object 0 is the free rest, and its size counts its header.
+    """
+    for found in _HEAP.finditer(content):
+        at, end = found.end() + 8, found.start() + int.from_bytes(found[1], "little")
+        if end > len(content):
+            raise ValueError("a heap reaches beyond its end")
+        while at + 16 <= end:
+            index = int.from_bytes(content[at : at + 2], "little")
+            size = int.from_bytes(content[at + 8 : at + 16], "little")
+            step = 16 + -(-size // 8) * 8 if index else size
+            if not 0 < step <= end - at:
+                raise ValueError("a heap with an object of an impossible size")
+            at += step
+
+
+def _legacy(h5py: ModuleType, group: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for layer in _strings(h5py, group.attrs, "layer_names"):
+        names = _strings(h5py, group[layer].attrs, "weight_names")
         # TensorFlow 1 numbered a tensor's layer once more; a layer that is a model has many.
         alone = len({name.rpartition("/")[0] for name in names}) == 1
         for name in names:
             prefix, _, leaf = name.rpartition("/")
             owner = layer if alone else f"{layer}/{prefix.rpartition('/')[2]}"
             yield f"{owner}/{_leaf(leaf)}", np.asarray(group[layer][name])
+
+
+def _strings(h5py: ModuleType, attributes: Any, name: str) -> list[str]:
+    """Reads a list of strings; libhdf5 may crash on a damaged list of anything else."""
+    dtype = attributes.get_id(name).dtype
+    # A list of none has the type of NumPy's empty array.
+    if h5py.check_string_dtype(dtype) is None and dtype.kind != "f":
+        raise ValueError(f"{name} is no list of names")
+    return [_text(item) for item in attributes[name]]
 
 
 def _text(name: Any) -> str:

@@ -39,9 +39,9 @@ def load_weights(
         model: built by `create_model`.
         source: a file in the format of safetensors, PyTorch, Keras, TensorFlow (a checkpoint, a
             graph, a SavedModel), TensorFlow.js, Caffe or a pickle or `.npz` of NumPy arrays; a
-            folder with one; or a mapping of names to arrays or tensors, which may be nested as
-            training checkpoints are. No code in a file is run. True: the published file of the
-            model's tag, see `create_model`.
+            folder with one; `FILE#NAME`, one network of several in a file; or a mapping of names to
+            arrays or tensors, which may be nested as training checkpoints are. No code in a file is
+            run. True: the published file of the model's tag, see `create_model`.
         head: load the classifiers too. False skips them, for another number of classes, and
             whatever the file has in their place, which a warning lists.
         skip: paths of modules that keep their values, such as "AuxLogits" or "Mixed_7c"; the
@@ -173,7 +173,7 @@ def _misfit(
         name.startswith(heads) for name in (*missing, *misshapen)
     ):
         theirs = f", which has {listed(other_head)}," if other_head else ""
-        hint = f"; head=False leaves the classifier{theirs} out"
+        hint = f"; head=False (--no-head) leaves the classifier{theirs} out"
     elif not torch_names.torch_shapes(model).keys() & tensors.keys():
         hint = ": none of the names is one of this network's"
     own = {**dict(spec.readings), "in_channels": spec.in_channels}

@@ -11,11 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from inception_jax.weights import layouts, slim_layouts
-from inception_jax.weights.stored import as_array
-from inception_jax.weights.weights_error import WeightsError
 
 _FEWEST = 20  # tensors of a network; the smallest here has over a hundred
 _SHOWN = 6
@@ -41,6 +37,10 @@ _SLOT = re.compile(
 )
 _TRAINING = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
 
+# Where a checkpoint has both, what training averaged is the network that its author evaluated.
+AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
+_FLAT_AVERAGE = re.compile(r"(?:.*\.)?model_ema\.[^.]+")
+
 # What optimisers keep has the shapes of weights, and may have their names.
 OPTIMISER = re.compile(
     r"(?:\w+_)?(?:opt|optim|optimi[sz]ers?)(?:_\w+)?|momentum\w*|exp_avg\w*|grad\w*|velocity|mu|nu",
@@ -58,7 +58,7 @@ _OWN = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Peeled:
     """Tensors without the prefix of their names.
 
@@ -99,47 +99,58 @@ def _is_bookkeeping(name: str, tensor: Any) -> bool:
     return scalar and (is_count or _COUNTS.fullmatch(name) is not None)
 
 
-def peel(tensors: Mapping[str, Any]) -> Peeled | None:
-    """Takes off the prefix that makes the rest a known layout; None if no prefix does.
+def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
+    """Returns the networks of known layouts in a dict of tensors, their prefixes taken off.
 
-    Raises:
-        WeightsError: if several do, with other tensors.
+    Usually there is one, with a prefix or none. What is outside is outside of all.
     """
-    named = without_wrappers(tensors)
-    if is_known(named):
-        return Peeled(named)
+    named = _with_dots(without_wrappers(tensors))
     found = {prefix: rest for prefix, rest in _by_prefix(named).items() if is_known(rest)}
+    if is_known(named):
+        # Of what stands beside a network without a prefix only its average can be another.
+        found = {p: r for p, r in found.items() if AVERAGE.search(p)}
+        own = {k: t for k, t in named.items() if not k.startswith(tuple(found))}
+        return [Peeled(own), *(Peeled(rest, prefix) for prefix, rest in found.items())]
     # Of prefixes within each other the shortest is enough.
     found = {p: r for p, r in found.items() if not any(p != o and p.startswith(o) for o in found)}
     if not found:
         return _with_root(named)
-    prefix, rest = next(iter(found.items()))
     inside = tuple(found)
-    if len(found) > 1:
-        if _are_parts(list(found.values())):  # a detector's first and second stage
-            prefix, rest = " and ".join(found), {k: t for r in found.values() for k, t in r.items()}
-        elif not all(_equal(rest, other) for other in found.values()):
-            raise WeightsError(
-                f"the names of several networks are in it, beginning with "
-                f"{' and '.join(map(repr, found))}: give a mapping of the tensors of one"
-            )
     outside = {
         name: tensor
         for name, tensor in named.items()
         if not name.startswith(inside) and not name.endswith("num_batches_tracked")
     }
-    return Peeled(rest, prefix, outside)
+    if _are_parts(list(found.values())):  # a detector's first and second stage
+        found = {" and ".join(found): {k: t for r in found.values() for k, t in r.items()}}
+    return [Peeled(rest, prefix, outside) for prefix, rest in found.items()]
 
 
-def _with_root(named: dict[str, Any]) -> Peeled | None:
+def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
+    """Gives averages their dots back: `LitEma` keeps `conv1.weight` as `model_ema.conv1weight`."""
+    flat = {name for name in named if _FLAT_AVERAGE.fullmatch(name)}
+    if len(flat) < _FEWEST:
+        return named
+    whole = {}
+    for name in named.keys() - flat:
+        parts = name.split(".")
+        whole |= {"".join(parts[i:]): ".".join(parts[i:]) for i in range(len(parts))}
+    renamed = {}
+    for name, tensor in named.items():
+        prefix, _, end = name.rpartition(".")
+        renamed[f"{prefix}.{whole.get(end, end)}" if name in flat else name] = tensor
+    return renamed
+
+
+def _with_root(named: dict[str, Any]) -> list[Peeled]:
     """TF-slim's networks under another scope than their own, or none."""
     for prefix, rest in {"": named, **_by_prefix(named)}.items():
         root = slim_layouts.root_of(rest)
         if root:
             tensors = {f"{root}/{name}": tensor for name, tensor in rest.items()}
             outside = {k: t for k, t in named.items() if not k.startswith(prefix)}
-            return Peeled(tensors, prefix, outside)
-    return None
+            return [Peeled(tensors, prefix, outside)]
+    return []
 
 
 def is_known(tensors: Mapping[str, Any]) -> bool:
@@ -166,11 +177,3 @@ def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _are_parts(rests: list[dict[str, Any]]) -> bool:
     names = [name for rest in rests for name in rest]
     return len(names) == len(set(names))
-
-
-def _equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(a[k] is b[k] or _same_array(a[k], b[k]) for k in a)
-
-
-def _same_array(a: Any, b: Any) -> bool:
-    return np.array_equal(as_array(a), as_array(b))

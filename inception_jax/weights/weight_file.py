@@ -139,17 +139,21 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
     """
     if isinstance(source, WeightFile):
         return source
+    part = ""
     if isinstance(source, Mapping):
         read = files.Read(source, {}, "mapping")
     else:
         if source is True and name in PUBLISHED:
             files.check_readable(PUBLISHED[name].address)
-        read = files.read(download.fetch(name) if source is True else source)
+        path, part = files.split_part(download.fetch(name) if source is True else source)
+        read = files.read(path)
     if METADATA_KEY in read.metadata:
+        if part:
+            raise WeightsError(f"{source}: the file holds one network: leave {'#' + part!r} out")
         spec, facts = _saved(read.metadata[METADATA_KEY], read.content, str(source))
         return WeightFile(read.content, spec, None, facts, format=read.format)
     try:
-        content = containers.peel(read.content)
+        content = containers.peel(read.content, part)
     except WeightsError as error:
         raise WeightsError(f"{_named(source)}: {error}") from None
     peeled = content.peeled

@@ -20,9 +20,10 @@ class NetworkOptions:
     arch: str = "xception"
     """Network to train: see `inception_jax.list_models()`."""
     init_from: Path | None = None
-    """Weight file to start from, of any layout that load_weights reads, or a run's folder; a
-    classifier of another size, or one that the file lacks, starts from random values. A file of
-    this programme also says the width, and, where arch is not given, the network."""
+    """Weight file to start from, of any layout that load_weights reads, or a run's folder;
+    FILE#NAME is one network of several in a file. A classifier of another size, or one that the
+    file lacks, starts from random values. A file of this programme also says the width, and, where
+    arch is not given, the network."""
     freeze_backbone: bool = False
     """Train the classifier alone: all other parameters and BatchNorm's statistics stay as they are
     in init-from."""
