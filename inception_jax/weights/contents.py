@@ -13,16 +13,16 @@ from inception_jax.weights import torch_files
 from inception_jax.weights.weights_error import WeightsError
 
 Kind = Literal[
-    "safetensors", "PyTorch", "pickle", "NumPy archive", "Keras archive", "HDF5",
+    "safetensors", "PyTorch", "pickle", "NumPy archive", "NumPy object", "Keras archive", "HDF5",
     "TensorFlow checkpoint", "TensorFlow archive", "TensorFlow graph", "SavedModel",
     "TensorFlow.js", "Caffe", "shards",
 ]  # fmt: skip
 
 _HEAD = 1024
 _AGAIN = "Download it again"
+_JOBLIB = "Save it again without joblib: numpy.savez(NEW, **joblib.load(FILE))"
 # Beginnings of files that hold no weights, or such as no reader here takes, and what to do.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x93NUMPY", "a single NumPy array", "Give all arrays by name, as an .npz file"),
     (b"\x7fELF", "a program", ""),
     (b"MZ", "a Windows program", ""),
     (b"%PDF", "a PDF document", ""),
@@ -34,6 +34,10 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"Rar!", "a RAR archive", "Unpack it, and give the weight file in it"),
     (b"\xfd7zXZ", "an xz archive", "Unpack it, and give the weight file in it"),
     (b"BZh", "a bzip2 archive", "Unpack it, and give the weight file in it"),
+    (b"\x78\x01", "a zlib stream, as of joblib", _JOBLIB),
+    (b"\x78\x5e", "a zlib stream, as of joblib", _JOBLIB),
+    (b"\x78\x9c", "a zlib stream, as of joblib", _JOBLIB),
+    (b"\x78\xda", "a zlib stream, as of joblib", _JOBLIB),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "Unpack it, and give the weight file in it"),
     (b"\x12\x01\x00\x00\x00\x00\x00\x00", "an MXNet file", "Convert it to safetensors with MXNet"),
     (b"\x04\x00\x00\x00\x01\x00\x00\x00", "a Torch7 file", "Convert it to safetensors first"),
@@ -63,8 +67,20 @@ def recognise(path: Path) -> Kind:
         return _tar(path)
     if end == _TABLE_END or _is_checkpoint_part(path):
         return "TensorFlow checkpoint"
+    if head.startswith(b"\x93NUMPY"):
+        if b"'|O'" in head[:200]:  # a dict, pickled
+            return "NumPy object"
+        raise _not_weights(path, "a single NumPy array", "Give all arrays by name, as an .npz file")
     if head[0] == 0x80 and head[1] <= 5:
+        if b"joblib.numpy_pickle" in head:
+            raise _not_weights(path, "a file of joblib, whose arrays lie between pickles", _JOBLIB)
         return "pickle"
+    if re.match(rb"[\x81-\x8f][\xa0-\xbf\xd9]|\xde..[\xa0-\xbf\xd9]", head, re.DOTALL):
+        raise _not_weights(
+            path,
+            "a msgpack file, as of Flax",
+            "Load it with flax.serialization.msgpack_restore, and give the dict",
+        )
     if head[:1] in b"{[":
         return _json(path, head)
     if head.startswith(b"model_checkpoint_path:"):

@@ -18,12 +18,14 @@ from inception_jax.weights import (
     torch_files,
 )
 from inception_jax.weights.contents import Kind
+from inception_jax.weights.prefixes import listed
 from inception_jax.weights.weights_error import WeightsError, optional_library
 
 _READERS: dict[Kind, Callable[[Path], Any]] = {
     "PyTorch": torch_files.read_zip,
     "pickle": torch_files.read_pickle,
     "NumPy archive": torch_files.read_numpy_archive,
+    "NumPy object": torch_files.read_numpy_object,
     "HDF5": keras_files.read_hdf5,
     "Keras archive": keras_files.read_keras_archive,
     "TensorFlow.js": keras_files.read_tensorflow_js,
@@ -47,11 +49,13 @@ _IN_FOLDER = (
     "*.index",
     "*.ckpt",
     "*.pth",
+    "*model_states.pt",  # DeepSpeed's, beside the optimiser's
     "*.pt",
     "*.keras",
     "*.h5",
     "*.pth.tar",
 )
+_MOST_OF_A_NAME = 300
 
 _NEEDS = {
     "h5py": (".h5", ".hdf5", ".keras"),
@@ -132,6 +136,11 @@ def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
 def _in_folder(folder: Path) -> Path:
     if (folder / "checkpoint").is_file():  # TensorFlow's note of its newest
         return folder / "checkpoint"
+    latest = folder / "latest"  # DeepSpeed's note of its newest
+    if latest.is_file() and latest.stat().st_size < _MOST_OF_A_NAME:
+        name = latest.read_text(errors="replace").strip()
+        if Path(name).name == name and (folder / name).is_dir():
+            folder = folder / name
     for pattern in _IN_FOLDER:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
@@ -139,7 +148,9 @@ def _in_folder(folder: Path) -> Path:
             raise WeightsError(f"{folder} holds several weight files: {names}. Give one of them")
         if found:
             return found[0]
-    raise WeightsError(f"{folder} is a folder without a weight file: give the file")
+    inner = sorted({path.parent.name for path in folder.glob("*/*") if path.name in _IN_FOLDER})
+    hint = f"one of its folders: {listed(inner)}" if inner else "the file"
+    raise WeightsError(f"{folder} is a folder without a weight file: give {hint}")
 
 
 def _shards(path: Path) -> Read:

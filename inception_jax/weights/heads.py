@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,11 @@ from inception_jax.weights.torch_names import Tensors, torch_shapes
 
 # The tensors of one linear layer in PyTorch, in Keras' files, and in those of Keras 3.
 _LINEAR = (("weight", "bias"), ("kernel", "bias"), ("vars/0", "vars/1"), ("weights", "biases"))
+
+_PIXELS, _MOST_CHANNELS = re.compile(r"(?:.*[._])?(?:mean|std)"), 4
+_BESIDE = re.compile(
+    r"(?:.*\.)?adjust_channel\..*|(?:.*\.)?(?:criterion|loss\w*|\w+_loss)\.(?:weight|pos_weight)"
+)
 
 
 def adopt(
@@ -37,6 +43,7 @@ def adopt(
     if weight in tensors or weight not in shapes:
         return tensors, ()
     others = {**head_of(tensors, model), **outside}
+    others = {name: x for name, x in others.items() if not _is_beside(name, x)}
     layer = _only_layer(others)
     if layer is None:
         return tensors, ()
@@ -50,6 +57,13 @@ def adopt(
     kept[weight] = array if rows_first else np.ascontiguousarray(array.T)
     kept[f"{classifier}.bias"] = as_array(bias)
     return kept, layer
+
+
+def _is_beside(name: str, tensor: Any) -> bool:
+    """Says whether a tensor is none of a head: normalisation of pixels, weights of classes."""
+    return _BESIDE.fullmatch(name) is not None or (
+        _PIXELS.fullmatch(name) is not None and math.prod(tensor.shape) <= _MOST_CHANNELS
+    )
 
 
 def _only_layer(others: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from inception_jax.models import list_models, model_info
 from inception_jax.nn.model import Model
-from inception_jax.weights import files, fit, numbers
+from inception_jax.weights import files, fingerprint, fit, numbers
 from inception_jax.weights.prefixes import listed
 from inception_jax.weights.torch_names import Tensors, torch_shapes
 from inception_jax.weights.weight_file import (
@@ -25,6 +25,7 @@ from inception_jax.weights.weights_error import WeightsError
 _SURE = 0.98  # a file may lack a tensor, and is still of a network
 _SHOWN = 20
 _FEW = 4
+_TRAINED, _EPSILON = "as of a trained network", "epsilon"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,8 @@ def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
     facts |= _sizes(tensors, model)
     facts |= _about(file.tensors)
     facts["statistics"] = _statistics(tensors, model)
+    if facts["statistics"].startswith((_TRAINED, _EPSILON)):
+        facts |= _hints(tensors, names)
     facts["also inside"] = listed(file.outside)
     facts["other head"] = listed(file.other_head(tensors, model))
     facts["notes"] = "; ".join(note for note in notes if not note.startswith(("left", "the names")))
@@ -132,6 +135,39 @@ def _with(values: Mapping[str, Any], value: Any) -> str:
     return " ".join(name.partition(".")[2] or name for name, own in values.items() if own == value)
 
 
+def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
+    """What BatchNorm's statistics tell of the images and of average pools, and who fits both."""
+    model = fit.skeleton(names[0])
+    shapes = torch_shapes(model)
+    first = next(n for n, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)
+    found = fingerprint.input_of(tensors, first.removesuffix(".conv.weight"))
+    border = fingerprint.border_of_pools(tensors, names[0].partition(".")[0])
+    counts = None if border is None else fingerprint.counts_border(border)
+    facts = {}
+    if found:
+        means = ", ".join(f"{value:.2f}" for value in found.mean)
+        facts["trained on"] = (
+            f"pixels {found.range}{', ' * bool(found.order)}{found.order}; of the mean {means} "
+            "in [0, 1]"
+        )
+    if counts is not None:
+        facts["average pools"] = f"count_include_pad={counts}"
+    if facts:
+        fits = [name for name in names if _agrees(name, found, counts)]
+        facts["so likeliest"] = ", ".join(fits) or "another preprocessing or reading than these"
+        facts["so likeliest"] += " (a hint by BatchNorm's statistics, no proof)"
+    return facts
+
+
+def _agrees(name: str, found: fingerprint.Input | None, counts: bool | None) -> bool:
+    info = model_info(name)
+    if found and found.range != fingerprint.expected_input(info):
+        return False
+    if found and found.order and found.order.lower() != info.channel_order:
+        return False
+    return counts is None or info.options.get("count_include_pad", counts) == counts
+
+
 def _sizes(tensors: Tensors, model: Model) -> dict[str, str]:
     """Classes, channels and width, from the shapes of a file."""
     shapes = torch_shapes(model)
@@ -172,8 +208,8 @@ def _statistics(tensors: Tensors, model: Model) -> str:
         found.append("all variances are 1, as in a network that was never trained")
     dead = [n for n, x in variances.items() if (np.abs(x.astype(np.float64)) < 1e-10).any()]
     if dead:
-        found.append(f"epsilon decides where a variance is below 1e-10: {listed(dead)}")
-    return "; ".join(found) or "as of a trained network"
+        found.append(f"{_EPSILON} decides where a variance is below 1e-10: {listed(dead)}")
+    return "; ".join(found) or _TRAINED
 
 
 def _differences(file: WeightFile, model: Model) -> list[str]:

@@ -37,6 +37,8 @@ _SLOT = re.compile(
 )
 _TRAINING = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
 
+# What a trainer adds among a network's modules and its classifier does not see: DeepfakeBench's.
+_UNUSED = re.compile(r"adjust_channel\.")
 # Where a checkpoint has both, what training averaged is the network that its author evaluated.
 AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
 _FLAT_AVERAGE = re.compile(r"(?:.*\.)?model_ema\.[^.]+")
@@ -110,7 +112,7 @@ def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
         # Of what stands beside a network without a prefix only its average can be another.
         found = {p: r for p, r in found.items() if AVERAGE.search(p)}
         own = {k: t for k, t in named.items() if not k.startswith(tuple(found))}
-        return [Peeled(own), *(Peeled(rest, prefix) for prefix, rest in found.items())]
+        return [_peeled(own), *(_peeled(rest, prefix) for prefix, rest in found.items())]
     # Of prefixes within each other the shortest is enough.
     found = {p: r for p, r in found.items() if not any(p != o and p.startswith(o) for o in found)}
     if not found:
@@ -123,7 +125,15 @@ def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
     }
     if _are_parts(list(found.values())):  # a detector's first and second stage
         found = {" and ".join(found): {k: t for r in found.values() for k, t in r.items()}}
-    return [Peeled(rest, prefix, outside) for prefix, rest in found.items()]
+    return [_peeled(rest, prefix, outside) for prefix, rest in found.items()]
+
+
+def _peeled(
+    rest: Mapping[str, Any], prefix: str = "", outside: Mapping[str, Any] | None = None
+) -> Peeled:
+    unused = {f"{prefix}{name}": tensor for name, tensor in rest.items() if _UNUSED.match(name)}
+    used = {name: tensor for name, tensor in rest.items() if not _UNUSED.match(name)}
+    return Peeled(used, prefix, {**(outside or {}), **unused})
 
 
 def _with_dots(named: dict[str, Any]) -> dict[str, Any]:

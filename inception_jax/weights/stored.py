@@ -89,14 +89,18 @@ class Unreadable:
 
 
 class PickledArray:
-    """A NumPy array, which a pickle makes in two steps."""
+    """A NumPy array, which a pickle makes in two steps; or a list of the objects in one."""
 
     def __init__(self, *_: Any):
         self.array: np.ndarray | None = None
+        self.objects: list[Any] = []
 
     def build(self, state: Any) -> None:
         """Takes (version, shape, dtype, whether columns come first, bytes)."""
         _, shape, dtype, is_fortran, content = state
+        if isinstance(content, list):
+            self.objects = content
+            return
         self.array = _array(content, dtype, shape, "F" if is_fortran else "C")
 
     @property
@@ -107,7 +111,8 @@ class PickledArray:
     def read(self) -> np.ndarray:
         """Returns the array."""
         if self.array is None:
-            raise PickleError("an array without numbers")
+            what = "of objects" if self.objects else "without numbers"
+            raise PickleError(f"an array {what}")
         return self.array
 
 

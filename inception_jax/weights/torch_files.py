@@ -20,7 +20,7 @@ from inception_jax.outputs import atomic_write
 from inception_jax.weights import pickles
 from inception_jax.weights.pickles import Name, PickleError
 from inception_jax.weights.stored import DATA, Storage
-from inception_jax.weights.weights_error import damaged, optional_library
+from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
 ENDINGS = (".pth", ".pt", ".bin")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -186,6 +186,28 @@ def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
             return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise damaged(path, "archive of NumPy arrays", error) from None
+
+
+def read_numpy_object(path: Path) -> Any:
+    """Reads an `.npy` file of a dict: `numpy.save` pickles an array of it.
+
+    Raises:
+        WeightsError: if it is damaged, or holds no such dict.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = getattr(np.lib.format, f"read_array_header_{version[0]}_0", None)
+            if read is None:
+                raise PickleError("an unknown version of NumPy's format")
+            read(file)
+            found = pickles.load(file.read(), DATA)
+    except (PickleError, OSError, ValueError, EOFError) as error:
+        raise damaged(path, "NumPy file of a dict", error) from None
+    objects = getattr(found, "objects", None)
+    if not objects or len(objects) != 1:
+        raise WeightsError(f"{path} holds an array of objects, and no dict of arrays by name")
+    return objects[0]
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

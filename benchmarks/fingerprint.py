@@ -1,0 +1,258 @@
+"""How often BatchNorm's statistics tell how a network was built and fed.
+
+Trains narrow networks under every reading, with random inputs, on photos and on the embedded
+images, and asks of each what its statistics tell:
+
+    python benchmarks/fingerprint.py --photos FOLDER    # FOLDER/class/*.jpg
+
+prints a table: how often a reading was named, how often rightly. Networks are kept in `--workdir`;
+the same command resumes. Two ways are compared. `inception-jax inspect` ships the first, in NumPy
+alone, where it is right: `inception_jax.weights.fingerprint`. The second runs the network on noise
+under each candidate reading, takes the batch's own statistics in every layer, and chooses the
+candidate with the nearest to the file's; it is tried for padding and epsilon, which the first
+cannot tell.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import inception_jax as ij
+from inception_jax.folders import image_files
+from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
+from inception_jax.nn.model import Model, Spec
+from inception_jax.weights import fingerprint
+from inception_jax.weights.weight_file import spec_of
+from train.data.fashion_mnist import open_fashion_mnist
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train networks under known readings, and guess these from the weights."""
+
+    photos: Path | None = None
+    """Folder of classes of images; default: the embedded images alone."""
+    workdir: Path = Path("runs/fingerprint")
+    """Folder of the trained networks."""
+    arch: tuple[str, ...] = ("inception_v3", "bn_inception", "inception_v1", "xception")
+    """Networks to train."""
+    count: int = 12
+    """How many of each."""
+    steps: int = 150
+    """Training steps."""
+    batch_size: int = 16
+    """Images of a step."""
+    image_size: int = 96
+    """Side of the images, in pixels."""
+    width_multiplier: float = 0.125
+    """Factor on every channel count."""
+    forward: bool = True
+    """Try the second way too, which takes most of the time."""
+
+
+# What is subtracted from pixels in [0, 1], what the rest is divided by, and the order of colours.
+INPUTS: dict[str, tuple[Any, Any, str]] = {
+    "in [-1, 1]": (0.5, 0.5, "RGB"),
+    "in [0, 1]": (0.0, 1.0, "RGB"),
+    "in [0, 255]": (0.0, 1 / 255, "RGB"),
+    "normalised with ImageNet's mean and deviation": (IMAGENET_MEAN, IMAGENET_STD, "RGB"),
+    "in [0, 255], less their mean": (np.array([104, 117, 123]) / 255, 1 / 255, "BGR"),
+    "in [-1, 1], BGR": (0.5, 0.5, "BGR"),
+}
+READINGS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "inception_v3": {"count_include_pad": (True, False), "bn_eps": (1e-3, 1e-5)},
+    "bn_inception": {"count_include_pad": (True, False), "pad_mode": ("tf", "torch")},
+    "inception_v1": {"pad_mode": ("tf", "torch"), "bn_eps": (1e-3, 1e-5)},
+    "xception": {"pad_mode": ("tf", "torch"), "bn_eps": (1e-3, 1e-5)},
+}
+Patches = dict[str, np.ndarray]  # images for the covariance of pixels, by their kind
+FIRST = {"inception_v3": "Conv2d_1a_3x3", "xception": "block1_conv1"}  # others: conv1
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One network: its readings, and what it is fed with."""
+
+    arch: str
+    readings: dict[str, Any]
+    pixels: str
+    photos: bool
+    seed: int
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Yields every network of the experiment: all readings, each with other pixels in turn."""
+    for arch in options.arch:
+        sides = READINGS[arch]
+        grid = [dict(zip(sides, x, strict=True)) for x in itertools.product(*sides.values())]
+        for i in range(options.count):
+            pixels = list(INPUTS)[(i + i // 4) % len(INPUTS)]
+            photos = options.photos is not None and i % 3 != 2
+            yield Case(arch, grid[i % len(grid)], pixels, photos, i)
+
+
+def sources(options: Options) -> dict[bool, tuple[np.ndarray, np.ndarray]]:
+    """Returns pixels in [0, 1] and labels: of photos, and of the embedded grey images."""
+    embedded = open_fashion_mnist().train
+    grey = [
+        (Image.fromarray(x.image[..., 0]), x.label) for x in map(embedded.__getitem__, range(3000))
+    ]
+    found = {False: _resized(grey, options.image_size)}
+    if options.photos is not None:
+        folders = sorted(path for path in options.photos.iterdir() if path.is_dir())
+        photos = [
+            (Image.open(path), label)
+            for label, folder in enumerate(folders)
+            for path in image_files(folder).images[:300]
+        ]
+        found[True] = _resized(photos, options.image_size)
+    return found
+
+
+def _resized(images: list[tuple[Image.Image, int]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    side = (size, size)
+    pixels = [
+        np.asarray(x.convert("RGB").resize(side, Image.Resampling.BICUBIC)) for x, _ in images
+    ]
+    return np.stack(pixels), np.array([label for _, label in images])
+
+
+def fed(pixels: np.ndarray, how: str) -> np.ndarray:
+    """Maps pixels of [0, 1] to what a network takes."""
+    subtracted, divisor, order = INPUTS[how]
+    pixels = pixels[..., ::-1] if order == "BGR" else pixels
+    return ((pixels - subtracted) / divisor).astype(np.float32)
+
+
+def trained(case: Case, options: Options, data: tuple[np.ndarray, np.ndarray]) -> Model:
+    """Trains one network, with Adam."""
+    model = ij.create_model(
+        case.arch,
+        num_classes=int(data[1].max()) + 1,
+        width_multiplier=options.width_multiplier,
+        rngs=nnx.Rngs(case.seed),
+        **case.readings,
+    )
+    model.train()
+    optimizer = nnx.Optimizer(model, optax.adam(2e-3), wrt=nnx.Param)
+    rng, rngs = np.random.default_rng(case.seed), nnx.Rngs(dropout=case.seed)
+    for _ in range(options.steps):
+        chosen = rng.integers(len(data[0]), size=options.batch_size)
+        step(model, optimizer, rngs, fed(data[0][chosen] / 255, case.pixels), data[1][chosen])
+    model.eval()
+    model.training = {"pixels": case.pixels, "photos": case.photos, "steps": options.steps}
+    return model
+
+
+@nnx.jit
+def step(model: Model, optimizer: nnx.Optimizer, rngs: nnx.Rngs, images: Any, labels: Any) -> None:
+    """Does one training step."""
+
+    def loss(model: Model) -> jax.Array:
+        logits = model(images, rngs=rngs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    optimizer.update(model, nnx.grad(loss)(model))
+
+
+Answers = Iterator[tuple[str, Any, Any]]  # question, answer or None, truth
+
+
+def by_layers(model: Model, patches: Patches) -> Answers:
+    """Asks what `inspect` ships: single layers' equations, with noise or with photos."""
+    arch, tensors, truth = spec_of(model).name, ij.to_torch(model), model.training or {}
+    pixels = truth["pixels"].removesuffix(", BGR")
+    right_order = INPUTS[truth["pixels"]][2]
+    for kind, images in patches.items():
+        found = fingerprint.input_of(tensors, FIRST.get(arch, "conv1"), images)
+        yield f"pixels, by {kind}", found and found.range, pixels
+        if truth["photos"] and found:
+            yield f"order of colours, by {kind}", found.order or None, right_order
+    border = fingerprint.border_of_pools(tensors, arch)
+    if border is not None:
+        answer = fingerprint.counts_border(border)
+        yield "count_include_pad", answer, dict(spec_of(model).readings)["count_include_pad"]
+
+
+def by_forward(model: Model, images: np.ndarray) -> Answers:
+    """Asks each reading by running the network: which value gives the nearest statistics."""
+    spec, state = spec_of(model), ij.to_torch(model)
+    for option, values in READINGS[spec.name].items():
+        distances = {value: _distance(spec, state, images, {option: value}) for value in values}
+        truth = dict(spec.readings)[option]
+        yield f"{option}, by running it", min(distances, key=distances.__getitem__), truth
+
+
+def _distance(spec: Spec, state: Any, images: np.ndarray, changed: dict[str, Any]) -> float:
+    """How far the statistics of a batch are from a network's own, over all layers."""
+    own = {**dict(spec.readings), **changed, "bn_momentum": 0.0, "dropout": 0.0}
+    model = ij.create_model(
+        spec.name,
+        weights=state,
+        num_classes=spec.num_classes,
+        width_multiplier=spec.width_multiplier,
+        **own,
+    )
+    model.train()
+    _run(model, images)  # a momentum of 0 keeps the batch's statistics
+    found, total = ij.to_torch(model), 0.0
+    for name in (x for x in state if x.endswith("running_mean")):
+        deviation = f"{name.removesuffix('mean')}var"
+        total += np.mean(np.abs(found[name] - state[name]) / np.sqrt(state[deviation]))
+        total += np.mean(np.abs(np.log(found[deviation] / state[deviation])))
+    return float(total)
+
+
+@nnx.jit
+def _run(model: Model, images: Any) -> None:
+    model(images, rngs=nnx.Rngs(0))
+
+
+def main(options: Options) -> None:
+    """Trains what is not there, then prints the table."""
+    data = sources(options)
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    for case in cases(options):
+        kind = "photos" if case.photos else "embedded"
+        path = options.workdir / f"{case.arch}-{options.image_size}-{kind}-{case.seed}.safetensors"
+        if not path.exists():
+            ij.save_weights(trained(case, options, data[case.photos]), path)
+            print(f"trained {path}", flush=True)
+    patches: Patches = {"noise": fingerprint.natural_images()}
+    if True in data:
+        photos = data[True][0][:64, ::3, ::3] / 255
+        patches["photos"] = photos - photos.mean((0, 1, 2))
+    tally: dict[tuple[str, str], list[int]] = collections.defaultdict(lambda: [0, 0, 0])
+    noise = np.clip(fingerprint.natural_images(options.image_size, 16) + 0.45, 0, 1)
+    for path in sorted(options.workdir.glob("*.safetensors")):
+        model = ij.load(path)
+        answers = list(by_layers(model, patches))
+        if options.forward:
+            answers += by_forward(model, fed(noise, (model.training or {})["pixels"]))
+        for question, answer, truth in answers:
+            counts = tally[spec_of(model).name, question]
+            counts[0] += 1
+            counts[1] += answer is not None
+            counts[2] += answer == truth
+    print("| network | reading | networks | answered | right |\n|---|---|---|---|---|")
+    for (arch, question), counts in sorted(tally.items()):
+        print(f"| {arch} | {question} | {' | '.join(map(str, counts))} |")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,199 @@
+"""How a network was fed and built, as far as BatchNorm's running statistics tell it.
+
+A convolution is linear: the running means after it are its kernel's sums times the mean of what it
+saw. Of the first layer these equations give the mean pixel that the network was trained on. Of the
+1x1 convolutions side by side in an Inception module they give the mean of their common input, and
+then how much smaller the mean is behind the average pool: at the border a pool that divides by 9
+returns less. The running variances of the first layer give the contrast of the pixels.
+
+`benchmarks/fingerprint.py` says how often each is right. Padding and epsilon leave no such trace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
+from inception_jax.registry import ModelInfo
+from inception_jax.weights.torch_names import Tensors
+
+_GREY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photos, of [0, 1]
+_MARGIN = 1.0  # between the best of several inputs and the next; less tells nothing
+_WORST = 6.0  # of the best input; more fits none
+_COLOUR = 0.02  # between the means of red and blue; less may be grey
+
+# What a first layer sees of pixels in [0, 1]: mean subtracted, divisor.
+_INPUTS: dict[str, tuple[tuple[float, ...], float]] = {
+    "in [-1, 1]": ((0.5, 0.5, 0.5), 0.5),
+    "in [0, 1]": ((0.0, 0.0, 0.0), 1.0),
+    "in [0, 255]": ((0.0, 0.0, 0.0), 1 / 255),
+    "normalised with ImageNet's mean and deviation": (IMAGENET_MEAN, sum(IMAGENET_STD) / 3),
+    "in [0, 255], less their mean": ((_GREY, _GREY, _GREY), 1 / 255),
+}
+# Sides of the maps behind average pools at the published size, by the number of their stage.
+_SIDES = {
+    "inception_v3": {"5": 35, "6": 17, "7": 8},
+    "bn_inception": {"3": 28, "4": 14, "5": 7},
+}
+_POOL = re.compile(r"(\w+?_?(\d)\w)\.branch_pool\.conv\.weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What the images of a network's training were, as its first layer saw them.
+
+    Attributes:
+        range: how pixels were mapped; one of several usual ways.
+        order: "RGB" or "BGR"; empty where the means do not tell.
+        mean: of the pixels, in [0, 1], in the order of the channels.
+    """
+
+    range: str
+    order: str
+    mean: tuple[float, ...]
+
+
+def input_of(tensors: Tensors, first: str, images: np.ndarray | None = None) -> Input | None:
+    """Finds out what images a network was trained on, if its first layer tells.
+
+    Args:
+        tensors: by the twin's names.
+        first: name of the first convolution, such as "conv1".
+        images: that have the contrast of photos, [n, h, w, 3]; None: `natural_images`.
+    """
+    try:
+        kernel, mean, variance = _layer(tensors, first)
+    except KeyError:  # it has no BatchNorm, or not here
+        return None
+    if kernel.shape[1] != 3 or len(kernel) < 8 or np.ptp(variance) == 0:
+        return None
+    seen = np.linalg.lstsq(kernel.sum((2, 3)), mean, rcond=1e-3)[0]
+    filters = kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+    expected = np.einsum("oi,ij,oj->o", filters, _covariance(kernel.shape[-1], images), filters)
+    scale = math.sqrt(max(np.median(variance / expected), 1e-12))
+    found = sorted((_misfit(seen, scale, name), name) for name in _INPUTS)
+    if found[0][0] > _WORST or found[1][0] - found[0][0] < _MARGIN:
+        return None
+    name = found[0][1]
+    subtracted, divisor = _INPUTS[name]
+    pixels = seen * divisor + np.asarray(subtracted)
+    tells_order = len(set(subtracted)) == 1 and "less" not in name
+    order = ""
+    if tells_order and abs(pixels[0] - pixels[2]) > _COLOUR:  # photos are warm
+        order = "RGB" if pixels[0] > pixels[2] else "BGR"
+    return Input(name, order, tuple(pixels.tolist()))
+
+
+def expected_input(info: ModelInfo) -> str:
+    """Returns the range in which a network's first layer sees pixels, one of those of `Input`."""
+    subtracted = np.asarray(info.mean) / info.input_range
+    divisor = np.asarray(info.std) / info.input_range
+    if info.options.get("transform_input"):
+        divisor = divisor * 0.5 / np.asarray(IMAGENET_STD)
+        subtracted = subtracted - (np.asarray(IMAGENET_MEAN) - 0.5) / 0.5 * divisor
+
+    def distance(name: str) -> float:
+        mean, scale = _INPUTS[name]
+        return abs(math.log(divisor.mean() / scale)) + abs(subtracted.mean() - np.mean(mean))
+
+    return min(_INPUTS, key=distance)
+
+
+def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
+    """How far contrast and mean are from those of photos, in some deviations, squared."""
+    subtracted, divisor = _INPUTS[name]
+    pixels = seen * divisor + np.asarray(subtracted)
+    contrast = math.log(scale * divisor) / 0.4
+    return contrast**2 + float(np.mean(((pixels - _GREY) / 0.15) ** 2))
+
+
+def _layer(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Kernel [out, in, h, w], and mean and variance of what it returned without its bias."""
+    wide = {
+        leaf: tensors[f"{name}.{leaf}"].astype(np.float64)
+        for leaf in ("conv.weight", "bn.running_mean", "bn.running_var")
+    }
+    bias = tensors.get(f"{name}.conv.bias")
+    mean = wide["bn.running_mean"] - (0 if bias is None else bias.astype(np.float64))
+    return wide["conv.weight"], mean, wide["bn.running_var"]
+
+
+def natural_images(size: int = 96, count: int = 8) -> np.ndarray:
+    """Returns noise with the statistics of photos, [n, size, size, 3]: always the same.
+
+    Amplitudes fall with the frequency, and the colours are almost equal; the mean is 0 and the
+    deviation that of pixels in [0, 1].
+    """
+    rng = np.random.default_rng(0)
+    rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / size)
+    spectrum = np.fft.rfft2(rng.normal(size=(count, 3, size, size))) / frequency
+    images = np.fft.irfft2(spectrum, (size, size)).transpose(0, 2, 3, 1)
+    colours = np.linalg.cholesky(0.95 * np.ones((3, 3)) + 0.05 * np.eye(3))
+    images = images @ colours.T
+    return (images - images.mean((0, 1, 2))) / images.std((0, 1, 2)) * _CONTRAST
+
+
+def _covariance(window: int, images: np.ndarray | None = None) -> np.ndarray:
+    """Of the pixels in a square of images, in the order [h, w, channel]."""
+    images = natural_images() if images is None else images
+    patches = np.lib.stride_tricks.sliding_window_view(images, (window, window), axis=(1, 2))
+    return np.cov(patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, window * window * 3)[::3].T)
+
+
+def border_of_pools(tensors: Tensors, arch: str) -> float | None:
+    """Returns how much an average pool's border counts.
+
+    Returns:
+        0: the pools divide by the pixels that there are (`count_include_pad=False`); 1: by 9, on
+        maps of the published sizes; more: by 9, on smaller ones. None: the network is not known
+        to tell, or a tensor is missing.
+    """
+    sides = _SIDES.get(arch)
+    found = list(_losses(tensors, sides)) if sides else []
+    return float(np.median(found)) if found else None
+
+
+def counts_border(share: float) -> bool | None:
+    """Returns `count_include_pad` by what `border_of_pools` returned; None: it is unclear."""
+    return None if 0.3 < share < 0.7 else share > 0.5
+
+
+def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
+    """For each module what its pool's border takes off the mean, as a share of what 9 would."""
+    for name in tensors:
+        match = _POOL.fullmatch(name)
+        if match is None or match[2] not in sides:
+            continue
+        module, side = match[1], sides[match[2]]
+        try:
+            pooled, behind, _ = _layer(tensors, f"{module}.branch_pool")
+            beside = [_layer(tensors, layer) for layer in _siblings(tensors, module)]
+        except KeyError:
+            continue
+        kernels = np.concatenate([kernel[:, :, 0, 0] for kernel, _, _ in beside])
+        means = np.concatenate([mean for _, mean, _ in beside])
+        expected = pooled[:, :, 0, 0] @ _mean_input(kernels, means)
+        kept = (expected @ behind) / (expected @ expected)
+        yield (1 - kept) / (1 - (1 - 2 / (3 * side)) ** 2)
+
+
+def _siblings(tensors: Tensors, module: str) -> list[str]:
+    """The 1x1 convolutions that see what a module's pool sees."""
+    pattern = re.compile(rf"({re.escape(module)}\.branch(?:1x1|\w+_1))\.conv\.weight")
+    return [match[1] for match in map(pattern.fullmatch, tensors) if match]
+
+
+def _mean_input(kernels: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Solves kernels @ x = means for the x nearest to a constant: maps after ReLU are positive."""
+    sums = kernels.sum(1)
+    constant = (sums @ means) / (sums @ sums)
+    products = kernels @ kernels.T
+    ridge = 1e-2 * np.trace(products) / len(products) * np.eye(len(products))
+    rest = np.linalg.solve(products + ridge, means - constant * sums)
+    return constant + kernels.T @ rest
