@@ -90,6 +90,31 @@ def certify(
     found = inspect(path)
     name = name or _only(found.names, path)
     model = model_for(name, path, **({} if head else NO_HEAD))
+    return _compared(torch, model, Path(path), found.facts, name, image_size)
+
+
+def certify_model(model: Model, path: Path) -> Certificate:
+    """Compares a network with its PyTorch twin, as `certify` does.
+
+    Args:
+        model: built by `create_model`.
+        path: of the weight file that it was loaded from.
+
+    Raises:
+        WeightsError: if torch is missing.
+    """
+    torch = optional_library("torch", path)
+    return _compared(torch, model, path, inspect(path).facts, spec_of(model).name, None)
+
+
+def _compared(
+    torch: Any,
+    model: Model,
+    path: Path,
+    facts: Mapping[str, str],
+    name: str,
+    image_size: int | None,
+) -> Certificate:
     size = image_size or model.info.input_size
     images = natural_images(size, model.in_channels)
     state, spec = to_torch(model), spec_of(model)
@@ -105,9 +130,9 @@ def certify(
         for option, value, changed in _neighbours(torch, spec, state)
     }
     return Certificate(
-        source=Path(path).name,
+        source=path.name,
         sha256=_sha256(files.split_part(path)[0]),
-        found={title: text for title, text in found.facts.items() if text},
+        found={title: text for title, text in facts.items() if text},
         name=name,
         readings=dict(spec.readings),
         image_size=size,
@@ -235,12 +260,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def as_page(certificate: Certificate) -> str:
-    """Returns a certificate as a page in Markdown."""
+def as_page(certificate: Certificate, heading: str | None = None) -> str:
+    """Returns a certificate as Markdown, under its file's name or another heading."""
     c = certificate
     result = "equal to rounding" if c.passed else "**not equal**"
     lines = [
-        f"# {c.source}",
+        heading or f"# {c.source}",
         "",
         f"`{c.name}` in JAX and in PyTorch: {result}, on {_IMAGES} images of "
         f"{c.image_size}x{c.image_size}.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import huggingface_hub
 
+from inception_jax.certificate import Certificate, as_page
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
 from inception_jax.weights.weight_file import spec_of
@@ -17,7 +18,13 @@ MARK = "<!-- written by inception_jax: delete this line to keep your changes -->
 _METRICS = {"eval_top1": "Top-1 accuracy", "eval_top5": "Top-5 accuracy"}
 
 
-def card_of(model: Model, repository: str, layout: str, license: str | None) -> str:
+def card_of(
+    model: Model,
+    repository: str,
+    layout: str,
+    license: str | None,
+    certificate: Certificate | None = None,
+) -> str:
     """Returns the text of a model card.
 
     Args:
@@ -25,6 +32,7 @@ def card_of(model: Model, repository: str, layout: str, license: str | None) -> 
         repository: `owner/name` on the hub, or a folder's path.
         layout: "inception_jax" or "timm".
         license: identifier of a licence, such as "apache-2.0"; None: none is stated.
+        certificate: of the folder's weight file, to be shown.
     """
     name = repository.rpartition("/")[2] or repository
     results = list(_results(model))
@@ -48,6 +56,7 @@ def card_of(model: Model, repository: str, layout: str, license: str | None) -> 
         "## Network",
         _table(_network(model)),
         *_training(model),
+        *([as_page(certificate, "## Certificate").rstrip()] if certificate else []),
         MARK,
     ]
     return f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n"

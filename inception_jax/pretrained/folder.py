@@ -8,7 +8,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from flax import nnx
 
@@ -21,7 +21,10 @@ from inception_jax.weights.facts import Facts
 from inception_jax.weights.hub import MODEL
 from inception_jax.weights.saving import save_weights
 from inception_jax.weights.weight_file import spec_of
-from inception_jax.weights.weights_error import WeightsError
+from inception_jax.weights.weights_error import WeightsError, optional_library
+
+if TYPE_CHECKING:
+    from inception_jax.certificate import Certificate
 
 FolderLayout = Literal["inception_jax", "timm"]
 
@@ -35,6 +38,7 @@ def save_pretrained(
     *,
     repository: str | None = None,
     license: str | None = None,
+    certificate: bool = False,
 ) -> None:
     """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
 
@@ -47,11 +51,14 @@ def save_pretrained(
             loads too, with the same logits.
         repository: `owner/name` on the hub, for the card; None: the folder.
         license: identifier of a licence for the card, such as "apache-2.0".
+        certificate: add a certificate to the card: how far the network is from its PyTorch twin
+            with the weights that were written, see `inception-jax certify`. It needs torch and
+            takes a minute or more.
 
     Raises:
         ValueError: for another layout.
         WeightsError: if the model was not built by `create_model`, or timm does not have the
-            network, or computes it otherwise.
+            network, or computes it otherwise, or torch is missing for a certificate.
         OSError: if the folder cannot be written.
     """
     from inception_jax.pretrained.card import MARK, card_of  # imports the hub's package
@@ -62,7 +69,10 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
-    card = card_of(model, repository or _as_path(folder), layout, license)
+    card_of(model, repository or _as_path(folder), layout, license)  # or nothing is written
+    if certificate:
+        optional_library("torch", folder / MODEL)
+    described = model
     if layout == "timm":
         model, config = _for_timm(model)
     else:
@@ -76,8 +86,17 @@ def save_pretrained(
     path = folder / CARD
     if path.exists() and MARK not in path.read_text(encoding="utf-8"):
         warnings.warn(f"{path} was changed by hand and is kept as it is", stacklevel=2)
-    else:
-        _write(path, card)
+        return
+    found = _certificate(folder) if certificate else None
+    _write(path, card_of(described, repository or _as_path(folder), layout, license, found))
+
+
+def _certificate(folder: Path) -> Certificate:
+    """Certifies the file that was written, as `load` takes it."""
+    from inception_jax.certificate import certify_model
+    from inception_jax.create import load  # which imports this package
+
+    return certify_model(load(folder), folder / MODEL)
 
 
 def push_to_hub(
@@ -90,6 +109,7 @@ def push_to_hub(
     revision: str | None = None,
     message: str = "Add the network",
     license: str | None = None,
+    certificate: bool = False,
 ) -> str:
     """Writes the folder of `save_pretrained` to the Hugging Face hub; returns its address.
 
@@ -104,6 +124,7 @@ def push_to_hub(
         revision: branch to write to; None: main.
         message: of the commit.
         license: see `save_pretrained`.
+        certificate: see `save_pretrained`.
 
     Raises:
         WeightsError, ValueError: as `save_pretrained`, before anything is sent.
@@ -112,7 +133,9 @@ def push_to_hub(
     import huggingface_hub
 
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, layout, repository=repository, license=license)
+        save_pretrained(
+            model, folder, layout, repository=repository, license=license, certificate=certificate
+        )
         api = huggingface_hub.HfApi(token=token)
         repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
         has_card = api.file_exists(repository, CARD, revision=revision)
