@@ -163,11 +163,11 @@ def trained(case: Case, options: Options, data: tuple[np.ndarray, np.ndarray]) -
 def step(model: Model, optimizer: nnx.Optimizer, rngs: nnx.Rngs, images: Any, labels: Any) -> None:
     """Does one training step."""
 
-    def loss(model: Model) -> jax.Array:
+    def loss(model: Model, rngs: nnx.Rngs) -> jax.Array:
         logits = model(images, rngs=rngs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    optimizer.update(model, nnx.grad(loss)(model))
+    optimizer.update(model, nnx.grad(loss)(model, rngs))
 
 
 Answers = Iterator[tuple[str, Any, Any]]  # question, answer or None, truth

@@ -34,10 +34,6 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"Rar!", "a RAR archive", "Unpack it, and give the weight file in it"),
     (b"\xfd7zXZ", "an xz archive", "Unpack it, and give the weight file in it"),
     (b"BZh", "a bzip2 archive", "Unpack it, and give the weight file in it"),
-    (b"\x78\x01", "a zlib stream, as of joblib", _JOBLIB),
-    (b"\x78\x5e", "a zlib stream, as of joblib", _JOBLIB),
-    (b"\x78\x9c", "a zlib stream, as of joblib", _JOBLIB),
-    (b"\x78\xda", "a zlib stream, as of joblib", _JOBLIB),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "Unpack it, and give the weight file in it"),
     (b"\x12\x01\x00\x00\x00\x00\x00\x00", "an MXNet file", "Convert it to safetensors with MXNet"),
     (b"\x04\x00\x00\x00\x01\x00\x00\x00", "a Torch7 file", "Convert it to safetensors first"),
@@ -75,6 +71,8 @@ def recognise(path: Path) -> Kind:
         if b"joblib.numpy_pickle" in head:
             raise _not_weights(path, "a file of joblib, whose arrays lie between pickles", _JOBLIB)
         return "pickle"
+    if head[:2] in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"):
+        raise _not_weights(path, "a zlib stream, as of joblib", _JOBLIB)
     if re.match(rb"[\x81-\x8f][\xa0-\xbf\xd9]|\xde..[\xa0-\xbf\xd9]", head, re.DOTALL):
         raise _not_weights(
             path,

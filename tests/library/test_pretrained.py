@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 import types
 from pathlib import Path
 
@@ -375,3 +376,25 @@ def test_the_twins_habits():
     ]:
         with pytest.raises(ValueError, match=remedy):
             twin(wrong)
+
+
+@pytest.mark.slow
+def test_a_certificate_in_the_card(model, tmp_path):
+    small = ij.create_model("inception_v1", num_classes=3, width_multiplier=0.125)
+    small.info = dataclasses.replace(small.info, input_size=40)
+    ij.save_pretrained(small, tmp_path / "plain")
+    assert "Certificate" not in (tmp_path / "plain" / "README.md").read_text()
+    ij.save_pretrained(small, tmp_path / "with", certificate=True)
+    card = (tmp_path / "with" / "README.md").read_text()
+    page = card[card.index("## Certificate") :]
+    assert "equal to rounding, on 2 images of 40x40" in page
+    sha256 = hashlib.sha256((tmp_path / "with" / "model.safetensors").read_bytes()).hexdigest()
+    assert sha256 in page
+    assert "| logits |" in page
+
+
+def test_a_certificate_needs_torch(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ij.WeightsError, match="torch"):
+        ij.save_pretrained(model, tmp_path / "x", certificate=True)
+    assert not (tmp_path / "x").exists()  # before anything is written
