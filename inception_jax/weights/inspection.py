@@ -23,6 +23,8 @@ from inception_jax.weights.weight_file import (
 from inception_jax.weights.weights_error import WeightsError
 
 _SURE = 0.98  # a file may lack a tensor, and is still of a network
+# Trained in TensorFlow, whose pools leave the border out; published for code that counts it.
+_PORTED = {"inception_v3.tv_in1k", "inception_v3.tf_in1k", "inception_v3.tf_adv_in1k"}
 _SHOWN = 20
 _FEW = 4
 _TRAINED, _EPSILON = "as of a trained network", "epsilon"
@@ -151,7 +153,7 @@ def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
             "in [0, 1]"
         )
     if counts is not None:
-        facts["average pools"] = f"count_include_pad={counts}"
+        facts["average pools"] = f"trained with count_include_pad={counts}"
     if facts:
         fits = [name for name in names if _agrees(name, found, counts)]
         facts["so likeliest"] = ", ".join(fits) or "another preprocessing or reading than these"
@@ -165,7 +167,8 @@ def _agrees(name: str, found: fingerprint.Input | None, counts: bool | None) -> 
         return False
     if found and found.order and found.order.lower() != info.channel_order:
         return False
-    return counts is None or info.options.get("count_include_pad", counts) == counts
+    either = counts is None or name in _PORTED
+    return either or info.options.get("count_include_pad", counts) == counts
 
 
 def _sizes(tensors: Tensors, model: Model) -> dict[str, str]:

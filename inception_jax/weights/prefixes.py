@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from inception_jax.weights import layouts, slim_layouts
+from inception_jax.weights.stored import as_array
 
 _FEWEST = 20  # tensors of a network; the smallest here has over a hundred
 _SHOWN = 6
@@ -85,9 +86,23 @@ def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Takes wrappers' components out of names, and leaves out what training counts."""
     return {
         _SEQUENCE.sub(r"\1.", _INFIX.sub("", name)): tensor
-        for name, tensor in tensors.items()
+        for name, tensor in _unpruned(tensors).items()
         if not _is_bookkeeping(name, tensor)
     }
+
+
+def _unpruned(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Multiplies weights by their masks, as `torch.nn.utils.prune` does before each use."""
+    pruned = [
+        name.removesuffix("_orig")
+        for name in tensors
+        if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in tensors
+    ]
+    if not pruned:
+        return tensors
+    parts = {f"{name}{end}" for name in pruned for end in ("_orig", "_mask")}
+    products = {n: as_array(tensors[f"{n}_orig"]) * as_array(tensors[f"{n}_mask"]) for n in pruned}
+    return {name: x for name, x in tensors.items() if name not in parts} | products
 
 
 def _is_bookkeeping(name: str, tensor: Any) -> bool:

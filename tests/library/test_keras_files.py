@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.weights import torch_names
+from inception_jax.weights import keras_files, torch_names
 from inception_jax.weights.keras_files import write_hdf5
 from inception_jax.weights.keras_layouts import from_twin
 from tests.helpers.keras_layers import (
@@ -261,3 +261,31 @@ def test_refused_by_another_reading(name, other, tmp_path):
     model = skeleton(other, width_multiplier=WIDTH, num_classes=10)
     with pytest.raises(ij.WeightsError, match=r"another reading|not of inception_v4"):
         ij.load_weights(model, tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize("size", [0, 1 << 40])
+def test_a_damaged_heap_of_names(size, tmp_path):
+    """libhdf5 would look for the heap's next object for ever."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        file.create_group("conv").attrs["weight_names"] = [b"conv/kernel:0"]
+        file["conv/conv/kernel:0"] = np.ones(3, np.float32)
+    assert list(keras_files.read_hdf5(path)) == ["conv/kernel"]
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL") + 16  # the first object: index, count, size
+    while content[at : at + 2] != b"\0\0":  # the last is the free rest
+        at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
+    content[at + 8 : at + 16] = size.to_bytes(8, "little")
+    with pytest.raises(ValueError, match="impossible size"):
+        keras_files._check_heaps(bytes(content))  # before the next line, which might not return
+    path.write_bytes(content)
+    with pytest.raises(ij.WeightsError, match="impossible size"):
+        keras_files.read_hdf5(path)
+
+
+def test_a_list_of_names_that_is_none(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.attrs["layer_names"] = np.arange(3)
+    with pytest.raises(ij.WeightsError, match="layer_names is no list of names"):
+        keras_files.read_hdf5(tmp_path / "x.h5")

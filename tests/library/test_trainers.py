@@ -22,7 +22,6 @@ from tests.library.test_doors import (
     FILE,
     NAME,
     OTHER,
-    OURS,
     TENSORS,
     WEIGHT,
     check,
@@ -72,6 +71,15 @@ def test_averages_whose_names_have_no_dots():
     raw = {k: x if "running" in k else x * 2 for k, x in TENSORS.items()}
     state = under("model.", raw) | under("model_ema.", flat) | {"model_ema.decay": torch.ones(())}
     assert "statistics are from 'model'" in check({"state_dict": state})
+
+
+def test_pruned_weights_are_masked():
+    masks = {k: (x != x.max()).float() for k, x in TENSORS.items() if k.endswith("conv.weight")}
+    pruned = {k: x for k, x in TENSORS.items() if k not in masks}
+    pruned |= {f"{k}_orig": TENSORS[k] for k in masks}
+    pruned |= {f"{k}_mask": mask for k, mask in masks.items()}
+    masked = {k: FILE[k] * (masks[k].numpy() if k in masks else 1) for k in FILE}
+    check(pruned, expected=load(masked)[0])
 
 
 # Frameworks' heads and what they keep beside: the classifier is found.
@@ -230,8 +238,3 @@ def test_certify_chooses_and_leaves_out(whole, tmp_path, capsys):
     found = json.loads((tmp_path / "x.pt#student.certificate.json").read_text())
     assert found["passed"]
     assert len(found["sha256"]) == 64
-
-
-def test_what_is_loaded_is_ours():
-    """The names that the other tests rely on."""
-    assert OURS.keys() != FILE.keys()
