@@ -23,7 +23,7 @@ from inception_jax.registry import ModelInfo
 from inception_jax.weights.torch_names import Tensors
 
 _GREY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photos, of [0, 1]
-_MARGIN = 1.0  # between the best of several inputs and the next; less tells nothing
+_MARGIN = 2.0  # between the best of several inputs and the next; less tells nothing
 _WORST = 6.0  # of the best input; more fits none
 _COLOUR = 0.02  # between the means of red and blue; less may be grey
 
