@@ -196,15 +196,16 @@ def test_one_network_of_several(tmp_path):
 @pytest.fixture(scope="module")
 def whole():
     """A file at full width: the command line has no option for another."""
-    return filled("inception_next_atto.sail_in1k", num_classes=4)
+    return filled("inception_v1.tv_in1k", num_classes=4)
 
 
+@pytest.mark.filterwarnings("default::UserWarning")  # the command prints them
 def test_the_command_line_chooses_and_leaves_out(whole, tmp_path, capsys):
     state = {k: torch.from_numpy(x) for k, x in ij.to_torch(whole).items()}
     doubled = {k: x * 2 for k, x in state.items()}
     path, target = tmp_path / "two.pt", tmp_path / "one.safetensors"
     torch.save({**under("student.", state), **under("teacher.", doubled)}, path)
-    arch = ["--arch", "inception_next_atto"]
+    arch = ["--arch", "inception_v1.tv_in1k"]
     assert main(["convert", str(path), str(target), *arch]) == 2
     assert "'student' and 'teacher'. Choose one: FILE#NAME" in capsys.readouterr().err
     assert main(["convert", f"{path}#teacher", str(target), *arch]) == 0
@@ -213,10 +214,10 @@ def test_the_command_line_chooses_and_leaves_out(whole, tmp_path, capsys):
         np.testing.assert_array_equal(found[name], tensor)
     assert main(["inspect", f"{path}#student"]) == 0
     said = capsys.readouterr().out
-    assert "inception_next_atto" in said
+    assert "inception_v1.tv_in1k" in said
     assert "bytes" in said
 
-    other = {k: x for k, x in state.items() if not k.startswith("head.")}
+    other = {k: x for k, x in state.items() if not k.startswith("fc.")}
     other |= {"mlp.0.weight": torch.ones(5, 7), "mlp.2.weight": torch.ones(3, 5)}
     torch.save(other, path)
     assert main(["convert", str(path), str(target), *arch]) == 2
@@ -229,11 +230,12 @@ def test_the_command_line_chooses_and_leaves_out(whole, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default::UserWarning")
 def test_certify_chooses_and_leaves_out(whole, tmp_path, capsys):
     state = {k: torch.from_numpy(x) for k, x in ij.to_torch(whole).items()}
     torch.save({**under("student.", state), **under("teacher.", {})}, tmp_path / "x.pt")
     path = f"{tmp_path}/x.pt#student"
-    arch = ["--arch", "inception_next_atto.sail_in1k", "--image-size", "64", "--no-head"]
+    arch = ["--arch", "inception_v1.tv_in1k", "--image-size", "64", "--no-head"]
     assert main(["certify", path, *arch]) == 0
     found = json.loads((tmp_path / "x.pt#student.certificate.json").read_text())
     assert found["passed"]
