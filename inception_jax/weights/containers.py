@@ -60,7 +60,7 @@ def peel(source: Any, part: str = "") -> Content:
     for group in (candidates, *_nested(source)):
         found = [Content(_read(x), path) for path, names in group for x in prefixes.networks(names)]
         if found:
-            return _chosen(_asked(found, part) if part else found, bool(part))
+            return _chosen(found, _asked(found, part) if part else [])
     if not candidates:
         raise WeightsError(f"it holds no tensors by name, but {_described(source)}")
     if part:
@@ -95,12 +95,13 @@ def _listed(found: list[Content]) -> str:
     return " and ".join(map(repr, _names(found)))
 
 
-def _chosen(found: list[Content], is_asked: bool) -> Content:
+def _chosen(found: list[Content], asked: list[Content]) -> Content:
     averages = [x for x in found if _is_average(x, found)]
-    chosen = _same(averages or found)
+    among = asked or averages or found
+    chosen = _same(among)
     if chosen is None:
         raise WeightsError(
-            f"it holds several networks with different weights: {_listed(averages or found)}. "
+            f"it holds several networks with different weights: {_listed(among)}. "
             "Choose one: FILE#NAME with one of these names, or the mapping of its tensors"
         )
     notes = []
@@ -108,10 +109,10 @@ def _chosen(found: list[Content], is_asked: bool) -> Content:
     others = [names[id(x)] for x in found if x is not chosen]
     raw = [x for x in found if x not in averages]
     peeled = chosen.peeled
-    if averages and raw and _lacks_only_statistics(peeled, raw[0].peeled):
+    if chosen in averages and raw and _lacks_only_statistics(peeled, raw[0].peeled):
         peeled = dataclasses.replace(peeled, tensors={**raw[0].peeled.tensors, **peeled.tensors})
         notes.append(f"BatchNorm's statistics are from {names[id(raw[0])]!r}")
-    if not is_asked and (others or not set(chosen.path) <= _USUAL):
+    if not asked and (others or not set(chosen.path) <= _USUAL):
         not_those = f", not of {' or '.join(map(repr, others))}" if others else ""
         notes.insert(0, f"the weights are those under {names[id(chosen)]!r}{not_those}")
     return dataclasses.replace(chosen, peeled=peeled, notes=tuple(notes))

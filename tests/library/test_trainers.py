@@ -14,6 +14,8 @@ from inception_jax.cli.commands import main
 from inception_jax.weights import contents
 from inception_jax.weights.weight_file import open_weights
 from tests.helpers.networks import WIDTH, filled
+from train.engine.initial_weights import load_start
+from train.errors import UsageError
 
 torch = pytest.importorskip("torch")
 
@@ -25,6 +27,7 @@ from tests.library.test_doors import (
     TENSORS,
     WEIGHT,
     check,
+    fresh,
     load,
     with_head,
 )
@@ -65,12 +68,14 @@ def test_averages_are_taken(trainer):
     assert "not of" in note
 
 
-def test_averages_whose_names_have_no_dots():
+def test_averages_whose_names_have_no_dots(tmp_path):
     """`LitEma` of latent diffusion; statistics are the raw network's."""
     flat = {k.replace(".", ""): x for k, x in TENSORS.items() if "running" not in k}
     raw = {k: x if "running" in k else x * 2 for k, x in TENSORS.items()}
     state = under("model.", raw) | under("model_ema.", flat) | {"model_ema.decay": torch.ones(())}
     assert "statistics are from 'model'" in check({"state_dict": state})
+    torch.save(state, tmp_path / "x.pt")
+    assert "statistics are from 'model'" in check(f"{tmp_path}/x.pt#model_ema")
 
 
 def test_pruned_weights_are_masked():
@@ -191,6 +196,16 @@ def test_one_network_of_several(tmp_path):
     ij.save_weights(filled("inception_v1", num_classes=3, width_multiplier=WIDTH), ours)
     with pytest.raises(ij.WeightsError, match="holds one network"):
         open_weights(NAME, f"{ours}#student")
+
+
+def test_training_starts_from_one_of_several(tmp_path):
+    torch.save(BOTH, tmp_path / "x.pt")
+    model = fresh()
+    with pytest.warns(UserWarning, match=r"'teacher\.net\.', which is taken off"):
+        load_start(model, tmp_path / "x.pt#teacher")
+    np.testing.assert_array_equal(model.fc.kernel[...].T, np.asarray(OTHER["fc.weight"]))
+    with pytest.raises(UsageError, match="no such file"):
+        load_start(model, tmp_path / "y.pt#teacher")
 
 
 @pytest.fixture(scope="module")
