@@ -108,14 +108,15 @@ def cases(options: Options) -> Iterator[Case]:
 
 def sources(options: Options) -> dict[bool, tuple[np.ndarray, np.ndarray]]:
     """Returns pixels in [0, 1] and labels: of photos, and of the embedded grey images."""
-    embedded = open_fashion_mnist().train
+    embedded: Any = open_fashion_mnist().train
     grey = [
-        (Image.fromarray(x.image[..., 0]), x.label) for x in map(embedded.__getitem__, range(3000))
+        (Image.fromarray(image[..., 0]), int(label))
+        for image, label in zip(embedded.images[:3000], embedded.labels[:3000], strict=True)
     ]
     found = {False: _resized(grey, options.image_size)}
     if options.photos is not None:
         folders = sorted(path for path in options.photos.iterdir() if path.is_dir())
-        photos = [
+        photos: list[tuple[Image.Image, int]] = [
             (Image.open(path), label)
             for label, folder in enumerate(folders)
             for path in image_files(folder).images[:300]
@@ -164,7 +165,7 @@ def step(model: Model, optimizer: nnx.Optimizer, rngs: nnx.Rngs, images: Any, la
     """Does one training step."""
 
     def loss(model: Model, rngs: nnx.Rngs) -> jax.Array:
-        logits = model(images, rngs=rngs)
+        logits: Any = model(images, rngs=rngs)  # no auxiliary heads
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     optimizer.update(model, nnx.grad(loss)(model, rngs))

@@ -180,7 +180,7 @@ def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
         means = np.concatenate([mean for _, mean, _ in beside])
         expected = pooled[:, :, 0, 0] @ _mean_input(kernels, means)
         kept = (expected @ behind) / (expected @ expected)
-        yield (1 - kept) / (1 - (1 - 2 / (3 * side)) ** 2)
+        yield float(1 - kept) / (1 - (1 - 2 / (3 * side)) ** 2)
 
 
 def _siblings(tensors: Tensors, module: str) -> list[str]:
