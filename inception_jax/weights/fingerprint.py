@@ -6,7 +6,7 @@ saw. Of the first layer these equations give the mean pixel that the network was
 then how much smaller the mean is behind the average pool: at the border a pool that divides by 9
 returns less. The running variances of the first layer give the contrast of the pixels.
 
-`benchmarks/fingerprint.py` says how often each is right. Padding and epsilon leave no such trace.
+`benchmarks/fingerprint.py` says how often each is right. Padding and epsilon are not told apart.
 """
 
 from __future__ import annotations
