@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import inception_jax as ij
+from tests.helpers.caffemodel import caffemodel, message
 from tests.helpers.networks import CLASSES, WIDTH, random_images, run, skeleton
 from tests.helpers.twins import pair
 
@@ -20,40 +21,10 @@ for block in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
 LAYERS += ["loss3/classifier"]
 
 
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out, number = out + bytes([number & 127 | 128]), number >> 7
-    return out + bytes([number])
-
-
-def message(field: int, content: bytes) -> bytes:
-    return varint(field << 3 | 2) + varint(len(content)) + content
-
-
-def number(field: int, value: int) -> bytes:
-    return varint(field << 3) + varint(value)
-
-
-def blob(tensor: np.ndarray, old: bool) -> bytes:
-    data = message(5, tensor.astype("<f4").tobytes())
-    if not old:
-        return message(7, message(1, b"".join(map(varint, tensor.shape)))) + data
-    shape = (1,) * (4 - tensor.ndim) + tensor.shape
-    return b"".join(number(i + 1, n) for i, n in enumerate(shape)) + data
-
-
-def caffemodel(state: dict[str, np.ndarray], old: bool) -> bytes:
-    """As Caffe wrote in 2014 (V1LayerParameter), or writes today (LayerParameter)."""
+def as_caffemodel(state: dict[str, np.ndarray], old: bool) -> bytes:
     kernels = [name for name in state if name.endswith(".weight")]
-    content = message(1, b"GoogleNet")
-    for layer, kernel in zip(LAYERS, kernels, strict=True):
-        tensors = (state[kernel], state[kernel.replace(".weight", ".bias")])
-        name, blobs, layers = (4, 6, 2) if old else (1, 7, 100)
-        body = message(name, layer.encode())
-        body += b"".join(message(blobs, blob(tensor, old)) for tensor in tensors)
-        content += message(layers, body)
-    return content
+    pairs = [(state[name], state[name.replace(".weight", ".bias")]) for name in kernels]
+    return caffemodel(dict(zip(LAYERS, pairs, strict=True)), old)
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -61,7 +32,7 @@ def test_bvlc_googlenet(old, tmp_path):
     model, twin = pair(NAME, "float32", aux_heads=True)
     state = {key: tensor.numpy() for key, tensor in twin.state_dict().items()}
     path = tmp_path / "bvlc_googlenet.caffemodel"
-    path.write_bytes(caffemodel(state, old))
+    path.write_bytes(as_caffemodel(state, old))
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES}
     for aux in (True, False):
         again = skeleton(NAME, aux_heads=aux, **options)

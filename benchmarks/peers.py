@@ -1,0 +1,132 @@
+"""How far this library and its publishers' own code are apart, tag by tag: docs/equivalence.md.
+
+    python benchmarks/peers.py [--results FILE] [--only WORD ...]
+
+Needs the extra `test`, and of the publishers whichever are to be compared:
+
+    pip install torchvision timm facenet-pytorch pretrainedmodels pytorch-fid   # with PyTorch
+    pip install tf_slim tf_keras            # with TensorFlow
+    pip install "opencv-python-headless<5"  # reads Caffe's files
+    pip install --no-deps tf-models-research-object-detection
+
+The last has TF-slim's networks, `nets`, in its folder `object_detection`, which PYTHONPATH is to
+name. Caffe is built from source, as Debian's and PyPI's packages of it are gone or do not build;
+with `typedef double Dtype` in `_caffe.cpp` its numbers are of float64. A minute a tag on two cores.
+With `--results` rows are kept in a file and measured once: what does not fit into one environment
+is measured in two. The page is written when every network has a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import multiprocessing
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import page
+from inception_jax.outputs import atomic_write
+from tests.helpers.peers.runtime import DTYPES, AbsentRuntimeError, library
+from tests.helpers.peers.table import PEERS, Peer, distances, without_runtime
+
+NAMES = {
+    "caffe": "Caffe",
+    "cv2": "OpenCV",
+    "facenet_pytorch": "facenet-pytorch",
+    "keras": "Keras",
+    "pretrainedmodels": "Cadene's pretrainedmodels",
+    "pytorch_fid": "pytorch-fid",
+    "tf_slim": "TF-slim",
+}
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(page.Pages):
+    """Compare networks with their publishers'."""
+
+    results: Path | None = None
+    """File of rows, which are added to, and not measured again."""
+    only: tuple[str, ...] = ()
+    """Words in the tags or runtimes that are measured; none: all."""
+
+
+def main(options: Options) -> None:
+    """Compares, prints the table, and writes it into the page, if it is of all networks."""
+    machine = page.machine("jax", "flax", "torch", "tensorflow-cpu", "tensorflow")
+    rows: dict[str, Row] = _read(options.results)
+    only = options.only or ("",)
+    wanted = [p for p in PEERS if any(w in str(p) for w in only) and _is_open(p, rows)]
+    # Each in a process of its own: Keras and TensorFlow have settings for all of it.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        found = pool.imap(_row, [str(peer) for peer in wanted])
+        for peer, row in zip(wanted, tqdm(found, unit=" networks", total=len(wanted)), strict=True):
+            if isinstance(row, str):
+                tqdm.write(f"{peer}: {row}")
+                continue
+            rows[str(peer)] = {**rows.get(str(peer), {}), **row}
+            tqdm.write(f"{peer}: {row}")
+            if options.results is not None:
+                with atomic_write(options.results) as partial:
+                    partial.write_text(json.dumps(rows, indent=1))
+    missing = [str(peer) for peer in PEERS if str(peer) not in rows]
+    target = None if missing else options.docs / "equivalence.md"
+    head = ["tag", "runtime", "images", *DTYPES]
+    table = page.table(head, [_cells(peer, rows[str(peer)]) for peer in PEERS if str(peer) in rows])
+    rest = ", ".join(f"`{tag}`" for tag in without_runtime()) or "none"
+    page.publish(target, "peers", machine, table, f"Published tags without a runtime: {rest}.")
+    if missing:
+        print(f"not measured, and so the page is as it was: {', '.join(missing)}", file=sys.stderr)
+
+
+def _read(path: Path | None) -> dict[str, Row]:
+    return json.loads(path.read_text()) if path is not None and path.exists() else {}
+
+
+def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
+    """Says whether there is something to measure; of Caffe each build has one of the dtypes."""
+    expected = {"cv2": 1}.get(peer.runtime, 2)
+    return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected
+
+
+def _row(name: str) -> Row | str:
+    """Returns the version and the distances of each dtype, or why there are none."""
+    warnings.simplefilter("ignore")  # the publishers' own
+    jax.config.update("jax_disable_most_optimizations", True)  # as in the tests: half the time
+    peer = next(peer for peer in PEERS if str(peer) == name)
+    try:
+        theirs = peer.build()
+    except AbsentRuntimeError as error:
+        return f"{peer.runtime} is not there: {error}"
+    row: Row = {"version": _version(peer.runtime)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = theirs.write(Path(folder))[0]
+        for dtype, _, distance in distances(peer, theirs, path):
+            row[dtype] = [*row.get(dtype, []), distance]
+    return row
+
+
+def _version(package: str) -> str:
+    module = library(package)
+    return getattr(module, "__version__", None) or importlib.metadata.version(package)
+
+
+def _cells(peer: Peer, row: Row) -> list[str]:
+    runtime = f"{NAMES.get(peer.runtime, peer.runtime)} {row['version']}"
+    sizes = ", ".join(f"{h}x{w}" for h, w in peer.sizes)
+    measured = [f"{max(row[dtype]):.0e}" if dtype in row else "" for dtype in DTYPES]
+    return [f"`{peer.tag}`", runtime, sizes, *measured]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

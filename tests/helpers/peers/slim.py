@@ -1,0 +1,134 @@
+"""TF-slim's networks, `nets` of tensorflow/models, in the graphs of TensorFlow 1."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.helpers.peers.runtime import DTYPES, AbsentRuntimeError, Size, hostile, kernel, library
+
+NORM = "BatchNorm"
+
+
+class InSlim:
+    """A network of `nets.inception`, with the 1,001 classes of the published checkpoints."""
+
+    dtypes = DTYPES
+
+    def __init__(self, name: str, size: Size):
+        self.name, self.size = name, size
+        self.tf, self.slim, self.inception = _libraries()
+        rng = np.random.default_rng(0)
+        with self._graph(size, "float32", training=True) as (session, images, _):
+            self.values = {v.op.name: _drawn(rng, v.op.name, v.shape) for v in _variables(self.tf)}
+            self._assign(session, self.values)
+            updates = self.tf.compat.v1.get_collection(self.tf.compat.v1.GraphKeys.UPDATE_OPS)
+            session.run(updates, {images: rng.normal(size=(4, *size, 3))})
+            found = session.run({v.op.name: v for v in _variables(self.tf)})
+        self.values = _with_hostile_statistics(rng, found)
+
+    def write(self, folder: Path) -> list[Path]:
+        """The format of 2016, which the published files have, and today's."""
+        versions = self.tf.compat.v1.train.SaverDef
+        old, new = folder / f"{self.name}.ckpt", folder / "model.ckpt-7"
+        with self._graph(self.size, "float32") as (session, _, _):
+            self._assign(session, self.values)
+            for path, version in {old: versions.V1, new: versions.V2}.items():
+                saver = self.tf.compat.v1.train.Saver(write_version=version)
+                saver.save(session, str(path))
+        return [old, Path(f"{new}.index")]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        with self._graph(images.shape[1:3], str(images.dtype), len(images)) as parts:
+            session, placeholder, logits = parts
+            self._assign(session, self.values)
+            return session.run(logits, {placeholder: images})
+
+    def _assign(self, session: Any, values: dict[str, np.ndarray]) -> None:
+        # All in one call: `Variable.load` takes half a minute.
+        feeds = {v.initializer.inputs[1]: values[v.op.name] for v in _variables(self.tf)}
+        session.run([v.initializer for v in _variables(self.tf)], feeds)
+
+    def _graph(self, size: Any, dtype: str, n: int = 4, training: bool = False) -> Any:
+        return _Graph(self, tuple(size), dtype, n, training)
+
+
+class _Graph:
+    """The network in a graph and a session of its own."""
+
+    def __init__(self, theirs: InSlim, size: Size, dtype: str, n: int, training: bool):
+        self.theirs, self.tf = theirs, theirs.tf.compat.v1
+        self.shape, self.dtype, self.training = [n, *size, 3], dtype, training
+
+    def __enter__(self) -> tuple[Any, Any, Any]:
+        theirs, slim = self.theirs, self.theirs.slim
+        self.graph = self.tf.Graph().as_default()
+        self.graph.__enter__()
+        images = self.tf.placeholder(self.dtype, self.shape)
+        network = getattr(theirs.inception, theirs.name)
+        # A batch's statistics, and nothing of those before.
+        scope = getattr(theirs.inception, f"{theirs.name}_arg_scope")(batch_norm_decay=0.0)
+        options = {}
+        if self.shape[1:3] != [network.default_image_size] * 2 and theirs.name[-2:] in "v1v2v3":
+            options = {} if "resnet" in theirs.name else {"global_pool": True}
+        # TensorFlow's fused kernel of BatchNorm has no float64.
+        fused = slim.arg_scope([slim.batch_norm], fused=self.dtype == "float32")
+        with slim.arg_scope(scope), fused:
+            logits, _ = network(images, num_classes=1001, is_training=self.training, **options)
+        self.session = self.tf.Session()
+        return self.session, images, logits
+
+    def __exit__(self, *error: Any) -> None:
+        self.session.close()
+        self.graph.__exit__(*error)
+
+
+def _libraries() -> tuple[Any, Any, Any]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    tf = library("tensorflow")
+    # TF-slim's BatchNorm reaches for a module of Keras 2 by the name that it had until 2.15.
+    library("tf_keras")
+    for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
+        sys.modules.setdefault(f"tf_keras.{name}", library(f"tf_keras.src.{name}"))
+    slim = library("tf_slim")
+    if importlib.util.find_spec("nets") is None:
+        raise AbsentRuntimeError(
+            "`nets` of tensorflow/models' research/slim is not on the path; the package "
+            "tf-models-research-object-detection has it in its folder object_detection"
+        )
+    return tf, slim, library("nets.inception")
+
+
+def _variables(tf: Any) -> list[Any]:
+    return tf.compat.v1.global_variables()
+
+
+def _drawn(rng: np.random.Generator, name: str, shape: Any) -> np.ndarray:
+    shape, leaf = tuple(shape), name.rpartition("/")[2]
+    if leaf == "moving_variance":
+        return np.ones(shape, np.float32)
+    if len(shape) < 2:
+        return rng.normal(0, 0.1, shape).astype(np.float32)
+    fan_in = np.prod(shape[:2] if leaf == "depthwise_weights" else shape[:-1])
+    return kernel(rng, shape, int(fan_in))
+
+
+def _with_hostile_statistics(
+    rng: np.random.Generator, values: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    values = dict(values)
+    for name in [name for name in values if name.endswith(f"{NORM}/moving_mean")]:
+        scope = name.removesuffix(f"/{NORM}/moving_mean")
+        mean, variance, few = hostile(rng, values[name], values[f"{scope}/{NORM}/moving_variance"])
+        # There is no scale: the kernel gives what is to be small.
+        weights = values[f"{scope}/weights"].copy()
+        weights[..., few] *= 1e-2
+        mean[few] *= 1e-2
+        values[f"{scope}/weights"] = weights
+        values[name], values[f"{scope}/{NORM}/moving_variance"] = mean, variance
+    return values

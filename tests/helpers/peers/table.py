@@ -1,0 +1,216 @@
+"""Every published tag with its publisher's network, and how far ours is from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+import inception_jax as ij
+from inception_jax.create import abstract_model
+from inception_jax.weights.published import PUBLISHED
+from tests.helpers.peers import pytorch
+from tests.helpers.peers.caffe import InCaffe, InOpenCV
+from tests.helpers.peers.in_keras import InKeras
+from tests.helpers.peers.pytorch import InPyTorch
+from tests.helpers.peers.runtime import Size, Theirs
+from tests.helpers.peers.slim import InSlim
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A publisher's network.
+
+    Attributes:
+        tag: ours.
+        runtime: the package that computes it.
+        build: makes it, with numbers of its own.
+        sizes: of images that it takes.
+        aux_heads: its files have auxiliary classifiers that are ours too.
+        written: the format of `inception-jax convert` that it loads, if there is one.
+    """
+
+    tag: str
+    runtime: str
+    build: Callable[[], Theirs]
+    sizes: tuple[Size, ...]
+    aux_heads: bool = False
+    written: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.tag}-{self.runtime}"
+
+
+def _in_pytorch(build: Callable[..., Any], *arguments: Any, size: Size) -> Callable[[], InPyTorch]:
+    return lambda: InPyTorch(build(*arguments), size)
+
+
+def _timm() -> Iterator[Peer]:
+    for name in ij.list_models(tags=True):
+        info = ij.model_info(name)
+        if info.source.startswith("timm/"):
+            theirs = info.source.removeprefix("timm/")
+            build = _in_pytorch(pytorch.timm, theirs, size=(97, 150))
+            own = (info.input_size, info.input_size)
+            sizes = ((97, 150), (160, 128), own)
+            yield Peer(tag=name, runtime="timm", build=build, sizes=sizes, written="timm")
+
+
+def _keras() -> Iterator[Peer]:
+    applications = {
+        "xception": "Xception",
+        "inception_v3": "InceptionV3",
+        "inception_resnet_v2": "InceptionResNetV2",
+    }
+    for arch, theirs in applications.items():
+        sizes = ((97, 150), (128, 112), (299, 299))
+        build = functools.partial(InKeras, theirs, sizes[0])
+        tag = f"{arch}.keras_in1k"
+        yield Peer(tag=tag, runtime="keras", build=build, sizes=sizes, written="keras")
+
+
+def _slim() -> Iterator[Peer]:
+    names = {"bn_inception": "inception_v2"}
+    for name in ij.list_models(tags=True):
+        arch, _, tag = name.partition(".")
+        if tag == "slim_in1k":
+            own = (ij.model_info(name).input_size,) * 2
+            sizes = (own, (128, 112), (97, 150))
+            build = functools.partial(InSlim, names.get(arch, arch), own)
+            yield Peer(tag=name, runtime="tf_slim", build=build, sizes=sizes)
+
+
+_ODD = ((97, 150), (128, 112), (160, 160))
+_SQUARE: dict[str, Any] = dict(size=(299, 299))
+# Their pools at the end are of 7x7 or 8x8 pixels, which maps of these sizes are cut to.
+_EIGHTS = ((299, 299), (320, 305), (330, 299))
+_SEVENS = ((224, 224), (226, 223), (225, 224))
+
+PEERS: tuple[Peer, ...] = (
+    Peer(
+        tag="inception_v1.tv_in1k",
+        runtime="torchvision",
+        build=_in_pytorch(pytorch.torchvision, "googlenet", size=(224, 97)),
+        sizes=((224, 97), (128, 113), (224, 224)),
+        aux_heads=True,
+        written="torchvision",
+    ),
+    Peer(
+        tag="inception_v3.tv_in1k",
+        runtime="torchvision",
+        build=_in_pytorch(pytorch.torchvision, "inception_v3", **_SQUARE),
+        sizes=((97, 150), (128, 112), (299, 299)),
+        aux_heads=True,
+        written="torchvision",
+    ),
+    Peer(
+        tag="inception_v3.fid",
+        runtime="pytorch_fid",
+        build=_in_pytorch(pytorch.pytorch_fid, **_SQUARE),
+        sizes=((97, 150), (128, 112), (299, 299)),
+    ),
+    *_timm(),
+    Peer(
+        tag="bn_inception.caffe_in1k",
+        runtime="pretrainedmodels",
+        build=_in_pytorch(pytorch.cadene, "bninception", 1000, size=(224, 224)),
+        sizes=_SEVENS,
+    ),
+    Peer(
+        tag="inception_v4.cadene_in1k",
+        runtime="pretrainedmodels",
+        build=_in_pytorch(pytorch.cadene, "inceptionv4", 1001, **_SQUARE),
+        sizes=_EIGHTS,
+    ),
+    Peer(
+        tag="inception_resnet_v2.cadene_in1k",
+        runtime="pretrainedmodels",
+        build=_in_pytorch(pytorch.cadene, "inceptionresnetv2", 1001, **_SQUARE),
+        sizes=_EIGHTS,
+    ),
+    Peer(
+        tag="xception.cadene_in1k",
+        runtime="pretrainedmodels",
+        build=_in_pytorch(pytorch.cadene, "xception", 1000, size=(97, 150)),
+        sizes=((97, 150), (128, 112), (299, 299)),
+    ),
+    *(
+        Peer(
+            tag=f"inception_resnet_v1.{name}",
+            runtime="facenet_pytorch",
+            build=_in_pytorch(pytorch.facenet, classes, size=(160, 97)),
+            sizes=_ODD,
+        )
+        for name, classes in {"vggface2": 8631, "casia_webface": 10575}.items()
+    ),
+    *_keras(),
+    *_slim(),
+    *(
+        Peer(tag="inception_v1.bvlc_in1k", runtime=runtime, build=build, sizes=sizes)
+        for sizes in [((224, 224), (97, 150), (231, 161))]
+        for runtime, build in {"caffe": InCaffe, "cv2": InOpenCV}.items()
+    ),
+)
+
+
+def without_runtime() -> list[str]:
+    """Published tags that no peer is of."""
+    return sorted({*PUBLISHED} - {peer.tag for peer in PEERS})
+
+
+def distances(
+    peer: Peer, theirs: Theirs, path: Path, n: int = 2
+) -> Iterator[tuple[str, Size, float]]:
+    """Compares ours, which loads their file, with theirs.
+
+    Yields:
+        The dtype, the size of the images, and the largest difference of two logits, relative to
+        their largest.
+    """
+    info = ij.model_info(peer.tag)
+    noise = 60 if info.input_range == 255 else 1
+    for dtype in theirs.dtypes:
+        ours = loaded(peer.tag, path, dtype, aux_heads=peer.aux_heads)
+        for size in peer.sizes:
+            rng = np.random.default_rng(0)
+            images = (noise * rng.normal(size=(n, *size, 3))).astype(dtype)
+            with jax.enable_x64(dtype == "float64"):
+                found = logits(ours, images)
+            expected = theirs.logits(images)
+            # The background, of which there is no class here.
+            expected = expected[:, expected.shape[1] - found.shape[1] :]
+            yield dtype, size, distance(found, expected)
+
+
+def loaded(name: str, path: Path, dtype: str, **options: Any) -> nnx.Module:
+    """Returns our network with the weights of a file."""
+    with jax.enable_x64(dtype == "float64"):
+        model = abstract_model(name, dtype=dtype, param_dtype=dtype, **options)
+        ij.load_weights(model, path)
+    return model
+
+
+def logits(model: nnx.Module, images: np.ndarray) -> np.ndarray:
+    """Compiles and runs our network."""
+    graphdef, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(state, images))
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Returns the largest difference, relative to the largest of theirs.
+
+    Raises:
+        AssertionError: if the shapes or dtypes differ, or the images made no difference.
+    """
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    scale = np.abs(theirs).max()
+    assert np.isfinite(scale)
+    assert np.abs(theirs[:1] - theirs[1:]).max() > 1e-3 * scale
+    return float(np.abs(ours - theirs).max() / scale)
