@@ -4,16 +4,14 @@
 
 Needs the extra `test`, and of the publishers whichever are to be compared:
 
-    pip install torchvision timm facenet-pytorch pretrainedmodels pytorch-fid   # with PyTorch
-    pip install tf_slim tf_keras            # with TensorFlow
-    pip install "opencv-python-headless<5"  # reads Caffe's files
-    pip install --no-deps tf-models-research-object-detection
+    pip install torchvision timm pytorch-fid munch tf_slim tf_keras "opencv-python-headless<5"
+    pip install --no-deps pretrainedmodels facenet-pytorch tf-models-research-object-detection
 
-The last has TF-slim's networks, `nets`, in its folder `object_detection`, which PYTHONPATH is to
-name. Caffe is built from source, as Debian's and PyPI's packages of it are gone or do not build;
-with `typedef double Dtype` in `_caffe.cpp` its numbers are of float64. A minute a tag on two cores.
-With `--results` rows are kept in a file and measured once: what does not fit into one environment
-is measured in two. The page is written when every network has a row.
+TF-slim's networks are in the last of these; OpenCV reads Caffe's files until version 5. Caffe
+itself is built from its source; with `typedef double Dtype` and NPY_FLOAT64 in `_caffe.cpp` it
+computes in float64. A minute a network on two cores. With `--results` rows are kept in a file and
+measured once, so that what does not fit into one environment is measured in two. The page is
+written when every network has a row.
 """
 
 from __future__ import annotations
@@ -28,12 +26,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import tyro
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tests.conftest  # compiles in a fraction of the time  # noqa: F401
 from benchmarks import page
 from inception_jax.outputs import atomic_write
 from tests.helpers.peers.runtime import DTYPES, AbsentRuntimeError, library
@@ -102,7 +100,6 @@ def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
 def _row(name: str) -> Row | str:
     """Returns the version and the distances of each dtype, or why there are none."""
     warnings.simplefilter("ignore")  # the publishers' own
-    jax.config.update("jax_disable_most_optimizations", True)  # as in the tests: half the time
     peer = next(peer for peer in PEERS if str(peer) == name)
     try:
         theirs = peer.build()
@@ -122,7 +119,8 @@ def _version(package: str) -> str:
 
 
 def _cells(peer: Peer, row: Row) -> list[str]:
-    runtime = f"{NAMES.get(peer.runtime, peer.runtime)} {row['version']}"
+    version = row["version"].partition("+")[0]  # less of what it was built for
+    runtime = f"{NAMES.get(peer.runtime, peer.runtime)} {version}"
     sizes = ", ".join(f"{h}x{w}" for h, w in peer.sizes)
     measured = [f"{max(row[dtype]):.0e}" if dtype in row else "" for dtype in DTYPES]
     return [f"`{peer.tag}`", runtime, sizes, *measured]

@@ -2,7 +2,7 @@
 
 `pytest -m peers`. What the network is fed, its logits, `classify`, and `--eval-only --init-from`.
 The networks are ours, narrow, with random weights: test_peers.py compares the networks.
-TF-slim's preprocessing is in no package, so only TensorFlow's functions that it calls are compared.
+`tests/helpers/peers` says where TF-slim's code is; without it, TensorFlow's functions are compared.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from PIL import Image
 import inception_jax as ij
 from inception_jax import classes, crops
 from tests.helpers.networks import filled
+from tests.helpers.peers.runtime import AbsentRuntimeError
+from tests.helpers.peers.slim import of_research
 from tests.helpers.photos import photo, write_photos
 
 torch = pytest.importorskip("torch")
@@ -111,6 +113,16 @@ def pytorch_fid() -> Pipeline:
     return run
 
 
+def slim(side: int) -> Pipeline:
+    """As `eval_image_classifier.py`, of pixels that Pillow decoded."""
+    try:
+        preprocessing = of_research("preprocessing.inception_preprocessing")
+    except AbsentRuntimeError as error:
+        pytest.skip(str(error))
+    preprocess = preprocessing.preprocess_for_eval
+    return lambda path: preprocess(np.asarray(_rgb(path)), side, side).numpy()
+
+
 PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "inception_v1.tv_in1k": lambda: torchvision("GoogLeNet_Weights.IMAGENET1K_V1"),
     "inception_v3.tv_in1k": lambda: torchvision("Inception_V3_Weights.IMAGENET1K_V1"),
@@ -124,6 +136,11 @@ PIPELINES: dict[str, Callable[[], Pipeline]] = {
     **{
         f"{name}.keras_in1k": functools.partial(keras, name)
         for name in ("inception_v3", "xception", "inception_resnet_v2")
+    },
+    **{
+        name: functools.partial(slim, ij.model_info(name).input_size)
+        for name in ij.list_models(tags=True)
+        if name.endswith(".slim_in1k")
     },
     "inception_resnet_v1.vggface2": facenet,
     "inception_resnet_v1.casia_webface": facenet,

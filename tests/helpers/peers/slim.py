@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import inspect
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.helpers.peers.runtime import DTYPES, AbsentRuntimeError, Size, hostile, kernel, library
+from tests.helpers.peers.runtime import DTYPES, Size, hostile, kernel, library
 
 NORM = "BatchNorm"
 
@@ -54,38 +57,28 @@ class InSlim:
         feeds = {v.initializer.inputs[1]: values[v.op.name] for v in _variables(self.tf)}
         session.run([v.initializer for v in _variables(self.tf)], feeds)
 
-    def _graph(self, size: Any, dtype: str, n: int = 4, training: bool = False) -> Any:
-        return _Graph(self, tuple(size), dtype, n, training)
-
-
-class _Graph:
-    """The network in a graph and a session of its own."""
-
-    def __init__(self, theirs: InSlim, size: Size, dtype: str, n: int, training: bool):
-        self.theirs, self.tf = theirs, theirs.tf.compat.v1
-        self.shape, self.dtype, self.training = [n, *size, 3], dtype, training
-
-    def __enter__(self) -> tuple[Any, Any, Any]:
-        theirs, slim = self.theirs, self.theirs.slim
-        self.graph = self.tf.Graph().as_default()
-        self.graph.__enter__()
-        images = self.tf.placeholder(self.dtype, self.shape)
-        network = getattr(theirs.inception, theirs.name)
-        # A batch's statistics, and nothing of those before.
-        scope = getattr(theirs.inception, f"{theirs.name}_arg_scope")(batch_norm_decay=0.0)
+    @contextlib.contextmanager
+    def _graph(
+        self, size: Any, dtype: str, n: int = 4, training: bool = False
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """The network in a graph and a session of its own: the session, its images and logits."""
+        tf = self.tf.compat.v1
+        network = getattr(self.inception, self.name)
         options = {}
-        if self.shape[1:3] != [network.default_image_size] * 2 and theirs.name[-2:] in "v1v2v3":
-            options = {} if "resnet" in theirs.name else {"global_pool": True}
+        # Their usual pool at the end has a fixed window in V1 to V3.
+        if tuple(size) != (network.default_image_size,) * 2:
+            takes = inspect.signature(network).parameters
+            options = {"global_pool": True} if "global_pool" in takes else {}
+        # A batch's statistics, and nothing of those before.
+        scope = getattr(self.inception, f"{self.name}_arg_scope")(batch_norm_decay=0.0)
         # TensorFlow's fused kernel of BatchNorm has no float64.
-        fused = slim.arg_scope([slim.batch_norm], fused=self.dtype == "float32")
-        with slim.arg_scope(scope), fused:
-            logits, _ = network(images, num_classes=1001, is_training=self.training, **options)
-        self.session = self.tf.Session()
-        return self.session, images, logits
-
-    def __exit__(self, *error: Any) -> None:
-        self.session.close()
-        self.graph.__exit__(*error)
+        fused = self.slim.arg_scope([self.slim.batch_norm], fused=dtype == "float32")
+        with tf.Graph().as_default():
+            images = tf.placeholder(dtype, [n, *size, 3])
+            with self.slim.arg_scope(scope), fused:
+                logits, _ = network(images, 1001, is_training=training, **options)
+            with tf.Session() as session:
+                yield session, images, logits
 
 
 def _libraries() -> tuple[Any, Any, Any]:
@@ -95,13 +88,22 @@ def _libraries() -> tuple[Any, Any, Any]:
     library("tf_keras")
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
         sys.modules.setdefault(f"tf_keras.{name}", library(f"tf_keras.src.{name}"))
-    slim = library("tf_slim")
-    if importlib.util.find_spec("nets") is None:
-        raise AbsentRuntimeError(
-            "`nets` of tensorflow/models' research/slim is not on the path; the package "
-            "tf-models-research-object-detection has it in its folder object_detection"
-        )
-    return tf, slim, library("nets.inception")
+    return tf, library("tf_slim"), of_research("nets.inception")
+
+
+def of_research(name: str) -> Any:
+    """Imports a module of tensorflow/models' folder research/slim, which is no package.
+
+    Another project's package has it: tf-models-research-object-detection.
+
+    Raises:
+        AbsentRuntimeError: if it is neither on the path nor there.
+    """
+    others = importlib.util.find_spec("object_detection")
+    for folder in (others.submodule_search_locations or []) if others else []:
+        if folder not in sys.path:
+            sys.path.append(folder)
+    return library(name)
 
 
 def _variables(tf: Any) -> list[Any]:
