@@ -64,11 +64,13 @@ class InSlim:
         """The network in a graph and a session of its own: the session, its images and logits."""
         tf = self.tf.compat.v1
         network = getattr(self.inception, self.name)
+        # At other sizes than the network's own the auxiliary head has a kernel of another size, and
+        # V1 to V3 end with a pool of a fixed window, unless they are told otherwise.
         options = {}
-        # Their usual pool at the end has a fixed window in V1 to V3.
         if tuple(size) != (network.default_image_size,) * 2:
             takes = inspect.signature(network).parameters
-            options = {"global_pool": True} if "global_pool" in takes else {}
+            others = {"create_aux_logits": False, "global_pool": True}
+            options = {name: value for name, value in others.items() if name in takes}
         # A batch's statistics, and nothing of those before.
         scope = getattr(self.inception, f"{self.name}_arg_scope")(batch_norm_decay=0.0)
         # TensorFlow's fused kernel of BatchNorm has no float64.

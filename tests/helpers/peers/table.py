@@ -83,7 +83,8 @@ def _slim() -> Iterator[Peer]:
             own = (ij.model_info(name).input_size,) * 2
             sizes = (own, (128, 112), (97, 150))
             build = functools.partial(InSlim, names.get(arch, arch), own)
-            yield Peer(tag=name, runtime="tf_slim", build=build, sizes=sizes)
+            aux = arch in ("inception_v3", "inception_v4", "inception_resnet_v2")
+            yield Peer(tag=name, runtime="tf_slim", build=build, sizes=sizes, aux_heads=aux)
 
 
 _ODD = ((97, 150), (128, 112), (160, 160))
