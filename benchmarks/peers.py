@@ -5,7 +5,8 @@
 Needs the extra `test`, and of the publishers whichever are to be compared:
 
     pip install torchvision timm pytorch-fid munch tf_slim tf_keras "opencv-python-headless<5"
-    pip install --no-deps pretrainedmodels facenet-pytorch tf-models-research-object-detection
+    pip install --no-deps facenet facenet-pytorch pretrainedmodels
+    pip install --no-deps tf-models-research-object-detection
 
 TF-slim's networks are in the last of these; OpenCV reads Caffe's files until version 5. Caffe
 itself is built from its source; with `typedef double Dtype` and NPY_FLOAT64 in `_caffe.cpp` it
@@ -40,6 +41,7 @@ from tests.helpers.peers.table import PEERS, Peer, distances, without_runtime
 NAMES = {
     "caffe": "Caffe",
     "cv2": "OpenCV",
+    "facenet": "FaceNet",
     "facenet_pytorch": "facenet-pytorch",
     "keras": "Keras",
     "pretrainedmodels": "Cadene's pretrainedmodels",

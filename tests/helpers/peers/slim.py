@@ -7,9 +7,11 @@ import importlib.util
 import inspect
 import os
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -22,17 +24,21 @@ class InSlim:
     """A network of `nets.inception`, with the 1,001 classes of the published checkpoints."""
 
     dtypes = DTYPES
+    share = 1.0  # of a batch in the running statistics after it
 
     def __init__(self, name: str, size: Size):
         self.name, self.size = name, size
-        self.tf, self.slim, self.inception = _libraries()
+        self.tf, self.slim, self.inception = self._libraries()
         rng = np.random.default_rng(0)
-        with self._graph(size, "float32", training=True) as (session, images, _):
+        with self._graph(size, "float32", training=True) as (session, images, logits):
             self.values = {v.op.name: _drawn(rng, v.op.name, v.shape) for v in _variables(self.tf)}
             self._assign(session, self.values)
             updates = self.tf.compat.v1.get_collection(self.tf.compat.v1.GraphKeys.UPDATE_OPS)
-            session.run(updates, {images: rng.normal(size=(4, *size, 3))})
+            session.run([logits, updates], {images: rng.normal(size=(4, *size, 3))})
             found = session.run({v.op.name: v for v in _variables(self.tf)})
+        for name in found:
+            if "/moving_" in name:
+                found[name] /= np.float32(self.share)
         self.values = _with_hostile_statistics(rng, found)
 
     def write(self, folder: Path) -> list[Path]:
@@ -63,34 +69,70 @@ class InSlim:
     ) -> Iterator[tuple[Any, Any, Any]]:
         """The network in a graph and a session of its own: the session, its images and logits."""
         tf = self.tf.compat.v1
+        # TensorFlow's fused kernel of BatchNorm has no float64.
+        fused = self.slim.arg_scope([self.slim.batch_norm], fused=dtype == "float32")
+        with tf.Graph().as_default(), fused:
+            images = tf.placeholder(dtype, [n, *size, 3])
+            logits = self._network(images, training)
+            with tf.Session() as session:
+                yield session, images, logits
+
+    def _network(self, images: Any, training: bool) -> Any:
         network = getattr(self.inception, self.name)
         # At other sizes than the network's own the auxiliary head has a kernel of another size, and
         # V1 to V3 end with a pool of a fixed window, unless they are told otherwise.
         options = {}
-        if tuple(size) != (network.default_image_size,) * 2:
+        if tuple(images.shape[1:3]) != (network.default_image_size,) * 2:
             takes = inspect.signature(network).parameters
             others = {"create_aux_logits": False, "global_pool": True}
             options = {name: value for name, value in others.items() if name in takes}
-        # A batch's statistics, and nothing of those before.
+        # The share of the statistics before a batch is none.
         scope = getattr(self.inception, f"{self.name}_arg_scope")(batch_norm_decay=0.0)
-        # TensorFlow's fused kernel of BatchNorm has no float64.
-        fused = self.slim.arg_scope([self.slim.batch_norm], fused=dtype == "float32")
-        with tf.Graph().as_default():
-            images = tf.placeholder(dtype, [n, *size, 3])
-            with self.slim.arg_scope(scope), fused:
-                logits, _ = network(images, 1001, is_training=training, **options)
-            with tf.Session() as session:
-                yield session, images, logits
+        with self.slim.arg_scope(scope):
+            return network(images, 1001, is_training=training, **options)[0]
+
+    def _libraries(self) -> tuple[Any, Any, Any]:
+        return (*_slim(), of_research("nets.inception"))
 
 
-def _libraries() -> tuple[Any, Any, Any]:
+class InFaceNet(InSlim):
+    """David Sandberg's FaceNet, in which the numbers of facenet-pytorch's files were trained."""
+
+    share = 0.005
+
+    def __init__(self, classes: int, size: Size):
+        self.classes = classes
+        super().__init__("inception_resnet_v1", size)
+
+    def _network(self, images: Any, training: bool) -> Any:
+        """As `train_softmax.py`."""
+        embedding, _ = self.inception.inference(images, 1.0, training, bottleneck_layer_size=512)
+        return self.slim.fully_connected(
+            embedding, self.classes, activation_fn=None, scope="Logits"
+        )
+
+    def _libraries(self) -> tuple[Any, Any, Any]:
+        tf, slim = _slim()
+        library("facenet")
+        # It asks for TensorFlow 1.
+        v1, contrib = tf.compat.v1, types.SimpleNamespace(slim=slim)
+        names = {"": v1, ".contrib": contrib, ".contrib.slim": slim}
+        there = {f"tensorflow{name}": module for name, module in names.items()}
+        with (
+            mock.patch.dict(sys.modules, there),
+            mock.patch.object(v1, "contrib", contrib, create=True),
+        ):
+            return tf, slim, library("facenet.src.models.inception_resnet_v1")
+
+
+def _slim() -> tuple[Any, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tf = library("tensorflow")
     # TF-slim's BatchNorm reaches for a module of Keras 2 by the name that it had until 2.15.
     library("tf_keras")
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
         sys.modules.setdefault(f"tf_keras.{name}", library(f"tf_keras.src.{name}"))
-    return tf, library("tf_slim"), of_research("nets.inception")
+    return tf, library("tf_slim")
 
 
 def of_research(name: str) -> Any:
@@ -114,8 +156,8 @@ def _variables(tf: Any) -> list[Any]:
 
 def _drawn(rng: np.random.Generator, name: str, shape: Any) -> np.ndarray:
     shape, leaf = tuple(shape), name.rpartition("/")[2]
-    if leaf == "moving_variance":
-        return np.ones(shape, np.float32)
+    if leaf.startswith("moving_"):
+        return np.zeros(shape, np.float32)
     if len(shape) < 2:
         return rng.normal(0, 0.1, shape).astype(np.float32)
     fan_in = np.prod(shape[:2] if leaf == "depthwise_weights" else shape[:-1])

@@ -20,7 +20,7 @@ from tests.helpers.peers.caffe import InCaffe, InOpenCV
 from tests.helpers.peers.in_keras import InKeras
 from tests.helpers.peers.pytorch import InPyTorch
 from tests.helpers.peers.runtime import Size, Theirs
-from tests.helpers.peers.slim import InSlim
+from tests.helpers.peers.slim import InFaceNet, InSlim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ def _slim() -> Iterator[Peer]:
             yield Peer(tag=name, runtime="tf_slim", build=build, sizes=sizes, aux_heads=aux)
 
 
+_FACES = {"vggface2": 8631, "casia_webface": 10575}
 _ODD = ((97, 150), (128, 112), (160, 160))
 _SQUARE: dict[str, Any] = dict(size=(299, 299))
 # Their pools at the end are of 7x7 or 8x8 pixels, which maps of these sizes are cut to.
@@ -148,7 +149,16 @@ PEERS: tuple[Peer, ...] = (
             build=_in_pytorch(pytorch.facenet, classes, size=(160, 97)),
             sizes=_ODD,
         )
-        for name, classes in {"vggface2": 8631, "casia_webface": 10575}.items()
+        for name, classes in _FACES.items()
+    ),
+    *(
+        Peer(
+            tag=f"inception_resnet_v1.{name}",
+            runtime="facenet",
+            build=functools.partial(InFaceNet, classes, (160, 160)),
+            sizes=((160, 160), (97, 150), (128, 112)),
+        )
+        for name, classes in _FACES.items()
     ),
     *_keras(),
     *_slim(),
