@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tests.conftest  # compiles in a fraction of the time  # noqa: F401
 from benchmarks import page
 from inception_jax.outputs import atomic_write
-from tests.helpers.peers.runtime import DTYPES, AbsentRuntimeError, library
+from tests.helpers.peers.runtime import DTYPES, library
 from tests.helpers.peers.table import PEERS, Peer, distances, without_runtime
 
 NAMES = {
@@ -69,10 +69,12 @@ def main(options: Options) -> None:
     wanted = [p for p in PEERS if any(w in str(p) for w in only) and _is_open(p, rows)]
     # Each in a process of its own: Keras and TensorFlow have settings for all of it.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        found = pool.imap(_row, [str(peer) for peer in wanted])
-        for peer, row in zip(wanted, tqdm(found, unit=" networks", total=len(wanted)), strict=True):
-            if isinstance(row, str):
-                tqdm.write(f"{peer}: {row}")
+        found = [(peer, pool.apply_async(_row, [str(peer)])) for peer in wanted]
+        for peer, waiting in tqdm(found, unit=" networks"):
+            try:
+                row = waiting.get()
+            except Exception as error:  # of any publisher's code; the others are measured
+                tqdm.write(f"{peer}: {type(error).__name__}: {error}")
                 continue
             rows[str(peer)] = {**rows.get(str(peer), {}), **row}
             tqdm.write(f"{peer}: {row}")
@@ -86,7 +88,7 @@ def main(options: Options) -> None:
     rest = ", ".join(f"`{tag}`" for tag in without_runtime()) or "none"
     page.publish(target, "peers", machine, table, f"Published tags without a runtime: {rest}.")
     if missing:
-        print(f"not measured, and so the page is as it was: {', '.join(missing)}", file=sys.stderr)
+        sys.exit(f"not measured, and so the page is as it was: {', '.join(missing)}")
 
 
 def _read(path: Path | None) -> dict[str, Row]:
@@ -99,14 +101,11 @@ def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
     return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected
 
 
-def _row(name: str) -> Row | str:
-    """Returns the version and the distances of each dtype, or why there are none."""
+def _row(name: str) -> Row:
+    """Returns the version, and the distances of each dtype."""
     warnings.simplefilter("ignore")  # the publishers' own
     peer = next(peer for peer in PEERS if str(peer) == name)
-    try:
-        theirs = peer.build()
-    except AbsentRuntimeError as error:
-        return f"{peer.runtime} is not there: {error}"
+    theirs = peer.build()
     row: Row = {"version": _version(peer.runtime)}
     with tempfile.TemporaryDirectory() as folder:
         path = theirs.write(Path(folder))[0]

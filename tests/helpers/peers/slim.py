@@ -69,9 +69,7 @@ class InSlim:
     ) -> Iterator[tuple[Any, Any, Any]]:
         """The network in a graph and a session of its own: the session, its images and logits."""
         tf = self.tf.compat.v1
-        # TensorFlow's fused kernel of BatchNorm has no float64.
-        fused = self.slim.arg_scope([self.slim.batch_norm], fused=dtype == "float32")
-        with tf.Graph().as_default(), fused:
+        with tf.Graph().as_default():
             images = tf.placeholder(dtype, [n, *size, 3])
             logits = self._network(images, training)
             with tf.Session() as session:
@@ -106,7 +104,9 @@ class InFaceNet(InSlim):
 
     def _network(self, images: Any, training: bool) -> Any:
         """As `train_softmax.py`."""
-        embedding, _ = self.inception.inference(images, 1.0, training, bottleneck_layer_size=512)
+        # TensorFlow's fused kernel of BatchNorm has no float64.
+        with self.slim.arg_scope([self.slim.batch_norm], fused=False):
+            embedding, _ = self.inception.inference(images, 1.0, training, 512)
         return self.slim.fully_connected(
             embedding, self.classes, activation_fn=None, scope="Logits"
         )
@@ -128,7 +128,9 @@ class InFaceNet(InSlim):
 def _slim() -> tuple[Any, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tf = library("tensorflow")
-    # TF-slim's BatchNorm reaches for a module of Keras 2 by the name that it had until 2.15.
+    # TF-slim's BatchNorm reaches for names of TensorFlow and Keras that later ones have moved.
+    ops = library("tensorflow.python.framework.ops")
+    ops.Tensor = getattr(ops, "Tensor", tf.Tensor)
     library("tf_keras")
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
         sys.modules.setdefault(f"tf_keras.{name}", library(f"tf_keras.src.{name}"))
