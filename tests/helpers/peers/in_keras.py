@@ -27,6 +27,7 @@ class InKeras:
 
     def build(self, size: Size, dtype: str) -> Any:
         self.keras.config.set_floatx(dtype)
+        self.keras.config.set_dtype_policy(dtype)  # the first network's float type is kept in it
         shape = (*size, 3)
         return self.application(weights=None, input_shape=shape, classifier_activation=None)
 

@@ -222,8 +222,8 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     Raises:
         AssertionError: if the shapes or dtypes differ, or the images made no difference.
     """
-    assert ours.shape == theirs.shape
-    assert ours.dtype == theirs.dtype
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    assert ours.dtype == theirs.dtype, (ours.dtype, theirs.dtype)
     scale = np.abs(theirs).max()
     assert np.isfinite(scale)
     assert np.abs(theirs[:1] - theirs[1:]).max() > 1e-3 * scale
