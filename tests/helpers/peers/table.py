@@ -222,6 +222,7 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     Raises:
         AssertionError: if the shapes or dtypes differ, or the images made no difference.
     """
+    ours = np.asarray(ours)  # jax would subtract in float32, outside of `enable_x64`
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     assert ours.dtype == theirs.dtype, (ours.dtype, theirs.dtype)
     scale = np.abs(theirs).max()
