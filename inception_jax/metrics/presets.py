@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from inception_jax.metrics.draws import Draws, Shuffle
 from inception_jax.metrics.resizing import Resize
-
-Draws = Literal["torch_fidelity", "clean", "torchmetrics"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Preset:
         kid_draws: whose way of drawing.
         kid_dtype: in which the kernel is summed.
         is_splits: into how many parts the images are cut for the Inception Score.
-        is_split_size: or how many images each part has, but the last.
+        is_split_size: how many images each part has but the last, in place of `is_splits`.
         is_shuffle: whether, and in whose way, they are shuffled before.
         is_ddof: what the deviation over the parts takes off their number.
         pr_neighbours: k of precision and recall.
@@ -89,9 +88,9 @@ class Preset:
     kid_subset_size: int = 1000
     kid_draws: Draws = "torch_fidelity"
     kid_dtype: Literal["float64", "float32"] = "float64"
-    is_splits: int | None = 10
+    is_splits: int = 10
     is_split_size: int | None = None
-    is_shuffle: Literal["torch_fidelity", "torchmetrics"] | None = None
+    is_shuffle: Shuffle | None = None
     is_ddof: int = 0
     pr_neighbours: int = 3
     pr_dtype: Literal["float64", "float16"] = "float64"
@@ -129,7 +128,6 @@ _ALL = (
         metrics=("fid", "sfid", "is", "pr"),
         dims=(2048,),
         mean_dtype="float32",
-        is_splits=None,
         is_split_size=5000,
         pr_dtype="float16",
     ),

@@ -133,8 +133,9 @@ def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
         (folder / "right" / name).unlink()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rule = PRESETS["pytorch_fid"].files
-        found = open_images(folder, dataclasses.replace(rule, recursive=True))
+        preset = PRESETS["pytorch_fid"]
+        files = dataclasses.replace(preset.files, recursive=True)
+        found = open_images(folder, dataclasses.replace(preset, files=files))
         options = LoaderOptions("bilinear_torch", 50, 2, False, False)
         (batch,) = batches(found, options)
     words = [str(warning.message) for warning in caught]
