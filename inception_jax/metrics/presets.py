@@ -49,6 +49,7 @@ class Preset:
         files: which files of a folder it reads.
         resize: how it resizes and normalises images; see `resizing.resized`.
         metrics: those that it computes, of "fid", "sfid", "kid", "is" and "pr".
+        default_metrics: those that it computes unless it is asked for others.
         network: of which the features are.
         dims: the numbers of features that it offers; the last is its default.
         logits: "unbiased": the Inception Score is of logits without the classifier's bias.
@@ -77,6 +78,7 @@ class Preset:
     files: Files
     resize: Resize
     metrics: tuple[str, ...] = ("fid",)
+    default_metrics: tuple[str, ...] = ("fid",)
     network: str = "inception_v3.fid"
     dims: tuple[int, ...] = (64, 192, 768, 2048)
     logits: Literal["unbiased"] = "unbiased"
@@ -126,6 +128,7 @@ _ALL = (
         files=Files(_NINE),  # it reads .npz files only
         resize="bilinear_tf1",
         metrics=("fid", "sfid", "is", "pr"),
+        default_metrics=("is", "fid", "sfid", "pr"),
         dims=(2048,),
         mean_dtype="float32",
         is_split_size=5000,

@@ -304,8 +304,18 @@ def ttur() -> Any:
 def ttur_statistics(folder: Path, images: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance as TTUR's program computes them of a folder."""
     tf, module = tensorflow_1(), ttur()
+    definition = tf.GraphDef()
+    definition.ParseFromString((folder / GRAPH).read_bytes())
+    for node in definition.node:  # TensorFlow 2 takes no batch in place of one image
+        if node.name == "ExpandDims":
+            node.op = "Placeholder"
+            del node.input[:]
+            node.attr.clear()
+            node.attr["dtype"].type = tf.float32.as_datatype_enum
+    batched = folder / f"batched_{GRAPH}"
+    batched.write_bytes(definition.SerializeToString())
     with tf.Graph().as_default():
-        module.create_inception_graph(str(folder / GRAPH))
+        module.create_inception_graph(str(batched))
         with tf.Session() as session:
             return module._handle_path(str(images), session)
 
@@ -316,9 +326,9 @@ def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarr
     import jax
     import jax.numpy as jnp
 
-    with replaced(module, download=lambda *_, **__: str(folder / JAX_FID)):
-        network = module.InceptionV3(pretrained=True)
-        variables = network.init(jax.random.PRNGKey(0), jnp.ones((1, 299, 299, 3)))
+    module.download = lambda *_, **__: str(folder / JAX_FID)  # at each call
+    network = module.InceptionV3(pretrained=True)
+    variables = network.init(jax.random.PRNGKey(0), jnp.ones((1, 299, 299, 3)))
     apply = jax.jit(lambda x: network.apply(variables, x, train=False))
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -336,20 +346,24 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    keras = types.ModuleType("keras.preprocessing.image")
-    keras.ImageDataGenerator = None  # type: ignore[attr-defined]  # of its other way only
-    for name in ("keras", "keras.preprocessing", "keras.preprocessing.image"):
-        sys.modules.setdefault(name, keras)
-    sys.path.insert(0, str(root))
-    try:
+    keras = types.ModuleType("keras.preprocessing.image")  # of its other way only
+    keras.ImageDataGenerator = None  # type: ignore[attr-defined]
+    names = ("keras", "keras.preprocessing", "keras.preprocessing.image")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setitem(sys.modules, name, keras)
+        patch.syspath_prepend(root)
         module = importlib.import_module("jax_fid.fid")
         inception = importlib.import_module("jax_fid.inception")
-    finally:
-        sys.path.remove(str(root))
-    with replaced(inception.utils, download=lambda *_, **__: str(folder / JAX_FID)):
-        network = inception.InceptionV3(pretrained=True)
-        variables = network.init(jax.random.PRNGKey(0), jnp.ones((1, 256, 256, 3)))
-    apply = jax.jit(lambda variables, x: network.apply(variables, x, train=False))
+    inception.utils.download = lambda *_, **__: str(folder / JAX_FID)  # at each call
+    network = inception.InceptionV3(pretrained=True)
+    variables = network.init(jax.random.PRNGKey(0), jnp.ones((1, 256, 256, 3)))
+    compiled = jax.jit(lambda variables, x: network.apply(variables, x, train=False))
+
+    def apply(variables: Any, x: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return compiled(variables, x)
+
     return module, variables, apply
 
 

@@ -140,7 +140,7 @@ def test_torch_fidelity(weights, mixed):
 
     expected = metric_prc.prc_features_to_metric(x, y, verbose=False)
     assert scores.precision_recall_of_features(a, b) == pytest.approx(
-        (expected["precision"], expected["recall"]), abs=1e-9
+        (expected["precision"], expected["recall"]), abs=1e-7
     )
 
     few_a, few_b = of_columns(pooled, "torch_fidelity")
@@ -265,10 +265,10 @@ def test_guided_diffusion(weights, plain, tmp_path):
 
     given = [metrics.Features(acts[0], origin=ours.origin) for acts in expected]
     pr = evaluator.compute_prec_recall(expected[1][0], expected[0][0])
-    assert scores.precision_recall_of_features(*given) == pytest.approx(pr, abs=1e-9)
+    assert scores.precision_recall_of_features(*given) == pytest.approx(pr, abs=1e-7)
     large = [metrics.Features(40 * acts[0], origin=ours.origin) for acts in expected]
     pr = evaluator.compute_prec_recall(large[1].pooled, large[0].pooled)  # not finite in float16
-    assert scores.precision_recall_of_features(*large) == pytest.approx(pr, abs=1e-9)
+    assert scores.precision_recall_of_features(*large) == pytest.approx(pr, abs=1e-7)
 
     for i in (0, 1):
         few = of_columns(np.concatenate([acts[i] for acts in expected]), "adm")
