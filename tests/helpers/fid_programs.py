@@ -51,7 +51,6 @@ def write_weights(folder: Path) -> None:
     torch = pytest.importorskip("torch")
     import reference_torch
 
-    folder.mkdir(parents=True, exist_ok=True)
     twin = reference_torch.create_model("inception_v3.fid")
     generator = torch.Generator().manual_seed(0)
     norms = [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -75,6 +74,14 @@ def write_weights(folder: Path) -> None:
         for norm in [m for m in twin.Mixed_7c.modules() if isinstance(m, torch.nn.BatchNorm2d)]:
             norm.weight *= 0.1
             norm.bias *= 0.1
+    write_layouts(folder, twin)
+
+
+def write_layouts(folder: Path, twin: Any) -> None:
+    """Writes a network's weights in every layout whose program is there."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
     torch.save(twin.state_dict(), folder / PYTORCH)
     state = {
         name: tensor.numpy()
