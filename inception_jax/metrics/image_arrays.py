@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -64,10 +65,14 @@ class StoredImages:
         with self._open() as file:
             return np.load(file, allow_pickle=False)
 
-    def _open(self) -> Any:
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
         if self._member is None:
-            return self.path.open("rb")
-        return zipfile.ZipFile(self.path).open(self._member)
+            with self.path.open("rb") as file:
+                yield file
+        else:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
+                yield file
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -26,9 +26,9 @@ from inception_jax.metrics.statistics import Statistics
 from inception_jax.notes import Counts, printable
 
 _SHOWN = 20
-# What pytorch-fid's conversion to 8 bits loses or ignores.
+# What the programs' conversion to 8 bits loses or ignores.
 _LOSSES = (reader.CLIPPED, reader.SIXTEEN_BIT_COLOUR, reader.EXIF_IGNORED, "damaged")
-_AS_PYTORCH_FID = "read as pytorch-fid reads it, so that the number is pytorch-fid's"
+_AS_THE_PROGRAM = "read as the preset's program reads it, so that the number is the program's"
 
 
 class UnreadableError(ValueError):
@@ -275,4 +275,4 @@ def _array_at(path: Path) -> np.ndarray:
 def _warn_of(name: str, notes: Counts) -> None:
     """Warns of what the conversion loses, for the whole source at once."""
     for line in notes.lines():
-        warnings.warn(f"{name}: {line}; {_AS_PYTORCH_FID}", stacklevel=2)
+        warnings.warn(f"{name}: {line}; {_AS_THE_PROGRAM}", stacklevel=2)
