@@ -171,7 +171,6 @@ _ALL = (
         metrics=("fid", "kid", "is"),
         unit_floats=True,
         kid_draws="torchmetrics",
-        kid_dtype="float32",
         is_shuffle="torchmetrics",
         is_ddof=1,
     ),

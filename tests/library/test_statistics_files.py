@@ -37,8 +37,12 @@ def test_statistics_files_are_pytorch_fids(tmp_path):
     theirs.save(tmp_path / "ours.npz")  # over the old file
     assert metrics.Statistics.load(tmp_path / "ours.npz").count is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours.npz", "theirs.npz"]
-    with pytest.warns(UserWarning, match=r"theirs\.npz does not say which program"):
+    with pytest.warns(UserWarning, match="does not say which program") as caught:
         found = metrics.fid(tmp_path / "ours.npz", str(tmp_path / "theirs.npz"))
+    assert [
+        str(tmp_path / name) in str(w.message)
+        for name, w in zip(("ours.npz", "theirs.npz"), caught, strict=True)
+    ] == [True, True]
     assert found == pytest.approx(0, abs=1e-9)
 
 
