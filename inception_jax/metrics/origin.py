@@ -57,8 +57,17 @@ class Origin:
         return cls(**values)
 
 
-def check_comparable(a: Origin | None, b: Origin | None) -> None:
+def check_comparable(
+    a: Origin | None,
+    b: Origin | None,
+    names: tuple[str | None, str | None] = (None, None),
+) -> None:
     """Compares the origins of two sets of features, where both are known.
+
+    Args:
+        a: of one set.
+        b: of the other.
+        names: of the sets, where they have some.
 
     Raises:
         ValueError: if they differ, with both.
@@ -66,9 +75,10 @@ def check_comparable(a: Origin | None, b: Origin | None) -> None:
     if a is None or b is None or a == b:
         return
     differ = [f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+    one, other = names[0] or "one set", names[1] or "the other"
     raise ValueError(
-        f"features of different {' and '.join(differ)} have no common metric: one set is of {a}; "
-        f"the other of {b}. Compute both with one preset and one file of weights"
+        f"features of different {' and '.join(differ)} have no common metric: {one} is of {a}; "
+        f"{other} is of {b}. Compute both with one preset and one file of weights"
     )
 
 

@@ -131,7 +131,9 @@ def sets_of(
 
 
 def _name(source: Opened) -> str:
-    return source.name if isinstance(source, Images) else "statistics"
+    if isinstance(source, Features):
+        return "features"
+    return source.name or "statistics"
 
 
 def measured(names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset) -> Values:

@@ -103,7 +103,7 @@ def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = N
     Raises:
         ValueError: for statistics of different origins or numbers of features.
     """
-    check_comparable(a.origin, b.origin)
+    check_comparable(a.origin, b.origin, (a.name, b.name))
     few = [s.count for s in (a, b) if s.count is not None and s.count <= len(s.mean)]
     if few:
         warnings.warn(
@@ -120,7 +120,7 @@ def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = 
     Raises:
         ValueError: see `fid_of_statistics`; if there are no spatial statistics.
     """
-    check_comparable(a.origin, b.origin)
+    check_comparable(a.origin, b.origin, (a.name, b.name))
     if a.spatial is None or b.spatial is None:
         raise ValueError(
             "sFID needs spatial statistics (mu_s, sigma_s), which preset='adm' (--preset adm) "
@@ -319,7 +319,8 @@ def open_all(
         for source in opened:
             _check_width(source, extractor.width)
             known = source.statistics if isinstance(source, Images) else source
-            check_comparable(known and known.origin, extractor.origin)
+            name = known.name if isinstance(known, Statistics) else None
+            check_comparable(known and known.origin, extractor.origin, (name, "the other input"))
     return opened
 
 

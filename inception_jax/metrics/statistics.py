@@ -23,6 +23,7 @@ class Statistics:
         count: of images; None where a file does not say.
         origin: how the features were computed; None where that is not known.
         spatial: of the spatial features, which sFID is of; None without.
+        name: of the file that they were read from, for messages.
 
     Raises:
         ValueError: if the shapes do not fit, a number is not finite, or `cov` is not symmetric.
@@ -33,6 +34,7 @@ class Statistics:
     count: int | None = None
     origin: Origin | None = None
     spatial: Statistics | None = None
+    name: str | None = None
 
     def __post_init__(self):
         for name in ("mean", "cov"):

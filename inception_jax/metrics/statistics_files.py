@@ -115,7 +115,7 @@ def statistics_of(arrays: Mapping[str, np.ndarray], path: Path) -> Statistics | 
         if arrays.keys() >= set(_SPATIAL):
             spatial = Statistics(*(arrays[name] for name in _SPATIAL), count)
         origin = Origin.of_arrays(arrays)
-        return Statistics(arrays[mean], arrays[cov], count, origin, spatial)
+        return Statistics(arrays[mean], arrays[cov], count, origin, spatial, printable(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
