@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -362,3 +363,11 @@ def test_f_score_is_torch_fidelitys():
     found = metrics.PrecisionRecall(0.5, 0.25)
     assert found.f_score == pytest.approx(1 / 3)
     assert metrics.PrecisionRecall(0, 0).f_score == 0
+
+
+def test_the_page_names_every_preset_and_resize():
+    page = Path(metrics.__file__).parents[2] / "docs" / "which_fid.md"
+    words = page.read_text()
+    for preset in metrics.PRESETS.values():
+        assert f"| `{preset.name}` |" in words
+        assert preset.program.split("'")[0] in words
