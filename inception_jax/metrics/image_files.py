@@ -29,8 +29,18 @@ def image_files(folder: Path, rule: Files = PRESETS[DEFAULT].files) -> list[Path
         raise ValueError(f"no image in {printable(folder)}{_instead(folder, passed_over, rule)}")
     if note := folders.passed_over_note(printable(folder), len(images), passed_over):
         warnings.warn(f"{note}; {_described(rule)}", stacklevel=2)
+    return _sorted(images, folder, rule)
+
+
+def _sorted(images: list[str], folder: Path, rule: Files) -> list[Path]:
     if rule.order == "path":
         return sorted(map(Path, images))
+    if rule.order == "listed":
+        with os.scandir(folder) as entries:
+            places = {entry.name: i for i, entry in enumerate(entries)}
+        endings = {ending: i for i, ending in enumerate(rule.endings)}
+        files = map(Path, images)
+        return sorted(files, key=lambda path: (endings[path.suffix], places.get(path.name, 0)))
     return list(map(Path, sorted(images, key=os.path.realpath if rule.order == "real" else None)))
 
 

@@ -27,14 +27,15 @@ class Files:
         recursive: take those of subfolders too.
         hidden: take hidden files too.
         order: "path" sorts by folder and name, "text" by the characters of the whole path, "real"
-            by those of the path without links.
+            by those of the path without links, "listed" by ending and then as the file system lists
+            them.
     """
 
     endings: tuple[str, ...]
     match_case: bool = True
     recursive: bool = False
     hidden: bool = True
-    order: Literal["path", "text", "real"] = "path"
+    order: Literal["path", "text", "real", "listed"] = "path"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ _ALL = (
         program="TTUR's fid.py",
         version="73ab375",
         url="https://github.com/bioinf-jku/TTUR",
-        files=Files((".jpg", ".png")),
+        files=Files((".jpg", ".png"), order="listed"),
         resize="bilinear_tf1",
         dims=(2048,),
         whole_batches=50,

@@ -125,6 +125,14 @@ def test_the_order_of_files_is_the_programs(tmp_path):
     assert names[-1] == "a-b/x.png"
 
 
+def test_ttur_takes_files_as_they_are_listed(tmp_path):
+    """Which images it leaves out depends on that."""
+    for i in np.random.default_rng(0).permutation(40):
+        (tmp_path / f"{i:02}.{'jpg' if i % 3 else 'png'}").touch()
+    found = image_files(tmp_path, preset_of("tf2015").files)
+    assert found == [*tmp_path.glob("*.jpg"), *tmp_path.glob("*.png")]
+
+
 def test_arrays_in_folders(tmp_path):
     """clean-fid reads images in `.npy` files, one each, and floats too."""
     images = pictures(3)
