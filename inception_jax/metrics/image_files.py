@@ -40,8 +40,12 @@ def _sorted(images: list[str], folder: Path, rule: Files) -> list[Path]:
             places = {entry.name: i for i, entry in enumerate(entries)}
         endings = {ending: i for i, ending in enumerate(rule.endings)}
         files = map(Path, images)
-        return sorted(files, key=lambda path: (endings[path.suffix], places.get(path.name, 0)))
+        return sorted(files, key=lambda path: (endings[_ending(path)], places[path.name]))
     return list(map(Path, sorted(images, key=os.path.realpath if rule.order == "real" else None)))
+
+
+def _ending(path: Path) -> str:
+    return f".{path.name.rpartition('.')[2]}"
 
 
 def _listed(folder: Path, rule: Files) -> folders.Listing:
