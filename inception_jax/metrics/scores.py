@@ -320,7 +320,8 @@ def open_all(
             _check_width(source, extractor.width)
             known = source.statistics if isinstance(source, Images) else source
             name = known.name if isinstance(known, Statistics) else None
-            check_comparable(known and known.origin, extractor.origin, (name, "the other input"))
+            origin = None if known is None else known.origin
+            check_comparable(origin, extractor.origin, (name, "the other input"))
     return opened
 
 

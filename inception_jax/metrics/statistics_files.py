@@ -113,7 +113,7 @@ def statistics_of(arrays: Mapping[str, np.ndarray], path: Path) -> Statistics | 
         count = int(arrays["count"]) if "count" in arrays else None
         spatial = None
         if arrays.keys() >= set(_SPATIAL):
-            spatial = Statistics(*(arrays[name] for name in _SPATIAL), count)
+            spatial = Statistics(arrays[_SPATIAL[0]], arrays[_SPATIAL[1]], count)
         origin = Origin.of_arrays(arrays)
         return Statistics(arrays[mean], arrays[cov], count, origin, spatial, printable(path))
     except (ValueError, TypeError) as error:
