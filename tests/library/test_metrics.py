@@ -203,7 +203,7 @@ def test_readings_end_with_their_threads():
 
 def test_fid_of_images_is_that_of_their_features(tmp_path):
     a, b = pictures(9), pictures(9, seed=1, low=90)
-    found = metrics.Statistics.of(extractor().features(b).pooled)
+    found = extractor().features(b).statistics
     with pytest.warns(UserWarning, match=r"9 and 9 images for 256 features.*KID"):
         ours = metrics.fid(a, write(tmp_path / "b", b), extractor=extractor())
     pooled = (extractor().features(x).pooled.astype(np.float64) for x in (a, b))
