@@ -132,6 +132,27 @@ FAULTS = [
         "tests/library/test_metrics.py::test_bilinear_torch_is_torchs",
     ),
     Fault(
+        "sFID takes other channels",
+        "inception_jax/metrics/extractor.py",
+        "[..., :_SPATIAL_CHANNELS]",
+        "[..., -_SPATIAL_CHANNELS:]",
+        "tests/library/test_presets.py::test_spatial_features_are_the_first_channels_of_a_branch_row_by_row",
+    ),
+    Fault(
+        "clean-fid's draws begin with the generated images",
+        "inception_jax/metrics/draws.py",
+        "        second = draw(real)\n        yield draw(generated), second\n",
+        "        yield draw(generated), draw(real)\n",
+        "tests/library/test_presets.py::test_kid_draws_as_each_program",
+    ),
+    Fault(
+        "statistics of different origins are compared",
+        "inception_jax/metrics/origin.py",
+        "b is None or a == b:",
+        "b is None or a != b:",
+        "tests/library/test_statistics_files.py::test_statistics_of_different_origins_are_refused",
+    ),
+    Fault(
         "folding forgets the residual scale",
         f"{_MODELS}/inception_resnet_v1.py",
         "        self.up.scale_output(self.scale)\n",

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
-from typing import Any
+import json
+import sys
+from pathlib import Path
 
 from inception_jax.cli.arguments import positive_int
+from inception_jax.metrics import report
 from inception_jax.metrics.extractor import DIMS, Extractor
-from inception_jax.metrics.kernel import kernel_distance
-from inception_jax.metrics.manifolds import manifold_precision_recall
-from inception_jax.metrics.metric_values import MeanStd
+from inception_jax.metrics.origin import short
 from inception_jax.metrics.presets import DEFAULT, PRESETS
 from inception_jax.metrics.resizing import RESIZES
-from inception_jax.metrics.scores import check_count, fid_of_statistics, open_all, score_of_features
-from inception_jax.metrics.statistics import Statistics
+from inception_jax.metrics.scores import open_all
+from inception_jax.metrics.statistics_files import LAYOUTS, check_layout
 from inception_jax.nearest import did_you_mean
-from inception_jax.outputs import check_target
+from inception_jax.outputs import atomic_write, check_target
 from inception_jax.parser import whole_number
-
-METRICS = ("fid", "kid", "is", "pr")
 
 EXAMPLES = """
 inception-jax fid generated/ real/
-inception-jax fid generated/ real/ --metrics fid,kid
+inception-jax fid generated/ real/ --metrics fid,kid --json result.json
+inception-jax fid samples.npz VIRTUAL_imagenet256_labeled.npz --preset adm
 inception-jax fid real/ --save-stats real.npz
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    source = "folder of images, read as pytorch-fid does, or .npz file of statistics"
+    source = "folder of images, .npz file of statistics or images (arr_0), or .npy file of images"
     parser.add_argument("a", metavar="A", help=f"{source}: the generated images")
     parser.add_argument("b", metavar="B", nargs="?", help=f"{source}: the real ones")
     parser.add_argument(
@@ -40,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics",
         type=_metrics,
-        default=("fid",),
         metavar="LIST",
-        help=f"some of {','.join(METRICS)}, with commas between them; is needs no B; default: fid",
+        help=f"some of {','.join(report.METRICS)}, with commas between them; is needs no B, sfid "
+        "needs --preset adm; default: fid, and of adm all that it prints",
     )
     parser.add_argument(
         "--preset",
@@ -76,6 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-stats", metavar="FILE.npz", help="write the statistics of A, without a B"
     )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="whose program can read the statistics that are written; default: %(default)s",
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write everything about the result as JSON; -: to standard output, and nothing else",
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
 
 
@@ -94,71 +103,62 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.save_stats:
         (opened,) = open_all(extractor, args.a)
-        extractor.statistics(opened).save(args.save_stats)
+        extractor.statistics(opened).save(args.save_stats, layout=args.layout)
         print(f"wrote {args.save_stats}")
         return 0
-    per_image = set(args.metrics) != {"fid"}
-    opened = [extractor.open(source) for source in (args.a, args.b) if source]
-    if "is" in args.metrics:
-        check_count(opened[0], 10, "the Inception Score, a mean of ten parts,")
-    opened = open_all(
-        extractor, *opened, per_image=per_image, least=4 if "pr" in args.metrics else 2
-    )
-    gather = extractor.features if per_image else extractor.statistics
-    sets = [gather(source) for source in opened]
-    for metric in args.metrics:
-        print(_LINES[metric](*sets))
+    a, b = (source and extractor.open(source) for source in (args.a, args.b))
+    names = args.metrics
+    if names is None:
+        wanted = extractor.preset.default_metrics
+        names = report.possible(wanted, a, b, extractor.preset)
+        if left_out := [name for name in wanted if name not in names]:
+            print(f"note: left out, without what they need: {', '.join(left_out)}", file=sys.stderr)
+    ours, theirs = report.sets_of(extractor, names, a, b)
+    values = report.measured(names, ours, theirs, extractor.preset)
+    if args.json != "-":
+        weights = short(extractor.origin.weights)
+        print(f"preset  {extractor.preset.name}, {extractor.resize}, weights {weights}")
+        print(*report.lines(values), sep="\n")
+    if args.json:
+        _write(args.json, json.dumps(report.record(extractor, values, ours, theirs), indent=2))
     return 0
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        print(text)
+        return
+    with atomic_write(Path(path)) as partial:
+        partial.write_text(f"{text}\n")
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, before anything is opened."""
+    if args.json and args.json != "-":
+        check_target(args.json, (".json",), what="results")
     if args.save_stats:
         check_target(args.save_stats, (".npz",), what="statistics")
+        check_layout(args.layout, spatial="sfid" in PRESETS[args.preset].metrics)
+        for option, value in (("--json", args.json), ("--metrics", args.metrics)):
+            if value:
+                raise ValueError(f"--save-stats computes no metric: leave {option} out")
         if args.b:
             raise ValueError(f"--save-stats writes the statistics of one input: leave {args.b} out")
+    elif args.layout != LAYOUTS[0]:
+        raise ValueError("--layout is of the file that --save-stats writes")
     elif not args.b and args.metrics != ("is",):
         raise ValueError("a second input is needed: the images to compare with")
     elif args.b and args.metrics == ("is",):
         raise ValueError(f"the Inception Score is of one set of images: leave {args.b} out")
-    if "is" in args.metrics and args.dims != 2048:
+    if "is" in (args.metrics or ()) and args.dims != 2048:
         raise ValueError("the Inception Score needs logits, which only --dims 2048 has")
-
-
-def _fid(a: Any, b: Any) -> str:
-    statistics = (x if isinstance(x, Statistics) else x.statistics for x in (a, b))
-    return f"FID  {fid_of_statistics(*statistics):.6g}"
-
-
-def _kid(a: Any, b: Any) -> str:
-    return f"KID  {_spread(kernel_distance(a.pooled, b.pooled))}"
-
-
-def _score(a: Any, *_: Any) -> str:
-    return f"IS  {_spread(score_of_features(a))}"
-
-
-def _precision_recall(a: Any, b: Any) -> str:
-    found = manifold_precision_recall(a.pooled, b.pooled)
-    return f"precision  {found.precision:.6g}\nrecall  {found.recall:.6g}"
-
-
-_LINES: dict[str, Callable[..., str]] = {
-    "fid": _fid,
-    "kid": _kid,
-    "is": _score,
-    "pr": _precision_recall,
-}
-
-
-def _spread(found: MeanStd) -> str:
-    return f"{found.mean:.6g}" + ("" if math.isnan(found.std) else f" ± {found.std:.3g}")
 
 
 def _metrics(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in report.METRICS]
     if unknown:
-        hint = did_you_mean(unknown[0], METRICS, {"precision": "pr", "recall": "pr"})
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METRICS)}{hint}")
+        known = report.METRICS
+        hint = did_you_mean(unknown[0], known, {"precision": "pr", "recall": "pr", "isc": "is"})
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}{hint}")
     return names

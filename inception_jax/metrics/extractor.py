@@ -15,10 +15,12 @@ from flax import nnx
 
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import cores, jit_call
+from inception_jax.metrics.features import Features, joined, statistics_of, whole_batches
 from inception_jax.metrics.image_loader import Images, LoaderOptions, batches, open_images
+from inception_jax.metrics.origin import Origin, fingerprint
 from inception_jax.metrics.presets import DEFAULT, preset_of
 from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
-from inception_jax.metrics.statistics import RunningStatistics, Statistics
+from inception_jax.metrics.statistics import Statistics
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.nn.layers import global_avg_pool
 from inception_jax.nn.model import Model
@@ -29,26 +31,8 @@ NAME = "inception_v3.fid"
 
 Dims = Literal[64, 192, 768, 2048]
 DIMS: tuple[Dims, ...] = get_args(Dims)
+_SPATIAL_STAGE, _SPATIAL_CHANNELS = "Mixed_6d", 7  # of its first branch, `mixed_6/conv`
 _STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Features:
-    """What a network says of images, for several metrics of one pass.
-
-    Attributes:
-        pooled: float32 [n, d], a stage's map averaged over its pixels.
-        logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without its
-            bias, as the Inception Score takes them; None of stages before the last.
-    """
-
-    pooled: np.ndarray
-    logits_unbiased: np.ndarray | None = None
-
-    @functools.cached_property
-    def statistics(self) -> Statistics:
-        """Of the pooled features; ValueError for fewer than two images."""
-        return Statistics.of(self.pooled)
 
 
 class Extractor:
@@ -92,6 +76,9 @@ class Extractor:
         parts: int | None = None,
     ):
         self.preset = preset_of(preset)
+        if recursive is not None:
+            files = dataclasses.replace(self.preset.files, recursive=recursive)
+            self.preset = dataclasses.replace(self.preset, files=files)
         resize = self.preset.resize if resize is None else resize
         for option, value, known in (("dims", dims, DIMS), ("resize", resize, RESIZES)):
             if value not in known:
@@ -109,7 +96,9 @@ class Extractor:
         self.files = files if recursive is None else dataclasses.replace(files, recursive=recursive)
         self._weights: Source | Model = weights
         self._parts = parts
-        self._loader = LoaderOptions(resize, batch_size, workers, skip_unreadable, progress)
+        self._loader = LoaderOptions(
+            resize, batch_size, workers, skip_unreadable, progress, self.preset.unit_floats
+        )
 
     def open(self, images: Any) -> Images | Statistics | Features:
         """Finds out what images are, and whether they can be read; see `image_loader.open_images`.
@@ -118,7 +107,7 @@ class Extractor:
         """
         if isinstance(images, Images | Statistics | Features):
             return images
-        return open_images(images, self.files)
+        return open_images(images, self.preset)
 
     def load(self) -> None:
         """Loads the network now."""
@@ -139,14 +128,10 @@ class Extractor:
             return opened
         if isinstance(opened, Statistics):
             raise ValueError("statistics do not say the features of each image: give the images")
-        parts = list(self._computed(opened))
-        if sum(len(part.pooled) for part in parts) < 2:
+        parts = list(self._kept(opened))
+        if sum(map(len, parts)) < 2:
             raise ValueError(f"{opened.name}: fewer than two images, of which nothing can be said")
-        logits = [p.logits_unbiased for p in parts if p.logits_unbiased is not None]
-        return Features(
-            np.concatenate([part.pooled for part in parts]),
-            np.concatenate(logits) if logits else None,
-        )
+        return joined(parts, self.origin)
 
     def statistics(self, images: Any) -> Statistics:
         """Returns the statistics of images, of which no more than a few batches are held.
@@ -162,17 +147,22 @@ class Extractor:
             return opened
         if isinstance(opened, Features):
             return opened.statistics
-        running = RunningStatistics()
-        for part in self._computed(opened):
-            running.update(part.pooled)
-        return running.result()
+        if opened.statistics is not None:
+            return opened.statistics
+        return statistics_of(self._kept(opened), self.preset, self.origin)
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """What the features are of; loads the network."""
+        weights = fingerprint(self._model, self.dims)
+        return Origin(self.preset.name, self.resize, self.dims, weights)
 
     @functools.cached_property
     def width(self) -> int:
         """How many features there are: `dims`, unless the network's width was multiplied."""
         graphdef, state = nnx.split(self._model)
         images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
-        pooled, _ = jax.eval_shape(
+        pooled, *_ = jax.eval_shape(
             lambda state, images: _pooled(nnx.merge(graphdef, state), images, self.dims),
             state,
             images,
@@ -186,8 +176,14 @@ class Extractor:
 
     @functools.cached_property
     def _call(self) -> Any:
-        call = functools.partial(_pooled, dims=self.dims)
+        call = functools.partial(_pooled, dims=self.dims, spatial="sfid" in self.preset.metrics)
         return jit_call(self._model, call, parts=self._parts)
+
+    def _kept(self, images: Images) -> Iterator[Features]:
+        """Features batch by batch, without those that the preset's program leaves out."""
+        parts = self._computed(images)
+        size = self.preset.whole_batches
+        return whole_batches(parts, size, images.name) if size else parts
 
     def _computed(self, images: Images) -> Iterator[Features]:
         """Features batch by batch; while one is fetched from the devices they compute the next."""
@@ -206,18 +202,24 @@ class Extractor:
             yield _fetched(*pending.popleft())
 
 
-def _pooled(model: Model, images: jax.Array, dims: int) -> tuple[jax.Array, jax.Array | None]:
-    pooled = global_avg_pool(model.features(images)[_STAGES[dims]])
+def _pooled(
+    model: Model, images: jax.Array, dims: int, *, spatial: bool = False
+) -> tuple[jax.Array | None, ...]:
+    maps = model.features(images)
+    pooled = global_avg_pool(maps[_STAGES[dims]])
+    beside = maps[_SPATIAL_STAGE][..., :_SPATIAL_CHANNELS] if spatial else None
     if dims != 2048:
-        return pooled, None
+        return pooled, None, beside
     assert isinstance(model, InceptionV3)
-    return pooled, pooled @ model.fc.kernel[...]
+    return pooled, pooled @ model.fc.kernel[...], beside
 
 
-def _fetched(result: tuple[jax.Array, jax.Array | None], count: int) -> Features:
-    pooled, logits = (x if x is None else np.asarray(x, np.float32)[:count] for x in result)
+def _fetched(result: tuple[jax.Array | None, ...], count: int) -> Features:
+    pooled, logits, spatial = (
+        x if x is None else np.asarray(x, np.float32)[:count] for x in result
+    )
     assert pooled is not None
-    return Features(pooled, logits)
+    return Features(pooled, logits, None if spatial is None else spatial.reshape(count, -1))
 
 
 def _checked(model: Model) -> InceptionV3:

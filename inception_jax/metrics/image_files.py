@@ -29,9 +29,23 @@ def image_files(folder: Path, rule: Files = PRESETS[DEFAULT].files) -> list[Path
         raise ValueError(f"no image in {printable(folder)}{_instead(folder, passed_over, rule)}")
     if note := folders.passed_over_note(printable(folder), len(images), passed_over):
         warnings.warn(f"{note}; {_described(rule)}", stacklevel=2)
+    return _sorted(images, folder, rule)
+
+
+def _sorted(images: list[str], folder: Path, rule: Files) -> list[Path]:
     if rule.order == "path":
         return sorted(map(Path, images))
+    if rule.order == "listed":
+        with os.scandir(folder) as entries:
+            places = {entry.name: i for i, entry in enumerate(entries)}
+        endings = {ending: i for i, ending in enumerate(rule.endings)}
+        files = map(Path, images)
+        return sorted(files, key=lambda path: (endings[_ending(path)], places[path.name]))
     return list(map(Path, sorted(images, key=os.path.realpath if rule.order == "real" else None)))
+
+
+def _ending(path: Path) -> str:
+    return f".{path.name.rpartition('.')[2]}"
 
 
 def _listed(folder: Path, rule: Files) -> folders.Listing:

@@ -17,16 +17,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from inception_jax import images as reader
+from inception_jax.metrics import statistics_files
+from inception_jax.metrics.image_arrays import StoredImages
 from inception_jax.metrics.image_files import image_files
-from inception_jax.metrics.presets import DEFAULT, PRESETS, Files
+from inception_jax.metrics.presets import DEFAULT, PRESETS, Preset
 from inception_jax.metrics.resizing import Resize, resized
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.notes import Counts, printable
 
 _SHOWN = 20
-# What pytorch-fid's conversion to 8 bits loses or ignores.
+# What the programs' conversion to 8 bits loses or ignores.
 _LOSSES = (reader.CLIPPED, reader.SIXTEEN_BIT_COLOUR, reader.EXIF_IGNORED, "damaged")
-_AS_PYTORCH_FID = "read as pytorch-fid reads it, so that the number is pytorch-fid's"
+_AS_THE_PROGRAM = "read as the preset's program reads it, so that the number is the program's"
 
 
 class UnreadableError(ValueError):
@@ -52,11 +54,13 @@ class Images:
         items: paths, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3].
         count: how many images there are; None if only the end will tell.
         name: for messages.
+        statistics: that the file of the images holds too, of more images than these.
     """
 
     items: Iterable[Any]
     count: int | None
     name: str
+    statistics: Statistics | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,7 @@ class LoaderOptions:
         workers: threads.
         skip_unreadable: leave out files that are not whole images, with a warning.
         progress: show a bar on stderr.
+        unit_floats: take float images from 0 to 1, and truncate 255 times them to 8 bits.
     """
 
     resize: Resize
@@ -76,15 +81,17 @@ class LoaderOptions:
     workers: int
     skip_unreadable: bool
     progress: bool
+    unit_floats: bool = False
 
 
-def open_images(source: Any, files: Files = PRESETS[DEFAULT].files) -> Images | Statistics:
+def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Statistics:
     """Finds out what a source of images is, and whether it can be one; reads no image.
 
     Args:
-        source: a folder, an `.npz` file of statistics, an array uint8 [n, h, w, 3], or an iterable
-            of images: paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3].
-        files: which files of a folder are images.
+        source: a folder; an `.npz` file of statistics, of images `arr_0`, or of both; an `.npy`
+            file; an array uint8 [n, h, w, 3]; or an iterable of images: paths, Pillow images,
+            arrays uint8 [h, w, 3] or [n, h, w, 3].
+        preset: tells which files of a folder are images, and which arrays are.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
@@ -92,39 +99,49 @@ def open_images(source: Any, files: Files = PRESETS[DEFAULT].files) -> Images | 
         TypeError: if it is something else.
     """
     if isinstance(source, str | os.PathLike):
-        return _at(Path(source), files)
+        return _at(Path(source), preset)
     if isinstance(source, Image.Image):
         raise ValueError("this is one image: give a list of images")
     if hasattr(source, "__array__"):
-        return _of_array(np.asarray(source))
+        return _of_array(np.asarray(source), preset.unit_floats)
     if isinstance(source, Iterable):
         return Images(source, None, "images")
     raise TypeError(
-        "images are a folder, an .npz file of statistics, an array or an iterable of images, not "
+        "images are a folder, an .npz or .npy file, an array or an iterable of images, not "
         f"a {type(source).__name__}"
     )
 
 
-def _at(path: Path, rule: Files) -> Images | Statistics:
+def _at(path: Path, preset: Preset) -> Images | Statistics:
     if path.is_dir():
-        files = image_files(path, rule)
+        files = image_files(path, preset.files)
         if len(files) < 2:
             raise ValueError(f"{path} holds one image; two at least are needed")
         return Images(files, len(files), str(path))
     if not path.exists():
         raise FileNotFoundError(f"no folder and no .npz file at {path}")
+    if path.suffix == ".npy":
+        return _of_array(StoredImages(path), preset.unit_floats, str(path))
     if path.suffix != ".npz":
-        raise ValueError(f"{path} is neither a folder of images nor an .npz file of statistics")
-    return Statistics.load(path)
+        raise ValueError(f"{path} is neither a folder of images nor an .npz or .npy file")
+    arrays = statistics_files.arrays_of(path)
+    statistics = statistics_files.statistics_of(arrays, path)
+    if statistics is not None:
+        statistics_files.warn_of_unknown_origin(path, statistics)
+    if "arr_0" not in arrays:
+        return statistics or Statistics.load(path)
+    images = _of_array(StoredImages(path, "arr_0"), preset.unit_floats, str(path))
+    return dataclasses.replace(images, statistics=statistics)
 
 
-def _of_array(array: np.ndarray) -> Images:
-    if array.ndim != 4:
-        raise ValueError(f"an array of images is uint8 [n, h, w, 3]; got {_described(array)}")
-    _check(array)
-    if len(array) < 2:
-        raise ValueError(f"{len(array)} image(s) in the array; two at least are needed")
-    return Images([array], len(array), "images")
+def _of_array(array: np.ndarray | StoredImages, unit_floats: bool, name: str = "images") -> Images:
+    count = array.shape[0] if len(array.shape) == 4 else 0
+    if not count:
+        raise ValueError(f"{name}: an array of images is uint8 [n, h, w, 3]; {_got(array)}")
+    _check(array, unit_floats)
+    if count < 2:
+        raise ValueError(f"{name}: {count} image; two at least are needed")
+    return Images([array] if isinstance(array, np.ndarray) else array, count, name)
 
 
 def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
@@ -173,7 +190,7 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
             skipped.append(error.path)
 
     try:
-        for item in _one_by_one(images.items):
+        for item in _one_by_one(images.items, options.unit_floats):
             waiting.append((item, pool.submit(_load, item, options.resize)))
             if len(waiting) >= 2 * options.batch_size:
                 yield from first()
@@ -192,35 +209,48 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
         )
 
 
-def _one_by_one(items: Iterable[Any]) -> Iterator[Any]:
+def _one_by_one(items: Iterable[Any], unit_floats: bool) -> Iterator[Any]:
     """Takes batches apart."""
     for item in items:
         if isinstance(item, str | os.PathLike | Image.Image):
             yield item
             continue
         array = np.asarray(item)
-        _check(array)
-        yield from array if array.ndim == 4 else [array]
+        _check(array, unit_floats)
+        yield from map(_as_bytes, array if array.ndim == 4 else [array])
 
 
-def _check(array: np.ndarray) -> None:
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
+def _check(array: np.ndarray | StoredImages, unit_floats: bool) -> None:
+    fits = array.dtype == np.uint8 or (unit_floats and array.dtype.kind == "f")
+    if not fits or len(array.shape) not in (3, 4) or array.shape[-1] != 3:
+        floats = " or floats from 0 to 1" if unit_floats else ""
         raise ValueError(
-            "images are uint8 from 0 to 255, [h, w, 3] or [n, h, w, 3], channels last in the order "
-            f"red, green, blue; got {_described(array)}"
+            f"images are uint8 from 0 to 255{floats}, [h, w, 3] or [n, h, w, 3], channels last in "
+            f"the order red, green, blue; {_got(array)}"
         )
     if 0 in array.shape[-3:]:
-        raise ValueError(f"an image without pixels: {_described(array)}")
+        raise ValueError(f"an image without pixels: {_got(array)}")
 
 
-def _described(array: np.ndarray) -> str:
-    return f"{array.dtype} {list(array.shape)}"
+def _got(array: np.ndarray | StoredImages) -> str:
+    return f"got {array.dtype} {list(array.shape)}"
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    """Truncates 255 times a float image, as torchmetrics does with `normalize=True`."""
+    if image.dtype == np.uint8:
+        return image
+    if not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(f"float images are from 0 to 1; got {image.min():g} to {image.max():g}")
+    return (image * image.dtype.type(255)).astype(np.uint8)
 
 
 def _load(item: Any, resize: Resize) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns what the network takes, and the notes of `reader.read`."""
     if isinstance(item, np.ndarray):
         return resized(item, resize), ()
+    if not isinstance(item, Image.Image) and Path(item).suffix == ".npy":
+        return resized(_array_at(Path(item)), resize), ()
     try:
         picture = reader.read(item, as_pillow=True)
     except Exception as error:  # in memory nothing is damaged: a caller's mistake
@@ -231,7 +261,18 @@ def _load(item: Any, resize: Resize) -> tuple[np.ndarray, tuple[str, ...]]:
     return resized(picture.array(3), resize), picture.notes
 
 
+def _array_at(path: Path) -> np.ndarray:
+    """An image in a file of its own, which clean-fid reads: [h, w, 3] from 0 to 255."""
+    try:
+        image = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UnreadableError(path, error) from None
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype.kind not in "uif" or not image.size:
+        raise UnreadableError(path, f"an image is [h, w, 3]; {_got(image)}")
+    return image
+
+
 def _warn_of(name: str, notes: Counts) -> None:
     """Warns of what the conversion loses, for the whole source at once."""
     for line in notes.lines():
-        warnings.warn(f"{name}: {line}; {_AS_PYTORCH_FID}", stacklevel=2)
+        warnings.warn(f"{name}: {line}; {_AS_THE_PROGRAM}", stacklevel=2)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import numpy as np
 
+from inception_jax.metrics.draws import Draws, subset_pairs
 from inception_jax.metrics.metric_values import MeanStd
 
 
 def kernel_distance(
-    a: np.ndarray, b: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 2020,
+    draws: Draws = "torch_fidelity",
+    dtype: Literal["float64", "float32"] = "float64",
 ) -> MeanStd:
     """Returns the squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased.
 
-    It is the mean over pairs of random subsets, drawn without replacement. The draws are those of
-    torch-fidelity: the same features and seed give its number, up to its rounding in float32; here
-    everything is summed in float64. Around 0 it may be negative.
+    It is the mean over pairs of random subsets, drawn without replacement. By default the draws are
+    those of torch-fidelity. Around 0 it may be negative.
+
+    The programs sum the kernel in float32, which costs the last two or three digits where KID is
+    small beside the kernel. With "float32" those digits are torch-fidelity's or clean-fid's, by the
+    draws; "float64" is exact. torchmetrics' last digits are of PyTorch's sums on that machine.
 
     If a set is smaller than a subset, subsets are of its size. If both are of that size there is
     one estimate, of all images, and no deviation: it is NaN.
@@ -24,11 +36,13 @@ def kernel_distance(
     Source: Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401.
 
     Args:
-        a: features [n, d].
-        b: features [m, d].
+        a: features [n, d] of the generated images.
+        b: features [m, d] of the real ones.
         subsets: how many.
         subset_size: images in each.
         seed: of the draws.
+        draws: whose way of drawing; see `draws.subset_pairs`.
+        dtype: in which the kernel is computed and summed.
 
     Returns:
         The mean over subsets, and the standard deviation over them, not of the mean.
@@ -53,28 +67,39 @@ def kernel_distance(
             stacklevel=2,
         )
         subset_size = smallest
+    a, b = a.astype(dtype), b.astype(dtype)
     if len(a) == len(b) == subset_size:
-        return MeanStd(_discrepancy(a, b), float("nan"))
-    rng = np.random.RandomState(seed)
-    found = []
-    for _ in range(subsets):
-        ours = a[rng.choice(len(a), subset_size, replace=False)]
-        theirs = b[rng.choice(len(b), subset_size, replace=False)]
-        found.append(_discrepancy(ours, theirs))
-    return MeanStd(float(np.mean(found)), float(np.std(found)))
+        subsets = 1 if dtype == "float64" else subsets  # they differ by their rounding only
+    pairs = subset_pairs(len(a), len(b), subset_size, subsets, draws=draws, seed=seed)
+    discrepancy = _cleans_discrepancy if draws == "clean" else _discrepancy
+    found = [discrepancy(a[ours], b[theirs]) for ours, theirs in pairs]
+    deviation = float("nan") if len(a) == len(b) == subset_size else float(np.std(found))
+    return MeanStd(float(np.mean(found)), deviation)
 
 
 def _discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return _mean_of_pairs(a) + _mean_of_pairs(b) - 2 * float(_kernel(a, b).mean())
+    """Summed row by row, in which torch-fidelity's rounding lies."""
+    count = len(a)
+    pairs = _sum_of_pairs(a) + _sum_of_pairs(b)
+    return float(pairs / (count * (count - 1)) - 2 * _kernel(a, b).sum(0).sum() / count**2)
 
 
-def _mean_of_pairs(x: np.ndarray) -> float:
-    """The mean of the kernel over pairs of different images."""
+def _cleans_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
+    """The same, summed at once as clean-fid does."""
+    count = len(a)
+    own = _kernel(b, b) + _kernel(a, a)
+    pairs = (own.sum() - np.diagonal(own).sum()) / (count - 1)
+    return float((pairs - _kernel(b, a).sum() * 2 / count) / count)
+
+
+def _sum_of_pairs(x: np.ndarray) -> np.floating:
+    """The sum of the kernel over pairs of different images."""
     kernel = _kernel(x, x)
-    return float((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
+    return (kernel.sum(1) - np.diagonal(kernel)).sum()
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    product = x @ y.T / x.shape[1] + 1
+    product = x @ y.T * x.dtype.type(1 / x.shape[1]) + x.dtype.type(1)
+    if product.dtype == np.float32:
+        return product**3  # the programs' rounding
     return product * product * product  # a power takes ten times as long

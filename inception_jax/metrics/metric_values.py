@@ -17,3 +17,8 @@ class PrecisionRecall(NamedTuple):
 
     precision: float
     recall: float
+
+    @property
+    def f_score(self) -> float:
+        """The harmonic mean of both, as torch-fidelity computes it."""
+        return 2 * self.precision * self.recall / max(1e-5, self.precision + self.recall)

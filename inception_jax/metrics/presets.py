@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from inception_jax.metrics.draws import Draws, Shuffle
 from inception_jax.metrics.resizing import Resize
-
-Draws = Literal["torch_fidelity", "clean", "torchmetrics"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +27,15 @@ class Files:
         recursive: take those of subfolders too.
         hidden: take hidden files too.
         order: "path" sorts by folder and name, "text" by the characters of the whole path, "real"
-            by those of the path without links.
+            by those of the path without links, "listed" by ending and then as the file system lists
+            them.
     """
 
     endings: tuple[str, ...]
     match_case: bool = True
     recursive: bool = False
     hidden: bool = True
-    order: Literal["path", "text", "real"] = "path"
+    order: Literal["path", "text", "real", "listed"] = "path"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Preset:
         files: which files of a folder it reads.
         resize: how it resizes and normalises images; see `resizing.resized`.
         metrics: those that it computes, of "fid", "sfid", "kid", "is" and "pr".
+        default_metrics: those that it computes unless it is asked for others.
         network: of which the features are.
         dims: the numbers of features that it offers; the last is its default.
         logits: "unbiased": the Inception Score is of logits without the classifier's bias.
@@ -62,7 +63,7 @@ class Preset:
         kid_draws: whose way of drawing.
         kid_dtype: in which the kernel is summed.
         is_splits: into how many parts the images are cut for the Inception Score.
-        is_split_size: or how many images each part has, but the last.
+        is_split_size: how many images each part has but the last, in place of `is_splits`.
         is_shuffle: whether, and in whose way, they are shuffled before.
         is_ddof: what the deviation over the parts takes off their number.
         pr_neighbours: k of precision and recall.
@@ -78,6 +79,7 @@ class Preset:
     files: Files
     resize: Resize
     metrics: tuple[str, ...] = ("fid",)
+    default_metrics: tuple[str, ...] = ("fid",)
     network: str = "inception_v3.fid"
     dims: tuple[int, ...] = (64, 192, 768, 2048)
     logits: Literal["unbiased"] = "unbiased"
@@ -89,9 +91,9 @@ class Preset:
     kid_subset_size: int = 1000
     kid_draws: Draws = "torch_fidelity"
     kid_dtype: Literal["float64", "float32"] = "float64"
-    is_splits: int | None = 10
+    is_splits: int = 10
     is_split_size: int | None = None
-    is_shuffle: Literal["torch_fidelity", "torchmetrics"] | None = None
+    is_shuffle: Shuffle | None = None
     is_ddof: int = 0
     pr_neighbours: int = 3
     pr_dtype: Literal["float64", "float16"] = "float64"
@@ -114,7 +116,7 @@ _ALL = (
         program="TTUR's fid.py",
         version="73ab375",
         url="https://github.com/bioinf-jku/TTUR",
-        files=Files((".jpg", ".png")),
+        files=Files((".jpg", ".png"), order="listed"),
         resize="bilinear_tf1",
         dims=(2048,),
         whole_batches=50,
@@ -127,9 +129,9 @@ _ALL = (
         files=Files(_NINE),  # it reads .npz files only
         resize="bilinear_tf1",
         metrics=("fid", "sfid", "is", "pr"),
+        default_metrics=("is", "fid", "sfid", "pr"),
         dims=(2048,),
         mean_dtype="float32",
-        is_splits=None,
         is_split_size=5000,
         pr_dtype="float16",
     ),
@@ -170,7 +172,6 @@ _ALL = (
         metrics=("fid", "kid", "is"),
         unit_floats=True,
         kid_draws="torchmetrics",
-        kid_dtype="float32",
         is_shuffle="torchmetrics",
         is_ddof=1,
     ),

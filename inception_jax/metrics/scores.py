@@ -5,13 +5,17 @@ from __future__ import annotations
 import warnings
 from typing import Any, TypedDict, Unpack
 
-from inception_jax.metrics.extractor import Extractor, Features
+from inception_jax.metrics.extractor import Extractor
+from inception_jax.metrics.features import Features
 from inception_jax.metrics.frechet import frechet_distance
+from inception_jax.metrics.half_manifolds import half_precision_recall
 from inception_jax.metrics.image_loader import Images
 from inception_jax.metrics.inception_score import score_of_logits
 from inception_jax.metrics.kernel import kernel_distance
 from inception_jax.metrics.manifolds import manifold_precision_recall
 from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
+from inception_jax.metrics.origin import Origin, check_comparable
+from inception_jax.metrics.presets import DEFAULT, Preset, preset_of
 from inception_jax.metrics.resizing import Resize
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.nn.model import Model
@@ -36,15 +40,16 @@ class Options(TypedDict, total=False):
 def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack[Options]) -> float:
     """Returns the Fréchet Inception Distance of two sets of images.
 
-    With pytorch-fid's weights it is pytorch-fid's number. Of fewer images than features the
-    estimate is far too large, for any implementation; a warning says so.
+    It is the preset's number: by default pytorch-fid's, with its weights. Of fewer images than
+    features the estimate is far too large, for any implementation; a warning says so.
 
     Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
     Args:
-        a: a folder, read as pytorch-fid does; an `.npz` file of statistics, ours or pytorch-fid's;
-            an array uint8 [n, h, w, 3]; an iterable of images (paths, Pillow images, arrays uint8
-            [h, w, 3] or [n, h, w, 3]); `Statistics`; or `Features`.
+        a: a folder, read as the preset's program does; an `.npz` file of statistics or of images
+            `arr_0`; an `.npy` file of images; an array uint8 [n, h, w, 3]; an iterable of images
+            (paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3]); `Statistics`; or
+            `Features`.
         b: likewise.
         extractor: in place of options, for repeated use: it is compiled once.
         **options: of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
@@ -52,18 +57,53 @@ def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack
 
     Raises:
         ValueError: for a set of fewer than two images, images or files that cannot be read, or
-            statistics of another number of features. All that can be known before is said before
-            the first image is computed.
+            statistics of another preset, resizing, weights or number of features. All that can be
+            known before is said before the first image is computed.
         FileNotFoundError: if there is no such folder or file.
         WeightsError: see `load_weights`.
     """
     extractor = _extractor(extractor, options)
     opened = open_all(extractor, a, b)
-    return fid_of_statistics(*map(extractor.statistics, opened))
+    return fid_of_statistics(*map(extractor.statistics, opened), preset=extractor.preset)
 
 
-def fid_of_statistics(a: Statistics, b: Statistics) -> float:
-    """`frechet_distance`, with a warning if there are fewer images than features."""
+def sfid(
+    a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack[Options]
+) -> float:
+    """Returns sFID, the Fréchet distance of spatial features, as guided-diffusion computes it.
+
+    Source: Nash et al. 2021, https://arxiv.org/abs/2103.03841.
+
+    Args:
+        a: see `fid`; files of statistics need spatial ones.
+        b: likewise.
+        extractor: see `fid`.
+        **options: see `fid`; the preset is "adm" if it is not given.
+
+    Raises:
+        ValueError: see `fid`; without spatial statistics.
+    """
+    if extractor is None:
+        options.setdefault("preset", "adm")
+    extractor = _extractor(extractor, options)
+    opened = open_all(extractor, a, b)
+    return sfid_of_statistics(*map(extractor.statistics, opened), preset=extractor.preset)
+
+
+def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
+    """`frechet_distance` as the preset of the statistics has it.
+
+    Warns if there are fewer images than features.
+
+    Args:
+        a: of d features.
+        b: of as many.
+        preset: for statistics that do not say theirs.
+
+    Raises:
+        ValueError: for statistics of different origins or numbers of features.
+    """
+    check_comparable(a.origin, b.origin, (a.name, b.name))
     few = [s.count for s in (a, b) if s.count is not None and s.count <= len(s.mean)]
     if few:
         warnings.warn(
@@ -71,7 +111,31 @@ def fid_of_statistics(a: Statistics, b: Statistics) -> float:
             "large for so few. Compare only FIDs of as many images, or use KID, which is unbiased",
             stacklevel=3,
         )
-    return frechet_distance(a, b)
+    return frechet_distance(a, b, offset=_preset_of(preset, a.origin, b.origin).offset)
+
+
+def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
+    """`frechet_distance` of the spatial statistics; see `fid_of_statistics`.
+
+    Raises:
+        ValueError: see `fid_of_statistics`; if there are no spatial statistics.
+    """
+    check_comparable(a.origin, b.origin, (a.name, b.name))
+    if a.spatial is None or b.spatial is None:
+        raise ValueError(
+            "sFID needs spatial statistics (mu_s, sigma_s), which preset='adm' (--preset adm) "
+            "computes"
+        )
+    offset = _preset_of(preset, a.origin, b.origin).offset
+    return frechet_distance(a.spatial, b.spatial, offset=offset)
+
+
+def _preset_of(given: Preset | None, *origins: Origin | None) -> Preset:
+    """The preset that features were computed by, else the one that is given, else the default."""
+    for origin in origins:
+        if origin is not None:
+            return preset_of(origin.preset)
+    return given or preset_of(DEFAULT)
 
 
 def kid(
@@ -99,21 +163,44 @@ def kid(
         ValueError: see `fid`; for statistics.
     """
     extractor = _extractor(extractor, options)
-    preset = extractor.preset
     ours, theirs = _features(extractor, a, b)
+    return kid_of_features(
+        ours,
+        theirs,
+        preset=extractor.preset,
+        subsets=subsets,
+        subset_size=subset_size,
+        seed=seed,
+    )
+
+
+def kid_of_features(
+    a: Features,
+    b: Features,
+    *,
+    preset: Preset | None = None,
+    subsets: int | None = None,
+    subset_size: int | None = None,
+    seed: int | None = None,
+) -> MeanStd:
+    """`kernel_distance` as the preset of the features has it; see `fid_of_statistics`."""
+    check_comparable(a.origin, b.origin)
+    preset = _preset_of(preset, a.origin, b.origin)
     return kernel_distance(
-        ours.pooled,
-        theirs.pooled,
+        a.pooled,
+        b.pooled,
         subsets=preset.kid_subsets if subsets is None else subsets,
         subset_size=preset.kid_subset_size if subset_size is None else subset_size,
         seed=preset.seed if seed is None else seed,
+        draws=preset.kid_draws,
+        dtype=preset.kid_dtype,
     )
 
 
 def inception_score(
     images: Any,
     *,
-    splits: int = 10,
+    splits: int | None = None,
     extractor: Extractor | None = None,
     **options: Unpack[Options],
 ) -> MeanStd:
@@ -121,7 +208,7 @@ def inception_score(
 
     Args:
         images: as `fid` takes, or `Features`; not statistics.
-        splits: of the images, in their order.
+        splits: into how many parts the images are cut; None: as the preset has it.
         extractor: see `fid`.
         **options: see `fid`.
 
@@ -132,18 +219,34 @@ def inception_score(
     extractor = _extractor(extractor, options)
     if not isinstance(images, Features) and extractor.dims != 2048:
         raise ValueError(_NO_LOGITS)
-    (features,) = _features(extractor, images, least=splits)
-    return score_of_features(features, splits=splits)
+    least = score_splits(extractor.preset) if splits is None else splits
+    (features,) = _features(extractor, images, least=least)
+    return score_of_features(features, preset=extractor.preset, splits=splits)
 
 
 _NO_LOGITS = "the Inception Score needs logits, which only the last stage has: dims=2048"
 
 
-def score_of_features(features: Features, *, splits: int = 10) -> MeanStd:
-    """`score_of_logits` of features that have some."""
+def score_splits(preset: Preset) -> int:
+    """Returns how many images the Inception Score needs at least."""
+    return 2 if preset.is_split_size else preset.is_splits
+
+
+def score_of_features(
+    features: Features, *, preset: Preset | None = None, splits: int | None = None
+) -> MeanStd:
+    """`score_of_logits` as the preset of the features has it; see `fid_of_statistics`."""
     if features.logits_unbiased is None:
         raise ValueError(_NO_LOGITS)
-    return score_of_logits(features.logits_unbiased, splits=splits)
+    preset = _preset_of(preset, features.origin)
+    return score_of_logits(
+        features.logits_unbiased,
+        splits=preset.is_splits if splits is None else splits,
+        split_size=preset.is_split_size if splits is None else None,
+        shuffle=preset.is_shuffle,
+        seed=preset.seed,
+        ddof=preset.is_ddof,
+    )
 
 
 def precision_recall(
@@ -169,7 +272,24 @@ def precision_recall(
     extractor = _extractor(extractor, options)
     neighbours = extractor.preset.pr_neighbours if neighbours is None else neighbours
     ours, theirs = _features(extractor, generated, real, least=neighbours + 1)
-    return manifold_precision_recall(ours.pooled, theirs.pooled, neighbours=neighbours)
+    return precision_recall_of_features(
+        ours, theirs, preset=extractor.preset, neighbours=neighbours
+    )
+
+
+def precision_recall_of_features(
+    generated: Features,
+    real: Features,
+    *,
+    preset: Preset | None = None,
+    neighbours: int | None = None,
+) -> PrecisionRecall:
+    """Precision and recall as the preset of the features has them; see `fid_of_statistics`."""
+    check_comparable(generated.origin, real.origin)
+    preset = _preset_of(preset, generated.origin, real.origin)
+    compute = half_precision_recall if preset.pr_dtype == "float16" else manifold_precision_recall
+    neighbours = preset.pr_neighbours if neighbours is None else neighbours
+    return compute(generated.pooled, real.pooled, neighbours=neighbours)
 
 
 def open_all(
@@ -198,6 +318,10 @@ def open_all(
         extractor.load()
         for source in opened:
             _check_width(source, extractor.width)
+            known = source.statistics if isinstance(source, Images) else source
+            name = known.name if isinstance(known, Statistics) else None
+            origin = None if known is None else known.origin
+            check_comparable(origin, extractor.origin, (name, "the other input"))
     return opened
 
 

@@ -1,16 +1,14 @@
-"""Mean and covariance of features: at once, batch by batch, and in pytorch-fid's files."""
+"""Mean and covariance of features: at once, or batch by batch."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from inception_jax.outputs import atomic_write, check_target
+from inception_jax.metrics.origin import Origin
 
 _ROWS = 1024  # features gathered before they are multiplied: a product of few rows takes as long
 
@@ -23,6 +21,9 @@ class Statistics:
         mean: float64 [d].
         cov: float64 [d, d], the unbiased estimate (divided by n - 1), as `np.cov` gives it.
         count: of images; None where a file does not say.
+        origin: how the features were computed; None where that is not known.
+        spatial: of the spatial features, which sFID is of; None without.
+        name: of the file that they were read from, for messages.
 
     Raises:
         ValueError: if the shapes do not fit, a number is not finite, or `cov` is not symmetric.
@@ -31,6 +32,9 @@ class Statistics:
     mean: np.ndarray
     cov: np.ndarray
     count: int | None = None
+    origin: Origin | None = None
+    spatial: Statistics | None = None
+    name: str | None = None
 
     def __post_init__(self):
         for name in ("mean", "cov"):
@@ -46,65 +50,30 @@ class Statistics:
             raise ValueError("the covariance is not symmetric")
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Statistics:
-        """Returns the statistics of features [n, d], summed in float64.
+    def of(
+        cls, features: np.ndarray, *, mean_dtype: Literal["float64", "float32"] = "float64"
+    ) -> Statistics:
+        """Returns the statistics of features [n, d]; see `RunningStatistics`.
 
         Raises:
             ValueError: for fewer than two, or a number that is not finite.
         """
-        running = RunningStatistics()
+        running = RunningStatistics(mean_dtype=mean_dtype)
         running.update(features)
         return running.result()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an `.npz` file that pytorch-fid reads: `mu`, `sigma`, and beside them `count`.
+    def save(self, path: str | os.PathLike[str], *, layout: str = "pytorch_fid") -> None:
+        """Writes an `.npz` file; see `statistics_files.save`."""
+        from inception_jax.metrics import statistics_files
 
-        Raises:
-            ValueError: if the path does not end in `.npz`, by which pytorch-fid knows such files,
-                or no file can be written there.
-            OSError: if the disk is full; what was there before then stays.
-        """
-        path = check_target(path, (".npz",), what="statistics")
-        arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.cov}
-        if self.count is not None:
-            arrays["count"] = np.asarray(self.count)
-        with atomic_write(path) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
+        statistics_files.save(self, path, layout)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
-        """Reads an `.npz` file of ours or of pytorch-fid: `mu` [d] and `sigma` [d, d].
+        """Reads an `.npz` file of ours or of another program; see `statistics_files.load`."""
+        from inception_jax.metrics import statistics_files
 
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, or holds something else.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no file at {path}")
-        arrays = _read(path)
-        if not {"mu", "sigma"} <= arrays.keys():
-            images = ": give those images as an array" if "arr_0" in arrays else ""
-            raise ValueError(
-                f"{path} holds {', '.join(arrays) or 'nothing'} instead of pytorch-fid's mu and "
-                f"sigma{images}"
-            )
-        try:
-            count = int(arrays["count"]) if "count" in arrays else None
-            return cls(arrays["mu"], arrays["sigma"], count)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from None
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that count; of others only the names, as they may be large."""
-    try:
-        # Opened here: of a damaged file numpy would leave it open.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            wanted = ("mu", "sigma", "count")
-            return {k: file[k] if k in wanted else np.empty(0) for k in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole .npz file of numbers: {error}") from None
+        return statistics_files.load(path)
 
 
 class RunningStatistics:
@@ -112,13 +81,20 @@ class RunningStatistics:
 
     Batches are merged by the formulas of Chan, Golub and LeVeque (1979), which add sums of squares
     about each one's own mean; so nothing is lost where the mean is large beside the deviation.
+
+    Args:
+        mean_dtype: "float32" sums the mean in float32, image by image, as `np.mean` of float32
+            features does in several programs; the covariance is about the exact mean, as in
+            `np.cov`. "float64" is exact.
     """
 
-    def __init__(self):
+    def __init__(self, *, mean_dtype: Literal["float64", "float32"] = "float64"):
         self._count = 0
         self._mean: np.ndarray | float = 0.0
         self._scatter: np.ndarray | float = 0.0  # sum of the outer products about the mean
         self._rows: list[np.ndarray] = []
+        self._narrow = mean_dtype == "float32"
+        self._sum: np.ndarray | None = None  # float32
 
     def update(self, features: np.ndarray) -> None:
         """Takes in features [n, d] of any float type.
@@ -143,15 +119,20 @@ class RunningStatistics:
         self._merge()
         if self._count < 2:
             raise ValueError(f"a covariance needs two images at least; got {self._count}")
-        return Statistics(
-            np.array(self._mean), np.asarray(self._scatter) / (self._count - 1), self._count
-        )
+        mean = np.array(self._mean)
+        if self._sum is not None:
+            mean = self._sum / np.float32(self._count)
+        return Statistics(mean, np.asarray(self._scatter) / (self._count - 1), self._count)
 
     def _merge(self) -> None:
-        rows = np.concatenate(self._rows).astype(np.float64) if self._rows else np.empty((0, 0))
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0))
         if not len(rows):
             return
         self._rows = []
+        if self._narrow:
+            before = () if self._sum is None else (self._sum[None],)
+            self._sum = np.add.reduce(np.concatenate([*before, rows.astype(np.float32)]))
+        rows = rows.astype(np.float64)
         mean = rows.mean(0)
         rows -= mean
         total = self._count + len(rows)

@@ -133,8 +133,9 @@ def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
         (folder / "right" / name).unlink()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rule = PRESETS["pytorch_fid"].files
-        found = open_images(folder, dataclasses.replace(rule, recursive=True))
+        preset = PRESETS["pytorch_fid"]
+        files = dataclasses.replace(preset.files, recursive=True)
+        found = open_images(folder, dataclasses.replace(preset, files=files))
         options = LoaderOptions("bilinear_torch", 50, 2, False, False)
         (batch,) = batches(found, options)
     words = [str(warning.message) for warning in caught]
@@ -143,7 +144,7 @@ def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
     np.testing.assert_array_equal(batch, np.stack(expected))
     (lost,) = (line for line in words if "clipped" in line)
     assert "clipped: 4 images (such as" in lost
-    assert "pytorch-fid's" in lost
+    assert "the program's" in lost
     assert any("EXIF orientation ignored: 3 images" in line for line in words)
     assert any(".gif" in line and "2 not a regular file" in line for line in words)
     assert len(words) == 3

@@ -1,0 +1,69 @@
+"""Random draws of images as the programs make them, from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+
+Draws = Literal["torch_fidelity", "clean", "torchmetrics"]
+Shuffle = Literal["torch_fidelity", "torchmetrics"]
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def subset_pairs(
+    generated: int, real: int, size: int, subsets: int, *, draws: Draws, seed: int
+) -> Iterator[Pair]:
+    """Yields the indices of pairs of subsets, each drawn without replacement.
+
+    torch-fidelity draws from a generator of its own, of this seed. clean-fid and torchmetrics do
+    not seed: their numbers are the same after `np.random.seed(seed)` and `torch.manual_seed(seed)`
+    just before the draws. Both draw from the real images first: clean-fid takes `fdir2` for them.
+
+    Args:
+        generated: how many generated images there are.
+        real: how many real ones.
+        size: of a subset.
+        subsets: how many pairs.
+        draws: whose way.
+        seed: of the generator.
+    """
+    rng = np.random.RandomState(seed)
+    for _ in range(subsets):
+        if draws == "torch_fidelity":
+            first = rng.choice(generated, size, replace=False)
+            yield first, rng.choice(real, size, replace=False)
+            continue
+        draw: Callable[[int], np.ndarray] = (
+            (lambda n: _torchs_permutation(rng, n, size))
+            if draws == "torchmetrics"
+            else (lambda n: rng.choice(n, size, replace=False))
+        )
+        second = draw(real)
+        yield draw(generated), second
+
+
+def shuffled(count: int, *, shuffle: Shuffle, seed: int) -> np.ndarray:
+    """Returns the indices of all images, shuffled as a program does; int [count]."""
+    rng = np.random.RandomState(seed)
+    return (
+        rng.permutation(count) if shuffle == "torch_fidelity" else _torchs_permutation(rng, count)
+    )
+
+
+def _torchs_permutation(
+    rng: np.random.RandomState, count: int, size: int | None = None
+) -> np.ndarray:
+    """Returns the first `size` numbers of `torch.randperm(count)` on a CPU.
+
+    PyTorch and NumPy seed the same generator (MT19937) alike. PyTorch swaps each place with one
+    after it, drawn as the remainder of 32 random bits.
+    """
+    bits = rng.randint(0, 2**32, max(count - 1, 0), dtype=np.uint32).astype(np.int64)
+    steps = np.arange(len(bits))
+    partners = steps + bits % (count - steps)
+    order = np.arange(count)
+    for i, j in enumerate(partners[:size].tolist()):
+        order[i], order[j] = order[j], order[i]
+    return order[:size]

@@ -1,0 +1,103 @@
+"""Features of images, for several metrics of one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from inception_jax.metrics.origin import Origin
+from inception_jax.metrics.presets import DEFAULT, Preset, preset_of
+from inception_jax.metrics.statistics import RunningStatistics, Statistics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """What a network says of images.
+
+    Attributes:
+        pooled: float32 [n, d], a stage's map averaged over its pixels.
+        logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without its
+            bias, as the Inception Score takes them; None of stages before the last.
+        spatial: float32 [n, 2023], the first seven channels of one map before pooling, row by row
+            of pixels, of which sFID is; None unless the preset computes it.
+        origin: how they were computed; None where that is not known.
+    """
+
+    pooled: np.ndarray
+    logits_unbiased: np.ndarray | None = None
+    spatial: np.ndarray | None = None
+    origin: Origin | None = None
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Of the pooled and the spatial features; ValueError for fewer than two images."""
+        preset = preset_of(self.origin.preset if self.origin else DEFAULT)
+        return statistics_of([self], preset, self.origin)
+
+    def part(self, start: int, stop: int) -> Features:
+        """Returns the features of some of the images."""
+        cut = [x if x is None else x[start:stop] for x in self._arrays()]
+        assert cut[0] is not None
+        return Features(cut[0], *cut[1:], origin=self.origin)
+
+    def _arrays(self) -> tuple[np.ndarray | None, ...]:
+        return self.pooled, self.logits_unbiased, self.spatial
+
+
+def joined(parts: Sequence[Features], origin: Origin | None) -> Features:
+    """Returns the features of several batches as those of one."""
+    columns = zip(*(part._arrays() for part in parts), strict=True)
+    arrays = [None if x[0] is None else np.concatenate(x) for x in columns]  # type: ignore[arg-type]
+    assert arrays[0] is not None
+    return Features(arrays[0], *arrays[1:], origin=origin)
+
+
+def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | None) -> Statistics:
+    """Returns the statistics of batches of features, of which only one is held.
+
+    Raises:
+        ValueError: for fewer than two images.
+    """
+    pooled, spatial = (RunningStatistics(mean_dtype=preset.mean_dtype) for _ in range(2))
+    has_spatial = False
+    for part in parts:
+        pooled.update(part.pooled)
+        if part.spatial is not None:
+            has_spatial = True
+            spatial.update(part.spatial)
+    return dataclasses.replace(
+        pooled.result(), origin=origin, spatial=spatial.result() if has_spatial else None
+    )
+
+
+def whole_batches(parts: Iterable[Features], size: int, name: str) -> Iterator[Features]:
+    """Passes on features in batches of one size, and the rest only if there was no such batch.
+
+    Warns of what is left out.
+    """
+    held: list[Features] = []
+    passed = False
+    for part in parts:
+        held.append(part)
+        count = sum(map(len, held))
+        if count >= size:
+            together = joined(held, None)
+            whole = count - count % size
+            yield together.part(0, whole)
+            passed = True
+            held = [together.part(whole, count)] if whole < count else []
+    if held and not passed:
+        yield joined(held, None)
+    elif held:
+        warnings.warn(
+            f"{name}: the last {sum(map(len, held))} images are left out, as the program does with "
+            f"what does not fill a batch of {size}",
+            stacklevel=2,
+        )

@@ -1,0 +1,203 @@
+"""Several metrics of one pass, and everything that has to be said with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from inception_jax.metrics.extractor import Extractor
+from inception_jax.metrics.features import Features
+from inception_jax.metrics.image_loader import Images
+from inception_jax.metrics.metric_values import MeanStd
+from inception_jax.metrics.presets import Preset
+from inception_jax.metrics.scores import (
+    check_count,
+    fid_of_statistics,
+    kid_of_features,
+    open_all,
+    precision_recall_of_features,
+    score_of_features,
+    score_splits,
+    sfid_of_statistics,
+)
+from inception_jax.metrics.statistics import Statistics
+from inception_jax.version import __version__
+
+METRICS = ("fid", "sfid", "kid", "is", "pr")
+_PER_IMAGE = {"kid", "is", "pr"}  # need the features of each image
+Opened = Images | Statistics | Features
+Values = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """What is known of one set of images.
+
+    Attributes:
+        name: of its source.
+        statistics: of all its images.
+        features: of each image; None where no metric needs them.
+    """
+
+    name: str
+    statistics: Statistics
+    features: Features | None = None
+
+    @property
+    def count(self) -> int | None:
+        """How many images the statistics are of; None if a file does not say."""
+        return self.statistics.count
+
+
+def possible(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> tuple[str, ...]:
+    """Returns those metrics that can be computed of two sets.
+
+    Args:
+        names: some of `METRICS`.
+        a: the generated images.
+        b: the real ones, if there are any.
+        preset: that computes them.
+    """
+    return tuple(name for name in names if _problem(name, a, b, preset) is None)
+
+
+def check(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> None:
+    """Raises a ValueError if one of the metrics cannot be computed; see `possible`."""
+    for name in names:
+        if (problem := _problem(name, a, b, preset)) is not None:
+            raise ValueError(problem)
+    if "is" in names:
+        check_count(a, score_splits(preset), "the Inception Score, a mean of parts,")
+    if "pr" in names:
+        for source in (a, b):
+            assert source is not None
+            check_count(source, preset.pr_neighbours + 1, "precision and recall")
+
+
+def _problem(name: str, a: Opened, b: Opened | None, preset: Preset) -> str | None:
+    needed = [a] if name == "is" else [a, b]
+    if None in needed:
+        return "a second input is needed: the images to compare with"
+    if name in _PER_IMAGE and any(isinstance(source, Statistics) for source in needed):
+        return (
+            "of statistics only FID and sFID can be computed; KID, the Inception Score, precision "
+            "and recall need the images"
+        )
+    if name == "sfid" and "sfid" not in preset.metrics:
+        return "sFID is of spatial features, which only --preset adm (preset='adm') computes"
+    if name == "sfid" and any(_without_spatial(source) for source in needed):
+        return "sFID needs files of statistics with mu_s and sigma_s"
+    return None
+
+
+def _without_spatial(source: Opened | None) -> bool:
+    known = source.statistics if isinstance(source, Images) else source
+    return isinstance(known, Statistics) and known.spatial is None
+
+
+def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool) -> ImageSet:
+    """Computes what metrics need of one set, in one pass.
+
+    Args:
+        extractor: that computes it.
+        opened: what the extractor opened.
+        name: of the source.
+        per_image: whether the features of each image are needed.
+    """
+    if isinstance(opened, Statistics) or not per_image:
+        return ImageSet(name, extractor.statistics(opened))
+    features = extractor.features(opened)
+    stated = opened.statistics if isinstance(opened, Images) else None
+    return ImageSet(name, stated or features.statistics, features)
+
+
+def sets_of(
+    extractor: Extractor, names: Sequence[str], a: Opened, b: Opened | None
+) -> tuple[ImageSet, ImageSet | None]:
+    """Computes what the metrics need of both sets, after all checks.
+
+    Raises:
+        ValueError: see `check` and `scores.open_all`.
+    """
+    check(names, a, b, extractor.preset)
+    sources = [a] if b is None else [a, b]
+    open_all(extractor, *sources)
+    ours = gathered(extractor, a, _name(a), per_image=bool(_PER_IMAGE & set(names)))
+    if b is None:
+        return ours, None
+    return ours, gathered(extractor, b, _name(b), per_image=bool({"kid", "pr"} & set(names)))
+
+
+def _name(source: Opened) -> str:
+    if isinstance(source, Features):
+        return "features"
+    return source.name or "statistics"
+
+
+def measured(names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset) -> Values:
+    """Computes metrics, by name; those with a deviation are a `MeanStd`.
+
+    Args:
+        names: some of `METRICS`.
+        a: the generated images.
+        b: the real ones.
+        preset: of statistics that do not say theirs.
+    """
+    values: Values = {}
+    for name in names:
+        if name == "is":
+            assert a.features is not None
+            values["is"] = score_of_features(a.features, preset=preset)
+            continue
+        assert b is not None
+        if name == "fid":
+            values["fid"] = fid_of_statistics(a.statistics, b.statistics, preset=preset)
+        elif name == "sfid":
+            values["sfid"] = sfid_of_statistics(a.statistics, b.statistics, preset=preset)
+        else:
+            assert a.features is not None
+            assert b.features is not None
+            if name == "kid":
+                values["kid"] = kid_of_features(a.features, b.features, preset=preset)
+            else:
+                found = precision_recall_of_features(a.features, b.features, preset=preset)
+                values |= {**found._asdict(), "f_score": found.f_score}
+    return values
+
+
+_SHOWN = {"fid": "FID", "sfid": "sFID", "kid": "KID", "is": "IS", "f_score": "F-score"}
+
+
+def lines(values: Values) -> list[str]:
+    """Returns the metrics for people."""
+    return [f"{_SHOWN.get(name, name)}  {_text(value)}" for name, value in values.items()]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, MeanStd):
+        return f"{value:.6g}"
+    return f"{value.mean:.6g}" + ("" if math.isnan(value.std) else f" ± {value.std:.3g}")
+
+
+def record(extractor: Extractor, values: Values, a: ImageSet, b: ImageSet | None) -> dict[str, Any]:
+    """Returns everything about a result, as JSON can hold it.
+
+    A deviation that there is not (NaN) is null.
+    """
+    origin = extractor.origin
+    return {
+        "metrics": {name: _plain(value) for name, value in values.items()},
+        **dataclasses.asdict(origin),
+        "program": f"{extractor.preset.program} {extractor.preset.version}",
+        "inception_jax": __version__,
+        "a": {"source": a.name, "images": a.count},
+        "b": None if b is None else {"source": b.name, "images": b.count},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MeanStd):
+        return {name: _plain(number) for name, number in value._asdict().items()}
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,16 @@
+"""What the library's tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def nothing_computed(monkeypatch):
+    """Fails a test that computes an image."""
+    from inception_jax import metrics
+
+    def computed(*_):
+        raise AssertionError("an image was computed")
+
+    monkeypatch.setattr(metrics.Extractor, "_computed", computed)

@@ -1,0 +1,137 @@
+"""`inception-jax fid`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+import inception_jax as ij
+from inception_jax import metrics
+from inception_jax.cli import fid as command
+from tests.helpers.metric_sets import extractor, network, pictures, write
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
+    ij.save_weights(network(), path)
+    return path
+
+
+def run(capsys, *argv) -> tuple[int, str, str]:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    code = command.run(parser.parse_args([str(word) for word in argv]))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
+def test_command(capsys, tmp_path, weights):
+    a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(11, seed=1, low=90))
+    options = ["--weights", weights, "--batch-size", 11]
+    code, out, err = run(capsys, a, b, "--metrics", "fid,kid,is,pr", *options)
+    assert code == 0
+    assert "11/11" in err  # the bar
+    found = dict(line.split("  ") for line in out.splitlines())
+    assert list(found) == ["preset", "FID", "KID", "IS", "precision", "recall", "F-score"]
+    assert found["preset"].startswith("pytorch_fid, bilinear_torch, weights ")
+    features = [extractor().features(x) for x in (a, b)]
+    assert float(found["FID"]) == pytest.approx(metrics.fid(*features), rel=1e-4)
+    assert float(found["KID"]) == pytest.approx(metrics.kid(*features).mean, rel=1e-3)
+    expected = metrics.inception_score(features[0])
+    assert [float(x) for x in found["IS"].split(" ± ")] == pytest.approx(expected, rel=1e-2)
+
+    saved = ["--save-stats", tmp_path / "b.npz", "--dims", 64, "--no-progress"]
+    code, out, err = run(capsys, b, *saved, *options)
+    assert (code, out, err) == (0, f"wrote {tmp_path / 'b.npz'}\n", "")
+    expected = extractor(dims=64).statistics(b).cov
+    found = metrics.Statistics.load(tmp_path / "b.npz").cov
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.max())
+
+
+@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
+def test_json_holds_everything(capsys, tmp_path, weights):
+    a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(12, seed=1, low=90))
+    options = ["--weights", weights, "--no-progress", "--metrics", "fid,kid,pr"]
+    options += ["--preset", "torch_fidelity", "--json"]
+    _, out, _ = run(capsys, a, b, *options, "-")
+    found = json.loads(out)
+    origin = extractor(preset="torch_fidelity").origin
+    assert found["preset"] == "torch_fidelity"
+    assert found["resize"] == "bilinear_tf1"
+    assert found["dims"] == 2048
+    assert found["weights"] == origin.weights
+    assert found["program"] == "torch-fidelity 0.4.0"
+    assert found["inception_jax"] == ij.__version__
+    assert found["a"] == {"source": str(a), "images": 11}
+    assert found["b"] == {"source": str(b), "images": 12}
+    values = found["metrics"]
+    assert list(values) == ["fid", "kid", "precision", "recall", "f_score"]
+    expected = metrics.fid(a, b, extractor=extractor(preset="torch_fidelity"))
+    assert values["fid"] == pytest.approx(expected, rel=1e-4)
+    assert list(values["kid"]) == ["mean", "std"]
+    _, out, _ = run(capsys, a, b, *options, tmp_path / "x.json")
+    assert "FID  " in out
+    again = json.loads((tmp_path / "x.json").read_text())
+    assert again["metrics"]["fid"] == pytest.approx(values["fid"], rel=1e-4)
+    assert {**again, "metrics": None} == {**found, "metrics": None}
+
+
+@pytest.mark.filterwarnings("ignore:.*images for 256 features")
+def test_adm_prints_what_the_evaluator_prints(capsys, tmp_path, weights):
+    a, b = pictures(11), pictures(12, seed=1, low=90)
+    np.savez(tmp_path / "a.npz", arr_0=a)
+    np.savez(tmp_path / "b.npz", arr_0=b)
+    options = ["--weights", weights, "--no-progress", "--preset", "adm"]
+    _, out, _ = run(capsys, tmp_path / "a.npz", tmp_path / "b.npz", *options)
+    found = dict(line.split("  ") for line in out.splitlines())
+    assert list(found)[1:] == ["IS", "FID", "sFID", "precision", "recall", "F-score"]
+    expected = metrics.sfid(a, b, extractor=extractor(preset="adm"))
+    assert float(found["sFID"]) == pytest.approx(expected, rel=1e-3)
+
+    # A reference without images: what needs them is left out, and said.
+    run(capsys, tmp_path / "b.npz", *options, "--save-stats", tmp_path / "ref.npz")
+    _, out, err = run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options)
+    again = dict(line.split("  ") for line in out.splitlines())
+    assert list(again)[1:] == ["IS", "FID", "sFID"]
+    assert "left out, without what they need: pr" in err
+    assert float(again["sFID"]) == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ValueError, match="of statistics only FID"):
+        run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options, "--metrics", "pr")
+    with pytest.raises(ValueError, match=r"different preset .*preset adm"):
+        run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options[:3])
+
+
+def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):
+    a = write(tmp_path / "a", pictures(5))
+    for argv, words in [
+        ([a], "second input"),
+        ([a, tmp_path / "absent"], "no folder"),
+        ([a, a, "--save-stats", "x.npz"], "leave .*a out"),
+        ([a, "--save-stats", "x.npy"], r"x\.npy.*\.npz"),
+        ([a, "--save-stats", tmp_path / "no" / "x.npz"], "no folder"),
+        ([a, "--dims", "64", "--metrics", "is"], "--dims 2048"),
+        ([a, a, "--weights", tmp_path / "absent.pth"], r"absent\.pth"),
+        ([a, "--metrics", "is"], "5 images; the Inception Score.* needs 10"),
+        ([a, a, "--metrics", "is"], "leave .*a out"),
+        ([a, a, "--metrics", "sfid"], "only --preset adm"),
+        ([a, a, "--preset", "clean", "--dims", "64"], "clean-fid offers 2048 features"),
+        ([a, a, "--layout", "adm"], "--save-stats writes"),
+        ([a, "--save-stats", "x.npz", "--layout", "adm"], "--preset adm"),
+        ([a, "--save-stats", "x.npz", "--json", "x.json"], "leave --json out"),
+        ([a, a, "--json", tmp_path / "x.txt"], r"x\.txt: results end in \.json"),
+    ]:
+        with pytest.raises((ValueError, OSError), match=words):
+            run(capsys, *argv)
+    for argv in (
+        ["--preset", "x"],
+        ["--metrics", "fid,kip"],
+        ["--batch-size", "0"],
+        ["--resize", "x"],
+    ):
+        with pytest.raises(SystemExit):
+            run(capsys, a, a, *argv)
