@@ -1,0 +1,277 @@
+"""Mean and covariance of features that stay on the devices, as pure functions.
+
+Where x64 is on, everything is summed in float64. Elsewhere a sum is a pair of float32 numbers, as
+much larger and smaller parts, and products are computed without rounding: features are cut into
+slices of 8 bits, whose products and sums are whole numbers below 2^24, which float32 holds exactly.
+So the order of the images, the size of the batches and the number of devices do not matter: any of
+them gives the sums in float64 to about 1e-13.
+
+All sums are about a `shift`, the mean of the first batch, so that nothing is lost where the mean is
+large beside the deviation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_SLICES = 6  # of 8 bits: 47 bits, and a sign
+_ROWS = 128  # images a product: see `_products`
+_FIRST, _NEXT = 7, 8  # bits
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Sums over features x of `d` numbers each, about a shift c.
+
+    Attributes:
+        count: int32 [], how many x there are.
+        shift: [d], c.
+        total: [parts, d], the sum of x - c: to be added over the parts, one in float64 or two in
+            float32.
+        outer: [parts, d, d], the sum of the outer products of x - c.
+    """
+
+    count: jax.Array
+    shift: jax.Array
+    total: jax.Array
+    outer: jax.Array
+
+
+def empty(width: int) -> Moments:
+    """Returns the sums over no features.
+
+    In float64 if x64 is on, except on TPUs, which only emulate it.
+    """
+    double = jax.config.read("jax_enable_x64") and jax.default_backend() != "tpu"
+    parts, dtype = (1, jnp.float64) if double else (2, jnp.float32)
+    return Moments(
+        jnp.zeros((), jnp.int32),
+        jnp.zeros(width, dtype),
+        jnp.zeros((parts, width), dtype),
+        jnp.zeros((parts, width, width), dtype),
+    )
+
+
+def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
+    """Takes in features.
+
+    Args:
+        moments: so far.
+        features: floats [n, d].
+        mask: bool [n]; features that are False do not count, whatever they are.
+    """
+    dtype = moments.shift.dtype
+    features = jnp.where(mask[:, None], features, 0).astype(dtype)
+    added = mask.sum(dtype=jnp.int32)
+    mean = features.sum(0) / jnp.maximum(added, 1).astype(dtype)
+    # The shift may be any number: that `mean` depends on how the batch is cut does not matter.
+    shift = jnp.where(moments.count == 0, mean, moments.shift)
+    if dtype == jnp.float64:
+        centred = jnp.where(mask[:, None], features - shift, 0)
+        total = moments.total + centred.sum(0)
+        outer = moments.outer + jnp.matmul(centred.T, centred, precision="highest")
+    else:
+        total, outer = _add_pairs(moments, features, mask, shift)
+    return Moments(moments.count + added, shift, total, outer)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Returns the sums over the features of both."""
+    shift = jnp.where(a.count == 0, b.shift, a.shift)
+    a, b = about(a, shift), about(b, shift)
+    return Moments(
+        a.count + b.count, shift, _plus(a.total, b.total), _plus(a.outer, b.outer)
+    )
+
+
+def about(moments: Moments, shift: jax.Array) -> Moments:
+    """Returns the same sums about another shift."""
+    apart = _difference(moments.shift, shift)  # what is added to each x - c
+    count = _whole(moments.count, moments.shift.dtype)
+    moved = _times(count[:, None], apart)
+    total = _plus(moments.total, moved)
+    # x' x'ᵀ = x xᵀ + apart xᵀ + x apartᵀ + apart apartᵀ, summed
+    outer = _plus(moments.outer, _outer(apart, moments.total))
+    outer = _plus(outer, _outer(total, apart))
+    keep = moments.count > 0
+    return Moments(
+        moments.count,
+        shift,
+        jnp.where(keep, total, 0),
+        jnp.where(keep, outer, 0),
+    )
+
+
+def mean_and_covariance(moments: Moments) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns the mean [d] and the unbiased covariance [d, d] in float64, and the count.
+
+    Raises:
+        ValueError: for fewer than two features.
+    """
+    count = int(moments.count)
+    if count < 2:
+        raise ValueError(f"a covariance needs two images at least; got {count}")
+    shift, total, outer = (np.asarray(x, np.float64) for x in _arrays(moments))
+    offset = total.sum(0) / count
+    outer = outer.sum(0)
+    cov = (outer - count * np.outer(offset, offset)) / (count - 1)
+    return shift + offset, (cov + cov.T) / 2, count
+
+
+def _arrays(moments: Moments) -> tuple[Any, Any, Any]:
+    return jax.device_get((moments.shift, moments.total, moments.outer))
+
+
+# Products without rounding
+
+
+def _add_pairs(
+    moments: Moments, features: jax.Array, mask: jax.Array, shift: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Adds in blocks of `_ROWS` images."""
+    n, d = features.shape
+    blocks = -(-n // _ROWS)
+    rows = -(-n // blocks)
+    missing = blocks * rows - n
+    features = jnp.pad(features, [(0, missing), (0, 0)])
+    mask = jnp.pad(mask, (0, missing))
+
+    def block(sums: tuple, taken: tuple) -> tuple[tuple, None]:
+        features, mask = taken
+        high, low = (jnp.where(mask[:, None], x, 0) for x in _difference(features, shift))
+        slices, scale = _sliced(high, low)
+        total, outer = sums
+        for order in range(_SLICES):
+            unit = jnp.float32(2.0 ** -(_FIRST + _NEXT * order))
+            total = _plus_one(total, slices[order].sum(0) * unit * scale)
+        units = scale[:, None] * scale
+        for order, product in enumerate(_products(slices)):
+            outer = _plus_one(outer, product * jnp.float32(2.0 ** -(2 * _FIRST + 8 * order)) * units)
+        return (total, outer), None
+
+    sums = (moments.total, moments.outer)
+    if blocks == 1:
+        return block(sums, (features, mask))[0]
+    # Every block takes rows from everywhere: of images on several devices each adds some.
+    taken = (
+        features.reshape(rows, blocks, d).swapaxes(0, 1),
+        mask.reshape(rows, blocks).swapaxes(0, 1),
+    )
+    return lax.scan(block, sums, taken)[0]
+
+
+def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    """Cuts numbers into whole ones, from -192 to 192.
+
+    Returns:
+        slices [n, d], and a power of two [d] for each column: a number is the sum of its slices
+        times 2^-7, 2^-15, ..., times that power.
+    """
+    _, exponent = jnp.frexp(jnp.abs(high).max(0))
+    exponent = jnp.clip(exponent, -60, 60)
+    scale = jnp.ldexp(jnp.float32(1), exponent)
+    down = jnp.ldexp(jnp.float32(1), -exponent)
+    rest, low = high * down, low * down
+    slices = []
+    bits = 0
+    for order in range(_SLICES):
+        step = _NEXT if order else _FIRST
+        bits += step
+        rest = rest * jnp.float32(2.0**step)
+        if order == 3:  # `rest` has lost its upper 23 bits; now the low part is added exactly
+            rest = rest + low * jnp.float32(2.0**bits)
+        whole = jnp.round(rest)
+        slices.append(whole)
+        rest = rest - whole
+    return slices, scale
+
+
+def _products(slices: list[jax.Array]) -> list[jax.Array]:
+    """Returns sums over the products of slices i and j, by i + j; the last ones are left out.
+
+    Each is a sum of at most 6 * 128 products of whole numbers up to 2^14, two of the six up to
+    1.5 * 2^14: less than 2^24, so float32 rounds none, in whatever order they are added. Slices
+    of 8 bits are exact in bfloat16 and TF32 too.
+    """
+    products = []
+    for order in range(_SLICES):
+        left = jnp.concatenate(slices[: order + 1])
+        right = jnp.concatenate(slices[order::-1])
+        products.append(jnp.matmul(left.T, right, precision="highest"))
+    return products
+
+
+# Numbers as sums of one float64, or of two float32 of which the second is a rounding of the first
+
+
+def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns a + b rounded, and what that lost. Source: Knuth, TAOCP 2, 4.2.2."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+def _plus_one(pair: jax.Array, number: jax.Array) -> jax.Array:
+    total, lost = _two_sum(pair[0], number)
+    return jnp.stack(_two_sum(total, pair[1] + lost))
+
+
+def _plus(a: jax.Array, b: jax.Array) -> jax.Array:
+    if len(a) == 1:
+        return a + b
+    total, lost = _two_sum(a[0], b[0])
+    low, lost_low = _two_sum(a[1], b[1])
+    total, lost = _two_sum(total, lost + low)
+    return jnp.stack(_two_sum(total, lost + lost_low))
+
+
+def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a - b without rounding; of float64, rounded."""
+    if a.dtype == jnp.float64:
+        return (a - b)[None]
+    return jnp.stack(_two_sum(a, -b))
+
+
+def _times(a: jax.Array, b: jax.Array) -> jax.Array:
+    if len(a) == 1:
+        return a * b
+    product, lost = _two_product(a[0], b[0])
+    return jnp.stack(_two_sum(product, lost + (a[0] * b[1] + a[1] * b[0])))
+
+
+def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
+    return _times(a[:, :, None], b[:, None, :])
+
+
+def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns a * b as a sum of two.
+
+    Every product here is exact, so it does not matter whether a compiler fuses it with an addition.
+    Dekker's usual formula subtracts a rounded product, which a fused one is not.
+    """
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    first, lost = _two_sum(a_high * b_high, a_high * b_low)
+    second, lost_more = _two_sum(first, a_low * b_high)
+    return _two_sum(second, lost + lost_more + a_low * b_low)
+
+
+def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cuts a number into two of 12 bits each."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000)
+    high = lax.bitcast_convert_type(bits, jnp.float32)
+    return high, x - high
+
+
+def _whole(count: jax.Array, dtype: Any) -> jax.Array:
+    """Returns a whole number as a sum."""
+    if dtype == jnp.float64:
+        return count.astype(dtype)[None]
+    low = count & 0xFFF
+    return jnp.stack(_two_sum((count - low).astype(dtype), low.astype(dtype)))
