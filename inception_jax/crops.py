@@ -131,13 +131,30 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
     old = pixels.shape[axis]
     if half_pixel and old == size:  # every output pixel is an input pixel
         return pixels.astype(np.float32)
+    low, high, share = linear_positions(old, size, half_pixel=half_pixel)
+    shape = [1] * pixels.ndim
+    shape[axis] = size
+    share = share.reshape(shape)
+    return pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
+
+
+def linear_positions(
+    old: int, size: int, *, half_pixel: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns which input pixels each output pixel lies between, and the share of the second.
+
+    Args:
+        old: number of input pixels.
+        size: number of output pixels.
+        half_pixel: see `interpolated`.
+
+    Returns:
+        Indices, int [size], of the first and the second, and float32 [size].
+    """
     at = _positions(old, size, half_pixel)
     low = np.minimum(at.astype(int), old - 1)
     high = np.minimum(low + 1, old - 1)
-    shape = [1] * pixels.ndim
-    shape[axis] = size
-    share = (at - low).reshape(shape).astype(np.float32)
-    return pixels.take(low, axis) * (1 - share) + pixels.take(high, axis) * share
+    return low, high, (at - low).astype(np.float32)
 
 
 def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:

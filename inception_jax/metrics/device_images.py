@@ -1,0 +1,253 @@
+"""Images on the devices: to pixels from 0 to 255, and resized as on the host.
+
+Sampling weights are made on the host, once for each size. Rules that read two pixels of an axis
+gather them; the others are two matrix products. Pillow's resizing of 8-bit images is whole-number
+arithmetic, and the same on devices to the last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from PIL import Image
+
+from inception_jax.crops import linear_positions
+from inception_jax.metrics.resizing import SIDE, Resize, normalised, smoothing_weights
+
+Rounding = Literal["nearest", "down", "none"]
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+
+Range = tuple[float, float]
+
+_PILLOW_BITS = 22  # of Pillow's weights for 8-bit images
+
+
+def pixels(
+    images: ArrayLike, value_range: Range | None = None, rounding: Rounding = "nearest"
+) -> jax.Array:
+    """Returns images as pixels from 0 to 255, float32 [n, h, w, 3].
+
+    Args:
+        images: [n, h, w, 3], or [n, h, w, 1], whose channel is repeated; uint8, or floats.
+        value_range: of floats, black and white: (0, 1), (-1, 1) or (0, 255). What is beyond is
+            clipped.
+        rounding: of floats. "nearest": to whole numbers, as an image is that is saved with 8 bits
+            and read again. "down": to the next smaller ones, as ADM's sampler and torchmetrics do.
+            "none": not rounded.
+
+    Raises:
+        ValueError: for another shape or type, or floats without a range.
+    """
+    images = checked(images, value_range, rounding)
+    if images.dtype == jnp.uint8:
+        found = images.astype(jnp.float32)
+    else:
+        assert value_range is not None
+        found = jnp.clip(_scaled(images, value_range), 0, 255)
+        found = _ROUND[rounding](found)
+    return jnp.repeat(found, 3, axis=3) if found.shape[3] == 1 else found
+
+
+_ROUND = {"nearest": lambda x: jnp.floor(x + 0.5), "down": jnp.floor, "none": lambda x: x}
+
+
+def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -> jax.Array:
+    """Returns the least and the largest value of images, 0 being black and 1 white; float32 [2].
+
+    Args:
+        images: see `pixels`.
+        value_range: see `pixels`.
+        mask: bool [n]; images that are False do not count.
+    """
+    whole = images if images.dtype == jnp.uint8 else _scaled(images, value_range or (0, 255))
+    found = whole.astype(jnp.float32) / 255
+    kept = mask[:, None, None, None]
+    low, high = jnp.where(kept, found, jnp.inf).min(), jnp.where(kept, found, -jnp.inf).max()
+    return jnp.stack([low, high])
+
+
+def _scaled(images: jax.Array, value_range: Range) -> jax.Array:
+    """In this order (x + 1) * 127.5 is what samplers write."""
+    low, high = value_range
+    return (images.astype(jnp.float32) - np.float32(low)) * np.float32(255 / (high - low))
+
+
+def checked(images: ArrayLike, value_range: Range | None, rounding: Rounding) -> jax.Array:
+    """Returns an array of jax that holds images.
+
+    Raises:
+        ValueError: see `pixels`.
+    """
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding is one of {', '.join(ROUNDINGS)}, not {rounding!r}")
+    if not isinstance(images, jax.Array | np.ndarray):
+        raise ValueError(f"images are an array of jax or NumPy, not a {type(images).__name__}")
+    array = jnp.asarray(images)
+    found = f"got {images.dtype} {list(images.shape)}"
+    if array.ndim != 4 or array.shape[3] not in (1, 3):
+        hint = ""
+        if array.ndim == 4 and array.shape[1] in (1, 3):
+            hint = ": channels come last, images.transpose(0, 2, 3, 1)"
+        elif array.ndim == 3:
+            hint = ": one image needs images[None]"
+        raise ValueError(f"images are [n, height, width, 3]; {found}{hint}")
+    if 0 in array.shape[1:]:
+        raise ValueError(f"images without pixels: {found}")
+    if array.dtype == jnp.uint8:
+        if value_range not in (None, (0, 255)):
+            raise ValueError(f"uint8 images are from 0 to 255, not {value_range}: see value_range")
+        return array
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"images are uint8 or floats; {found}: images.astype('uint8')")
+    if value_range is None:
+        raise ValueError(
+            f"float images need their range, which nothing can tell from them; {found}: "
+            "value_range=(0, 1), (-1, 1) or (0, 255)"
+        )
+    low, high = value_range
+    if not low < high:
+        raise ValueError(f"value_range is (black, white), black below white; got {value_range}")
+    return array
+
+
+def resized(images: jax.Array, resize: Resize) -> jax.Array:
+    """Resizes images to 299x299 by a named rule, and normalises them.
+
+    The result is that of `resizing.resized` on the host, to the rounding of float32.
+
+    Args:
+        images: float32 [n, h, w, c], from 0 to 255; whole numbers for "bilinear_pillow".
+        resize: the rule.
+    """
+    return normalised(_resized(images, resize), resize)
+
+
+def _resized(images: jax.Array, resize: Resize) -> jax.Array:
+    _, height, width, _ = images.shape
+    if resize == "bilinear_pillow":
+        return pillow_resized(images, (SIDE, SIDE), "bilinear")
+    if resize == "bicubic_pillow":
+        images = _product(images, pillow_weights(width, SIDE, "bicubic"), 2)
+        images = _product(images, pillow_weights(height, SIDE, "bicubic"), 1)
+        return jnp.clip(images, 0, 255)
+    if resize == "bilinear_antialias":
+        images = _product(images, smoothing_weights(width), 2) if width != SIDE else images
+        return _product(images, smoothing_weights(height), 1) if height != SIDE else images
+    half_pixel = resize == "bilinear_torch"
+    images = interpolated(images, SIDE, 1, half_pixel=half_pixel)
+    return interpolated(images, SIDE, 2, half_pixel=half_pixel)
+
+
+def interpolated(images: jax.Array, size: int, axis: int, *, half_pixel: bool) -> jax.Array:
+    """`crops.interpolated` on the devices."""
+    old = images.shape[axis]
+    if half_pixel and old == size:
+        return images
+    low, high, share = linear_positions(old, size, half_pixel=half_pixel)
+    shape = [1] * images.ndim
+    shape[axis] = size
+    share = share.reshape(shape)
+    return jnp.take(images, low, axis) * (1 - share) + jnp.take(images, high, axis) * share
+
+
+def _product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
+    """Replaces an axis by weighted sums over it; weights [new, old]."""
+    letters = "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc"
+    return jnp.einsum(letters, weights.astype(np.float32), images, precision="highest")
+
+
+def pillow_resized(
+    images: jax.Array, size: tuple[int, int], method: Literal["bilinear", "bicubic"]
+) -> jax.Array:
+    """Resizes as Pillow does images of 8 bits, which it rounds after each axis.
+
+    Args:
+        images: [n, h, w, c], whole numbers from 0 to 255.
+        size: height and width.
+        method: Pillow's filter.
+    """
+    old = images.shape[1:3]
+    for axis in pillow_order(old, size, method):
+        weights = whole_weights(old[axis], size[axis], method)
+        images = _whole_product(images, weights, axis + 1)
+    return images
+
+
+def _whole_product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
+    """Sums in whole numbers. Parts of 8 bits keep every sum in float32 exact, below 2^24."""
+    total = jnp.int32(1 << (_PILLOW_BITS - 1))
+    for bits, part in ((0, weights & 0xFF), (8, (weights >> 8) & 0xFF), (16, weights >> 16)):
+        total = total + (_product(images, part, axis).astype(jnp.int32) << bits)
+    return jnp.clip(total >> _PILLOW_BITS, 0, 255).astype(jnp.float32)
+
+
+@functools.cache
+def pillow_order(
+    old: tuple[int, int], new: tuple[int, int], method: Literal["bilinear", "bicubic"]
+) -> tuple[int, ...]:
+    """Returns the axes that Pillow resizes, in its order, which decides what is rounded first.
+
+    Up to version 12 it resizes the width first; later ones choose by the sizes. So it is asked: an
+    image of noise is resized in both orders. If neither is its way, the width is first.
+    """
+    axes = tuple(axis for axis in (1, 0) if old[axis] != new[axis])
+    if len(axes) < 2:
+        return axes
+    noise = np.random.default_rng(0).integers(0, 256, (*old, 3), np.uint8)
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    expected = np.asarray(Image.fromarray(noise).resize(new[::-1], filters[method]))
+    for order in (axes, axes[::-1]):
+        found = noise
+        for axis in order:
+            weights = whole_weights(old[axis], new[axis], method).astype(np.float64)
+            sums = np.moveaxis(np.tensordot(weights, found, (1, axis)), 0, axis)
+            found = np.floor(sums / 2**_PILLOW_BITS + 0.5).clip(0, 255)
+        if (found == expected).all():
+            return order
+    return axes
+
+
+@functools.cache
+def whole_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -> np.ndarray:
+    """Returns `pillow_weights` times 2^22, rounded as Pillow does for 8 bits; int64 [new, old]."""
+    scaled = pillow_weights(old, new, method) * (1 << _PILLOW_BITS)
+    return np.trunc(scaled + np.where(scaled < 0, -0.5, 0.5)).astype(np.int64)
+
+
+@functools.cache
+def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -> np.ndarray:
+    """Returns Pillow's weights of `old` pixels in `new` ones, float64 [new, old].
+
+    Source: `precompute_coeffs` of Pillow's src/libImaging/Resample.c.
+    """
+    kernel, reach = _FILTERS[method]
+    scale = old / new
+    stretch = max(scale, 1.0)
+    support = reach * stretch
+    centres = (np.arange(new) + 0.5) * scale
+    first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + support + 0.5).astype(np.int64), old)
+    at = np.arange(old)
+    weights = kernel((at - centres[:, None] + 0.5) * (1 / stretch))
+    weights *= (at >= first[:, None]) & (at < last[:, None])
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """With a = -0.5."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * -0.5
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+_FILTERS = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}
