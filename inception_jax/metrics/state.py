@@ -1,0 +1,300 @@
+"""What a metric needs of images that never leave the devices: a pytree that is updated and merged.
+
+    state = extractor.init()
+    state = extractor.update(state, images)
+    metrics.result(state, real)
+
+Nothing here depends on the order of the images or on how they are cut into batches, but for the
+features that are kept, which are the first ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from inception_jax.metrics import moments as sums
+from inception_jax.metrics.features import Features
+from inception_jax.metrics.moments import Moments
+from inception_jax.metrics.origin import Origin, check_comparable
+from inception_jax.metrics.statistics import Statistics
+
+WIDTH = 2048
+_AT_ONCE = 1 << 26  # bytes of a state that processes send each other at once
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What is known of the images so far; a pytree of arrays.
+
+    Attributes:
+        moments: sums over the features, by the name of their field in `Features`.
+        kept: the features of the first images, by the same names, [size, d]; empty unless some are
+            to be kept.
+        pixel_range: float32 [2], the least and the largest value of the images, 0 being black and
+            1 white, before anything was clipped.
+        origin: how features are computed; None where that is not known.
+    """
+
+    moments: dict[str, Moments]
+    kept: dict[str, jax.Array]
+    pixel_range: jax.Array
+    origin: Origin | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def count(self) -> jax.Array:
+        """How many images there are; int32 []."""
+        return self.moments["pooled"].count
+
+
+def init(
+    widths: int | Mapping[str, int] = WIDTH,
+    *,
+    keep: int | Mapping[str, tuple[int, int]] = 0,
+    origin: Origin | None = None,
+) -> State:
+    """Returns the state of no images; `Extractor.init` knows the arguments.
+
+    Args:
+        widths: the number of features, or that of each kind by its name in `Features`.
+        keep: how many features to keep; or, for more kinds of them, their shapes [size, d].
+        origin: how features are computed.
+    """
+    widths = {"pooled": widths} if isinstance(widths, int) else dict(widths)
+    if isinstance(keep, int):
+        keep = {"pooled": (keep, widths["pooled"])} if keep else {}
+    return State(
+        moments={name: sums.empty(width) for name, width in widths.items()},
+        kept={name: jnp.zeros(shape, jnp.float32) for name, shape in keep.items()},
+        pixel_range=jnp.array([jnp.inf, -jnp.inf], jnp.float32),
+        origin=origin,
+    )
+
+
+def add(
+    state: State, features: Features, mask: jax.Array | None = None, pixel_range: Any = None
+) -> State:
+    """Takes in features, of `Extractor.apply` or of anything else.
+
+    Args:
+        state: so far.
+        features: of arrays [n, d]; of these it needs the kinds that the state has.
+        mask: bool [n]; features that are False do not count. None: all count.
+        pixel_range: of the images, see `State`.
+
+    Raises:
+        ValueError: for features of another kind, number or origin than the state's.
+    """
+    check_comparable(state.origin, features.origin)
+    pooled = features.pooled
+    count = pooled.shape[0]
+    mask = jnp.ones(count, bool) if mask is None else _checked_mask(mask, count)
+    moments = {}
+    for name, old in state.moments.items():
+        new = _of_kind(features, name)
+        if new.ndim != 2 or new.shape[1] != old.shift.shape[0]:
+            raise ValueError(
+                f"the state is of {old.shift.shape[0]} features; got {list(new.shape)}: "
+                "make it with extractor.init()"
+            )
+        moments[name] = sums.add(old, new, mask)
+    kept = {}
+    for name, buffer in state.kept.items():
+        at = jnp.where(mask, state.count + jnp.cumsum(mask, dtype=jnp.int32) - 1, len(buffer))
+        new = _of_kind(features, name).astype(buffer.dtype)
+        kept[name] = buffer.at[at].set(new, mode="drop")
+    return State(
+        moments, kept, _wider(state.pixel_range, pixel_range), state.origin or features.origin
+    )
+
+
+def _of_kind(features: Features, name: str) -> jax.Array:
+    found = getattr(features, name)
+    if found is None:
+        raise ValueError(f"the state needs {name} features, which these are without")
+    return jnp.asarray(found)
+
+
+def _checked_mask(mask: Any, count: int) -> jax.Array:
+    mask = jnp.asarray(mask)
+    if mask.shape != (count,):
+        raise ValueError(f"a mask of {count} images is [{count}]; got {list(mask.shape)}")
+    return mask.astype(bool)
+
+
+def _wider(a: jax.Array, b: Any) -> jax.Array:
+    if b is None:
+        return a
+    return jnp.stack([jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])])
+
+
+def merge(a: State, b: State) -> State:
+    """Returns the state of the images of both, as if they had been one set; may be compiled.
+
+    Raises:
+        ValueError: for states of different kinds, numbers or origins of features.
+    """
+    check_comparable(a.origin, b.origin)
+    shapes = [{k: m.shift.shape for k, m in s.moments.items()} for s in (a, b)]
+    if shapes[0] != shapes[1] or a.kept.keys() != b.kept.keys():
+        raise ValueError(f"states of different features: {shapes[0]} and {shapes[1]}")
+    moments = {name: sums.merge(a.moments[name], b.moments[name]) for name in a.moments}
+    kept = {}
+    for name, buffer in a.kept.items():
+        more = jnp.arange(len(b.kept[name]))
+        at = jnp.where(more < b.count, a.count + more, len(buffer))
+        kept[name] = buffer.at[at].set(b.kept[name], mode="drop")
+    return State(moments, kept, _wider(a.pixel_range, b.pixel_range), a.origin or b.origin)
+
+
+def merge_over(state: State, axis_name: str) -> State:
+    """Merges the states of all devices along an axis, in `jax.shard_map` or `jax.pmap`.
+
+    It gathers them: each device then holds as many states as there are devices, for a moment.
+
+    Args:
+        state: of this device.
+        axis_name: of the mesh.
+    """
+    every = jax.tree.map(lambda x: lax.all_gather(x, axis_name), state)
+    parts = [jax.tree.map(lambda x: x[i], every) for i in range(len(every.count))]  # noqa: B023
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merge(merged, part)
+    return merged
+
+
+def across_processes(state: State) -> State:
+    """Merges the states of all processes of `jax.distributed`, each of images of its own.
+
+    Every process has to call it. States of one `jax.jit` over the devices of all processes are
+    merged already: do not call it for those.
+
+    Returns:
+        The same state in every process, of NumPy arrays.
+    """
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return state
+    if any(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(state)):
+        raise ValueError(
+            "this state is of the devices of all processes, which share it already: give it to "
+            "metrics.result"
+        )
+    local = jax.device_get(state)
+    leaves, structure = jax.tree.flatten(local)
+    gathered = [_gathered(leaf, multihost_utils.process_allgather) for leaf in leaves]
+    parts = [
+        jax.tree.unflatten(structure, [leaf[i] for leaf in gathered])
+        for i in range(jax.process_count())
+    ]
+    merged = parts[0]
+    join = jax.jit(merge)
+    for part in parts[1:]:
+        merged = join(merged, part)
+    return jax.device_get(merged)
+
+
+def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
+    """Every process's array, [processes, ...]; a large one in pieces."""
+    if leaf.nbytes <= _AT_ONCE:
+        return np.asarray(gather(leaf))
+    flat = leaf.reshape(-1)
+    step = _AT_ONCE // leaf.itemsize
+    pieces = [np.asarray(gather(flat[i : i + step])) for i in range(0, len(flat), step)]
+    return np.concatenate(pieces, axis=1).reshape(-1, *leaf.shape)
+
+
+# Results, on the host
+
+
+def statistics(state: State) -> Statistics:
+    """Returns the statistics of the images, to compare or to save.
+
+    Raises:
+        ValueError: for fewer than two images; for features that are not finite; if the images were
+            far outside of the range that was stated.
+    """
+    state = _on_host(state)
+    _check_range(*map(float, state.pixel_range))
+    found = {
+        name: Statistics(*sums.mean_and_covariance(moments), origin=state.origin)
+        for name, moments in state.moments.items()
+    }
+    return dataclasses.replace(found["pooled"], spatial=found.get("spatial"))
+
+
+def features(state: State) -> Features:
+    """Returns the features that were kept: those of the first images, in their order.
+
+    Raises:
+        ValueError: if none were kept.
+    """
+    if not state.kept:
+        raise ValueError("this state keeps no features: extractor.init(keep=N) keeps the first N")
+    state = _on_host(state)
+    kept = {name: np.asarray(x)[: int(state.count)] for name, x in state.kept.items()}
+    return Features(**kept, origin=state.origin)
+
+
+def result(state: State, real: Any) -> float:
+    """Returns the Fréchet Inception Distance of the images and others.
+
+    Args:
+        state: of generated images.
+        real: another state; `Statistics`, or the path of an `.npz` file of them; or `Features`.
+
+    Raises:
+        ValueError: see `statistics`; for statistics of another origin or number of features.
+    """
+    from inception_jax.metrics.scores import fid_of_statistics
+
+    return fid_of_statistics(statistics(state), _statistics_of(real))
+
+
+def _statistics_of(real: Any) -> Statistics:
+    if isinstance(real, Statistics):
+        return real
+    if isinstance(real, State):
+        return statistics(real)
+    if isinstance(real, Features):
+        return real.statistics
+    return Statistics.load(real)
+
+
+def _on_host(state: State) -> State:
+    return jax.tree.map(_fetched, state)
+
+
+def _fetched(array: Any) -> np.ndarray:
+    """An array of any sharding."""
+    whole = getattr(array, "is_fully_addressable", True) or array.is_fully_replicated
+    if whole:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _check_range(low: float, high: float) -> None:
+    """Finds images of another range than was stated, which were clipped or are all too bright."""
+    if low < -0.5 or high > 1.5:
+        raise ValueError(
+            f"images reached from {low:.3g} to {high:.3g} of the stated range, where 0 is black and "
+            "1 is white: state the range that they have, value_range=(0, 1), (-1, 1) or (0, 255)"
+        )
+    if np.isfinite(low) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
+        warnings.warn(
+            f"images reached only from {low:.3g} to {high:.3g} of the stated range, where 0 is "
+            "black and 1 is white: is that the range that they have?",
+            stacklevel=4,
+        )
