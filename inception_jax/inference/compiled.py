@@ -69,9 +69,7 @@ def jit_call(
     parts = parts or (cores() if on_cpu else len(devices))
     if parts < 1 or (not on_cpu and parts > len(devices)):
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
-    model = model.eval_view()
-    graphdef, state = nnx.split(model if platform == "tpu" else fold(model))
-    state = nnx.to_pure_dict(state)
+    graphdef, state = state_for(model)
     compute = jax.jit(lambda state, images: call(nnx.merge(graphdef, state), images))
     predict: Callable[[ArrayLike], Any] = lambda images: compute(state, jnp.asarray(images))  # noqa: E731
     if parts > 1 and on_cpu:
@@ -84,6 +82,18 @@ def jit_call(
         return predict(images)
 
     return checked
+
+
+def state_for(model: Model) -> tuple[Any, dict[str, Any]]:
+    """Returns a network in evaluation mode as `nnx.split` does, folded except on TPUs.
+
+    Returns:
+        The graph, and a pure dict of arrays: `nnx.merge` of both is the network.
+    """
+    model = model.eval_view()
+    on_tpu = jax.local_devices()[0].platform == "tpu"
+    graphdef, state = nnx.split(model if on_tpu else fold(model))
+    return graphdef, nnx.to_pure_dict(state)
 
 
 def _logits(model: Model, images: jax.Array) -> Any:

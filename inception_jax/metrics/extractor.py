@@ -5,21 +5,25 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from inception_jax.create import model_for
-from inception_jax.inference.compiled import cores, jit_call
+from inception_jax.inference.compiled import cores
+from inception_jax.metrics import feature_networks, state
+from inception_jax.metrics.device_images import Range, Rounding
+from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
 from inception_jax.metrics.features import Features, joined, statistics_of, whole_batches
 from inception_jax.metrics.image_loader import Images, LoaderOptions, batches, open_images
+from inception_jax.metrics.on_devices import OnDevices
 from inception_jax.metrics.origin import Origin, fingerprint
 from inception_jax.metrics.presets import DEFAULT, preset_of
-from inception_jax.metrics.resizing import RESIZES, SIDE, Resize
+from inception_jax.metrics.resizing import RESIZES, Resize
+from inception_jax.metrics.state import State
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.nn.layers import global_avg_pool
@@ -45,6 +49,9 @@ class Extractor:
         weights: what `load_weights` takes, such as the path of pytorch-fid's
             `pt_inception-2015-12-05-6726825d.pth`; True: that file, fetched once and kept; or a
             network that `create_model("inception_v3.fid", weights=...)` built.
+        features: another network in place of FID's: its name in `list_models`, to be loaded from
+            `weights`; a network of this library; or `OwnFeatures`, or a function of images as it
+            has. Then `dims` and `resize` are the network's own.
         preset: the program whose numbers are computed, by its name in `PRESETS`.
         dims: how many features, at one of pytorch-fid's four stages. 2048: the last, of FID proper.
         resize: a rule of `resizing.resized`; None: the preset's.
@@ -54,6 +61,9 @@ class Extractor:
         progress: show bars on stderr.
         workers: threads that read and resize; None: one for each core.
         parts: see `jit_predict`.
+        block: how many images a device computes at once in `apply` and `update`, whatever it is
+            given; None: all of them. With it features are the same to the last bit for every size
+            of batch; see `on_devices.OnDevices`.
 
     Raises:
         ValueError: for an option that is not there; later, by what uses the network, for a network
@@ -65,6 +75,7 @@ class Extractor:
         self,
         weights: Source | Model = True,
         *,
+        features: str | Model | OwnFeatures | Callable[..., Any] | None = None,
         preset: str = DEFAULT,
         dims: int = 2048,
         resize: Resize | None = None,
@@ -74,6 +85,7 @@ class Extractor:
         progress: bool = False,
         workers: int | None = None,
         parts: int | None = None,
+        block: int | None = None,
     ):
         self.preset = preset_of(preset)
         if recursive is not None:
@@ -87,7 +99,11 @@ class Extractor:
             offered = ", ".join(map(str, self.preset.dims))
             raise ValueError(f"{self.preset.program} offers {offered} features, not {dims}")
         workers = cores() if workers is None else workers
-        for option, value in (("batch_size", batch_size), ("workers", workers)):
+        for option, value in (
+            ("batch_size", batch_size),
+            ("workers", workers),
+            ("block", 1 if block is None else block),
+        ):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, not {value}")
         self.dims = dims
@@ -96,9 +112,9 @@ class Extractor:
         self.files = files if recursive is None else dataclasses.replace(files, recursive=recursive)
         self._weights: Source | Model = weights
         self._parts = parts
-        self._loader = LoaderOptions(
-            resize, batch_size, workers, skip_unreadable, progress, self.preset.unit_floats
-        )
+        self._block = block
+        self._own = _own_features(features)
+        self._options = (batch_size, workers, skip_unreadable, progress, self.preset.unit_floats)
 
     def open(self, images: Any) -> Images | Statistics | Features:
         """Finds out what images are, and whether they can be read; see `image_loader.open_images`.
@@ -111,7 +127,7 @@ class Extractor:
 
     def load(self) -> None:
         """Loads the network now."""
-        _ = self._model
+        _ = self._network
 
     def features(self, images: Any) -> Features:
         """Returns the features of images; 12 kB an image.
@@ -154,30 +170,123 @@ class Extractor:
     @functools.cached_property
     def origin(self) -> Origin:
         """What the features are of; loads the network."""
-        weights = fingerprint(self._model, self.dims)
-        return Origin(self.preset.name, self.resize, self.dims, weights)
+        return self._network.origin
 
     @functools.cached_property
     def width(self) -> int:
         """How many features there are: `dims`, unless the network's width was multiplied."""
-        graphdef, state = nnx.split(self._model)
-        images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
-        pooled, *_ = jax.eval_shape(
-            lambda state, images: _pooled(nnx.merge(graphdef, state), images, self.dims),
-            state,
-            images,
-        )
-        return pooled.shape[1]
+        return self._on_devices.shapes().pooled.shape[1]
+
+    # In a training loop
+
+    @property
+    def params(self) -> Any:
+        """The network's parameters, a pytree of arrays; loads it."""
+        return self._network.params
+
+    def apply(
+        self,
+        params: Any,
+        images: Any,
+        *,
+        value_range: Range | None = None,
+        rounding: Rounding | None = None,
+    ) -> Features:
+        """Returns the features of images that stay on the devices; may be compiled.
+
+        Args:
+            params: of the extractor. In a compiled function give them as an argument of it, so
+                that they do not become constants of the program; None: `self.params`.
+            images: [n, h, w, 3], or grey [n, h, w, 1]; uint8, or floats. Of jax or NumPy, on one
+                device or spread over a mesh along their first axis.
+            value_range: of float images, black and white: (0, 1), (-1, 1) or (0, 255). What is
+                beyond is clipped.
+            rounding: of float images. "nearest": to 8 bits, as an image is that is saved and read
+                again. "down": to the next smaller of 8 bits, as ADM's sampler and torchmetrics do.
+                "none". None: "down" for presets of such programs, else "nearest".
+
+        Returns:
+            Features of arrays of jax.
+
+        Raises:
+            ValueError: for images of another shape or type, or floats without a range.
+        """
+        return self._on_devices.apply(params, images, value_range, rounding)
+
+    def init(self, *, keep: int = 0) -> State:
+        """Returns the state of no images; loads the network.
+
+        Args:
+            keep: of how many images, the first ones, to keep the features, for the metrics that
+                need them: see `metrics.features`. 12 kB an image.
+
+        Raises:
+            ValueError: if a number is negative.
+        """
+        if keep < 0:
+            raise ValueError(f"keep must not be negative; got {keep}")
+        shapes = self._on_devices.shapes()
+        widths = {"pooled": shapes.pooled.shape[1]}
+        if shapes.spatial is not None:
+            widths["spatial"] = shapes.spatial.shape[1]
+        kept = {
+            name: (keep, array.shape[1])
+            for name in ("pooled", "logits_unbiased", "spatial")
+            if keep and (array := getattr(shapes, name)) is not None
+        }
+        return state.init(widths, keep=kept, origin=self.origin)
+
+    def update(
+        self,
+        state: State,
+        images: Any,
+        mask: Any = None,
+        *,
+        params: Any = None,
+        value_range: Range | None = None,
+        rounding: Rounding | None = None,
+    ) -> State:
+        """Returns the state with more images, which stay on the devices; may be compiled.
+
+        Args:
+            state: of the images so far. It stays as it is.
+            images: see `apply`.
+            mask: bool [n]; images that are False do not count, such as those that only fill the
+                last batch. None: all count.
+            params: see `apply`.
+            value_range: see `apply`.
+            rounding: see `apply`.
+
+        Raises:
+            ValueError: see `apply`; for a state of other features.
+        """
+        return self._on_devices.update(state, images, mask, params, value_range, rounding)
 
     @functools.cached_property
-    def _model(self) -> InceptionV3:
-        weights = self._weights
-        return _checked(weights if isinstance(weights, Model) else model_for(NAME, weights))
+    def _on_devices(self) -> OnDevices:
+        rounding: Rounding = "down" if self.preset.unit_floats else "nearest"
+        return OnDevices(self._network, rounding, self._block)
+
+    @functools.cached_property
+    def _network(self) -> FeatureNetwork:
+        weights, own, preset = self._weights, self._own, self.preset.name
+        if isinstance(own, OwnFeatures):
+            return feature_networks.of_function(own, preset)
+        if own is not None:
+            model = model_for(own, weights) if isinstance(own, str) else own
+            return feature_networks.of_library(model, preset)
+        model = _checked(weights if isinstance(weights, Model) else model_for(NAME, weights))
+        call = functools.partial(_pooled, dims=self.dims, spatial="sfid" in self.preset.metrics)
+        origin = Origin(preset, self.resize, self.dims, fingerprint(model, self.dims))
+        return feature_networks.of_fid(model, call, origin)
+
+    @functools.cached_property
+    def _loader(self) -> LoaderOptions:
+        return LoaderOptions(self._network.on_host, *self._options)
 
     @functools.cached_property
     def _call(self) -> Any:
-        call = functools.partial(_pooled, dims=self.dims, spatial="sfid" in self.preset.metrics)
-        return jit_call(self._model, call, parts=self._parts)
+        return self._network.compiled(self._parts)
 
     def _kept(self, images: Images) -> Iterator[Features]:
         """Features batch by batch, without those that the preset's program leaves out."""
@@ -200,6 +309,17 @@ class Extractor:
                 yield _fetched(*pending.popleft())
         while pending:
             yield _fetched(*pending.popleft())
+
+
+def _own_features(features: Any) -> str | Model | OwnFeatures | None:
+    if features is None or isinstance(features, str | Model | OwnFeatures):
+        return features
+    if callable(features):
+        return OwnFeatures(features, getattr(features, "__name__", type(features).__name__))
+    raise ValueError(
+        "features are a network's name, a network or a function of images, not a "
+        f"{type(features).__name__}"
+    )
 
 
 def _pooled(

@@ -7,6 +7,7 @@ import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 
 from inception_jax.metrics.origin import Origin
@@ -14,9 +15,10 @@ from inception_jax.metrics.presets import DEFAULT, Preset, preset_of
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What a network says of images.
+    """What a network says of images, as arrays of NumPy, or of jax on the devices.
 
     Attributes:
         pooled: float32 [n, d], a stage's map averaged over its pixels.
@@ -30,7 +32,7 @@ class Features:
     pooled: np.ndarray
     logits_unbiased: np.ndarray | None = None
     spatial: np.ndarray | None = None
-    origin: Origin | None = None
+    origin: Origin | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __len__(self) -> int:
         return len(self.pooled)

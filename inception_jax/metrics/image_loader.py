@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from inception_jax.metrics import statistics_files
 from inception_jax.metrics.image_arrays import StoredImages
 from inception_jax.metrics.image_files import image_files
 from inception_jax.metrics.presets import DEFAULT, PRESETS, Preset
-from inception_jax.metrics.resizing import Resize, resized
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.notes import Counts, printable
+
+Prepare = Callable[[np.ndarray], np.ndarray]
 
 _SHOWN = 20
 # What the programs' conversion to 8 bits loses or ignores.
@@ -68,7 +69,7 @@ class LoaderOptions:
     """How images are read.
 
     Attributes:
-        resize: see `resizing.resized`.
+        prepare: from an image, [h, w, 3], to what the network takes.
         batch_size: images a batch.
         workers: threads.
         skip_unreadable: leave out files that are not whole images, with a warning.
@@ -76,7 +77,7 @@ class LoaderOptions:
         unit_floats: take float images from 0 to 1, and truncate 255 times them to 8 bits.
     """
 
-    resize: Resize
+    prepare: Prepare
     batch_size: int
     workers: int
     skip_unreadable: bool
@@ -150,7 +151,7 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
     No more than two batches are held beside the one that is yielded.
 
     Yields:
-        float32 [n, 299, 299, 3], normalised; n is the batch size, or less at the end.
+        What the network takes, float32 [n, h, w, c]; n is the batch size, or less at the end.
 
     Raises:
         UnreadableError: for a file that is no whole image, unless those are skipped.
@@ -191,7 +192,7 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 
     try:
         for item in _one_by_one(images.items, options.unit_floats):
-            waiting.append((item, pool.submit(_load, item, options.resize)))
+            waiting.append((item, pool.submit(_load, item, options.prepare)))
             if len(waiting) >= 2 * options.batch_size:
                 yield from first()
         while waiting:
@@ -245,12 +246,12 @@ def _as_bytes(image: np.ndarray) -> np.ndarray:
     return (image * image.dtype.type(255)).astype(np.uint8)
 
 
-def _load(item: Any, resize: Resize) -> tuple[np.ndarray, tuple[str, ...]]:
+def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns what the network takes, and the notes of `reader.read`."""
     if isinstance(item, np.ndarray):
-        return resized(item, resize), ()
+        return prepare(item), ()
     if not isinstance(item, Image.Image) and Path(item).suffix == ".npy":
-        return resized(_array_at(Path(item)), resize), ()
+        return prepare(_array_at(Path(item))), ()
     try:
         picture = reader.read(item, as_pillow=True)
     except Exception as error:  # in memory nothing is damaged: a caller's mistake
@@ -258,7 +259,7 @@ def _load(item: Any, resize: Resize) -> tuple[np.ndarray, tuple[str, ...]]:
             raise
         reason = str(error).removeprefix(f"{printable(Path(item))}: ")
         raise UnreadableError(Path(item), reason or type(error).__name__) from None
-    return resized(picture.array(3), resize), picture.notes
+    return prepare(picture.array(3)), picture.notes
 
 
 def _array_at(path: Path) -> np.ndarray:

@@ -86,9 +86,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     """Returns the sums over the features of both."""
     shift = jnp.where(a.count == 0, b.shift, a.shift)
     a, b = about(a, shift), about(b, shift)
-    return Moments(
-        a.count + b.count, shift, _plus(a.total, b.total), _plus(a.outer, b.outer)
-    )
+    return Moments(a.count + b.count, shift, _plus(a.total, b.total), _plus(a.outer, b.outer))
 
 
 def about(moments: Moments, shift: jax.Array) -> Moments:
@@ -153,7 +151,8 @@ def _add_pairs(
             total = _plus_one(total, slices[order].sum(0) * unit * scale)
         units = scale[:, None] * scale
         for order, product in enumerate(_products(slices)):
-            outer = _plus_one(outer, product * jnp.float32(2.0 ** -(2 * _FIRST + 8 * order)) * units)
+            unit = jnp.float32(2.0 ** -(2 * _FIRST + _NEXT * order))
+            outer = _plus_one(outer, product * unit * units)
         return (total, outer), None
 
     sums = (moments.total, moments.outer)

@@ -13,6 +13,7 @@ from inception_jax.weights.facts import checksum
 from inception_jax.weights.saving import to_torch
 
 _LAST = {64: "Conv2d_2b_3x3", 192: "Conv2d_4a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
+NETWORK = "inception_v3.fid"
 _SHOWN = 12  # digits of a fingerprint in messages
 
 
@@ -25,16 +26,19 @@ class Origin:
         resize: the rule by which images were resized; see `resizing.resized`.
         dims: how many features, before any change of the network's width.
         weights: the fingerprint of the weights; see `fingerprint`.
+        network: of which the features are, or the name of a function.
     """
 
     preset: str
     resize: str
     dims: int
     weights: str
+    network: str = NETWORK
 
     def __str__(self) -> str:
+        own = "" if self.network == NETWORK else f"features of {self.network}, "
         return (
-            f"preset {self.preset}, resize {self.resize}, dims {self.dims}, "
+            f"{own}preset {self.preset}, resize {self.resize}, dims {self.dims}, "
             f"weights {short(self.weights)}"
         )
 
@@ -49,10 +53,10 @@ class Origin:
         Raises:
             ValueError: if it is something else.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not set(names) <= arrays.keys():
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not names - {"network"} <= arrays.keys():
             return None
-        values: dict[str, Any] = {name: arrays[name].item() for name in names}
+        values: dict[str, Any] = {name: arrays[name].item() for name in names & arrays.keys()}
         values["dims"] = int(values["dims"])
         return cls(**values)
 
@@ -100,9 +104,15 @@ def fingerprint(model: Model, dims: int) -> str:
     modules = dict.fromkeys(path.partition(".")[0] for path in model.layer_order)
     trunk = [module for module in modules if module not in ("AuxLogits", "fc")]
     needed = tuple(f"{module}." for module in trunk[: trunk.index(_LAST[dims]) + 1])
-    tensors = {
-        name: np.asarray(tensor, np.float32)
-        for name, tensor in to_torch(model).items()
-        if name.startswith(needed) and not name.endswith("num_batches_tracked")
-    }
-    return checksum(tensors)
+    return fingerprint_of(
+        {
+            name: tensor
+            for name, tensor in to_torch(model).items()
+            if name.startswith(needed) and not name.endswith("num_batches_tracked")
+        }
+    )
+
+
+def fingerprint_of(tensors: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 over tensors and their names, in float32."""
+    return checksum({name: np.asarray(x, np.float32) for name, x in tensors.items()})

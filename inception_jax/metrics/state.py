@@ -289,8 +289,9 @@ def _check_range(low: float, high: float) -> None:
     """Finds images of another range than was stated, which were clipped or are all too bright."""
     if low < -0.5 or high > 1.5:
         raise ValueError(
-            f"images reached from {low:.3g} to {high:.3g} of the stated range, where 0 is black and "
-            "1 is white: state the range that they have, value_range=(0, 1), (-1, 1) or (0, 255)"
+            f"images reached from {low:.3g} to {high:.3g} of the stated range, where 0 is black "
+            "and 1 is white: state the range that they have, value_range=(0, 1), (-1, 1) or "
+            "(0, 255)"
         )
     if np.isfinite(low) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
         warnings.warn(

@@ -1,0 +1,186 @@
+"""What computes features: the network of FID, another one of this library, or a function."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from inception_jax.crops import as_input, crop_of, described, rounds
+from inception_jax.images import Picture
+from inception_jax.inference.compiled import jit_call, state_for
+from inception_jax.metrics import device_crops, device_images, resizing
+from inception_jax.metrics.origin import Origin, fingerprint_of
+from inception_jax.nn.model import Model
+from inception_jax.preprocessing import facts_of
+from inception_jax.weights.weight_file import spec_of
+
+Function = Callable[..., Any]
+Outputs = tuple[jax.Array | None, ...]
+"""Features by the fields of `Features`: pooled, logits_unbiased, spatial."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnFeatures:
+    """A function that computes features.
+
+    Args:
+        function: of images, float32 [n, h, w, 3] from 0 to 1, to features [n, d]. With `params`
+            it is a function of these and the images. It has to stand `jax.jit`.
+        name: for results and files of statistics.
+        params: a pytree of arrays. Without it, arrays that the function holds become constants of
+            the compiled program.
+        size: height and width to which Pillow's 8-bit bilinear filter resizes images first; None:
+            all images have one size already, and keep it.
+    """
+
+    function: Function
+    name: str
+    params: Any = None
+    size: int | None = None
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise ValueError(f"function is a function of images, not a {type(self.function)}")
+        if not self.name:
+            raise ValueError("own features need a name, which results and files show")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1, not {self.size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureNetwork:
+    """What an extractor computes with.
+
+    Attributes:
+        params: a pytree of arrays.
+        call: from `params` and prepared images [n, h, w, c] to features.
+        on_host: prepares an image, uint8 [h, w, 3].
+        on_devices: prepares images, float32 [n, h, w, 3] from 0 to 255.
+        whole: whether images are of whole numbers before they are prepared.
+        compiled: `call` with `params`, of prepared images on the host.
+        origin: what its features are of, but for the preset.
+    """
+
+    params: Any
+    call: Callable[[Any, jax.Array], Outputs]
+    on_host: Callable[[np.ndarray], np.ndarray]
+    on_devices: Callable[[jax.Array], jax.Array]
+    whole: bool
+    compiled: Callable[[int | None], Callable[[Any], Outputs]]
+    origin: Origin
+
+
+def of_fid(
+    model: Model, call: Callable[[Model, jax.Array], Outputs], origin: Origin
+) -> FeatureNetwork:
+    """The network of FID, whose features `call` takes."""
+    resize: Any = origin.resize
+    return FeatureNetwork(
+        **_of_model(model, call),
+        on_host=functools.partial(resizing.resized, resize=resize),
+        on_devices=functools.partial(device_images.resized, resize=resize),
+        whole=resize == "bilinear_pillow",
+        origin=origin,
+    )
+
+
+def of_library(model: Model, preset: str) -> FeatureNetwork:
+    """Another network: what its classifier sees of images that are prepared as it wants them.
+
+    Raises:
+        ValueError: for a network that was not built by `create_model`, takes neither grey nor
+            colour images, or computes in less than float32.
+    """
+    info, channels = facts_of(model)
+    dtype = getattr(model.fc, "dtype", jnp.float32) if hasattr(model, "fc") else jnp.float32
+    if jnp.promote_types(dtype, jnp.float32) != dtype:
+        raise ValueError(f"features need float32; this network computes in {dtype}")
+
+    def on_host(image: np.ndarray) -> np.ndarray:
+        picture = Picture(Image.fromarray(image), ())
+        return as_input(crop_of(picture, info, channels), info)[0]
+
+    # The classifier has no say in the features.
+    tensors = {k: v for k, v in _named(model).items() if k.partition(".")[0] != "fc"}
+    name = spec_of(model).name
+    width = jax.eval_shape(model.embed, _input(info.input_size, channels)).shape[1]
+    return FeatureNetwork(
+        **_of_model(model, lambda model, images: (model.embed(images), None, None)),
+        on_host=on_host,
+        on_devices=lambda images: device_crops.prepared(images, info, channels),
+        whole=rounds(info),
+        origin=Origin(preset, described(info), width, fingerprint_of(tensors), name),
+    )
+
+
+def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
+    """A caller's function.
+
+    Raises:
+        ValueError: if it does not return features [n, d] of images.
+    """
+    size = own.size
+
+    def on_host(image: np.ndarray) -> np.ndarray:
+        if size is not None:
+            picture = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+            image = np.asarray(picture)
+        return image.astype(np.float32) / np.float32(255)
+
+    def on_devices(images: jax.Array) -> jax.Array:
+        if size is not None:
+            images = device_images.pillow_resized(images, (size, size), "bilinear")
+        return images / np.float32(255)
+
+    def call(params: Any, images: jax.Array) -> Outputs:
+        found = own.function(images) if own.params is None else own.function(params, images)
+        if getattr(found, "ndim", 0) != 2 or found.shape[0] != images.shape[0]:
+            got = f"{type(found).__name__} {list(getattr(found, 'shape', []))}"
+            raise ValueError(
+                f"{own.name} is to return features [n, d] of images [n, h, w, 3]; of "
+                f"{list(images.shape)} it returned {got}"
+            )
+        return found.astype(jnp.float32), None, None
+
+    compute = jax.jit(call)
+    leaves = jax.tree_util.tree_leaves_with_path(own.params)
+    tensors = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    resize = "as they are" if size is None else f"{size}x{size}, bilinear, 8 bits"
+    width = jax.eval_shape(call, own.params, _input(size or 64, 3))[0].shape[1]
+    weights = fingerprint_of(tensors) if tensors else "not known"
+    return FeatureNetwork(
+        params=own.params,
+        call=call,
+        on_host=on_host,
+        on_devices=on_devices,
+        whole=size is not None,
+        compiled=lambda _: functools.partial(compute, own.params),
+        origin=Origin(preset, resize, width, weights, own.name),
+    )
+
+
+def _of_model(model: Model, call: Callable[[Model, jax.Array], Outputs]) -> dict[str, Any]:
+    graphdef, params = state_for(model)
+    return {
+        "params": params,
+        "call": lambda params, images: call(nnx.merge(graphdef, params), images),
+        "compiled": lambda parts: jit_call(model, call, parts=parts),
+    }
+
+
+def _input(size: int, channels: int) -> Any:
+    return jax.ShapeDtypeStruct((2, size, size, channels), np.float32)
+
+
+def _named(model: Model) -> dict[str, np.ndarray]:
+    from inception_jax.weights.saving import to_torch
+
+    return {k: v for k, v in to_torch(model).items() if not k.endswith("num_batches_tracked")}

@@ -1,0 +1,177 @@
+"""From images on the devices to features on the devices, as pure functions of the parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from inception_jax.metrics import device_images, state
+from inception_jax.metrics.device_images import Range, Rounding
+from inception_jax.metrics.feature_networks import FeatureNetwork
+from inception_jax.metrics.features import Features
+from inception_jax.metrics.state import State
+
+_LEAST = 2  # images a device, see `OnDevices`
+
+
+class OnDevices:
+    """A network as pure functions.
+
+    The network sees no fewer than two images on each device, if need be black ones: of a single
+    one XLA's CPU compiler adds in another order. Of two and more, features were equal to the last
+    bit wherever it was tried on CPUs; `block` makes sure of it, everywhere, at some cost.
+
+    Args:
+        network: with its parameters.
+        rounding: of float images, unless a call says otherwise.
+        block: how many images a device computes at once, always; None: all that it is given.
+    """
+
+    def __init__(self, network: FeatureNetwork, rounding: Rounding, block: int | None):
+        self._network = network
+        self._rounding: Rounding = rounding
+        self._block = block
+        self._placed: dict[Any, Any] = {}
+        static = ("value_range", "rounding", "shards", "mesh")
+        self._apply = jax.jit(self._features, static_argnames=static)
+        self._update = jax.jit(self._updated, static_argnames=static)
+
+    def apply(
+        self, params: Any, images: Any, value_range: Range | None, rounding: Rounding | None
+    ) -> Features:
+        """Returns features of arrays [n, d]; see `Extractor.apply`."""
+        images, params, options = self._arguments(images, params, value_range, rounding)
+        return self._apply(params, images, **options)
+
+    def update(
+        self,
+        old: State,
+        images: Any,
+        mask: Any,
+        params: Any,
+        value_range: Range | None,
+        rounding: Rounding | None,
+    ) -> State:
+        """Returns the state with more images; see `Extractor.update`."""
+        images, params, options = self._arguments(images, params, value_range, rounding)
+        return self._update(params, old, images, mask, **options)
+
+    def _arguments(
+        self, images: Any, params: Any, value_range: Range | None, rounding: Rounding | None
+    ) -> tuple[jax.Array, Any, dict[str, Any]]:
+        rounding = rounding or self._rounding
+        images = device_images.checked(images, value_range, rounding)
+        if self._network.whole and rounding == "none" and images.dtype != jnp.uint8:
+            how = self._network.origin.resize
+            raise ValueError(f"{how}: it takes images of 8 bits, and rounding is 'none'")
+        images, shards, mesh = _laid_out(images)
+        params = self._beside(images) if params is None else params
+        if value_range is not None:
+            value_range = (float(value_range[0]), float(value_range[1]))
+        options = dict(value_range=value_range, rounding=rounding, shards=shards, mesh=mesh)
+        return images, params, options
+
+    def shapes(self) -> Features:
+        """Returns the shapes of the features of one image, of an image's size of 32 pixels."""
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+        compute = functools.partial(
+            self._features, value_range=None, rounding="nearest", shards=1, mesh=None
+        )
+        return jax.eval_shape(compute, self._network.params, images)
+
+    def _updated(
+        self, params: Any, old: State, images: jax.Array, mask: Any, **options: Any
+    ) -> State:
+        count = images.shape[0]
+        mask = jnp.ones(count, bool) if mask is None else jnp.asarray(mask)
+        features = self._features(params, images, **options)
+        seen = device_images.pixel_range(images, options["value_range"], mask.astype(bool))
+        new = state.add(old, features, mask, seen)
+        if options["mesh"] is not None:  # every device has all of it
+            new = lax.with_sharding_constraint(new, NamedSharding(options["mesh"], PartitionSpec()))
+        return new
+
+    def _features(
+        self,
+        params: Any,
+        images: jax.Array,
+        *,
+        value_range: Range | None,
+        rounding: Rounding,
+        shards: int,
+        mesh: Mesh | None,
+    ) -> Features:
+        network = self._network
+
+        def compute(images: jax.Array) -> Features:
+            pixels = device_images.pixels(images, value_range, rounding)
+            pooled, logits, spatial = network.call(params, network.on_devices(pixels))
+            assert pooled is not None
+            flat = None if spatial is None else spatial.reshape(spatial.shape[0], -1)
+            return Features(pooled, logits, flat, network.origin)
+
+        with jax.default_matmul_precision("highest"):
+            return _in_blocks(compute, images, shards, self._block)
+
+    def _beside(self, images: jax.Array) -> Any:
+        """The parameters on the devices of the images, copied there once."""
+        place = _place(images)
+        if place is None:
+            return self._network.params
+        if place not in self._placed:
+            self._placed[place] = jax.device_put(self._network.params, place)
+        return self._placed[place]
+
+
+def _place(images: jax.Array) -> Any:
+    if isinstance(images, jax.core.Tracer):
+        return None
+    if isinstance(images.sharding, NamedSharding):
+        return NamedSharding(images.sharding.mesh, PartitionSpec())
+    if isinstance(images.sharding, SingleDeviceSharding) and images.committed:
+        return images.sharding
+    return None
+
+
+def _laid_out(images: jax.Array) -> tuple[jax.Array, int, Mesh | None]:
+    """Returns images, into how many parts they are cut, and their mesh.
+
+    Explicit axes become automatic ones: with them jax refuses to cut off images that only fill.
+    """
+    if isinstance(images, jax.core.Tracer) or not isinstance(images.sharding, NamedSharding):
+        return images, 1, None
+    mesh, spec = images.sharding.mesh, images.sharding.spec
+    if AxisType.Explicit in mesh.axis_types:
+        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+        images = jax.device_put(images, NamedSharding(mesh, spec))
+    local = images.sharding.shard_shape(images.shape)[0]
+    return images, images.shape[0] // max(local, 1), mesh
+
+
+def _in_blocks(
+    compute: Callable[[jax.Array], Features], images: jax.Array, shards: int, block: int | None
+) -> Features:
+    """Computes blocks of one size, of which each device has its part."""
+    count = images.shape[0]
+    local = -(-count // shards)
+    each = block or max(local, _LEAST)
+    blocks = -(-local // each)
+    total = shards * blocks * each
+    padded = jnp.pad(images, [(0, total - count), (0, 0), (0, 0), (0, 0)])
+    if blocks == 1:
+        return jax.tree.map(lambda x: x[:count], compute(padded))
+    # A block takes images from every device's part, in which they are neighbours.
+    cut = padded.reshape(shards, blocks, each, *images.shape[1:]).swapaxes(0, 1)
+    found = lax.map(lambda part: compute(part.reshape(shards * each, *part.shape[2:])), cut)
+
+    def back(x: jax.Array) -> jax.Array:
+        x = x.reshape(blocks, shards, each, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(total, *x.shape[3:])[:count]
+
+    return jax.tree.map(back, found)
