@@ -1,6 +1,7 @@
 """Metrics of generated images by Inception V3: FID, sFID, KID, Inception Score, and others."""
 
 from inception_jax.metrics.extractor import Extractor
+from inception_jax.metrics.feature_networks import OwnFeatures
 from inception_jax.metrics.features import Features
 from inception_jax.metrics.frechet import frechet_distance
 from inception_jax.metrics.image_loader import UnreadableError
@@ -11,26 +12,49 @@ from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
 from inception_jax.metrics.origin import Origin
 from inception_jax.metrics.presets import PRESETS, Preset
 from inception_jax.metrics.scores import fid, inception_score, kid, precision_recall, sfid
+from inception_jax.metrics.sources import Generated, Loader, Records
+from inception_jax.metrics.state import (
+    State,
+    across_processes,
+    features_of,
+    init,
+    merge,
+    merge_over,
+    result,
+    statistics_of,
+)
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
 
 __all__ = [
     "PRESETS",
     "Extractor",
     "Features",
+    "Generated",
+    "Loader",
     "MeanStd",
     "Origin",
+    "OwnFeatures",
     "PrecisionRecall",
     "Preset",
+    "Records",
     "RunningStatistics",
+    "State",
     "Statistics",
     "UnreadableError",
+    "across_processes",
+    "features_of",
     "fid",
     "frechet_distance",
     "inception_score",
+    "init",
     "kernel_distance",
     "kid",
     "manifold_precision_recall",
+    "merge",
+    "merge_over",
     "precision_recall",
+    "result",
     "score_of_logits",
     "sfid",
+    "statistics_of",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import cores
@@ -23,6 +24,7 @@ from inception_jax.metrics.on_devices import OnDevices
 from inception_jax.metrics.origin import Origin, fingerprint
 from inception_jax.metrics.presets import DEFAULT, preset_of
 from inception_jax.metrics.resizing import RESIZES, Resize
+from inception_jax.metrics.sources import Generated
 from inception_jax.metrics.state import State
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.models.inception_v3 import InceptionV3
@@ -113,6 +115,7 @@ class Extractor:
         self._weights: Source | Model = weights
         self._parts = parts
         self._block = block
+        self._progress = progress
         self._own = _own_features(features)
         self._options = (batch_size, workers, skip_unreadable, progress, self.preset.unit_floats)
 
@@ -218,7 +221,7 @@ class Extractor:
 
         Args:
             keep: of how many images, the first ones, to keep the features, for the metrics that
-                need them: see `metrics.features`. 12 kB an image.
+                need them: see `metrics.features_of`. 12 kB an image.
 
         Raises:
             ValueError: if a number is negative.
@@ -294,8 +297,22 @@ class Extractor:
         size = self.preset.whole_batches
         return whole_batches(parts, size, images.name) if size else parts
 
+    def _generated(self, images: Generated) -> Iterator[Features]:
+        """Features of images that stay on the devices."""
+        bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not self._progress)
+        with bar:
+            for batch, count in images:
+                found = self.apply(
+                    None, batch, value_range=images.value_range, rounding=images.rounding
+                )
+                yield jax.tree.map(lambda x: np.asarray(x)[:count], found)  # noqa: B023
+                bar.update(count)
+
     def _computed(self, images: Images) -> Iterator[Features]:
         """Features batch by batch; while one is fetched from the devices they compute the next."""
+        if isinstance(images.items, Generated):
+            yield from self._generated(images.items)
+            return
         pending: collections.deque[tuple[Any, int]] = collections.deque()
         size = None
         for batch in batches(images, self._loader):

@@ -21,6 +21,16 @@ from inception_jax.metrics import statistics_files
 from inception_jax.metrics.image_arrays import StoredImages
 from inception_jax.metrics.image_files import image_files
 from inception_jax.metrics.presets import DEFAULT, PRESETS, Preset
+from inception_jax.metrics.sources import (
+    Encoded,
+    Generated,
+    Loader,
+    Records,
+    archive,
+    as_array,
+    images_in,
+    record_files,
+)
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.notes import Counts, printable
 
@@ -52,7 +62,8 @@ class Images:
     """Images that are still to be read, once.
 
     Attributes:
-        items: paths, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3].
+        items: paths, encoded images, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3]; or
+            `Generated`.
         count: how many images there are; None if only the end will tell.
         name: for messages.
         statistics: that the file of the images holds too, of more images than these.
@@ -89,9 +100,11 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
     """Finds out what a source of images is, and whether it can be one; reads no image.
 
     Args:
-        source: a folder; an `.npz` file of statistics, of images `arr_0`, or of both; an `.npy`
-            file; an array uint8 [n, h, w, 3]; or an iterable of images: paths, Pillow images,
-            arrays uint8 [h, w, 3] or [n, h, w, 3].
+        source: `Generated`, `Loader` or `Records`; a folder; a zip file of images; a file of
+            records, or several by a `*` in the path; an `.npz` file of statistics, of images
+            `arr_0`, or of both; an `.npy` file; an array uint8 [n, h, w, 3]; or an iterable of
+            images: paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples of
+            images and labels.
         preset: tells which files of a folder are images, and which arrays are.
 
     Raises:
@@ -101,12 +114,21 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
     """
     if isinstance(source, str | os.PathLike):
         return _at(Path(source), preset)
+    if isinstance(source, Generated | Loader):
+        return Images(source, source.count, source.name)
+    if isinstance(source, Records):
+        return Images(source, source.count, str(source.files[0]))
     if isinstance(source, Image.Image):
         raise ValueError("this is one image: give a list of images")
     if hasattr(source, "__array__"):
         return _of_array(np.asarray(source), preset.unit_floats)
     if isinstance(source, Iterable):
         return Images(source, None, "images")
+    if callable(source):
+        raise TypeError(
+            "a function generates images by metrics.Generated(function, count=...), as "
+            "function(key, n)"
+        )
     raise TypeError(
         "images are a folder, an .npz or .npy file, an array or an iterable of images, not "
         f"a {type(source).__name__}"
@@ -119,12 +141,22 @@ def _at(path: Path, preset: Preset) -> Images | Statistics:
         if len(files) < 2:
             raise ValueError(f"{path} holds one image; two at least are needed")
         return Images(files, len(files), str(path))
+    if files := record_files(path):
+        return open_images(Records(tuple(files)), preset)
     if not path.exists():
         raise FileNotFoundError(f"no folder and no .npz file at {path}")
+    if path.suffix == ".zip":
+        items, count = archive(path)
+        if count < 2:
+            raise ValueError(f"{path} holds one image; two at least are needed")
+        return Images(items, count, str(path))
     if path.suffix == ".npy":
         return _of_array(StoredImages(path), preset.unit_floats, str(path))
     if path.suffix != ".npz":
-        raise ValueError(f"{path} is neither a folder of images nor an .npz or .npy file")
+        raise ValueError(
+            f"{path} is neither a folder of images nor an .npz or .npy file, nor a .zip, .tfrecord "
+            "or .array_record file of images"
+        )
     arrays = statistics_files.arrays_of(path)
     statistics = statistics_files.statistics_of(arrays, path)
     if statistics is not None:
@@ -183,7 +215,8 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
             image, found = future.result()
             for note in found:
                 if note.startswith(_LOSSES):
-                    notes.add(note, "an image" if isinstance(item, Image.Image) else item)
+                    name = item.name if isinstance(item, Encoded) else item
+                    notes.add(note, "an image" if isinstance(item, Image.Image) else name)
             yield image
         except UnreadableError as error:
             if not options.skip_unreadable:
@@ -213,10 +246,10 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 def _one_by_one(items: Iterable[Any], unit_floats: bool) -> Iterator[Any]:
     """Takes batches apart."""
     for item in items:
-        if isinstance(item, str | os.PathLike | Image.Image):
+        if isinstance(item, str | os.PathLike | Image.Image | Encoded):
             yield item
             continue
-        array = np.asarray(item)
+        array = as_array(images_in(item))
         _check(array, unit_floats)
         yield from map(_as_bytes, array if array.ndim == 4 else [array])
 
@@ -250,15 +283,16 @@ def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns what the network takes, and the notes of `reader.read`."""
     if isinstance(item, np.ndarray):
         return prepare(item), ()
-    if not isinstance(item, Image.Image) and Path(item).suffix == ".npy":
+    if isinstance(item, str | os.PathLike) and Path(item).suffix == ".npy":
         return prepare(_array_at(Path(item))), ()
+    source, name = item if isinstance(item, Encoded) else (item, item)
     try:
-        picture = reader.read(item, as_pillow=True)
+        picture = reader.read(source, as_pillow=True)
     except Exception as error:  # in memory nothing is damaged: a caller's mistake
         if isinstance(item, Image.Image):
             raise
-        reason = str(error).removeprefix(f"{printable(Path(item))}: ")
-        raise UnreadableError(Path(item), reason or type(error).__name__) from None
+        reason = str(error).removeprefix(f"{printable(Path(name))}: ")
+        raise UnreadableError(Path(name), reason or type(error).__name__) from None
     return prepare(picture.array(3)), picture.notes
 
 

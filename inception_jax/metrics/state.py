@@ -217,7 +217,7 @@ def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
 # Results, on the host
 
 
-def statistics(state: State) -> Statistics:
+def statistics_of(state: State) -> Statistics:
     """Returns the statistics of the images, to compare or to save.
 
     Raises:
@@ -233,7 +233,7 @@ def statistics(state: State) -> Statistics:
     return dataclasses.replace(found["pooled"], spatial=found.get("spatial"))
 
 
-def features(state: State) -> Features:
+def features_of(state: State) -> Features:
     """Returns the features that were kept: those of the first images, in their order.
 
     Raises:
@@ -254,18 +254,18 @@ def result(state: State, real: Any) -> float:
         real: another state; `Statistics`, or the path of an `.npz` file of them; or `Features`.
 
     Raises:
-        ValueError: see `statistics`; for statistics of another origin or number of features.
+        ValueError: see `statistics_of`; for statistics of another origin or number of features.
     """
     from inception_jax.metrics.scores import fid_of_statistics
 
-    return fid_of_statistics(statistics(state), _statistics_of(real))
+    return fid_of_statistics(statistics_of(state), _statistics_of(real))
 
 
 def _statistics_of(real: Any) -> Statistics:
     if isinstance(real, Statistics):
         return real
     if isinstance(real, State):
-        return statistics(real)
+        return statistics_of(real)
     if isinstance(real, Features):
         return real.statistics
     return Statistics.load(real)

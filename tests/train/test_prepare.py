@@ -16,12 +16,12 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from tensorboardX.record_writer import masked_crc32c
 
+from inception_jax.tfrecords import read_records
 from tests.helpers.images import encode, write_folder
 from train import prepare
 from train.conversion import from_folder, tfds_writer
 from train.conversion.from_folder import convert_folder
 from train.conversion.from_tfrecords import convert_tfrecords
-from train.conversion.tfrecord_reader import read_records
 from train.data.open_dataset import open_dataset
 from train.errors import TrainingError, UsageError
 

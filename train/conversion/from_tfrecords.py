@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from inception_jax.tfrecords import read_records
 from train.conversion import tfds_writer
 from train.conversion.tfds_writer import Shards, new_folder, write
-from train.conversion.tfrecord_reader import read_records
 from train.errors import UsageError
 
 _SHARD = re.compile(r"(train|validation)-(\d{5})-of-(\d{5})")
@@ -89,7 +89,7 @@ def _convert_tfds(src: Path, dst: Path, name: str | None) -> Path:
 
 def _counted(path: Path, expected: int) -> Iterator[bytes]:
     count = 0
-    for record in read_records(path):
+    for record in read_records(path, UsageError):
         yield record
         count += 1
     if count != expected:
@@ -160,7 +160,7 @@ class _Labels:
 
     def records(self, path: Path) -> Iterator[bytes]:
         """Yields the converted records of a shard."""
-        for number, record in enumerate(read_records(path)):
+        for number, record in enumerate(read_records(path, UsageError)):
             where = f"{path}, record {number}"
             try:
                 example: Any = self._source.deserialize_example_np(record)

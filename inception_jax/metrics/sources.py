@@ -1,0 +1,298 @@
+"""Further sources of images: generators, loaders of batches, archives, and files of records."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from inception_jax import extras
+from inception_jax.images import EXTENSIONS
+from inception_jax.metrics.device_images import Range, Rounding
+from inception_jax.notes import printable
+from inception_jax.tfrecords import bytes_features, read_records
+
+_IMAGE_KEYS = ("image", "images", "image/encoded", "pixel_values", "jpg", "png")
+_TFRECORD, _ARRAY_RECORD = ".tfrecord", ".array_record"
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+
+
+class Encoded(NamedTuple):
+    """An image file that is not a file of its own."""
+
+    data: bytes
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Images that a function generates, on the devices.
+
+    Args:
+        function: of a key of `jax.random` and a number of images n, to images [n, h, w, 3]; uint8,
+            or floats of `value_range`.
+        count: how many images to generate.
+        batch_size: n, always: what is beyond `count` is left out.
+        seed: of the keys, one for each batch.
+        value_range: see `Extractor.apply`.
+        rounding: see `Extractor.apply`.
+        name: for messages.
+    """
+
+    function: Callable[[jax.Array, int], Any]
+    count: int
+    batch_size: int = 50
+    seed: int = 0
+    value_range: Range | None = None
+    rounding: Rounding | None = None
+    name: str = "generated images"
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise ValueError(f"function(key, n) is needed, not a {type(self.function).__name__}")
+        if self.count < 2 or self.batch_size < 1:
+            raise ValueError(
+                f"two images at least, in batches of one; got {self.count} in {self.batch_size}"
+            )
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Yields batches, and how many images of each count."""
+        key = jax.random.key(self.seed)
+        for number, start in enumerate(range(0, self.count, self.batch_size)):
+            images = self.function(jax.random.fold_in(key, number), self.batch_size)
+            found = tuple(getattr(images, "shape", ()))
+            if found[:1] != (self.batch_size,):
+                raise ValueError(
+                    f"{self.name}: {self.batch_size} images were asked for; got {list(found)}"
+                )
+            yield images, min(self.batch_size, self.count - start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Batches of a loader, such as Grain's or PyTorch's, as uint8 images.
+
+    A batch is an array of images; or a tuple or list, of which the first is taken; or a mapping.
+
+    Args:
+        batches: yields them.
+        key: of the images in a batch: a name or a position. None: the first, or the usual names.
+        value_range: of float images, black and white: (0, 1), (-1, 1) or (0, 255).
+        rounding: of float images: "nearest" or "down", to whole numbers from 0 to 255.
+        channels_first: images are [n, c, h, w]. None: tensors of PyTorch that look like it are.
+        count: how many images there are, for the progress bar.
+        name: for messages.
+    """
+
+    batches: Iterable[Any]
+    key: str | int | None = None
+    value_range: Range | None = None
+    rounding: Rounding = "nearest"
+    channels_first: bool | None = None
+    count: int | None = None
+    name: str = "images"
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            yield self._images(images_in(batch, self.key, self.name))
+
+    def _images(self, images: Any) -> np.ndarray:
+        array = as_array(images, self.channels_first)
+        if array.dtype.kind != "f":
+            return array
+        if self.value_range is None:
+            raise ValueError(
+                f"{self.name}: float images need their range; got {array.dtype} "
+                f"{list(array.shape)}: Loader(batches, value_range=(0, 1)), (-1, 1) or (0, 255)"
+            )
+        low, high = map(np.float32, self.value_range)
+        whole = (array.astype(np.float32) - low) * np.float32(255 / (high - low))
+        if whole.size and (whole.min() < -128 or whole.max() > 383):
+            raise ValueError(
+                f"{self.name}: images from {array.min():g} to {array.max():g} are far outside of "
+                f"the stated range {self.value_range}"
+            )
+        if self.rounding == "nearest":
+            whole = whole + np.float32(0.5)
+        return np.floor(whole).clip(0, 255).astype(np.uint8)
+
+
+def images_in(batch: Any, key: str | int | None = None, name: str = "images") -> Any:
+    """Returns the images of a batch of images and other things.
+
+    Raises:
+        ValueError: if they are not where they are looked for, with what there is.
+    """
+    if isinstance(batch, Mapping):
+        keys = list(batch)
+        if key is None:
+            usual = [known for known in _IMAGE_KEYS if known in batch]
+            if len(usual) == 1:
+                return batch[usual[0]]
+            raise ValueError(
+                f"{name}: which of {', '.join(map(repr, keys))} are the images? "
+                "Loader(batches, key=...)"
+            )
+        if key not in batch:
+            raise ValueError(f"{name}: a batch has {', '.join(map(repr, keys))}, and no {key!r}")
+        return batch[key]
+    if isinstance(batch, tuple | list):
+        at = 0 if key is None else key
+        if not isinstance(at, int) or not -len(batch) <= at < len(batch):
+            raise ValueError(f"{name}: a batch has {len(batch)} parts, and no {key!r}")
+        return batch[at]
+    if key is not None:
+        raise ValueError(f"{name}: a batch is a {type(batch).__name__}, which has no {key!r}")
+    return batch
+
+
+def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
+    """Returns images of NumPy, jax or torch as an array, channels last; grey ones in 3 channels."""
+    is_tensor = type(images).__module__.partition(".")[0] == "torch"
+    array = np.asarray(images.detach().cpu() if is_tensor else images)
+    if channels_first is None and is_tensor and array.ndim in (3, 4):
+        first, last = array.shape[-3], array.shape[-1]
+        channels_first = first in (1, 3) and last not in (1, 3)
+    if channels_first:
+        array = np.moveaxis(array, -3, -1)
+        if array.shape[-1] == 1:
+            array = np.repeat(array, 3, axis=-1)
+    return array
+
+
+# Files that hold many images
+
+
+def archive(path: Path) -> tuple[Iterable[Encoded], int]:
+    """Opens a zip file: all its images, of all folders, in the order of their names.
+
+    Returns:
+        What yields them, and their number.
+
+    Raises:
+        ValueError: if it is no zip file, or has no images.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = sorted(info.filename for info in file.infolist() if _is_image(info.filename))
+            total = len(file.infolist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{printable(path)} is not a whole zip file: {error}") from None
+    if not names:
+        raise ValueError(f"no image among the {total} entries of {printable(path)}")
+
+    def images() -> Iterator[Encoded]:
+        with zipfile.ZipFile(path) as file:
+            for name in names:
+                try:
+                    yield Encoded(file.read(name), f"{path}/{name}")
+                except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+                    raise ValueError(f"{printable(path)}, {printable(name)}: {error}") from None
+
+    return _Again(images), len(names)
+
+
+def _is_image(name: str) -> bool:
+    parts = name.split("/")
+    hidden = parts[0] == "__MACOSX" or parts[-1].startswith(".")
+    return not hidden and name.lower().endswith(EXTENSIONS)
+
+
+class _Again:
+    """Something that can be iterated over more than once."""
+
+    def __init__(self, start: Callable[[], Iterator[Any]]):
+        self._start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._start()
+
+
+def record_files(path: Path) -> list[Path]:
+    """Returns the files of records that a path names: itself, or those that fit its `*`."""
+    text = str(path)
+    found = [path]
+    if "*" in text and not path.exists():
+        found = sorted(map(Path, glob.glob(text)))
+    kinds = (_TFRECORD, _ARRAY_RECORD)
+    return found if found and all(any(k in p.name for k in kinds) for p in found) else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Images in files of records, TFRecord or array_record, in the order of the files.
+
+    A record is an image file itself, or a `tf.train.Example` that holds one.
+
+    Args:
+        files: their paths.
+        key: of the image in an example; None: the usual names.
+
+    Raises:
+        FileNotFoundError: if one is not there.
+        ValueError: for another kind of file, or if a package is missing.
+    """
+
+    files: tuple[Path, ...]
+    key: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "files", tuple(map(Path, self.files)))
+        for path in self.files:
+            if not path.is_file():
+                raise FileNotFoundError(f"no file at {path}")
+            if not record_files(path):
+                raise ValueError(f"{path} is named neither *{_TFRECORD}* nor *{_ARRAY_RECORD}*")
+            is_array = _ARRAY_RECORD in path.name
+            package = "array_record" if is_array else "google_crc32c"
+            extras.check(package, f"reading {path.name}")
+
+    @property
+    def count(self) -> int | None:
+        """How many images there are; None for TFRecord, which does not say."""
+        if not all(_ARRAY_RECORD in path.name for path in self.files):
+            return None
+        return sum(reader.num_records() for reader in map(_array_record, self.files))
+
+    def __iter__(self) -> Iterator[Encoded]:
+        for path in self.files:
+            for number, record in enumerate(_records_of(path)):
+                yield self._image(record, f"{path}, record {number}")
+
+    def _image(self, record: bytes, where: str) -> Encoded:
+        if self.key is None and record.startswith(_SIGNATURES):
+            return Encoded(record, where)
+        found = bytes_features(record)
+        if self.key is not None and self.key in found:
+            return Encoded(found[self.key], where)
+        usual = [key for key in _IMAGE_KEYS if key in found]
+        if self.key is None and len(usual) == 1:
+            return Encoded(found[usual[0]], where)
+        has = ", ".join(map(repr, found)) or "nothing"
+        raise ValueError(
+            f"{where}: which of its features is the image? It has {has}: "
+            "metrics.Records(files, key=...)"
+        )
+
+
+def _records_of(path: Path) -> Iterator[bytes]:
+    if _ARRAY_RECORD not in path.name:
+        yield from read_records(path)
+        return
+    reader = _array_record(path)
+    for number in range(reader.num_records()):
+        yield reader.read([number])[0]
+
+
+def _array_record(path: Path) -> Any:
+    module = extras.require("array_record.python.array_record_module", f"reading {path.name}")
+    try:
+        return module.ArrayRecordReader(str(path))
+    except Exception as error:  # it raises many kinds
+        raise ValueError(f"{path} is not a whole array_record file: {error}") from None

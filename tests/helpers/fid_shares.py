@@ -1,0 +1,56 @@
+"""A distance that one or more processes compute on their devices, for comparison.
+
+`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints it. SHARED: images
+are spread over a mesh of all devices; else each process has a state of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+IMAGES = 60
+
+
+def pictures(seed: int, low: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(low, 256, (IMAGES, 24, 31, 3), np.uint8)
+
+
+def main(batch: int, shared: bool, processes: int = 1, index: int = 0, port: int = 0) -> None:
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, index)
+    from inception_jax import metrics
+    from tests.helpers.networks import filled
+
+    extractor = metrics.Extractor(filled("inception_v3.fid", width_multiplier=0.125, num_classes=9))
+    states = []
+    for seed, low in ((0, 0), (1, 90)):
+        state, images = extractor.init(), pictures(seed, low)
+        if not shared:
+            images = images[index::processes]
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            state = extractor.update(state, *(spread(part, batch) if shared else (part,)))
+        states.append(state if shared else metrics.across_processes(state))
+    print(repr(metrics.result(*states)))
+
+
+def spread(part: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Images on a mesh of all devices, filled up, with a mask."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    total = -(-batch // jax.device_count()) * jax.device_count()
+    mask = np.arange(total) < len(part)
+    filled = np.pad(part, [(0, total - len(part)), (0, 0), (0, 0), (0, 0)], constant_values=7)
+    place = NamedSharding(mesh, PartitionSpec("data"))
+
+    def put(whole: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(whole.shape, place, lambda at: whole[at])
+
+    return put(filled), put(mask)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
