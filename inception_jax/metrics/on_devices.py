@@ -89,9 +89,9 @@ class OnDevices:
         self, params: Any, old: State, images: jax.Array, mask: Any, **options: Any
     ) -> State:
         count = images.shape[0]
-        mask = jnp.ones(count, bool) if mask is None else jnp.asarray(mask)
+        mask = jnp.ones(count, bool) if mask is None else state.checked_mask(mask, count)
         features = self._features(params, images, **options)
-        seen = device_images.pixel_range(images, options["value_range"], mask.astype(bool))
+        seen = device_images.pixel_range(images, options["value_range"], mask)
         new = state.add(old, features, mask, seen)
         if options["mesh"] is not None:  # every device has all of it
             new = lax.with_sharding_constraint(new, NamedSharding(options["mesh"], PartitionSpec()))

@@ -96,7 +96,7 @@ def add(
     check_comparable(state.origin, features.origin)
     pooled = features.pooled
     count = pooled.shape[0]
-    mask = jnp.ones(count, bool) if mask is None else _checked_mask(mask, count)
+    mask = jnp.ones(count, bool) if mask is None else checked_mask(mask, count)
     moments = {}
     for name, old in state.moments.items():
         new = _of_kind(features, name)
@@ -123,7 +123,8 @@ def _of_kind(features: Features, name: str) -> jax.Array:
     return jnp.asarray(found)
 
 
-def _checked_mask(mask: Any, count: int) -> jax.Array:
+def checked_mask(mask: Any, count: int) -> jax.Array:
+    """Returns a mask of images; ValueError for another shape."""
     mask = jnp.asarray(mask)
     if mask.shape != (count,):
         raise ValueError(f"a mask of {count} images is [{count}]; got {list(mask.shape)}")

@@ -1,0 +1,491 @@
+"""Metrics whose images never leave the devices, against those of the same images on the host."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image
+
+from inception_jax import metrics
+from inception_jax.metrics import device_images, moments, resizing, state
+from tests.helpers.networks import CLASSES, WIDTH, filled
+
+ROOT = Path(__file__).parents[2]
+SIZES = [(299, 299), (60, 83), (301, 64), (512, 400), (1, 7), (299, 300)]
+X64 = [False, True]
+
+
+def pictures(n: int, seed: int = 0, size: tuple[int, int] = (24, 31), low: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(low, 256, (n, *size, 3), np.uint8)
+
+
+@functools.cache
+def network():
+    return filled("inception_v3.fid", width_multiplier=WIDTH, num_classes=CLASSES)
+
+
+@functools.cache
+def extractor(**options) -> metrics.Extractor:
+    return metrics.Extractor(network(), **{"batch_size": 4, **options})
+
+
+def tiny(images: jax.Array) -> jax.Array:
+    """Twelve features that compile in no time: means of the image's quarters."""
+    n, h, w, _ = images.shape
+    quarters = images.reshape(n, 2, h // 2, 2, w // 2, 3).mean((2, 4)).reshape(n, 12)
+    return quarters + quarters**2
+
+
+@functools.cache
+def small(**options) -> metrics.Extractor:
+    own = metrics.OwnFeatures(tiny, "quarters", size=16)
+    return metrics.Extractor(features=own, **options)
+
+
+# Sums
+
+
+def features_with(offset: float, n: int = 500, d: int = 20) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    features = np.abs(rng.normal(size=(n, d)) @ rng.normal(size=(d, d))).astype(np.float32)
+    features[:, 3] *= 1e-6
+    features[:, 4] = 0
+    return features + np.float32(offset)
+
+
+def exact(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wide = features.astype(np.longdouble)
+    centred = wide - wide.mean(0)
+    return wide.mean(0).astype(float), (centred.T @ centred / (len(wide) - 1)).astype(float)
+
+
+def assert_exact(found: moments.Moments, features: np.ndarray):
+    mean, cov, count = moments.mean_and_covariance(found)
+    expected_mean, expected_cov = exact(features)
+    deviation = np.sqrt(np.diag(expected_cov))
+    deviation[deviation == 0] = 1
+    np.testing.assert_allclose(mean / deviation, expected_mean / deviation, rtol=1e-12, atol=1e-12)
+    each = np.outer(deviation, deviation)
+    np.testing.assert_allclose(cov / each, expected_cov / each, rtol=0, atol=1e-11)
+    assert count == len(features)
+
+
+def summed(features: np.ndarray, batch: int) -> moments.Moments:
+    """The last batch is filled up with what must not count."""
+    found = moments.empty(features.shape[1])
+    add = jax.jit(moments.add)
+    for start in range(0, len(features), batch):
+        part = features[start : start + batch]
+        mask = np.arange(batch) < len(part)
+        missing = [(0, batch - len(part)), (0, 0)]
+        found = add(found, np.pad(part, missing, constant_values=np.nan), mask)
+    return found
+
+
+@pytest.mark.parametrize("x64", X64)
+@pytest.mark.parametrize("batch", [1, 7, 50, 500])
+@pytest.mark.parametrize("offset", [0, 1e4])
+def test_sums_are_those_of_more_than_float64(batch, offset, x64):
+    """Also where the mean is large beside the deviation, and where columns differ in size."""
+    features = features_with(offset)[: 60 if batch == 1 else None]
+    with jax.enable_x64(x64):
+        found = summed(features, batch)
+        assert found.outer.dtype == ("float64" if x64 else "float32")
+        assert_exact(found, features)
+
+
+@pytest.mark.parametrize("x64", X64)
+def test_sums_are_merged(x64):
+    features = features_with(3.0)
+    with jax.enable_x64(x64):
+        merge = jax.jit(moments.merge)
+        parts = [summed(features[:9], 4), summed(features[9:200], 50), summed(features[200:], 300)]
+        nothing = moments.empty(20)
+        assert_exact(merge(merge(parts[0], nothing), merge(parts[1], parts[2])), features)
+        assert_exact(merge(nothing, merge(parts[2], merge(parts[0], parts[1]))), features)
+
+
+def test_plain_float32_would_not_do():
+    """What the tolerance of the tests above is worth."""
+    features = features_with(0)
+    plain = np.cov(features, rowvar=False, dtype=np.float32)
+    assert np.abs(plain - exact(features)[1]).max() > 1e-8 * np.abs(plain).max()
+
+
+# Images on the devices
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("resize", resizing.RESIZES)
+def test_images_are_resized_as_on_the_host(resize, size):
+    image = pictures(1, size=size)[0]
+    expected = resizing.resized(image, resize)
+    found = device_images.resized(device_images.pixels(image[None]), resize)[0]
+    # Of numbers up to 255, which two roundings and the sum of some dozens of weights part.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 / 127.5)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (50, 40), (40, 50)])
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_images_of_8_bits_are_resized_as_pillow_does_to_the_last_bit(method, size):
+    image = pictures(1, size=size)[0]
+    how = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[method]
+    expected = np.asarray(Image.fromarray(image).resize((71, 45), how))
+    found = device_images.pillow_resized(device_images.pixels(image[None]), (45, 71), method)[0]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [p if p == "adm" else pytest.param(p, marks=pytest.mark.slow) for p in metrics.PRESETS],
+)
+def test_features_are_those_of_the_host(preset):
+    images = pictures(4, size=(40, 50))
+    ours = extractor(preset=preset).apply(None, images)
+    theirs = extractor(preset=preset).features(images)
+    for name in ("pooled", "logits_unbiased", "spatial"):
+        found, expected = getattr(ours, name), getattr(theirs, name)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            atol = 2e-6 * np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    assert ours.origin == theirs.origin
+    assert ours.origin.preset == preset
+
+
+@pytest.mark.parametrize("value_range", [(0, 1), (-1, 1), (0, 255)])
+def test_float_images_are_those_of_the_files_that_they_become(value_range):
+    whole = pictures(3)
+    low, high = value_range
+    floats = (whole / 255 * (high - low) + low).astype(np.float32)
+    noise = np.random.default_rng(1).uniform(-0.4, 0.4, whole.shape) * (high - low) / 255
+    for images in (floats, (floats + noise).astype(np.float32), jnp.asarray(floats)):
+        np.testing.assert_array_equal(device_images.pixels(images, value_range), whole)
+    below = (floats + 0.6 * (high - low) / 255).astype(np.float32)
+    found = device_images.pixels(below, value_range, "down")
+    np.testing.assert_array_equal(found, whole)
+    found = device_images.pixels(below, value_range, "none")
+    np.testing.assert_allclose(found, np.minimum(whole + 0.6, 255), atol=1e-3)
+    found = device_images.pixels(floats.astype(jnp.bfloat16), value_range)
+    assert np.abs(np.asarray(found) - whole).max() <= 2
+
+
+def test_grey_images_are_repeated():
+    grey = pictures(2)[..., :1]
+    np.testing.assert_array_equal(device_images.pixels(grey), np.repeat(grey, 3, axis=3))
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "words"),
+    [
+        (pictures(2) / 255.0, {}, r"need their range.*float64 \[2, 24, 31, 3\].*value_range=\(0"),
+        (pictures(2).transpose(0, 3, 1, 2), {}, r"transpose\(0, 2, 3, 1\)"),
+        (pictures(2)[0], {}, r"images\[None\]"),
+        (pictures(2).astype(np.int32), {}, "uint8 or floats"),
+        (pictures(2), {"value_range": (0, 1)}, "uint8 images are from 0 to 255"),
+        (pictures(2)[:, :0], {}, "without pixels"),
+        (pictures(2) / 255.0, {"value_range": (1, 0)}, "black below white"),
+        (pictures(2) / 255.0, {"value_range": (0, 1), "rounding": "up"}, "nearest, down, none"),
+        ([pictures(2)], {}, "an array of jax or NumPy, not a list"),
+    ],
+)
+def test_images_that_are_none(images, options, words):
+    with pytest.raises(ValueError, match=words):
+        small().update(small().init(), images, **options)
+
+
+def test_a_rule_that_rounds_refuses_what_is_not_rounded():
+    with pytest.raises(ValueError, match="takes images of 8 bits"):
+        small().apply(None, pictures(2) / 255.0, value_range=(0, 1), rounding="none")
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range"),
+    [(pictures(9) / 127.5 - 1, (0, 1)), (pictures(9).astype(float), (-1, 1))],
+)
+def test_a_range_that_is_not_that_of_the_images_is_refused(images, value_range):
+    found = small().update(small().init(), images, value_range=value_range)
+    with pytest.raises(ValueError, match=r"images reached from .* state the range that they"):
+        metrics.statistics_of(found)
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range"),
+    [(pictures(9) / 255, (-1, 1)), (pictures(9) / 255, (0, 255)), (pictures(9) // 128, None)],
+)
+def test_a_range_that_the_images_do_not_fill_is_doubted(images, value_range):
+    found = small().update(small().init(), images, value_range=value_range)
+    with pytest.warns(UserWarning, match="is that the range that they have"):
+        metrics.statistics_of(found)
+
+
+# States
+
+
+def updated(images: np.ndarray, batch: int, who: metrics.Extractor | None = None, **options):
+    who = who or small()
+    found = who.init(**options)
+    for start in range(0, len(images), batch):
+        found = who.update(found, images[start : start + batch])
+    return found
+
+
+def test_result_is_the_fid_of_the_images():
+    fake, real = pictures(40), pictures(50, seed=1, low=90)
+    expected = metrics.fid(fake, real, extractor=small())
+    theirs = small().statistics(real)
+    states = [updated(x, 8) for x in (fake, real)]
+    assert metrics.result(*states) == pytest.approx(expected, rel=1e-6)
+    assert metrics.result(states[0], theirs) == pytest.approx(expected, rel=1e-6)
+    assert metrics.result(states[0], small().features(real)) == pytest.approx(expected, rel=1e-6)
+    assert metrics.statistics_of(states[0]).count == 40
+    assert metrics.statistics_of(states[0]).origin == theirs.origin
+    assert theirs.origin.network == "quarters"
+
+
+def test_result_takes_a_file(tmp_path):
+    fake, real = (updated(pictures(40, seed, low=low), 8) for seed, low in ((0, 0), (1, 90)))
+    metrics.statistics_of(real).save(tmp_path / "real.npz")
+    found = metrics.result(fake, tmp_path / "real.npz")
+    assert found == pytest.approx(metrics.result(fake, real), rel=1e-12)
+
+
+def test_masked_images_do_not_count():
+    images = pictures(20)
+    wrong = np.concatenate([images[:9], np.full((5, *images.shape[1:]), 255, np.uint8)])
+    found = small().update(small().init(), wrong, np.arange(14) < 9)
+    expected = updated(images[:9], 9)
+    assert int(found.count) == 9
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    nothing = small().update(small().init(), images, np.zeros(20, bool))
+    assert int(nothing.count) == 0
+    with pytest.raises(ValueError, match="two images at least; got 0"):
+        metrics.statistics_of(nothing)
+    with pytest.raises(ValueError, match=r"a mask of 20 images is \[20\]; got \[3\]"):
+        small().update(small().init(), images, np.ones(3, bool))
+
+
+def test_a_step_of_ones_own_may_be_compiled():
+    """With a generator in it, and nothing captured."""
+    who = small()
+    network = {"mean": jnp.full(3, 0.3)}
+
+    @jax.jit
+    def step(generator, params, found, key):
+        noise = jax.random.uniform(key, (8, 16, 16, 3))
+        images = jnp.clip(noise * 0.5 + generator["mean"], 0, 1)
+        return who.update(found, images, params=params, value_range=(0, 1)), images
+
+    found = who.init()
+    every = []
+    for i in range(5):
+        found, images = step(network, who.params, found, jax.random.key(i))
+        every.append(images)
+    expected = updated(np.floor(np.concatenate(every) * 255 + 0.5).astype(np.uint8), 8)
+    assert int(found.count) == 40
+    assert metrics.result(found, expected) == pytest.approx(0, abs=1e-9)
+    looped = jax.lax.scan(
+        lambda s, key: (step(network, who.params, s, key)[0], None),
+        who.init(),
+        jax.random.split(jax.random.key(0), 3),
+    )[0]
+    assert int(looped.count) == 24
+
+
+def test_parameters_are_no_constants():
+    who = extractor(dims=64)
+    images = pictures(2)
+    argued = jax.make_jaxpr(lambda p, s: who.update(s, images, params=p))(who.params, who.init())
+    largest = max((x.size for x in argued.consts), default=0)
+    assert largest <= images.size
+
+
+def test_states_are_merged():
+    images = pictures(60)
+    parts = [updated(images[:7], 7, keep=20), updated(images[7:12], 2, keep=20)]
+    parts.append(updated(images[12:], 30, keep=20))
+    merged = jax.jit(metrics.merge)(metrics.merge(parts[0], parts[1]), parts[2])
+    whole = updated(images, 60, keep=20)
+    assert metrics.result(merged, whole) == pytest.approx(0, abs=1e-11)
+    np.testing.assert_array_equal(metrics.features_of(merged).pooled, whole.kept["pooled"])
+    np.testing.assert_array_equal(merged.pixel_range, whole.pixel_range)
+
+
+def test_states_are_saved_and_restored(tmp_path):
+    images = pictures(30)
+    found = updated(images[:14], 7, keep=9)
+    leaves, structure = jax.tree.flatten(found)
+    np.savez(tmp_path / "state.npz", *leaves)
+    with np.load(tmp_path / "state.npz") as file:
+        again = jax.tree.unflatten(structure, [file[name] for name in file.files])
+    for start in (14, 21, 28):
+        part = images[start : start + 7]
+        found, again = (small().update(s, part) for s in (found, again))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert again.origin == found.origin
+
+
+def test_states_are_checkpointed_by_orbax(tmp_path):
+    ocp = pytest.importorskip("orbax.checkpoint")
+    found = updated(pictures(14), 7)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", found)
+        checkpointer.wait_until_finished()
+        again = checkpointer.restore(tmp_path / "state", small().init())
+    assert isinstance(again, metrics.State)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_features_that_are_kept_serve_the_other_metrics():
+    images = pictures(40)
+    who = extractor()
+    found = metrics.features_of(updated(images[:10], 4, who, keep=12))
+    expected = who.features(images[:10])
+    assert len(found) == 10
+    assert found.origin == expected.origin
+    atol = 2e-6 * np.abs(expected.pooled).max()
+    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=0, atol=atol)
+    assert found.logits_unbiased is not None
+    assert found.logits_unbiased.shape == (10, CLASSES)
+    assert metrics.inception_score(found).mean > 0
+    with pytest.raises(ValueError, match=r"extractor\.init\(keep=N\)"):
+        metrics.features_of(who.init())
+
+
+def test_states_of_other_features_are_refused():
+    images = pictures(4)
+    with pytest.raises(ValueError, match="2048 features; got"):
+        small().update(metrics.init(), images)
+    with pytest.raises(ValueError, match="no common metric"):
+        small().update(extractor().init(), images)
+    with pytest.raises(ValueError, match="no common metric"):
+        metrics.merge(small().init(), extractor().init())
+    assert int(small().update(metrics.init(12), images).count) == 4
+
+
+def test_features_that_are_no_numbers_are_found():
+    broken = metrics.Extractor(features=metrics.OwnFeatures(lambda x: tiny(x) / 0, "b", size=16))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        metrics.statistics_of(broken.update(broken.init(), pictures(4)))
+
+
+# Devices
+
+
+def distance(states):
+    return metrics.result(*states)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_images_on_several_devices(axis_type):
+    """In a step of the caller's, too; 2 virtual devices, of which each has one image or more."""
+    who, images = small(), pictures(40)
+    mesh = jax.make_mesh((2,), ("data",), (axis_type,))
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    expected = updated(images, 40)
+    for batch in (2, 8):
+        found = who.init()
+        stepped = who.init()
+        step = jax.jit(lambda s, x: who.update(s, x, params=who.params))
+        for start in range(0, 40, batch):
+            part = jax.device_put(images[start : start + batch], place)
+            found = who.update(found, part)
+            stepped = step(stepped, part)
+        assert metrics.result(found, expected) == pytest.approx(0, abs=1e-11)
+        assert metrics.result(stepped, expected) == pytest.approx(0, abs=1e-11)
+        assert found.moments["pooled"].outer.is_fully_replicated
+
+
+def test_states_of_several_devices_are_merged():
+    who, images = small(), pictures(24)
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,))
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("data")),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    def share(params, images):
+        own = who.update(who.init(), images, params=params)
+        return metrics.merge_over(own, "data")
+
+    found = jax.jit(share)(who.params, images)
+    assert int(found.count) == 24
+    assert metrics.result(found, updated(images, 24)) == pytest.approx(0, abs=1e-11)
+
+
+@pytest.mark.parametrize("block", [3, 8])
+def test_blocks_change_nothing(block):
+    who = small(block=block)
+    images = pictures(17)
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,))
+    spread = jax.device_put(images[:16], NamedSharding(mesh, PartitionSpec("data")))
+    for part in (images, images[:1], spread):
+        found = who.apply(None, part).pooled
+        np.testing.assert_array_equal(found, small().apply(None, images).pooled[: len(part)])
+
+
+def run_shares(batch: int, shared: bool, processes: int, devices: int) -> float:
+    """The number that `tests.helpers.fid_shares` prints, which has to be the same everywhere."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    members = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.helpers.fid_shares", str(batch),
+             str(int(shared)), str(processes), str(i), str(port)],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices),
+                 "PYTHONPATH": str(ROOT)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+    ends = [member.communicate(timeout=600) for member in members]
+    assert all(member.returncode == 0 for member in members), ends
+    (found,) = {float(out.splitlines()[-1]) for out, _ in ends}
+    return found
+
+
+@pytest.mark.slow
+def test_batches_devices_and_processes_change_nothing():
+    """The whole way, from images through a narrow Inception V3 to the distance."""
+    expected = run_shares(50, shared=False, processes=1, devices=1)
+    assert expected > 1
+    for batch, shared, processes, devices in [
+        (7, False, 1, 1),
+        (1, False, 1, 1),
+        (50, True, 1, 2),
+        (7, True, 1, 2),
+        (1, True, 1, 2),
+        (50, True, 2, 2),
+        (7, True, 2, 2),
+        (7, False, 2, 2),
+        (1, False, 2, 2),
+    ]:
+        found = run_shares(batch, shared, processes, devices)
+        assert found == pytest.approx(expected, rel=1e-9), (batch, shared, processes, devices)
+
+
+def test_of_one_process_there_is_nothing_to_merge():
+    found = updated(pictures(4), 4)
+    assert metrics.across_processes(found) is found
+    assert state.WIDTH == 2048
