@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,9 @@ class OnDevices:
     ) -> Features:
         """Returns features of arrays [n, d]; see `Extractor.apply`."""
         images, params, options = self._arguments(images, params, value_range, rounding)
-        return self._apply(params, images, **options)
+        compute = functools.partial(self._apply, **options)
+        first = jax.typeof(images).sharding.spec[:1]
+        return _in_automatic_axes(compute, images, PartitionSpec(*first))(params, images)
 
     def update(
         self,
@@ -60,7 +63,9 @@ class OnDevices:
     ) -> State:
         """Returns the state with more images; see `Extractor.update`."""
         images, params, options = self._arguments(images, params, value_range, rounding)
-        return self._update(params, old, images, mask, **options)
+        compute = functools.partial(self._update, **options)
+        old, mask = jax.tree.map(_automatic, (old, mask))
+        return _in_automatic_axes(compute, images, PartitionSpec())(params, old, images, mask)
 
     def _arguments(
         self, images: Any, params: Any, value_range: Range | None, rounding: Rounding | None
@@ -140,18 +145,48 @@ def _place(images: jax.Array) -> Any:
 
 
 def _laid_out(images: jax.Array) -> tuple[jax.Array, int, Mesh | None]:
-    """Returns images, into how many parts they are cut, and their mesh.
-
-    Explicit axes become automatic ones: with them jax refuses to cut off images that only fill.
-    """
-    if isinstance(images, jax.core.Tracer) or not isinstance(images.sharding, NamedSharding):
+    """Returns images, into how many parts they are cut where that is known, and their mesh."""
+    if isinstance(images, jax.core.Tracer):
+        return images, _explicit_shards(images), None
+    if not isinstance(images.sharding, NamedSharding):
         return images, 1, None
-    mesh, spec = images.sharding.mesh, images.sharding.spec
-    if AxisType.Explicit in mesh.axis_types:
-        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-        images = jax.device_put(images, NamedSharding(mesh, spec))
+    images = _automatic(images)
     local = images.sharding.shard_shape(images.shape)[0]
-    return images, images.shape[0] // max(local, 1), mesh
+    return images, images.shape[0] // max(local, 1), images.sharding.mesh
+
+
+def _automatic(array: Any) -> Any:
+    """An array on a mesh of automatic axes: with explicit ones jax refuses to pad and to cut."""
+    sharding = getattr(array, "sharding", None)
+    if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+        return array
+    mesh = sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return array
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    return jax.device_put(array, NamedSharding(mesh, sharding.spec))
+
+
+def _explicit_shards(images: jax.Array) -> int:
+    """Into how many parts the images of a compiled function are cut, if their type says so."""
+    sharding = jax.typeof(images).sharding
+    axes = sharding.spec[0] if len(sharding.spec) else None
+    names = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+    return math.prod(sharding.mesh.shape[name] for name in names)
+
+
+def _in_automatic_axes(compute: Callable, images: jax.Array, out: PartitionSpec) -> Callable:
+    """A function in which the explicit axes of a caller's mesh are automatic ones."""
+    mesh = jax.typeof(images).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return compute
+    inside = jax.sharding.auto_axes(compute, out_sharding=out)
+
+    def call(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh):
+            return inside(*args)
+
+    return call
 
 
 def _in_blocks(

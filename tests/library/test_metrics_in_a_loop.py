@@ -41,10 +41,8 @@ def extractor(**options) -> metrics.Extractor:
 
 
 def tiny(images: jax.Array) -> jax.Array:
-    """Twelve features that compile in no time: means of the image's quarters."""
-    n, h, w, _ = images.shape
-    quarters = images.reshape(n, 2, h // 2, 2, w // 2, 3).mean((2, 4)).reshape(n, 12)
-    return quarters + quarters**2
+    """Twelve features that compile in no time, and are exact: the colours of four pixels."""
+    return images[:, ::8, ::8].reshape(-1, 12)
 
 
 @functools.cache
@@ -436,9 +434,10 @@ def test_blocks_change_nothing(block):
     images = pictures(17)
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,))
     spread = jax.device_put(images[:16], NamedSharding(mesh, PartitionSpec("data")))
-    for part in (images, images[:1], spread):
+    expected = small().apply(None, images).pooled
+    for part in (images, images[:1], images[:5], spread):
         found = who.apply(None, part).pooled
-        np.testing.assert_array_equal(found, small().apply(None, images).pooled[: len(part)])
+        np.testing.assert_array_equal(found, expected[: len(part)])
 
 
 def run_shares(batch: int, shared: bool, processes: int, devices: int) -> float:
