@@ -6,9 +6,10 @@ from inception_jax.metrics.features import Features
 from inception_jax.metrics.frechet import frechet_distance
 from inception_jax.metrics.image_loader import UnreadableError
 from inception_jax.metrics.inception_score import score_of_logits
+from inception_jax.metrics.intervals import bootstrap_fid, fid_infinity
 from inception_jax.metrics.kernel import kernel_distance
-from inception_jax.metrics.manifolds import manifold_precision_recall
-from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
+from inception_jax.metrics.manifolds import manifold_density_coverage, manifold_precision_recall
+from inception_jax.metrics.metric_values import DensityCoverage, Interval, MeanStd, PrecisionRecall
 from inception_jax.metrics.origin import Origin
 from inception_jax.metrics.presets import PRESETS, Preset
 from inception_jax.metrics.scores import fid, inception_score, kid, precision_recall, sfid
@@ -27,9 +28,11 @@ from inception_jax.metrics.statistics import RunningStatistics, Statistics
 
 __all__ = [
     "PRESETS",
+    "DensityCoverage",
     "Extractor",
     "Features",
     "Generated",
+    "Interval",
     "Loader",
     "MeanStd",
     "Origin",
@@ -42,13 +45,16 @@ __all__ = [
     "Statistics",
     "UnreadableError",
     "across_processes",
+    "bootstrap_fid",
     "features_of",
     "fid",
+    "fid_infinity",
     "frechet_distance",
     "inception_score",
     "init",
     "kernel_distance",
     "kid",
+    "manifold_density_coverage",
     "manifold_precision_recall",
     "merge",
     "merge_over",

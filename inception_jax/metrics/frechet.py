@@ -51,9 +51,46 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
     return distance if offset else max(distance, 0.0)
 
 
-def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
-    values, vectors = np.linalg.eigh((first + first.T) / 2)
+class DistanceTo:
+    """Fréchet distances of sets of features to one other set, whose root is computed once.
+
+    Args:
+        real: statistics of d features.
+    """
+
+    def __init__(self, real: Statistics):
+        self._mean, self._trace = real.mean, float(np.trace(real.cov))
+        self._root = _root(real.cov)
+
+    def __call__(self, features: np.ndarray, weights: np.ndarray | None = None) -> float:
+        """Returns the distance of features [n, d].
+
+        Args:
+            features: float64.
+            weights: how often each image counts, whole numbers [n]; None: once.
+        """
+        counts = np.ones(len(features)) if weights is None else weights
+        total = counts.sum()
+        mean = counts @ features / total
+        rows = (features - mean) * np.sqrt(counts / (total - 1))[:, None]
+        # The trace of the root is the nuclear norm of this product.
+        product = rows @ self._root
+        few = len(rows) < product.shape[1]
+        gram = product @ product.T if few else product.T @ product
+        nuclear = float(np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None)).sum())
+        apart = mean - self._mean
+        distance = apart @ apart + self._trace + float((rows * rows).sum()) - 2 * nuclear
+        return max(float(distance), 0.0)
+
+
+def _root(cov: np.ndarray) -> np.ndarray:
+    """R [d, rank], for which R R' is the covariance."""
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(initial=0), 0)
-    root = vectors[:, kept] * np.sqrt(values[kept])
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
+    root = _root(first)
     product = root.T @ ((second + second.T) / 2) @ root
     return float(np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from inception_jax.metrics.draws import Draws, subset_pairs
 from inception_jax.metrics.metric_values import MeanStd
+
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def kernel_distance(
@@ -20,8 +24,12 @@ def kernel_distance(
     seed: int = 2020,
     draws: Draws = "torch_fidelity",
     dtype: Literal["float64", "float32"] = "float64",
+    sigma: float | None = None,
 ) -> MeanStd:
     """Returns the squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased.
+
+    With a `sigma` the kernel is exp(-|x - y|² / (2 sigma²)), as torch-fidelity's "rbf", which has
+    10 by default.
 
     It is the mean over pairs of random subsets, drawn without replacement. By default the draws are
     those of torch-fidelity. Around 0 it may be negative.
@@ -43,6 +51,7 @@ def kernel_distance(
         seed: of the draws.
         draws: whose way of drawing; see `draws.subset_pairs`.
         dtype: in which the kernel is computed and summed.
+        sigma: of the Gaussian kernel; None: the polynomial one.
 
     Returns:
         The mean over subsets, and the standard deviation over them, not of the mean.
@@ -67,38 +76,46 @@ def kernel_distance(
             stacklevel=2,
         )
         subset_size = smallest
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma must be above 0, not {sigma}")
     a, b = a.astype(dtype), b.astype(dtype)
+    kernel = _polynomial if sigma is None else functools.partial(_gaussian, sigma=sigma)
     if len(a) == len(b) == subset_size:
         subsets = 1 if dtype == "float64" else subsets  # they differ by their rounding only
     pairs = subset_pairs(len(a), len(b), subset_size, subsets, draws=draws, seed=seed)
     discrepancy = _cleans_discrepancy if draws == "clean" else _discrepancy
-    found = [discrepancy(a[ours], b[theirs]) for ours, theirs in pairs]
+    found = [discrepancy(a[ours], b[theirs], kernel) for ours, theirs in pairs]
     deviation = float("nan") if len(a) == len(b) == subset_size else float(np.std(found))
     return MeanStd(float(np.mean(found)), deviation)
 
 
-def _discrepancy(a: np.ndarray, b: np.ndarray) -> float:
+def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
     """Summed row by row, in which torch-fidelity's rounding lies."""
     count = len(a)
-    pairs = _sum_of_pairs(a) + _sum_of_pairs(b)
-    return float(pairs / (count * (count - 1)) - 2 * _kernel(a, b).sum(0).sum() / count**2)
+    pairs = _sum_of_pairs(a, kernel) + _sum_of_pairs(b, kernel)
+    return float(pairs / (count * (count - 1)) - 2 * kernel(a, b).sum(0).sum() / count**2)
 
 
-def _cleans_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
+def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
     """The same, summed at once as clean-fid does."""
     count = len(a)
-    own = _kernel(b, b) + _kernel(a, a)
+    own = kernel(b, b) + kernel(a, a)
     pairs = (own.sum() - np.diagonal(own).sum()) / (count - 1)
-    return float((pairs - _kernel(b, a).sum() * 2 / count) / count)
+    return float((pairs - kernel(b, a).sum() * 2 / count) / count)
 
 
-def _sum_of_pairs(x: np.ndarray) -> np.floating:
+def _sum_of_pairs(x: np.ndarray, kernel: Kernel) -> np.floating:
     """The sum of the kernel over pairs of different images."""
-    kernel = _kernel(x, x)
-    return (kernel.sum(1) - np.diagonal(kernel)).sum()
+    found = kernel(x, x)
+    return (found.sum(1) - np.diagonal(found)).sum()
 
 
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _gaussian(x: np.ndarray, y: np.ndarray, sigma: float) -> np.ndarray:
+    squares = (x * x).sum(1)[:, None] + (y * y).sum(1) - 2 * (x @ y.T)
+    return np.exp(np.maximum(squares, 0) * x.dtype.type(-0.5 / sigma**2))
+
+
+def _polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     product = x @ y.T * x.dtype.type(1 / x.shape[1]) + x.dtype.type(1)
     if product.dtype == np.float32:
         return product**3  # the programs' rounding

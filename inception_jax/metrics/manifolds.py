@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from inception_jax.metrics.metric_values import PrecisionRecall
+from inception_jax.metrics.metric_values import DensityCoverage, PrecisionRecall
 
 _BLOCK = 2048  # images on a side of a block of distances: 32 MB in float64
 
@@ -50,6 +50,45 @@ def manifold_precision_recall(
         _share_within(generated, real, _radii(real, neighbours)),
         _share_within(real, generated, _radii(generated, neighbours)),
     )
+
+
+def manifold_density_coverage(
+    generated: np.ndarray, real: np.ndarray, *, neighbours: int = 5
+) -> DensityCoverage:
+    """Returns density and coverage of the balls around the real images' features.
+
+    Density is how many of the real ones' balls a generated image lies in, on average, over k;
+    coverage the share of real images with a generated one in their ball. Unlike precision and
+    recall, one outlier with a large ball does not decide either. A ball is as large as the distance
+    to the k-th nearest other real image, and open: what is just as far is outside.
+
+    Source: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, and their package prdc.
+
+    Args:
+        generated: features [n, d].
+        real: features [m, d].
+        neighbours: k.
+
+    Raises:
+        ValueError: for no more real images than neighbours, or different d.
+    """
+    if generated.shape[1] != real.shape[1]:
+        raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
+    if not 1 <= neighbours < len(real) or not len(generated):
+        raise ValueError(
+            f"density and coverage need more real images than neighbours, of which {neighbours} "
+            f"are asked for, and a generated one; the sets have {len(real)} and {len(generated)}"
+        )
+    centre = real.mean(0, dtype=np.float64)
+    generated, real = generated - centre, real - centre
+    radii = _radii(real, neighbours)
+    inside, covered = 0, np.zeros(len(real), bool)
+    for rows in _blocks(len(generated)):
+        for columns in _blocks(len(real)):
+            near = _distances(generated[rows], real[columns]) < radii[columns]
+            inside += int(near.sum())
+            covered[columns] |= near.any(0)
+    return DensityCoverage(inside / (neighbours * len(generated)), float(covered.mean()))
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:

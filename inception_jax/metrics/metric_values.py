@@ -22,3 +22,19 @@ class PrecisionRecall(NamedTuple):
     def f_score(self) -> float:
         """The harmonic mean of both, as torch-fidelity computes it."""
         return 2 * self.precision * self.recall / max(1e-5, self.precision + self.recall)
+
+
+class DensityCoverage(NamedTuple):
+    """Density may be above 1; coverage is a share from 0 to 1."""
+
+    density: float
+    coverage: float
+
+
+class Interval(NamedTuple):
+    """An estimate, its standard error, and the bounds between which it lies with a probability."""
+
+    value: float
+    std: float
+    low: float
+    high: float
