@@ -10,7 +10,7 @@ from pathlib import Path
 from inception_jax.cli.arguments import positive_int
 from inception_jax.metrics import report
 from inception_jax.metrics.extractor import DIMS, Extractor
-from inception_jax.metrics.origin import short
+from inception_jax.metrics.origin import NETWORK, short
 from inception_jax.metrics.presets import DEFAULT, PRESETS
 from inception_jax.metrics.resizing import RESIZES
 from inception_jax.metrics.scores import open_all
@@ -23,17 +23,30 @@ EXAMPLES = """
 inception-jax fid generated/ real/
 inception-jax fid generated/ real/ --metrics fid,kid --json result.json
 inception-jax fid samples.npz VIRTUAL_imagenet256_labeled.npz --preset adm
+inception-jax fid step1000/ step2000/ step3000/ real.npz
 inception-jax fid real/ --save-stats real.npz
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    source = "folder of images, .npz file of statistics or images (arr_0), or .npy file of images"
-    parser.add_argument("a", metavar="A", help=f"{source}: the generated images")
-    parser.add_argument("b", metavar="B", nargs="?", help=f"{source}: the real ones")
     parser.add_argument(
-        "--weights", metavar="FILE", help="weight file; default: pytorch-fid's published one"
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        help="generated images, one or more sets, and at the end the real ones; each a folder or "
+        ".zip of images, .npz of statistics, features or images (arr_0), .npy of images, or "
+        ".tfrecord or .array_record (several by a *)",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="weight file; default: pytorch-fid's published one, or the network's",
+    )
+    parser.add_argument(
+        "--features",
+        metavar="NAME",
+        help="another network in place of FID's, by its name in `inception-jax list`",
     )
     parser.add_argument(
         "--metrics",
@@ -72,7 +85,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-unreadable", action="store_true", help="leave out files that are no whole images"
     )
     parser.add_argument(
-        "--save-stats", metavar="FILE.npz", help="write the statistics of A, without a B"
+        "--save-stats", metavar="FILE.npz", help="write the statistics of one source"
+    )
+    parser.add_argument(
+        "--save-features",
+        metavar="FILE.npz",
+        help="write the features of one source, for any metric later: 12 kB an image",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=positive_int,
+        default=0,
+        metavar="N",
+        help="give FID with an interval of 95 %%, of N resamples of the generated images, such as "
+        "100",
     )
     parser.add_argument(
         "--layout",
@@ -89,10 +115,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the metrics, or writes the statistics of A."""
+    """Prints the metrics, or writes the statistics or features of one source."""
     _check(args)
     extractor = Extractor(
         args.weights or True,
+        features=args.features,
         preset=args.preset,
         dims=args.dims,
         resize=args.resize,
@@ -101,27 +128,55 @@ def run(args: argparse.Namespace) -> int:
         skip_unreadable=args.skip_unreadable,
         progress=not args.no_progress,
     )
-    if args.save_stats:
-        (opened,) = open_all(extractor, args.a)
-        extractor.statistics(opened).save(args.save_stats, layout=args.layout)
-        print(f"wrote {args.save_stats}")
+    if args.save_stats or args.save_features:
+        _save(extractor, args)
         return 0
-    a, b = (source and extractor.open(source) for source in (args.a, args.b))
+    alone = args.metrics == ("is",) and len(args.sources) == 1
+    opened = [extractor.open(source) for source in args.sources]
+    generated, real = (opened, None) if alone else (opened[:-1], opened[-1])
     names = args.metrics
     if names is None:
         wanted = extractor.preset.default_metrics
-        names = report.possible(wanted, a, b, extractor.preset)
+        names = [
+            name
+            for name in wanted
+            if all(report.possible([name], a, real, extractor.preset) for a in generated)
+        ]
         if left_out := [name for name in wanted if name not in names]:
             print(f"note: left out, without what they need: {', '.join(left_out)}", file=sys.stderr)
-    ours, theirs = report.sets_of(extractor, names, a, b)
-    values = report.measured(names, ours, theirs, extractor.preset)
+    rows, records = [], []
+    sets = report.sets_of(extractor, names, generated, real, bootstrap=args.bootstrap)
+    for ours, theirs in sets:
+        values = report.measured(names, ours, theirs, extractor.preset, bootstrap=args.bootstrap)
+        rows.append((ours.name, values))
+        records.append(report.record(extractor, values, ours, theirs))
     if args.json != "-":
-        weights = short(extractor.origin.weights)
-        print(f"preset  {extractor.preset.name}, {extractor.resize}, weights {weights}")
-        print(*report.lines(values), sep="\n")
+        print(_origin(extractor))
+        several = len(rows) > 1
+        print(*(report.table(rows) if several else report.lines(rows[0][1])), sep="\n")
     if args.json:
-        _write(args.json, json.dumps(report.record(extractor, values, ours, theirs), indent=2))
+        _write(args.json, json.dumps(records if len(records) > 1 else records[0], indent=2))
     return 0
+
+
+def _origin(extractor: Extractor) -> str:
+    origin = extractor.origin
+    own = "" if origin.network == NETWORK else f"features of {origin.network}, "
+    return f"preset  {own}{origin.preset}, {origin.resize}, weights {short(origin.weights)}"
+
+
+def _save(extractor: Extractor, args: argparse.Namespace) -> None:
+    (opened,) = open_all(extractor, *args.sources, per_image=bool(args.save_features))
+    if not args.save_features:
+        extractor.statistics(opened).save(args.save_stats, layout=args.layout)
+        print(f"wrote {args.save_stats}")
+        return
+    features = extractor.features(opened)
+    features.save(args.save_features)
+    print(f"wrote {args.save_features}")
+    if args.save_stats:
+        features.statistics.save(args.save_stats, layout=args.layout)
+        print(f"wrote {args.save_stats}")
 
 
 def _write(path: str, text: str) -> None:
@@ -136,22 +191,37 @@ def _check(args: argparse.Namespace) -> None:
     """Refuses arguments that do not go together, before anything is opened."""
     if args.json and args.json != "-":
         check_target(args.json, (".json",), what="results")
-    if args.save_stats:
-        check_target(args.save_stats, (".npz",), what="statistics")
-        check_layout(args.layout, spatial="sfid" in PRESETS[args.preset].metrics)
-        for option, value in (("--json", args.json), ("--metrics", args.metrics)):
-            if value:
-                raise ValueError(f"--save-stats computes no metric: leave {option} out")
-        if args.b:
-            raise ValueError(f"--save-stats writes the statistics of one input: leave {args.b} out")
+    if args.save_stats or args.save_features:
+        _check_saving(args)
     elif args.layout != LAYOUTS[0]:
         raise ValueError("--layout is of the file that --save-stats writes")
-    elif not args.b and args.metrics != ("is",):
+    elif len(args.sources) == 1 and args.metrics != ("is",):
         raise ValueError("a second input is needed: the images to compare with")
-    elif args.b and args.metrics == ("is",):
-        raise ValueError(f"the Inception Score is of one set of images: leave {args.b} out")
+    elif len(args.sources) > 1 and args.metrics == ("is",):
+        left_out = " ".join(args.sources[1:])
+        raise ValueError(f"the Inception Score is of one set of images: leave {left_out} out")
+    if args.bootstrap and args.metrics and "fid" not in args.metrics:
+        raise ValueError("--bootstrap is of FID: name it in --metrics")
+    if args.features and (args.dims != 2048 or args.resize):
+        raise ValueError("--features has its own --dims and --resize: leave them out")
     if "is" in (args.metrics or ()) and args.dims != 2048:
         raise ValueError("the Inception Score needs logits, which only --dims 2048 has")
+
+
+def _check_saving(args: argparse.Namespace) -> None:
+    option = "--save-stats" if args.save_stats else "--save-features"
+    for path, what in ((args.save_stats, "statistics"), (args.save_features, "features")):
+        if path:
+            check_target(path, (".npz",), what=what)
+    if args.save_stats:
+        check_layout(args.layout, spatial="sfid" in PRESETS[args.preset].metrics)
+    unused = (("--json", args.json), ("--metrics", args.metrics), ("--bootstrap", args.bootstrap))
+    for other, value in unused:
+        if value:
+            raise ValueError(f"{option} computes no metric: leave {other} out")
+    if len(args.sources) > 1:
+        left_out = " ".join(args.sources[1:])
+        raise ValueError(f"{option} is of one input: leave {left_out} out")
 
 
 def _metrics(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from inception_jax.create import model_for
 from inception_jax.inference.compiled import cores
-from inception_jax.metrics import feature_networks, state
+from inception_jax.metrics import feature_files, feature_networks, state
 from inception_jax.metrics.device_images import Range, Rounding
 from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
 from inception_jax.metrics.features import Features, joined, statistics_of, whole_batches
@@ -126,6 +127,8 @@ class Extractor:
         """
         if isinstance(images, Images | Statistics | Features):
             return images
+        if isinstance(images, str | os.PathLike) and (saved := feature_files.load(images)):
+            return saved
         return open_images(images, self.preset)
 
     def load(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -42,6 +43,12 @@ class Features:
         """Of the pooled and the spatial features; ValueError for fewer than two images."""
         preset = preset_of(self.origin.preset if self.origin else DEFAULT)
         return statistics_of([self], preset, self.origin)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an `.npz` file, which is a source of images then; see `feature_files.save`."""
+        from inception_jax.metrics import feature_files
+
+        feature_files.save(self, path)
 
     def part(self, start: int, stop: int) -> Features:
         """Returns the features of some of the images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,7 @@ class OnDevices:
         self._rounding: Rounding = rounding
         self._block = block
         self._placed: dict[Any, Any] = {}
-        static = ("value_range", "rounding", "shards", "mesh")
+        static = ("value_range", "rounding", "axes", "mesh")
         self._apply = jax.jit(self._features, static_argnames=static)
         self._update = jax.jit(self._updated, static_argnames=static)
 
@@ -75,18 +74,18 @@ class OnDevices:
         if self._network.whole and rounding == "none" and images.dtype != jnp.uint8:
             how = self._network.origin.resize
             raise ValueError(f"{how}: it takes images of 8 bits, and rounding is 'none'")
-        images, shards, mesh = _laid_out(images)
+        images, axes, mesh = _laid_out(images)
         params = self._beside(images) if params is None else params
         if value_range is not None:
             value_range = (float(value_range[0]), float(value_range[1]))
-        options = dict(value_range=value_range, rounding=rounding, shards=shards, mesh=mesh)
+        options = dict(value_range=value_range, rounding=rounding, axes=axes, mesh=mesh)
         return images, params, options
 
     def shapes(self) -> Features:
-        """Returns the shapes of the features of one image, of an image's size of 32 pixels."""
-        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+        """Returns the shapes of the features of one image, of 64x64 pixels."""
+        images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
         compute = functools.partial(
-            self._features, value_range=None, rounding="nearest", shards=1, mesh=None
+            self._features, value_range=None, rounding="nearest", axes=(), mesh=None
         )
         return jax.eval_shape(compute, self._network.params, images)
 
@@ -109,12 +108,12 @@ class OnDevices:
         *,
         value_range: Range | None,
         rounding: Rounding,
-        shards: int,
+        axes: tuple[str, ...],
         mesh: Mesh | None,
     ) -> Features:
         network = self._network
 
-        def compute(images: jax.Array) -> Features:
+        def compute(params: Any, images: jax.Array) -> Features:
             pixels = device_images.pixels(images, value_range, rounding)
             pooled, logits, spatial = network.call(params, network.on_devices(pixels))
             assert pooled is not None
@@ -122,7 +121,14 @@ class OnDevices:
             return Features(pooled, logits, flat, network.origin)
 
         with jax.default_matmul_precision("highest"):
-            return _in_blocks(compute, images, shards, self._block)
+            local = functools.partial(_in_blocks, compute, block=self._block)
+            if not axes:
+                return local(params, images)
+            # Each device computes by itself: where the compiler shares the network out, the last
+            # bits of the features are others.
+            spread = PartitionSpec(axes)
+            where = {"in_specs": (PartitionSpec(), spread), "out_specs": spread, "mesh": mesh}
+            return jax.shard_map(local, **where, check_vma=False)(params, images)
 
     def _beside(self, images: jax.Array) -> Any:
         """The parameters on the devices of the images, copied there once."""
@@ -144,15 +150,21 @@ def _place(images: jax.Array) -> Any:
     return None
 
 
-def _laid_out(images: jax.Array) -> tuple[jax.Array, int, Mesh | None]:
-    """Returns images, into how many parts they are cut where that is known, and their mesh."""
+def _laid_out(images: jax.Array) -> tuple[jax.Array, tuple[str, ...], Mesh | None]:
+    """Returns images, the axes over which they are spread where that is known, and their mesh."""
     if isinstance(images, jax.core.Tracer):
-        return images, _explicit_shards(images), None
+        sharding = jax.typeof(images).sharding
+        explicit = AxisType.Explicit in sharding.mesh.axis_types
+        return images, _axes_of(sharding.spec) if explicit else (), None
     if not isinstance(images.sharding, NamedSharding):
-        return images, 1, None
+        return images, (), None
     images = _automatic(images)
-    local = images.sharding.shard_shape(images.shape)[0]
-    return images, images.shape[0] // max(local, 1), images.sharding.mesh
+    return images, _axes_of(images.sharding.spec), images.sharding.mesh
+
+
+def _axes_of(spec: PartitionSpec) -> tuple[str, ...]:
+    axes = spec[0] if len(spec) else None
+    return tuple(axes) if isinstance(axes, tuple) else () if axes is None else (axes,)
 
 
 def _automatic(array: Any) -> Any:
@@ -165,14 +177,6 @@ def _automatic(array: Any) -> Any:
         return array
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     return jax.device_put(array, NamedSharding(mesh, sharding.spec))
-
-
-def _explicit_shards(images: jax.Array) -> int:
-    """Into how many parts the images of a compiled function are cut, if their type says so."""
-    sharding = jax.typeof(images).sharding
-    axes = sharding.spec[0] if len(sharding.spec) else None
-    names = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
-    return math.prod(sharding.mesh.shape[name] for name in names)
 
 
 def _in_automatic_axes(compute: Callable, images: jax.Array, out: PartitionSpec) -> Callable:
@@ -190,23 +194,21 @@ def _in_automatic_axes(compute: Callable, images: jax.Array, out: PartitionSpec)
 
 
 def _in_blocks(
-    compute: Callable[[jax.Array], Features], images: jax.Array, shards: int, block: int | None
+    compute: Callable[[Any, jax.Array], Features],
+    params: Any,
+    images: jax.Array,
+    *,
+    block: int | None,
 ) -> Features:
-    """Computes blocks of one size, of which each device has its part."""
+    """Computes blocks of one size."""
     count = images.shape[0]
-    local = -(-count // shards)
-    each = block or max(local, _LEAST)
-    blocks = -(-local // each)
-    total = shards * blocks * each
-    padded = jnp.pad(images, [(0, total - count), (0, 0), (0, 0), (0, 0)])
+    each = block or max(count, _LEAST)
+    blocks = -(-count // each)
+    padded = jnp.pad(images, [(0, blocks * each - count), (0, 0), (0, 0), (0, 0)])
     if blocks == 1:
-        return jax.tree.map(lambda x: x[:count], compute(padded))
-    # A block takes images from every device's part, in which they are neighbours.
-    cut = padded.reshape(shards, blocks, each, *images.shape[1:]).swapaxes(0, 1)
-    found = lax.map(lambda part: compute(part.reshape(shards * each, *part.shape[2:])), cut)
-
-    def back(x: jax.Array) -> jax.Array:
-        x = x.reshape(blocks, shards, each, *x.shape[2:]).swapaxes(0, 1)
-        return x.reshape(total, *x.shape[3:])[:count]
-
-    return jax.tree.map(back, found)
+        found = compute(params, padded)
+    else:
+        cut = padded.reshape(blocks, each, *images.shape[1:])
+        found = lax.map(functools.partial(compute, params), cut)
+        found = jax.tree.map(lambda x: x.reshape(blocks * each, *x.shape[2:]), found)
+    return jax.tree.map(lambda x: x[:count], found)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inception_jax.metrics.extractor import Extractor
 from inception_jax.metrics.features import Features
 from inception_jax.metrics.image_loader import Images
-from inception_jax.metrics.metric_values import MeanStd
+from inception_jax.metrics.intervals import bootstrap_fid, fid_infinity
+from inception_jax.metrics.manifolds import manifold_density_coverage
+from inception_jax.metrics.metric_values import Interval, MeanStd
+from inception_jax.metrics.origin import check_comparable
 from inception_jax.metrics.presets import Preset
 from inception_jax.metrics.scores import (
     check_count,
@@ -25,8 +28,10 @@ from inception_jax.metrics.scores import (
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.version import __version__
 
-METRICS = ("fid", "sfid", "kid", "is", "pr")
-_PER_IMAGE = {"kid", "is", "pr"}  # need the features of each image
+METRICS = ("fid", "sfid", "kid", "is", "pr", "dc", "fid_inf")
+_PER_IMAGE = {"kid", "is", "pr", "dc", "fid_inf"}  # need the features of each image
+_OF_GENERATED = {"is", "fid_inf"}  # need them of the generated images only
+_DENSITY_NEIGHBOURS = 5
 Opened = Images | Statistics | Features
 Values = dict[str, Any]
 
@@ -74,16 +79,19 @@ def check(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> 
         for source in (a, b):
             assert source is not None
             check_count(source, preset.pr_neighbours + 1, "precision and recall")
+    if "dc" in names and b is not None:
+        check_count(b, _DENSITY_NEIGHBOURS + 1, "density and coverage")
 
 
 def _problem(name: str, a: Opened, b: Opened | None, preset: Preset) -> str | None:
     needed = [a] if name == "is" else [a, b]
     if None in needed:
         return "a second input is needed: the images to compare with"
-    if name in _PER_IMAGE and any(isinstance(source, Statistics) for source in needed):
+    each = [a] if name in _OF_GENERATED else needed
+    if name in _PER_IMAGE and any(isinstance(source, Statistics) for source in each):
         return (
-            "of statistics only FID and sFID can be computed; KID, the Inception Score, precision "
-            "and recall need the images"
+            "of statistics only FID and sFID can be computed; KID, the Inception Score, precision, "
+            "recall, density, coverage and intervals need the images"
         )
     if name == "sfid" and "sfid" not in preset.metrics:
         return "sFID is of spatial features, which only --preset adm (preset='adm') computes"
@@ -114,20 +122,39 @@ def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool
 
 
 def sets_of(
-    extractor: Extractor, names: Sequence[str], a: Opened, b: Opened | None
-) -> tuple[ImageSet, ImageSet | None]:
-    """Computes what the metrics need of both sets, after all checks.
+    extractor: Extractor,
+    names: Sequence[str],
+    generated: Sequence[Opened],
+    real: Opened | None,
+    *,
+    bootstrap: int = 0,
+) -> Iterator[tuple[ImageSet, ImageSet | None]]:
+    """Computes what the metrics need, after all checks: of the real images once.
+
+    Args:
+        extractor: that computes it.
+        names: some of `METRICS`.
+        generated: one or more sets of images.
+        real: to compare each of them with.
+        bootstrap: how many resamples an interval of FID is of; 0: without one.
+
+    Yields:
+        A set of generated images, and the real ones.
 
     Raises:
         ValueError: see `check` and `scores.open_all`.
     """
-    check(names, a, b, extractor.preset)
-    sources = [a] if b is None else [a, b]
-    open_all(extractor, *sources)
-    ours = gathered(extractor, a, _name(a), per_image=bool(_PER_IMAGE & set(names)))
-    if b is None:
-        return ours, None
-    return ours, gathered(extractor, b, _name(b), per_image=bool({"kid", "pr"} & set(names)))
+    needed = [*names, "fid_inf"] if bootstrap else names
+    for source in generated:
+        check(needed, source, real, extractor.preset)
+    open_all(extractor, *generated, *([] if real is None else [real]))
+    theirs = None
+    if real is not None:
+        per_image = bool((_PER_IMAGE - _OF_GENERATED) & set(names))
+        theirs = gathered(extractor, real, _name(real), per_image=per_image)
+    for source in generated:
+        per_image = bool(_PER_IMAGE & set(needed))
+        yield gathered(extractor, source, _name(source), per_image=per_image), theirs
 
 
 def _name(source: Opened) -> str:
@@ -136,14 +163,17 @@ def _name(source: Opened) -> str:
     return source.name or "statistics"
 
 
-def measured(names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset) -> Values:
-    """Computes metrics, by name; those with a deviation are a `MeanStd`.
+def measured(
+    names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset, *, bootstrap: int = 0
+) -> Values:
+    """Computes metrics, by name; those with a deviation are a `MeanStd` or an `Interval`.
 
     Args:
         names: some of `METRICS`.
         a: the generated images.
         b: the real ones.
         preset: of statistics that do not say theirs.
+        bootstrap: see `sets_of`.
     """
     values: Values = {}
     for name in names:
@@ -154,28 +184,70 @@ def measured(names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Pres
         assert b is not None
         if name == "fid":
             values["fid"] = fid_of_statistics(a.statistics, b.statistics, preset=preset)
+            if bootstrap:
+                assert a.features is not None
+                found = bootstrap_fid(a.features, b.statistics, resamples=bootstrap)
+                values["fid_interval"] = found
         elif name == "sfid":
             values["sfid"] = sfid_of_statistics(a.statistics, b.statistics, preset=preset)
+        elif name == "fid_inf":
+            assert a.features is not None
+            values["fid_inf"] = fid_infinity(a.features, b.statistics)
         else:
             assert a.features is not None
             assert b.features is not None
-            if name == "kid":
-                values["kid"] = kid_of_features(a.features, b.features, preset=preset)
-            else:
-                found = precision_recall_of_features(a.features, b.features, preset=preset)
-                values |= {**found._asdict(), "f_score": found.f_score}
+            values |= _of_both(name, a.features, b.features, preset)
     return values
 
 
-_SHOWN = {"fid": "FID", "sfid": "sFID", "kid": "KID", "is": "IS", "f_score": "F-score"}
+def _of_both(name: str, a: Features, b: Features, preset: Preset) -> Values:
+    if name == "kid":
+        return {"kid": kid_of_features(a, b, preset=preset)}
+    if name == "dc":
+        check_comparable(a.origin, b.origin)
+        return manifold_density_coverage(
+            a.pooled, b.pooled, neighbours=_DENSITY_NEIGHBOURS
+        )._asdict()
+    found = precision_recall_of_features(a, b, preset=preset)
+    return {**found._asdict(), "f_score": found.f_score}
+
+
+_SHOWN = {
+    "fid": "FID",
+    "fid_interval": "FID, 95 %",
+    "fid_inf": "FID infinity",
+    "sfid": "sFID",
+    "kid": "KID",
+    "is": "IS",
+    "f_score": "F-score",
+}
 
 
 def lines(values: Values) -> list[str]:
     """Returns the metrics for people."""
-    return [f"{_SHOWN.get(name, name)}  {_text(value)}" for name, value in values.items()]
+    return [f"{_SHOWN.get(name, name)}  {_text(name, value)}" for name, value in values.items()]
 
 
-def _text(value: Any) -> str:
+def table(rows: Sequence[tuple[str, Values]]) -> list[str]:
+    """Returns the metrics of several sets as a table, one set a line.
+
+    Args:
+        rows: the name of a set, and its metrics: the same ones in all.
+    """
+    head = ["", *(_SHOWN.get(name, name) for name in rows[0][1])]
+    body = [[name, *(_text(key, value) for key, value in found.items())] for name, found in rows]
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *body)
+    ]
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, Interval) and name == "fid_interval":
+        return f"{value.low:.6g} to {value.high:.6g}"
+    if isinstance(value, Interval):
+        return f"{value.value:.6g} ± {value.std:.3g}"
     if not isinstance(value, MeanStd):
         return f"{value:.6g}"
     return f"{value.mean:.6g}" + ("" if math.isnan(value.std) else f" ± {value.std:.3g}")
@@ -198,6 +270,6 @@ def record(extractor: Extractor, values: Values, a: ImageSet, b: ImageSet | None
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, MeanStd):
+    if isinstance(value, MeanStd | Interval):
         return {name: _plain(number) for name, number in value._asdict().items()}
     return None if math.isnan(value) else float(value)

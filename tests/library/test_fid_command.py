@@ -11,6 +11,7 @@ import pytest
 import inception_jax as ij
 from inception_jax import metrics
 from inception_jax.cli import fid as command
+from tests.helpers import tiny
 from tests.helpers.metric_sets import extractor, network, pictures, write
 
 
@@ -135,3 +136,82 @@ def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):
     ):
         with pytest.raises(SystemExit):
             run(capsys, a, a, *argv)
+
+
+@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
+def test_many_sets_against_one(capsys, tmp_path, weights):
+    sets = [write(tmp_path / f"step{i}", pictures(6 + i, seed=i, low=30 * i)) for i in range(3)]
+    real = write(tmp_path / "real", pictures(9, seed=9))
+    options = ["--weights", weights, "--no-progress", "--metrics", "fid,kid"]
+    _, out, _ = run(capsys, *sets, real, *options, "--json", tmp_path / "x.json")
+    lines = out.splitlines()
+    assert lines[1].split() == ["FID", "KID"]
+    assert [line.split()[0] for line in lines[2:]] == [str(path) for path in sets]
+    for line, path in zip(lines[2:], sets, strict=True):
+        expected = metrics.fid(path, real, extractor=extractor())
+        assert float(line.split()[1]) == pytest.approx(expected, rel=1e-4)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert [record["a"] for record in found] == [
+        {"source": str(path), "images": 6 + i} for i, path in enumerate(sets)
+    ]
+    with pytest.raises(FileNotFoundError, match="absent"):
+        run(capsys, *sets, tmp_path / "absent", real, *options)
+
+
+@pytest.mark.filterwarnings("ignore:.*images for 256 features")
+def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatch):
+    a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(11, seed=1, low=90))
+    options = ["--weights", weights, "--no-progress"]
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for folder, file in zip((a, b), files, strict=True):
+        _, out, _ = run(capsys, folder, "--save-features", file, *options)
+        assert out == f"wrote {file}\n"
+    wanted = ["--metrics", "fid,is,pr,dc"]
+    _, expected, _ = run(capsys, a, b, *options, *wanted)
+    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # no image is computed any more
+    _, found, _ = run(capsys, *files, *options, *wanted)
+    for ours, theirs in zip(found.splitlines()[1:], expected.splitlines()[1:], strict=True):
+        name, value = ours.split("  ")
+        assert name == theirs.split("  ")[0]
+        expected_value = float(theirs.split("  ")[1].split()[0])
+        assert float(value.split()[0]) == pytest.approx(expected_value, rel=1e-3)
+    with pytest.raises(ValueError, match="different preset"):
+        run(capsys, *files, *options, "--preset", "clean", "--metrics", "kid")
+
+
+@pytest.mark.filterwarnings("ignore:.*images for 256 features")
+def test_intervals_on_request(capsys, tmp_path, weights):
+    a, b = write(tmp_path / "a", pictures(40)), write(tmp_path / "b", pictures(11, seed=1, low=90))
+    options = ["--weights", weights, "--no-progress"]
+    run(capsys, b, "--save-stats", tmp_path / "b.npz", *options)
+    wanted = ["--metrics", "fid,fid_inf", "--bootstrap", "5"]
+    _, out, _ = run(capsys, a, tmp_path / "b.npz", *wanted, *options)
+    found = dict(line.split("  ") for line in out.splitlines())
+    assert list(found)[1:] == ["FID", "FID, 95 %", "FID infinity"]
+    low, high = map(float, found["FID, 95 %"].split(" to "))
+    assert low < float(found["FID"]) < high
+    assert float(found["FID infinity"].split(" ± ")[0]) < float(found["FID"])
+
+
+def test_features_of_another_network_are_named(capsys, tmp_path):
+    a, b = write(tmp_path / "a", pictures(5)), write(tmp_path / "b", pictures(6, seed=1))
+    with tiny.registered():
+        ij.save_weights(ij.create_model("tiny", num_classes=3), tmp_path / "tiny.safetensors")
+        options = ["--features", "tiny", "--weights", tmp_path / "tiny.safetensors"]
+        with pytest.warns(UserWarning, match="images for 32 features"):
+            _, out, _ = run(capsys, a, b, *options, "--no-progress")
+    assert out.splitlines()[0].startswith("preset  features of tiny, pytorch_fid, ")
+    assert out.splitlines()[1].startswith("FID  ")
+
+
+def test_saving_is_of_one_set(capsys, tmp_path, nothing_computed):
+    a = write(tmp_path / "a", pictures(5))
+    for argv, words in [
+        ([a, a, "--save-features", "x.npz"], "--save-features is of one input: leave .*a out"),
+        ([a, "--save-features", "x.txt"], r"x\.txt: features end in \.npz"),
+        ([a, "--save-features", "x.npz", "--metrics", "kid"], "leave --metrics out"),
+        ([a, a, "--metrics", "kid", "--bootstrap", "9"], "--bootstrap is of FID"),
+        ([a, a, "--features", "tiny", "--dims", "64"], "leave them out"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            run(capsys, *argv)
