@@ -231,7 +231,7 @@ def test_a_range_that_the_images_do_not_fill_is_doubted(images, value_range):
 # States
 
 
-def updated(images: np.ndarray, batch: int, who: metrics.Extractor | None = None, **options):
+def updated(images: np.ndarray, batch: int = 12, who: metrics.Extractor | None = None, **options):
     who = who or small()
     found = who.init(**options)
     for start in range(0, len(images), batch):
@@ -240,38 +240,38 @@ def updated(images: np.ndarray, batch: int, who: metrics.Extractor | None = None
 
 
 def test_result_is_the_fid_of_the_images():
-    fake, real = pictures(40), pictures(50, seed=1, low=90)
+    fake, real = pictures(36), pictures(48, seed=1, low=90)
     expected = metrics.fid(fake, real, extractor=small())
     theirs = small().statistics(real)
-    states = [updated(x, 8) for x in (fake, real)]
+    states = [updated(x) for x in (fake, real)]
     assert metrics.result(*states) == pytest.approx(expected, rel=1e-6)
     assert metrics.result(states[0], theirs) == pytest.approx(expected, rel=1e-6)
     assert metrics.result(states[0], small().features(real)) == pytest.approx(expected, rel=1e-6)
-    assert metrics.statistics_of(states[0]).count == 40
+    assert metrics.statistics_of(states[0]).count == 36
     assert metrics.statistics_of(states[0]).origin == theirs.origin
     assert theirs.origin.network == "quarters"
 
 
 def test_result_takes_a_file(tmp_path):
-    fake, real = (updated(pictures(40, seed, low=low), 8) for seed, low in ((0, 0), (1, 90)))
+    fake, real = (updated(pictures(24, seed, low=low)) for seed, low in ((0, 0), (1, 90)))
     metrics.statistics_of(real).save(tmp_path / "real.npz")
     found = metrics.result(fake, tmp_path / "real.npz")
     assert found == pytest.approx(metrics.result(fake, real), rel=1e-12)
 
 
 def test_masked_images_do_not_count():
-    images = pictures(20)
-    wrong = np.concatenate([images[:9], np.full((5, *images.shape[1:]), 255, np.uint8)])
-    found = small().update(small().init(), wrong, np.arange(14) < 9)
+    images = pictures(12)
+    wrong = np.concatenate([images[:9], np.full((3, *images.shape[1:]), 255, np.uint8)])
+    found = small().update(small().init(), wrong, np.arange(12) < 9)
     expected = updated(images[:9], 9)
     assert int(found.count) == 9
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
-    nothing = small().update(small().init(), images, np.zeros(20, bool))
+    nothing = small().update(small().init(), images, np.zeros(12, bool))
     assert int(nothing.count) == 0
     with pytest.raises(ValueError, match="two images at least; got 0"):
         metrics.statistics_of(nothing)
-    with pytest.raises(ValueError, match=r"a mask of 20 images is \[20\]; got \[3\]"):
+    with pytest.raises(ValueError, match=r"a mask of 12 images is \[12\]; got \[3\]"):
         small().update(small().init(), images, np.ones(3, bool))
 
 
@@ -312,24 +312,24 @@ def test_parameters_are_no_constants():
 
 def test_states_are_merged():
     images = pictures(60)
-    parts = [updated(images[:7], 7, keep=20), updated(images[7:12], 2, keep=20)]
-    parts.append(updated(images[12:], 30, keep=20))
-    merged = jax.jit(metrics.merge)(metrics.merge(parts[0], parts[1]), parts[2])
-    whole = updated(images, 60, keep=20)
+    parts = [updated(images[i:j], keep=20) for i, j in ((0, 12), (12, 36), (36, 60))]
+    merge = jax.jit(metrics.merge)
+    merged = merge(merge(parts[0], parts[1]), parts[2])
+    whole = updated(images, keep=20)
     assert metrics.result(merged, whole) == pytest.approx(0, abs=1e-11)
     np.testing.assert_array_equal(metrics.features_of(merged).pooled, whole.kept["pooled"])
     np.testing.assert_array_equal(merged.pixel_range, whole.pixel_range)
 
 
 def test_states_are_saved_and_restored(tmp_path):
-    images = pictures(30)
-    found = updated(images[:14], 7, keep=9)
+    images = pictures(36)
+    found = updated(images[:12], keep=20)
     leaves, structure = jax.tree.flatten(found)
     np.savez(tmp_path / "state.npz", *leaves)
     with np.load(tmp_path / "state.npz") as file:
         again = jax.tree.unflatten(structure, [file[name] for name in file.files])
-    for start in (14, 21, 28):
-        part = images[start : start + 7]
+    for start in (12, 24):
+        part = images[start : start + 12]
         found, again = (small().update(s, part) for s in (found, again))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -338,7 +338,7 @@ def test_states_are_saved_and_restored(tmp_path):
 
 def test_states_are_checkpointed_by_orbax(tmp_path):
     ocp = pytest.importorskip("orbax.checkpoint")
-    found = updated(pictures(14), 7)
+    found = updated(pictures(12))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "state", found)
         checkpointer.wait_until_finished()
@@ -384,28 +384,22 @@ def test_features_that_are_no_numbers_are_found():
 # Devices
 
 
-def distance(states):
-    return metrics.result(*states)
-
-
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_images_on_several_devices(axis_type):
     """In a step of the caller's, too; 2 virtual devices, of which each has one image or more."""
-    who, images = small(), pictures(40)
+    who, images = small(), pictures(24)
     mesh = jax.make_mesh((2,), ("data",), (axis_type,))
     place = NamedSharding(mesh, PartitionSpec("data"))
-    expected = updated(images, 40)
-    for batch in (2, 8):
-        found = who.init()
-        stepped = who.init()
-        step = jax.jit(lambda s, x: who.update(s, x, params=who.params))
-        for start in range(0, 40, batch):
-            part = jax.device_put(images[start : start + batch], place)
-            found = who.update(found, part)
-            stepped = step(stepped, part)
-        assert metrics.result(found, expected) == pytest.approx(0, abs=1e-11)
-        assert metrics.result(stepped, expected) == pytest.approx(0, abs=1e-11)
-        assert found.moments["pooled"].outer.is_fully_replicated
+    expected = updated(images)
+    found = stepped = who.init()
+    step = jax.jit(lambda s, x: who.update(s, x, params=who.params))
+    for start in range(0, 24, 2):  # one image a device
+        part = jax.device_put(images[start : start + 2], place)
+        found = who.update(found, part)
+        stepped = step(stepped, part)
+    assert metrics.result(found, expected) == pytest.approx(0, abs=1e-11)
+    assert metrics.result(stepped, expected) == pytest.approx(0, abs=1e-11)
+    assert found.moments["pooled"].outer.is_fully_replicated
 
 
 def test_states_of_several_devices_are_merged():
@@ -425,7 +419,7 @@ def test_states_of_several_devices_are_merged():
 
     found = jax.jit(share)(who.params, images)
     assert int(found.count) == 24
-    assert metrics.result(found, updated(images, 24)) == pytest.approx(0, abs=1e-11)
+    assert metrics.result(found, updated(images)) == pytest.approx(0, abs=1e-11)
 
 
 @pytest.mark.parametrize("block", [3, 8])
@@ -485,6 +479,6 @@ def test_batches_devices_and_processes_change_nothing():
 
 
 def test_of_one_process_there_is_nothing_to_merge():
-    found = updated(pictures(4), 4)
+    found = updated(pictures(12))
     assert metrics.across_processes(found) is found
     assert state.WIDTH == 2048
