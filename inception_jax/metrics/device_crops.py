@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from inception_jax.crops import rounds, scaled
-from inception_jax.metrics.device_images import interpolated, pillow_resized
+from inception_jax.metrics.device_images import interpolated, nearest_pixels, pillow_resized
 from inception_jax.registry import ModelInfo
 
 
@@ -23,9 +23,6 @@ def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
         images: float32 [n, h, w, 3], whole numbers from 0 to 255.
         info: of the network.
         channels: of the network, 1 or 3.
-
-    Raises:
-        ValueError: for interpolation by the nearest pixel.
     """
     images = _luma(images) if channels == 1 else images
     images = _cropped(images, info)
@@ -66,7 +63,8 @@ def _resized(images: jax.Array, size: tuple[int, int], info: ModelInfo) -> jax.A
         images = interpolated(images, size[0], 1, half_pixel=half_pixel)
         return interpolated(images, size[1], 2, half_pixel=half_pixel)
     if info.interpolation == "nearest":
-        raise ValueError(f"{info.name} interpolates by the nearest pixel: prepare images yourself")
+        rows, columns = map(nearest_pixels, images.shape[1:3], size)
+        return jnp.take(jnp.take(images, rows, 1), columns, 2)
     return pillow_resized(images, size, cast(Literal["bilinear", "bicubic"], info.interpolation))
 
 

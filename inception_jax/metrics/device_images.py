@@ -238,6 +238,13 @@ def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -
     return weights / weights.sum(1, keepdims=True)
 
 
+@functools.cache
+def nearest_pixels(old: int, new: int) -> np.ndarray:
+    """Returns which of `old` pixels Pillow takes for each of `new` ones, as it says itself."""
+    ramp = Image.fromarray(np.arange(old, dtype=np.int32)[None])
+    return np.asarray(ramp.resize((new, 1), Image.Resampling.NEAREST))[0]
+
+
 def _triangle(x: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(x), 0)
 

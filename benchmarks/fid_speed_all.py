@@ -1,0 +1,249 @@
+"""FID beside four programs: statistics of a folder, their memory, and the distance itself.
+
+    python benchmarks/fid_speed_all.py [--count N] [--rounds N]
+
+Each program reads the same folder of JPEG files, with the same random weights and its own defaults,
+in a process of its own, in turn with this library's preset of it: pytorch-fid, torch-fidelity,
+clean-fid and torchmetrics, where they are installed. Then one process computes statistics and says
+its largest memory, and the Fréchet distance of 2,048 features is timed beside the one with scipy's
+root. It prints tables and writes nothing. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import page
+from benchmarks.fid_speed import ENVIRONMENT, TOLERANCE, make_folder
+from benchmarks.processes import Run, UnavailableError, Worker, apart, in_turn
+
+DIMS = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time the statistics of a folder by five programs."""
+
+    count: int = 100
+    """Images in the folder."""
+    size: int = 256
+    """Their side in pixels."""
+    batch_size: int = 50
+    """Images that are computed at once."""
+    rounds: int = 3
+    """How often everything is timed."""
+
+
+def main(options: Options) -> None:
+    """Times everything and prints it."""
+    programs = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
+    machine = page.machine("jax", "torch", *programs)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        weights = apart(written_weights, folder / "weights")
+        images = folder / "images"
+        make_folder(images, options.count, options.size)
+        rows = [beside(preset, build, images, weights, options) for preset, build in THEIRS.items()]
+        print(page.table(_HEAD, rows))
+        memory = apart(largest_memory, images, weights, options.batch_size)
+    print(f"\nlargest memory of streaming statistics: {memory / 2**30:.2f} GiB")
+    ours, scipys, difference = apart(distances)
+    print(
+        f"Fréchet distance of {DIMS} features: {ours:.2f} s; with scipy's sqrtm {scipys:.1f} s; "
+        f"they differ by {difference:.1e} of it"
+    )
+    print(machine)
+
+
+_HEAD = ["program", "its images/s", "inception_jax, images/s", "ours / its"]
+
+
+def beside(
+    preset: str, theirs: Callable[..., Run], images: Path, weights: Path, options: Options
+) -> list[str]:
+    """Times a program and this library's preset of it in turn; returns a row of the table."""
+    workers: dict[str, Worker] = {}
+    arguments = (images, weights, options.batch_size)
+    try:
+        workers["theirs"] = Worker(theirs, *arguments, environment=ENVIRONMENT)
+        workers["ours"] = Worker(inception_jax, *arguments, preset, environment=ENVIRONMENT)
+        first = {name: worker.first for name, worker in workers.items()}
+        difference = np.abs(first["ours"] - first["theirs"]).max() / np.abs(first["theirs"]).max()
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{preset}: the means of the features differ by {difference:.1e}")
+        seconds = in_turn(workers, options.rounds, lambda: None)
+    except UnavailableError as reason:
+        return [preset, str(reason), "", ""]
+    finally:
+        for worker in workers.values():
+            worker.end()
+    pairs = list(zip(seconds["theirs"], seconds["ours"], strict=True))
+    rates = (f"{options.count / statistics.median(each):.1f}" for each in seconds.values())
+    return [preset, *rates, page.spread([other / own for other, own in pairs])]
+
+
+def written_weights(folder: Path) -> Path:
+    """Writes one random network in the layout of every program."""
+    from tests.helpers import fid_programs
+
+    fid_programs.write_weights(folder)
+    return folder
+
+
+def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> Run:
+    """This library."""
+    from inception_jax import metrics
+    from tests.helpers.fid_programs import PYTORCH
+
+    extractor = metrics.Extractor(weights / PYTORCH, preset=preset, batch_size=batch_size)
+    extractor.load()
+    return lambda: extractor.statistics(folder).mean
+
+
+def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
+    """pytorch-fid, as its command does it."""
+    from pytorch_fid import fid_score  # type: ignore[import-not-found]
+
+    from tests.helpers import fid_programs
+
+    network = fid_programs.pytorch_fids(weights, DIMS)
+    workers = min(page.available_cores(), 8)
+
+    def run() -> np.ndarray:
+        found = fid_score.compute_statistics_of_path(
+            str(folder), network, batch_size, DIMS, "cpu", workers
+        )
+        return found[0]
+
+    return run
+
+
+def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
+    """torch-fidelity, from a folder to statistics."""
+    from torch_fidelity import metric_fid, utils  # type: ignore[import-not-found]
+
+    from tests.helpers import fid_programs
+
+    network = fid_programs.torch_fidelitys(weights)
+    options: dict[str, Any] = dict(
+        input1=str(folder), batch_size=batch_size, cuda=False, verbose=False, cache=False
+    )
+
+    def run() -> np.ndarray:
+        features = utils.extract_featuresdict_from_input_id_cached(1, network, **options)
+        return metric_fid.fid_features_to_statistics(features["2048"])["mu"]
+
+    return run
+
+
+def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
+    """clean-fid, from a folder to statistics."""
+    import torch
+    from cleanfid import fid  # type: ignore[import-not-found]
+
+    from tests.helpers import fid_programs
+
+    network = fid_programs.cleans(weights)
+    workers = min(page.available_cores(), 12)
+
+    def run() -> np.ndarray:
+        found = fid.get_folder_features(
+            str(folder),
+            network,
+            num_workers=workers,
+            batch_size=batch_size,
+            device=torch.device("cpu"),
+            mode="clean",
+            verbose=False,
+        )
+        np.cov(found, rowvar=False)
+        return found.mean(0)
+
+    return run
+
+
+def torchmetrics(folder: Path, weights: Path, batch_size: int) -> Run:
+    """torchmetrics, which has no reader: PyTorch's loader gives it the files."""
+    import torch
+    from PIL import Image
+
+    from tests.helpers import fid_programs
+
+    class Files(torch.utils.data.Dataset):
+        paths = tuple(sorted(folder.iterdir()))
+
+        def __len__(self) -> int:
+            return len(self.paths)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            pixels = np.asarray(Image.open(self.paths[index]).convert("RGB"))
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    with fid_programs.torchmetrics_weights(weights) as image:
+        metric = image.fid.FrechetInceptionDistance(DIMS)
+    files = Files()
+
+    def run() -> np.ndarray:
+        metric.reset()
+        for batch in torch.utils.data.DataLoader(files, batch_size):
+            metric.update(batch, real=True)
+        mean = metric.real_features_sum / metric.real_features_num_samples
+        return mean.numpy()
+
+    return run
+
+
+THEIRS: dict[str, Callable[..., Run]] = {
+    "pytorch_fid": pytorch_fid,
+    "torch_fidelity": torch_fidelity,
+    "clean": clean_fid,
+    "torchmetrics": torchmetrics,
+}
+
+
+def largest_memory(folder: Path, weights: Path, batch_size: int) -> int:
+    """Bytes that a process held at most while it computed statistics."""
+    os.environ.update(ENVIRONMENT)
+    inception_jax(folder, weights, batch_size, "pytorch_fid")()
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def distances() -> tuple[float, float, float]:
+    """Seconds of our distance and of the one with scipy's root, and how much they differ."""
+    import scipy.linalg
+
+    from inception_jax import metrics
+
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(DIMS, DIMS)) / np.sqrt(DIMS)
+    a, b = (
+        metrics.Statistics.of(np.abs(rng.normal(size=(3 * DIMS, DIMS)) @ mixing) * scale)
+        for scale in (1.0, 1.1)
+    )
+    start = time.perf_counter()
+    ours = metrics.frechet_distance(a, b)
+    middle = time.perf_counter()
+    root = scipy.linalg.sqrtm(a.cov @ b.cov)
+    apart_by = a.mean - b.mean
+    theirs = apart_by @ apart_by + np.trace(a.cov) + np.trace(b.cov) - 2 * np.trace(root).real
+    return middle - start, time.perf_counter() - middle, abs(ours / float(theirs) - 1)
+
+
+if __name__ == "__main__":
+    os.environ.update(ENVIRONMENT)
+    main(tyro.cli(Options, description=__doc__))
