@@ -10,7 +10,7 @@ from pathlib import Path
 from inception_jax.cli.arguments import positive_int
 from inception_jax.metrics import report
 from inception_jax.metrics.extractor import DIMS, Extractor
-from inception_jax.metrics.origin import NETWORK, short
+from inception_jax.metrics.origin import NETWORK, Origin, short
 from inception_jax.metrics.presets import DEFAULT, PRESETS
 from inception_jax.metrics.resizing import RESIZES
 from inception_jax.metrics.scores import open_all
@@ -132,26 +132,30 @@ def run(args: argparse.Namespace) -> int:
         _save(extractor, args)
         return 0
     alone = args.metrics == ("is",) and len(args.sources) == 1
-    opened = [extractor.open(source) for source in args.sources]
-    generated, real = (opened, None) if alone else (opened[:-1], opened[-1])
+    *named, last = [(source, extractor.open(source)) for source in args.sources]
+    generated, real = (dict([last]), None) if alone else (dict(named), last)
     names = args.metrics
     if names is None:
         wanted = extractor.preset.default_metrics
         names = [
             name
             for name in wanted
-            if all(report.possible([name], a, real, extractor.preset) for a in generated)
+            if all(
+                report.possible([name], a, real and real[1], extractor.preset)
+                for a in generated.values()
+            )
         ]
         if left_out := [name for name in wanted if name not in names]:
             print(f"note: left out, without what they need: {', '.join(left_out)}", file=sys.stderr)
-    rows, records = [], []
+    rows, records, ours, theirs = [], [], None, None
     sets = report.sets_of(extractor, names, generated, real, bootstrap=args.bootstrap)
     for ours, theirs in sets:
         values = report.measured(names, ours, theirs, extractor.preset, bootstrap=args.bootstrap)
         rows.append((ours.name, values))
         records.append(report.record(extractor, values, ours, theirs))
+    assert ours is not None
     if args.json != "-":
-        print(_origin(extractor))
+        print(_origin(extractor.preset.name, report.origin_of(ours, theirs)))
         several = len(rows) > 1
         print(*(report.table(rows) if several else report.lines(rows[0][1])), sep="\n")
     if args.json:
@@ -159,8 +163,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _origin(extractor: Extractor) -> str:
-    origin = extractor.origin
+def _origin(preset: str, origin: Origin | None) -> str:
+    if origin is None:
+        return f"preset  {preset}; the files do not say of what their features are"
     own = "" if origin.network == NETWORK else f"features of {origin.network}, "
     return f"preset  {own}{origin.preset}, {origin.resize}, weights {short(origin.weights)}"
 

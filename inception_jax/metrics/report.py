@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_jax.metrics.extractor import Extractor
@@ -13,7 +13,7 @@ from inception_jax.metrics.image_loader import Images
 from inception_jax.metrics.intervals import bootstrap_fid, fid_infinity
 from inception_jax.metrics.manifolds import manifold_density_coverage
 from inception_jax.metrics.metric_values import Interval, MeanStd
-from inception_jax.metrics.origin import check_comparable
+from inception_jax.metrics.origin import Origin, check_comparable
 from inception_jax.metrics.presets import Preset
 from inception_jax.metrics.scores import (
     check_count,
@@ -124,8 +124,8 @@ def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool
 def sets_of(
     extractor: Extractor,
     names: Sequence[str],
-    generated: Sequence[Opened],
-    real: Opened | None,
+    generated: Mapping[str, Opened],
+    real: tuple[str, Opened] | None,
     *,
     bootstrap: int = 0,
 ) -> Iterator[tuple[ImageSet, ImageSet | None]]:
@@ -134,8 +134,8 @@ def sets_of(
     Args:
         extractor: that computes it.
         names: some of `METRICS`.
-        generated: one or more sets of images.
-        real: to compare each of them with.
+        generated: one or more sets of images, by their names.
+        real: name and images to compare each of them with.
         bootstrap: how many resamples an interval of FID is of; 0: without one.
 
     Yields:
@@ -145,22 +145,31 @@ def sets_of(
         ValueError: see `check` and `scores.open_all`.
     """
     needed = [*names, "fid_inf"] if bootstrap else names
-    for source in generated:
-        check(needed, source, real, extractor.preset)
-    open_all(extractor, *generated, *([] if real is None else [real]))
+    for source in generated.values():
+        check(needed, source, real and real[1], extractor.preset)
+    sources = [*generated.values(), *([] if real is None else [real[1]])]
+    _check_presets(extractor.preset, sources)
+    open_all(extractor, *sources)
     theirs = None
     if real is not None:
         per_image = bool((_PER_IMAGE - _OF_GENERATED) & set(names))
-        theirs = gathered(extractor, real, _name(real), per_image=per_image)
-    for source in generated:
+        theirs = gathered(extractor, real[1], real[0], per_image=per_image)
+    for name, source in generated.items():
         per_image = bool(_PER_IMAGE & set(needed))
-        yield gathered(extractor, source, _name(source), per_image=per_image), theirs
+        yield gathered(extractor, source, name, per_image=per_image), theirs
 
 
-def _name(source: Opened) -> str:
-    if isinstance(source, Features):
-        return "features"
-    return source.name or "statistics"
+def _check_presets(preset: Preset, sources: Sequence[Opened]) -> None:
+    """Finds files of another preset's features, where no image is computed that would differ."""
+    if any(isinstance(source, Images) for source in sources):
+        return
+    for source in sources:
+        assert not isinstance(source, Images)
+        if source.origin is not None and source.origin.preset != preset.name:
+            raise ValueError(
+                f"the files are of preset {source.origin.preset}, and {preset.name} is asked for: "
+                f"--preset {source.origin.preset}"
+            )
 
 
 def measured(
@@ -253,15 +262,21 @@ def _text(name: str, value: Any) -> str:
     return f"{value.mean:.6g}" + ("" if math.isnan(value.std) else f" ± {value.std:.3g}")
 
 
+def origin_of(a: ImageSet, b: ImageSet | None) -> Origin | None:
+    """Returns what the features are of; None of files that do not say it."""
+    return a.statistics.origin or (b and b.statistics.origin) or None
+
+
 def record(extractor: Extractor, values: Values, a: ImageSet, b: ImageSet | None) -> dict[str, Any]:
     """Returns everything about a result, as JSON can hold it.
 
     A deviation that there is not (NaN) is null.
     """
-    origin = extractor.origin
+    origin = origin_of(a, b)
+    unknown = {field.name: None for field in dataclasses.fields(Origin)}
     return {
         "metrics": {name: _plain(value) for name, value in values.items()},
-        **dataclasses.asdict(origin),
+        **(dataclasses.asdict(origin) if origin else {**unknown, "preset": extractor.preset.name}),
         "program": f"{extractor.preset.program} {extractor.preset.version}",
         "inception_jax": __version__,
         "a": {"source": a.name, "images": a.count},
