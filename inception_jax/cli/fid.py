@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="another network in place of FID's, by its name in `inception-jax list`",
+        help="another network in place of FID's: a name of `inception-jax list`, or a file, folder "
+        "or run that knows its network",
     )
     parser.add_argument(
         "--metrics",

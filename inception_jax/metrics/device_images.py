@@ -59,6 +59,8 @@ _ROUND = {"nearest": lambda x: jnp.floor(x + 0.5), "down": jnp.floor, "none": la
 def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -> jax.Array:
     """Returns the least and the largest value of images, 0 being black and 1 white; float32 [2].
 
+    Of uint8 images, of which nobody doubts where black is, the least is 0.
+
     Args:
         images: see `pixels`.
         value_range: see `pixels`.
@@ -68,6 +70,8 @@ def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -
     found = whole.astype(jnp.float32) / 255
     kept = mask[:, None, None, None]
     low, high = jnp.where(kept, found, jnp.inf).min(), jnp.where(kept, found, -jnp.inf).max()
+    if images.dtype == jnp.uint8:
+        low = jnp.minimum(low, 0)
     return jnp.stack([low, high])
 
 

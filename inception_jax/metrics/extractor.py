@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from inception_jax.create import model_for
+from inception_jax.create import load, model_for
 from inception_jax.inference.compiled import cores
 from inception_jax.metrics import feature_files, feature_networks, state
 from inception_jax.metrics.device_images import Range, Rounding
@@ -32,6 +33,7 @@ from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.nn.layers import global_avg_pool
 from inception_jax.nn.model import Model
 from inception_jax.registry import model_info
+from inception_jax.weights import hub
 from inception_jax.weights.weight_file import Source, spec_of
 
 NAME = "inception_v3.fid"
@@ -53,7 +55,7 @@ class Extractor:
             `pt_inception-2015-12-05-6726825d.pth`; True: that file, fetched once and kept; or a
             network that `create_model("inception_v3.fid", weights=...)` built.
         features: another network in place of FID's: its name in `list_models`, to be loaded from
-            `weights`; a network of this library; or `OwnFeatures`, or a function of images as it
+            `weights`; a file or folder that knows its network, or a network of this library; or `OwnFeatures`, or a function of images as it
             has. Then `dims` and `resize` are the network's own.
         preset: the program whose numbers are computed, by its name in `PRESETS`.
         dims: how many features, at one of pytorch-fid's four stages. 2048: the last, of FID proper.
@@ -279,7 +281,7 @@ class Extractor:
         if isinstance(own, OwnFeatures):
             return feature_networks.of_function(own, preset)
         if own is not None:
-            model = model_for(own, weights) if isinstance(own, str) else own
+            model = _network_at(own, weights) if isinstance(own, str) else own
             return feature_networks.of_library(model, preset)
         model = _checked(weights if isinstance(weights, Model) else model_for(NAME, weights))
         call = functools.partial(_pooled, dims=self.dims, spatial="sfid" in self.preset.metrics)
@@ -340,6 +342,13 @@ def _own_features(features: Any) -> str | Model | OwnFeatures | None:
         "features are a network's name, a network or a function of images, not a "
         f"{type(features).__name__}"
     )
+
+
+def _network_at(name: str, weights: Any) -> Model:
+    """Loads a network by its name, or one that a file or folder says by itself."""
+    if weights is True and (Path(name).exists() or hub.is_source(name)):
+        return load(name)
+    return model_for(name, weights)
 
 
 def _pooled(

@@ -40,7 +40,7 @@ class State:
         kept: the features of the first images, by the same names, [size, d]; empty unless some are
             to be kept.
         pixel_range: float32 [2], the least and the largest value of the images, 0 being black and
-            1 white, before anything was clipped.
+            1 white, before anything was clipped; see `device_images.pixel_range`.
         origin: how features are computed; None where that is not known.
     """
 
@@ -294,7 +294,7 @@ def _check_range(low: float, high: float) -> None:
             "and 1 is white: state the range that they have, value_range=(0, 1), (-1, 1) or "
             "(0, 255)"
         )
-    if np.isfinite(low) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
+    if np.isfinite(high) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
         warnings.warn(
             f"images reached only from {low:.3g} to {high:.3g} of the stated range, where 0 is "
             "black and 1 is white: is that the range that they have?",

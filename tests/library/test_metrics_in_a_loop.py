@@ -125,6 +125,16 @@ def test_result_takes_a_file(tmp_path):
     assert found == pytest.approx(metrics.result(fake, real), rel=1e-12)
 
 
+def test_in_float64():
+    """The network computes in float32 all the same."""
+    fake, real = pictures(24), pictures(24, seed=1, low=90)
+    expected = metrics.result(updated(fake), updated(real))
+    with jax.enable_x64(True):
+        states = [updated(x) for x in (fake, real)]
+        assert states[0].moments["pooled"].outer.dtype == np.float64
+        assert metrics.result(*states) == pytest.approx(expected, rel=1e-9)
+
+
 def test_masked_images_do_not_count():
     images = pictures(12)
     wrong = np.concatenate([images[:9], np.full((3, *images.shape[1:]), 255, np.uint8)])

@@ -255,6 +255,15 @@ def test_features_of_another_network(network):
         metrics.fid(found, extractor().features(images))
 
 
+def test_features_of_a_network_in_a_file(network, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    ij.save_weights(network, path)
+    who = metrics.Extractor(features=str(path))
+    assert who.origin == metrics.Extractor(features=network).origin
+    with pytest.raises(ij.UnknownModelError):
+        metrics.Extractor(features="inceptoin_v1").load()
+
+
 @pytest.mark.parametrize(
     "name",
     [
