@@ -55,8 +55,8 @@ class Extractor:
             `pt_inception-2015-12-05-6726825d.pth`; True: that file, fetched once and kept; or a
             network that `create_model("inception_v3.fid", weights=...)` built.
         features: another network in place of FID's: its name in `list_models`, to be loaded from
-            `weights`; a file or folder that knows its network, or a network of this library; or `OwnFeatures`, or a function of images as it
-            has. Then `dims` and `resize` are the network's own.
+            `weights`; a file or folder that knows its network; a network of this library; or
+            `OwnFeatures`, or a function of images as it has. `dims` and `resize` are its own then.
         preset: the program whose numbers are computed, by its name in `PRESETS`.
         dims: how many features, at one of pytorch-fid's four stages. 2048: the last, of FID proper.
         resize: a rule of `resizing.resized`; None: the preset's.
