@@ -343,11 +343,8 @@ def test_batches_devices_and_processes_change_nothing():
         (7, False, 1, 1),
         (1, False, 1, 1),
         (50, True, 1, 2),
-        (7, True, 1, 2),
         (1, True, 1, 2),
-        (50, True, 2, 2),
         (7, True, 2, 2),
-        (7, False, 2, 2),
         (1, False, 2, 2),
     ]:
         found = run_shares(batch, shared, processes, devices)
