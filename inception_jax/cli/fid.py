@@ -19,6 +19,8 @@ from inception_jax.nearest import did_you_mean
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.parser import whole_number
 
+_OF_FID_NETWORK = {"is", "sfid"}  # of its logits and spatial features
+
 EXAMPLES = """
 inception-jax fid generated/ real/
 inception-jax fid generated/ real/ --metrics fid,kid --json result.json
@@ -141,7 +143,8 @@ def run(args: argparse.Namespace) -> int:
         names = [
             name
             for name in wanted
-            if all(
+            if not (args.features and name in _OF_FID_NETWORK)
+            and all(
                 report.possible([name], a, real and real[1], extractor.preset)
                 for a in generated.values()
             )
@@ -210,6 +213,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--bootstrap is of FID: name it in --metrics")
     if args.features and (args.dims != 2048 or args.resize):
         raise ValueError("--features has its own --dims and --resize: leave them out")
+    if args.features and (unfit := _OF_FID_NETWORK & set(args.metrics or ())):
+        raise ValueError(f"{', '.join(sorted(unfit))} is of FID's network: leave --features out")
     if "is" in (args.metrics or ()) and args.dims != 2048:
         raise ValueError("the Inception Score needs logits, which only --dims 2048 has")
 

@@ -216,6 +216,7 @@ def test_saving_is_of_one_set(capsys, tmp_path, nothing_computed):
         ([a, "--save-features", "x.npz", "--metrics", "kid"], "leave --metrics out"),
         ([a, a, "--metrics", "kid", "--bootstrap", "9"], "--bootstrap is of FID"),
         ([a, a, "--features", "tiny", "--dims", "64"], "leave them out"),
+        ([a, "--features", "tiny", "--metrics", "is"], "is is of FID's network"),
     ]:
         with pytest.raises(ValueError, match=words):
             run(capsys, *argv)
