@@ -69,6 +69,8 @@ def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
     """
     dtype = moments.shift.dtype
     features = jnp.where(mask[:, None], features, 0).astype(dtype)
+    if dtype == jnp.float32:
+        features = _rounded(features, moments.count)
     added = mask.sum(dtype=jnp.int32)
     mean = features.sum(0) / jnp.maximum(added, 1).astype(dtype)
     # The shift may be any number: that `mean` depends on how the batch is cut does not matter.
@@ -78,8 +80,20 @@ def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
         total = moments.total + centred.sum(0)
         outer = moments.outer + jnp.matmul(centred.T, centred, precision="highest")
     else:
+        shift = _rounded(shift, moments.count)
         total, outer = _add_pairs(moments, features, mask, shift)
     return Moments(moments.count + added, shift, total, outer)
+
+
+def _rounded(x: jax.Array, count: jax.Array) -> jax.Array:
+    """Returns float32 numbers as they are, rounded.
+
+    A compiler fuses the product that ends a network with a subtraction, and then subtracts what is
+    not rounded: in one operation of a sum without errors, and not in the next. It cannot know that
+    no count is negative, and so has to have the bits; it ignores `lax.optimization_barrier` here.
+    """
+    nothing = (count < 0).astype(jnp.int32)
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, jnp.int32) ^ nothing, jnp.float32)
 
 
 def merge(a: Moments, b: Moments) -> Moments:

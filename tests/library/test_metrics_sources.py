@@ -129,7 +129,7 @@ def test_files_of_records(ending, write, tmp_path):
         extractor().features(tmp_path / f"odd.{ending}")
     assert_features(metrics.Records((tmp_path / f"odd.{ending}",), key="right"), images)
     whole = (tmp_path / f"plain.{ending}").read_bytes()
-    (tmp_path / f"cut.{ending}").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / f"cut.{ending}").write_bytes(whole[:-7])
     with pytest.raises(ValueError, match=r"cut\."):
         extractor().features(tmp_path / f"cut.{ending}")
 
@@ -208,9 +208,9 @@ def generate(key, n):
 
 
 def test_generated_images():
-    source = metrics.Generated(generate, count=10, batch_size=4, seed=3, value_range=(-1, 1))
-    keys = [jax.random.fold_in(jax.random.key(3), i) for i in range(3)]
-    floats = np.concatenate([generate(key, 4) for key in keys])[:10]
+    source = metrics.Generated(generate, count=14, batch_size=4, seed=3, value_range=(-1, 1))
+    keys = [jax.random.fold_in(jax.random.key(3), i) for i in range(4)]
+    floats = np.concatenate([generate(key, 4) for key in keys])[:14]
     images = np.floor((floats + 1) * np.float32(127.5) + np.float32(0.5)).astype(np.uint8)
     assert_features(source, images)
     found = metrics.fid(source, images, extractor=extractor())
@@ -307,7 +307,17 @@ def test_functions_with_parameters():
     found = who.apply(jnp.float32(1), images).pooled * 2
     np.testing.assert_allclose(found, expected, rtol=2e-7)
     assert who.origin.weights.startswith("sha256:")
-    assert metrics.Extractor(features=pixels).origin.network == "pixels"
+
+
+def test_a_plain_function_takes_images_as_they_are():
+    def colours(images):
+        return images.mean((1, 2))
+
+    who = metrics.Extractor(features=colours)
+    assert who.origin.network == "colours"
+    images = pictures(4)
+    found = who.apply(None, images).pooled
+    np.testing.assert_allclose(found, images.mean((1, 2)) / 255, rtol=1e-5)
 
 
 def test_functions_that_give_no_features():
