@@ -13,6 +13,7 @@ large beside the deviation.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from jax import lax
 _SLICES = 6  # of 8 bits: 47 bits, and a sign
 _ROWS = 128  # images a product: see `_products`
 _FIRST, _NEXT = 7, 8  # bits
+
+Sums = tuple[jax.Array, jax.Array]  # `total` and `outer`, see below
 
 
 @jax.tree_util.register_dataclass
@@ -69,31 +72,51 @@ def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
     """
     dtype = moments.shift.dtype
     features = jnp.where(mask[:, None], features, 0).astype(dtype)
-    if dtype == jnp.float32:
-        features = _rounded(features, moments.count)
     added = mask.sum(dtype=jnp.int32)
-    mean = features.sum(0) / jnp.maximum(added, 1).astype(dtype)
     # The shift may be any number: that `mean` depends on how the batch is cut does not matter.
+    mean = features.sum(0) / jnp.maximum(added, 1).astype(dtype)
     shift = jnp.where(moments.count == 0, mean, moments.shift)
-    if dtype == jnp.float64:
-        centred = jnp.where(mask[:, None], features - shift, 0)
-        total = moments.total + centred.sum(0)
-        outer = moments.outer + jnp.matmul(centred.T, centred, precision="highest")
-    else:
-        shift = _rounded(shift, moments.count)
-        total, outer = _add_pairs(moments, features, mask, shift)
-    return Moments(moments.count + added, shift, total, outer)
+    add_block = _add_wide if dtype == jnp.float64 else _add_pairs
+    sums = _in_blocks(add_block, moments, features, mask, shift)
+    return Moments(moments.count + added, shift, *sums)
 
 
-def _rounded(x: jax.Array, count: jax.Array) -> jax.Array:
-    """Returns float32 numbers as they are, rounded.
+def _in_blocks(
+    add_block: Callable[..., Sums],
+    moments: Moments,
+    features: jax.Array,
+    mask: jax.Array,
+    shift: jax.Array,
+) -> Sums:
+    """Adds in blocks of `_ROWS` images, in a loop whose end the compiler does not know.
 
-    A compiler fuses the product that ends a network with a subtraction, and then subtracts what is
-    not rounded: in one operation of a sum without errors, and not in the next. It cannot know that
-    no count is negative, and so has to have the bits; it ignores `lax.optimization_barrier` here.
+    What enters a loop is stored, and so rounded once. Elsewhere a compiler computes the end of the
+    network anew for every operation that needs features, adding in another order here and fusing a
+    product with a subtraction there, so that the terms of one sum are of different features. It
+    ignores `lax.optimization_barrier`, and a loop of one turn, which it unrolls.
     """
-    nothing = (count < 0).astype(jnp.int32)
-    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, jnp.int32) ^ nothing, jnp.float32)
+    n, d = features.shape
+    blocks = max(-(-n // _ROWS), 1)
+    rows = -(-n // blocks)
+    missing = blocks * rows - n
+    # Every block takes rows from everywhere: of images on several devices each adds some.
+    features = jnp.pad(features, [(0, missing), (0, 0)]).reshape(rows, blocks, d)
+    mask = jnp.pad(mask, (0, missing)).reshape(rows, blocks)
+
+    def block(i: jax.Array, taken: tuple) -> tuple:
+        sums, features, mask, shift = taken
+        part, counts = (lax.dynamic_index_in_dim(x, i, 1, False) for x in (features, mask))
+        return add_block(sums, part, counts, shift), features, mask, shift
+
+    end = jnp.where(moments.count < 0, 0, blocks)  # no count is negative
+    start = ((moments.total, moments.outer), features, mask, shift)
+    return lax.fori_loop(0, end, block, start)[0]
+
+
+def _add_wide(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Array) -> Sums:
+    total, outer = sums
+    centred = jnp.where(mask[:, None], features - shift, 0)
+    return total + centred.sum(0), outer + jnp.matmul(centred.T, centred, precision="highest")
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -144,40 +167,18 @@ def _arrays(moments: Moments) -> tuple[Any, Any, Any]:
 # Products without rounding
 
 
-def _add_pairs(
-    moments: Moments, features: jax.Array, mask: jax.Array, shift: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Adds in blocks of `_ROWS` images."""
-    n, d = features.shape
-    blocks = -(-n // _ROWS)
-    rows = -(-n // blocks)
-    missing = blocks * rows - n
-    features = jnp.pad(features, [(0, missing), (0, 0)])
-    mask = jnp.pad(mask, (0, missing))
-
-    def block(sums: tuple, taken: tuple) -> tuple[tuple, None]:
-        features, mask = taken
-        high, low = (jnp.where(mask[:, None], x, 0) for x in _difference(features, shift))
-        slices, scale = _sliced(high, low)
-        total, outer = sums
-        for order in range(_SLICES):
-            unit = jnp.float32(2.0 ** -(_FIRST + _NEXT * order))
-            total = _plus_one(total, slices[order].sum(0) * unit * scale)
-        units = scale[:, None] * scale
-        for order, product in enumerate(_products(slices)):
-            unit = jnp.float32(2.0 ** -(2 * _FIRST + _NEXT * order))
-            outer = _plus_one(outer, product * unit * units)
-        return (total, outer), None
-
-    sums = (moments.total, moments.outer)
-    if blocks == 1:
-        return block(sums, (features, mask))[0]
-    # Every block takes rows from everywhere: of images on several devices each adds some.
-    taken = (
-        features.reshape(rows, blocks, d).swapaxes(0, 1),
-        mask.reshape(rows, blocks).swapaxes(0, 1),
-    )
-    return lax.scan(block, sums, taken)[0]
+def _add_pairs(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Array) -> Sums:
+    high, low = (jnp.where(mask[:, None], x, 0) for x in _difference(features, shift))
+    slices, scale = _sliced(high, low)
+    total, outer = sums
+    for order in range(_SLICES):
+        unit = jnp.float32(2.0 ** -(_FIRST + _NEXT * order))
+        total = _plus_one(total, slices[order].sum(0) * unit * scale)
+    units = scale[:, None] * scale
+    for order, product in enumerate(_products(slices)):
+        unit = jnp.float32(2.0 ** -(2 * _FIRST + _NEXT * order))
+        outer = _plus_one(outer, product * unit * units)
+    return total, outer
 
 
 def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array]:
