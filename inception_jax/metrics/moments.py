@@ -77,8 +77,8 @@ def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
     mean = features.sum(0) / jnp.maximum(added, 1).astype(dtype)
     shift = jnp.where(moments.count == 0, mean, moments.shift)
     add_block = _add_wide if dtype == jnp.float64 else _add_pairs
-    sums = _in_blocks(add_block, moments, features, mask, shift)
-    return Moments(moments.count + added, shift, *sums)
+    (total, outer), shift = _in_blocks(add_block, moments, features, mask, shift)
+    return Moments(moments.count + added, shift, total, outer)
 
 
 def _in_blocks(
@@ -87,13 +87,14 @@ def _in_blocks(
     features: jax.Array,
     mask: jax.Array,
     shift: jax.Array,
-) -> Sums:
+) -> tuple[Sums, jax.Array]:
     """Adds in blocks of `_ROWS` images, in a loop whose end the compiler does not know.
 
     What enters a loop is stored, and so rounded once. Elsewhere a compiler computes the end of the
     network anew for every operation that needs features, adding in another order here and fusing a
     product with a subtraction there, so that the terms of one sum are of different features. It
-    ignores `lax.optimization_barrier`, and a loop of one turn, which it unrolls.
+    ignores `lax.optimization_barrier`, and a loop of one turn, which it unrolls. The shift that
+    was taken off comes out of the loop for the same reason.
     """
     n, d = features.shape
     blocks = max(-(-n // _ROWS), 1)
@@ -106,11 +107,13 @@ def _in_blocks(
     def block(i: jax.Array, taken: tuple) -> tuple:
         sums, features, mask, shift = taken
         part, counts = (lax.dynamic_index_in_dim(x, i, 1, False) for x in (features, mask))
-        return add_block(sums, part, counts, shift), features, mask, shift
+        taken_off = jnp.where(i < 0, 0, shift)  # no turn is negative: written by the loop
+        return add_block(sums, part, counts, shift), features, mask, taken_off
 
     end = jnp.where(moments.count < 0, 0, blocks)  # no count is negative
     start = ((moments.total, moments.outer), features, mask, shift)
-    return lax.fori_loop(0, end, block, start)[0]
+    sums, _, _, shift = lax.fori_loop(0, end, block, start)
+    return sums, shift
 
 
 def _add_wide(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Array) -> Sums:
