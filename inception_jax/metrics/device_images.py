@@ -204,7 +204,7 @@ def pillow_order(
         return axes
     noise = np.random.default_rng(0).integers(0, 256, (*old, 3), np.uint8)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    expected = np.asarray(Image.fromarray(noise).resize(new[::-1], filters[method]))
+    expected = np.asarray(Image.fromarray(noise).resize((new[1], new[0]), filters[method]))
     for order in (axes, axes[::-1]):
         found = noise
         for axis in order:

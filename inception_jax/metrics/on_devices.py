@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
@@ -118,7 +119,8 @@ class OnDevices:
             pooled, logits, spatial = network.call(params, network.on_devices(pixels))
             assert pooled is not None
             flat = None if spatial is None else spatial.reshape(spatial.shape[0], -1)
-            return Features(pooled, logits, flat, network.origin)
+            arrays: Any = (pooled, logits, flat)  # of jax, where the host has NumPy's
+            return Features(*arrays, origin=network.origin)
 
         with jax.default_matmul_precision("highest"):
             local = functools.partial(_in_blocks, compute, block=self._block)
@@ -159,7 +161,8 @@ def _laid_out(images: jax.Array) -> tuple[jax.Array, tuple[str, ...], Mesh | Non
     if not isinstance(images.sharding, NamedSharding):
         return images, (), None
     images = _automatic(images)
-    return images, _axes_of(images.sharding.spec), images.sharding.mesh
+    sharding: Any = images.sharding
+    return images, _axes_of(sharding.spec), sharding.mesh
 
 
 def _axes_of(spec: PartitionSpec) -> tuple[str, ...]:
@@ -172,7 +175,7 @@ def _automatic(array: Any) -> Any:
     sharding = getattr(array, "sharding", None)
     if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
         return array
-    mesh = sharding.mesh
+    mesh: Any = sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return array
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
