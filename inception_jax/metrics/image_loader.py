@@ -246,10 +246,12 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 def _one_by_one(items: Iterable[Any], unit_floats: bool) -> Iterator[Any]:
     """Takes batches apart."""
     for item in items:
+        if not isinstance(item, Encoded):  # which is a tuple too
+            item = images_in(item)
         if isinstance(item, str | os.PathLike | Image.Image | Encoded):
             yield item
             continue
-        array = as_array(images_in(item))
+        array = as_array(item)
         _check(array, unit_floats)
         yield from map(_as_bytes, array if array.ndim == 4 else [array])
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import glob
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from inception_jax import extras
 from inception_jax.images import EXTENSIONS
@@ -78,11 +79,13 @@ class Generated:
 class Loader:
     """Batches of a loader, such as Grain's or PyTorch's, as uint8 images.
 
-    A batch is an array of images; or a tuple or list, of which the first is taken; or a mapping.
+    A batch is an array or a list of images; a tuple or list of images and other things; or a
+    mapping.
 
     Args:
         batches: yields them.
-        key: of the images in a batch: a name or a position. None: the first, or the usual names.
+        key: of the images in a batch: a name or a position. None: the usual names, and the only
+            part that looks like images.
         value_range: of float images, black and white: (0, 1), (-1, 1) or (0, 255).
         rounding: of float images: "nearest" or "down", to whole numbers from 0 to 255.
         channels_first: images are [n, c, h, w]. None: tensors of PyTorch that look like it are.
@@ -143,7 +146,9 @@ def images_in(batch: Any, key: str | int | None = None, name: str = "images") ->
             raise ValueError(f"{name}: a batch has {', '.join(map(repr, keys))}, and no {key!r}")
         return batch[key]
     if isinstance(batch, tuple | list):
-        at = 0 if key is None else key
+        at = _place_of_images(batch, name) if key is None else key
+        if at is None:
+            return batch
         if not isinstance(at, int) or not -len(batch) <= at < len(batch):
             raise ValueError(f"{name}: a batch has {len(batch)} parts, and no {key!r}")
         return batch[at]
@@ -152,8 +157,26 @@ def images_in(batch: Any, key: str | int | None = None, name: str = "images") ->
     return batch
 
 
+def _place_of_images(batch: Sequence[Any], name: str) -> int | None:
+    """Finds the images among the parts of a batch; None if the parts are single images."""
+    sizes = [
+        3 if isinstance(part, Image.Image) else len(getattr(part, "shape", ())) for part in batch
+    ]
+    places = [place for place, size in enumerate(sizes) if size >= 3]
+    if len(places) == 1:
+        return places[0]
+    if places and all(size == 3 for size in sizes):
+        return None
+    raise ValueError(
+        f"{name}: which of the {len(batch)} parts of a batch are the images? Loader(batches, key=0)"
+    )
+
+
 def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
     """Returns images of NumPy, jax or torch as an array, channels last; grey ones in 3 channels."""
+    if isinstance(images, tuple | list):
+        images = np.stack([as_array(image, channels_first) for image in images])
+        channels_first = False
     is_tensor = type(images).__module__.partition(".")[0] == "torch"
     array = np.asarray(images.detach().cpu() if is_tensor else images)
     if channels_first is None and is_tensor and array.ndim in (3, 4):

@@ -43,6 +43,7 @@ from tests.helpers.twins import twin_of
 RECURSIVE = dataclasses.replace(metrics.PRESETS["pytorch_fid"].files, recursive=True)
 STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
 SIZES = [(299, 299), (60, 83), (301, 64), (512, 400), (1, 7)]
+PREPARE = functools.partial(resizing.resized, resize="bilinear_torch")
 
 
 @functools.cache
@@ -182,7 +183,7 @@ def test_reading_ahead_is_bounded(count):
             taken += 1
             yield image
 
-    options = LoaderOptions("bilinear_torch", 4, 2, skip_unreadable=False, progress=False)
+    options = LoaderOptions(PREPARE, 4, 2, skip_unreadable=False, progress=False)
     read = 0
     for batch in batches(open_images(source()), options):
         read += len(batch)
@@ -191,7 +192,7 @@ def test_reading_ahead_is_bounded(count):
 
 
 def test_readings_end_with_their_threads():
-    options = LoaderOptions("bilinear_torch", 2, 3, skip_unreadable=False, progress=False)
+    options = LoaderOptions(PREPARE, 2, 3, skip_unreadable=False, progress=False)
     before = threading.active_count()
     for _ in batches(open_images(pictures(30, size=(4, 4))), options):
         break

@@ -158,6 +158,10 @@ def test_batches_of_loaders():
     named = [{"x": images[:3], "y": images[:3]}, {"x": images[3:], "y": images[3:]}]
     assert_features(metrics.Loader(named, key="y"), images)
     assert_features(metrics.Loader([(labels, images)], key=1), images)
+    assert_features([(labels, images)], images)
+    assert_features([list(images[:2]), list(images[2:])], images)  # lists of images
+    assert_features([(image, 3) for image in images], images)
+    assert_features([(Image.fromarray(image), 3) for image in images], images)
     floats = (images / 127.5 - 1).astype(np.float32)
     assert_features(metrics.Loader([(floats, labels)], value_range=(-1, 1)), images)
     first = floats.transpose(0, 3, 1, 2)
@@ -190,6 +194,8 @@ def test_loaders_of_grain():
         ([{"a": 1, "b": 2}], r"which of 'a', 'b' are the images\? Loader\(batches, key"),
         (metrics.Loader([{"a": 1}], key="c"), "has 'a', and no 'c'"),
         (metrics.Loader([(1, 2)], key=2), "has 2 parts, and no 2"),
+        ([(1, 2)], r"which of the 2 parts of a batch are the images"),
+        ([(pictures(2), pictures(2))], r"which of the 2 parts of a batch are the images"),
         (metrics.Loader([pictures(2)], key="image"), "ndarray, which has no 'image'"),
         (metrics.Loader([pictures(2) / 255]), r"need their range; got float64 .*value_range"),
         (metrics.Loader([pictures(2) * 1.0], value_range=(-1, 1)), "far outside of the stated"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -136,7 +137,8 @@ def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
         preset = PRESETS["pytorch_fid"]
         files = dataclasses.replace(preset.files, recursive=True)
         found = open_images(folder, dataclasses.replace(preset, files=files))
-        options = LoaderOptions("bilinear_torch", 50, 2, False, False)
+        prepare = functools.partial(resized, resize="bilinear_torch")
+        options = LoaderOptions(prepare, 50, 2, False, False)
         (batch,) = batches(found, options)
     words = [str(warning.message) for warning in caught]
     read = (np.asarray(Image.open(path).convert("RGB")) for path in found.items)
