@@ -294,9 +294,8 @@ def test_images_are_prepared_as_publishers_do(name, size):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale)
 
 
-def test_grey_networks_see_luma():
-    with tiny.registered():
-        grey = ij.create_model("tiny", in_channels=1, num_classes=2)
+def test_grey_networks_see_luma(network):
+    grey = ij.create_model("tiny", in_channels=1, num_classes=2)  # registered by the fixture
     info, channels = facts_of(grey)
     image = pictures(1)[0]
     expected = ij.preprocess(grey, Image.fromarray(image))
