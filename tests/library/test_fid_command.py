@@ -54,6 +54,7 @@ def test_command(capsys, tmp_path, weights):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.max())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
 def test_json_holds_everything(capsys, tmp_path, weights):
     a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(12, seed=1, low=90))
@@ -82,6 +83,7 @@ def test_json_holds_everything(capsys, tmp_path, weights):
     assert {**again, "metrics": None} == {**found, "metrics": None}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for 256 features")
 def test_adm_prints_what_the_evaluator_prints(capsys, tmp_path, weights):
     a, b = pictures(11), pictures(12, seed=1, low=90)
@@ -138,6 +140,7 @@ def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):
             run(capsys, a, a, *argv)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
 def test_many_sets_against_one(capsys, tmp_path, weights):
     sets = [write(tmp_path / f"step{i}", pictures(6 + i, seed=i, low=30 * i)) for i in range(3)]
@@ -158,6 +161,7 @@ def test_many_sets_against_one(capsys, tmp_path, weights):
         run(capsys, *sets, tmp_path / "absent", real, *options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for 256 features")
 def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatch):
     a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(11, seed=1, low=90))
@@ -181,6 +185,7 @@ def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatc
     assert found.splitlines()[0] == expected.splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for 256 features")
 def test_intervals_on_request(capsys, tmp_path, weights):
     a, b = write(tmp_path / "a", pictures(40)), write(tmp_path / "b", pictures(11, seed=1, low=90))

@@ -224,6 +224,7 @@ def test_states_are_checkpointed_by_orbax(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_features_that_are_kept_serve_the_other_metrics():
     images = pictures(40)
     who = extractor()

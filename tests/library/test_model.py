@@ -16,7 +16,13 @@ def shapes(model: nnx.Module, call, *args):
     return jax.eval_shape(lambda s, *a: call(nnx.merge(graphdef, s), *a), state, *args)
 
 
-@pytest.mark.parametrize("name", ["inception_v1", "xception41", "xception41p"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inception_v1",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("xception41", "xception41p")),
+    ],
+)
 def test_a_hook_replaces_any_map(name):
     """Of stages, and of the maps inside blocks that have a name too."""
     model = filled(name, width_multiplier=WIDTH, num_classes=7)

@@ -133,6 +133,7 @@ def test_ttur_takes_files_as_they_are_listed(tmp_path):
     assert found == [*tmp_path.glob("*.jpg"), *tmp_path.glob("*.png")]
 
 
+@pytest.mark.slow
 def test_arrays_in_folders(tmp_path):
     """clean-fid reads images in `.npy` files, one each, and floats too."""
     images = pictures(3)
@@ -161,6 +162,7 @@ def test_unit_floats_are_truncated():
         extractor(dims=64).features(floats)
 
 
+@pytest.mark.slow
 def test_what_does_not_fill_a_batch_of_50_is_left_out():
     ours = extractor(preset="tf2015", batch_size=7)
     images = pictures(53, size=(2, 2))
@@ -189,6 +191,7 @@ def test_spatial_features_are_the_first_channels_of_a_branch_row_by_row():
     assert extractor().features(images).spatial is None
 
 
+@pytest.mark.slow
 def test_sfid_is_of_the_spatial_features():
     a, b = pictures(9), pictures(9, seed=1, low=90)
     ours = extractor(preset="adm")

@@ -43,6 +43,7 @@ def test_what_the_papers_count(story):
     assert (found.params // 1024, round(found.macs / 1e6)) == (159, 128)
 
 
+@pytest.mark.slow
 def test_what_the_text_says_of_the_tables(story):
     whole = story.whole
     v3, v4 = whole("inception_v3"), whole("inception_v4")

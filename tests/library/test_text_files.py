@@ -209,7 +209,7 @@ def test_a_conversion_that_cannot_be_written_reads_nothing(tmp_path, monkeypatch
     """Packages and paths are checked before the weights are read."""
     from inception_jax.cli import commands, convert
 
-    monkeypatch.setattr(convert, "model_for", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(convert, "model_of", lambda *_: pytest.fail("the weights were read"))
     for file, module in (("x.pth", "torch"), ("x.h5", "h5py")):
         monkeypatch.setitem(sys.modules, module, None)
         words = ["convert", "a.safetensors", str(tmp_path / file), "--arch", "xception.keras_in1k"]

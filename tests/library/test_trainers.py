@@ -214,6 +214,7 @@ def whole():
     return filled("inception_v1.tv_in1k", num_classes=4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::UserWarning")  # the command prints them
 def test_the_command_line_chooses_and_leaves_out(whole, tmp_path, capsys):
     state = {k: torch.from_numpy(x) for k, x in ij.to_torch(whole).items()}
