@@ -137,20 +137,7 @@ def run(args: argparse.Namespace) -> int:
     alone = args.metrics == ("is",) and len(args.sources) == 1
     *named, last = [(source, extractor.open(source)) for source in args.sources]
     generated, real = (dict([last]), None) if alone else (dict(named), last)
-    names = args.metrics
-    if names is None:
-        wanted = extractor.preset.default_metrics
-        names = [
-            name
-            for name in wanted
-            if not (args.features and name in _OF_FID_NETWORK)
-            and all(
-                report.possible([name], a, real and real[1], extractor.preset)
-                for a in generated.values()
-            )
-        ]
-        if left_out := [name for name in wanted if name not in names]:
-            print(f"note: left out, without what they need: {', '.join(left_out)}", file=sys.stderr)
+    names = args.metrics or _usual(args, extractor, generated, real)
     rows, records, ours, theirs = [], [], None, None
     sets = report.sets_of(extractor, names, generated, real, bootstrap=args.bootstrap)
     for ours, theirs in sets:
@@ -165,6 +152,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _write(args.json, json.dumps(records if len(records) > 1 else records[0], indent=2))
     return 0
+
+
+def _usual(
+    args: argparse.Namespace,
+    extractor: Extractor,
+    generated: dict[str, report.Opened],
+    real: tuple[str, report.Opened] | None,
+) -> list[str]:
+    """The metrics that the preset's program prints, as far as these sources have what they need."""
+    preset, against = extractor.preset, real and real[1]
+    left_out = [
+        name
+        for name in preset.default_metrics
+        if (args.features and name in _OF_FID_NETWORK)
+        or not all(report.possible([name], a, against, preset) for a in generated.values())
+    ]
+    if left_out:
+        print(f"note: left out, without what they need: {', '.join(left_out)}", file=sys.stderr)
+    return [name for name in preset.default_metrics if name not in left_out]
 
 
 def _origin(preset: str, origin: Origin | None) -> str:

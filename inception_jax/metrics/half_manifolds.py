@@ -10,10 +10,10 @@ by one image.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 
+from inception_jax.metrics.manifolds import blocks, share_within
 from inception_jax.metrics.metric_values import PrecisionRecall
 
 _BLOCK = 10_000  # images on a side of a block, which is in float16 as a whole or not at all
@@ -27,32 +27,23 @@ def half_precision_recall(
     """Returns precision and recall; see `manifolds.manifold_precision_recall` for the arguments."""
     generated, real = (x.astype(np.float32) for x in (generated, real))
     return PrecisionRecall(
-        _share_within(generated, real, _radii(real, neighbours)),
-        _share_within(real, generated, _radii(generated, neighbours)),
+        share_within(generated, real, _radii(real, neighbours), _distances, _BLOCK),
+        share_within(real, generated, _radii(generated, neighbours), _distances, _BLOCK),
     )
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
     """The squared distance of each to its k-th nearest other one: the (k + 1)-th of all."""
     radii = np.empty(len(features), np.float32)
-    for rows in _blocks(len(features)):
+    for rows in blocks(len(features), _BLOCK):
         nearest = np.empty((rows.stop - rows.start, 0), np.float32)
-        for columns in _blocks(len(features)):
+        for columns in blocks(len(features), _BLOCK):
             distances = _distances(features[rows], features[columns])
             nearest = np.concatenate([nearest, distances], axis=1)
             kept = min(neighbours + 1, nearest.shape[1])
             nearest = np.partition(nearest, kept - 1, axis=1)[:, :kept]
         radii[rows] = nearest.max(1)
     return radii
-
-
-def _share_within(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
-    inside = np.zeros(len(points), bool)
-    for rows in _blocks(len(points)):
-        for columns in _blocks(len(centres)):
-            distances = _distances(points[rows], centres[columns])
-            inside[rows] |= (distances <= radii[columns]).any(1)
-    return float(inside.mean())
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -93,8 +84,3 @@ def _sum(numbers: np.ndarray) -> np.ndarray:
     partial = functools.reduce(np.add, padded.swapaxes(0, 1))
     lanes = functools.reduce(np.add, partial.swapaxes(0, 1))
     return lanes.sum(1, dtype=np.float32).astype(np.float16)
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _BLOCK):
-        yield slice(start, min(start + _BLOCK, count))

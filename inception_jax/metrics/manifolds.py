@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -47,8 +47,8 @@ def manifold_precision_recall(
     centre = real.mean(0, dtype=np.float64)
     generated, real = generated - centre, real - centre
     return PrecisionRecall(
-        _share_within(generated, real, _radii(real, neighbours)),
-        _share_within(real, generated, _radii(generated, neighbours)),
+        share_within(generated, real, _radii(real, neighbours), _distances, _BLOCK),
+        share_within(real, generated, _radii(generated, neighbours), _distances, _BLOCK),
     )
 
 
@@ -83,8 +83,8 @@ def manifold_density_coverage(
     generated, real = generated - centre, real - centre
     radii = _radii(real, neighbours)
     inside, covered = 0, np.zeros(len(real), bool)
-    for rows in _blocks(len(generated)):
-        for columns in _blocks(len(real)):
+    for rows in blocks(len(generated)):
+        for columns in blocks(len(real)):
             near = _distances(generated[rows], real[columns]) < radii[columns]
             inside += int(near.sum())
             covered[columns] |= near.any(0)
@@ -94,9 +94,9 @@ def manifold_density_coverage(
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
     """The squared distance of each to its k-th nearest other one."""
     radii = np.empty(len(features))
-    for rows in _blocks(len(features)):
+    for rows in blocks(len(features)):
         nearest = np.empty((rows.stop - rows.start, 0))
-        for columns in _blocks(len(features)):
+        for columns in blocks(len(features)):
             distances = _distances(features[rows], features[columns])
             if rows == columns:
                 np.fill_diagonal(distances, np.inf)  # from itself
@@ -107,12 +107,27 @@ def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
     return radii
 
 
-def _share_within(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
+def share_within(
+    points: np.ndarray,
+    centres: np.ndarray,
+    radii: np.ndarray,
+    distances: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    block: int,
+) -> float:
+    """Returns the share of points that lie in one of the balls, or on its edge.
+
+    Args:
+        points: [n, d].
+        centres: of the balls, [m, d].
+        radii: of the balls, [m]; squared, as the distances.
+        distances: of [a, d] and [b, d], [a, b].
+        block: points and centres whose distances are held at once.
+    """
     inside = np.zeros(len(points), bool)
-    for rows in _blocks(len(points)):
-        for columns in _blocks(len(centres)):
-            distances = _distances(points[rows], centres[columns])
-            inside[rows] |= (distances <= radii[columns]).any(1)
+    for rows in blocks(len(points), block):
+        for columns in blocks(len(centres), block):
+            apart = distances(points[rows], centres[columns])
+            inside[rows] |= (apart <= radii[columns]).any(1)
     return float(inside.mean())
 
 
@@ -122,6 +137,7 @@ def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(squares - 2 * (x @ y.T), 0)
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _BLOCK):
-        yield slice(start, min(start + _BLOCK, count))
+def blocks(count: int, block: int = _BLOCK) -> Iterator[slice]:
+    """Cuts a number of rows into blocks."""
+    for start in range(0, count, block):
+        yield slice(start, min(start + block, count))

@@ -1,4 +1,4 @@
-"""Small extractors and images, for tests of metrics whose images stay on the devices."""
+"""Small extractors, for tests of metrics whose images stay on the devices."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ import jax
 import numpy as np
 
 from inception_jax import metrics
-from tests.helpers.networks import CLASSES, WIDTH, filled
+from tests.helpers import metric_sets
+from tests.helpers.metric_sets import extractor, network
+
+__all__ = ["extractor", "network", "pictures", "small", "tiny"]
 
 
 def pictures(n: int, seed: int = 0, size: tuple[int, int] = (24, 31), low: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(low, 256, (n, *size, 3), np.uint8)
-
-
-@functools.cache
-def network():
-    return filled("inception_v3.fid", width_multiplier=WIDTH, num_classes=CLASSES)
-
-
-@functools.cache
-def extractor(**options) -> metrics.Extractor:
-    return metrics.Extractor(network(), **{"batch_size": 4, **options})
+    return metric_sets.pictures(n, seed, size, low)
 
 
 def tiny(images: jax.Array) -> jax.Array:
