@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # networks are only traced
 
@@ -17,7 +18,11 @@ import inception_jax as ij
 from inception_jax import drawing
 
 # Links to files of the checkout that are not part of the site.
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./(?:\.\./)?(?:README\.md[^)]*|[a-z_]+/[^)]*)\)")
+_OUTSIDE = re.compile(
+    r"\[([^\]]*)\]\((\.\./(?:\.\./)?(?:[A-Z]+(?:\.zh)?\.md[^)]*|[a-z_]+/[^)]*))\)"
+)
+_README_SECTION = re.compile(r"^<!-- README: (.+?) -->$", re.MULTILINE)
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -35,16 +40,33 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replaces links to files outside the site by their text."""
+    """Fills in sections of the README, and links files outside the site to the repository."""
+    markdown = _README_SECTION.sub(lambda match: _readme_section(match.group(1)), markdown)
     known = {file.src_uri for file in files}
     here = os.path.dirname(page.file.src_uri)
 
-    def unlinked(match: re.Match) -> str:
-        address = match.group(0).rpartition("](")[2].rstrip(")").partition("#")[0]
-        target = os.path.normpath(os.path.join(here, address))
-        return match.group(0) if target in known else match.group(1)
+    def linked(match: re.Match) -> str:
+        text, address = match.groups()
+        path, _, anchor = address.partition("#")
+        target = os.path.normpath(os.path.join(here, path))
+        if target in known:
+            return match.group(0)
+        # Only the workflow that publishes the site knows the repository's address.
+        if not config.repo_url:
+            return text
+        file = target.removeprefix("../")
+        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{file}{anchor and f'#{anchor}'})"
 
-    return _OUTSIDE.sub(unlinked, markdown)
+    return _OUTSIDE.sub(linked, markdown)
+
+
+def _readme_section(title: str) -> str:
+    """Returns a section of the README as it belongs into a page of docs/."""
+    text = (_ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {title}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    if section is None:
+        raise ValueError(f"README.md has no section {title!r}, which a page includes")
+    return re.sub(r"\]\(docs/", "](", section.group(0))
 
 
 def _gallery() -> Iterator[tuple[str, str]]:
