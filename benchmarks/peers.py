@@ -96,7 +96,7 @@ def _read(path: Path | None) -> dict[str, Row]:
 
 
 def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
-    """Says whether there is something to measure; of Caffe each build has one of the dtypes."""
+    """Returns whether there is something to measure; of Caffe each build has one of the dtypes."""
     expected = {"cv2": 1}.get(peer.runtime, 2)
     return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected
 

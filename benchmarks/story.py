@@ -54,7 +54,7 @@ class Cost:
 
     Attributes:
         shape: of its result, without the batch.
-        params: trainable numbers.
+        params: number of trainable parameters.
         macs: multiply-accumulates.
         moved: numbers that its convolutions, products and pools read and write, kernels included,
             each as if from memory and to it.

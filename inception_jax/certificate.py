@@ -1,7 +1,7 @@
-"""A certificate for a weight file: what it is, and how far our numbers are from its twin's.
+"""A certificate for a weight file: what it contains, and how far JAX and PyTorch differ with it.
 
-The twin in `reference_torch` computes the same reading in PyTorch with the same weights. The
-distances that other readings of the same weights would make tell what the right one is worth.
+The twin in `reference_torch` computes the same network in PyTorch with the same weights. For
+comparison, the certificate shows how much each wrong option would change the logits.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _IMAGES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What was found out about a weight file; all of it is plain data.
+    """The results for a weight file, as plain data.
 
     Attributes:
         source: name of the file.
         sha256: of its bytes.
-        found: what `inspect` says of it.
+        found: the output of `inspect`.
         name: the network and tag that it was loaded as.
         readings: all options of the network.
-        image_size: of the images that it was run on, in pixels.
+        image_size: size of the test images, in pixels.
         distances: by precision and stage, the largest difference between JAX and the twin,
             relative to the stage's largest number; the last stage is `logits`.
-        neighbours: by a reading that differs in one option, the same distance of its logits from
-            those of the right one, in float64.
-        passed: whether all distances are those of rounding.
+        neighbours: for each variant that differs in one option, the same distance between its
+            logits and the correct ones, in float64.
+        passed: whether all distances are small enough to be rounding.
         versions: of the libraries.
     """
 
@@ -76,13 +76,13 @@ def certify(
 
     Args:
         path: of the file.
-        name: what `create_model` takes; None: what the file says or its names tell.
+        name: see `create_model`. None: the name in the file, or the one that its tensors imply.
         image_size: of the images, in pixels; None: the network's own.
-        head: compare the logits; False: the pooled features in their place, of a file whose head
-            is none of this network's.
+        head: compare the logits. False: compare the pooled features instead, for a file whose
+            classifier does not fit the network.
 
     Raises:
-        WeightsError: if it cannot be read, or its names tell several readings.
+        WeightsError: if the file cannot be read, or its tensors fit several variants.
         ValueError: for images that are too small.
         FileNotFoundError: if there is no such file.
     """
@@ -94,7 +94,7 @@ def certify(
 
 
 def certify_model(model: Model, path: Path) -> Certificate:
-    """Compares a network with its PyTorch twin, as `certify` does.
+    """Compares a network with its PyTorch twin, like `certify`.
 
     Args:
         model: built by `create_model`.
@@ -160,7 +160,7 @@ def _only(names: tuple[str, ...], path: Any) -> str:
             f"{path} fits several readings: name the one that it was trained as, --arch "
             f"{' or '.join(names)}"
         )
-    return names[-1]  # of the same readings: a tag, where there is one
+    return names[-1]  # prefer a tag among equal variants
 
 
 def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -177,7 +177,8 @@ def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
 def _of_ours(
     model: Model, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
 ) -> dict[str, np.ndarray]:
-    """All maps and the logits of the network in a precision, compiled."""
+    """Returns all maps and the logits of the network in a precision, computed by a compiled
+    program."""
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":
             model = create_model(spec.name, weights=state, dtype=dtype, param_dtype=dtype,
@@ -220,7 +221,7 @@ def _options(spec: Spec) -> dict[str, Any]:
 
 
 def _neighbours(torch: Any, spec: Spec, state: Tensors) -> Iterator[tuple[str, Any, Spec]]:
-    """Yields readings that differ in one option, and that take the same weights."""
+    """Yields variants that differ in one option and take the same weights."""
     own = dict(spec.readings)
     arch = spec.name.partition(".")[0]
     every = [model_info(n).options for n in (arch, *list_models(f"{arch}.*", tags=True))]
@@ -261,7 +262,7 @@ def _sha256(path: Path) -> str:
 
 
 def as_page(certificate: Certificate, heading: str | None = None) -> str:
-    """Returns a certificate as Markdown, under its file's name or another heading."""
+    """Returns a certificate as Markdown, with its file's name or another heading."""
     c = certificate
     result = "equal to rounding" if c.passed else "**not equal**"
     lines = [

@@ -12,7 +12,7 @@ from inception_jax.text_files import read_lines
 
 
 def names(model: Model) -> tuple[str, ...]:
-    """Returns a name for each output of a network: its own, else its tag's, else numbers.
+    """Returns a name for each output: the model's own names, else those of its tag, else numbers.
 
     Raises:
         ValueError: for a network without a classifier.
@@ -28,7 +28,7 @@ def names(model: Model) -> tuple[str, ...]:
 
 
 def names_of(model: Model) -> tuple[str, ...] | None:
-    """Returns the names of a network's outputs, its own or its tag's; None if none are known."""
+    """Returns the class names of a model or of its tag; None if there are none."""
     assert model.spec is not None
     published = of_published(model.spec.name) if model.spec.num_classes == 1000 else None
     return model.classes or published
@@ -38,20 +38,20 @@ def of_published(name: str) -> tuple[str, ...] | None:
     """Returns the class names of a tag's published weights.
 
     Args:
-        name: what `create_model` takes. Weights of 1000 classes have ImageNet's names; of others,
-            such as the 1008 of FID's graph, in an order of its own, the names are not known: None.
+        name: see `create_model`. Weights of 1000 classes have ImageNet's names. The result is None
+            for others, such as FID's graph, which has 1008 classes in another order.
     """
     return imagenet() if model_info(name).num_classes == 1000 else None
 
 
 @functools.cache
 def imagenet() -> tuple[str, ...]:
-    """Returns ImageNet's 1000 names in the order of the outputs, as WordNet has them."""
+    """Returns ImageNet's 1000 names (WordNet's words) in the order of the outputs."""
     return tuple(name for _, name in _imagenet_lines())
 
 
 def _imagenet_lines() -> list[tuple[str, str]]:
-    """WordNet's id and words of each class."""
+    """Returns WordNet's id and words for each class."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
     with importlib.resources.as_file(file) as path:
         parts = [line.text.partition("\t") for line in read_lines(path)]
@@ -59,10 +59,10 @@ def _imagenet_lines() -> list[tuple[str, str]]:
 
 
 class Finder:
-    """Finds classes by how folders are called: by name, or by number.
+    """Finds the class that a folder's name stands for, by name or by number.
 
     ImageNet's classes are found by WordNet's id ("n01440764"), by all their words ("tench, Tinca
-    tinca") and by each of them that no other class has. Case, underscores and hyphens do not count.
+    tinca"), and by each word that no other class has. Case, underscores and hyphens are ignored.
 
     Args:
         names: of the classes, in the order of the outputs.

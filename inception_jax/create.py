@@ -1,4 +1,4 @@
-"""Building networks: the one room that joins the registry, the models and their weights."""
+"""Builds networks: the one module that uses the registry, the models and their weights together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_
 from inception_jax.weights.weights_error import WeightsError
 
 NO_HEAD: dict[str, Any] = dict(num_classes=0, aux_heads=False)
-"""Options for a network that returns its pooled features, whatever head its file has."""
+"""Options for a network that returns its pooled features, whatever classifier its file has."""
 
 
 def create_model(
@@ -44,25 +44,27 @@ def create_model(
     """Builds a network in evaluation mode.
 
     Args:
-        name: `arch` or `arch.tag`, see `list_models`; or `hf-hub:owner/name`, a network that the
-            hub keeps, with its weights, and `local-dir:PATH`, the same in a folder: see `load`.
-        weights: None for random parameters; True for the tag's published file, fetched once and
-            kept; else what `load_weights` takes.
-        num_classes: size of the output; None: the tag's own; 0: no classifier, the network returns
-            its pooled features [n, d].
+        name: `arch` or `arch.tag`, see `list_models`. `hf-hub:owner/name` is a network with its
+            weights on the Hugging Face hub, and `local-dir:PATH` the same in a folder: see `load`.
+        weights: None: random parameters. True: the tag's published file, downloaded once and
+            cached. Otherwise a source that `load_weights` takes.
+        num_classes: number of outputs. None: that of the tag. 0: no classifier, and the network
+            returns its pooled features [n, d].
         in_channels: channels of the images.
-        aux_heads: build the auxiliary classifiers, whose logits are returned too in training.
+        aux_heads: build the auxiliary classifiers too. In training mode the network returns their
+            logits as well.
         width_multiplier: scales every channel count.
-        dtype: what the network computes in.
-        param_dtype: what the parameters are stored in.
-        rngs: source of the initial parameters; None: `nnx.Rngs(0)`. Not used up by weights.
-        **readings: further options of the network's class, over those that the tag fixes.
+        dtype: dtype of the network's computations.
+        param_dtype: dtype in which parameters are stored.
+        rngs: random streams for the initial parameters. None: `nnx.Rngs(0)`. Not used if weights
+            are given.
+        **readings: more options of the network's class. They override those of the tag.
 
     Raises:
-        UnknownModelError: with near names.
-        WeightsError: if the weights do not fit, or cannot be fetched.
+        UnknownModelError: for an unknown name; the message suggests similar names.
+        WeightsError: if the weights do not fit, or cannot be downloaded.
         TypeError: for an option that the network does not have.
-        ValueError: if it has no auxiliary heads to build, or a size is no whole number.
+        ValueError: if the network has no auxiliary classifiers, or a size is not an integer.
     """
     if hub.is_source(name):
         given = dict(in_channels=in_channels, aux_heads=aux_heads, dtype=dtype, rngs=rngs,
@@ -104,20 +106,20 @@ def create_model(
 
 
 def load(source: Any) -> Model:
-    """Builds the network that a source holds, with its weights and all that is known of it.
+    """Builds a network with weights, preprocessing and class names from one source.
 
     Args:
-        source: a file of `save_weights`; a run's folder, with that file as `weights.safetensors`;
-            a folder with it as `model.safetensors`; or "hf-hub:owner/name", such a folder on the
-            Hugging Face hub.
+        source: a file that `save_weights` wrote; the folder of a run, which contains such a file as
+            `weights.safetensors`; a folder of `save_pretrained`, with `model.safetensors`; or
+            "hf-hub:owner/name", such a folder on the Hugging Face hub.
 
     Returns:
-        A network in evaluation mode. `model.info` has the facts of the file over those of the tag,
-        `model.classes` the names of its outputs.
+        A network in evaluation mode. `model.info` describes its preprocessing: values in the file
+        override those of the tag. `model.classes` are the names of its outputs, or None.
 
     Raises:
-        WeightsError: if it is damaged, or does not say which network it is; then the names that
-            fit are in the message.
+        WeightsError: if the source is damaged, or does not say which network it contains. In that
+            case the message lists the names that fit.
         FileNotFoundError: if there is no such file or folder.
     """
     file, spec, path = _opened(source)
@@ -127,7 +129,7 @@ def load(source: Any) -> Model:
 
 
 def _opened(source: Any) -> tuple[WeightFile, Spec, Path]:
-    """Reads a source that says which network it is, and where the file is."""
+    """Reads a source that names its network; also returns the path of the file."""
     path = hub.weights_in(hub.fetched(source))
     file = open_weights("", path)
     config = timm_config.find(path.parent) if file.spec is None and path.name == hub.MODEL else None
@@ -143,7 +145,7 @@ def _opened(source: Any) -> tuple[WeightFile, Spec, Path]:
 
 
 def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[str, Any]) -> Model:
-    """Loads a network as `load` does, with other options where some are given."""
+    """Loads a network like `load`, with options that override those of the source."""
     if weights is not None and weights is not True:
         raise ValueError(f"{name} has its own weights: leave weights out, or load_weights later")
     words.check_counts(1 if num_classes is None else num_classes, given["in_channels"])
@@ -157,20 +159,20 @@ def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[s
 
 
 def abstract_model(name: str, **options: Any) -> Model:
-    """Builds a network of shapes without numbers, in a second or less.
+    """Builds a network that has shapes but no values, in a second or less.
 
     Args:
         name: what `create_model` takes.
         **options: of `create_model`.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     return nnx.eval_shape(lambda: create_model(name, rngs=ONE_KEY, **options))
 
 
 def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
-    """Builds a network around its weights, because random parameters take long to draw."""
+    """Builds a network directly from its weights, because drawing random parameters takes long."""
     file = open_weights(name, _fetchable(name, weights))
     model = nnx.eval_shape(lambda: build(ONE_KEY))
     if model.num_classes and file.lacks_head(model):
@@ -182,10 +184,10 @@ def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weigh
 
 
 def _fetchable(name: str, weights: Any) -> Any:
-    """Answers another library's word for published weights.
+    """Raises an error if `weights` is another library's word for published weights.
 
     Raises:
-        WeightsError: naming ours, unless there is a file of that name.
+        WeightsError: with the value to use here, unless a file has that name.
     """
     if isinstance(weights, Mapping | WeightFile | bool) or files.exists(Path(str(weights))):
         return weights
@@ -196,13 +198,13 @@ def _fetchable(name: str, weights: Any) -> Any:
 
 
 def model_of(name: str | None, source: Source | None, **options: Any) -> Model:
-    """Builds the network of a name, of a file that says what it is, or of both.
+    """Builds a network from a name, from a file that names its network, or from both.
 
-    Options of `create_model` override the file's.
+    Options of `create_model` override those of the file.
 
     Raises:
-        ValueError: if there is neither.
-        WeightsError, UnknownModelError, FileNotFoundError: as `load` and `model_for`.
+        ValueError: if neither is given.
+        WeightsError, UnknownModelError, FileNotFoundError: see `load` and `model_for`.
     """
     if name is None and source is None:
         raise ValueError("name a weight file (--weights FILE), or a network's tag (--arch NAME)")
@@ -215,18 +217,18 @@ def model_of(name: str | None, source: Source | None, **options: Any) -> Model:
 
 
 def model_for(name: str, source: Source, **options: Any) -> Model:
-    """Builds a network with the classes and auxiliary heads that a file has, and loads it.
+    """Builds a network with the same classes and auxiliary heads as a file, and loads the file.
 
-    A file of `save_weights` also says its channels, its width and, for a name without a tag, its
-    readings.
+    A file of `save_weights` also sets the channels and the width, and, if the name has no tag, the
+    other options.
 
     Args:
-        name: what `create_model` takes.
-        source: what `load_weights` takes.
-        **options: of `create_model`, over those of the file.
+        name: see `create_model`.
+        source: see `load_weights`.
+        **options: of `create_model`. They override those of the file.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
         WeightsError: if the weights do not fit, or cannot be read or fetched.
         FileNotFoundError: if there is no such file.
     """
@@ -242,7 +244,7 @@ def model_for(name: str, source: Source, **options: Any) -> Model:
 
 
 def _saved(spec: Spec) -> dict[str, Any]:
-    """The options of a file of `save_weights`."""
+    """Returns the options that a file of `save_weights` states."""
     options = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     readings = options.pop("readings")
     del options["name"]
@@ -250,13 +252,13 @@ def _saved(spec: Spec) -> dict[str, Any]:
 
 
 def _found(name: str, file: WeightFile) -> dict[str, Any]:
-    """The options of a publisher's file, by the tensors that it has."""
+    """Returns the options that follow from the tensors of a publisher's file."""
     has_aux = bool(model_info(name).aux_heads)
     skeleton = abstract_model(name, aux_heads=has_aux)
     tensors = file.to_twin(skeleton)
     bias = tensors.get(f"{skeleton.classifiers[0]}.bias")
     aux = tuple(f"{head}." for head in skeleton.aux_names)
-    # Who replaces a classifier for other classes often leaves the auxiliary ones as they were.
+    # People who replace the classifier often keep the auxiliary classifiers of the old classes.
     rows = {len(tensors[f"{x}.bias"]) for x in skeleton.classifiers if f"{x}.bias" in tensors}
     return {
         "aux_heads": has_aux and len(rows) == 1 and any(key.startswith(aux) for key in tensors),

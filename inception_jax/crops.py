@@ -1,4 +1,4 @@
-"""Crops, sizes and normalisation of images, as each publisher has them; workers import this."""
+"""Crops, resizes and normalises images like each publisher. Worker processes import this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from inception_jax.images import Picture
 from inception_jax.registry import ModelInfo
 
-if TYPE_CHECKING:  # workers that read images start no JAX
+if TYPE_CHECKING:  # worker processes that read images must not import JAX
     import jax
 
 Array = TypeVar("Array", np.ndarray, "jax.Array")
@@ -45,7 +45,7 @@ def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
 
 
 def described(info: ModelInfo) -> str:
-    """Says how images are prepared, in a line."""
+    """Describes the preprocessing in one line."""
     side = info.input_size
     larger = math.floor(side / info.crop_pct)
     part = (
@@ -64,7 +64,7 @@ def described(info: ModelInfo) -> str:
 
 
 def rounds(info: ModelInfo) -> bool:
-    """Says whether `cropped` returns whole numbers, uint8."""
+    """Returns whether `cropped` returns whole numbers, uint8."""
     return info.interpolation in _PILLOW
 
 
@@ -87,7 +87,7 @@ def scaled(pixels: Array, info: ModelInfo) -> Array:
 
 
 def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """torchvision's Resize of the shorter side and CenterCrop, as timm and Cadene use them."""
+    """Resizes the shorter side and crops the centre, like torchvision, timm and Cadene."""
     short = math.floor(info.input_size / info.crop_pct)
     width, height = picture.size
     if width <= height:
@@ -103,7 +103,7 @@ def _centre(picture: Image.Image, info: ModelInfo) -> np.ndarray:
 
 
 def _central(picture: Image.Image, fraction: float) -> Image.Image:
-    """`tf.image.central_crop`: cuts off an equal number of pixels on both sides."""
+    """Crops like `tf.image.central_crop`: removes the same number of pixels on both sides."""
     left, top = (int((n - n * fraction) / 2) for n in picture.size)
     return picture.crop((left, top, picture.width - left, picture.height - top))
 
@@ -119,7 +119,7 @@ def _resize(picture: Image.Image, info: ModelInfo) -> np.ndarray:
 
 
 def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) -> np.ndarray:
-    """Resizes one axis by linear interpolation, without smoothing; float32.
+    """Resizes one axis by linear interpolation without antialiasing; returns float32.
 
     Args:
         pixels: of any type.

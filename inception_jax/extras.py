@@ -1,4 +1,4 @@
-"""Packages that only some files or commands need: the one place that says which are missing."""
+"""Optional packages: imports them, or raises an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTRAS = {
 }
 """The extra that installs a module. A module that is not here belongs to the extra `train`."""
 
-_PACKAGES = {  # that are not called as their module is
+_PACKAGES = {  # modules whose package has another name
     "cv2": "opencv-python-headless",
     "google.protobuf": "protobuf",
     "google_crc32c": "google-crc32c",
@@ -34,7 +34,7 @@ def require(module: str, what: str, error: type[Exception] = ValueError) -> Modu
 
     Args:
         module: such as "h5py".
-        what: that needs it, for the message: "writing .h5 files".
+        what: what needs it, for the message: "writing .h5 files".
         error: the class to raise.
 
     Raises:
@@ -47,7 +47,7 @@ def require(module: str, what: str, error: type[Exception] = ValueError) -> Modu
 
 
 def check(module: str, what: str, error: type[Exception] = ValueError) -> None:
-    """Checks that a module is installed, without the time to import it.
+    """Checks that a module is installed without importing it, which takes time.
 
     Args:
         module: see `require`.
@@ -66,7 +66,7 @@ def check(module: str, what: str, error: type[Exception] = ValueError) -> None:
 
 
 def missing(problem: ImportError, what: str) -> str:
-    """Returns the line about an import that failed.
+    """Returns the error message for a failed import.
 
     Args:
         problem: the error of the import.
@@ -85,7 +85,7 @@ def _missing(module: str, what: str, problem: ImportError | None) -> str:
     extra = EXTRAS.get(module) or EXTRAS.get(top, "train")
     package = _PACKAGES.get(module) or _PACKAGES.get(top, top)
     reason = ""
-    # A package that is there but broken, such as one without a shared library, says why.
+    # A package may be installed but broken, such as without a shared library.
     if problem is not None and not isinstance(problem, ModuleNotFoundError):
         reason = f", which cannot be imported ({str(problem).partition(chr(10))[0]})"
     # Training is run from a checkout.

@@ -1,8 +1,8 @@
-"""Which files of a folder are images: the one listing that every door uses.
+"""Lists the images of a folder, for all parts of the library and of the training programme.
 
-Images are regular files with an image's ending. Everything else is passed over and counted, except
-hidden files and folders. A link to a folder is followed unless its files are read anyway: a link
-into the folder that is being read, or to one that holds it, is not.
+Images are regular files with an image's suffix. Other files are skipped and counted, except hidden
+files and folders, which are skipped silently. Links to folders are followed, except links into the
+folder that is being read or to a parent of it, whose files would be read twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Listing(NamedTuple):
 
     Attributes:
         images: paths of the images, sorted by folder and then by name.
-        passed_over: the files and links that are not read.
+        passed_over: counts of the files and links that are skipped.
     """
 
     images: list[str]
@@ -46,14 +46,14 @@ def image_files(
 ) -> Listing:
     """Lists the images of a folder.
 
-    Broken links with an image's ending are listed too: whoever reads them gets the error.
+    Broken links with an image's suffix are listed too. Reading them raises the error.
 
     Args:
         folder: must exist.
-        endings: of images, in lower case, with their dots.
-        recursive: list the subfolders too.
-        match_case: take endings only as they are written.
-        hidden: take hidden files too.
+        endings: suffixes of images, in lower case, with dots.
+        recursive: also list subfolders.
+        match_case: match suffixes case-sensitively.
+        hidden: also list hidden files.
 
     Raises:
         OSError: if a folder cannot be read.
@@ -66,14 +66,14 @@ class Walk:
     """Lists folders inside one root, each at most once.
 
     Args:
-        root: the folder that holds all that is listed.
+        root: the folder that contains all folders to list.
         endings: see `image_files`.
-        named_from: the folder from which paths are counted in `passed_over`; None: the root.
+        named_from: the folder to which paths in `passed_over` are relative; None: the root.
         match_case: see `image_files`.
         hidden: see `image_files`.
 
     Attributes:
-        passed_over: what was not listed so far.
+        passed_over: counts of what was skipped so far.
     """
 
     def __init__(
@@ -95,7 +95,8 @@ class Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the folders in a folder; counts its files as passed over."""
+        """Returns the sorted names of the subfolders of a folder, and counts its files as
+        skipped."""
         names = []
         for entry in _scan(os.fspath(folder)):
             if self._is_folder(entry):
@@ -158,7 +159,7 @@ class Walk:
 
 
 def passed_over_note(folder: object, read: int, passed_over: Counts) -> str | None:
-    """Returns the line that counts and names what was not read; None if all was."""
+    """Returns a line that counts the skipped files; None if there are none."""
     if not passed_over.total:
         return None
     total = read + passed_over.total
@@ -183,7 +184,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _may_be_regular(entry: os.DirEntry[str]) -> bool:
-    """Says whether an entry is a regular file, or a link that leads nowhere."""
+    """Returns whether an entry is a regular file or a broken link."""
     try:
         return stat.S_ISREG(entry.stat().st_mode)
     except OSError:
@@ -191,12 +192,12 @@ def _may_be_regular(entry: os.DirEntry[str]) -> bool:
 
 
 def _holds(outer: str, inner: str) -> bool:
-    """Says whether a folder is another one, or above it; both without links."""
+    """Returns whether a folder is the same as another, or a parent of it; both without links."""
     return Path(inner).is_relative_to(outer)
 
 
 def _missing_readers() -> dict[str, str]:
-    """Maps endings that cannot be read here to what they need."""
+    """Maps suffixes that cannot be read here to what reading them needs."""
     missing: dict[str, str] = {}
     if importlib.util.find_spec("pillow_heif") is None:
         missing |= dict.fromkeys(_HEIF, "pillow-heif: pip install 'inception-jax[heif]'")

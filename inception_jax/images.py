@@ -1,8 +1,7 @@
-"""The one reader of images: what every door of the library and of the training programme sees.
+"""Reads images, for all parts of the library and of the training programme.
 
-A picture comes out as 8 bits a channel, grey or RGB, by one table of rules. What is damaged, or
-has no stated range, raises `BadImageError`; what a reader may want to know of is in the notes.
-"""
+Every image becomes 8 bits per channel, grey or RGB, by one table of rules. Damaged images, and
+images of unknown range, raise `BadImageError`. Notes report conversions."""
 
 from __future__ import annotations
 
@@ -27,18 +26,18 @@ EXTENSIONS = (
     ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm",
     ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""Endings of the files that are taken for images, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 MAX_PIXELS = 178_956_970
-"""Height times width at which Pillow's own guard against decompression bombs raises."""
+"""Largest number of pixels. Pillow's own guard against decompression bombs has the same limit."""
 
 MAX_BYTES = 1 << 30
-"""Largest file that is read."""
+"""Largest file that is read, in bytes."""
 
-_LARGE = 1 << 25  # pixels from which memory counts more than time
+_LARGE = 1 << 25  # pixels; above, saving memory matters more than time
 _STRIP = 256  # rows that are scaled to 8 bits at once
 
-# Formats that hold pixels. EPS would start a program, and others hold none.
+# Formats that contain pixels. EPS would start a program, and others contain none.
 _FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
@@ -54,11 +53,11 @@ _HARMLESS = re.compile(r"extraneous bytes before marker")
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used; the message is a short reason.
+    """An image cannot be used. The message is a short reason.
 
     Args:
         reason: what is wrong.
-        name: of the file or example, where it is known.
+        name: of the file or example, if known.
     """
 
     def __init__(self, reason: str, name: str | None = None) -> None:
@@ -76,14 +75,15 @@ class Picture(NamedTuple):
 
     Attributes:
         image: of mode "L" or "RGB".
-        notes: what was changed or ignored, each in a few words: "16-bit grey", "CMYK".
+        notes: conversions, each in a few words: "16-bit grey", "CMYK".
     """
 
     image: Image.Image
     notes: tuple[str, ...]
 
     def array(self, channels: int) -> np.ndarray:
-        """Returns the pixels, uint8 [h, w, channels]; luma for one channel of a colour image."""
+        """Returns the pixels as uint8 [h, w, channels]. One channel of a colour image is its
+        luma."""
         if self.image.mode == "L" and channels == 3:  # in a third of the memory
             return np.repeat(np.asarray(self.image)[:, :, None], 3, axis=2)
         pixels = np.asarray(self.with_channels(channels))
@@ -108,7 +108,7 @@ def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Pict
     | 16-bit grey | divided by 257 | clipped at 255 |
     | 12-bit grey: the file says so, or no value is above 4095 | divided by 4095 / 255 | clipped |
     | 16-bit RGB | the upper 8 bits | the same |
-    | 32-bit integers | as 16-bit grey where they fit, else refused | clipped |
+    | 32-bit integers | as 16-bit grey if they fit, else refused | clipped |
     | floating point | refused: its range is not stated | clipped |
     | several frames or pages | the first | the same |
     | EXIF orientation | applied if `upright`, else ignored | the same |
@@ -118,12 +118,12 @@ def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Pict
         source: a path, the bytes of a file, a Pillow image, or pixels uint8 [h, w], [h, w, 1] or
             [h, w, 3] of NumPy, jax or torch.
         upright: apply the EXIF orientation.
-        as_pillow: convert as `PIL.Image.open(source).convert("RGB")`, which pytorch-fid calls. The
-            notes say where that clips or passes over damage.
+        as_pillow: convert like `PIL.Image.open(source).convert("RGB")`, which pytorch-fid calls.
+            The notes report clipping and damage that this ignores.
 
     Raises:
-        BadImageError: if it is not a whole, undamaged image, or has no stated range.
-        ValueError: for an array of another shape or type.
+        BadImageError: if the image is incomplete, damaged or of unknown range.
+        ValueError: for an array of another shape or dtype.
         OSError: if the file cannot be opened.
     """
     if isinstance(source, str | os.PathLike):
@@ -140,7 +140,8 @@ def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Pict
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a whole file, but no pipe or device, which may wait or never end.
+    """Reads a regular file completely. Pipes and devices are refused, because reading may never
+    end.
 
     Raises:
         BadImageError: if it is not a regular file, or has more than `MAX_BYTES`.
@@ -176,7 +177,7 @@ def _of_array(source: Any) -> Image.Image:
 
 
 def _remedy(array: np.ndarray) -> str:
-    """Says how an array of another kind becomes an image."""
+    """Returns a hint how to convert an array of another kind to an image."""
     if array.ndim == 4 or array.dtype == object:
         return ": one image at a time; ij.classify(model, images) takes many"
     if array.ndim < 2 or array.dtype.kind in "US":
@@ -207,7 +208,7 @@ def _decoded(data: bytes, upright: bool, as_pillow: bool) -> Picture:
         raise
     except Image.UnidentifiedImageError as error:
         raise BadImageError(f"not an image: {_described(data)}") from error
-    # Pillow's readers raise whatever their parsing trips over: SyntaxError, struct.error, ...
+    # Pillow's readers raise many kinds of errors for damaged files: SyntaxError, struct.error, ...
     except Exception as error:
         raise BadImageError(str(error).partition("\n")[0] or type(error).__name__) from error
 
@@ -215,7 +216,7 @@ def _decoded(data: bytes, upright: bool, as_pillow: bool) -> Picture:
 def _converted(
     opened: Image.Image, upright: bool, as_pillow: bool, data: bytes | None = None
 ) -> Picture:
-    """Applies the table of `read` to an open image; `data` is the file that it comes from."""
+    """Converts an open image by the table of `read`. `data` is the content of its file."""
     notes = []
     stored = str(getattr(opened, "tile", ""))  # gone once the pixels or a PNG's EXIF are loaded
     image = opened
@@ -240,7 +241,7 @@ def _converted(
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             notes.append(image.mode)
         if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # Pillow asks for this step
+            image = image.convert("RGBA")  # Pillow requires this step
         image = image.convert("RGB")
     if orientation != 1:
         notes.append("turned upright" if upright else EXIF_IGNORED)
@@ -257,7 +258,8 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
-    """Raises for damage that Pillow passes over; returns the image, maybe decoded."""
+    """Raises an error for damage that Pillow ignores. Returns the image, possibly already
+    decoded."""
     if image.format == "PNG":
         _check_png(data)
     if image.format not in ("JPEG", "MPO"):
@@ -269,20 +271,21 @@ def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
         pixels = simplejpeg.decode_jpeg(
             data, space, min_height=least, min_width=least, min_factor=factor
         )
-    except KeyError:  # a way of subsampling that it has no name for
+    except KeyError:  # chroma subsampling that it has no name for
         return image
     except ValueError as error:
         check_only_pillow_can(data, error)
         return image
     if is_large or image.mode == "CMYK":
-        return image  # of CMYK the two differ in its meaning
+        return image  # the two libraries interpret CMYK differently
     return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)  # as Pillow's own
 
 
 def check_only_pillow_can(data: bytes, error: ValueError) -> None:
-    """Returns if simplejpeg's error is one about a JPEG that Pillow decodes.
+    """Returns without error if simplejpeg's problem concerns a JPEG that Pillow can decode.
 
-    libjpeg-turbo reports only the first problem, so a file with padding is checked for its end.
+    libjpeg-turbo reports only the first problem, so a file with padding is also checked for its end
+    marker.
 
     Raises:
         BadImageError: for damage.
@@ -294,7 +297,7 @@ def check_only_pillow_can(data: bytes, error: ValueError) -> None:
 
 
 def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
-    """Maps 16 or 12 bits to 8; Pillow's own conversion clips all above 255."""
+    """Scales 16 or 12 bits to 8. Pillow's own conversion would clip values above 255."""
     if image.mode == "F":
         raise BadImageError("floating-point pixels have no stated range: save it in 8 or 16 bits")
     strips = [(top, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
@@ -322,18 +325,18 @@ def _clipped(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def is_turned(data: bytes) -> bool:
-    """Says whether a file states an EXIF orientation other than upright."""
+    """Returns whether a file has an EXIF orientation other than upright."""
     if b"Exif" not in data[: 1 << 16]:
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.getexif().get(_ORIENTATION, 1) != 1
     except (OSError, SyntaxError, ValueError):
-        return False  # `read` says what is wrong with it
+        return False  # `read` reports what is wrong with it
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuses an image whose pixels would fill the memory.
+    """Raises an error for an image that would fill the memory.
 
     Raises:
         BadImageError: for more than `MAX_PIXELS`.
@@ -343,7 +346,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Verifies the checksums, which Pillow does not do for the pixels."""
+    """Verifies a PNG's checksums. Pillow does not verify those of the pixels."""
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -360,7 +363,7 @@ def _is_heif(data: bytes) -> bool:
 
 
 def _register_heif(data: bytes) -> None:
-    """Lets Pillow read HEIC where the plugin for it is installed."""
+    """Enables HEIC in Pillow if its plugin is installed."""
     if not _is_heif(data):
         return
     try:

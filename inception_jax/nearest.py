@@ -13,7 +13,7 @@ def nearest(
     others: Mapping[str, str | tuple[str, ...]] | None = None,
     count: int = 3,
 ) -> list[str]:
-    """Returns the known words that are most like a word, the likeliest first.
+    """Returns the known words that are most like a word, the most likely first.
 
     Case, hyphens, underscores, dots and blanks do not count.
 

@@ -1,4 +1,4 @@
-"""From an image, of whatever kind, to what a network takes."""
+"""Preprocessing: turns any kind of image into the input of a network."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SEEN_AS_STORED = "these weights see photos as they are stored, as in their publi
 
 
 def preprocess(model: Any, image: Any) -> np.ndarray:
-    """Crops, resizes and normalises an image as the network's source does in evaluation.
+    """Crops, resizes and normalises an image like the network's source does in evaluation.
 
-    Warns of a photo with an EXIF orientation that the network's source ignores.
+    Warns if a photo has an EXIF orientation that the network's source ignores.
 
     Args:
-        model: a network, whose own facts count (`model.info`), or what `create_model` takes.
+        model: a network, whose `model.info` is used, or a name that `create_model` takes.
         image: a path, the bytes of a file, a Pillow image of any mode, or uint8 [h, w], [h, w, 1]
             or [h, w, 3] (RGB) of NumPy, jax or torch; see `images.read`.
 
     Returns:
-        float32 [1, h, w, c], channels in the order that the network takes.
+        float32 [1, h, w, c], with the channels in the network's order.
 
     Raises:
-        UnknownModelError: with near names.
-        BadImageError: if it is no whole image.
-        ValueError: for an array of another shape or type, or a network that takes neither grey nor
-            colour images.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
+        BadImageError: if the image is damaged or cannot be read.
+        ValueError: for an array of another shape or dtype, or a network whose images have neither
+            1 nor 3 channels.
     """
     info, channels = (model_info(model), 3) if isinstance(model, str) else facts_of(model)
     notes = Counts()
@@ -44,7 +44,8 @@ def preprocess(model: Any, image: Any) -> np.ndarray:
 
 
 def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.ndarray:
-    """`preprocess` by known facts; counts what `warn_of` warns of."""
+    """`preprocess` with facts that are already known; counts the images that `warn_of` warns
+    about."""
     picture = images.read(image, upright=info.upright)
     if images.EXIF_IGNORED in picture.notes:
         name = image if isinstance(image, str | os.PathLike) else "an image in memory"
@@ -53,16 +54,16 @@ def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.nda
 
 
 def warn_of(notes: Counts) -> None:
-    """Warns of photos that a network sees as they are stored, but a viewer turns."""
+    """Warns about photos that a viewer rotates, but the network's source does not."""
     for line in notes.lines():
         warnings.warn(f"{line}; {SEEN_AS_STORED}", stacklevel=3)
 
 
 def facts_of(model: Any) -> tuple[ModelInfo, int]:
-    """Returns what a network needs of an image: its facts and its number of channels.
+    """Returns the facts of a network and its number of image channels.
 
     Raises:
-        ValueError: for a network built by its class, or of other than 1 or 3 channels.
+        ValueError: for a network that `create_model` did not build, or without 1 or 3 channels.
     """
     if model.info is None:
         raise ValueError("this network was not built by create_model: give a name from list_models")

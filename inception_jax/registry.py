@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from inception_jax import words
 
-if TYPE_CHECKING:  # who only needs the facts imports no network
+if TYPE_CHECKING:  # facts do not need the networks' modules
     from inception_jax.nn.model import Model
     from inception_jax.nn.stages import FeatureInfo
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
-# What publishers do to images, as arguments of `Tag`.
+# How publishers preprocess images, as arguments of `Tag`.
 IMAGENET: dict[str, Any] = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 KERAS: dict[str, Any] = dict(crop="squash", interpolation="nearest")
 SLIM: dict[str, Any] = dict(crop="crop_resize", interpolation="bilinear_tf1")
 
 SHARED_OPTIONS = ("aux_heads", "width_multiplier", "dtype", "param_dtype", "rngs")
-"""Keyword arguments that `create_model` names itself. A network's others are its own options."""
+"""Options that all networks have. Further keyword arguments of a constructor are its own
+options."""
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "bilinear_tf1", "bilinear_torch"]
 Crop = Literal["resize_crop", "crop_resize", "squash", "warp_crop"]
@@ -31,14 +32,14 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 
 class UnknownModelError(KeyError):
-    """No network, or no set of weights, has this name."""
+    """There is no network or tag of this name. The message suggests similar names."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class FrozenDict(dict):
-    """A dict that cannot be changed, and so can be hashed; JSON and pickle take it as a dict."""
+    """An immutable, hashable dict. JSON and pickle treat it as a dict."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -55,26 +56,26 @@ class FrozenDict(dict):
 
 @dataclasses.dataclass(frozen=True)
 class Tag:
-    """What one published set of weights needs, beside the network's defaults.
+    """What one published set of weights needs, in addition to the network's defaults.
 
     Attributes:
         readings: options of the network's constructor.
-        source: the repository and file that the weights and figures are from.
+        source: the repository and file of the weights and of the published accuracy.
         num_classes: rows of the classifier.
-        num_params: parameters without auxiliary heads; None: the network's own figure.
-        input_size: side of the square that the publisher evaluates on, in pixels.
-        channel_order: of the network's input.
+        num_params: parameters without auxiliary heads; None: as for the network's default tag.
+        input_size: side of the square images on which the publisher evaluates, in pixels.
+        channel_order: the order of colours in the network's input.
         input_range: the largest value of a pixel before `mean` is subtracted, 1 or 255.
         mean: subtracted from each channel, in the order of the network's input.
         std: divides the difference.
-        crop: how the square is cut: "resize_crop" resizes the shorter side to
-            input_size / crop_pct and cuts the centre; "crop_resize" cuts the central crop_pct of
-            both sides and resizes it; "squash" resizes the whole image; "warp_crop" resizes the
-            whole image to input_size / crop_pct and cuts the centre.
+        crop: how the square is made. "resize_crop": resize the shorter side to
+            input_size / crop_pct, then crop the centre. "crop_resize": crop the central crop_pct of
+            both sides, then resize. "squash": resize the whole image, ignoring its aspect ratio.
+            "warp_crop": squash to input_size / crop_pct, then crop the centre.
         crop_pct: see `crop`.
-        interpolation: "bilinear", "bicubic" and "nearest" are Pillow's, which smooth before they
-            shrink; "bilinear_tf1" and "bilinear_torch" do not, with TensorFlow 1's corner-aligned
-            grid and with PyTorch's `interpolate(align_corners=False)`.
+        interpolation: "bilinear", "bicubic" and "nearest" are Pillow's, with antialiasing.
+            "bilinear_tf1" and "bilinear_torch" have no antialiasing; they use TensorFlow 1's
+            corner-aligned grid and the grid of PyTorch's `interpolate(align_corners=False)`.
     """
 
     source: str
@@ -93,19 +94,20 @@ class Tag:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a network under one of its tags; see `Tag` for the fields not listed here.
+    """Facts about a network with one of its tags. See `Tag` for the fields that are not listed
+    here.
 
     Attributes:
-        name: what `create_model` takes, `arch` or `arch.tag`.
+        name: `arch` or `arch.tag`, as `create_model` takes it.
         arch: the network.
-        tag: the set of weights; empty for the recommended reading.
+        tag: the set of weights; empty for the recommended variant.
         paper: address of the paper.
-        min_size: smallest height and width that the network takes, in pixels.
-        num_params: trainable numbers without auxiliary heads, at `num_classes`.
+        min_size: smallest height and width of images, in pixels.
+        num_params: number of trainable parameters without auxiliary heads, for `num_classes`.
         aux_heads: names of the auxiliary outputs that `aux_heads=True` adds.
-        readings: options of the network's constructor that the tag fixes. Read-only.
-        upright: whether the EXIF orientation of a photo is applied. Publishers ignore it, as
-            torchvision and TensorFlow do.
+        readings: options of the network's constructor that the tag sets. Read-only.
+        upright: whether photos are rotated by their EXIF orientation. False for published weights:
+            torchvision and TensorFlow ignore the orientation.
     """
 
     name: str
@@ -130,16 +132,17 @@ class ModelInfo:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The network's own options, beside `SHARED_OPTIONS`, as this name sets them."""
+        """The network's own options, without `SHARED_OPTIONS`, with the values of this tag."""
         return {**_DEFAULTS[self.arch], **self.readings}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How images are prepared: the fields that a weight file may set otherwise than its tag."""
+        """The preprocessing: the fields that a weight file can override."""
         return {name: getattr(self, name) for name in _PREPROCESSING}
 
     def for_channels(self, channels: int) -> ModelInfo:
-        """Returns the facts for images of so many channels; grey ones are mapped to [-1, 1]."""
+        """Returns the facts for images with this number of channels. Grey images are mapped to [-1,
+        1]."""
         if channels != 1:
             return self
         half = (0.5,)
@@ -147,7 +150,8 @@ class ModelInfo:
 
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """The stages that `features` returns, in forward order; found in a second or two."""
+        """The stages that `features` returns, in forward order. The first access takes a second or
+        two."""
         from inception_jax.nn.stages import stages_of  # where JAX is
 
         return stages_of(_CLASSES[self.arch], self.options)
@@ -171,7 +175,7 @@ def register(
     num_params: int,
     tags: Mapping[str, Tag],
 ) -> None:
-    """Makes a network known by `arch` and `arch.tag`; the tag "" is the recommended reading."""
+    """Registers a network under `arch` and `arch.tag`. The tag "" is the recommended variant."""
     parameters = inspect.signature(model_class.__init__).parameters.values()
     _CLASSES[arch] = model_class
     _DEFAULTS[arch] = {
@@ -214,7 +218,7 @@ def model_info(name: str) -> ModelInfo:
     """Returns the facts about a network, or about one of its published sets of weights.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     try:
         return _INFOS[name]
@@ -226,6 +230,6 @@ def model_class(name: str) -> Any:
     """Returns the class of a network.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     return _CLASSES[model_info(name).arch]

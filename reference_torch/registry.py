@@ -66,7 +66,7 @@ def create_model(
         **readings: further options of the network's class, over those that the tag fixes.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
         RuntimeError: if the weights do not fit.
         TypeError: for an option that the network does not have.
         FileNotFoundError: if there is no such file of weights.

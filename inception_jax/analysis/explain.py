@@ -1,4 +1,4 @@
-"""Heat maps of where in an image a network sees a class: Grad-CAM."""
+"""Heat maps of the parts of an image that support a class: Grad-CAM."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def grad_cam(
 
     Returns:
         A function of images [n, h, w, c], normalised as `model_info` says, and of classes [n],
-        by default the likeliest ones. It returns heat [n, h, w], float32 from 0 to 1, and logits
+        by default the most likely ones. It returns heat [n, h, w], float32 from 0 to 1, and logits
         [n, num_classes]. If no part of an image supports the class, its heat is 0 everywhere.
 
     Raises:
@@ -81,12 +81,12 @@ def _heat_and_logits(
 
 
 def overlaid(image: Image.Image, heat: np.ndarray, opacity: float = 0.5) -> Image.Image:
-    """Returns an image with the colours of a heat map over it.
+    """Returns an image overlaid with the colours of a heat map.
 
     Args:
         image: of any size.
         heat: [h, w] from 0 to 1, of the whole image.
-        opacity: of the colour where heat is 1; it falls to 0 where heat is 0.
+        opacity: of the colour where heat is 1. It decreases to 0 where heat is 0.
     """
     size = image.size
     warm = Image.fromarray(np.uint8(np.round(255 * heat))).resize(size, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""A network's stages as features: which there are, and how to compute some of them."""
+"""Feature maps: lists the stages of a network and computes some of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from inception_jax.nn.stages import feature_info
 def feature_extractor(
     model: Model, stages: Iterable[str] | None = None
 ) -> Callable[[ArrayLike], dict[str, jax.Array]]:
-    """Returns a compiled function that computes some stages, and only what they need.
+    """Returns a compiled function that computes some stages and nothing else.
 
-    It may be called inside other programs, and differentiated with respect to the images. For
-    gradients of parameters call `model.features` inside a compiled program, which also computes
-    only what is used.
+    It can be called inside other compiled functions, and differentiated with respect to the images.
+    For gradients of parameters, call `model.features` inside a compiled function, which also
+    computes only what is used.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
@@ -34,8 +34,8 @@ def feature_extractor(
         [n, h', w', c'] by the stages' names, in forward order.
 
     Raises:
-        ValueError: for a stage that the network does not have, or for none; by the function, for
-            images that the network does not take.
+        ValueError: for an unknown stage, or if no stage is given; from the function, for images
+            that the network does not take.
     """
     known = [info.name for info in feature_info(model)]
     wanted = list(model.taps if stages is None else stages)
@@ -58,7 +58,7 @@ def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
     """Checks names of stages.
 
     Raises:
-        ValueError: for an unknown name, with near ones, or for no name at all.
+        ValueError: for an unknown name, with similar ones, or if there is no name.
     """
     if not wanted:
         raise ValueError(f"no stage is named; there are {', '.join(known)}")

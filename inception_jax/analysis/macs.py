@@ -16,24 +16,24 @@ from inception_jax.nn import ops
 def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3) -> int:
     """Returns the multiply-accumulates of one image's forward pass.
 
-    Only convolutions and matrix products count, with padding as if it were pixels, as in published
-    figures.
+    Only convolutions and matrix products count. Padding counts like pixels, as in published
+    numbers.
 
     Args:
-        model: in the mode to be counted; may be abstract (`nnx.eval_shape`), nothing is computed.
-        input_size: height and width of the image, in pixels.
-        in_channels: channels of the image.
+        model: in the mode to count. May be abstract (`nnx.eval_shape`), because nothing is
+        computed. input_size: height and width of the image, in pixels. in_channels: channels of the
+        image.
     """
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
-    # In the other form convolutions are sums of shifted products, which do not have their size.
+    # In the other form, convolutions are sums of shifted products of another size.
     with ops.forced_form("native"):
         traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
     return sum(map(_macs, equations(traced)))
 
 
 def equations(program: Any) -> Iterator[Any]:
-    """Yields every equation of a traced program and of programs inside it; none of other values."""
+    """Yields every equation of a traced program and of the programs inside it."""
     for equation in getattr(program, "eqns", ()):
         yield equation
         for value in equation.params.values():

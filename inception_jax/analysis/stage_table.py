@@ -32,9 +32,9 @@ class StageSummary:
 
     Attributes:
         name: of the stage in `features`; "classifier" for what follows the last one.
-        kind: class of the module, with the number of equal ones in a row, or the kind of pool.
+        kind: class of the module, with the number of equal modules in a row, or the kind of pool.
         shape: of its result for one image, [h, w, c]; [num_classes] for the classifier.
-        params: trainable numbers.
+        params: number of trainable parameters.
         macs: multiply-accumulates for one image, see `macs.count_macs`.
     """
 
@@ -52,8 +52,8 @@ class Summary:
     Attributes:
         title: the network and the size of the image.
         stages: in forward order, the classifier last.
-        params: trainable numbers in evaluation.
-        aux_params: trainable numbers of the auxiliary heads, which are used in training only.
+        params: number of trainable parameters in evaluation.
+        aux_params: number of trainable parameters of the auxiliary heads, used only in training.
         macs: multiply-accumulates for one image.
     """
 
@@ -99,7 +99,7 @@ def summary(
         **options: of `create_model`, if a name is given.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
         ValueError: if the image is too small for the network.
     """
     if isinstance(model, str):
@@ -138,7 +138,8 @@ def summary(
 
 
 def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
-    """Splits the equations, which are in forward order, after the one that makes each map."""
+    """Splits the equations, which are in forward order, after each one that computes a stage's
+    map."""
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
     ends = {
         name: variable

@@ -8,11 +8,11 @@ from inception_jax.parser import whole_number
 
 
 def add_no_head(parser: argparse.ArgumentParser) -> None:
-    """Adds `--no-head`, for files whose head is none of the network's."""
+    """Adds `--no-head`, for files whose classifier does not fit the network."""
     parser.add_argument(
         "--no-head",
         action="store_true",
-        help="leave out the classifier, and what the file has instead: the network returns its "
+        help="skip the classifier, or whatever the file has in its place: the network returns its "
         "pooled features",
     )
 

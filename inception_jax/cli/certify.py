@@ -1,4 +1,4 @@
-"""`inception-jax certify`: what a weight file is, and how far its numbers are from PyTorch's."""
+"""`inception-jax certify`: compares a weight file's network in JAX and in PyTorch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from inception_jax.outputs import atomic_write, check_target
 
 EXAMPLES = """
 inception-jax certify runs/xception/weights.safetensors
-inception-jax certify v3.pth --arch inception_v3.tv_in1k   # where the file does not tell
+inception-jax certify v3.pth --arch inception_v3.tv_in1k   # if the file does not name it
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("file", help="weight file; FILE#NAME: one network of it")
-    parser.add_argument("--arch", help="network or network.tag, where the file does not tell")
+    parser.add_argument("--arch", help="network or network.tag, if the file does not name it")
     parser.add_argument("--image-size", type=int, help="in pixels; default: the network's own")
     add_no_head(parser)
 

@@ -19,13 +19,13 @@ PROGRAM = "inception-jax"
 
 COMMANDS = {
     "list": "list the networks and their published weights",
-    "info": "show what is known of a network or of its weights",
+    "info": "show the facts about a network or its weights",
     "summary": "show a network's stages as a table",
     "inspect": "show what a weight file is, and which networks it fits",
     "certify": "compare a weight file's network with its PyTorch twin, stage by stage",
     "convert": "convert weights from one library's layout to another's",
     "export": "write a network as a program: ONNX or StableHLO",
-    "predict": "name what photos show, by the likeliest classes",
+    "predict": "print the most likely classes of images",
     "draw": "draw a network, or a module of it, as SVG",
     "fid": "compare two folders of images: FID, KID, Inception Score, precision and recall",
 }
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        The exit code: 0; 2 after one line that says why; 130 after Ctrl-C, 143 after SIGTERM, 141
-        if the reader of the output has gone.
+        The exit code: 0; 2 after an error, which is printed in one line; 130 after Ctrl-C; 143
+        after SIGTERM; 141 if the reader of the output has stopped reading.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(lambda: _run(words))
@@ -155,7 +155,7 @@ def _either() -> str:
 
 
 def _described(error: OSError) -> str:
-    """Drops the number of the system's error, which says nothing to a user."""
+    """Removes the number of a system error, which does not help a user."""
     if error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

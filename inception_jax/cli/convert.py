@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file to write: .safetensors, .pth, or for Keras .weights.h5 or .h5",
     )
     parser.add_argument(
-        "--arch", metavar="NAME", help="network or network.tag of SRC, where the file does not tell"
+        "--arch", metavar="NAME", help="network or network.tag of SRC, if the file does not name it"
     )
     add_no_head(parser)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`inception-jax info`: what is known of a network or its weights."""
+"""`inception-jax info`: the facts about a network or its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inception-jax predict`: the likeliest classes of images, and where in them they are seen."""
+"""`inception-jax predict`: the most likely classes of images, and heat maps."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp") 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image.
+    """The most likely classes of one image.
 
     Attributes:
         path: of the image.
-        best: indices of the classes, the likeliest first.
+        best: indices of the classes, the most likely first.
         scores: their probabilities.
-        seen: the part of it that the network saw.
-        heated: the same under the colours of its heat map.
+        seen: the crop that the network saw.
+        heated: the crop overlaid with its heat map.
     """
 
     path: Path
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         metavar="FILE",
-        help="picture of where the likeliest class is seen (Grad-CAM); of several images a sheet",
+        help="Grad-CAM heat map of the most likely class; for several images a sheet",
     )
     parser.add_argument(
         "--stage",
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
-    """Returns the images, whether a folder is among the arguments, and what is passed over."""
+    """Returns the images, whether a folder is among the arguments, and which files are skipped."""
     files: list[Path] = []
     passed_over = Counts()
     for path in map(Path, arguments):
@@ -156,7 +156,7 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
 
 
 def _unread(total: int, broken: int, passed_over: Counts) -> str:
-    """Says how many of a folder's files have no prediction, and why."""
+    """Prints how many of a folder's files have no prediction, and why."""
     reasons = [f"{broken} cannot be read"] if broken else []
     reasons += [f"passed over: {passed_over}"] if passed_over.total else []
     count = broken + passed_over.total
@@ -164,7 +164,7 @@ def _unread(total: int, broken: int, passed_over: Counts) -> str:
 
 
 def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
-    """Leaves out the pictures that an earlier run wrote."""
+    """Skips the pictures that an earlier run wrote."""
     # Not `Path.resolve`, which raises for a link to itself.
     written = [os.path.realpath(path) for path in (args.sheet, args.explain) if path]
     left = [path for path in paths if os.path.realpath(path) not in written]
@@ -174,7 +174,7 @@ def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[P
 
 
 def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    """Refuses what would fail, before the weights are fetched."""
+    """Checks the arguments before the weights are downloaded."""
     for path in (args.sheet, args.explain):
         if path:
             check_target(path, _PICTURES, what="pictures")
@@ -183,11 +183,11 @@ def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
     for path in paths:
         images.read(path)
     if args.stage and not args.explain:
-        raise ValueError("--stage says whose map explains: it needs --explain FILE")
+        raise ValueError("--stage selects the feature map of --explain FILE, which is missing")
 
 
 class _Tally:
-    """How many images were taken for each class, and how many for the class of their folder."""
+    """Counts the predictions of each class, and those that match the class of their folder."""
 
     def __init__(self, names: Sequence[str]):
         self._names = names
@@ -196,7 +196,7 @@ class _Tally:
         self._named, self._right = 0, 0
 
     def add(self, path: Path, index: int) -> None:
-        """Counts an image; its folder is its label if it is called as one class is."""
+        """Counts an image. The name of its folder is its label if it names exactly one class."""
         self._counts[self._names[index]] += 1
         label = self._finder.find(path.parent.name)
         if len(label) == 1:
@@ -260,7 +260,7 @@ def _predict_batch(
 def _seen(
     model: Model, paths: Sequence[Path], notes: Counts, *, skip_broken: bool
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yields what the network sees of each image, from 0 to 255."""
+    """Yields the crop of each image that the network sees, with pixels from 0 to 255."""
     info, channels = facts_of(model)
     for path in paths:
         try:
@@ -278,7 +278,8 @@ def _seen(
 def _with_table(
     predictions: Iterator[Prediction], path: Path, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Passes predictions on and writes each at once: an interrupted run keeps what it has."""
+    """Writes each prediction at once and yields it, so that an interrupted run keeps its
+    results."""
     for first in predictions:  # without any there is no table
         ranks = range(1, len(first.best) + 1)
         # Paths need not be UTF-8: their bytes are written as they are.
@@ -294,7 +295,7 @@ def _with_table(
 def _first(
     predictions: Iterator[Prediction], names: Sequence[str], tally: _Tally, *, as_table: bool
 ) -> tuple[list[Prediction], int]:
-    """Returns the first predictions, as many as a sheet shows, and the number of all."""
+    """Returns as many predictions as a sheet shows, and the total number."""
     shown: list[Prediction] = []
     count = 0
     for prediction in predictions:

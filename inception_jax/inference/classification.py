@@ -1,4 +1,4 @@
-"""Images to names: one call from pictures to the likeliest classes."""
+"""Classification: from images to the names of the most likely classes in one call."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _BATCH = 16
 
 
 def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
-    """Returns the likeliest classes of images.
+    """Returns the most likely classes of images.
 
-    Warns once, with their number, of photos with an EXIF orientation that the network's source
-    ignores.
+    Warns once about photos with an EXIF orientation that the network's source ignores, with their
+    number.
 
     Args:
-        model: of `create_model` or `load`, with weights.
+        model: from `create_model` or `load`, with weights.
         images: one image, or an iterable of them: each what `preprocess` takes. An array
             uint8 [n, h, w, c] is n images.
-        top: how many classes; all of them where there are fewer.
+        top: number of classes to return; all classes if there are fewer.
 
     Returns:
-        For each image, also for a single one, a list of (class name, probability), the likeliest
-        first.
+        A list with one entry per image, also for a single image. An entry is a list of
+        (class name, probability), the most likely first.
 
     Raises:
-        BadImageError: for what is no whole image.
-        ValueError: for an array of another shape or type.
+        BadImageError: for an image that is damaged or cannot be read.
+        ValueError: for an array of another shape or dtype.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
@@ -50,7 +50,7 @@ def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, fl
 
 
 def _each(images: Any) -> Any:
-    """Takes one image for a list of it."""
+    """Turns a single image into a list of one."""
     one = isinstance(images, str | bytes | Image.Image) or hasattr(images, "__fspath__")  # a path
     if one or getattr(images, "ndim", 4) < 4:
         return [images]
@@ -61,7 +61,7 @@ def _probabilities(model: Model, images: Iterable[Any], notes: Counts) -> Iterat
     predict, (info, channels) = jit_predict(model), facts_of(model)
     batch: list[np.ndarray] = []
     size = len(images) if hasattr(images, "__len__") else _BATCH  # pyright: ignore
-    size = min(max(size, 1), _BATCH)  # of all batches, because each size is compiled
+    size = min(max(size, 1), _BATCH)  # of all batches: each size is compiled
 
     def computed() -> np.ndarray:
         filled = batch + [np.zeros_like(batch[0])] * (size - len(batch))

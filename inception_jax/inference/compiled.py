@@ -1,4 +1,4 @@
-"""Inference at speed: folded, compiled, and spread over the cores or devices of the machine."""
+"""Fast inference: folded, compiled, and distributed over the cores or devices of the machine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Tree = TypeVar("Tree")  # of arrays whose first axis is the images'
 def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
     """Returns a compiled function that classifies images, for repeated use.
 
-    Its BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does it and
-    a folded Xception takes 5 % more time. The batch is split into parts that run at the same time:
-    on a CPU one for each core, because XLA computes some convolutions on one core only; on
+    BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does this and a
+    folded Xception would take 5 % more time. The batch is split into parts that run in parallel: on
+    a CPU one for each core, because XLA computes some convolutions on one core only; on
     accelerators one for each device of this process. Each new batch size is compiled once.
 
     Args:
@@ -37,11 +37,11 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
 
     Returns:
         A function of images [n, h, w, c], normalised as `model_info` says, to logits
-        [n, num_classes], both of the model's dtype or wider.
+        [n, num_classes], both in the model's dtype or a wider one.
 
     Raises:
-        ValueError: for fewer than one part, or more than there are devices; for parameters narrower
-            than float32; by the function, for images that the network does not take.
+        ValueError: for less than one part, or more parts than devices; for parameters narrower than
+            float32; from the function, for images that the network does not take.
     """
     return jit_call(model, _logits, parts=parts)
 
@@ -49,7 +49,7 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
 def jit_call(
     model: Model, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a function like that of `jit_predict` that computes something else.
+    """Returns a function like that of `jit_predict`, but for any computation.
 
     Args:
         model: see `jit_predict`.
@@ -58,7 +58,7 @@ def jit_call(
         parts: see `jit_predict`.
 
     Returns:
-        A function of images [n, h, w, c] to what `call` returns of them.
+        A function of images [n, h, w, c] that returns the result of `call`.
 
     Raises:
         ValueError: see `jit_predict`.
@@ -85,7 +85,7 @@ def jit_call(
 
 
 def state_for(model: Model) -> tuple[Any, dict[str, Any]]:
-    """Returns a network in evaluation mode as `nnx.split` does, folded except on TPUs.
+    """Splits a network in evaluation mode like `nnx.split`, folded except on TPUs.
 
     Returns:
         The graph, and a pure dict of arrays: `nnx.merge` of both is the network.
@@ -110,7 +110,7 @@ def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], 
 
     @functools.cache
     def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:
-        # In the calling thread, which has jax's settings, such as the precision.
+        # In the calling thread, because jax's settings, such as the precision, belong to a thread.
         return compute.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
 
     def predict(images: ArrayLike) -> Any:
@@ -129,7 +129,7 @@ def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], 
 
 
 def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], Any]:
-    # Automatic: with explicit axes jax refuses to cut off the images that only fill the batch.
+    # Automatic axes: with explicit ones, jax cannot slice off the images that pad the batch.
     mesh = jax.make_mesh((len(devices),), ("batch",), (AxisType.Auto,), devices=devices)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     spread = NamedSharding(mesh, PartitionSpec("batch"))
@@ -146,6 +146,6 @@ def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], 
 
 
 def _filled(images: np.ndarray, count: int) -> np.ndarray:
-    """Adds images of zeros, so that all parts have one size and need one program."""
+    """Pads a batch with zero images, so that all parts have the same size and share one program."""
     missing = count - len(images)
     return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images

@@ -1,4 +1,4 @@
-"""Folding of BatchNorm into convolutions, for inference."""
+"""Folds BatchNorm into convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Foldable(Protocol):
 def fold(model: Network) -> Network:
     """Returns a copy for inference with its BatchNorms folded into convolutions.
 
-    Each BatchNorm scales the kernel of the convolution before it, or of an unpadded one after it,
-    and changes its bias. The same is done with InceptionNeXt's `gamma` and the residual scale. A
-    BatchNorm between ReLUs, as in the blocks of xception41p and xception65p, stays. Logits agree
-    with the model's to rounding; in bfloat16 the folded kernels are rounded.
+    A BatchNorm is multiplied into the kernel and bias of the convolution before it, or of an
+    unpadded convolution after it. InceptionNeXt's `gamma` and the residual scale are folded in the
+    same way. A BatchNorm between ReLUs, as in the blocks of xception41p and xception65p, is kept.
+    Logits agree with the model's up to rounding. In bfloat16 the folded kernels are rounded.
 
-    The copy has other parameters than the model, so it can be neither trained nor saved.
+    The copy has other parameters than the model, so it cannot be trained or saved.
 
     Args:
-        model: with parameters of float32 or wider; is not changed.
+        model: with parameters of float32 or wider. It is not changed.
 
     Raises:
         ValueError: if parameters are narrower than float32: published networks have variances

@@ -46,7 +46,7 @@ def save_pretrained(
 
     Args:
         model: built by `create_model`.
-        folder: is made if it is not there.
+        folder: created if missing.
         layout: "inception_jax", or "timm" for a folder that `timm.create_model("local-dir:...")`
             loads too, with the same logits.
         repository: `owner/name` on the hub, for the card; None: the folder.
@@ -94,7 +94,7 @@ def save_pretrained(
 def _certificate(folder: Path) -> Certificate:
     """Certifies the file that was written, as `load` takes it."""
     from inception_jax.certificate import certify_model
-    from inception_jax.create import load  # which imports this package
+    from inception_jax.create import load  # imports this package
 
     return certify_model(load(folder), folder / MODEL)
 
@@ -113,7 +113,7 @@ def push_to_hub(
 ) -> str:
     """Writes the folder of `save_pretrained` to the Hugging Face hub; returns its address.
 
-    The repository is made if it is not there. A model card that is there is kept.
+    The repository created if missing. A model card that is there is kept.
 
     Args:
         model: built by `create_model`.

@@ -46,7 +46,7 @@ def export(
         image_size: side of the square, or height and width, in pixels; None: the network's own.
         normalise: take pixels 0 to 255 as uint8 [n, h, w, c], RGB or grey, and apply what
             `preprocess` applies after cropping and resizing: channel order, range, mean and
-            deviation.
+            standard deviation.
         embedding: return the result of `model.embed` instead of the logits.
 
     Raises:
@@ -111,6 +111,6 @@ def _stablehlo(program: Program) -> bytes:
 
 
 def _onnx(program: Program) -> bytes:
-    from inception_jax.serving import onnx_file  # which imports onnx
+    from inception_jax.serving import onnx_file  # imports onnx
 
     return onnx_file.from_program(program)

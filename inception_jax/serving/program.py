@@ -23,7 +23,7 @@ class Program:
     """A network in evaluation mode, with its weights as constants.
 
     Attributes:
-        name: what `create_model` takes; empty for a network built by its class.
+        name: what `create_model` takes; empty for a network built directly from its class.
         function: maps images to an array.
         images: their shape and dtype; the first axis is symbolic.
         output: name of the result, "logits" or "embedding".

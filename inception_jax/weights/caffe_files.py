@@ -1,4 +1,4 @@
-"""Caffe files as tensors by name: protocol buffers, of which only names and blobs are used."""
+"""Reads Caffe files as tensors by name, from the names and blobs of the protocol buffer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError, damaged, optional_library
 
-# The fields of caffe.proto that hold weights: name, number, type, label. `layers` is what Caffe
-# wrote in 2014, `layer` what it writes since.
+# The fields of caffe.proto with weights: name, number, type, label. Caffe wrote `layers` in 2014,
+# and has written `layer` since.
 _FIELDS = {
     "Shape": [("dim", 1, "INT64", "REPEATED")],
     "Blob": [
@@ -32,7 +32,8 @@ _FIELDS = {
 
 
 def read(path: Path) -> Tensors:
-    """Reads a `.caffemodel`'s blobs as `conv1/7x7_s2/0`, a layer's name and the blob's number.
+    """Reads the blobs of a `.caffemodel`. A key is the layer's name and the blob's number:
+    `conv1/0`.
 
     Raises:
         WeightsError: if the file is damaged or another kind of file.

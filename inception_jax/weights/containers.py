@@ -1,7 +1,7 @@
-"""What surrounds the tensors: training checkpoints, pickled networks, averages beside weights.
+"""Finds the tensors in training checkpoints, pickled networks, and files with moving averages.
 
-A source is an object of dicts, lists and unknown objects. Every dict of tensors in it is a
-candidate; `peel` returns the one whose names are a known layout.
+A source consists of dicts, lists and unknown objects. Every dict of tensors in it is a candidate.
+`peel` returns the one whose names match a known layout.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from inception_jax.weights.stored import as_array, is_tensor
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError
 
-# Lightning's WeightAveraging keeps the average as `state_dict`, and this beside it.
+# Lightning's WeightAveraging stores the average as `state_dict`, together with this.
 _NOT_AVERAGED = "current_model_state"
-# Wrappers that say nothing: no note tells that they were opened.
+# Common wrappers: no note reports that they were opened.
 _USUAL = {"", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"}
 _STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)$")
 _DEPTH = 12
@@ -32,12 +32,12 @@ _ALIASES = 4  # references to one container that are followed: pickles may have 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Content:
-    """The tensors of a network, without what surrounded them.
+    """The tensors of a network, taken out of their containers.
 
     Attributes:
         peeled: the tensors without a common prefix.
         path: keys of the containers that they were in.
-        notes: what a user should know of how they were found, a sentence each.
+        notes: what a user should know about this, one sentence each.
     """
 
     peeled: Peeled
@@ -50,11 +50,11 @@ def peel(source: Any, part: str = "") -> Content:
 
     Args:
         source: an object of dicts, lists and unknown objects.
-        part: the network to take, of several: the keys or the prefix that lead to it, with dots;
-            empty: the average of those that are averages of another, else the only one.
+        part: selects one of several networks: its keys or its prefix, joined by dots. Empty: the
+            moving average if there is one, else the only network.
 
     Raises:
-        WeightsError: if there is none, or there are several with other numbers.
+        WeightsError: if there is no network, or there are several with different weights.
     """
     candidates = list(_candidates(source))
     for group in (candidates, *_nested(source)):
@@ -70,7 +70,7 @@ def peel(source: Any, part: str = "") -> Content:
 
 
 def _asked(found: list[Content], part: str) -> list[Content]:
-    """Returns the networks that a name leads to."""
+    """Returns the networks that a name selects."""
     wanted = f"{part.strip('./')}.".replace("/", ".")
     asked = [x for x in found if any(f"{place}.".startswith(wanted) for place in _places(x))]
     if not asked:
@@ -79,13 +79,13 @@ def _asked(found: list[Content], part: str) -> list[Content]:
 
 
 def _places(content: Content) -> tuple[str, str, str]:
-    """By keys, by prefix and by both."""
+    """Returns the names of a network: its keys, its prefix, and both together."""
     keys, prefix = ".".join(content.path), content.peeled.prefix.strip("./").replace("/", ".")
     return keys, prefix, ".".join(filter(None, (keys, prefix)))
 
 
 def _names(found: list[Content]) -> list[str]:
-    """Names networks by what tells them apart: their keys, their prefixes, or both."""
+    """Names networks by what distinguishes them: their keys, their prefixes, or both."""
     kinds = list(zip(*map(_places, found), strict=True))
     best = next((x for x in kinds if len(set(x)) == len(found) and all(x)), kinds[-1])
     return [name or "(without a prefix)" for name in best]
@@ -162,7 +162,7 @@ def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]
 
 
 def _nested(source: Any) -> Iterator[list[tuple[tuple[str, ...], dict[str, Any]]]]:
-    """Yields the tensors of dicts of dicts, by their whole paths with either separator."""
+    """Yields the tensors of nested dicts by their full paths, with either separator."""
     for separator in "./":
         flat = dict(_flat(_entries(source), "", separator, collections.Counter()))
         yield [((), flat)] if flat else []
@@ -208,7 +208,8 @@ def _is_module(item: Any) -> bool:
 def _module_tensors(
     item: Opaque, prefix: str, seen: collections.Counter[int]
 ) -> Iterator[tuple[str, Any]]:
-    """The state dict of a network that was pickled whole, or of TorchScript's."""
+    """Returns the state dict of a network that was pickled as a whole, or of a TorchScript
+    network."""
     seen[id(item)] += 1
     if seen[id(item)] > _ALIASES or prefix.count(".") > _DEPTH:
         return

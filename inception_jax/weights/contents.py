@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes and not by its name; and what is no weight file at all."""
+"""Recognises the format of a file by its first bytes, not by its name; explains other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = Literal[
 _HEAD = 1024
 _AGAIN = "Download it again"
 _JOBLIB = "Save it again without joblib: numpy.savez(NEW, **joblib.load(FILE))"
-# Beginnings of files that hold no weights, or such as no reader here takes, and what to do.
+# First bytes of files without weights, or of formats without a reader here, and the remedy.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x7fELF", "a program", ""),
     (b"MZ", "a Windows program", ""),
@@ -42,10 +42,10 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")  # of TensorFlow's tables: old ch
 
 
 def recognise(path: Path) -> Kind:
-    """Says which reader a file needs.
+    """Returns the reader that a file needs.
 
     Raises:
-        WeightsError: if it holds no weights, or such as are not read here; saying what it is.
+        WeightsError: if it has no weights or no reader here. The message says what it is.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -171,7 +171,7 @@ def _json(path: Path, head: bytes) -> Kind:
 
 
 def _protobuf(path: Path, head: bytes) -> Kind:
-    """Protocol buffers have no mark; their first field tells the kinds here apart."""
+    """Recognises protocol buffers, which have no magic bytes, by their first field."""
     if path.name.endswith(".meta"):
         return "TensorFlow checkpoint"
     if head[:3] == b"\x08\x01\x12" and path.suffix == ".pb":
@@ -179,7 +179,8 @@ def _protobuf(path: Path, head: bytes) -> Kind:
     if head[0] == 0x08:
         raise _not_weights(path, "perhaps an ONNX program", "Give the weights it was made of")
     if head[0] == 0x0A:
-        # A graph begins with a node, which begins with its name; Caffe's with the network's name.
+        # A graph begins with a node, which begins with its name. Caffe's begins with the network's
+        # name.
         begins_with_node = re.match(rb"\x0a[\x80-\xff]*[\x00-\x7f]\x0a", head) is not None
         is_graph = path.suffix == ".pb" or (path.suffix != ".caffemodel" and begins_with_node)
         return "TensorFlow graph" if is_graph else "Caffe"
@@ -192,7 +193,7 @@ def _protobuf(path: Path, head: bytes) -> Kind:
 
 
 def _is_old_pickle(head: bytes) -> bool:
-    """Of protocol 0 or 1, which has no mark: a dict, or a call."""
+    """Recognises pickles of protocol 0 or 1, which have no magic bytes: a dict, or a call."""
     return head[:3] in (b"(dp", b"}q\x00", b"(lp", b"cco") or head[:2] == b"}("
 
 
@@ -200,7 +201,9 @@ def _is_text(head: bytes) -> bool:
     if any(byte < 32 and byte not in b"\t\n\r\x0c" for byte in head):
         return False
     try:
-        head[: len(head) - 3 if len(head) == _HEAD else None].decode()  # a letter may be cut
+        head[
+            : len(head) - 3 if len(head) == _HEAD else None
+        ].decode()  # the last character may be incomplete
     except UnicodeDecodeError:
         return False
     return True

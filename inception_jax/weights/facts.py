@@ -1,4 +1,4 @@
-"""What a weight file says of its network beside its tensors, and the checksum over these."""
+"""What a weight file states about its network, and the checksum of its tensors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ _CROPS, _INTERPOLATIONS = Crop.__args__, Interpolation.__args__  # pyright: igno
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Everything that is needed to use a network, beside how it was built.
+    """Everything that is needed to use a network, except the options with which it was built.
 
     Attributes:
-        preprocessing: of images, see `ModelInfo.preprocessing`.
-        classes: names of the outputs, if they are known.
-        training: how it was trained: `dataset`, `recipe`, `result`; None if it was not here.
-        version: of the library that wrote the file.
+        preprocessing: of images, see `ModelInfo.preprocessing`. classes: names of the outputs, if
+        known. training: how it was trained: `dataset`, `recipe`, `result`; None if it was trained
+        elsewhere. version: of the library that wrote the file.
     """
 
     preprocessing: dict[str, Any]
@@ -37,16 +36,16 @@ class Facts:
 
     @classmethod
     def of(cls, model: Model) -> Facts:
-        """Returns what is known of a network."""
+        """Returns the facts of a network."""
         training = None if model.training is None else dict(model.training)
         return cls(model.info.preprocessing, model.classes, training, __version__)
 
     @classmethod
     def from_json(cls, found: Any) -> Facts | None:
-        """Checks what a file says; None for a file of a version that said nothing.
+        """Reads the facts in a file; None for a file of a version that had no facts.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if it cannot be right.
+            ValueError, KeyError, TypeError, AttributeError: if they are invalid.
         """
         if found is None:
             return None
@@ -65,10 +64,10 @@ class Facts:
                    str(found["version"]))  # fmt: skip
 
     def tell(self, model: Model) -> None:
-        """Sets what a network knows of itself to these facts."""
+        """Sets the facts of a network."""
         assert model.spec is not None
         info = dataclasses.replace(model_info(model.spec.name), **self.preprocessing)
-        if len(info.mean) == 3:  # or the file is of grey images already
+        if len(info.mean) == 3:  # unless the file already describes grey images
             info = info.for_channels(model.spec.in_channels)
         model.info = dataclasses.replace(info, num_classes=model.spec.num_classes)
         fits = self.classes is not None and len(self.classes) == model.spec.num_classes
@@ -77,7 +76,7 @@ class Facts:
 
 
 def warn_of_old_file(name: str, source: object) -> None:
-    """Says what a file of an older version does not tell."""
+    """Warns about what a file of an older version does not contain."""
     warnings.warn(
         f"{source} was written by an older version, which stored no image size, crop, "
         f"normalisation and class names: those of {name} are assumed",
@@ -86,7 +85,7 @@ def warn_of_old_file(name: str, source: object) -> None:
 
 
 def checksum(tensors: Tensors) -> str:
-    """Returns the SHA-256 over all tensors: names, types, shapes and bytes, sorted by name."""
+    """Returns the SHA-256 of all tensors: names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -95,10 +94,10 @@ def checksum(tensors: Tensors) -> str:
 
 
 def verify(stated: Any, tensors: Tensors, name: str) -> None:
-    """Compares the checksum that a file states, if it states one.
+    """Compares the checksum in a file, if it has one.
 
     Raises:
-        WeightsError: if the tensors are not those that were written.
+        WeightsError: if the tensors have changed.
     """
     if stated is not None and stated != checksum(tensors):
         raise WeightsError(

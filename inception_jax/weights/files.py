@@ -1,4 +1,5 @@
-"""Reading weight files of every format, found by their content. None runs code of a file."""
+"""Reads weight files of every format, recognised by their content. No code in a file is
+executed."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ _READERS: dict[Kind, Callable[[Path], Any]] = {
     "Caffe": caffe_files.read,
 }
 _PRETTY: dict[Kind, str] = {"PyTorch": "PyTorch (zip)", "pickle": "pickle (PyTorch before 1.6)"}
-# What a folder is given for, the first that is there.
+# Weight files in a folder, in order of preference.
 _IN_FOLDER = (
     "weights.safetensors",
     "model.safetensors",
@@ -66,12 +67,12 @@ _NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What was read.
+    """The content of a weight file.
 
     Attributes:
-        content: tensors by name, or what a pickle holds, see `containers`.
-        metadata: the file's own, empty where its format has none.
-        format: for people.
+        content: tensors by name, or the object in a pickle, see `containers`.
+        metadata: the file's own; empty if its format has none.
+        format: description of the format.
     """
 
     content: Any
@@ -80,7 +81,7 @@ class Read:
 
 
 def read(path: str | os.PathLike[str]) -> Read:
-    """Reads a weight file or folder with the reader of its content.
+    """Reads a weight file or folder with the reader that fits its content.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -102,10 +103,10 @@ def read(path: str | os.PathLike[str]) -> Read:
 
 
 def check_readable(name: str) -> None:
-    """Refuses a file that cannot be read for want of a package, before it is fetched.
+    """Raises an error before the download if the package that reads a file is missing.
 
     Raises:
-        WeightsError: naming the package.
+        WeightsError: with the name of the package.
     """
     for library, endings in _NEEDS.items():
         if name.endswith(endings):
@@ -113,7 +114,7 @@ def check_readable(name: str) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Says whether there is a weight file; a TensorFlow checkpoint is several files."""
+    """Returns whether there is a weight file. A TensorFlow checkpoint consists of several files."""
     return _is_there(split_part(path)[0])
 
 
@@ -124,7 +125,7 @@ def _is_there(path: Path) -> bool:
 def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
     """Splits `FILE#NAME` into a file and the name of a network in it, empty for the whole file.
 
-    A file that has `#` in its own name is that file.
+    If a file has `#` in its own name, that file is used.
     """
     whole = Path(path)
     file, mark, part = str(path).rpartition("#")
@@ -154,7 +155,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _shards(path: Path) -> Read:
-    """A network in several files, which `model.safetensors.index.json` lists."""
+    """Reads a network from several files, which `model.safetensors.index.json` lists."""
     try:
         files = json.loads(path.read_text())["weight_map"]
         names = sorted(set(files.values()))

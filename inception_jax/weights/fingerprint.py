@@ -1,12 +1,13 @@
-"""How a network was fed and built, as far as BatchNorm's running statistics tell it.
+"""Guesses a network's preprocessing and pooling from BatchNorm's running statistics.
 
-A convolution is linear: the running means after it are its kernel's sums times the mean of what it
-saw. Of the first layer these equations give the mean pixel that the network was trained on. Of the
-1x1 convolutions side by side in an Inception module they give the mean of their common input, and
-then how much smaller the mean is behind the average pool: at the border a pool that divides by 9
-returns less. The running variances of the first layer give the contrast of the pixels.
+A convolution is linear: the running means after it are the sums of its kernel times the mean of its
+input. For the first layer, these equations give the mean pixel of the training images. For the
+parallel 1x1 convolutions of an Inception module, they give the mean of their common input. The mean
+after the average pool is smaller if the pool always divides by 9, because of the border. The
+running variances of the first layer give the contrast of the pixels.
 
-`benchmarks/fingerprint.py` says how often each is right. Padding and epsilon are not told apart.
+`benchmarks/fingerprint.py` measures how often each answer is right. Padding and epsilon are not
+detected.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from inception_jax.registry import ModelInfo
 from inception_jax.weights.torch_names import Tensors
 
 _GREY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photos, of [0, 1]
-_MARGIN = 2.0  # between the best of several inputs and the next; less tells nothing
+_MARGIN = 2.0  # smallest margin between the best answer and the next
 _WORST = 6.0  # of the best input; more fits none
 _COLOUR = 0.02  # between the means of red and blue; less may be grey
 
@@ -45,11 +46,11 @@ _POOL = re.compile(r"(\w+?_?(\d)\w)\.branch_pool\.conv\.weight")
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """What the images of a network's training were, as its first layer saw them.
+    """The training images of a network, as its first layer saw them.
 
     Attributes:
-        range: how pixels were mapped; one of several usual ways.
-        order: "RGB" or "BGR"; empty where the means do not tell.
+        range: the mapping of pixels; one of several common ones.
+        order: "RGB" or "BGR"; empty if the means do not show it.
         mean: of the pixels, in [0, 1], in the order of the channels.
     """
 
@@ -59,12 +60,12 @@ class Input:
 
 
 def input_of(tensors: Tensors, first: str, images: np.ndarray | None = None) -> Input | None:
-    """Finds out what images a network was trained on, if its first layer tells.
+    """Returns what the first layer shows about the training images; None if it shows nothing.
 
     Args:
         tensors: by the twin's names.
         first: name of the first convolution, such as "conv1".
-        images: that have the contrast of photos, [n, h, w, 3]; None: `natural_images`.
+        images: [n, h, w, 3] with the contrast of photos; None: `natural_images`.
     """
     try:
         kernel, mean, variance = _layer(tensors, first)
@@ -90,7 +91,7 @@ def input_of(tensors: Tensors, first: str, images: np.ndarray | None = None) -> 
 
 
 def expected_input(info: ModelInfo) -> str:
-    """Returns the range in which a network's first layer sees pixels, one of those of `Input`."""
+    """Returns the range of the network's input pixels, one of those of `Input`."""
     subtracted = np.asarray(info.mean) / info.input_range
     divisor = np.asarray(info.std) / info.input_range
     if info.options.get("transform_input"):
@@ -105,7 +106,8 @@ def expected_input(info: ModelInfo) -> str:
 
 
 def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
-    """How far contrast and mean are from those of photos, in some deviations, squared."""
+    """Returns the squared distance of contrast and mean from those of photos, in standard
+    deviations."""
     subtracted, divisor = _INPUTS[name]
     pixels = seen * divisor + np.asarray(subtracted)
     contrast = math.log(scale * divisor) / 0.4
@@ -113,7 +115,7 @@ def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
 
 
 def _layer(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Kernel [out, in, h, w], and mean and variance of what it returned without its bias."""
+    """Returns a kernel [out, in, h, w], and mean and variance of its output without bias."""
     wide = {
         leaf: tensors[f"{name}.{leaf}"].astype(np.float64)
         for leaf in ("conv.weight", "bn.running_mean", "bn.running_var")
@@ -124,10 +126,10 @@ def _layer(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def natural_images(size: int = 96, count: int = 8) -> np.ndarray:
-    """Returns noise with the statistics of photos, [n, size, size, 3]: always the same.
+    """Returns noise with the statistics of photos, [n, size, size, 3]. It is the same at each call.
 
-    Amplitudes fall with the frequency, and the colours are almost equal; the mean is 0 and the
-    deviation that of pixels in [0, 1].
+    Amplitudes decrease with the frequency, and the colours are almost equal. The mean is 0, and the
+    standard deviation is that of pixels in [0, 1].
     """
     rng = np.random.default_rng(0)
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
@@ -147,12 +149,12 @@ def _covariance(window: int, images: np.ndarray | None = None) -> np.ndarray:
 
 
 def border_of_pools(tensors: Tensors, arch: str) -> float | None:
-    """Returns how much an average pool's border counts.
+    """Returns how average pools treat their border.
 
     Returns:
-        0: the pools divide by the pixels that there are (`count_include_pad=False`); 1: by 9, on
-        maps of the published sizes; more: by 9, on smaller ones. None: the network is not known
-        to tell, or a tensor is missing.
+        0: the pools divide by the number of pixels inside the map (`count_include_pad=False`). 1:
+        by 9, on maps of the published sizes. Above 1: by 9, on smaller maps. None: this network
+        does not show it, or a tensor is missing.
     """
     sides = _SIDES.get(arch)
     found = list(_losses(tensors, sides)) if sides else []
@@ -160,12 +162,13 @@ def border_of_pools(tensors: Tensors, arch: str) -> float | None:
 
 
 def counts_border(share: float) -> bool | None:
-    """Returns `count_include_pad` by what `border_of_pools` returned; None: it is unclear."""
+    """Returns `count_include_pad` for a result of `border_of_pools`; None if it is unclear."""
     return None if 0.3 < share < 0.7 else share > 0.5
 
 
 def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
-    """For each module what its pool's border takes off the mean, as a share of what 9 would."""
+    """Returns, for each module, how much the pool's border reduces the mean, relative to dividing
+    by 9."""
     for name in tensors:
         match = _POOL.fullmatch(name)
         if match is None or match[2] not in sides:
@@ -184,13 +187,14 @@ def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
 
 
 def _siblings(tensors: Tensors, module: str) -> list[str]:
-    """The 1x1 convolutions that see what a module's pool sees."""
+    """Returns the 1x1 convolutions with the same input as a module's pool."""
     pattern = re.compile(rf"({re.escape(module)}\.branch(?:1x1|\w+_1))\.conv\.weight")
     return [match[1] for match in map(pattern.fullmatch, tensors) if match]
 
 
 def _mean_input(kernels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Solves kernels @ x = means for the x nearest to a constant: maps after ReLU are positive."""
+    """Solves kernels @ x = means for the x nearest to a constant, because maps after ReLU are
+    positive."""
     sums = kernels.sum(1)
     constant = (sums @ means) / (sums @ sums)
     products = kernels @ kernels.T

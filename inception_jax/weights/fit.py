@@ -1,4 +1,4 @@
-"""How much of a network a file has: names and ranks, whatever the widths."""
+"""Measures how many of a network's tensors a file has, by names and ranks, for any width."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=64)
 def skeleton(name: str) -> Model:
-    """Returns the network of a name without numbers; made once, and not to be changed."""
-    from inception_jax.create import abstract_model  # which loads weights, and so imports this
+    """Returns a network without values for a name. It is cached; do not change it."""
+    from inception_jax.create import abstract_model  # that module imports this one
 
     return abstract_model(name)
 
@@ -29,7 +29,7 @@ def backbone_shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def options(tensors: Tensors, model: Model) -> dict[str, int]:
-    """Returns the options of a network that the sizes of a file's tensors tell.
+    """Returns the options of a network that follow from the shapes of a file's tensors.
 
     Args:
         tensors: by the twin's names.
@@ -42,28 +42,29 @@ def options(tensors: Tensors, model: Model) -> dict[str, int]:
     if first in tensors and is_alike(tensors[first].shape, shapes[first]):
         found["in_channels"] = tensors[first].shape[1]
     bottleneck = tensors.get("bottleneck.weight")
-    # At full width; a file of ours says its own.
+    # At full width; our own files state their width.
     if bottleneck is not None and bottleneck.ndim == 2 and bottleneck.shape[1] == 1792:
         found["embedding_size"] = bottleneck.shape[0]
     return found
 
 
 def is_alike(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
-    """Says whether two tensors in PyTorch's axis order differ in numbers of channels at most."""
+    """Returns whether two shapes in PyTorch's axis order differ at most in the numbers of
+    channels."""
     return len(shape) == len(needed) and shape[2:] == needed[2:]
 
 
 def nearest(file: WeightFile, names: Iterable[str]) -> tuple[str, float]:
-    """Returns the network of several that a file has most of, and which part of it."""
+    """Returns the network with the largest share of tensors in a file, and this share."""
     shares = {name: share(file, name) for name in names}
     best = max(shares, key=lambda name: shares[name])
     return best, shares[best]
 
 
 def share(file: WeightFile, name: str) -> float:
-    """Returns which part of a network's tensors and a file's are the same, without heads.
+    """Returns the share of tensors that a network and a file have in common, without classifiers.
 
-    The same are those of one name and window, whatever their widths.
+    Tensors are in common if their name and window are equal, for any width.
     """
     model = skeleton(name)
     needed = backbone_shapes(model)

@@ -1,4 +1,4 @@
-"""The variables of a frozen graph, whose BatchNorm may have been folded into the convolutions."""
+"""Reads the variables of a frozen graph, whose BatchNorm may be folded into the convolutions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from inception_jax.weights.slim_layouts import LEAF
 from inception_jax.weights.torch_names import Tensors
 
-# Those of the graph of 2015 too.
+# Including those of the graph of 2015.
 _OLD = r"conv2d_params|batchnorm/(?:gamma|beta|moving_mean|moving_variance)"
 _VARIABLE = re.compile(rf".+/(?:{LEAF}|{_OLD})")
 _OLD_NORM = "BatchNormWithGlobalNormalization"
 _PRODUCTS = {"Conv2D", "MatMul"}
-_EPS = 1e-3  # what all of TF-slim's networks, and so the layers here, add to the variance
+_EPS = 1e-3  # epsilon of all TF-slim networks, and of the layers here
 
 
 def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Tensors:
-    """Returns a `GraphDef`'s constants by the names that they had as variables.
+    """Returns a `GraphDef`'s constants by the names of the original variables.
 
-    A convolution that has lost its BatchNorm gets one that multiplies and adds what the graph
-    multiplies and adds after it.
+    If a convolution has lost its BatchNorm, it gets one that applies the scale and shift that
+    follow the convolution in the graph.
 
     Args:
         graph: the protocol buffer.
-        to_array: turns a tensor of it into an array.
+        to_array: converts a tensor of the graph to an array.
     """
     nodes = {node.name: node for node in graph.node}
     consumers: dict[str, list[str]] = {}
@@ -64,7 +64,7 @@ class _Reader:
         self.constants = constants
 
     def unfolded(self, product: Any, known: Tensors) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields a product's kernel and BatchNorm, unless its variables are all known."""
+        """Yields the kernel and BatchNorm of a convolution, unless all its variables are known."""
         kernel = self._constant(_inputs(product)[1])
         if kernel is None:
             return
@@ -92,7 +92,7 @@ class _Reader:
         return self.constants.get(self._source(name))
 
     def _affine(self, name: str, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """What the chain of operations after a node multiplies and adds, a number a channel."""
+        """Returns the scale and shift, per channel, of the chain of operations after a node."""
         scale, shift, found = np.ones(channels), np.zeros(channels), False
         while len(self.consumers.get(name, ())) == 1:
             node = self.nodes[self.consumers[name][0]]

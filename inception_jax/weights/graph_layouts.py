@@ -1,8 +1,7 @@
-"""Where the variables of DeepLab's Xception and of TensorFlow's Inception graph of 2015 belong.
+"""Translates variables of DeepLab's Xception and of TensorFlow's Inception graph of 2015.
 
-The graph is `classify_image_graph_def.pb`, which FID is computed with. Its layers are numbered in
-each tower of a module; in the order of `_GRAPH` they are our layers in the order of definition.
-"""
+FID uses this graph, `classify_image_graph_def.pb`. Its layers are numbered in each tower of a
+module. In the order of `_GRAPH` they correspond to our layers in the order of definition."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def adopt(
 
 
 def _is_beside(name: str, tensor: Any) -> bool:
-    """Says whether a tensor is none of a head: normalisation of pixels, weights of classes."""
+    """Returns whether a tensor is none of a head: normalisation of pixels, weights of classes."""
     return _BESIDE.fullmatch(name) is not None or (
         _PIXELS.fullmatch(name) is not None and math.prod(tensor.shape) <= _MOST_CHANNELS
     )

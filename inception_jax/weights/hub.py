@@ -1,4 +1,4 @@
-"""Folders that hold a network: a run's, and the Hugging Face hub's."""
+"""Folders with a network: those of a run, and of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ _FOLDER = "local-dir:"
 
 
 def is_source(name: str) -> bool:
-    """Says whether the name of a network is that of a repository of the hub, or of a folder."""
+    """Returns whether a name refers to a repository of the hub or to a folder."""
     return name.startswith((*_HUB, _FOLDER))
 
 
 def fetched(source: Any) -> Path:
-    """Returns a path of this machine; a repository of the hub is fetched, once.
+    """Returns a local path. A repository of the hub is downloaded once.
 
     Args:
-        source: a path; `local-dir:` and a path; `hf-hub:owner/name`, with `@revision` for another
-            than the main one.
+        source: a path; `local-dir:PATH`; `hf-hub:owner/name`, or `hf-hub:owner/name@revision`.
 
     Raises:
         FileNotFoundError: if there is no such file, folder or repository.
-        WeightsError: if it cannot be fetched.
+        WeightsError: if it cannot be downloaded.
     """
     text = str(source)
     if text.startswith(_HUB):
@@ -62,7 +61,7 @@ def _from_hub(source: str, repository: str, revision: str) -> Path:
 
 
 def weights_in(path: Path) -> Path:
-    """Returns the weight file of a run's or a hub's folder; a file is itself.
+    """Returns the weight file in the folder of a run or of the hub. A file is returned unchanged.
 
     Raises:
         FileNotFoundError: if a folder has none.

@@ -1,4 +1,4 @@
-"""What a weight file is, found without being told its network."""
+"""Finds out what a weight file contains, without knowing its network."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from inception_jax.weights.weight_file import (
 )
 from inception_jax.weights.weights_error import WeightsError
 
-_SURE = 0.98  # a file may lack a tensor, and is still of a network
-# By benchmarks/fingerprint.py; the counts are in docs/howto/load_weights.md.
+_SURE = 0.98  # a file that lacks some tensors still counts as the network
+# Measured by benchmarks/fingerprint.py; docs/howto/load_weights.md has the counts.
 _CONFIDENCE = "right whenever they answered for 30 networks trained in known ways"
-# Trained in TensorFlow, whose pools leave the border out; published for code that counts it.
+# Trained in TensorFlow, whose pools ignore the border; published for code that counts it.
 _PORTED = {"inception_v3.tv_in1k", "inception_v3.tf_in1k", "inception_v3.tf_adv_in1k"}
 _SHOWN = 20
 _FEW = 4
@@ -34,13 +34,13 @@ _TRAINED, _EPSILON = "as of a trained network", "epsilon"
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What is known of a weight file.
+    """Facts about a weight file.
 
     Attributes:
         source: the file.
-        facts: what to print, by a title each; empty values are left out.
-        names: every name that makes a network which the file fits; empty: it fits none.
-        differences: from the nearest network, where it fits none.
+        facts: text to print, by title; empty values are skipped.
+        names: every name with which `create_model` builds a network that fits; may be empty.
+        differences: from the nearest network, if none fits.
     """
 
     source: str
@@ -50,13 +50,13 @@ class Inspection:
 
 
 def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
-    """Finds out what a weight file is.
+    """Finds out what a weight file contains.
 
     Args:
-        source: a file, a folder or a mapping, as `load_weights` takes them.
+        source: a file, a folder or a mapping, see `load_weights`.
 
     Raises:
-        WeightsError: if it cannot be read; saying what it is, if that is known.
+        WeightsError: if it cannot be read. The message says what it is, if that is known.
         FileNotFoundError: if there is no such file.
     """
     file = open_weights("", source)
@@ -97,7 +97,7 @@ def _layout_name(file: WeightFile) -> str:
 
 
 def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
-    """Returns all names that a file fits best, and how well."""
+    """Returns all names that fit a file best, and the share of tensors that fit."""
     needed: Mapping[str, Any] = {}
     archs: Iterable[str] = list_models()
     if file.spec is not None:
@@ -115,7 +115,8 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
 
 
 def _apart(names: tuple[str, ...]) -> str:
-    """The readings and preprocessing in which names differ, which a file's names do not tell."""
+    """Returns the options and preprocessing in which names differ, and which the file does not
+    show."""
     facts = {name: {**model_info(name).options, **model_info(name).preprocessing} for name in names}
     differing = {
         option: {name: own[option] for name, own in facts.items()}
@@ -140,7 +141,8 @@ def _with(values: Mapping[str, Any], value: Any) -> str:
 
 
 def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
-    """What BatchNorm's statistics tell of the images and of average pools, and who fits both."""
+    """Returns what BatchNorm's statistics show about images and average pools, and which names
+    fit."""
     model = fit.skeleton(names[0])
     shapes = torch_shapes(model)
     first = next(n for n, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)
@@ -174,7 +176,7 @@ def _agrees(name: str, found: fingerprint.Input | None, counts: bool | None) -> 
 
 
 def _sizes(tensors: Tensors, model: Model) -> dict[str, str]:
-    """Classes, channels and width, from the shapes of a file."""
+    """Returns classes, channels and width, from the shapes in a file."""
     shapes = torch_shapes(model)
     head = tensors.get(f"{model.classifiers[0]}.weight")
     last = [key for key, shape in shapes.items() if len(shape) == 4 and key in tensors][-1]
@@ -202,7 +204,7 @@ def _about(tensors: Tensors) -> dict[str, str]:
 
 
 def _statistics(tensors: Tensors, model: Model) -> str:
-    """Numbers that look wrong; nothing where none does."""
+    """Describes numbers that look wrong; empty if there are none."""
     own = {name: tensors[name] for name in torch_shapes(model) if name in tensors}
     try:
         found = numbers.check(own)

@@ -1,4 +1,4 @@
-"""Keras' files and TensorFlow.js' layers models as tensors by name; and writing Keras'."""
+"""Reads files of Keras and TensorFlow.js as tensors by name; writes Keras' files."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ _KERAS_1 = {
     "running_std": "moving_variance",
 }
 
-# What training keeps beside the weights.
+# Other contents of training files.
 _TRAINING = re.compile(r"(?:_?optimizer|optimizer_weights|_?metrics|_?loss_tracker|_trainer)\b")
 
 _HEAP = re.compile(rb"GCOL\x01\0\0\0(?=(.{8}))", re.DOTALL)  # its size follows
 
-# What a damaged file makes the libraries raise, beside their own.
+# Errors that the libraries raise for damaged files, in addition to their own.
 _DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError)
 
 
 def read_hdf5(path: Path) -> Tensors:
-    """Reads a `.h5` file: a legacy one as `conv2d_7/kernel`, Keras 3's as `layers/conv2d_7/vars/0`.
+    """Reads a `.h5` file. Keys are `conv2d_7/kernel` in old files, `layers/conv2d_7/vars/0` in
+    Keras 3's.
 
-    A backbone that is a layer of another model has the names of its layers after its own.
+    If a backbone is a layer of another model, its name comes before those of its layers.
 
     Raises:
-        WeightsError: if it is no whole HDF5 file of a Keras model.
+        WeightsError: if it is not a complete HDF5 file of a Keras model.
     """
     with (
         path.open("rb") as file,
@@ -54,10 +55,10 @@ def read_hdf5(path: Path) -> Tensors:
 
 
 def read_keras_archive(path: Path) -> Tensors:
-    """Reads the weights, and nothing else, of a `.keras` file.
+    """Reads only the weights of a `.keras` file.
 
     Raises:
-        WeightsError: if it is no whole archive of a Keras model.
+        WeightsError: if it is not a complete archive of a Keras model.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -86,12 +87,12 @@ def _read_hdf5(file: BinaryIO, content: bytes | mmap.mmap, what: str) -> Tensors
 
 
 def write_hdf5(path: Path, layers: Sequence[Stored], legacy: bool) -> None:
-    """Writes what `model.load_weights` of Keras 3 takes.
+    """Writes a file for `model.load_weights` of Keras 3.
 
     Args:
         path: of the file.
         layers: in the order of `model.layers`.
-        legacy: by names, as Keras 1 and 2 wrote; else by index, as Keras 3 does.
+        legacy: with names, like Keras 1 and 2; otherwise with indices, like Keras 3.
     """
     h5py = optional_library("h5py", path)
     with h5py.File(path, "w") as root:
@@ -115,11 +116,10 @@ def _write_legacy(root: Any, layers: Sequence[Stored]) -> None:
 
 
 def _check_heaps(content: bytes | mmap.mmap) -> None:
-    """Refuses a damaged heap of strings, in which libhdf5 would search for the next one for ever.
+    """Raises an error for a damaged heap of strings, in which libhdf5 would loop forever.
 
-    A heap is a collection of objects: index, count, size and content, each padded to 8 bytes. The
-    object 0 is the free rest, and its size counts its header.
-    """
+    A heap is a collection of objects: index, count, size and content, each padded to 8 bytes.
+    Object 0 is the free space, and its size includes its header."""
     for found in _HEAP.finditer(content):
         at, end = found.end() + 8, found.start() + int.from_bytes(found[1], "little")
         if end > len(content):
@@ -136,7 +136,7 @@ def _check_heaps(content: bytes | mmap.mmap) -> None:
 def _legacy(h5py: ModuleType, group: Any) -> Iterator[tuple[str, np.ndarray]]:
     for layer in _strings(h5py, group.attrs, "layer_names"):
         names = _strings(h5py, group[layer].attrs, "weight_names")
-        # TensorFlow 1 numbered a tensor's layer once more; a layer that is a model has many.
+        # TensorFlow 1 repeated the layer's name. A layer that is a model has many.
         alone = len({name.rpartition("/")[0] for name in names}) == 1
         for name in names:
             prefix, _, leaf = name.rpartition("/")
@@ -145,9 +145,9 @@ def _legacy(h5py: ModuleType, group: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _strings(h5py: ModuleType, attributes: Any, name: str) -> list[str]:
-    """Reads a list of strings; libhdf5 may crash on a damaged list of anything else."""
+    """Reads a list of strings. Of a damaged list of other types, libhdf5 may crash."""
     dtype = attributes.get_id(name).dtype
-    # A list of none has the type of NumPy's empty array.
+    # An empty list has the type of NumPy's empty array.
     if h5py.check_string_dtype(dtype) is None and dtype.kind != "f":
         raise ValueError(f"{name} is no list of names")
     return [_text(item) for item in attributes[name]]
@@ -164,7 +164,7 @@ def _leaf(name: str) -> str:
 
 
 def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Of Keras 3: a backbone inside another model is `layers/functional/layers/conv2d/vars/0`."""
+    """Handles Keras 3's backbone in another model: `layers/functional/layers/conv2d/vars/0`."""
     found: list[tuple[str, np.ndarray]] = []
 
     def visit(name: str, item: Any) -> None:
@@ -177,10 +177,10 @@ def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def read_tensorflow_js(path: Path) -> Tensors:
-    """Reads a TensorFlow.js layers model: `model.json`, and the files that it names beside it.
+    """Reads a TensorFlow.js layers model: `model.json`, and the files that it names in its folder.
 
     Raises:
-        WeightsError: if a file is missing, cut short, or of another kind.
+        WeightsError: if a file is missing, truncated, or of another kind.
     """
     try:
         manifest = json.loads(path.read_text())["weightsManifest"]
@@ -201,7 +201,7 @@ def _tensorflow_js_group(path: Path, group: Any) -> Iterator[tuple[str, np.ndarr
         size = int(np.prod(entry["shape"], dtype=np.int64))
         tensor = np.frombuffer(content, dtype, size, offset).reshape(entry["shape"])
         offset += tensor.nbytes
-        if "scale" in quantized:  # an affine code in 8 or 16 bits
+        if "scale" in quantized:  # quantised affinely to 8 or 16 bits
             tensor = (tensor * quantized["scale"] + quantized["min"]).astype(np.float32)
         yield entry["name"], tensor
     if offset != len(content):

@@ -1,11 +1,10 @@
-"""Where the layers of Keras' InceptionV3, InceptionResNetV2 and Xception belong here.
+"""Translates the layers of Keras' InceptionV3, InceptionResNetV2 and Xception.
 
-Keras names a layer by hand (`block2_sepconv1`, `conv_7b`) or by its class and a number (`conv2d_7`)
-that goes on from whatever the program built before: only the order of those numbers means anything.
-It is the order in which the layers were made, which is the order of our attributes. Keras 3's own
-files (`.weights.h5`, `.keras`) have no names at all but a class and an index, `layers/conv2d_7`,
-counted in the order of `model.layers`: by distance from the output, not by creation.
-"""
+Some layers have explicit names (`block2_sepconv1`, `conv_7b`). Others have their class and a number
+(`conv2d_7`). These numbers continue from whatever the program built before, so only their order
+matters: it is the order in which layers were created, which is the order of our attributes. Keras
+3's own files (`.weights.h5`, `.keras`) contain only a class and an index, `layers/conv2d_7`, in the
+order of `model.layers`, which is by distance from the output and not by creation."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ class Place(NamedTuple):
     Attributes:
         kind: its class.
         name: what Keras calls it; empty: numbered automatically.
-        path: where its tensors belong here, as the twin's names begin.
+        path: the beginning of the twin's names for its tensors.
     """
 
     kind: Kind
@@ -63,11 +62,11 @@ class Place(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A layer as Keras stores it.
+    """A layer as stored by Keras.
 
     Attributes:
-        automatic: its class and number in the order of layers, by which Keras 3 files it.
-        name: what Keras calls it: by hand, or its class and number in the order of creation.
+        automatic: its class and number in the order of layers, which Keras 3 stores.
+        name: its explicit name, or its class and number in the order of creation.
         tensors: by leaf, in Keras' order.
     """
 
@@ -113,7 +112,7 @@ def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator
     Args:
         state: the twin's.
         layers: paths of our layers in the order of definition.
-        bn_scale: whether Keras' BatchNorm has a scale here; where not, it must be one in `state`.
+        bn_scale: whether Keras' BatchNorm has a scale. If not, the scale must be one in `state`.
     """
     places = list(_places(layers))
     made = _numbers([place for place in places if not place.name])
@@ -129,7 +128,7 @@ def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator
 
 
 def _numbers(places: Sequence[Place]) -> dict[Place, str]:
-    """Names layers by their class and a number that counts it: conv2d, conv2d_1, ..."""
+    """Names layers by their class and a running number: conv2d, conv2d_1, ..."""
     counts: dict[str, int] = {}
     names = {}
     for place in places:
@@ -155,7 +154,7 @@ def _numbered(layers: set[str], kind: str) -> list[str]:
 
 
 def _found(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
-    """Places by the names of the layers in a file."""
+    """Returns the places of layers by their names in a file."""
     present = {_layer(name) for name in tensors}
     if any(name.startswith("layers/") for name in tensors):
         found, numbered = {}, _in_layers_order(places)
@@ -213,7 +212,7 @@ def _given_name(path: str) -> str:
 
 
 def _in_layers_order(places: Sequence[Place]) -> list[Place]:
-    """Sorts each module's layers by distance from its end; at ties the first made is first."""
+    """Sorts each module's layers by distance from its end, and ties by creation."""
     modules = [_module(place.path) for place in places]
     position = {module: i for i, module in reversed(list(enumerate(modules)))}
     steps = _last_steps(places)
@@ -228,7 +227,7 @@ def _module(path: str) -> str:
 
 
 def _step(path: str) -> tuple[str, int, str]:
-    """A path's branch, and which of its layers it is: `branch3x3_2a` -> (branch3x3, 2, a)."""
+    """Splits a path into its branch and position: `branch3x3_2a` -> (branch3x3, 2, a)."""
     branch = re.search(r"\.(branch\w+?)(?:_(\d)([ab]?))?\.", path)
     if branch:
         return branch[1], int(branch[2] or 1), branch[3] or ""
@@ -237,7 +236,8 @@ def _step(path: str) -> tuple[str, int, str]:
 
 
 def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
-    """Of each branch the number of its last layer, and whether that one is split in two."""
+    """Returns, for each branch, the number of its last layer, and whether that layer is split in
+    two."""
     last: dict[str, tuple[int, bool]] = {}
     for place in places:
         branch, number, half = _step(place.path)
@@ -247,7 +247,8 @@ def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
 
 
 def _distance(place: Place, last: Mapping[str, tuple[int, bool]]) -> int:
-    """Keras layers from a layer to its module's end: three a convolution, a join one more."""
+    """Counts the Keras layers from a layer to the end of its module: three per convolution, one per
+    concatenation."""
     path, after = place.path, place.kind == "batch_normalization"
     if path.endswith(".up") or ".residual." in path:
         return -after

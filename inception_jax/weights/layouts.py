@@ -1,8 +1,7 @@
-"""The layouts of published files: who laid them out, how they are recognised, what they need.
+"""The layouts of published files: their publisher, how to recognise them, which options they need.
 
-Each maps a file's tensors to the twin's names and axis order, and has the readings that the file's
-numbers were made with. Under another reading they would give wrong outputs, so that is refused.
-"""
+A layout maps a file's tensors to the twin's names and axis order. It also lists the options with
+which the file was trained. Other options would give wrong outputs, so loading with them fails."""
 
 from __future__ import annotations
 
@@ -21,25 +20,25 @@ from inception_jax.weights.torch_names import Tensors, torch_shapes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one publisher lays out one network, or several.
+    """How one publisher stores one or several networks.
 
     Attributes:
         name: for messages.
-        archs: the networks that the files are of.
-        recognise: says whether a file has this layout; None: another layout reads such files, this
-            one only writes them.
+        archs: the networks that such files may contain.
+        recognise: returns whether a file has this layout. None: this layout is only for writing;
+            another layout reads the files.
         readings: options of the network's constructor that the files need.
         names: maps the twin's names to the file's, which has the twin's axis order.
-        more_names: maps further names that files have to the twin's.
-        translate: maps a file's tensors to the twin's names and axis order, where names alone do
-            not.
-        background: row 0 of a classifier that has a row too many is the background, as TF-slim
-            trains it.
-        head_optional: files without a classifier are in use, for the features that they give.
+        more_names: maps additional names in files to the twin's.
+        translate: maps a file's tensors to the twin's names and axis order, if renaming is not
+            enough.
+        background: if a classifier has one row too many, row 0 is the background class, as in
+            TF-slim.
+        head_optional: files without a classifier are common, for computing features.
         bn_scale: BatchNorm has a scale in these files.
-        writes: the formats of `inception-jax convert` that this is.
-        refusal: why no network here computes what such files need; empty where one does.
-        modules: pattern of a backbone's names, where there are no `names`.
+        writes: the formats of `inception-jax convert` that this layout writes.
+        refusal: why no network here can compute such files; empty if one can.
+        modules: pattern of a backbone's names, if there are no `names`.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Layout:
     refusal: str = ""
 
     def backbone(self, model: Model) -> str:
-        """Returns the pattern of names that are no head's."""
+        """Returns a pattern of the backbone's names, without classifiers."""
         if self.names is None:
             return self.modules
         heads = tuple(f"{path}." for path in model.classifiers)
@@ -93,12 +92,11 @@ def _is_row_longer(name: str, tensor: np.ndarray, model: Model, num_classes: int
 
 
 def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Reshapes what differs from our shape only in axes of one.
+    """Removes or adds axes of size one to match our shapes.
 
-    Old PyTorch wrote vectors as [1, c], Caffe as [1, 1, 1, c]; an old Xception has 1x1 kernels as
-    [out, in].
-    """
-    # Of as many axes it is another tensor: a 1x7 kernel in the place of a 7x1.
+    Old PyTorch wrote vectors as [1, c], and Caffe as [1, 1, 1, c]. An old Xception has 1x1 kernels
+    of shape [out, in]."""
+    # With the same number of axes it is another tensor: a 1x7 kernel instead of a 7x1.
     if shape is None or tensor.ndim == len(shape):
         return tensor
     if [n for n in tensor.shape if n > 1] != [n for n in shape if n > 1]:
@@ -107,7 +105,7 @@ def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> n
 
 
 def _with_unit_scales(tensors: Tensors) -> Tensors:
-    """Adds the scales of ones that stand for BatchNorm without a scale."""
+    """Adds scales of ones for BatchNorm layers that have no scale."""
     ones = {}
     for name, tensor in tensors.items():
         if re.search(r"bn\.(bias|running_mean|running_var)$", name):
@@ -116,17 +114,18 @@ def _with_unit_scales(tensors: Tensors) -> Tensors:
 
 
 def find(tensors: Tensors) -> Layout | None:
-    """Returns the foreign layout of a file's names; None where they may be the twin's own."""
+    """Returns the publisher's layout that matches the names of a file; None if they may be the
+    twin's."""
     return next((x for x in LAYOUTS if x.recognise and x.recognise(tensors)), None)
 
 
 def for_writing(format_name: str, arch: str) -> Layout | None:
-    """Returns how a format lays out a network; None where it has none."""
+    """Returns the layout of a network in an output format; None if the format cannot store it."""
     return next((x for x in LAYOUTS if format_name in x.writes and arch in x.archs), None)
 
 
 def archs_of(format_name: str) -> list[str]:
-    """Returns the networks that a format has."""
+    """Returns the networks that an output format can store."""
     return [arch for x in LAYOUTS if format_name in x.writes for arch in x.archs]
 
 

@@ -1,4 +1,4 @@
-"""Numbers that no trained network has: refused where they cannot be right, else noted."""
+"""Checks for numbers that no trained network has: an error if they must be wrong, else a note."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ def check(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Checks tensors by the twin's names.
 
     Returns:
-        Notes on layers without information, which may be meant.
+        Notes on layers without information, which may be intended.
 
     Raises:
-        WeightsError: for tensors that are no floating-point numbers, NaN, infinity and negative
-            variances.
+        WeightsError: for tensors that are not floating-point, NaN, infinity and negative variances.
     """
     types = [f"{name} ({x.dtype})" for name, x in tensors.items() if not _is_float(x)]
     if types:
@@ -45,7 +44,7 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 
 def _is_same(name: str, array: np.ndarray) -> bool:
-    """Of a kernel; of a variance or scale, where all are zero."""
+    """Returns whether all numbers of a kernel are equal, or all of a variance or scale are zero."""
     if array.size < 2:
         return False
     if array.ndim > 1:

@@ -32,7 +32,7 @@ _KEYS = (str, int, float, bytes, type(None))  # the hash of nested tuples may ov
 
 
 class PickleError(ValueError):
-    """What the bytes say is no pickle, or a damaged one."""
+    """The bytes are not a pickle, or a damaged one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Name:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Opaque:
-    """An object whose class is not known here: what the pickle says of it, as data.
+    """An object of an unknown class: what the pickle contains about it, as data.
 
     Attributes:
         name: of its class, or of the function that would have made it.

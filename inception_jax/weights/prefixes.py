@@ -1,8 +1,7 @@
-"""What stands before the names of tensors: wrappers' prefixes, and the modules of larger networks.
+"""Removes prefixes of tensor names: those of wrappers, and of modules of larger networks.
 
-A prefix is taken off where it makes the rest a known layout, a publisher's or our own. What does
-not begin with it stays `outside`: a head, a loss, the parts of a detector.
-"""
+A prefix is removed if the remaining names are a known layout, a publisher's or our own. Tensors
+without the prefix go into `outside`: a head, a loss, the parts of a detector."""
 
 from __future__ import annotations
 
@@ -17,20 +16,20 @@ from inception_jax.weights.stored import as_array
 _FEWEST = 20  # tensors of a network; the smallest here has over a hundred
 _SHOWN = 6
 
-# Wrappers that add a component anywhere in PyTorch's names: of DataParallel, torch.compile, FSDP
-# and activation checkpointing.
+# Components that wrappers add anywhere in PyTorch's names: DataParallel, torch.compile, FSDP and
+# activation checkpointing.
 _INFIX = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 # timm's networks for features have their sequences taken apart: features_0 for features.0.
 _SEQUENCE = re.compile(r"(?:(?<=\.)|^)(features|blocks|stages|stem)_(?=\d+\.)")
-# What is counted or kept beside the weights, and read by no network.
+# Counters and other tensors that no network reads.
 _COUNTS = re.compile(
     r"(?:.*[./])?(?:num_batches_tracked|n_averaged|total_ops|total_params|num_updates|updates|"
     r"decay|step|steps|epoch|iteration|iterations|global_step|local_step|save_counter|"
     r"learning_rate|lr|best_\w+|beta\d_power|_extra_state|initted)"
 )
-# TensorFlow's slots: a variable's name with one component more. Averages are none.
+# TensorFlow's optimiser slots: a variable's name with one more component. Averages are no slots.
 _SLOT = re.compile(
     r"(?:.*/)?(?:weights|biases|depthwise_weights|pointwise_weights|gamma|beta|moving_mean|"
     r"moving_variance|kernel|bias|depthwise_kernel|pointwise_kernel)/"
@@ -40,17 +39,17 @@ _TRAINING = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SL
 
 # What a trainer adds among a network's modules and its classifier does not see: DeepfakeBench's.
 _UNUSED = re.compile(r"adjust_channel\.")
-# Where a checkpoint has both, what training averaged is the network that its author evaluated.
+# If a checkpoint has both, the averaged weights are the network that its author evaluated.
 AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
 _FLAT_AVERAGE = re.compile(r"(?:.*\.)?model_ema\.[^.]+")
 
-# What optimisers keep has the shapes of weights, and may have their names.
+# Optimiser state has the shapes of weights, and may have their names.
 OPTIMISER = re.compile(
     r"(?:\w+_)?(?:opt|optim|optimi[sz]ers?)(?:_\w+)?|momentum\w*|exp_avg\w*|grad\w*|velocity|mu|nu",
     re.IGNORECASE,
 )
 
-# Our own names, which `layouts.find` does not know; a network each.
+# Our own names, which `layouts.find` does not know, one network each.
 _OWN = re.compile(
     r"inception\d\w\.branch1x1\.conv\."
     r"|Mixed_\d\w\.branch\dx\d(?:dbl)?(?:_\d\w?)?\.conv\."
@@ -63,12 +62,12 @@ _OWN = re.compile(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Peeled:
-    """Tensors without the prefix of their names.
+    """Tensors with the prefix removed from their names.
 
     Attributes:
         tensors: by the names of their layout.
-        prefix: what stood before these.
-        outside: the tensors without the prefix, by their whole names; counts are left out.
+        prefix: the removed prefix.
+        outside: the tensors that do not have the prefix, by their full names, without counters.
     """
 
     tensors: dict[str, Any]
@@ -83,7 +82,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes wrappers' components out of names, and leaves out what training counts."""
+    """Removes wrappers' components from names, and removes counters of training."""
     return {
         _SEQUENCE.sub(r"\1.", _INFIX.sub("", name)): tensor
         for name, tensor in _unpruned(tensors).items()
@@ -92,7 +91,7 @@ def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpruned(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Multiplies weights by their masks, as `torch.nn.utils.prune` does before each use."""
+    """Multiplies weights by their masks, like `torch.nn.utils.prune` before each use."""
     pruned = [
         name.removesuffix("_orig")
         for name in tensors
@@ -108,7 +107,7 @@ def _unpruned(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
 def _is_bookkeeping(name: str, tensor: Any) -> bool:
     if _SLOT.fullmatch(name) or _TRAINING.match(name):
         return True
-    # Where a layout has them, they are counts too; the twin's are kept, for its files are whole.
+    # In other layouts they are counters too. The twin's are kept, because its files are complete.
     if name.endswith("num_batches_tracked"):
         return False
     is_count = str(getattr(tensor, "dtype", "")).rpartition(".")[2].startswith(("int", "uint"))
@@ -117,18 +116,18 @@ def _is_bookkeeping(name: str, tensor: Any) -> bool:
 
 
 def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
-    """Returns the networks of known layouts in a dict of tensors, their prefixes taken off.
+    """Returns the networks of known layouts in a dict of tensors, with their prefixes removed.
 
-    Usually there is one, with a prefix or none. What is outside is outside of all.
+    Usually there is one. Tensors in `outside` belong to none of them.
     """
     named = _with_dots(without_wrappers(tensors))
     found = {prefix: rest for prefix, rest in _by_prefix(named).items() if is_known(rest)}
     if is_known(named):
-        # Of what stands beside a network without a prefix only its average can be another.
+        # Next to a network without a prefix, only its average can be a second network.
         found = {p: r for p, r in found.items() if AVERAGE.search(p)}
         own = {k: t for k, t in named.items() if not k.startswith(tuple(found))}
         return [_peeled(own), *(_peeled(rest, prefix) for prefix, rest in found.items())]
-    # Of prefixes within each other the shortest is enough.
+    # Of nested prefixes, the shortest is enough.
     found = {p: r for p, r in found.items() if not any(p != o and p.startswith(o) for o in found)}
     if not found:
         return _with_root(named)
@@ -152,7 +151,8 @@ def _peeled(
 
 
 def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
-    """Gives averages their dots back: `LitEma` keeps `conv1.weight` as `model_ema.conv1weight`."""
+    """Restores the dots in names of averages: `LitEma` stores `conv1.weight` as
+    `model_ema.conv1weight`."""
     flat = {name for name in named if _FLAT_AVERAGE.fullmatch(name)}
     if len(flat) < _FEWEST:
         return named
@@ -168,7 +168,7 @@ def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_root(named: dict[str, Any]) -> list[Peeled]:
-    """TF-slim's networks under another scope than their own, or none."""
+    """Returns TF-slim's networks that are stored under another scope, or none."""
     for prefix, rest in {"": named, **_by_prefix(named)}.items():
         root = slim_layouts.root_of(rest)
         if root:
@@ -179,14 +179,14 @@ def _with_root(named: dict[str, Any]) -> list[Peeled]:
 
 
 def is_known(tensors: Mapping[str, Any]) -> bool:
-    """Says whether names are of a layout, a publisher's or our own."""
+    """Returns whether names match a layout, a publisher's or our own."""
     if len(tensors) < _FEWEST:
         return False
     return layouts.find(dict(tensors)) is not None or any(map(_OWN.match, tensors))
 
 
 def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Groups names by each of their beginnings that ends at a separator; shortest first."""
+    """Groups names by every prefix that ends at a separator, shortest first."""
     groups: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         for match in re.finditer(r"[./]", name):

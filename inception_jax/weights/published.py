@@ -1,4 +1,4 @@
-"""The published weight files: where each is, and what tells it from a damaged or another one."""
+"""The published weight files: their addresses and checksums."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from inception_jax.models import list_models, model_info
 
 
 class Published(NamedTuple):
-    """A weight file in the web.
+    """A weight file on the web.
 
     Attributes:
         address: of the file; `hf:` and a repository for `model.safetensors` on the Hugging Face
             hub, whose own SHA-256 is compared.
-        checksum: "algorithm:digits", as its publisher states it or others do. Where they are few,
-            they are the beginning that the publisher put into the name; empty: nobody states one,
-            and only the archive's own is compared.
+        checksum: "algorithm:digits", as stated by the publisher or by others. A short one is the
+            beginning of the checksum, which the publisher put into the file name. Empty: nobody
+            states one, and only the archive's own checksum is compared.
     """
 
     address: str

@@ -1,9 +1,8 @@
-"""What our tensors are called in published PyTorch and Caffe files.
+"""Names of our tensors in published PyTorch and Caffe files.
 
-A rule is a regular expression for the beginning of one of our names and what stands there in the
-file. The first rule that fits is applied; a name that fits none is the same in both. Reading and
-writing use the same rules, so what is written can be read.
-"""
+A rule replaces the beginning of one of our names, given as a regular expression, by the beginning
+of the name in the file. The first rule that matches is applied. A name that matches no rule is the
+same in both. Reading and writing use the same rules, so every written file can be read."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ def _renamed(name: str, rules: Iterable[Rule]) -> str:
 
 
 def _layers(names: dict[str, str], *endings: tuple[str, str]) -> list[Rule]:
-    """Rules for the tensors of layers: our endings of their names, and theirs."""
+    """Rules for the last parts of tensor names: ours, and those in the file."""
     return [
         (rf"{ours}\.{ending}", f"{theirs}{there}")
         for ending, there in endings
@@ -37,10 +36,10 @@ def _layers(names: dict[str, str], *endings: tuple[str, str]) -> list[Rule]:
 
 
 def _branches(ours: str, theirs: str, *names: str) -> list[Rule]:
-    """Our branches by the names in their order, as their `branch0`, `branch1`, ...
+    """Rules that rename our branches, in order, to `branch0`, `branch1`, ...
 
-    A branch of several layers is a sequence there, and numbered from 1 here; a pool is its layer 0.
-    """
+    A branch with several layers is a sequence in the file, and numbered from 1 here. A pool is
+    layer 0 of its branch."""
     rules: list[Rule] = []
     for i, name in enumerate(names):
         if name == "branch_pool":
@@ -170,7 +169,7 @@ inception_v4 = _renaming(
 
 
 def _resnet(repeats: tuple[str, str, str], last: int) -> list[Rule]:
-    """What both Inception-ResNets have: their last block8 stands apart from its repeats."""
+    """Rules of both Inception-ResNets: the last block8 is separate from the repeated ones."""
     block35, block17, block8 = repeats
     return [
         (r"Conv2d_(\d\w)_\dx\d\.", r"conv2d_\1."),
@@ -236,7 +235,7 @@ def xception_aligned_preact(names: Iterable[str]) -> Names:
 
 
 def _counted_through(names: Names) -> Names:
-    """Their blocks have one count through all flows; ours start again in each."""
+    """Rules for blocks, which are numbered through all flows there and from 0 in each flow here."""
     found = {m[0] for m in (re.match(r"\w+_flow\.\d+\.", name) for name in names.values()) if m}
     flows = ("entry", "middle", "exit")
     blocks = sorted(found, key=lambda b: (flows.index(b.partition("_")[0]), int(b.split(".")[1])))

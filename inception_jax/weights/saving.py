@@ -1,4 +1,4 @@
-"""Our own files, and the way to the PyTorch twin."""
+"""Writes our own weight files, and converts to the PyTorch twin."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from inception_jax.weights.weight_file import METADATA_KEY, spec_of
 def to_torch(model: Model) -> dict[str, np.ndarray]:
     """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
 
-    Numbers in bfloat16, which NumPy and so `torch.from_numpy` lack, are returned as float32. The
-    inverse, bit for bit, is `load_weights(model, mapping)`.
+    bfloat16 is returned as float32, because NumPy and `torch.from_numpy` have no bfloat16.
+    `load_weights(model, mapping)` is the inverse, equal to the last bit.
     """
     return {
         name: array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
@@ -28,7 +28,7 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
 
 
 def twin_state(model: Model) -> dict[str, np.ndarray]:
-    """Returns what `to_torch` does, in the types of the model."""
+    """Returns the same as `to_torch`, in the dtypes of the model."""
     state = {}
     for path, leaf in torch_names.walk(torch_names.state_of(model)):
         name = torch_names.torch_name(path)
@@ -39,11 +39,10 @@ def twin_state(model: Model) -> dict[str, np.ndarray]:
 
 
 def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
-    """Writes a safetensors file that `load_weights` takes, and the twin too.
+    """Writes a safetensors file for `load_weights`, `load` and the PyTorch twin.
 
-    Its names and axis orders are those of `to_torch`. Its metadata says how the network was built,
-    how its images are prepared, what its classes are called and how it was trained, with a checksum
-    over all tensors.
+    Names and axis orders are those of `to_torch`. The metadata contains the options of the network,
+    the preprocessing, the class names, how the network was trained, and a checksum of all tensors.
 
     Raises:
         WeightsError: if the path does not end in `.safetensors`, or the model was not built by

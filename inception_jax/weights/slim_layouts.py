@@ -1,10 +1,9 @@
-"""Where the variables of TF-slim's Inceptions, and of FaceNet's, belong here.
+"""Translates variables of TF-slim's Inceptions, and of FaceNet's.
 
-Modules have the paper's names, `InceptionV3/Mixed_5b`; in each, a convolution's branch and step are
-in its scope, `Branch_1/Conv2d_0b_3x3`. The letters have slips (two convolutions of Mixed_7b's first
-branch are step b, one of Mixed_5c is called `Conv_1_0c_5x5`), but sorted by branch, step and window
-they come in the order in which our modules define theirs.
-"""
+Modules have the paper's names: `InceptionV3/Mixed_5b`. A convolution's scope contains its branch
+and step: `Branch_1/Conv2d_0b_3x3`. The letters contain mistakes (two convolutions of Mixed_7b's
+first branch are step b, and one of Mixed_5c is called `Conv_1_0c_5x5`). Sorted by branch, step and
+window, they are still in the order in which our modules define their convolutions."""
 
 from __future__ import annotations
 
@@ -27,9 +26,9 @@ _LEAVES = {
 }
 LEAF = "|".join(_LEAVES)
 MODULE = r"(?:Conv2d_\d\w_\dx\d|Mixed_\d\w|Repeat(?:_\d)?|Block8)/"
-"""Pattern of the modules of all networks, below the scope of the network."""
+"""Returns a pattern of the modules of all networks, inside the scope of the network."""
 _AVERAGE = "/ExponentialMovingAverage"
-# What training keeps beside the variables: optimisers' slots and counts, FaceNet's centre loss.
+# Other variables of training: optimiser slots and counters, FaceNet's centre loss.
 _TRAINING = re.compile(
     rf".*/(?:{LEAF})/(?:RMSProp|RMSProp_1|Momentum|Adam|Adam_1|Adagrad)"
     r"|.*/BatchNorm/moving_(?:mean|variance)/(?:biased|local_step)"
@@ -38,7 +37,7 @@ _TRAINING = re.compile(
 
 
 def _modules(theirs: str, ours: str) -> dict[str, str]:
-    """The first networks' modules, whose letters start at b there."""
+    """Returns module names of the first networks, whose letters start at b there."""
     stem = {"Conv2d_1a_7x7": "conv1", "Conv2d_2b_1x1": "conv2", "Conv2d_2c_3x3": "conv3"}
     pairs = zip(theirs.split(), ours.split(), strict=True)
     return stem | {f"Mixed_{there}": f"inception{here}" for there, here in pairs}
@@ -50,7 +49,7 @@ _MODULES = {
 }
 
 
-# Modules that tell the networks apart, first those that others lack.
+# Modules that distinguish the networks; those that others lack come first.
 _ROOTS = {
     "Conv2d_7b_1x1/": "InceptionResnetV2",
     "Repeat/block35_1/": "InceptionResnetV1",
@@ -73,7 +72,7 @@ def root_of(names: Iterable[str]) -> str:
 def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
     """Translates a checkpoint's variables to the twin's names and axis order.
 
-    Moving averages, where training kept them, replace what they are averages of.
+    If there are moving averages, they replace the variables that they average.
 
     Args:
         tensors: by `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights` and the like.
@@ -107,7 +106,7 @@ def _without_training(tensors: Tensors) -> Tensors:
 
 
 def _scope(name: str) -> str:
-    """The layer of a variable; empty for what is none of a layer's."""
+    """Returns the layer of a variable; empty if it belongs to no layer."""
     match = re.fullmatch(rf"(.+)/(?:{LEAF})", name)
     return match[1].removesuffix("/BatchNorm") if match else ""
 
@@ -152,14 +151,14 @@ def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str
             modules.setdefault(module, []).append((_sort_key(rest), scope))
     ours = _convolutions(layers)
     for module, found in modules.items():
-        # Where one is missing, no one knows which: all are reported.
+        # If one is missing, it is unknown which, so all are reported.
         if len(found) == len(ours.get(module, ())):
             places |= dict(zip((scope for _, scope in sorted(found)), ours[module], strict=True))
     return places
 
 
 def _split(scope: str, root: str) -> tuple[str, str]:
-    """Our module, and the rest of their scope in it."""
+    """Returns our module, and the rest of the scope inside it."""
     parts = scope.split("/")
     if parts[0] == "Logits":
         return "fc", ""
@@ -178,14 +177,14 @@ def _aux_layer(rest: str) -> str:
 
 
 def _sort_key(rest: str) -> tuple[str, str, str]:
-    """Branch, step and window of `Branch_1/Conv2d_0b_3x3`."""
+    """Returns branch, step and window of `Branch_1/Conv2d_0b_3x3`."""
     branch, _, conv = rest.rpartition("/")
     match = re.search(r"(?:_(\d[a-z]))?_(\d+x\d+)$", conv)
     return (branch, match[1] or "", match[2]) if match else (branch, "", conv)
 
 
 def _convolutions(layers: Sequence[str]) -> Mapping[str, list[str]]:
-    """The convolutions of each of our modules in the order of definition."""
+    """Returns the convolutions of each of our modules, in the order of definition."""
     found: dict[str, list[str]] = {}
     for path in _paths(layers):
         block = re.match(r"block\d+\.\d+", path)

@@ -238,7 +238,7 @@ def _parameter(*args: Any) -> Any:
 
 
 def is_tensor(value: Any) -> bool:
-    """Says whether a value is an array of any library, in memory or in a file."""
+    """Returns whether a value is an array of any library, in memory or in a file."""
     return hasattr(value, "shape") and (
         isinstance(value, np.ndarray | np.generic)
         or hasattr(value, "read")

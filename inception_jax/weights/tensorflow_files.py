@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints and frozen graphs as tensors by name."""
+"""Reads TensorFlow checkpoints and frozen graphs as tensors by name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _SLOT = ".OPTIMIZER_SLOT"
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Says whether a file is a checkpoint by its name: one old file, or the list of a new one."""
+    """Returns whether a file is a checkpoint by its name: one old file, or the list of a new
+    one."""
     return ".ckpt" in path.name or path.suffix == ".index"
 
 
 def exists(path: Path) -> bool:
-    """Says whether a path is what the names of a checkpoint's files begin with."""
+    """Returns whether a path is the common beginning of the file names of a checkpoint."""
     return _index(path).is_file()
 
 
@@ -36,13 +37,14 @@ def _index(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> Tensors:
-    """Reads all variables of a checkpoint, of the format of 2016 or of today's.
+    """Reads all variables of a checkpoint, in the format of 2016 or in today's format.
 
-    Variables of Keras' and TensorFlow 2's checkpoints get the names that their objects had.
+    Variables of checkpoints by Keras and TensorFlow 2 get the names of their objects.
 
     Args:
-        path: `inception_v3.ckpt`; what `model.ckpt.index` and `model.ckpt.data-...` begin with, or
-            one of these; or the text file `checkpoint`, which names the newest.
+        path: one file, such as `inception_v3.ckpt`; the files `model.ckpt.index` and
+            `model.ckpt.data-...`, by one of them or by `model.ckpt`; or the text file `checkpoint`,
+            which names the newest one.
 
     Raises:
         WeightsError: if a file is missing, cut short, or no checkpoint.
@@ -60,13 +62,14 @@ def read_checkpoint(path: Path) -> Tensors:
             for name in shapes
             if name != _OBJECTS and name != "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
         }
-    # The reader turns its own errors into several kinds by their text.
+    # TensorFlow's reader raises errors of several classes.
     except (tf.errors.OpError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise damaged(path, "TensorFlow checkpoint", error) from None
 
 
 def _object_names(reader: Any) -> dict[str, str]:
-    """What TensorFlow 2's variables were called, by the paths that they are stored under."""
+    """Returns the original names of TensorFlow 2's variables, by the paths under which they are
+    stored."""
     protobuf = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
     graph = protobuf.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
     pairs = [
@@ -80,7 +83,8 @@ def _object_names(reader: Any) -> dict[str, str]:
 
 
 def _newest(path: Path) -> Path:
-    """What the text file `checkpoint` names, beside it: folders are moved."""
+    """Returns the checkpoint that the text file `checkpoint` names, in the same folder, because
+    folders may have been moved."""
     found = re.search(r'^model_checkpoint_path: "(.+)"', path.read_text(), re.MULTILINE)
     if not found:
         raise WeightsError(f"{path} names no checkpoint")
@@ -91,7 +95,7 @@ def read_archive(path: Path) -> Tensors:
     """Reads the checkpoint or frozen graph in a `.tar.gz`, as TF-slim publishes them.
 
     Raises:
-        WeightsError: if the archive is damaged, or holds none or several.
+        WeightsError: if the archive is damaged, or does not contain exactly one.
     """
     try:
         with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
@@ -116,16 +120,16 @@ def read_archive(path: Path) -> Tensors:
 
 
 def _prefix(path: Path) -> Path:
-    """What the names of a checkpoint's files begin with."""
+    """Returns the common beginning of the file names of a checkpoint."""
     is_part = path.suffix in (".index", ".meta") or path.suffix.startswith(".data-")
     return path.with_suffix("") if is_part else path
 
 
 def read_saved_model(path: Path) -> Tensors:
-    """Reads the variables of a SavedModel, by its `saved_model.pb`; of a frozen one its constants.
+    """Reads the variables of a SavedModel by its `saved_model.pb`; if it is frozen, its constants.
 
     Raises:
-        WeightsError: if it is damaged or holds neither.
+        WeightsError: if it is damaged or has neither.
     """
     variables = path.parent / "variables" / "variables"
     if exists(variables):
@@ -134,10 +138,10 @@ def read_saved_model(path: Path) -> Tensors:
 
 
 def read_graph(path: Path) -> Tensors:
-    """Reads the variables that a frozen graph, a `.pb` file, has as constants.
+    """Reads the variables of a frozen graph, a `.pb` file, where they are constants.
 
-    BatchNorm that was folded into its convolution is taken apart again: a mean of 0, a variance of
-    1, and the shift.
+    A BatchNorm that was folded into its convolution is restored with a mean of 0, a variance of 1,
+    and the shift.
 
     Raises:
         WeightsError: if the file is damaged or another kind of file.
@@ -164,5 +168,5 @@ def _graph(path: Path, is_saved_model: bool) -> Tensors:
 
 
 def _tensorflow(path: Path) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log: what matters is raised too
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # important problems raise errors
     return optional_library("tensorflow", path)

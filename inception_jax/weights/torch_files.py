@@ -1,7 +1,7 @@
-"""PyTorch's files and other pickles as data, without PyTorch; and writing PyTorch's.
+"""Reads PyTorch's files and other pickles as data, without PyTorch; and writes PyTorch's files.
 
-No code in a file is run, see `pickles`. Tensors stay in the file until they are read.
-"""
+No code in a file is executed, see `pickles`. Tensors are read from the file only when they are
+used."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from inception_jax.weights.weights_error import WeightsError, damaged, optional_
 ENDINGS = (".pth", ".pt", ".bin")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
-_MOST_BYTES = 1 << 30  # of a compressed record, which may be small in the file
+_MOST_BYTES = 1 << 30  # largest size of a compressed record after unpacking
 _LEGACY_SIZE = struct.Struct("<q")
 
 
 def read_zip(path: Path) -> Any:
-    """Reads what `torch.save` writes since 2020, and TorchScript's archives.
+    """Reads files of `torch.save` since 2020, and TorchScript archives.
 
     Returns:
-        The saved object, of dicts, lists, `stored.Tensor` and `pickles.Opaque`.
+        The saved object, made of dicts, lists, `stored.Tensor` and `pickles.Opaque`.
 
     Raises:
         WeightsError: if the file is damaged.
@@ -46,12 +46,12 @@ def read_zip(path: Path) -> Any:
 
 
 def pickle_in(names: Iterable[str]) -> str:
-    """Returns the record of an archive that holds the saved object; empty if there is none."""
+    """Returns the name of the record with the saved object; empty if there is none."""
     return next((name for name in names if name.split("/")[1:] == ["data.pkl"]), "")
 
 
 class _Archive:
-    """The records of a zip file of PyTorch, all in one folder."""
+    """The records of a PyTorch zip file, which are all in one folder."""
 
     def __init__(self, path: Path):
         self.zip = zipfile.ZipFile(path)
@@ -65,7 +65,7 @@ class _Archive:
             raise PickleError("it was written on a big-endian machine: save it again on another")
 
     def record(self, name: str) -> bytes:
-        """Reads a record, which PyTorch never compresses; its checksum may be left out."""
+        """Reads a record, which PyTorch never compresses. Its checksum may be missing."""
         info = self.zip.NameToInfo.get(f"{self.folder}{name}")
         if info is None:
             raise PickleError(f"record {name} is missing")
@@ -81,7 +81,7 @@ class _Archive:
         return record
 
     def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
-        """Reads a record of an archive that another program has packed again."""
+        """Reads a record of an archive that another program has repacked."""
         if info.file_size > _MOST_BYTES:
             raise PickleError(f"a record of {info.file_size:,} bytes")
         try:
@@ -122,13 +122,13 @@ def read_pickle(path: Path) -> Any:
     """Reads a file of `torch.save` from before 2020, or a pickle of NumPy arrays.
 
     Returns:
-        The saved object, as of `read_zip`.
+        The saved object, like `read_zip`.
 
     Raises:
-        WeightsError: if the file is damaged or no pickle.
+        WeightsError: if the file is damaged or not a pickle.
     """
     try:
-        # A map reads no further than its end, whatever length a damaged file claims.
+        # A memory map never reads beyond its end, whatever length a damaged file claims.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             found = pickles.load(whole, DATA)
             return _legacy(whole) if found == LEGACY_MAGIC else found
@@ -179,7 +179,7 @@ def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
     """Reads an `.npz` file.
 
     Raises:
-        WeightsError: if it is damaged, or holds Python objects.
+        WeightsError: if it is damaged, or contains Python objects.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
@@ -189,10 +189,10 @@ def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_numpy_object(path: Path) -> Any:
-    """Reads an `.npy` file of a dict: `numpy.save` pickles an array of it.
+    """Reads an `.npy` file of a dict, which `numpy.save` stores as a pickled array.
 
     Raises:
-        WeightsError: if it is damaged, or holds no such dict.
+        WeightsError: if it is damaged, or does not contain a dict.
     """
     try:
         with path.open("rb") as file:
@@ -211,7 +211,7 @@ def read_numpy_object(path: Path) -> Any:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict as `torch.save` does, whole or not at all."""
+    """Writes a state dict like `torch.save`, atomically."""
     torch = optional_library("torch", path)
     with atomic_write(path) as partial:
         torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, partial)

@@ -1,7 +1,7 @@
 """The names and axis orders of the PyTorch twin.
 
-Both networks have the same attribute names, so a parameter's path is the same in both; only its
-last name and the order of a kernel's axes differ.
+Both networks have the same attribute names, so a parameter has the same path in both. Only the last
+part of its name and the order of a kernel's axes differ.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def torch_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 def to_torch_order(path: Path, array: np.ndarray) -> np.ndarray:
-    """Returns a leaf in the twin's axis order: kernels change, others do not."""
+    """Returns a leaf in the twin's axis order. Only kernels change."""
     return np.ascontiguousarray(kernel_to_torch(array)) if path[-1] == "kernel" else array
 
 
@@ -64,7 +64,8 @@ def from_torch_order(path: Path, array: np.ndarray) -> np.ndarray:
 
 
 def kernel_to_torch(array: np.ndarray) -> np.ndarray:
-    """[h, w, in, out] -> [out, in, h, w] and [in, out] -> [out, in]; others as they are."""
+    """Maps [h, w, in, out] to [out, in, h, w] and [in, out] to [out, in]; other ranks are
+    unchanged."""
     return _permuted(array, (3, 2, 0, 1))
 
 
@@ -80,7 +81,7 @@ def _permuted(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def depthwise_to_torch(array: np.ndarray) -> np.ndarray:
-    """TensorFlow's [h, w, c, m] -> [c * m, 1, h, w]; arrays of other ranks as they are."""
+    """Maps TensorFlow's [h, w, c, m] to [c * m, 1, h, w]; other ranks are unchanged."""
     if array.ndim != 4:
         return array
     h, w, c, m = array.shape

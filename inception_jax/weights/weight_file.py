@@ -1,4 +1,4 @@
-"""What a weight file holds: its tensors, its layout, and which networks it fits."""
+"""The content of a weight file: its tensors, its layout, and the networks that it fits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inception_jax.weights.weights_error import WeightsError
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
-_MOST = 0.5  # of a network's tensors, for a file to be called by its name
+_MOST = 0.5  # smallest share of a network's tensors for a file to be named after it
 METADATA_KEY = "inception_jax"
 TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
 
@@ -32,13 +32,14 @@ class WeightFile:
     Attributes:
         tensors: by the names of the file.
         spec: how `create_model` built the network that `save_weights` wrote; None for other files.
-        facts: what else a file of `save_weights` says of its network; see `facts.Facts`.
-        outside: tensors beside the network's, by their whole names; see `prefixes.Peeled`.
-        notes: what was taken off on the way, a sentence each.
-        format: of the file, for people.
+        facts: what else a file of `save_weights` states about its network; see `facts.Facts`.
+        outside: tensors that do not belong to the network, by their full names; see
+            `prefixes.Peeled`.
+        notes: what was ignored or removed while reading, one sentence each.
+        format: description of the file format.
         path: keys of the containers that the tensors were in.
-        prefix: what stood before their names.
-        layout: of foreign names; None where they are the twin's.
+        prefix: the prefix that was removed from their names.
+        layout: the publisher's layout; None if the names are the twin's.
     """
 
     tensors: Tensors
@@ -52,10 +53,10 @@ class WeightFile:
     prefix: str = ""
 
     def check(self, name: str, readings: Mapping[str, Any]) -> None:
-        """Refuses weights of another network, or of another reading of it.
+        """Raises an error for weights of another network, or that need other options.
 
         Raises:
-            WeightsError: naming the tags that fit.
+            WeightsError: with the tags that fit.
         """
         if self.spec:
             owner, needed = self.spec.name, self.spec.readings
@@ -84,10 +85,10 @@ class WeightFile:
             raise WeightsError(f"{what} needs another reading of {name}: {', '.join(wrong)}{hint}")
 
     def _nearest(self, archs: tuple[str, ...]) -> str:
-        """Returns the network of a layout that a file is of.
+        """Returns which network of its layout a file contains.
 
         Raises:
-            WeightsError: if it has few of their names, as other networks may.
+            WeightsError: if the file has only few of the network's tensor names.
         """
         name, share = fit.nearest(self, archs)
         if share < _MOST:
@@ -98,11 +99,12 @@ class WeightFile:
         return name
 
     def to_twin(self, model: Model) -> Tensors:
-        """Returns the tensors by the names and in the axis orders of a model's twin."""
+        """Returns the tensors with the names and axis orders of a model's twin."""
         return self.translated(model)[0]
 
     def translated(self, model: Model) -> tuple[Tensors, list[str]]:
-        """Returns the tensors as `to_twin`, and notes on all that was changed and left out."""
+        """Returns the tensors like `to_twin`, with notes on everything that was changed or
+        skipped."""
         tensors = self.tensors
         if self.layout is not None:
             tensors = self.layout.to_twin(tensors, model, spec_of(model).num_classes)
@@ -114,12 +116,14 @@ class WeightFile:
         return tensors, [*self.notes, *notes]
 
     def other_head(self, tensors: Tensors, model: Model) -> Tensors:
-        """Returns the tensors that `to_twin` found no place for and that are no backbone's."""
+        """Returns the tensors that are not part of the backbone and that `to_twin` could not
+        use."""
         known = self.layout.backbone(model) if self.layout else ""
         return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
-        """Says whether this is one of the files that come without a classifier."""
+        """Returns whether this is a file without a classifier, from a publisher who has such
+        files."""
         if self.layout is None or not self.layout.head_optional:
             return False
         heads = tuple(f"{name}." for name in model.classifiers)
@@ -127,14 +131,15 @@ class WeightFile:
 
 
 def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
-    """Reads a source and recognises its layout; one that was read is returned as it is.
+    """Reads a source and recognises its layout. A source that was already read is returned
+    unchanged.
 
     Args:
-        name: of the network, whose published file is read where the source is True.
+        name: the network, whose published file is read if the source is True.
         source: see `load_weights`.
 
     Raises:
-        WeightsError: if it cannot be read or fetched.
+        WeightsError: if it cannot be read or downloaded.
         FileNotFoundError: if there is no such file.
     """
     if isinstance(source, WeightFile):
@@ -205,7 +210,7 @@ def spec_of(model: Model) -> Spec:
     """Returns how a model was built.
 
     Raises:
-        WeightsError: if it was built by its class.
+        WeightsError: if it was built directly from its class.
     """
     if model.spec is None:
         raise WeightsError("this model was not built by create_model, so its reading is unknown")
@@ -213,7 +218,7 @@ def spec_of(model: Model) -> Spec:
 
 
 def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
-    """Lists the names that make networks which files of a layout fit, of all or some networks."""
+    """Lists the names with which `create_model` builds networks that fit a layout."""
     archs = layout.archs if archs is None else tuple(archs)
     names = [
         name
@@ -225,7 +230,7 @@ def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
 
 
 def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) -> list[str]:
-    """Lists the options among `needed` pairs that a network has set otherwise."""
+    """Lists the options of a network that differ from the `needed` pairs."""
     return [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed
@@ -234,5 +239,5 @@ def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) ->
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: a list for a tuple."""
+    """Returns a value as JSON would return it: a list for a tuple."""
     return json.loads(json.dumps(value))

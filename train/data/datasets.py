@@ -41,7 +41,7 @@ class Dataset:
 
     @property
     def in_memory(self) -> bool:
-        """Says whether examples are pixels, and not encoded images."""
+        """Returns whether examples are pixels, and not encoded images."""
         return isinstance(self.test, ArraySource)
 
 

@@ -125,7 +125,7 @@ def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
 
 
 def has_test_images(root: Path, eval_split: str | None = None) -> bool:
-    """Says whether there is a folder of test images; see `open_test_folder`."""
+    """Returns whether there is a folder of test images; see `open_test_folder`."""
     return _test_split(root, eval_split) is not None
 
 

@@ -58,7 +58,7 @@ def held_back() -> Iterator[None]:
 
 
 def received() -> bool:
-    """Says whether SIGTERM has come."""
+    """Returns whether SIGTERM has come."""
     return _State.received
 
 

@@ -27,7 +27,7 @@ def check(options: NetworkOptions, image_size: int) -> None:
 
     Raises:
         UsageError: naming the option and what it may be.
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     info = ij.model_info(options.arch)
     if image_size < info.min_size:

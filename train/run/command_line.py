@@ -151,7 +151,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 
     Raises:
         UsageError: naming the option and what it may be.
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
         SystemExit: after `--help`.
     """
     options = given(argv)
@@ -189,7 +189,7 @@ def baseline(
         evaluated: the weight file, where one is evaluated without a run.
 
     Raises:
-        UnknownModelError: with near names.
+        UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     info, start = ij.model_info(known.arch), _start(known.init_from)
     recipe = known.recipe or recipes.default_recipe(info.arch, len(dataset.train))

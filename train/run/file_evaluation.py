@@ -35,7 +35,7 @@ from train.workdir import claim
 
 
 def is_asked(config: Config) -> bool:
-    """Says whether a weight file is evaluated, and not a run's checkpoint."""
+    """Returns whether a weight file is evaluated, and not a run's checkpoint."""
     return (
         config.run.eval_only
         and config.network.init_from is not None

@@ -133,12 +133,12 @@ def write(workdir: Path, claim: Claim) -> None:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Says whether a workdir holds checkpoints, whole or not."""
+    """Returns whether a workdir holds checkpoints, whole or not."""
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def holds_run_from(workdir: Path, init_from: Path) -> bool:
-    """Says whether a workdir holds checkpoints of a run that started from these weights.
+    """Returns whether a workdir holds checkpoints of a run that started from these weights.
 
     Of a run that does not say what it started from it is taken to be so: it is refused later.
     """
@@ -238,7 +238,7 @@ def _results(workdir: Path) -> list[Path]:
 
 
 def _is_identity(found: Any) -> TypeGuard[Identity]:
-    """Says whether something has all that is compared: a damaged file counts as absent."""
+    """Returns whether something has all that is compared: a damaged file counts as absent."""
 
     def check() -> bool:
         project, data = found["project"], found["data"]

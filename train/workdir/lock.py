@@ -65,7 +65,7 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.started} UTC"
 
     def is_dead(self) -> bool:
-        """Says whether the process has certainly ended: only its own machine can know."""
+        """Returns whether the process has certainly ended: only its own machine can know."""
         if self.machine != _machine() or self.host != socket.gethostname():
             return False
         if self.born is not None:
