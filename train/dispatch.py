@@ -1,4 +1,4 @@
-"""From a command line to an exit code: trains, evaluates, compiles, or says what a run would be."""
+"""Executes a command line: trains, evaluates, compiles, or prints the plan of a run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ _USAGE = (errors.UsageError, ij.UnknownModelError, ij.WeightsError)
 def main() -> int:
     """Runs the command line; returns the exit code.
 
-    Whatever happens, the last line on standard error says how it ended, or, after success, the last
-    line on standard output is the result.
-    """
+    After success, the last line on standard output is the result. Otherwise the last line on
+    standard error says how the run ended."""
     last_line.begin_again()
     processes.quiet_without_tpu()
     config = None
@@ -55,7 +54,7 @@ def main() -> int:
 
 
 def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Does what the command line asks for; returns the last line of standard output."""
+    """Executes the command; returns the last line of standard output."""
     if config.run.compile_only is not None:
         return training_step.describe(config, dataset)
     processes.connect(config.hosts)
@@ -69,7 +68,7 @@ def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def _with_trace(error: Exception, config: Config | None) -> str:
-    """Writes the trace of an error that ends the run; returns the line about it."""
+    """Writes the trace of an error that ends the run; returns a one-line description."""
     folder = config.run.workdir if config else None
     process = config.hosts.process_id or 0 if config else 0
     path = trace.write(error, folder, process)
@@ -80,7 +79,7 @@ def _with_trace(error: Exception, config: Config | None) -> str:
 
 
 def _explain(error: Exception, folder: Path | None) -> str:
-    """A line about an error of any kind."""
+    """Describes any error in one line."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"no space left where {error.filename or folder} is written: free some; {_RESUME}"
     if isinstance(error, errors.TrainingError | OSError):

@@ -2,8 +2,8 @@
 
 
 class UsageError(Exception):
-    """The command cannot be carried out as given: exit code 2."""
+    """The command is invalid: exit code 2."""
 
 
 class TrainingError(Exception):
-    """Training cannot go on: exit code 1."""
+    """Training cannot continue: exit code 1."""

@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 
-# The last words of a process that gets SIGTERM while it imports the handler that says them.
+# The message for SIGTERM during the import of its handler.
 _EARLY = b"SIGTERM before the first step: nothing is lost, the same command starts again\n"
 
-# Worker processes import this file too, and need nothing of what follows.
+# Worker processes import this file too, but need none of the following.
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _EARLY), os._exit(42)))
     # `python train/main.py` puts train/ on the path; the packages lie beside it.
@@ -22,7 +22,7 @@ if __name__ == "__main__":
         from train.run import command_line
 
         try:
-            command_line.given(sys.argv[1:])  # help and mistakes do not wait for jax
+            command_line.given(sys.argv[1:])  # help and usage errors must not wait for jax
             from train.dispatch import main
         except UsageError as error:
             last_line.say(f"error: {error}")

@@ -201,9 +201,7 @@ def _is_text(head: bytes) -> bool:
     if any(byte < 32 and byte not in b"\t\n\r\x0c" for byte in head):
         return False
     try:
-        head[
-            : len(head) - 3 if len(head) == _HEAD else None
-        ].decode()  # the last character may be incomplete
+        head[: len(head) - 3 if len(head) == _HEAD else None].decode()  # it may be incomplete
     except UnicodeDecodeError:
         return False
     return True

@@ -316,7 +316,7 @@ def test_start_from_weights_with_other_classes(train_here, tmp_path):
     options = [*TINY, *SHORT, "--steps", "2", "--workdir", "w", "--init-from", "start.safetensors"]
     code, out, err = train_here(*options, "--freeze-backbone")
     assert code == 0, err
-    assert "starts anew" in out
+    assert "starts from random values" in out
     start, after = ij.to_torch(model), weights(tmp_path / "w")
     for name, tensor in after.items():
         if not name.startswith("fc."):

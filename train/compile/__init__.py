@@ -1,1 +1,1 @@
-"""Training steps compiled for devices elsewhere."""
+"""Compiles training steps for devices that this machine does not have."""

@@ -1,4 +1,4 @@
-"""A traced program, compiled for devices that are not there, and what the compiler says of it."""
+"""Compiles a traced program for devices that this machine does not have; returns a report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from train.report.progress import elapsed
 Effort = Literal["quick", "full", "forced"]
 Report = dict[str, Any]
 
-# Without the search for the best tilings, which takes ten times as long and changes neither memory
-# nor exchanges. jax 0.11 has replaced one option of the compiler by the other.
+# Skips the search for the best tilings, which takes ten times as long and does not change memory or
+# communication. jax 0.11 replaced one option of the compiler by the other.
 _OLD_JAX = "jax_exec_time_optimization_effort" in jax.config.values
 _QUICK = {"exec_time_optimization_effort": -1.0} if _OLD_JAX else {"optimization_level": "O0"}
 _EFFORTS: dict[str, dict[str, Any]] = {"quick": _QUICK, "full": {}, "forced": {}}
@@ -46,22 +46,22 @@ class TooLargeError(TrainingError):
 def compile_program(
     lowered: Any, target: Topology, effort: Effort, what: str, cache: bool = True
 ) -> Report:
-    """Returns what the compiler says of a program, from the cache if it is known.
+    """Returns the compiler's report for a program, from the cache if possible.
 
     Args:
-        lowered: of `jax.jit(...).lower(...)`, with shardings over the target's devices.
+        lowered: from `jax.jit(...).lower(...)`, sharded over the target's devices.
         target: the devices.
         effort: of the compiler.
-        what: is compiled, for messages: "32 images a device".
-        cache: look the program up first; it is stored in any case.
+        what: description of the program for messages: "32 images a device".
+        cache: look up the program in the cache. It is stored there in any case.
 
     Returns:
         Bytes of arguments, outputs, temporaries, code; FLOPs; the compiler's own estimates of time;
-        what devices exchange; and under "operations" each operation, see `hlo.operations`.
+        the communication between devices; and each operation, see `hlo.operations`.
 
     Raises:
         TooLargeError: if the program does not fit into a device's memory.
-        TrainingError: if the compiler refuses it for another reason.
+        TrainingError: if the compiler fails for another reason.
     """
     path = _cache_file(lowered.as_text(), target, effort)
     found = json.loads(path.read_text()) if cache and path.exists() else {}
@@ -107,7 +107,8 @@ def _compile(lowered: Any, effort: Effort) -> Report:
 
 
 def _cache_file(text: str, target: Topology, effort: Effort) -> Path:
-    """Where the report of a program is kept: by all that the compiler is given."""
+    """Returns the path of a program's cached report, which depends on all inputs of the
+    compiler."""
     flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
     tuned = "quick" if effort == "quick" else "full"
     key = (text, target.name, target.compiler, jax.__version__, tuned)

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would be, without running it."""
+"""`--dry-run`: prints the plan of a run without executing it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def describe(config: Config, job: Job) -> dict[str, Any]:
 
 
 def _schedule(job: Job) -> str:
-    """The rate over the run, as a table."""
+    """Returns the learning rate over the run, as a table."""
     lines = ["   epoch      step  rate"]
     for step in sorted({int(s) for s in np.linspace(0, job.total - 1, 21)}):
         lines.append(f"{step / job.per_epoch:8.2f} {step:9}  {job.rate(step):.4g}")

@@ -1,4 +1,4 @@
-"""What the text of a compiled program tells."""
+"""Reads instructions, communication and cost estimates from the text of a compiled program."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_ESTIMATE = 1 << 50  # the compiler's own mark is 2**60
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Exchanges between devices of one kind and dtype.
+    """Communication between devices, of one kind and dtype.
 
     Attributes:
         kind: "all-reduce", "all-gather", ...
@@ -50,10 +50,10 @@ class Operation:
 
     Attributes:
         name: of the instruction.
-        kind: "convolution" where a fusion holds one, else the opcode; "loop" of other fusions.
-        cycles: the compiler's estimate; None where it has none.
-        bytes: of what is read and written, its operands whole.
-        source: the operation of the program that it comes from.
+        kind: "convolution" for fusions that contain one, "loop" for other fusions, else the opcode.
+        cycles: the compiler's estimate; None if it has none.
+        bytes: read and written, with whole operands.
+        source: the operation of the traced program.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Operation:
 
 
 def operations(text: str) -> list[Operation]:
-    """Returns what a compiled program does, in its order."""
+    """Returns the operations of a compiled program, in order."""
     sizes: dict[str, int] = {}
     convolving = _convolving(text)
     found = []
@@ -89,7 +89,7 @@ def operations(text: str) -> list[Operation]:
 
 
 def _convolving(text: str) -> set[str]:
-    """Names of the computations that hold a convolution; callers stand after what they call."""
+    """Returns the names of computations that contain a convolution. Callers come after callees."""
     found: set[str] = set()
     name = ""
     for line in text.splitlines():
@@ -101,7 +101,7 @@ def _convolving(text: str) -> set[str]:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Returns what devices exchange in a program, the most bytes first."""
+    """Returns the communication between devices in a program, largest first."""
     sizes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for result, kind, started in _COLLECTIVE.findall(text):
         arrays = [(dtype, _size(bits, shape)) for dtype, bits, shape in _ARRAY.findall(result)]
@@ -119,17 +119,17 @@ def collectives(text: str) -> list[Collective]:
 
 
 def custom_calls(text: str) -> int:
-    """Returns how many instructions the compiler's cost model knows nothing of."""
+    """Returns the number of instructions that the compiler's cost model does not know."""
     return len(re.findall(r" custom-call\(", text))
 
 
 def cycles(text: str) -> tuple[int, dict[str, int]]:
-    """Returns the estimated cycles of a program for TPUs, and what has no estimate.
+    """Returns the estimated cycles of a TPU program, and the instructions without an estimate.
 
-    Only instructions of the entry computation carry one; what they call is inside it.
+    Only instructions of the entry computation have estimates, which include what they call.
 
     Returns:
-        The sum, and how many instructions of each kind are left out of it.
+        The sum, and the number of instructions of each kind that it does not include.
     """
     total, without = 0, collections.Counter()
     for line in _entry(text):
@@ -158,5 +158,5 @@ def _entry(text: str) -> Iterator[str]:
 
 
 def _size(bits: str, shape: str) -> int:
-    """Bytes of an array; a truth value, whose name says no bits, takes one."""
+    """Returns the bytes of an array. A bool, whose dtype has no number of bits, takes one byte."""
     return math.prod(int(n or 1) for n in shape.split(",")) * int(bits or 8) // 8

@@ -1,4 +1,4 @@
-"""What a compiled step would need and take, computed from what the compiler says, and printed."""
+"""Prints the memory and time of a compiled step, from the compiler's report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Report = dict[str, Any]
 
 
 def headline(config: Config, dataset: Dataset, target: Topology) -> str:
-    """Says what is compiled, and for what."""
+    """Describes the step and the devices."""
     network, size = config.network, config.batch.batch_size
     each = size / len(target.devices)
     return (
@@ -27,11 +27,11 @@ def headline(config: Config, dataset: Dataset, target: Topology) -> str:
 
 
 def complete(found: Report, target: Topology) -> Report:
-    """Adds what follows from a report: memory in all, times, images a second, share of peak."""
+    """Adds derived values to a report: total memory, times, images per second, share of peak."""
     result = dict(found)
     used = ("argument_bytes", "output_bytes", "temporary_bytes", "code_bytes")
     result["memory_bytes"] = sum(found[name] for name in used) - found["donated_bytes"]
-    # The compiler's model takes the body of a loop once; nearly all of a step in parts is in one.
+    # The cost model counts the body of a loop once, and almost all of a step in parts is in a loop.
     parts = found["grad_accum"]
     for name in ("flops", "bytes_accessed"):
         result[name] = found[name] * parts if found[name] else None
@@ -48,10 +48,10 @@ def complete(found: Report, target: Topology) -> Report:
 
 
 def _roofline(found: Report) -> float | None:
-    """The compiler's `optimal_seconds`, without the second that it takes off for an unknown.
+    """Returns the compiler's `optimal_seconds`, corrected for unknown instructions.
 
-    It does so for custom calls, but not for all: a step is taken to last less than a second.
-    """
+    The compiler subtracts a second for some custom calls. A step is assumed to take less than a
+    second."""
     raw = found["optimal_seconds"]
     if raw is None:
         return None
@@ -60,14 +60,15 @@ def _roofline(found: Report) -> float | None:
 
 
 def _cycles(found: Report, target: Topology) -> float | None:
-    """Estimated cycles as seconds; they mean something only where tilings were searched for."""
+    """Returns estimated cycles in seconds. They are only meaningful if tilings were searched
+    for."""
     clock = hardware.clock(target.kind)
     whole = found["effort"] != "quick" and found["grad_accum"] == 1  # a loop's body has no sum
     return found["cycles"] / clock if clock and found["cycles"] and whole else None
 
 
 def table(result: Report) -> str:
-    """Lays a report out for reading; everything is of one device, unless it says otherwise."""
+    """Formats a report. Values are per device unless stated otherwise."""
     capacity = result["capacity_bytes"]
     of_capacity = f", of {_size(capacity)} that it has" if capacity else ""
     lines = [
@@ -133,7 +134,7 @@ def _times(result: Report) -> list[tuple[str, str]]:
 
 
 def _size(count: float) -> str:
-    """Bytes, in the unit that reads best."""
+    """Formats bytes in a suitable unit."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""TPU slices and GPU boxes that are not there, as their compilers describe them."""
+"""TPU slices and GPU machines as compilation targets, which need not exist here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.hosts import processes
 
 _FORM = re.compile(r"(?:(\d+)\*)?([a-z]+\d+[a-z]*):(\d+(?:x\d+){1,2})", re.ASCII)
 _EXAMPLES = "v5e:4x4, v6e:8x8, v4:2x2x2, v5p:4x4x4, tpu7x:2x2x1, 2*v5e:4x4 for two slices, h100:1x8"
-# What a Cloud TPU of so many chips is wired as, by its accelerator type.
+# Topologies of Cloud TPUs by their number of chips, for each accelerator type.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _ACCELERATOR = re.compile(r"v(5litepod|5e|6e)-(\d+)", re.ASCII)
 _GPUS = Path(__file__).parent / "gpus"
@@ -31,10 +31,10 @@ class Topology:
     """Devices to compile for.
 
     Attributes:
-        name: as it was given.
+        name: as given on the command line.
         platform: "tpu" or "gpu".
-        devices: all of them; on v4 and v5 onwards one a chip, on v2, v3 and tpu7x two.
-        chips: how many chips, or GPUs, they are.
+        devices: all of them. v4, v5 and later have one per chip; v2, v3 and tpu7x have two.
+        chips: number of chips or GPUs.
         compiler: package and version of the compiler.
     """
 
@@ -46,7 +46,7 @@ class Topology:
 
     @property
     def kind(self) -> str:
-        """What the devices are called by jax."""
+        """jax's name of the devices."""
         return self.devices[0].device_kind
 
     @property
@@ -58,7 +58,7 @@ class Topology:
 
 
 def describe(name: str) -> Topology:
-    """Returns the devices of a topology; none of them need exist.
+    """Returns the devices of a topology, which need not exist.
 
     Args:
         name: "v5e:4x4", chips along each axis; "2*v5e:4x4", two such slices; "v5litepod-16", the
@@ -97,7 +97,7 @@ def _tpus(name: str, slices: int, family: str, sides: list[int], chips: int) -> 
     if any(side == 1 for side in sides[:2]):  # a part of a host's 2x2
         options["chips_per_host_bounds"] = (min(sides[0], 2), min(sides[1], 2), 1)
     processes.quiet_without_tpu()
-    # Nothing is run, so the lock that keeps processes off each other's chips protects nothing.
+    # Nothing is executed, so the lock that protects chips from other processes is not needed.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     compiler = _installed("libtpu", "TPUs", "tpu")
     shape = name.partition("*")[2] or name
@@ -136,9 +136,8 @@ def _ask(name: str, shape: str, platform: str, options: dict[str, Any]) -> Seque
 def capacity(topology: Topology) -> int | None:
     """Returns the bytes of memory that a program may use on a device.
 
-    The compiler for TPUs says it when it refuses a program that no memory could hold; None if it
-    does not. Of a GPU it is what jax takes by default, three quarters.
-    """
+    For TPUs, the compiler's error for a far too large program states it; None if it does not. For
+    GPUs it is jax's default, three quarters of the memory."""
     if topology.platform == "gpu":
         size = re.search(r"device_memory_size: (\d+)", _target(topology.family).read_text())
         return int(size[1]) * 3 // 4 if size else None
@@ -153,13 +152,13 @@ def capacity(topology: Topology) -> int | None:
 
 
 def available(refusal: str) -> int | None:
-    """Reads the memory of a device out of the compiler's refusal."""
+    """Reads the memory of a device from the compiler's error."""
     match = re.search(r"exceeds available HBM \(([\d.]+)([KMGT])\)", refusal)
     return _bytes(match) if match else None
 
 
 def required(refusal: str) -> int | None:
-    """Reads the memory that a program would need out of the compiler's refusal."""
+    """Reads the memory that a program would need from the compiler's error."""
     match = re.search(r"total memory required for HLO temporaries \(([\d.]+)([KMGT])\)", refusal)
     return _bytes(match) if match else None
 

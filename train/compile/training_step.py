@@ -1,7 +1,8 @@
-"""`--compile-only`: a run's training step, compiled for devices that are not there.
+"""`--compile-only`: compiles the training step of a run for devices that this machine does not
+have.
 
-The compiler is the one that the devices' own machines use, so what it says about memory and
-exchanges is what would happen; what it says about time is its model's. Nothing is run.
+Machines with these devices use the same compiler, so memory and communication are exact. Times are
+estimates of the compiler's cost model. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from train.run.command_line import Config
 
 Report = dict[str, Any]
 
-_UNIT = 8  # images a device by which the search for the largest batch goes
-_PRECISION = 16  # it ends when what fits and what does not are a sixteenth apart
+_UNIT = 8  # the search for the largest batch uses multiples of this number of images per device
+_PRECISION = 16  # relative accuracy of the search
 
 
 def describe(config: Config, dataset: Dataset) -> Report:
-    """Compiles, prints and returns what the compiler says of the step.
+    """Compiles the step, prints and returns the compiler's report.
 
     Raises:
         UsageError: if the topology does not exist, its compiler is not installed, or the batch
@@ -52,7 +53,7 @@ def describe_topology(config: Config) -> Topology:
     """Returns the devices of `--compile-only`.
 
     Raises:
-        UsageError: if they cannot be compiled for as the configuration asks.
+        UsageError: if the configuration cannot be compiled for them.
     """
     run = config.run
     assert run.compile_only is not None
@@ -72,7 +73,7 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
 
     Raises:
         TooLargeError: if it does not fit into a device's memory.
-        TrainingError: if the compiler refuses it for another reason.
+        TrainingError: if the compiler fails for another reason.
     """
     network, batch, run = config.network, config.batch, config.run
     with elapsed("tracing the training step"):
@@ -112,13 +113,13 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
 
 
 def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
-    """Returns the largest batch, over all devices, whose step the compiler accepts; 0 for none.
+    """Returns the largest batch over all devices that fits into memory; 0 if none does.
 
-    It gives each device a multiple of eight images, or fewer than eight, and is found to a
-    sixteenth: a batch that much larger has been refused.
+    Each device gets a multiple of eight images, or fewer than eight. The result is accurate to a
+    sixteenth: a batch larger by that does not fit.
 
     Args:
-        config: of the run; the search starts from its batch.
+        config: of the run. The search starts from its batch size.
         dataset: of the run.
         target: the devices.
     """
@@ -141,7 +142,7 @@ def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
 
 
 def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -> int | None:
-    """Returns what to try next, None if what fits and what does not are close enough."""
+    """Returns the next size to try; None if the search is accurate enough."""
     if fails is not None and fits < _UNIT < fails:
         return _UNIT
     step = _UNIT if fits >= _UNIT else 1
@@ -180,14 +181,15 @@ def _remedy(largest: int, devices: int) -> str:
 
 
 def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int]:
-    """Traces the step that a run would compile; returns it with the bytes of its state."""
+    """Traces the step that a run would compile; also returns the bytes of its state."""
     job = assemble(config, dataset, elsewhere=target.devices)
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(job.state))
     return job.lower(_batch(config, dataset)), state_bytes
 
 
 def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch as the input pipeline makes it: pixels as they are, encoded images cut to size."""
+    """Returns the shapes of a batch from the input pipeline: arrays unchanged, encoded images
+    cropped."""
     image, count = dataset.train[0].image, config.batch.batch_size
     shape = (config.input.image_size, config.input.image_size, dataset.channels)
     shape = image.shape if isinstance(image, np.ndarray) else shape

@@ -1,4 +1,4 @@
-"""How the program ends: signals, libraries' logs, one last line, and a trace in a file.
+"""The end of the program: signals, logs of libraries, one last line, and a trace in a file.
 
-Imported before anything slow, so nothing here imports more than the standard library.
+This package is imported first, so it imports only the standard library.
 """

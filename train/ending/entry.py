@@ -1,4 +1,4 @@
-"""From the start of the process to its exit code."""
+"""Runs the program from its start to its exit code."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from train.ending import last_line, logs, sigterm, trace
 
-# So long the process may take to end after its last line; a thread that waits for a hanging disk
-# would keep it for ever.
+# Seconds for the process to end after its last line. A thread that waits for a hanging disk would
+# keep it alive forever.
 _SECONDS_TO_END = 10.0
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a program that ends with one line, and sees to it that the process ends.
+    """Runs a program that ends with one line, and makes sure that the process ends.
 
     Args:
-        main: imports what is slow, and returns the exit code.
+        main: does the slow imports, and returns the exit code.
 
     Returns:
         The exit code.

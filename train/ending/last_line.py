@@ -1,8 +1,8 @@
-"""The last line on standard error: exactly one, even if native code ends the process.
+"""Prints exactly one last line on standard error, even if native code ends the process.
 
-A small process, forked before anything is imported, waits for the end of this one. If this one said
-nothing (a segmentation fault, an abort in a library, `kill -9`), the small one says it.
-"""
+A small watcher process, forked before any import, waits for the end of this process. If this
+process printed nothing (segmentation fault, abort in a library, `kill -9`), the watcher prints the
+line."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _MOST_NATIVE_BYTES = 1 << 20
 
 class _State:
     said = False
-    pipe: int | None = None  # to the small process
+    pipe: int | None = None  # to the watcher
     native: IO[bytes] | None = None  # what native code prints
 
 
 def begin(*, verbose: bool) -> None:
-    """Starts the small process, and keeps what native code prints to itself.
+    """Starts the watcher process, and captures the output of native code.
 
     Native libraries print to file descriptor 2 whatever Python's `sys.stderr` is. That descriptor
     becomes a file, and `sys.stderr` keeps the terminal.
 
     Args:
-        verbose: native code's lines go to standard error as they come.
+        verbose: pass the output of native code to standard error at once.
     """
     if not hasattr(os, "fork"):
         return
@@ -55,16 +55,16 @@ def begin(*, verbose: bool) -> None:
 
 
 def workdir(folder: Path) -> None:
-    """Tells the small process where `error.log` belongs."""
+    """Tells the watcher where to write `error.log`."""
     _tell({"workdir": str(folder.absolute())})
 
 
 def say(line: str | None) -> None:
-    """Prints the last line, unless it is printed already; None if there is nothing to say."""
+    """Prints the last line unless one was printed already. None: a run without error needs none."""
     if _State.said:
         return
     _State.said = True
-    with contextlib.suppress(OSError):  # nobody reads any more
+    with contextlib.suppress(OSError):  # the reader has closed the pipe
         if line is not None:
             print(one_line(line), file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -72,7 +72,7 @@ def say(line: str | None) -> None:
 
 
 def begin_again() -> None:
-    """Forgets that a line was printed: for several runs in one process."""
+    """Resets the state, for several runs in one process."""
     _State.said = False
 
 
@@ -83,7 +83,7 @@ def one_line(text: str) -> str:
 
 
 def native_output() -> str:
-    """Returns the last megabyte of what native code has printed."""
+    """Returns the last megabyte of native code's output."""
     if _State.native is None:
         return ""
     size = os.fstat(_State.native.fileno()).st_size
@@ -93,17 +93,17 @@ def native_output() -> str:
 
 def _tell(message: dict[str, Any]) -> None:
     if _State.pipe is not None:
-        with contextlib.suppress(OSError):  # the small process was killed
+        with contextlib.suppress(OSError):  # the watcher was killed
             os.write(_State.pipe, json.dumps(message).encode() + b"\n")
 
 
 def _watch(readable: int) -> None:
-    """The small process: waits until the other end of the pipe is closed."""
+    """Runs in the watcher: waits until the other end of the pipe is closed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    os.dup2(null, 1)  # whoever reads standard output sees its end
+    os.dup2(null, 1)  # close standard output, so that its reader sees the end
     heard: dict[str, Any] = {}
     with open(readable, "rb") as pipe:
         for message in pipe:

@@ -1,4 +1,4 @@
-"""What libraries log: kept for `error.log`, and printed only with `--verbose`."""
+"""Logs of libraries: kept for `error.log`, and printed only with `--verbose`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Keep(logging.Handler):
-    """Keeps the last records, formatted."""
+    """Keeps the last log records, formatted."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -33,10 +33,9 @@ _keep = _Keep()
 
 
 def begin(*, verbose: bool) -> None:
-    """Takes over the logs, warnings and stray errors of all libraries.
+    """Captures the logs, warnings and unraisable errors of all libraries.
 
-    A root logger that has a handler keeps absl, whose logger Orbax and Grain use, from adding its
-    own.
+    If the root logger has a handler, absl, whose logger Orbax and Grain use, adds none.
     """
     root = logging.getLogger()
     root.handlers[:] = [_keep]
@@ -48,7 +47,7 @@ def begin(*, verbose: bool) -> None:
 
 
 def kept() -> str:
-    """Returns the last lines that libraries have logged."""
+    """Returns the last log lines of libraries."""
     return "\n".join(_keep.lines)
 
 

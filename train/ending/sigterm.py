@@ -1,8 +1,7 @@
-"""SIGTERM from the first moment of the process to its last.
+"""Handles SIGTERM (preemption) during the whole life of the process.
 
-Until a step has been computed, nothing can be lost: SIGTERM then ends the process at once, whatever
-it waits for. After that it only sets a flag, and the training loop saves before it ends.
-"""
+Before the first step nothing can be lost, and SIGTERM ends the process at once. After that it only
+sets a flag, and the training loop saves before it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from train.ending import last_line
 PREEMPTED = 42
 NOTHING_LOST = "SIGTERM before the first step: nothing is lost, the same command starts again"
 
-# So long the main thread may take to come to its handler; it cannot while it compiles.
+# Seconds for the main thread to reach its handler, which it cannot do while it compiles.
 _GRACE_SECONDS = 2.0
 
 
@@ -30,16 +29,16 @@ class _State:
 
 
 def install() -> None:
-    """Takes SIGTERM over, in the main thread of a process that has just started."""
+    """Installs the handler, in the main thread of a new process."""
     signal.signal(signal.SIGTERM, _receive)
     _State.installed = True
 
 
 def watch() -> None:
-    """Starts the thread that ends the process where the main thread does not get to it."""
+    """Starts the thread that ends the process if the main thread cannot."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
-    # A handler in Python waits until compiled code returns; the thread behind this pipe does not.
+    # A Python handler runs only after compiled code returns. The thread at this pipe does not wait.
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     threading.Thread(target=_end_if_stuck, args=(readable,), daemon=True).start()
 
@@ -58,17 +57,17 @@ def held_back() -> Iterator[None]:
 
 
 def received() -> bool:
-    """Returns whether SIGTERM has come."""
+    """Returns whether SIGTERM was received."""
     return _State.received
 
 
 def save_first() -> None:
-    """From now on there are steps to lose: SIGTERM only sets the flag."""
+    """From now on SIGTERM only sets the flag, because there are steps to save."""
     _State.something_to_save = True
 
 
 def begin() -> None:
-    """Starts a run: nothing to save yet; without `install`, SIGTERM only sets the flag."""
+    """Starts a run, with nothing to save yet. Without `install`, SIGTERM only sets the flag."""
     _State.something_to_save = False
     if not _State.installed:
         _State.received = False
@@ -76,14 +75,14 @@ def begin() -> None:
 
 
 def before_hard_end(cleanup: Callable[[], object]) -> None:
-    """Registers what is done even if the process has to end without unwinding."""
+    """Registers a function that runs even if the process has to end without unwinding."""
     _State.cleanups.append(cleanup)
 
 
 def end_within(seconds: float, code: int, line: str | None = None) -> None:
-    """Ends the process after some seconds, if something that hangs keeps it from ending itself.
+    """Ends the process after some seconds if something hangs.
 
-    Does nothing in a process that did not call `install`, such as a test's.
+    Does nothing in a process that did not call `install`, such as a test.
     """
     if not _State.installed:
         return
@@ -95,7 +94,7 @@ def end_within(seconds: float, code: int, line: str | None = None) -> None:
 def _receive(*_: object) -> None:
     _State.received = True
     if _State.installed and not _State.something_to_save:
-        # Not by an exception, which some native modules do not survive while they are imported.
+        # Not by an exception, because it can crash native modules during their import.
         _end(PREEMPTED, NOTHING_LOST)
 
 

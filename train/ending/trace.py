@@ -1,4 +1,4 @@
-"""`error.log`: the whole trace of the error that ended a run, beside its one line."""
+"""`error.log`: the full trace of the error that ended a run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from train.ending import last_line, logs
 
 
 def write(error: BaseException, folder: Path | None, process: int = 0) -> Path | None:
-    """Writes an error's trace, and what libraries logged before it.
+    """Writes the trace of an error, and the preceding log of libraries.
 
     Args:
-        error: what ended the run.
-        folder: the workdir; None, or one that cannot be written to: the folder for temporary files.
-        process: number of this process in the run; 0 writes `error.log`, 3 `error-3.log`.
+        error: the error that ended the run.
+        folder: the workdir. If it is None or cannot be written, the folder for temporary files.
+        process: number of this process in the run. 0 writes `error.log`, 3 writes `error-3.log`.
 
     Returns:
-        The file, None if none could be written.
+        The file; None if it could not be written.
     """
     name = f"error-{process}.log" if process else "error.log"
     text = "\n".join(

@@ -1,4 +1,4 @@
-"""What is done to images on the device: normalised, distorted, erased, mixed."""
+"""Augmentation on the device: normalises, distorts, erases and mixes images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Makes what a network takes of uint8 images."""
+    """Turns uint8 images into the input of a network."""
 
     options: AugmentationOptions  # of training
     arch: str  # whose publisher's normalisation is applied
@@ -44,9 +44,9 @@ class Augmentation:
     def mix(self, x: Array, targets: Array, key: Array) -> tuple[Array, Array]:
         """Mixup (1710.09412) or CutMix (1905.04899) of each image with its neighbour in the batch.
 
-        As timm's mode "batch": one share for the whole batch, and one of the two at random if both
-        are asked for. There an image is mixed with the one at its mirrored place, which would send
-        every image to another device; in a shuffled batch either is as good.
+        Like timm's mode "batch": one mixing ratio for the whole batch, and a random choice if both
+        are enabled. timm mixes an image with the one at the mirrored position, which would send
+        every image to another device. In a shuffled batch both are equally good.
 
         Args:
             x: images [n, h, w, c].
@@ -70,13 +70,13 @@ class Augmentation:
         )
 
     def _to_unit(self, images: Array) -> Array:
-        """Maps uint8 to [0, 1], and resizes what is not yet of the network's size."""
+        """Maps uint8 to [0, 1], and resizes images to the network's size if necessary."""
         x = images.astype(jnp.promote_types(jnp.float32, self.dtype)) / 255
         shape = (x.shape[0], self.size, self.size, x.shape[3])
         return x if x.shape == shape else jax.image.resize(x, shape, "bilinear")
 
     def _normalise(self, x: Array) -> Array:
-        """Maps [0, 1] to what the network's publisher feeds it; grey images to [-1, 1]."""
+        """Normalises [0, 1] like the network's publisher; maps grey images to [-1, 1]."""
         if x.shape[3] != 3 and self.info is None:
             return x * 2 - 1
         info = self.info or ij.model_info(self.arch)
@@ -89,9 +89,8 @@ def distort(x: Array, key: Array) -> Array:
     """TF-slim's `distort_color` (inception_preprocessing.py) of RGB images in [0, 1].
 
     Brightness by up to 32/255, saturation and contrast by 0.5 to 1.5, hue by a fifth of the circle,
-    in one of four orders. There a reading thread always takes the same order; here a batch takes
-    one.
-    """
+    in one of four orders. In TF-slim each reading thread has a fixed order; here each batch has
+    one."""
     order, *keys = jax.random.split(key, 5)
     shape = (x.shape[0], 1, 1, 1)
     by = jax.random.uniform(keys[0], shape, minval=-32 / 255, maxval=32 / 255)
@@ -132,7 +131,8 @@ def distort(x: Array, key: Array) -> Array:
 
 
 def saturate(x: Array, factor: Array) -> Array:
-    """Multiplies HSV's saturation, `tf.image.adjust_saturation`: the largest channel stays."""
+    """Multiplies HSV's saturation like `tf.image.adjust_saturation`; the largest channel is
+    unchanged."""
     value = x.max(3, keepdims=True)
     spread = value - x.min(3, keepdims=True)
     old = spread / jnp.where(value == 0, 1, value)
@@ -141,7 +141,7 @@ def saturate(x: Array, factor: Array) -> Array:
 
 
 def rotate_hue(x: Array, turn: Array) -> Array:
-    """Adds to HSV's hue, whose circle is 1, as `tf.image.adjust_hue`."""
+    """Adds to HSV's hue, where 1 is a full circle, like `tf.image.adjust_hue`."""
     red, green, blue = x[..., :1], x[..., 1:2], x[..., 2:]
     value = x.max(3, keepdims=True)
     spread = value - x.min(3, keepdims=True)
@@ -156,7 +156,7 @@ def rotate_hue(x: Array, turn: Array) -> Array:
 
 
 def erase(x: Array, share: float, key: Array) -> Array:
-    """Random Erasing (1708.04896) with noise, of a share of the images, as timm's mode "pixel".
+    """Random Erasing (1708.04896) with noise for a share of the images, like timm's mode "pixel".
 
     A rectangle of 2 to 33 % of the area and aspect ratio 0.3 to 3.3 becomes normal noise.
     """
@@ -175,14 +175,15 @@ def erase(x: Array, share: float, key: Array) -> Array:
 
 
 def _neighbours(x: Array) -> Array:
-    """The first and the second, the third and the fourth, ... change places."""
+    """Swaps the first with the second, the third with the fourth, and so on."""
     even = len(x) // 2 * 2
     pairs = x[:even].reshape(even // 2, 2, *x.shape[1:])
     return jnp.concatenate([pairs[:, ::-1].reshape(x[:even].shape), x[even:]])
 
 
 def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Array]:
-    """A rectangle of 1 - share of the area, cut off at the border: mask, and what it leaves."""
+    """Returns the mask of a random rectangle of 1 - share of the area, clipped at the border, and
+    the share of the area outside it."""
     side = jnp.sqrt(1 - share)
     h, w = height * side, width * side
     y, z = jax.random.uniform(key, (2,)) * jnp.array([height, width]) - jnp.array([h, w]) / 2
@@ -191,7 +192,7 @@ def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Arra
 
 
 def _rectangle(y: Array, x: Array, h: Array, w: Array, height: int, width: int) -> Array:
-    """Masks [n, height, width] of the pixels whose centres lie in n rectangles."""
+    """Returns masks [n, height, width] of the pixels with their centres inside n rectangles."""
     rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
     y, x, h, w = (v[:, None] for v in (y, x, h, w))
     down = (rows >= y) & (rows < y + h)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, verified when read, the newest good one is taken."""
+"""Checkpoints: atomic when written, verified when read. The newest good one is used."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ _LOG = logging.getLogger("inception_jax.checkpoints")
 class Checkpoints:
     """The checkpoints of a workdir; a context manager.
 
-    Orbax writes them beside the training and renames a finished one into place, but it restores a
-    flipped bit as a wrong number without a word: so a checksum of every array goes with it.
+    Orbax writes checkpoints asynchronously, and renames a finished one into place, which is atomic.
+    But it restores a flipped bit as a wrong number without an error, so every array also has a
+    checksum.
 
     Args:
-        workdir: folder in which `checkpoints/` is made.
-        sharding: where restored arrays go.
-        keep: newest ones that are kept, beside that with the best evaluation.
-        run: what the checkpoints say of the run that they belong to, see `train.workdir.identity`.
-        read_only: nothing is written, moved or cleaned up: another process may be training.
+        workdir: folder in which `checkpoints/` is created.
+        sharding: of restored arrays.
+        keep: number of newest checkpoints to keep, in addition to the best one.
+        run: description of the run, stored in each checkpoint, see `train.workdir.identity`.
+        read_only: write, move and delete nothing, because another process may be training.
     """
 
     def __init__(
@@ -67,25 +68,25 @@ class Checkpoints:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None and jax.process_count() > 1:
-            return  # saving and closing wait for the other processes, which may be lost
+            return  # saving and closing wait for the other processes, which may have ended
         ends = [self.wait, self._checkpointer.close]
         if kind is None:
             ends.pop(0)()
         for end in ends:
             try:
                 end()
-            except Exception as error:  # of the save that failed, or of one that fails too
+            except Exception as error:  # of the failed save, or of another failed one
                 _LOG.warning("while the run ends: %s", error)
 
     def save(self, state: TrainState, top1: float | None = None) -> None:
-        """Starts to save a state; the state may be given away when this returns.
+        """Starts to save a state. When this returns, the state's buffers may be donated.
 
         Args:
-            state: what to save, if its step is not saved yet.
-            top1: accuracy of an evaluation at this step, by which the best is known.
+            state: saved unless its step is already saved.
+            top1: accuracy of an evaluation at this step, which decides the best checkpoint.
 
         Raises:
-            TrainingError: if this, or the save before it, fails.
+            TrainingError: if this save or the previous one fails.
         """
         step = int(state.step)
         self.wait()
@@ -99,7 +100,7 @@ class Checkpoints:
         }
         self._writing_step = step
         try:
-            # The policy decides what is kept; when to save is the loop's decision.
+            # The policy decides what to keep; the loop decides when to save.
             self._writing = self._checkpointer.save_async(
                 step,
                 tree,
@@ -107,11 +108,11 @@ class Checkpoints:
                 metrics=None if top1 is None else {"top1": top1},
                 custom_metadata=metadata,
             )
-        except Exception as error:  # a full disk reaches us as one of many types
+        except Exception as error:  # a full disk raises many types of errors
             raise self._failure(error) from error
 
     def wait(self) -> None:
-        """Returns when the last save is on disk.
+        """Waits until the last save is on disk.
 
         Raises:
             TrainingError: if it fails.
@@ -124,18 +125,17 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def restore(self, like: TrainState, *, start_over: bool = False) -> TrainState | None:
-        """Returns the newest state that is whole, None if there is none.
+        """Returns the state of the newest undamaged checkpoint; None if there is none.
 
-        Damaged ones that are newer are reported, and moved to `damaged_checkpoints/`.
+        Newer checkpoints that are damaged are reported and moved to `damaged_checkpoints/`.
 
         Args:
             like: a state of the same shapes.
-            start_over: where every checkpoint is damaged, all are moved, and the result is None.
+            start_over: if every checkpoint is damaged, move all of them and return None.
 
         Raises:
-            TrainingError: if every checkpoint is damaged, or one cannot be read for a reason
-                other than damage.
-            UsageError: if one is whole, and of another network.
+            TrainingError: if every checkpoint is damaged, or one cannot be read for another reason.
+            UsageError: if an undamaged one belongs to another network.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding),
@@ -180,10 +180,10 @@ class Checkpoints:
         )
 
     def _check_readable(self, step: int) -> None:
-        """Tells a disk that refuses to be read from damage.
+        """Raises an error if the disk cannot be read, as opposed to a damaged checkpoint.
 
         Raises:
-            TrainingError: naming the file and why.
+            TrainingError: with the file and the reason.
         """
         for path in (self._folder / str(step)).rglob("*"):
             try:
@@ -197,10 +197,10 @@ class Checkpoints:
                 ) from None
 
     def _load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Any, str]:
-        """Returns the arrays of a step, or None and why not, in words.
+        """Returns the arrays of a step, or None and the reason.
 
         Raises:
-            UsageError: if they are those of another network.
+            UsageError: if they belong to another network.
         """
         metadata = saved_metadata(self._folder / str(step))
         stored = metadata.get(_CHECKSUMS)
@@ -214,7 +214,7 @@ class Checkpoints:
                 tree = self._checkpointer.load(step, abstract)
         except UsageError:
             raise
-        except Exception as error:  # orbax raises many kinds for a damaged file
+        except Exception as error:  # orbax raises many types of errors for a damaged file
             _LOG.warning("checkpoint of step %s", step, exc_info=error)
             return None, "files are missing, cut off or changed"
         found = checksums(tree)
@@ -224,10 +224,9 @@ class Checkpoints:
         return tree, ""
 
     def _check_shapes(self, step: int, abstract: Mapping[str, Any]) -> None:
-        """Compares the shapes that a step says it has with those of this network.
+        """Compares the stored shapes of a step with those of this network.
 
-        One flipped bit changes the shape of one array, or its name; another network differs in
-        more than that.
+        A flipped bit changes the shape or the name of one array; another network differs in more.
 
         Raises:
             UsageError: if it is another network.
@@ -235,7 +234,7 @@ class Checkpoints:
         tree: Any = self._checkpointer.metadata(step).metadata
         there, here = _shapes(tree), _shapes(abstract)
         if not there:
-            return  # damaged, which loading finds
+            return  # damaged; loading will detect it
         other = [name for name in here.keys() & there.keys() if here[name] != there[name]]
         unpaired = here.keys() ^ there.keys()
         if len(other) > 1 or len(unpaired) > 2:
@@ -247,7 +246,7 @@ class Checkpoints:
             )
 
     def _report(self, damaged: Mapping[int, str], instead: str) -> None:
-        """Says which steps are damaged, and moves them, so that they can be saved again."""
+        """Reports damaged steps and moves them, so that these steps can be saved again."""
         if not damaged:
             return
         if processes.is_main():
@@ -280,7 +279,8 @@ class Checkpoints:
 
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:
-    """Returns what the newest checkpoint that can be read says of its run, None if none does."""
+    """Returns the description of the run from the newest readable checkpoint; None if there is
+    none."""
     for step in _on_disk(workdir.absolute() / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))
         run = metadata.get(_RUN)
@@ -290,8 +290,8 @@ def newest_run(workdir: Path) -> dict[str, Any] | None:
 
 
 def saved_metadata(folder: Path) -> dict[str, Any]:
-    """Returns what was stored beside the arrays of a step; nothing if it cannot be read."""
-    try:  # Orbax's own reader says of a damaged file what it says of an absent one
+    """Returns the metadata of a step; empty if it cannot be read."""
+    try:  # Orbax's own reader does not distinguish a damaged file from a missing one
         found = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -299,14 +299,14 @@ def saved_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _on_disk(folder: Path) -> list[int]:
-    """Returns the steps that have been saved, newest first, whole or not."""
+    """Returns the saved steps, newest first, damaged or not."""
     return sorted(
         (int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True
     )
 
 
 def _move(path: Path, folder: Path) -> None:
-    """Moves a step; what was moved before keeps its place."""
+    """Moves a step without overwriting what was moved before."""
     target, number = folder / path.name, 2
     while target.exists():
         target, number = folder / f"{path.name}-{number}", number + 1
@@ -314,7 +314,7 @@ def _move(path: Path, folder: Path) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all arrays; Orbax writes tuples and named ones as lists and dicts."""
+    """Returns the shapes of all arrays. Orbax stores tuples and named tuples as lists and dicts."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -329,18 +329,19 @@ def crc(value: Any) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the traces of every array's failed task to itself: one line says enough."""
+    """Suppresses the traces of failed tasks of single arrays, because one line is enough."""
     logger = logging.getLogger("asyncio")
     logger.disabled = True
     try:
         yield
     finally:
-        gc.collect()  # a task speaks up when it is collected
+        gc.collect()  # a failed task prints its error when it is garbage-collected
         logger.disabled = False
 
 
 def _drop_damaged_metrics(folder: Path) -> None:
-    """Orbax reads the metrics of every step when it starts, and ends if one of them is damaged."""
+    """Deletes damaged metrics files, because Orbax reads all of them when it starts, and would
+    fail."""
     for path in folder.glob("*/metrics/metrics"):
         try:
             json.loads(path.read_text())

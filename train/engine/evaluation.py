@@ -1,4 +1,4 @@
-"""Exact evaluation: every image once, whatever the number of devices and processes."""
+"""Exact evaluation: every image once, for any number of devices and processes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ Stop = Callable[[], bool]
 
 
 class Interrupted(Exception):
-    """An evaluation was given up because the run is to end."""
+    """An evaluation was stopped because the run has to end."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
         metrics: `eval_top1`, `eval_top5`, `eval_loss` of the averaged weights and, with the suffix
-            `_raw`, of those being trained; `eval_examples`, and `eval_left_out` if there are any.
-        predictions: of the averaged weights, for each image in the order of the test set.
+            `_raw`, of the weights without averaging; `eval_examples`; `eval_left_out` if images
+            were skipped.
+        predictions: of the averaged weights, one per image, in the order of the test set.
         confidence: probabilities of the predictions.
         labels: of the same images.
-        counted: False for an image that could not be read or was left out.
+        counted: False for an image that was unreadable or skipped.
     """
 
     metrics: dict[str, Any]
@@ -57,33 +58,33 @@ class Evaluator:
 
     dataset: Dataset
     options: InputOptions
-    info: ModelInfo  # how images are prepared
+    info: ModelInfo  # the preprocessing
     devices: Devices
     step: Callable[..., Metrics]  # see `make_eval_step`
-    at_once: int  # images that fit into memory, over all devices: as many as in training
+    at_once: int  # batch size over all devices that fits into memory: that of training
     bad_images: BadImages
 
     def __post_init__(self) -> None:
         self._compiled = jax.jit(self.step, out_shardings=self.devices.replicated)
         path = self.options.eval_exclude
         self._exclude = frozenset() if path is None else read_exclusions(path)
-        count = jax.device_count()  # of which the batch is a multiple
+        count = jax.device_count()  # the batch size must be a multiple of this
         self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
     def __call__(
         self, state: TrainState, stop: Stop = lambda: False, stop_now: Stop = lambda: False
     ) -> Evaluation:
-        """Evaluates the averaged weights, and those being trained.
+        """Evaluates the averaged weights, and the weights without averaging.
 
         Args:
             state: with both.
-            stop: asked after each batch; every process must get the same answers.
-            stop_now: asked while a batch is waited for.
+            stop: called after each batch. It must return the same in every process.
+            stop_now: called while the evaluation waits for a batch.
 
         Raises:
-            Interrupted: when one of them says so.
-            TrainingError: if too many images are bad, the count is not what it should be, or the
-                list of exclusions names no test image.
+            Interrupted: if one of them returns True.
+            TrainingError: if too many images are bad, the number of images is wrong, or the list of
+                exclusions names no test image.
         """
         weights = {"": state.averaged}
         if state.ema_params is not None:
@@ -122,7 +123,7 @@ class Evaluator:
         return self._gather(outputs, processes.total(skipped) + excluded)
 
     def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Returns test images as they are evaluated, uint8 [h, w, c]."""
+        """Returns test images as the evaluation sees them, uint8 [h, w, c]."""
         images = (self.dataset.test[int(i)].image for i in indices)
         views = (evaluation_view(image, self.info, self.dataset.channels)[0] for image in images)
         return [np.round(view).astype(np.uint8) for view in views]
@@ -157,7 +158,7 @@ class Evaluator:
 
 @contextlib.contextmanager
 def _interruptible(batches: Iterator[Any], stop: Stop) -> Iterator[Iterator[Any]]:
-    """Gives the batches; a stalled one ends the evaluation where the run is to end."""
+    """Yields the batches. A stalled batch ends the evaluation if the run has to end."""
     with contextlib.closing(Waiting(stop, 1).read(batches)) as ready:
         try:
             yield ready

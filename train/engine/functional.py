@@ -1,4 +1,4 @@
-"""A network as a training step takes it: arrays, and pure functions of them."""
+"""A network as arrays and pure functions, for a training step."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Predict = Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
 def check(options: NetworkOptions, image_size: int) -> None:
-    """Checks what depends on more than one option.
+    """Checks options that depend on each other.
 
     Raises:
-        UsageError: naming the option and what it may be.
+        UsageError: with the option and its valid values.
         UnknownModelError: for an unknown name; the message suggests similar ones.
     """
     info = ij.model_info(options.arch)
@@ -49,8 +49,8 @@ def build(
 ) -> Model:
     """Builds the network with random parameters.
 
-    Auxiliary classifiers are left out if it has none, and above a frozen backbone, which they could
-    not teach.
+    Auxiliary classifiers are omitted if the network has none, or if the backbone is frozen, because
+    they train only the backbone.
     """
     has_aux = bool(ij.model_info(options.arch).aux_heads) and not options.freeze_backbone
     depth: dict[str, Any] = {} if options.drop_path is None else {"drop_path": options.drop_path}
@@ -72,11 +72,11 @@ def build(
 def split(
     model: Model, *, freeze_backbone: bool = False, wide_gradients: bool = True
 ) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
-    """Returns the network in training and in evaluation mode, what is trained, and the rest.
+    """Splits a network: graphs for training and evaluation mode, trained parameters, and the rest.
 
-    The rest are BatchNorm's statistics. With a frozen backbone it also has all parameters but the
-    classifiers', and training normalises with the running statistics, as evaluation does.
-    """
+    The rest are BatchNorm's statistics. With a frozen backbone the rest also contains all
+    parameters except the classifiers', and training normalises with the running statistics, like
+    evaluation."""
     trained: Any = nnx.Param
     if freeze_backbone:
         classifiers = [tuple(name.split(".")) for name in model.classifiers]
@@ -95,9 +95,9 @@ def split(
 
 
 def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
-    """Returns the network for training its classifiers, of the same parameters and rest.
+    """Returns the graph for training only the classifiers, with the same parameters and rest.
 
-    As with a frozen backbone it normalises with the running statistics.
+    Like with a frozen backbone, it normalises with the running statistics.
     """
     view = nnx.view(
         model, deterministic=False, use_running_average=True, wide_gradients=wide_gradients
@@ -110,13 +110,13 @@ def make_forward(
 ) -> Forward:
     """Returns the forward pass of training.
 
-    It maps parameters, the rest, images and the key of dropout to the logits of every classifier,
-    and the rest after the step: None where it stays as it is.
+    It maps parameters, the rest, images and a dropout key to the logits of every classifier, and
+    the new rest, which is None if it does not change.
 
     Args:
-        train_def: of `split` or `head_view`.
+        train_def: graph from `split` or `head_view`.
         options: of the network.
-        frozen: whether the statistics stay as they are.
+        frozen: whether the statistics do not change.
     """
     frozen = frozen or options.freeze_backbone
 

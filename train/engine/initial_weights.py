@@ -1,4 +1,4 @@
-"""The weights that a run starts from."""
+"""The initial weights of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.hosts import processes
 
 
 def start_file(path: Path) -> Path:
-    """Returns the weight file of `--init-from`, which may be a run's folder.
+    """Returns the weight file of `--init-from`, which may be the folder of a run.
 
     Raises:
         UsageError: if there is none.
@@ -34,11 +34,11 @@ def start_file(path: Path) -> Path:
 
 
 def note_of(path: Path) -> dict[str, Any]:
-    """Returns what a file of `save_weights` says of its network, without reading its tensors.
+    """Returns what a file of `save_weights` states about its network, without reading its tensors.
 
     Returns:
-        `arch`, `width_multiplier` and `image_size`, where they are known; nothing of other files,
-        and of one that cannot be read: loading it says why.
+        `arch`, `width_multiplier` and `image_size`, if known. Empty for other files, and for a file
+        that cannot be read, because loading it will report the reason.
     """
     file = start_file(path)
     if file.suffix != ".safetensors":
@@ -55,14 +55,14 @@ def note_of(path: Path) -> dict[str, Any]:
 
 
 def load_start(model: Model, path: Path) -> None:
-    """Loads weights into a new network, except into heads that the file has no weights for.
+    """Loads weights into a new network, except for classifiers that do not fit.
 
-    Those keep their random values, and a line says so: classifiers for another number of classes,
-    and auxiliary heads that the file lacks.
+    A classifier for another number of classes, and auxiliary classifiers that the file lacks, keep
+    their random values. A line reports it.
 
     Args:
         model: built by `create_model`.
-        path: what `load_weights` takes, or a run's folder.
+        path: see `load_weights`, or the folder of a run.
 
     Raises:
         WeightsError: if anything else does not fit.
@@ -80,6 +80,6 @@ def load_start(model: Model, path: Path) -> None:
         return
     absent = [name for name in unfit if name in model.aux_names]
     if len(absent) < len(unfit):
-        print(f"{path} has no classifier of this size: it starts anew")
+        print(f"{path} has no classifier of this size: it starts from random values")
     if absent:
-        print(f"{path} has no {' and '.join(absent)}: auxiliary classifiers start anew")
+        print(f"{path} has no {' and '.join(absent)}: these start from random values")

@@ -27,20 +27,20 @@ class Job:
     per_epoch: int  # steps
     total: int  # steps
     model: Model  # with its initial parameters
-    state: TrainState  # on the devices; the next step takes its memory
-    phases: tuple[Phase, ...]  # by their first steps; of the last one the costs are told
-    parts: int  # that a step computes one after another
-    batches: Callable[[int, int], Batches]  # this process's share, from a step to before another
+    state: TrainState  # on the devices; the next step donates its buffers
+    phases: tuple[Phase, ...]  # in order; reported costs are those of the last one
+    parts: int  # parts of a batch that a step computes one after another
+    batches: Callable[[int, int], Batches]  # this process's, from a step to before another
     evaluate: Evaluator
     bad_images: BadImages
 
     @property
     def num_params(self) -> int:
-        """Trained numbers."""
+        """Returns the number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     def phase(self, step: int) -> Phase:
-        """Returns the phase that a step belongs to."""
+        """Returns the phase of a step."""
         return [phase for phase in self.phases if phase.start <= step][-1]
 
     def rate(self, step: int) -> float:
@@ -49,19 +49,20 @@ class Job:
         return float(phase.rate(step - phase.start))
 
     def lower(self, batch: Any, phase: Phase | None = None) -> Any:
-        """Traces the training step of a phase, or of the last, for batches of this kind."""
+        """Traces the training step of a phase, by default the last, for batches of this shape."""
         step = (phase or self.phases[-1]).step
         return jit(step, self.devices).lower(self.state, batch)
 
     def flops(self, compiled: Any) -> float | None:
-        """Returns the FLOPs of the compiled step on one device, None where XLA does not tell."""
+        """Returns the FLOPs of the compiled step on one device; None if XLA does not report
+        them."""
         count = (compiled.cost_analysis() or {}).get("flops", 0.0)
-        # XLA counts the body of a loop once; of a step in parts nearly all is in a loop.
+        # XLA counts the body of a loop once, and almost all of a step in parts is in a loop.
         return count * self.parts if count > 0 else None
 
 
 def jit(step: Callable[..., Any], devices: Devices) -> Any:
-    """Returns a training step that can be compiled; it takes its state's memory for the next."""
+    """Returns a training step for compilation, which donates the buffers of its state."""
     return jax.jit(
         step,
         donate_argnums=0,

@@ -26,7 +26,7 @@ from train.hosts import processes
 from train.report import plots
 from train.report.reporter import Reporter, last_loss
 
-# So many steps skipped in a row are no accident.
+# More skipped steps in a row end the run.
 _SKIPPED_IN_A_ROW = 50
 _SECONDS_BETWEEN_CURVES = 60
 
@@ -45,13 +45,13 @@ def profile_range(options: LoopOptions) -> tuple[int, int] | None:
     return int(start), int(stop)
 
 
-# So long the process may take to end once it has saved; what hangs would keep it for ever. Several
-# processes wait for each other.
+# Seconds for the process to end after it has saved, in case something hangs. Several processes wait
+# for each other.
 _SECONDS_TO_END, _SECONDS_TO_END_TOGETHER = 10.0, 120.0
 
 
 class Preempted(Exception):
-    """SIGTERM came; the state is saved."""
+    """SIGTERM was received, and the state is saved."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -61,19 +61,19 @@ class Preempted(Exception):
 
 @dataclasses.dataclass
 class Loop:
-    """Trains from the state that a job has to its last step."""
+    """Trains from the state of a job to its last step."""
 
     job: Job
     options: LoopOptions
     workdir: Path
     title: str  # of the pictures
     start: int  # step of the job's state
-    skips: bool  # a step that is not finite; else it ends the run
+    skips: bool  # skip a step that is not finite; otherwise it ends the run
     checkpoints: Checkpoints
     reporter: Reporter
     stop: processes.Preemption
-    still_ours: Callable[[], None]  # raises if another run has taken the workdir over
-    report: Callable[[int, Evaluation], None] | None = None  # called with a step's evaluation
+    still_ours: Callable[[], None]  # raises an error if another run has taken over the workdir
+    report: Callable[[int, Evaluation], None] | None = None  # called with each evaluation
 
     def __post_init__(self) -> None:
         self.eval_steps = max(round(self.options.eval_every * self.job.per_epoch), 1)
@@ -90,7 +90,7 @@ class Loop:
             TrainingError: if training cannot continue: the loss is not finite, too many images are
                 bad, a checkpoint cannot be written.
             Preempted: after SIGTERM.
-            Interrupted: if SIGTERM comes while a state is evaluated that is saved already.
+            Interrupted: if SIGTERM comes during the evaluation of a state that is already saved.
         """
         evaluation = self._train() if self.start < self.job.total else None
         # None: a run that was killed between its last checkpoint and its result.
@@ -121,7 +121,7 @@ class Loop:
         return evaluation
 
     def _after(self, done: int) -> Evaluation | None:
-        """Logs, evaluates, saves and stops, each if it is time."""
+        """Logs, evaluates, saves or stops if it is time for it."""
         options, last, evaluation = self.options, done == self.job.total, None
         stopping = self.stop()
         if done % options.log_every == 0 or last:
@@ -154,14 +154,15 @@ class Loop:
         raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
 
     def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
-        """Compiles the training step of a phase; the state is the phase's if this is its start."""
+        """Compiles the training step of a phase. At the start of a phase, also converts the
+        state."""
         with self.reporter.away(once=True):
             if phase.note:
                 self.reporter.say(phase.note)
             if step == phase.start:
                 self.job.state = phase.begin(self.job.state)
             compiled = self.job.lower(batch, phase).compile()
-            # What tracing leaves behind lives as long as the run: not to be searched for garbage.
+            # Objects left by tracing live as long as the run. Exclude them from garbage collection.
             gc.collect()
             gc.freeze()
         self.reporter.flops = self.job.flops(compiled)
@@ -190,7 +191,7 @@ class Loop:
         self.drawn = time.monotonic()
 
     def _check(self, done: int) -> None:
-        """Looks at the metrics since the last line of the log, for which they stay pending."""
+        """Checks the metrics since the last line of the log, and keeps them for the next line."""
         values = jax.device_get(self.pending)
         for step, metrics in enumerate(values, start=done - len(values) + 1):
             if _is_finite(metrics) or self.skips:

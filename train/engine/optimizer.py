@@ -14,12 +14,12 @@ from train.engine.training_options import OptimizerOptions
 def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientTransformation:
     """Returns the optimiser.
 
-    RMSProp is `tf.train.RMSPropOptimizer`'s: epsilon stands under the root, the mean square starts
-    at one, and the rate is applied before the momentum; PyTorch's differs in all three. In RMSProp
-    and SGD, L2 is a part of the gradient, as in TF-slim and Caffe, and the norm limit acts on the
-    sum. SGD's momentum is of updates, as Caffe's and Keras'; PyTorch's is of gradients, which
-    differs in the steps after the rate has changed.
-    """
+    RMSProp is that of `tf.train.RMSPropOptimizer`: epsilon is under the root, the mean square
+    starts at one, and the learning rate is applied before the momentum. PyTorch's RMSProp differs
+    in all three. In RMSProp and SGD, L2 regularisation is added to the gradient, like in TF-slim
+    and Caffe, and gradient clipping applies to the sum. SGD's momentum averages updates, like
+    Caffe's and Keras'. PyTorch's averages gradients, which differs in the steps after the learning
+    rate has changed."""
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     biases = optax.identity()
     if options.bias_lr_multiplier != 1:
@@ -47,7 +47,7 @@ def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientT
 
 
 def _kernels(params: dict[str, Any]) -> dict[str, Any]:
-    """Marks the kernels, and not the biases and BatchNorm's scales, which are not decayed."""
+    """Marks the kernels. Biases and BatchNorm's scales have no weight decay."""
     return _named(params, "kernel")
 
 

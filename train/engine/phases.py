@@ -1,8 +1,8 @@
-"""Parts of a run with a training step each: the classifier alone, then the whole network.
+"""Phases of a run, each with its own training step: first only the classifier, then the whole
+network.
 
-Both phases have the same state, so that checkpoints of either resume. The optimiser starts again
-with the second: what it remembers of the first is of other gradients.
-"""
+Both phases have the same kind of state, so a run can resume from checkpoints of either. The
+optimiser state is reset for the second phase, because it belongs to other gradients."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from train.engine.step import Batch, Gradients, Loss, StepOptions, TrainState, T
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a run.
+    """A phase of a run.
 
     Attributes:
         start: its first step.
         rate: learning rate by step of the phase.
         step: maps a state and a batch to the next state and its metrics; to be compiled.
-        note: what is trained, to be printed.
-        begin: returns the state that the phase starts from.
+        note: line to print about what is trained.
+        begin: converts a state to the first state of the phase.
     """
 
     start: int
@@ -40,7 +40,7 @@ class Phase:
 
 
 def classifiers(model: Model, params: Tree) -> Tree:
-    """Marks the parameters of the classifiers in a network's parameters: a tree of bools."""
+    """Returns a tree of bools that marks the classifiers among a network's parameters."""
     paths = [tuple(name.split(".")) for name in model.classifiers]
 
     def marked(path: tuple[Any, ...], _: Any) -> bool:
@@ -51,10 +51,11 @@ def classifiers(model: Model, params: Tree) -> Tree:
 
 
 def with_frozen(loss: Loss, trained: Tree) -> Loss:
-    """Returns a loss whose gradient is zero, and not computed, outside what is trained.
+    """Returns a loss with gradients only for trained parameters. Others get zero without
+    computation.
 
     Args:
-        loss: of parameters and more.
+        loss: function of parameters and other arguments.
         trained: bools in the tree of the parameters.
     """
 
@@ -67,17 +68,17 @@ def with_frozen(loss: Loss, trained: Tree) -> Loss:
 def make_head_step(
     gradients: Gradients, tx: optax.GradientTransformation, options: StepOptions, trained: Tree
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
-    """Returns a training step that leaves what is not trained as it is, bit for bit.
+    """Returns a training step that does not change frozen parameters by a single bit.
 
     Args:
-        gradients: of `with_frozen`, without new statistics.
-        tx: the optimiser, of all parameters.
+        gradients: from `with_frozen`, without new statistics.
+        tx: the optimiser, for all parameters.
         options: of the step.
         trained: bools in the tree of the parameters.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
-        # Zeros for what is frozen: no weight decay of it, and no share in the gradient's norm.
+        # Zeros for frozen parameters: no weight decay, and no contribution to the gradient's norm.
         masked = jax.tree.map(lambda p, own: p if own else jnp.zeros_like(p), state.params, trained)
         return update(state, *gradients(state, batch), tx, options, seen=masked, trained=trained)
 
@@ -87,7 +88,7 @@ def make_head_step(
 def restarted(
     tx: optax.GradientTransformation, sharding: Any
 ) -> Callable[[TrainState], TrainState]:
-    """Returns a function that gives a state the optimiser's first state."""
+    """Returns a function that resets the optimiser state."""
 
     def begin(state: TrainState) -> TrainState:
         opt_state = jax.jit(tx.init, out_shardings=sharding)(state.params)

@@ -1,8 +1,7 @@
-"""Prefetch: the next batches go to the devices while these compute.
+"""Prefetch: copies the next batches to the devices while they compute.
 
-Grain's `device_put` takes no batches of several processes, whose global arrays
-`make_array_from_process_local_data` makes, and no notes beside the arrays.
-"""
+Grain's `device_put` cannot be used: it supports neither global arrays of several processes, as made
+by `make_array_from_process_local_data`, nor notes in addition to arrays."""
 
 from __future__ import annotations
 
@@ -22,18 +21,18 @@ Item = TypeVar("Item")
 
 
 class Stalled(Exception):
-    """SIGTERM came while a batch was waited for."""
+    """SIGTERM was received while the run waited for a batch."""
 
 
 class Waiting:
-    """Reads ahead in a thread, and gives waiting up when the run is to end.
+    """Prefetches items in a thread, and stops waiting when the run has to end.
 
-    A disk or a network that hangs cannot be interrupted; the thread that waits for it is left
-    behind, and ends with the process.
+    Waiting for a hanging disk or network cannot be interrupted. The waiting thread is abandoned,
+    and ends with the process.
 
     Args:
-        stop: asked now and then while an item is waited for.
-        ahead: items that are read ahead.
+        stop: called regularly while waiting for an item.
+        ahead: number of items to prefetch.
     """
 
     def __init__(self, stop: Callable[[], bool], ahead: int) -> None:
@@ -44,8 +43,8 @@ class Waiting:
         """Yields the items.
 
         Raises:
-            Stalled: if the run is to end before the next item is there.
-            Exception: whatever the items raise.
+            Stalled: if the run has to end before the next item is ready.
+            Exception: any error of the items.
         """
         pool = ThreadPoolExecutor(1, "input")
         end = object()
@@ -71,16 +70,16 @@ def prefetch(
     put: Callable[[dict[str, Any]], Arrays],
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Iterator[tuple[Arrays, Any]]]:
-    """Gives what `put` makes of images and labels, with the batch's notes.
+    """Yields device arrays of images and labels, with the notes of each batch.
 
     Args:
-        batches: of the input pipeline; read in a thread.
-        put: puts arrays onto the devices; called in the same thread.
+        batches: from the input pipeline, read in a thread.
+        put: copies arrays to the devices, called in the same thread.
         stop: see `Waiting`.
 
     Raises:
-        Stalled: on iteration, if the run is to end while a batch is waited for.
-        Exception: on iteration, whatever either raises.
+        Stalled: on iteration, if the run has to end while waiting for a batch.
+        Exception: on iteration, any error of `batches` or `put`.
     """
     fetched = (
         (put({name: batch[name] for name in ("image", "label")}), batch["notes"])

@@ -1,4 +1,4 @@
-"""What a run leaves at its end."""
+"""Writes the results of a finished run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Evaluation) -> Result:
-    """Returns what the last line of standard output says."""
+    """Returns the result for the last line of standard output."""
     return {
         "arch": arch,
         "dataset": job.dataset.name,
@@ -34,7 +34,7 @@ def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Eval
 
 
 def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Evaluation) -> None:
-    """Leaves weights, pictures and the result in the workdir."""
+    """Writes weights, pictures and the result into the workdir."""
     classes = job.dataset.classes
     counts = confusion(evaluation, len(classes))
     plots.draw_curves(workdir, result["arch"])
@@ -57,7 +57,7 @@ def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Eval
 
 
 def read(workdir: Path) -> tuple[Result | None, str | None]:
-    """Returns the result that a finished run left, and why there is none if it is damaged."""
+    """Returns the result of a finished run, and a note if its file is damaged."""
     path = workdir / "result.json"
     if not path.exists() or not (workdir / "weights.safetensors").exists():
         return None, None
@@ -69,7 +69,8 @@ def read(workdir: Path) -> tuple[Result | None, str | None]:
 
 
 def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Writes each class's test images, accuracy, and the class it is most often taken for."""
+    """Writes, for each class, the number of test images, the accuracy, and the most frequent
+    confusion."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1", "most often taken for", "times"])

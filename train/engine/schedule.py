@@ -1,4 +1,4 @@
-"""How long a run is, and how its learning rate rises and falls."""
+"""The length of a run, and its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def length(options: ScheduleOptions, batch_size: int, images: int) -> tuple[int,
 
 
 def head_steps(options: ScheduleOptions, per_epoch: int, total: int) -> int:
-    """Returns the steps at the start that train the classifier alone."""
+    """Returns the number of steps at the start that train only the classifier."""
     return min(round(options.head_epochs * per_epoch), total)
 
 
 def head_rate(options: ScheduleOptions, steps: int) -> Schedule:
-    """Returns the rate of the steps that train the classifier alone."""
+    """Returns the learning rate for the steps that train only the classifier."""
     cosine = dataclasses.replace(options, lr_schedule="cosine", lr_floor=0.1)
     falling = _falling(cosine, 0.0, steps)
     return lambda step: options.head_learning_rate * falling(step)
 
 
 def peak_rate(options: ScheduleOptions, batch_size: int) -> float:
-    """Returns the highest rate: in proportion to the batch where the recipe says so."""
+    """Returns the peak learning rate, scaled with the batch size if the recipe says so."""
     scale = batch_size / options.lr_base_batch if options.lr_base_batch else 1.0
     return options.learning_rate * scale
 
@@ -48,18 +48,18 @@ def peak_rate(options: ScheduleOptions, batch_size: int) -> float:
 def learning_rate(
     options: ScheduleOptions, batch_size: int, steps_per_epoch: int, total: int
 ) -> Schedule:
-    """Returns the rate as a function of a step, or an array of steps.
+    """Returns the learning rate as a function of a step, or of an array of steps.
 
-    The schedule counts from step 0, and the warm-up replaces its beginning, as in timm and the TPU
-    code (`optax.join_schedules` would start to count after the warm-up). The warm-up ends on the
-    schedule's rate: timm's ends on the highest rate and falls by a percent in the next step, the
-    TPU code's climbs by whole epochs.
+    The schedule starts at step 0, and the warm-up replaces its beginning, like in timm and the TPU
+    code (`optax.join_schedules` would start it after the warm-up). The warm-up ends at the
+    schedule's rate. timm's warm-up ends at the peak rate and then drops by a percent; the TPU
+    code's rises once per epoch.
 
     Args:
         options: of the schedule.
         batch_size: images in a step.
-        steps_per_epoch: for the periods in epochs.
-        total: steps of the whole run, for the schedules that end with it.
+        steps_per_epoch: converts periods in epochs to steps.
+        total: steps of the whole run, for schedules that end with the run.
     """
     peak = peak_rate(options, batch_size)
     cold = options.cold_epochs * steps_per_epoch
@@ -82,7 +82,7 @@ def learning_rate(
 
 
 def _falling(options: ScheduleOptions, period: float, total: int) -> Schedule:
-    """The rate without warm-up, as a share of the highest."""
+    """Returns the rate without warm-up, as a fraction of the peak."""
     if options.lr_schedule == "cosine":
         floor = options.lr_floor
         return lambda step: (

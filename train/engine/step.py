@@ -1,4 +1,4 @@
-"""What is compiled: the state, a training step, an evaluation step."""
+"""The compiled functions: a training step and an evaluation step, and the training state."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Gradients = Callable[..., tuple[Tree, Tree, Metrics]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a checkpoint holds, as plain arrays."""
+    """Everything in a checkpoint, as plain arrays."""
 
     step: jax.Array
-    params: Tree  # what is trained
-    stats: Tree  # what is not: BatchNorm's statistics, a frozen backbone
-    ema_params: Tree  # None where nothing is averaged
+    params: Tree  # trained parameters
+    stats: Tree  # other arrays: BatchNorm's statistics, a frozen backbone
+    ema_params: Tree  # None if nothing is averaged
     ema_stats: Tree
     opt_state: optax.OptState
 
     @property
     def averaged(self) -> tuple[Tree, Tree]:
-        """The parameters and statistics to evaluate and to keep."""
+        """The parameters and statistics to evaluate and to export."""
         if self.ema_params is None:
             return self.params, self.stats
         return self.ema_params, self.ema_stats
@@ -45,8 +45,8 @@ class TrainState:
 def init_state(
     params: Tree, stats: Tree, tx: optax.GradientTransformation, *, averages: bool = True
 ) -> TrainState:
-    """Returns the state at step 0; averages start at the initial values, as TensorFlow's do."""
-    # Copies, because a step gives its input buffers away and cannot give one away twice.
+    """Returns the state at step 0. Averages start at the initial values, like TensorFlow's."""
+    # Copies, because a step donates its input buffers, and a buffer can be donated only once.
     ema_params, ema_stats = jax.tree.map(jnp.copy, (params, stats)) if averages else (None, None)
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, stats, ema_params, ema_stats, tx.init(params))
@@ -55,7 +55,7 @@ def init_state(
 def make_loss(
     forward: Forward, augmentation: Augmentation, options: StepOptions, num_classes: int
 ) -> Loss:
-    """Returns the loss of a group of images, with the statistics and metrics that come of it."""
+    """Returns a function for the loss of a group of images, with new statistics and metrics."""
 
     def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
         augmenting, mixing, dropping = jax.random.split(key, 3)
@@ -84,16 +84,16 @@ def make_gradients(
 ) -> Gradients:
     """Returns the first half of a step: gradients, statistics and metrics of a batch.
 
-    A batch is cut into groups, each of which has BatchNorm statistics, mixed images and random
-    numbers of its own, as a replica has; the results are means over the groups. Parts of the batch,
-    `grad_accum` of them, are computed one after another, the groups of a part at once. So a batch
-    in parts gives what one with as many groups gives, to rounding. `spread` lays a part of a batch
-    [groups, images, ...] over the devices.
-    """
+    A batch is split into groups. Each group has its own BatchNorm statistics, mixed images and
+    random numbers, like a replica. The results are means over the groups. The batch is computed in
+    `grad_accum` parts, one after another, and the groups of a part in parallel. Up to rounding, a
+    batch in parts gives the same result as a batch with the same groups. `spread` shards a part
+    [groups, images, ...] over the devices."""
     parts = options.grad_accum
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
-        """The mean over groups [g, n, ...]; without `vmap` for one, which compiles faster."""
+        """Returns the mean over groups [g, n, ...]. A single group needs no `vmap`, which compiles
+        faster."""
         if len(labels) == 1:
             return loss_fn(params, state, images[0], labels[0], keys[0])
         each = jax.vmap(loss_fn, in_axes=(None, None, 0, 0, 0))
@@ -159,17 +159,17 @@ def update(
     seen: Tree = None,
     trained: Tree = None,
 ) -> tuple[TrainState, Metrics]:
-    """The second half of a step: the next state, and the metrics with the gradient's norm.
+    """Returns the second half of a step: the next state, and the metrics with the gradient's norm.
 
     Args:
         state: before the step.
         grads: of the parameters.
-        stats: new statistics; None: the old ones.
+        stats: new statistics; None: keep the old ones.
         metrics: of the batch.
         tx: the optimiser.
         options: of the step.
-        seen: parameters that the optimiser sees, if not the state's.
-        trained: bools in the tree of the parameters, False for those that stay; None: all change.
+        seen: parameters for the optimiser, if they differ from the state's.
+        trained: bools in the tree of the parameters, False if frozen; None: all are trained.
     """
     stats = state.stats if stats is None else stats
     seen = state.params if seen is None else seen
@@ -195,11 +195,10 @@ def update(
 def make_eval_step(
     predict: Predict, augmentation: Augmentation
 ) -> Callable[[Tree, Tree, Batch], Metrics]:
-    """Returns a step that sums, over the images whose mask is 1, hits, loss and count.
+    """Returns a step that sums hits, loss and count over the images with mask 1.
 
-    Of several views of an image [n, views, h, w, c] it averages the probabilities, as the papers
-    do. It returns each image's prediction, its probability, label and mask too.
-    """
+    For several crops of an image, [n, views, h, w, c], it averages the probabilities, like the
+    papers. It also returns each image's prediction, probability, label and mask."""
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
         images, labels, mask = batch["image"], batch["label"], batch["mask"]
@@ -222,14 +221,14 @@ def make_eval_step(
 
 
 def _average(old: Tree, new: Tree, decay: jax.Array) -> Tree:
-    """A step of a moving average, in the form that leaves equal numbers exactly as they are."""
+    """Updates a moving average, in a form that keeps equal numbers exactly equal."""
     return jax.tree.map(lambda o, n: o - (1 - decay) * (o - n), old, new)
 
 
 def _unsmoothed(loss: jax.Array, logits: jax.Array, smoothing: float) -> jax.Array:
-    """Returns the cross-entropy without label smoothing, which evaluation's loss has none of.
+    """Returns the cross-entropy without label smoothing, comparable with the evaluation's loss.
 
-    A cross-entropy is linear in its targets, so that mixed labels stay mixed.
+    The cross-entropy is linear in the targets, so mixed labels remain mixed.
     """
     if not smoothing:
         return loss

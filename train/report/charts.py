@@ -1,4 +1,4 @@
-"""Curves as inline SVG, which fits pages of any width and prints in the reader's colours."""
+"""Draws curves as inline SVG, which fits pages of any width and uses the reader's colours."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Line(NamedTuple):
 
 
 def chart(lines: Sequence[Line], what: str, *, most: float | None = None) -> str:
-    """Returns a chart of values from zero on over epochs, with a legend below it.
+    """Returns a chart of non-negative values over epochs, with a legend below it.
 
     Args:
         lines: the curves.
-        what: the vertical axis.
-        most: its end; None: what the values need.
+        what: title of the vertical axis.
+        most: end of the axis; None: chosen to fit the values.
     """
     lines = [line._replace(points=_thinned(line.points)) for line in lines]
     points = [point for line in lines for point in line.points]
@@ -76,7 +76,8 @@ def _y(value: float, top: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """A round number above nearly all values: the first of a run may be far above the others."""
+    """Returns a round number above nearly all values. The first values may be far above the
+    others."""
     ordered = sorted(values)
     high = max(ordered[int(0.98 * (len(ordered) - 1))], 1e-6)
     unit = 10 ** math.floor(math.log10(high))
@@ -84,7 +85,7 @@ def _ceiling(values: Sequence[float]) -> float:
 
 
 def _epochs(last: float) -> list[float]:
-    """Round epochs to write below the axis."""
+    """Returns round epochs for the labels of the axis."""
     rough = last / 5
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * s for s in (1, 2, 5, 10) if unit * s >= rough)
@@ -92,7 +93,7 @@ def _epochs(last: float) -> list[float]:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Finite points, means of neighbours where there are too many."""
+    """Returns the finite points, or means of neighbours if there are too many."""
     kept = [p for p in points if math.isfinite(p[1])]
     size = -(-len(kept) // _MOST_POINTS) or 1
     groups = (kept[i : i + size] for i in range(0, len(kept), size))

@@ -1,4 +1,4 @@
-"""`report.html`: what a run has come to, in one file that needs no other."""
+"""`report.html`: the results of a run in one self-contained file."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _SIDE = 160  # pixels of a picture, at most
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the page of a run shows beside its evaluations.
+    """The content of a run's report, except evaluations.
 
     Attributes:
         title: the network and the data set.
-        workdir: the run's folder, where the page is written.
+        workdir: folder of the run, where the report is written.
         total: the last step.
         classes: names.
-        configuration: options by name: the recipe's value and the run's.
-        facts: what is shown in boxes.
+        configuration: by option: (the recipe's value, the run's value).
+        facts: texts to show in boxes.
         environment: versions and devices.
         pictures: returns test images, uint8 [h, w, c], by their indices.
     """
@@ -108,7 +108,7 @@ class Report:
         )
 
     def _pictures(self, evaluation: Any) -> str:
-        """The predictions that were wrong with the highest probability, and some right ones."""
+        """Returns the wrong predictions with the highest probability, and some correct ones."""
         right = evaluation.predictions == evaluation.labels
         wrong = np.flatnonzero(evaluation.counted & ~right)
         wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:_WRONG]
@@ -167,7 +167,7 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _class_table(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Classes with the worst first; with many, the rest is folded."""
+    """Returns the table of classes, worst first. With many classes the rest is folded."""
     images, hits = counts.sum(1), counts.diagonal()
     shares = np.where(images > 0, hits / np.maximum(images, 1), 2.0)  # without images: last
     rows = []
@@ -189,7 +189,7 @@ def _class_table(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _matrix(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """The confusion matrix, or, of many classes, its largest entries."""
+    """Returns the confusion matrix, or its largest entries if there are many classes."""
     images = counts.sum(1)
     if len(classes) > _MATRIX:
         wrong = counts * ~np.eye(len(classes), dtype=bool)
@@ -240,7 +240,7 @@ def _table(
     rows: Iterable[Sequence[str]],
     kinds: Sequence[str] | None = None,
 ) -> str:
-    """A table of cells that are HTML already."""
+    """Returns a table of HTML cells."""
     kinds = kinds or [""] * len(head)
     styles = [f' class="{kind}"' if kind else "" for kind in kinds]
     names = "".join(f"<th{s}>{_text(h)}</th>" for s, h in zip(styles, head, strict=True))
@@ -254,7 +254,7 @@ def _table(
 
 
 def _encoded(image: np.ndarray) -> str:
-    """An image as a data URL."""
+    """Returns an image as a data URL."""
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     picture.thumbnail((_SIDE, _SIDE))
     stream, small = io.BytesIO(), max(picture.size) <= 64
@@ -264,7 +264,7 @@ def _encoded(image: np.ndarray) -> str:
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of so many."""
+    """Returns Wilson's 95 % interval for a share of a number of images."""
     z = 1.96
     middle, spread = (
         share + z * z / (2 * count),
@@ -280,7 +280,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def _name(text: Any) -> str:
-    """A name in its own direction of writing."""
+    """Marks up a name so that its writing direction is kept."""
     return f"<bdi>{_text(text)}</bdi>"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Draws the pictures of a run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def curves(entries: Sequence[dict[str, Any]]) -> Any:
 
 
 def choose(candidates: np.ndarray) -> np.ndarray:
-    """Returns as many of the candidates as `draw_predictions` has room for, evenly spread."""
+    """Returns evenly spaced candidates, as many as `draw_predictions` shows."""
     count = min(len(candidates), _MOST)
     return candidates[np.linspace(0, len(candidates) - 1, count).astype(int)]
 
@@ -92,12 +92,12 @@ def draw_predictions(
 
 
 def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draws how often each class (row) is taken for each (column) as `confusion.png`.
+    """Draws the confusion matrix (rows: labels, columns: predictions) as `confusion.png`.
 
     Args:
-        workdir: where to.
+        workdir: folder to write to.
         counts: images [classes, classes].
-        classes: their names, written beside the picture if there is room.
+        classes: names, shown if there is room.
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(classes) <= _NAMED_CLASSES

@@ -1,4 +1,4 @@
-"""Progress of work that does not report it: the elapsed time."""
+"""Shows the elapsed time of work that does not report its progress."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SECONDS = {True: 1.0, False: 15.0}  # between two lines, on a terminal or not
 
 @contextlib.contextmanager
 def elapsed(what: str) -> Iterator[None]:
-    """Says on standard error how long something has taken, until it is done.
+    """Prints the elapsed time on standard error until the body is done.
 
-    On a terminal one line that counts, in a log a line now and then.
+    On a terminal it updates one line. In a log it prints a line from time to time.
     """
     started, done = time.monotonic(), threading.Event()
     terminal = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar or lines, `metrics.jsonl`, TensorBoard, Weights & Biases."""
+"""Reports a run: a progress bar or lines, `metrics.jsonl`, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from train.report.report_options import ReportOptions
 
 @dataclasses.dataclass
 class Reporter:
-    """Writes metrics, and shows progress on standard output; in process 0 alone.
+    """Writes metrics, and shows progress on standard output, in process 0 only.
 
-    Entries of `metrics.jsonl` after `start`, left by a run that was killed after its last
-    checkpoint, are dropped.
-    """
+    Entries of `metrics.jsonl` after `start` are removed. A run that was killed after its last
+    checkpoint leaves such entries."""
 
     options: ReportOptions
     workdir: Path
@@ -109,9 +108,9 @@ class Reporter:
 
     @contextlib.contextmanager
     def away(self, *, once: bool = False) -> Iterator[None]:
-        """Leaves the time that its body takes out of the training rate, nested or not.
+        """Excludes the time of its body from the training speed. Can be nested.
 
-        The time still left for the run has it, except where it is spent once.
+        The estimate of the remaining time includes it, unless it is spent only once.
         """
         start = time.monotonic()
         self._depth += 1
@@ -141,7 +140,7 @@ class Reporter:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Ends the progress bar and what is written to."""
+        """Closes the progress bar and all outputs."""
         if self._bar is not None:
             self._bar.close()
         for sink in self._sinks:
@@ -161,7 +160,7 @@ class _TensorBoard:
         from tensorboardX import SummaryWriter  # which takes a second: it imports torch for itself
 
         folder = str(workdir / "tensorboard")
-        # Hides what a killed run wrote after the step that this one resumes at.
+        # Hides entries of a killed run after the step at which this run resumes.
         self._writer = SummaryWriter(folder, purge_step=start + 1 if start else None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
@@ -200,7 +199,7 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the entries of `metrics.jsonl`; a last line cut off by a kill is left out."""
+    """Returns the entries of `metrics.jsonl`, without a last line that a kill truncated."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().split("\n") if path.exists() else []
     entries = []

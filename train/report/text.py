@@ -1,4 +1,4 @@
-"""Names of classes in pictures: short, in any script, and never read as mathematics."""
+"""Class names in pictures: short, in any script, and never interpreted as mathematics."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OWN = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
 
 def drawable(names: Sequence[str], longest: int) -> list[str]:
-    """Returns names as matplotlib can draw them, and lets it use the fonts that they need.
+    """Returns names that matplotlib can draw, and enables the fonts that they need.
 
     Args:
         names: of classes.
-        longest: characters after which a name is cut.
+        longest: number of characters after which a name is truncated.
     """
     paths, missing = fonts.fallbacks(names, ImageFont.truetype(str(_OWN), 16))
     families = [_added(str(path)) for path in paths]
@@ -32,7 +32,7 @@ def drawable(names: Sequence[str], longest: int) -> list[str]:
 
 @functools.cache
 def _added(path: str) -> str:
-    """Lets matplotlib use a font, which its own list may be too old to have; returns its name."""
+    """Adds a font to matplotlib, whose list of fonts may be outdated; returns its name."""
     known = len(font_manager.fontManager.ttflist)
     font_manager.fontManager.addfont(path)
     return font_manager.fontManager.ttflist[known].name

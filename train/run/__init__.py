@@ -1,1 +1,1 @@
-"""A run: its options, its parts put together, its course."""
+"""A run: its options, its assembly, its execution."""

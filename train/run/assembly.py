@@ -1,4 +1,4 @@
-"""Puts a run together: every part gets the options of its own room."""
+"""Assembles a run: every part gets only its own options."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def assemble(
     model: Model | None = None,
     elsewhere: Sequence[Any] | None = None,
 ) -> Job:
-    """Builds everything that a run needs, and compiles nothing.
+    """Builds everything that a run needs, without compiling.
 
     Args:
         config: of the run.
         dataset: of the run.
-        model: the network, where it is not the configuration's.
-        elsewhere: devices to compile for, which need not exist; the state then has shapes alone.
+        model: the network, if it is not that of the configuration.
+        elsewhere: devices to compile for, which need not exist. The state then has only shapes.
 
     Raises:
-        UsageError: if the configuration cannot be run.
-        WeightsError: if the weights to start from do not fit.
+        UsageError: if the configuration is invalid.
+        WeightsError: if the initial weights do not fit.
     """
     network, batch_size, classes = config.network, config.batch.batch_size, len(dataset.classes)
     devices = Devices(config.batch, elsewhere)
@@ -68,7 +68,7 @@ def assemble(
     init = functools.partial(step.init_state, tx=tx, averages=config.step.ema_decay > 0)
     if elsewhere is not None:
         state = jax.eval_shape(init, params, stats)
-    else:  # every process has built the same
+    else:  # every process has built the same network
         state = jax.tree.map(devices.copy, jax.device_get(init(params, stats)))
     options = dataclasses.replace(config.input, upright=model.info.upright)
     bad_images = BadImages(config.input.max_bad_images, warn)
@@ -113,16 +113,16 @@ def _phases(
     augmentation: Augmentation,
     classes: int,
 ) -> tuple[optax.GradientTransformation, tuple[Phase, ...]]:
-    """Returns the optimiser, and the training step of each part of the run.
+    """Returns the optimiser, and the phases of the run.
 
     Args:
         config: of the run.
         model: the network.
-        devices: to lay a batch over.
-        length: steps of an epoch, and of the run.
+        devices: over which a batch is sharded.
+        length: steps per epoch, and steps of the run.
         trained: the network in training mode, and its trained parameters.
         augmentation: of training.
-        classes: their number.
+        classes: number of classes.
     """
     network, (per_epoch, total), (train_def, params) = config.network, length, trained
     head_steps = schedule.head_steps(config.schedule, per_epoch, total)
@@ -144,7 +144,9 @@ def _phases(
     head_def = functional.head_view(model, wide_gradients=network.grad_reduce == "float32")
     of_head = gradients(with_frozen(loss(head_def, frozen=True), own))
     head_rate = schedule.head_rate(config.schedule, head_steps)
-    head_tx = make_optimizer(config.optimizer, head_rate)  # of the same state as the other
+    head_tx = make_optimizer(
+        config.optimizer, head_rate
+    )  # its state is of the same kind
     head_step = make_head_step(of_head, head_tx, config.step, own)
     head = Phase(0, head_rate, head_step, f"training the classifier alone until step {head_steps}")
     whole = dataclasses.replace(
@@ -157,7 +159,7 @@ def _phases(
 
 
 def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:
-    """Builds the network with its starting weights, or, if abstract, its shapes alone."""
+    """Builds the network with its initial weights, or only its shapes if abstract."""
     build = functools.partial(
         functional.build,
         config.network,
@@ -175,13 +177,12 @@ def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:
 
 
 def protocol(config: Config, dataset: Dataset) -> ModelInfo:
-    """Returns how a run's images are prepared for evaluation, which its weight file records.
+    """Returns the preprocessing of a run's evaluation, which its weight file records.
 
-    A tag keeps its publisher's crop and interpolation. Without a tag the central part of an encoded
-    image is resized with antialiasing, which is what training's crops, decoded at a reduced size,
-    come closest to; arrays are resized as they are, on the device. Folders of photos are turned
-    upright, also where the weights to start from saw photos as they are stored.
-    """
+    With a tag, crop and interpolation are the publisher's. Without a tag, the central part of an
+    encoded image is resized with antialiasing. This is closest to training's crops, which are
+    decoded at a reduced size. Arrays are resized on the device without cropping. Photos in folders
+    are rotated by their EXIF orientation, even if the initial weights were trained without it."""
     options = config.input
     info = ij.model_info(config.network.arch)
     upright = options.upright

@@ -1,6 +1,6 @@
-"""Evaluates a weight file as it is: `--eval-only --init-from FILE`, without a run.
+"""Evaluates a weight file without a run: `--eval-only --init-from FILE`.
 
-The file's own network, classes and way of preparing images count. Nothing is written.
+Network, classes and preprocessing are those of the file. Nothing is written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from train.workdir import claim
 
 
 def is_asked(config: Config) -> bool:
-    """Returns whether a weight file is evaluated, and not a run's checkpoint."""
+    """Returns whether to evaluate a weight file, and not a run's checkpoint."""
     return (
         config.run.eval_only
         and config.network.init_from is not None
@@ -47,8 +47,8 @@ def run(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Evaluates the weights of `init_from`.
 
     Returns:
-        What the last line of standard output says: as of a run at step 0, and `weights` and
-        `protocol`, the file and how images were prepared.
+        The result for the last line of standard output: like that of a run at step 0, with
+        `weights`, the file, and `protocol`, the preprocessing.
 
     Raises:
         UsageError: if the data set's classes are not among the network's.
@@ -97,7 +97,7 @@ def _network(config: Config) -> Model:
 
 
 def _fitting(dataset: Dataset, model: Model) -> Dataset:
-    """Returns the data set with as many channels as the network takes."""
+    """Returns the data set with the network's number of channels."""
     needed = model.in_channels
     if dataset.channels == needed:
         return dataset
@@ -109,7 +109,7 @@ def _fitting(dataset: Dataset, model: Model) -> Dataset:
 
 
 def _protocol(config: Config, model: Model) -> ModelInfo:
-    """Returns the file's own way of preparing images, with the options that were given."""
+    """Returns the file's preprocessing, overridden by the options that were given."""
     assert model.info is not None
     upright = config.input.upright
     return dataclasses.replace(

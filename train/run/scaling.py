@@ -1,8 +1,7 @@
-"""What a recipe says for a small data set: options that follow from the number of images.
+"""Scales options of a recipe with the number of training images.
 
-`demo` was tuned on 5,000 photographs, `finetune` has no values of its own for these options. The
-options that the user gives stay, and so do those of a run that is resumed.
-"""
+`demo` was tuned on 5,000 photographs, and `finetune` has no values for these options. Options that
+the user gives are not changed, and neither are those of a run that resumes."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ from train.workdir import claim
 Options = Mapping[str, Any]
 
 ENOUGH = 5_000
-"""Images from which on `demo` is as it is."""
-_VIEWS = 15_000  # of images, in all epochs of a fine-tuning
-_EPOCHS = (5.0, 40.0)  # of a fine-tuning, at least and at most
+"""Number of images from which on `demo` is not scaled."""
+_VIEWS = 15_000  # images in all epochs of a fine-tuning run
+_EPOCHS = (5.0, 40.0)  # epochs of a fine-tuning run, at least and at most
 _EVALUATIONS = 20  # in a run of many short epochs
 _DROPPED = 0.05  # share of an epoch's images that may be left over
 
@@ -26,13 +25,13 @@ _DROPPED = 0.05  # share of an epoch's images that may be left over
 def scaled(
     recipe: str, base: Options, options: Options, given: Set[str], images: int
 ) -> dict[str, Any]:
-    """Returns the options that follow from the number of images, with their values.
+    """Returns the scaled options with their values.
 
     Args:
         recipe: its name.
-        base: all options, by the recipe alone.
-        options: all options, by the recipe and the user.
-        given: names of those that the user gave, which stay.
+        base: all options of the recipe.
+        options: all options of the recipe and the user.
+        given: names of the options that the user gave, which are not changed.
         images: number of training images.
     """
     if recipe == "finetune":
@@ -45,10 +44,10 @@ def scaled(
 
 
 def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
-    """Steps in proportion to the root of the images; all else in proportion to the steps.
+    """Scales the steps with the square root of the images, and periods with the steps.
 
-    The rate goes with the root of the batch. Averages reach over the same share of the run.
-    """
+    The learning rate scales with the square root of the batch size. Moving averages cover the same
+    share of the run."""
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
         round(base["epochs"] * math.sqrt(ENOUGH / images)), options, given, size, images
@@ -67,7 +66,8 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
 
 
 def _finetune(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
-    """As many views of images whatever their number, within limits; a fifth for the head alone."""
+    """Keeps the total number of images in all epochs constant, within limits. A fifth trains only
+    the head."""
     size = _batch(64 if images >= ENOUGH else 32, options, given, images)
     least, most = _EPOCHS
     views = round(min(max(_VIEWS / max(images, 1), least), most))
@@ -87,23 +87,25 @@ def _finetune(base: Options, options: Options, given: Set[str], images: int) -> 
 
 
 def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
-    """The user's batch, or one that fits where the user's parts and groups need not divide it."""
+    """Returns the user's batch size, or a fitting one unless the user's parts and groups must
+    divide it."""
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
     return fitting_batch(usual, images)
 
 
 def _epochs(own: float, options: Options, given: Set[str], size: int, images: int) -> float:
-    """The user's epochs or steps, in epochs, or these."""
+    """Returns the user's epochs, or steps as epochs, or these by default."""
     if options["steps"]:
         return options["steps"] / max(images // size, 1)
     return options["epochs"] if "epochs" in given else float(own)
 
 
 def fitting_batch(most: int, images: int) -> int:
-    """Returns a batch size for few images: four batches an epoch, and few images left over.
+    """Returns a batch size for few images: at least four batches per epoch, with few images left
+    over.
 
-    Multiples of eight, which several devices can share; below eight images, a power of two.
+    It is a multiple of eight, for several devices, or below eight a power of two.
     """
     most = min(most, max(images // 4, 8))
     for size in range(most - most % 8, 0, -8):
@@ -113,7 +115,7 @@ def fitting_batch(most: int, images: int) -> int:
 
 
 def note(recipe: str, base: Options, changes: Options, images: int) -> str | None:
-    """Says what follows from the number of images, None if nothing does."""
+    """Describes the scaled options; None if there are none."""
     if not changes:
         return None
     usual = {n: f" instead of {base[n]:g}" if recipe == "demo" else "" for n in changes}
@@ -122,16 +124,15 @@ def note(recipe: str, base: Options, changes: Options, images: int) -> str | Non
 
 
 def resumed(changes: dict[str, Any], given: Set[str], folder: Path) -> dict[str, Any]:
-    """Returns the changes with the values of the run that a workdir holds.
+    """Returns the changes with the values of the run in a workdir.
 
-    Images may have been added since, or the rules may be of another version. A run of a version
-    without rules has none.
-    """
+    The values may differ, because images were added or another version scaled them. A run of a
+    version without scaling has no changes."""
     if not claim.has_checkpoints(folder):
         return changes
     stored = claim.stored_options(folder)
     if stored is None:
-        return changes  # `claim.compare` says what differs from the checkpoint's copy
+        return changes  # `claim.compare` reports differences from the checkpoint's copy
     if not isinstance(stored.get("scaled"), dict):
         return {}
     free = {n: v for n, v in changes.items() if n in ("epochs", "eval_every")}

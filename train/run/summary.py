@@ -1,4 +1,4 @@
-"""What a run's page says of its options and of the machine."""
+"""Options and machine of a run, for its report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from train.report.page import Report
 from train.report.reporter import read_metrics
 from train.run.command_line import Config
 
-# Shown though they are the recipe's.
+# Always shown.
 _ALWAYS = ("image_size", "width_multiplier", "batch_size", "epochs", "optimizer", "learning_rate")
-# Of a run and a machine, and of no recipe.
+# They belong to a run or a machine and not to a recipe.
 _OWN = ("workdir", "data_dir", "recipe", "scaled", "arch", "dataset", "eval_only", "dry_run")
 
 
 def differences(config: Config, channels: int) -> dict[str, tuple[Any, Any]]:
-    """Returns the main options, and those that differ from the recipe: its value and the run's.
+    """Returns the main options and those that differ from the recipe: (recipe's value, run's
+    value).
 
     Args:
         config: of the run.

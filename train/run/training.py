@@ -1,4 +1,4 @@
-"""A run from its options to its result: trains, resumes, or evaluates what is there."""
+"""Executes a run: trains, resumes, or evaluates a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from train.workdir import claim, identity, lock
 
 
 def run(config: Config, dataset: Dataset) -> Result:
-    """Trains to the end, from the newest checkpoint if there is one, and evaluates.
+    """Trains to the last step, resuming from the newest checkpoint if there is one, and evaluates.
 
     Returns:
-        What the last line of standard output says.
+        The result for the last line of standard output.
 
     Raises:
-        UsageError: if the configuration cannot be run, or the workdir is another run's.
+        UsageError: if the configuration is invalid, or the workdir belongs to another run.
         TrainingError: if training cannot continue, see `Loop.run`.
         Preempted: after SIGTERM.
     """
@@ -50,7 +50,7 @@ def run(config: Config, dataset: Dataset) -> Result:
             return _evaluate(config, dataset, own, stop)
         with _locked(config) as still_ours:
             return _run(config, dataset, own, stop, still_ours)
-    except Interrupted:  # only in an evaluation of a state that is saved already
+    except Interrupted:  # only during the evaluation of a state that is already saved
         raise Preempted("SIGTERM while evaluating: the same command resumes here") from None
 
 
@@ -76,7 +76,7 @@ def _run(
 def _evaluate(
     config: Config, dataset: Dataset, own: identity.Identity, stop: processes.Preemption
 ) -> Result:
-    """Evaluates the newest checkpoint, or the weights to start from, and writes nothing."""
+    """Evaluates the newest checkpoint, or the initial weights, and writes nothing."""
     folder = config.run.workdir
     found = _compare(config, own)
     if not found.resumes and config.network.init_from is None:
@@ -94,7 +94,7 @@ def _evaluate(
 
 @contextlib.contextmanager
 def _locked(config: Config) -> Iterator[Callable[[], None]]:
-    """Makes the workdir and locks it, in process 0; gives a check that it is still locked."""
+    """Creates and locks the workdir in process 0; yields a check that it is still locked."""
     folder, held = config.run.workdir, contextlib.ExitStack()
     locks: list[lock.Lock] = []
 
@@ -112,7 +112,7 @@ def _locked(config: Config) -> Iterator[Callable[[], None]]:
 
 
 def _compare(config: Config, own: identity.Identity) -> claim.Claim:
-    """Compares with what the workdir holds; process 0's answer is everyone's."""
+    """Compares the run with the workdir. All processes get the answer of process 0."""
     folder, evaluates = config.run.workdir, config.run.eval_only
     found = claim.Claim(own, claim.has_checkpoints(folder))
 
@@ -138,7 +138,7 @@ def _default(config: Config) -> Path:
 
 
 def _restore(config: Config, job: Job, checkpoints: Checkpoints) -> int:
-    """Restores the newest checkpoint, if there is one; returns its step."""
+    """Restores the newest checkpoint if there is one, and returns its step."""
     restored = checkpoints.restore(job.state, start_over=config.loop.start_over)
     if restored is None:
         return 0
@@ -181,7 +181,7 @@ def _train(
 
 
 def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result:
-    """The result of an evaluation alone, which says what was evaluated."""
+    """Returns the result of an evaluation without training, with what was evaluated."""
     if processes.is_main():
         print(
             f"evaluated the checkpoint of step {step} on {len(job.dataset.test):,} test images: "
@@ -194,14 +194,15 @@ def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result
 
 
 def keep_compiled(config: Config) -> None:
-    """Turns jax's cache of compiled programs on, if it is wanted and nothing says where it is."""
+    """Enables jax's cache of compiled programs in the workdir, unless it is disabled or configured
+    elsewhere."""
     if config.run.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = config.run.workdir.absolute() / "xla_cache"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _finished(folder: Path, start: int, total: int) -> Result | None:
-    """The result of a run that has nothing left to do."""
+    """Returns the result of a run that is already finished."""
     if start < total:
         return None
     result, damage = results.read(folder)
@@ -214,7 +215,7 @@ def _finished(folder: Path, start: int, total: int) -> Result | None:
 
 
 def _headline(config: Config, job: Job, start: int) -> str:
-    """Describes a run: what differs from its recipe, then a sentence."""
+    """Describes a run: the options that differ from the recipe, then a summary."""
     network, base = config.network, config.schedule.lr_base_batch
     size = config.batch.batch_size
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
@@ -237,7 +238,8 @@ def _headline(config: Config, job: Job, start: int) -> str:
 
 
 def _differences(config: Config, job: Job) -> str:
-    """The options that are not the recipe's, as they would be written, and its values."""
+    """Returns the options that differ from the recipe, as on the command line, with the recipe's
+    values."""
     changes = command_line.changes(config, job.dataset)
     # Lines around this one say these.
     told = {"workdir", "data_dir", *config.run.scaled}
