@@ -1,4 +1,4 @@
-"""Fonts for names in any script: what a font lacks is looked for in those that are installed."""
+"""Fonts for names in any script: characters that a font lacks are taken from installed fonts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDERS = (
     "/Library/Fonts",
     "C:/Windows/Fonts",
 )
-# Families of many scripts, the better ones first, by the starts of their files' names.
+# Font families for many scripts, best first, by the beginnings of their file names.
 _FAMILIES = (
     "dejavusans.", "notosans-", "notosanscjk", "notosans", "sourcehansans", "pingfang", "hiragino",
     "msyh", "meiryo", "malgun", "segoeui", "arialunicode", "arial unicode", "wqy",
@@ -32,14 +32,14 @@ _NO_CHARACTER = "\U0010fffe"  # which no font has
 
 
 def fallbacks(text: Iterable[str], has: Any) -> tuple[list[Path], frozenset[str]]:
-    """Looks for installed fonts with the characters that a font lacks.
+    """Finds installed fonts with the characters that a font lacks.
 
     Args:
-        text: to be drawn.
-        has: the font, of Pillow's.
+        text: text to draw.
+        has: the Pillow font.
 
     Returns:
-        Files of fonts, and the characters that none has.
+        Font files, and the characters that no font has.
     """
     wanted = {char for line in text for char in line if not char.isspace()}
     missing = {char for char in wanted if not _has(has, char)}
@@ -66,17 +66,17 @@ def escaped(text: str, missing: Collection[str]) -> str:
 
 
 def say_missing(missing: Collection[str]) -> None:
-    """Says on standard error, once for the same characters, that no font has them."""
+    """Prints on standard error that no font has some characters, once for the same characters."""
     if missing:
         _say("".join(sorted(missing)))
 
 
 class Fonts:
-    """A size of Pillow's own font, with others for the characters that it lacks.
+    """Pillow's own font at a size, with other fonts for the characters that it lacks.
 
     Args:
         size: in pixels.
-        texts: all that is to be drawn.
+        texts: all texts to draw.
     """
 
     def __init__(self, size: int, texts: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ class Fonts:
             x += font.getlength(part)
 
     def _runs(self, text: str) -> Iterator[tuple[Any, str]]:
-        """Yields parts of a text with the font that has their characters."""
+        """Yields parts of a text, each with a font that has its characters."""
         part, current = "", self._fonts[0]
         for char in escaped(text, self._missing):
             able = (f for f in self._fonts if char.isspace() or _has(f, char))
@@ -130,7 +130,7 @@ def _opened(path: Path, size: int) -> Any:
 
 @functools.cache
 def _installed() -> tuple[Path, ...]:
-    """Returns the installed fonts of many scripts, the better ones first."""
+    """Returns the installed fonts for many scripts, best first."""
     found = []
     for folder in _FOLDERS:
         for parent, _, names in os.walk(os.path.expanduser(folder)):

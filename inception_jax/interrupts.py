@@ -1,4 +1,4 @@
-"""Commands that end early: by Ctrl-C, by SIGTERM, or because nobody reads what they print."""
+"""Handles commands that end early: by Ctrl-C, by SIGTERM, or because their reader has stopped."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141  # 128 + the signal, as she
 def sigterm_raises() -> Iterator[None]:
     """Turns SIGTERM and SIGHUP into `SystemExit`, so that temporary files are removed.
 
-    By default these signals end a process at once. A second signal changes nothing: the first one
-    is being cleaned up after. Outside the main thread, which alone receives signals, this does
-    nothing.
-    """
+    By default these signals end a process at once. A second signal is ignored during the cleanup.
+    This does nothing outside the main thread, because only the main thread receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -42,7 +40,7 @@ def _raise(number: int, _: Any) -> None:
 
 
 def print_all(text: str) -> None:
-    """Prints a text, such as a help, and does not mind if its reader stops early."""
+    """Prints a text, such as a help. It is no error if the reader stops early."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -50,12 +48,12 @@ def print_all(text: str) -> None:
 
 
 def _to_nowhere() -> None:
-    """Lets what is still printed vanish, or Python complains about it at its end."""
+    """Discards further output. Otherwise Python prints an error at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code; an early end is quiet, and leaves no partial file.
+    """Runs a command and returns its exit code. An early end is silent and leaves no partial file.
 
     Args:
         command: returns its exit code, and handles its own errors.

@@ -1,8 +1,7 @@
-"""The names of all networks and tags, for answers that need no JAX: lists and near misses.
+"""The names of all networks and tags, for lists and suggestions without importing JAX.
 
-What a name stands for is said in `inception_jax/models/`, whose import takes a second. A test holds
-this table against it.
-"""
+`inception_jax/models/` defines the networks, but its import takes a second. A test compares this
+table with it."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ TAGS: dict[str, tuple[str, ...]] = {
 
 
 def matching(pattern: str = "*", *, tags: bool = False) -> list[str]:
-    """Returns the names that fit a shell pattern, sorted, as `list_models` does."""
+    """Returns the sorted names that match a shell pattern, like `list_models`."""
     names = [
         f"{arch}.{tag}" if tags else arch
         for arch in TAGS

@@ -1,4 +1,4 @@
-"""What a user may have meant by a word that does not exist: the one place for near misses."""
+"""Suggests known words for a misspelt or unknown word."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def nearest(
     others: Mapping[str, str | tuple[str, ...]] | None = None,
     count: int = 3,
 ) -> list[str]:
-    """Returns the known words that are most like a word, the most likely first.
+    """Returns the known words that are most similar to a word, the most likely first.
 
-    Case, hyphens, underscores, dots and blanks do not count.
+    Case, hyphens, underscores, dots and blanks are ignored.
 
     Args:
-        word: what was written.
-        known: what could have been written.
-        others: what other programs call things, with the known word, or words, for each. These go
-            before words that only look alike.
-        count: the most words to return.
+        word: the unknown word.
+        known: the valid words.
+        others: other programs' words, with the known words for each. They have priority over words
+            that only look similar.
+        count: maximal number of results.
     """
     plain = _plain(word)
     by_plain: dict[str, str] = {}
@@ -46,7 +46,7 @@ def did_you_mean(
     others: Mapping[str, str | tuple[str, ...]] | None = None,
     prefix: str = "",
 ) -> str:
-    """Returns "; did you mean X?" for the end of a message, or nothing if no word is near.
+    """Returns "; did you mean X?" for the end of a message; empty if no word is similar.
 
     Args:
         word: see `nearest`.

@@ -1,4 +1,4 @@
-"""What is said of many images in few lines, and names that are safe to print."""
+"""Summarises notes on many images in few lines; makes names safe to print."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def printable(name: Any) -> str:
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python keeps such a byte of a path
+    if "\udc80" <= character <= "\udcff":  # Python's representation of such a byte in a path
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
 class Counts:
-    """Counts names by kind, and keeps the first name of each kind."""
+    """Counts names by kind, and remembers the first name of each kind."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[int, str]] = {}
@@ -39,7 +39,7 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """How many names were counted."""
+        """The number of counted names."""
         return sum(count for count, _ in self._kinds.values())
 
     def lines(self) -> list[str]:
@@ -50,7 +50,8 @@ class Counts:
         ]
 
     def __str__(self) -> str:
-        """All in one line, the most frequent first: "8 .txt (such as a.txt), 1 .gif (b.gif)"."""
+        """Returns all counts in one line, the most frequent first: "8 .txt (such as a.txt), 1 .gif
+        (b.gif)"."""
         return ", ".join(
             f"{count} {kind} ({_example(count, first)})" for kind, count, first in self._ordered()
         )

@@ -1,4 +1,4 @@
-"""Writing files: bad paths are refused before any work, and writing is atomic."""
+"""Writes files atomically, and checks paths before any work."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def check_target(
     error: type[Exception] = ValueError,
     what: str = "such files",
 ) -> Path:
-    """Checks that a file can be written, before the work whose result it is to hold.
+    """Checks that a file can be written, before the work that produces its content.
 
     Args:
         path: of the file, which may exist.
-        endings: allowed endings, with their dots; none: any.
+        endings: allowed suffixes, with dots; empty: any.
         error: the class to raise.
-        what: the kind of files, for the message.
+        what: kind of file, for the message.
 
     Raises:
-        error: for another ending, for a folder, or if no file can be written there.
+        error: for another suffix, for a folder, or if no file can be written there.
     """
     path = Path(path)
     if endings and path.suffix not in endings:
@@ -44,7 +44,8 @@ def check_target(
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; that file then replaces `path`, or is deleted after an error."""
+    """Writes atomically: yields a temporary path, which then replaces `path`, or is deleted after
+    an error."""
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield partial
@@ -55,7 +56,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def umask() -> int:
-    """Returns the permissions that new files of this process do not get."""
+    """Returns the umask: permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Command lines: argparse whose mistakes are one line that names the option that was meant."""
+"""Command lines: argparse with one-line errors that suggest the intended option."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NUMBER = re.compile(r"-\.?\d")
 class Parser(argparse.ArgumentParser):
     """A parser that ends with exit code 2 and one line on standard error.
 
-    Options are written whole (`--batch-size`, not `--batch`): an abbreviation that means one option
-    today may mean two tomorrow. Underscores are as good as hyphens.
+    Options cannot be abbreviated (`--batch-size`, not `--batch`), because an abbreviation may
+    become ambiguous when options are added. Underscores and hyphens are equivalent.
 
     Args:
         *args: see `argparse.ArgumentParser`.
-        other_words: what other programs call options, with ours.
-        answers: options of other programs for which we have none, and what to do.
-        other_values: by option, what other programs call its values, with ours.
+        other_words: option names of other programs, with ours.
+        answers: options of other programs that do not exist here, with advice.
+        other_values: by option, other programs' names of its values, with ours.
         **kwargs: see `argparse.ArgumentParser`.
     """
 
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         self._other_values = other_values or {}
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """Refuses unknown options first: what else argparse would say follows from them."""
+        """Reports unknown options first, because they cause argparse's other errors."""
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(self._checked(words), namespace)
 
@@ -92,7 +92,7 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, wrong + hint)
 
     def explained(self, message: str) -> str:
-        """Returns argparse's message in our words."""
+        """Returns argparse's message in our own words."""
         message = message.removeprefix("argument ")
         message = message.replace("the following arguments are required:", "missing:")
         message = re.sub(r"expected (at least )?one argument$", "a value is missing", message)
@@ -101,14 +101,14 @@ class Parser(argparse.ArgumentParser):
         return message
 
     def error(self, message: str) -> NoReturn:
-        """Prints one line and ends with exit code 2."""
+        """Prints one line and exits with code 2."""
         self.exit(2, f"error: {self.explained(message)}\n")
 
 
 def whole_number(text: str) -> int:
-    """Reads a whole number; 1_000 and 1e3 are 1000."""
+    """Parses an integer; 1_000 and 1e3 are 1000."""
     try:
-        # float only reads what int does not: it rounds large numbers.
+        # float is used only if int fails, because it rounds large numbers.
         number = float(text) if re.search(r"[.eE]", text) else int(text)
     except ValueError:
         number = math.nan
@@ -118,7 +118,7 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Reads a number."""
+    """Parses a number."""
     try:
         return float(text)
     except ValueError:
@@ -127,7 +127,7 @@ def number(text: str) -> float:
 
 
 def versions(program: str) -> str:
-    """Returns the line of `--version`; nothing is imported for it."""
+    """Returns the line of `--version` without importing packages."""
     parts = [f"{program} {__version__}"]
     for package in ("jax", "flax"):
         try:

@@ -1,7 +1,7 @@
-"""The one reader of text files that people write: lists of classes, lists of images.
+"""Reads text files that people write: lists of classes, lists of images.
 
-Editors and spreadsheets leave marks in such files: a byte order mark, carriage returns, blanks at
-the ends of lines, separators. What is clear is read; the rest is refused with file and line.
+Editors and spreadsheets leave traces in such files: byte order marks, carriage returns, trailing
+blanks, separators. Everything unambiguous is read. Anything else is an error with file and line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _MARKS = {  # UTF-32's begins as UTF-16's does
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_INVISIBLE = "\ufeff\u200b\u200e\u200f"  # zero-width characters, which are not blanks for Python
+_INVISIBLE = (
+    "\ufeff\u200b\u200e\u200f"  # zero-width; no blanks for Python
+)
 _SEPARATORS = ";,\t"
 _COLUMNS = ("class", "class_name", "classname", "name", "label")
 
@@ -32,7 +34,7 @@ class Line(NamedTuple):
 
     Attributes:
         number: in the file, from 1.
-        text: without blanks and separators at its end.
+        text: without trailing blanks and separators.
     """
 
     number: int
@@ -47,11 +49,11 @@ def read_text(
     Args:
         path: of the file.
         error: the class to raise.
-        what: the file is, for messages.
+        what: description of the file, for messages.
 
     Raises:
-        error: if it cannot be read, or is in another encoding; that one cannot be guessed safely,
-            so the line and the remedy are named.
+        error: if it cannot be read, or has another encoding. An encoding cannot be guessed safely,
+            so the message names the line and the remedy.
     """
     try:
         content = Path(path).read_bytes()
@@ -74,9 +76,9 @@ def read_text(
 
 
 def read_lines(path: str | os.PathLike[str], error: type[Exception] = ValueError) -> list[Line]:
-    """Reads the lines that say something; empty ones, and those that start with "#", do not.
+    """Reads the lines of a file, except empty lines and comments that start with "#".
 
-    Blanks around a line and separators at its end are dropped: `cat;` is `cat`.
+    Blanks around a line and separators at its end are removed: `cat;` is `cat`.
 
     Args:
         path: of the file.
@@ -109,8 +111,8 @@ def read_class_names(
         error: the class to raise.
 
     Raises:
-        error: see `read_text`; naming the line that is no name, or the number of names if it is not
-            that of the classes.
+        error: see `read_text`; for a line that is not a name; if the number of names is not
+        `count`.
     """
     is_table = Path(path).suffix.lower() == ".csv"
     lines = _column(path, error) if is_table else _separated(read_lines(path, error), count)
@@ -136,7 +138,8 @@ def _counted(count: int, what: str) -> str:
 
 
 def _separated(lines: list[Line], count: int) -> list[Line]:
-    """Takes one line with all names apart; commas only if there are as many names as classes."""
+    """Splits a single line with all names; at commas only if this gives as many names as
+    classes."""
     if len(lines) > 1 or count < 2:
         return lines
     number, text = lines[0]
@@ -160,7 +163,7 @@ def _check_name(path: str | os.PathLike[str], line: Line, error: type[Exception]
 
 
 def _column(path: str | os.PathLike[str], error: type[Exception]) -> list[Line]:
-    """Reads the column of names of a table, whatever its separator."""
+    """Reads the column of names of a table with any separator."""
     text = read_text(path, error, what="a table").lstrip(_INVISIBLE + "\n")
     header = text.partition("\n")[0]
     delimiter = max(_SEPARATORS, key=header.count)

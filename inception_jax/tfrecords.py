@@ -46,14 +46,14 @@ def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[by
 
 
 def _verify(crc: int, checksum: bytes, where: str, error: type[Exception]) -> None:
-    """Compares CRC-32C, which TFRecord stores rotated and shifted."""
+    """Compares a CRC-32C, which TFRecord stores rotated and with an offset."""
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if struct.pack("<I", masked) != checksum:
         raise error(f"{where}: wrong checksum: the file is damaged, or no TFRecord file")
 
 
 def bytes_features(example: bytes) -> dict[str, bytes]:
-    """Returns the features of a `tf.train.Example` that are one string of bytes each, by name.
+    """Returns the features of a `tf.train.Example` that consist of one byte string, by name.
 
     Raises:
         ValueError: if it is something else.
@@ -73,7 +73,7 @@ def bytes_features(example: bytes) -> dict[str, bytes]:
 
 
 def _fields(message: bytes, wanted: int) -> list[bytes]:
-    """The contents of a protobuf message's field that have a length: bytes, text and messages."""
+    """Returns the length-delimited fields of a protobuf message: bytes, text and messages."""
     found, at = [], 0
     while at < len(message):
         tag, at = _varint(message, at)

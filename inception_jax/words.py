@@ -1,8 +1,7 @@
-"""Other libraries' words for what this one has, as plain data; it needs neither JAX nor PyTorch.
+"""Other libraries' names for networks, options and methods, as plain data without JAX or PyTorch.
 
-A name from elsewhere is answered with the tag that is meant, and not taken for it: the same name
-often stands for several sets of weights.
-"""
+An error for such a name suggests the tag that is meant. The name itself is not accepted, because it
+often stands for several sets of weights."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ _FID = "pytorch-fid, torch-fidelity"
 _SAIL = "sail-sg/inceptionnext"
 
 NAMES: tuple[tuple[str, str, str], ...] = (
-    # What it is called, by whom, and what is meant.
+    # Name, library, and the tags that are meant.
     ("googlenet", _TORCHVISION, "inception_v1.tv_in1k"),
     ("GoogLeNet", _TORCHVISION, "inception_v1.tv_in1k"),
     ("GoogLeNet_Weights.IMAGENET1K_V1", _TORCHVISION, "inception_v1.tv_in1k"),
@@ -116,7 +115,7 @@ NAMES: tuple[tuple[str, str, str], ...] = (
 )
 
 WEIGHTS: tuple[tuple[str, str], ...] = (
-    # What other libraries give for published weights, and whose word it is.
+    # Other libraries' values for published weights, with the library.
     ("imagenet", "Keras' and Cadene's"),
     ("imagenet+background", "Cadene's"),
     ("IMAGENET1K_V1", "torchvision's"),
@@ -164,7 +163,7 @@ OPTIONS: dict[str, str] = {
 }
 
 ATTRIBUTES: dict[str, str] = {
-    # Attributes and methods of timm's networks, beside those that ours have.
+    # Attributes and methods of timm's networks that ours do not have.
     "feature_info": "ij.feature_info(model)",
     "default_cfg": "model.info",
     "pretrained_cfg": "model.info",
@@ -188,7 +187,7 @@ ATTRIBUTES: dict[str, str] = {
 
 
 def key_of(name: str) -> str:
-    """Returns a name without what names are written differently in: case and punctuation."""
+    """Returns a name without case and punctuation, in which spellings differ."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -200,11 +199,11 @@ for _name, _who, _tag in NAMES:
 
 
 def about_name(name: str, known: Iterable[str]) -> str:
-    """Says what a name that is none of this library's means, or which are near.
+    """Describes what an unknown name means elsewhere, or which names are similar.
 
     Args:
-        name: what was asked for.
-        known: the library's own names, with and without tags.
+        name: the unknown name.
+        known: this library's names, with and without tags.
     """
     known = list(known)
     if "/" in name and ":" not in name:
@@ -235,7 +234,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def about_weights(word: object, name: str, known: Iterable[str]) -> str | None:
-    """Says what is meant by another library's word for published weights; None for no such word.
+    """Explains another library's word for published weights; None for other words.
 
     Args:
         word: what was given for `weights`: text, or a member of torchvision's enumerations.
@@ -263,12 +262,12 @@ def about_weights(word: object, name: str, known: Iterable[str]) -> str | None:
 
 
 def about_option(option: str, arch: str, own: Iterable[str]) -> str:
-    """Says what an option that a network does not have is called here, or which are near.
+    """Explains an unknown option: its name here, or similar names.
 
     Args:
         option: the unknown keyword.
         arch: the network.
-        own: all keywords that `create_model` takes for it.
+        own: all keyword arguments of `create_model` for it.
     """
     if option in OPTIONS:
         return f"{option} is another library's word; here: {OPTIONS[option]}"
@@ -279,7 +278,7 @@ def about_option(option: str, arch: str, own: Iterable[str]) -> str:
 
 
 def about_attribute(model: object, attribute: str) -> str:
-    """Returns the message of an AttributeError, with this library's word where there is one."""
+    """Returns the message of an AttributeError, with this library's name if there is one."""
     message = f"{type(model).__name__!r} object has no attribute {attribute!r}"
     if attribute in ATTRIBUTES:
         message += f"; here: {ATTRIBUTES[attribute]}"
@@ -287,10 +286,10 @@ def about_attribute(model: object, attribute: str) -> str:
 
 
 def check_counts(num_classes: Any, in_channels: Any) -> None:
-    """Checks the two sizes that a user gives for a network.
+    """Checks the number of classes and of channels.
 
     Raises:
-        ValueError: if they are not whole numbers, of at least 0 and 1.
+        ValueError: if they are not integers of at least 0 and 1.
     """
     for what, value, least, more in (
         ("num_classes", num_classes, 0, "; 0 gives features without a classifier"),

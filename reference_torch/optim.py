@@ -58,7 +58,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Takes one step; `closure` computes the loss and its gradients anew."""
+        """Takes one step. `closure` recomputes the loss and its gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

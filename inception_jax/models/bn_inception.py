@@ -37,7 +37,7 @@ StemKind = Literal["conv", "separable"]
 class SeparableStem(nnx.Module):
     """First layer of the paper and TF-slim: depthwise 7x7 with multiplier 8, pointwise, ReLU.
 
-    It alone has a bias in place of BatchNorm, in TF-slim.
+    It alone has a bias instead of BatchNorm, in TF-slim.
     """
 
     def __init__(self, in_channels: int, out_channels: int, **types: Any):
@@ -50,7 +50,7 @@ class SeparableStem(nnx.Module):
 
 
 class Inception(nnx.Module):
-    """Module whose 5x5 has become two 3x3; arguments in the order of the paper's table."""
+    """Module with two 3x3 instead of the 5x5; arguments in the order of the paper's table."""
 
     def __init__(
         self,
@@ -137,10 +137,10 @@ class InceptionReduction(nnx.Module):
 
 
 class BNInception(Model):
-    """BN-Inception with its readings as options.
+    """BN-Inception. Variants are options.
 
     Args:
-        dropout: share of the pooled features dropped in training; none in the paper and Caffe, 0.2
+        dropout: dropout rate of the pooled features; none in the paper and Caffe, 0.2
             in TF-slim.
         stem: "conv": a full 7x7, as Caffe. "separable": depthwise and pointwise, as the paper and
             TF-slim.
@@ -233,7 +233,7 @@ class BNInception(Model):
         x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 _CAFFE = Tag(
     source="Cadene pretrained-models.pytorch bn_inception-52deb4733.pth",
     input_size=224,

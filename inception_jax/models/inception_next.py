@@ -1,10 +1,9 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
-Reads beside the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise filters are
-taken apart into a small square, two bands and an identity, side by side. Names of layers are those
-of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a 224x224
-image.
-"""
+Read this file next to the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise
+filters are factorised into a small square, two bands and an identity, side by side. Names of layers
+are those of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a
+224x224 image."""
 
 from __future__ import annotations
 
@@ -57,8 +56,8 @@ MLP_RATIOS = (4, 4, 4, 3)
 class InceptionDWConv(nnx.Module):
     """Inception depthwise convolution, the paper's algorithm 1.
 
-    Most channels pass; three groups of `branch_ratio` of them meet a 3x3, a 1 x band, a band x 1.
-    """
+    Most channels pass unchanged. Three groups, each with a share `branch_ratio` of the channels, go
+    through a 3x3, a 1 x band and a band x 1."""
 
     def __init__(
         self, channels: int, *, branch_ratio: float, band: int, depthwise: Maker[DepthwiseConv]
@@ -201,10 +200,9 @@ class InceptionNeXt(Model):
     """InceptionNeXt of four sizes.
 
     Args:
-        size: see `SHAPES`.
-        dropout: share of the head's hidden numbers dropped in training.
-        drop_path: share of the examples that skip the last block in training; less before it,
-            falling to none at the first.
+        size: see `SHAPES`. dropout: dropout rate of the head's hidden layer. drop_path: stochastic
+        depth: rate at which examples skip the last block in training. It decreases to 0
+            at the first block.
     """
 
     min_size = 32
@@ -279,7 +277,7 @@ class InceptionNeXt(Model):
         return self.head.fc1.in_features
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 def _register(size: Size, num_params: int, drop_path: float, crop_pct: float, **more: Tag) -> None:
     tag = Tag(
         readings=dict(size=size, drop_path=drop_path),

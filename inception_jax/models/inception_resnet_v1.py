@@ -1,9 +1,9 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
-Reads beside the paper's figures 10 to 14. No ImageNet weights were ever published: those that exist
-embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a sixth block8
-and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used at 160x160.
-"""
+Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published: those
+that exist embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a
+sixth block8 and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used
+at 160x160."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Head = Literal["face", "classifier"]
 
 
 class Residual(nnx.Module):
-    """What ends a residual module: relu(x + scale * up(branches)).
+    """The end of a residual module: relu(x + scale * up(branches)).
 
     The 1x1 back up to the input's width has a bias and no BatchNorm.
     """
@@ -206,19 +206,19 @@ def chain(
 
 
 class InceptionResNetV1(Model):
-    """Inception-ResNet-v1 with its readings as options.
+    """Inception-ResNet-v1. Variants are options.
 
     Args:
-        dropout: share of the pooled features dropped in training; 0.2 in the paper, 0.6 in
+        dropout: dropout rate of the pooled features; 0.2 in the paper, 0.6 in
             facenet-pytorch.
         head: "face": a linear layer without bias and a BatchNorm before the classifier, as FaceNet;
             `embed` returns its numbers, which facenet-pytorch then divides by their norm.
             "classifier": the paper's, on the pooled features.
-        embedding_size: numbers that a face head makes; 128 in FaceNet's files of 2017.
-        blocks: how many block35, block17 and block8.
-        linear_last_block: the last block8 adds at full scale and has no ReLU, as in FaceNet.
-        scales: by which the branches of the three kinds of block are multiplied before they are
-            added, the paper's section 3.3; the numbers are the authors' code's.
+        embedding_size: size of the embedding of a face head; 128 in FaceNet's files of 2017.
+        blocks: numbers of block35, block17 and block8. linear_last_block: the last block8 adds at
+        full scale and has no ReLU, as in FaceNet. scales: factors on the branches of the three
+        kinds of block before they are added, the paper's
+            section 3.3. The defaults are the authors' code's.
     """
 
     min_size = 75

@@ -1,11 +1,11 @@
 """Inception-ResNet-v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
-Reads beside the paper's figures 16 to 19. Every public weight file comes from the authors' code,
-TF-slim's `nets/inception_resnet_v2.py`, which is another network than the paper's: V3's stem and a
-module Mixed_5b in place of V4's stem, twice as many blocks, and a last 1x1 convolution. Both are
-here. The residual modules and the last reduction are v1's, with other widths. Shapes are those of
-TF-slim's network for a 299x299 image, with the paper's beside them where they differ.
-"""
+Read this file next to the paper's figures 16 to 19. Every public weight file comes from the
+authors' code, TF-slim's `nets/inception_resnet_v2.py`, which is another network than the paper's:
+V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
+convolution. Both are here. The residual modules and the last reduction are v1's, with other widths.
+Shapes are those of TF-slim's network for a 299x299 image, with the paper's beside them where they
+differ."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ Source = Literal["slim", "paper"]
 
 
 class Mixed5b(InceptionA):
-    """The end of TF-slim's stem, V3's 35x35 module with a wider 1x1; the paper has none here."""
+    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1. The paper has no such
+    module."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(in_channels, pool_features=64, c1x1=96, **common)
 
 
 class InceptionResNetV2(Model):
-    """Inception-ResNet-v2 with its readings as options.
+    """Inception-ResNet-v2. Variants are options.
 
     Args:
         aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
             training then returns its logits too.
-        dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
-        layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
-        blocks: how many block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the paper.
+        dropout: dropout rate of the pooled features. The paper and TF-slim keep 0.8. layout:
+        "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b. blocks: numbers of
+        block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the paper.
         linear_last_block: the last block8 adds at full scale and has no ReLU, as in TF-slim.
-        scales: by which the branches of the three kinds of block are multiplied before they are
-            added, the paper's section 3.3; the numbers are TF-slim's.
+        scales: factors on the branches of the three kinds of block before they are added, the
+        paper's
+            section 3.3. The defaults are TF-slim's.
     """
 
     min_size = 75
@@ -144,7 +146,7 @@ class InceptionResNetV2(Model):
             x = maps.add("Conv2d_7b_1x1", self.Conv2d_7b_1x1(x))  # 8x8x1536
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 _PYTORCH: dict[str, Any] = dict(dropout=0.0)
 _TIMM: dict[str, Any] = dict(readings=_PYTORCH, crop_pct=0.8975)
 

@@ -1,10 +1,9 @@
 """Inception V1, GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions").
 
-Reads beside the paper's table 1. The paper's network has biases, response normalisation and true
-5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one. TF-slim and
-torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of a 224x224
-image.
-"""
+Read this file next to the paper's table 1. The paper's network has biases, response normalisation
+and true 5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one.
+TF-slim and torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of
+a 224x224 image."""
 
 from __future__ import annotations
 
@@ -142,10 +141,10 @@ class InceptionAux(nnx.Module):
 
 
 class InceptionV1(Model):
-    """GoogLeNet with its readings as options.
+    """GoogLeNet. Variants are options.
 
     Args:
-        dropout: share of the pooled features dropped in training; 0.4 in the paper, 0.2 in TF-slim
+        dropout: dropout rate of the pooled features; 0.4 in the paper, 0.2 in TF-slim
             and torchvision.
         aux_dropout: the same inside the auxiliary classifiers.
         norm: "bn": BatchNorm after every convolution, without bias. "lrn": the paper's network,
@@ -158,7 +157,8 @@ class InceptionV1(Model):
         maxpool4_window: window of the pool before 5a: 3 in the paper and Caffe, 2 in TF-slim and
             torchvision.
         aux_pool: "adaptive" as torchvision, "5x5" as the paper and Caffe, see `InceptionAux`.
-        transform_input: take images normalised with ImageNet's mean and deviation and map them to
+        transform_input: take images normalised with ImageNet's mean and standard deviation and map
+        them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
     """
 
@@ -245,7 +245,7 @@ class InceptionV1(Model):
         x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 register(
     "inception_v1",
     InceptionV1,

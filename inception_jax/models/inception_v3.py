@@ -100,7 +100,7 @@ class InceptionB(nnx.Module):
 
 
 class InceptionC(nnx.Module):
-    """17x17 module with 7x7 taken apart into 1x7 and 7x1, the paper's figure 6 with n = 7."""
+    """17x17 module with 7x7 factorised into 1x7 and 7x1, the paper's figure 6 with n = 7."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class InceptionD(nnx.Module):
 
 
 class InceptionE(nnx.Module):
-    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7."""
+    """8x8 module with a parallel 1x3 and 3x1 at the end of two branches, the paper's figure 7."""
 
     def __init__(
         self,
@@ -258,15 +258,16 @@ def _at_least_5x5(x: jax.Array) -> jax.Array:
 
 
 class InceptionV3(Model):
-    """Inception V3 with its readings as options.
+    """Inception V3. Variants are options.
 
     Args:
-        dropout: share of the pooled features dropped in training. TF-slim keeps 0.8.
+        dropout: dropout rate of the pooled features. TF-slim keeps 0.8.
         count_include_pad: the average pools divide by 9 at the border too. False in TF-slim, Keras
             and pytorch-fid, True in torchvision and timm.
         mixed_7c_pool: the last module's pool branch. "max" in the 2015-12-05 graph that FID uses,
             probably a slip of its authors; "avg" everywhere else.
-        transform_input: take images normalised with ImageNet's mean and deviation and map them to
+        transform_input: take images normalised with ImageNet's mean and standard deviation and map
+        them to
             [-1, 1], as torchvision's pretrained network does. Only for three channels.
     """
 
@@ -346,7 +347,7 @@ class InceptionV3(Model):
         x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 _TIMM = dict(count_include_pad=True, dropout=0.0)
 
 register(

@@ -1,9 +1,8 @@
 """Inception V4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
-Reads beside the paper's figures 3 to 9. Every public weight file comes from the authors' code,
-TF-slim's `nets/inception_v4.py`; where that code and a figure differ, a comment says so. Shapes are
-those of a 299x299 image.
-"""
+Read this file next to the paper's figures 3 to 9. Every public weight file comes from the authors'
+code, TF-slim's `nets/inception_v4.py`; where that code and a figure differ, a comment says so.
+Shapes are those of a 299x299 image."""
 
 from __future__ import annotations
 
@@ -178,7 +177,7 @@ class InceptionV4(Model):
     Args:
         aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
             training then returns its logits too.
-        dropout: share of the pooled features dropped in training. The paper and TF-slim keep 0.8.
+        dropout: dropout rate of the pooled features. The paper and TF-slim keep 0.8.
     """
 
     min_size = 75
@@ -266,7 +265,7 @@ class InceptionV4(Model):
         x = maps.add("Mixed_7d", self.Mixed_7d(x))  # 8x8x1536
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 _TIMM = dict(dropout=0.0)
 
 register(

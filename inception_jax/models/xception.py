@@ -1,6 +1,6 @@
 """Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
 
-Reads beside the paper's figure 5. Blocks are numbered as in the author's code, Keras'
+Read this file next to the paper's figure 5. Blocks are numbered as in the author's code, Keras'
 `applications/xception.py`; timm and Cadene number from the first residual block, so their block 1
 is block 2 here. Shapes are those of a 299x299 image.
 """
@@ -74,10 +74,10 @@ class MiddleBlock(nnx.Module):
 
 
 class Xception(Model):
-    """Xception with its readings as options.
+    """Xception. Variants are options.
 
     Args:
-        dropout: share of the pooled features dropped in training; 0.5 in the paper's section 4.5,
+        dropout: dropout rate of the pooled features; 0.5 in the paper's section 4.5,
             none in Keras and timm.
         pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
             and Cadene (one pixel on each side). They differ wherever a map's side is even: at 299
@@ -165,7 +165,7 @@ class Xception(Model):
         x = maps.add("block14_sepconv2", jax.nn.relu(self.block14_sepconv2(x)))  # 10x10x2048
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 _TIMM: dict[str, Any] = dict(
     readings=dict(pad_mode="torch", bn_eps=1e-5, dropout=0.0), crop_pct=0.8975
 )

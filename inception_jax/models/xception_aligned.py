@@ -1,10 +1,9 @@
 """Aligned Xception 41, 65 and 71 (Chen et al. 2018, DeepLabv3+, "Encoder-Decoder with Atrous...").
 
-Reads beside the paper's figure 4: Xception with strided convolutions in place of max pools, more
-blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and 65p, with
-normalisation before the convolutions, are timm's. All weights are timm's or converted there. Shapes
-are those of xception65 for a 299x299 image.
-"""
+Read this file next to the paper's figure 4: Xception with strided convolutions instead of max
+pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and
+65p, with normalisation before the convolutions, are timm's. All weights are timm's or converted
+there. Shapes are those of xception65 for a 299x299 image."""
 
 from __future__ import annotations
 
@@ -190,18 +189,18 @@ class PreBlock(nnx.Module):
 
 
 class XceptionAligned(Model):
-    """Aligned Xception with its readings as options.
+    """Aligned Xception. Variants are options.
 
     Args:
         layers: 41, 65 or 71, see `FLOWS`.
         preact: blocks of the variants p, see `PreBlock`.
-        output_stride: how much smaller than the image the last map is: 32, or 16 or 8, where blocks
-            dilate their filters in place of a stride. As in timm, xception71 at 8 has one shortcut
-            convolution less, of a block that then neither strides nor widens, so weights of the
+        output_stride: image size divided by the size of the last map: 32, or 16 or 8 with dilated
+            filters instead of strides. As in timm, xception71 with 8 has one shortcut convolution
+            less, because one block then has neither a stride nor more channels. Weights of the
             other strides do not fit it.
-        dropout: share of the pooled features dropped in training.
-        drop_path: share of the examples that skip the last block in training; less before it,
-            falling to none at the first.
+        dropout: dropout rate of the pooled features. drop_path: stochastic depth: rate at which
+        examples skip the last block in training. It decreases to 0
+            at the first block.
 
     Raises:
         ValueError: for another number of layers or another output stride.
@@ -284,11 +283,10 @@ class XceptionAligned(Model):
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c], in forward order.
 
-        Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
-        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone. Of
-        blocks with a stride there is also what their last separable convolution takes, which is
-        where timm taps them: `block1_act3`, or, before its normalisation, `block1_conv2`.
-        """
+        Blocks are numbered from 1 through entry, middle and exit flow. Their stage is the sum,
+        before the ReLU. `act`, the last map after the ReLU, exists only in 41p and 65p. A block
+        with a stride has another stage, where timm has its tap: the input of its last separable
+        convolution, `block1_act3`, or `block1_conv2` before the normalisation."""
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
         x = maps.add("conv2", self.conv2(x))  # 150x150x64
@@ -326,7 +324,7 @@ def _block_options(
     return options
 
 
-# What each published weight file needs, and what its publisher feeds it.
+# The options that each published weight file needs, and its publisher's preprocessing.
 def _register(arch: str, num_params: int, readings: dict[str, Any], tags: list[str]) -> None:
     crops = {"tf_in1k": 0.903, "ra3_in1k": 0.94}
     of_tag = {

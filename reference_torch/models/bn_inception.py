@@ -28,7 +28,7 @@ StemKind = Literal["conv", "separable"]
 class SeparableStem(nn.Module):
     """First layer of the paper and TF-slim: depthwise 7x7 with multiplier 8, pointwise, ReLU.
 
-    It alone has a bias in place of BatchNorm, in TF-slim.
+    It alone has a bias instead of BatchNorm, in TF-slim.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -42,7 +42,7 @@ class SeparableStem(nn.Module):
 
 
 class Inception(nn.Module):
-    """Module whose 5x5 has become two 3x3; arguments in the order of the paper's table."""
+    """Module with two 3x3 instead of the 5x5; arguments in the order of the paper's table."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class InceptionReduction(nn.Module):
 
 
 class BNInception(Model):
-    """BN-Inception with its readings as options.
+    """BN-Inception. Variants are options.
 
     `inception_jax.models.BNInception` explains its options.
     """

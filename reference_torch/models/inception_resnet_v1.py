@@ -1,9 +1,9 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
-Reads beside the paper's figures 10 to 14. No ImageNet weights were ever published: those that exist
-embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a sixth block8
-and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used at 160x160.
-"""
+Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published: those
+that exist embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a
+sixth block8 and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used
+at 160x160."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Head = Literal["face", "classifier"]
 
 
 class Residual(nn.Module):
-    """What ends a residual module: relu(x + scale * up(branches)).
+    """The end of a residual module: relu(x + scale * up(branches)).
 
     The 1x1 back up to the input's width has a bias and no BatchNorm.
     """
@@ -203,7 +203,7 @@ def chain(
 
 
 class InceptionResNetV1(Model):
-    """Inception-ResNet-v1 with its readings as options.
+    """Inception-ResNet-v1. Variants are options.
 
     `inception_jax.models.InceptionResNetV1` explains its options.
     """

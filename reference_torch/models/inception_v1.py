@@ -1,10 +1,9 @@
 """Inception V1, GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions").
 
-Reads beside the paper's table 1. The paper's network has biases, response normalisation and true
-5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one. TF-slim and
-torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of a 224x224
-image.
-"""
+Read this file next to the paper's table 1. The paper's network has biases, response normalisation
+and true 5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one.
+TF-slim and torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of
+a 224x224 image."""
 
 from __future__ import annotations
 
@@ -139,7 +138,7 @@ class InceptionAux(nn.Module):
 
 
 class InceptionV1(Model):
-    """GoogLeNet with its readings as options.
+    """GoogLeNet. Variants are options.
 
     `inception_jax.models.InceptionV1` explains its options.
     """

@@ -1,9 +1,9 @@
 """Inception V2 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
-Reads beside the paper's table 1 and figures 5 to 8 and 10. The filters inside the modules were in a
-supplement that is lost; ours are those whose sums the table prints: V3's, with the 5x5 of its first
-modules as two 3x3. No weights were ever published. TF-slim's `inception_v2` is another network,
-`bn_inception.py`. Shapes are those of a 299x299 image.
+Read this file next to the paper's table 1 and figures 5 to 8 and 10. The numbers of filters inside
+the modules were in a supplement that is lost. We use those of V3, with two 3x3 instead of the 5x5
+of its first modules: their sums are those that the table prints. No weights were ever published.
+TF-slim's `inception_v2` is another network, `bn_inception.py`. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ReductionA(InceptionReduction):
 
 
 class InceptionB(nn.Module):
-    """17x17 module with n x n taken apart into 1xn and nx1, the paper's figure 6."""
+    """17x17 module with n x n factorised into 1xn and nx1, the paper's figure 6."""
 
     def __init__(
         self, in_channels: int, channels_nxn: int, *, n: int, conv: Maker[ConvBN], width: Width
@@ -88,11 +88,12 @@ class ReductionB(InceptionReduction):
 
 
 class InceptionC(InceptionE):
-    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7: V3's module."""
+    """8x8 module with a parallel 1x3 and 3x1 at the end of two branches, the paper's figure 7: V3's
+    module."""
 
 
 class InceptionV2(Model):
-    """Inception V2 with its readings as options.
+    """Inception V2. Variants are options.
 
     `inception_jax.models.InceptionV2` explains its options.
     """

@@ -97,7 +97,7 @@ class InceptionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """17x17 module with 7x7 taken apart into 1x7 and 7x1, the paper's figure 6 with n = 7."""
+    """17x17 module with 7x7 factorised into 1x7 and 7x1, the paper's figure 6 with n = 7."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """8x8 module whose 3x3 end side by side in 1x3 and 3x1, the paper's figure 7."""
+    """8x8 module with a parallel 1x3 and 3x1 at the end of two branches, the paper's figure 7."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ def _at_least_5x5(x: torch.Tensor) -> torch.Tensor:
 
 
 class InceptionV3(Model):
-    """Inception V3 with its readings as options.
+    """Inception V3. Variants are options.
 
     `inception_jax.models.InceptionV3` explains its options.
     """

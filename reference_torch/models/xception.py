@@ -1,6 +1,6 @@
 """Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
 
-Reads beside the paper's figure 5. Blocks are numbered as in the author's code, Keras'
+Read this file next to the paper's figure 5. Blocks are numbered as in the author's code, Keras'
 `applications/xception.py`; timm and Cadene number from the first residual block, so their block 1
 is block 2 here. Shapes are those of a 299x299 image.
 """
@@ -71,7 +71,7 @@ class MiddleBlock(nn.Module):
 
 
 class Xception(Model):
-    """Xception with its readings as options.
+    """Xception. Variants are options.
 
     `inception_jax.models.Xception` explains its options.
     """

@@ -1,10 +1,9 @@
 """Aligned Xception 41, 65 and 71 (Chen et al. 2018, DeepLabv3+, "Encoder-Decoder with Atrous...").
 
-Reads beside the paper's figure 4: Xception with strided convolutions in place of max pools, more
-blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and 65p, with
-normalisation before the convolutions, are timm's. All weights are timm's or converted there. Shapes
-are those of xception65 for a 299x299 image.
-"""
+Read this file next to the paper's figure 4: Xception with strided convolutions instead of max
+pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and
+65p, with normalisation before the convolutions, are timm's. All weights are timm's or converted
+there. Shapes are those of xception65 for a 299x299 image."""
 
 from __future__ import annotations
 
@@ -174,7 +173,7 @@ class PreBlock(nn.Module):
 
 
 class XceptionAligned(Model):
-    """Aligned Xception with its readings as options.
+    """Aligned Xception. Variants are options.
 
     `inception_jax.models.XceptionAligned` explains its options.
 
@@ -254,11 +253,10 @@ class XceptionAligned(Model):
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w], in forward order.
 
-        Blocks are numbered from 1 through entry, middle and exit flow. They give their sum, to
-        which no ReLU has been applied; `act` is the last map after it, of 41p and 65p alone. Of
-        blocks with a stride there is also what their last separable convolution takes, which is
-        where timm taps them: `block1_act3`, or, before its normalisation, `block1_conv2`.
-        """
+        Blocks are numbered from 1 through entry, middle and exit flow. Their stage is the sum,
+        before the ReLU. `act`, the last map after the ReLU, exists only in 41p and 65p. A block
+        with a stride has another stage, where timm has its tap: the input of its last separable
+        convolution, `block1_act3`, or `block1_conv2` before the normalisation."""
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
         x = maps.add("conv2", self.conv2(x))  # 150x150x64

@@ -1,6 +1,6 @@
 """Batches: what is in one follows from the seed and the step, not from who loads it.
 
-No state of an iterator is stored: training goes on at a step by starting there, with any number of
+No iterator state is stored: training resumes at a step by starting there, with any number of
 workers and processes.
 
 Worker processes import this module. They start no JAX backend.

@@ -144,9 +144,7 @@ def _phases(
     head_def = functional.head_view(model, wide_gradients=network.grad_reduce == "float32")
     of_head = gradients(with_frozen(loss(head_def, frozen=True), own))
     head_rate = schedule.head_rate(config.schedule, head_steps)
-    head_tx = make_optimizer(
-        config.optimizer, head_rate
-    )  # its state is of the same kind
+    head_tx = make_optimizer(config.optimizer, head_rate)  # its state is of the same kind
     head_step = make_head_step(of_head, head_tx, config.step, own)
     head = Phase(0, head_rate, head_step, f"training the classifier alone until step {head_steps}")
     whole = dataclasses.replace(
