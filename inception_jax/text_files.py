@@ -22,9 +22,7 @@ _MARKS = {  # UTF-32's begins as UTF-16's does
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_INVISIBLE = (
-    "\ufeff\u200b\u200e\u200f"  # zero-width; no blanks for Python
-)
+_INVISIBLE = "\ufeff\u200b\u200e\u200f"  # zero-width characters, no blanks for Python
 _SEPARATORS = ";,\t"
 _COLUMNS = ("class", "class_name", "classname", "name", "label")
 
@@ -112,7 +110,7 @@ def read_class_names(
 
     Raises:
         error: see `read_text`; for a line that is not a name; if the number of names is not
-        `count`.
+            `count`.
     """
     is_table = Path(path).suffix.lower() == ".csv"
     lines = _column(path, error) if is_table else _separated(read_lines(path, error), count)

@@ -21,8 +21,9 @@ def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int 
 
     Args:
         model: in the mode to count. May be abstract (`nnx.eval_shape`), because nothing is
-        computed. input_size: height and width of the image, in pixels. in_channels: channels of the
-        image.
+            computed.
+        input_size: height and width of the image, in pixels.
+        in_channels: channels of the image.
     """
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)

@@ -1,4 +1,4 @@
-"""A network, or a module of it, as a finished drawing."""
+"""Makes the drawing of a network or of a module."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def draw(
     by side in the order of the code.
 
     Args:
-        name_or_model: what `create_model` takes, or a network. For a name, the drawing includes
-            all auxiliary classifiers that the network can have.
+        name_or_model: a name that `create_model` takes, or a network. For a name, the drawing
+            includes all auxiliary classifiers that the network can have.
         module: a stage of `features` ("Mixed_6b", "block17") or the path of a module
             ("block17.0", "AuxLogits"); None: the whole network. Of equal modules in a row only
             one is drawn.
@@ -42,27 +42,27 @@ def draw(
         The text of an SVG file.
 
     Raises:
-        UnknownModelError: for a name that no network has.
-        ValueError: for a module that the network does not have, with near names; for images that
-            it cannot take; if a network that `create_model` did not build is given no size.
+        UnknownModelError: for an unknown name.
+        ValueError: for an unknown module, with similar names; for images that the network cannot
+            take; if the size is missing for a network that `create_model` did not build.
     """
     return svg.write(drawing(network_of(name_or_model, input_size), module))
 
 
 def drawing(network: Network, module: str | None) -> Drawing:
-    """Returns the boxes, lines and texts of what `draw` writes, at their places."""
+    """Returns the boxes, lines and texts of a drawing, with their positions."""
     return _whole(network) if module is None else _module(network, module)
 
 
 def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
-    """Returns a module of each kind that a network has, for `draw`, in forward order.
+    """Returns one module of each kind in a network, in forward order, as names for `draw`.
 
-    Two modules are of one kind if they have the same class and structure. Channels do not count,
-    except that a separable convolution which widens the map differs from one which does not.
+    Two modules are of the same kind if they have the same class and structure. Channel counts are
+    ignored, except that a separable convolution that widens the map differs from one that does not.
 
     Args:
-        name_or_model: as for `draw`.
-        widths: let all channels count.
+        name_or_model: see `draw`.
+        widths: modules with different channel counts are different kinds.
 
     Raises:
         UnknownModelError: for a name that no network has.

@@ -1,10 +1,9 @@
-"""From a traced program to a graph, equation by equation.
+"""Converts a traced program to a graph, equation by equation.
 
-A value that does not depend on the images is no node. Nor is an equation that only rearranges
-numbers: a cast, a reshape. Elementwise equations are nodes of kind `step`, which `simplify` names.
-Where two chains of steps from one node meet again, as in x * cdf(x), the step in which they meet
-stands for all of them.
-"""
+Values that do not depend on the images are not nodes, and neither are equations that only rearrange
+numbers, such as casts and reshapes. Elementwise equations are nodes of kind `step`, which
+`simplify` names. If two chains of steps from one node meet again, as in x * cdf(x), a single step
+represents all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places the boxes of a whole network: one under the other, in columns."""
+"""Lays out the boxes of a whole network in columns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ASPECT = 4 / 3  # of the whole: width by height
 
 
 def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
-    """Places the boxes of a network in as many columns as give the best shape.
+    """Lays out the boxes of a network in the number of columns that gives the best shape.
 
     Returns:
         The boxes and lines, and the width and height of the whole.
@@ -39,7 +39,7 @@ def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
 
 
 def _cost(width: float, height: float) -> float:
-    """The area, times how far the shape is from the wanted one."""
+    """Returns the area, weighted by how far the shape is from the preferred one."""
     aspect = width / height / _ASPECT
     return width * height * math.sqrt(max(aspect, 1 / aspect))
 
@@ -71,7 +71,7 @@ def _in_columns(columns: list[list[Row]], width: float) -> tuple[list[Shape], Po
 
 
 def _split(rows: Sequence[Row], count: int, more: int) -> list[list[Row]]:
-    """Splits rows into columns of about equal height, or some rows more in all but the last."""
+    """Splits rows into columns of about equal height; all but the last may have some more rows."""
     total = sum(_height(row) + _GAP for row in rows)
     share = total / count + more * (_HIGH + _GAP)
     columns: list[list[Row]] = [[]]
@@ -119,7 +119,7 @@ def _box(row: Row, x: float, y: float, width: float) -> Box:
 
 
 def _passage(start: Point, between: float, end: float) -> Line:
-    """The line from the end of one column to the start of the next."""
+    """Returns the line from the end of one column to the start of the next."""
     x, y = start
     low, high = y + _GAP * 0.6, -_GAP
     return Line(((x, y), (x, low), (between, low), (between, high), (end, high), (end, 0)))

@@ -1,4 +1,4 @@
-"""Which modules of a network are equal."""
+"""Finds equal modules of a network."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Repeat:
 
 
 def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
-    """Returns what is the same for two parts that are built alike.
+    """Returns a signature, which is equal for two parts of the same structure.
 
     Args:
         nodes: of a part.
-        widths: include the numbers of channels. Otherwise all that counts of them is whether a
-            separable convolution widens the map.
+        widths: include the numbers of channels. Otherwise only whether a separable convolution
+            widens the map is included.
     """
     index_of = {number: index for index, number in enumerate(nodes)}
     rows: list[object] = []
@@ -43,7 +43,8 @@ def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
 
 
 def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
-    """Whether a node is the pointwise half of a separable convolution that widens the map."""
+    """Returns whether a node is the pointwise half of a separable convolution that widens the
+    map."""
     before = nodes.get(node.inputs[0])
     if before is None or node.depthwise or not before.depthwise:
         return False
@@ -80,7 +81,7 @@ def run_of(graph: Graph, path: str) -> list[str]:
 
 
 def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
-    """Removes all but the first of equal modules; its result stands for that of the last."""
+    """Removes all but the first of equal modules; its result replaces that of the last."""
     others = {number for path in group[1:] for number in nodes_inside(nodes, path)}
     if not others:
         return nodes

@@ -1,9 +1,8 @@
-"""From a graph of equations to the graph that a paper's figure shows.
+"""Simplifies a graph of equations to the graph that a paper's figure shows.
 
-Steps get the names that papers give them. What a layer applies to the result of its convolution, a
-BatchNorm or an activation, becomes part of the convolution's node. A normalisation or activation
-that another module applies, such as the ReLU before Xception's convolutions, stays a node.
-"""
+Steps get the names that papers use. A BatchNorm or activation that a layer applies after its
+convolution becomes part of the convolution's node. A normalisation or activation in another module,
+such as the ReLU before Xception's convolutions, remains a node."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ _ACTIVATIONS = {"erf": "GELU", "erfc": "GELU", "logistic": "SiLU", "tanh": "tanh
 
 
 def simplify(graph: Graph) -> Graph:
-    """Returns the graph of a network as figures show it, without what no output depends on."""
+    """Returns the graph of a network as in figures, without nodes on which no output depends."""
     draft = _Draft(graph)
     _name_steps(draft)
     _merge_steps(draft)
@@ -43,7 +42,7 @@ class _Draft:
     """A graph that is being simplified.
 
     Attributes:
-        nodes: those that are left, by number.
+        nodes: remaining nodes by number.
         modules: class of each module by its path.
     """
 
@@ -53,7 +52,7 @@ class _Draft:
         self._merged_into: dict[int, int] = {}
 
     def current(self, number: int) -> int:
-        """Returns the node that a node of the original graph has become a part of."""
+        """Returns the node into which a node of the original graph was merged."""
         while number in self._merged_into:
             number = self._merged_into[number]
         return number
@@ -67,7 +66,7 @@ class _Draft:
         self.nodes[number] = dataclasses.replace(self.nodes[number], **fields)  # pyright: ignore
 
     def merge(self, number: int, into: int) -> None:
-        """Removes a node; those that took its result take that of another."""
+        """Removes a node; nodes that used its result use that of another."""
         del self.nodes[number]
         self._merged_into[number] = into
         for other, node in self.nodes.items():
@@ -80,7 +79,7 @@ class _Draft:
         return [number for number, node in self.nodes.items() if node.kind in kinds]
 
     def is_only_consumer(self, number: int) -> bool:
-        """Returns whether no other node takes the first input of this one."""
+        """Returns whether no other node uses the first input of this one."""
         source = self.source(number)
         return [n for n, node in self.nodes.items() if source in node.inputs] == [number]
 
@@ -139,7 +138,7 @@ def _merge_steps(draft: _Draft) -> None:
 
 
 def _fold_strides(draft: _Draft) -> None:
-    """Draws a 1x1 convolution of every second pixel as one with a stride of two."""
+    """Replaces a 1x1 convolution of every second pixel by one with a stride of two."""
     for number in draft.of_kind("conv"):
         source = draft.source(number)
         before = draft.nodes[source]
@@ -162,8 +161,8 @@ def _fold_biases(draft: _Draft) -> None:
 def _fold_norms(draft: _Draft) -> None:
     """Folds the normalisations of a module if each follows one of its convolutions.
 
-    Otherwise none of them, so that modules that normalise before their convolutions are drawn so.
-    """
+    If one does not, folds none, so that modules that normalise before their convolutions are drawn
+    so."""
 
     def belongs(node: Node, before: Node) -> bool:
         return before.kind in _WEIGHTED and parent(node.scope) == parent(before.layer)
@@ -190,7 +189,8 @@ def _fold_activations(draft: _Draft) -> None:
 
 
 def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> None:
-    """Makes a node part of the one before it, if it belongs to that and nothing else takes it."""
+    """Merges a node into the one before it, if both belong together and no other node uses the
+    result."""
     node, source = draft.nodes[number], draft.source(number)
     before = draft.nodes[source]
     if belongs(node, before) and draft.is_only_consumer(number):

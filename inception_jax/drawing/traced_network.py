@@ -1,4 +1,4 @@
-"""A network with all that drawings show of it."""
+"""A traced network, with everything that drawings show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network's program with marks where its modules and stages begin and end."""
+"""Traces a network, with marks where its modules and stages begin and end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class MarkedProgram:
     """A traced network.
 
     Attributes:
-        closed: the jaxpr, with its constants, from the leaves of the network's state and the images
-            to the logits and those of its auxiliary classifiers.
-        parameters: paths of the inputs but the last, which is the images.
-        modules: the class of each module by its path; that of the network by the empty one.
+        closed: the jaxpr with its constants. Inputs are the leaves of the network's state and the
+            images; outputs are the logits and those of auxiliary classifiers.
+        parameters: paths of all inputs except the last, the images.
+        modules: class of each module by its path; the empty path is the network.
     """
 
     closed: Any
@@ -65,7 +65,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
 
 
 def event(equation: Any) -> tuple[Event, str] | None:
-    """Returns what an equation marks and the name of that, or None if it is no mark."""
+    """Returns the kind and name of a mark; None for other equations."""
     if equation.primitive.name != "name":
         return None
     prefix, _, rest = equation.params["name"].partition(":")
@@ -82,7 +82,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
-    """Replaces every module below another by one that marks its calls."""
+    """Replaces every submodule by one that marks its calls."""
     for key, child in list(nnx.iter_children(parent)):
         if not isinstance(child, nnx.Module):
             continue
@@ -95,7 +95,7 @@ def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
 
 
 class _Marked(nnx.Module):
-    """Stands for a module. Calls of it and of its methods have marks before and after them."""
+    """Replaces a module, and puts marks before and after calls of it and of its methods."""
 
     def __init__(self, module: Any, path: str):
         self.module = module
@@ -124,7 +124,7 @@ class _Marked(nnx.Module):
 
 
 class _MarkedDropout(nnx.Module):
-    """Stands for a dropout, and is only a mark; without a rate, nothing."""
+    """Replaces a dropout by a mark, or by nothing if its rate is 0."""
 
     def __init__(self, rate: float):
         self.rate = rate

@@ -140,8 +140,7 @@ class BNInception(Model):
     """BN-Inception. Variants are options.
 
     Args:
-        dropout: dropout rate of the pooled features; none in the paper and Caffe, 0.2
-            in TF-slim.
+        dropout: dropout rate of the pooled features; none in the paper and Caffe, 0.2 in TF-slim.
         stem: "conv": a full 7x7, as Caffe. "separable": depthwise and pointwise, as the paper and
             TF-slim.
         conv_bias: convolutions have a bias before BatchNorm, as in Caffe's files.

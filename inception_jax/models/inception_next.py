@@ -1,7 +1,7 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
 Read this file next to the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise
-filters are factorised into a small square, two bands and an identity, side by side. Names of layers
+filters are split into a small square, two bands and an identity, side by side. Names of layers
 are those of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a
 224x224 image."""
 
@@ -200,7 +200,9 @@ class InceptionNeXt(Model):
     """InceptionNeXt of four sizes.
 
     Args:
-        size: see `SHAPES`. dropout: dropout rate of the head's hidden layer. drop_path: stochastic
+        size: see `SHAPES`.
+        dropout: dropout rate of the head's hidden layer.
+        drop_path: stochastic
         depth: rate at which examples skip the last block in training. It decreases to 0
             at the first block.
     """

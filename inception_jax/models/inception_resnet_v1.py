@@ -209,16 +209,15 @@ class InceptionResNetV1(Model):
     """Inception-ResNet-v1. Variants are options.
 
     Args:
-        dropout: dropout rate of the pooled features; 0.2 in the paper, 0.6 in
-            facenet-pytorch.
+        dropout: dropout rate of the pooled features; 0.2 in the paper, 0.6 in facenet-pytorch.
         head: "face": a linear layer without bias and a BatchNorm before the classifier, as FaceNet;
             `embed` returns its numbers, which facenet-pytorch then divides by their norm.
             "classifier": the paper's, on the pooled features.
         embedding_size: size of the embedding of a face head; 128 in FaceNet's files of 2017.
-        blocks: numbers of block35, block17 and block8. linear_last_block: the last block8 adds at
-        full scale and has no ReLU, as in FaceNet. scales: factors on the branches of the three
-        kinds of block before they are added, the paper's
-            section 3.3. The defaults are the authors' code's.
+        blocks: numbers of block35, block17 and block8.
+        linear_last_block: the last block8 adds at full scale and has no ReLU, as in FaceNet.
+        scales: factors on the branches of the three kinds of block before they are added, the
+            paper's section 3.3. The defaults are the authors' code's.
     """
 
     min_size = 75

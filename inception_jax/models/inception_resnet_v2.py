@@ -42,13 +42,13 @@ class InceptionResNetV2(Model):
     Args:
         aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
             training then returns its logits too.
-        dropout: dropout rate of the pooled features. The paper and TF-slim keep 0.8. layout:
-        "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b. blocks: numbers of
-        block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the paper.
+        dropout: dropout rate of the pooled features. The paper and TF-slim keep 0.8.
+        layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
+        blocks: numbers of block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the
+            paper.
         linear_last_block: the last block8 adds at full scale and has no ReLU, as in TF-slim.
         scales: factors on the branches of the three kinds of block before they are added, the
-        paper's
-            section 3.3. The defaults are TF-slim's.
+            paper's section 3.3. The defaults are TF-slim's.
     """
 
     min_size = 75

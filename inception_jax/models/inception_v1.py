@@ -144,8 +144,8 @@ class InceptionV1(Model):
     """GoogLeNet. Variants are options.
 
     Args:
-        dropout: dropout rate of the pooled features; 0.4 in the paper, 0.2 in TF-slim
-            and torchvision.
+        dropout: dropout rate of the pooled features; 0.4 in the paper, 0.2 in TF-slim and
+            torchvision.
         aux_dropout: the same inside the auxiliary classifiers.
         norm: "bn": BatchNorm after every convolution, without bias. "lrn": the paper's network,
             biases, and response normalisation after the first pool and before the second.
@@ -158,8 +158,7 @@ class InceptionV1(Model):
             torchvision.
         aux_pool: "adaptive" as torchvision, "5x5" as the paper and Caffe, see `InceptionAux`.
         transform_input: take images normalised with ImageNet's mean and standard deviation and map
-        them to
-            [-1, 1], as torchvision's pretrained network does. Only for three channels.
+            them to [-1, 1], as torchvision's pretrained network does. Only for three channels.
     """
 
     min_size = 32

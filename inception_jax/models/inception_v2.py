@@ -103,8 +103,7 @@ class InceptionV2(Model):
             in a widely read retelling that keeps 7 for V3.
         aux_position: the map under the auxiliary classifier: the last 17x17 in the paper's figure
             8, the first, after the reduction, in the retelling.
-        dropout: dropout rate of the pooled features; TF-slim's for V3, the paper
-            names none.
+        dropout: dropout rate of the pooled features; TF-slim's for V3, the paper names none.
     """
 
     min_size = 75

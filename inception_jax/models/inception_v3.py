@@ -267,8 +267,7 @@ class InceptionV3(Model):
         mixed_7c_pool: the last module's pool branch. "max" in the 2015-12-05 graph that FID uses,
             probably a slip of its authors; "avg" everywhere else.
         transform_input: take images normalised with ImageNet's mean and standard deviation and map
-        them to
-            [-1, 1], as torchvision's pretrained network does. Only for three channels.
+            them to [-1, 1], as torchvision's pretrained network does. Only for three channels.
     """
 
     min_size = 75

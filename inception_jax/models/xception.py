@@ -77,8 +77,8 @@ class Xception(Model):
     """Xception. Variants are options.
 
     Args:
-        dropout: dropout rate of the pooled features; 0.5 in the paper's section 4.5,
-            none in Keras and timm.
+        dropout: dropout rate of the pooled features; 0.5 in the paper's section 4.5, none in Keras
+            and timm.
         pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
             and Cadene (one pixel on each side). They differ wherever a map's side is even: at 299
             pixels in the second pool.

@@ -198,9 +198,9 @@ class XceptionAligned(Model):
             filters instead of strides. As in timm, xception71 with 8 has one shortcut convolution
             less, because one block then has neither a stride nor more channels. Weights of the
             other strides do not fit it.
-        dropout: dropout rate of the pooled features. drop_path: stochastic depth: rate at which
-        examples skip the last block in training. It decreases to 0
-            at the first block.
+        dropout: dropout rate of the pooled features.
+        drop_path: stochastic depth: rate at which examples skip the last block in training. It
+            decreases to 0 at the first block.
 
     Raises:
         ValueError: for another number of layers or another output stride.

@@ -1,4 +1,4 @@
-"""Networks as folders that the Hugging Face hub keeps: this library's, and timm's."""
+"""Networks as folders for the Hugging Face hub, in this library's layout and in timm's."""
 
 from inception_jax.pretrained.folder import push_to_hub, save_pretrained
 

@@ -1,4 +1,4 @@
-"""The model card: `README.md` of a folder, whose header the Hugging Face hub reads."""
+"""The model card: `README.md` of a folder, with a header for the Hugging Face hub."""
 
 from __future__ import annotations
 

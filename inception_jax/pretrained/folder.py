@@ -1,4 +1,4 @@
-"""Writing a network as a folder that the hub keeps, and handing it to the hub."""
+"""Writes a network as a folder for the Hugging Face hub, and uploads it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def save_pretrained(
 ) -> None:
     """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
 
-    `load` takes it, and the Hugging Face hub. A card that was changed by hand is kept.
+    `load` reads the folder, and the Hugging Face hub can store it. A card that was edited is kept.
 
     Args:
         model: built by `create_model`.
@@ -51,14 +51,14 @@ def save_pretrained(
             loads too, with the same logits.
         repository: `owner/name` on the hub, for the card; None: the folder.
         license: identifier of a licence for the card, such as "apache-2.0".
-        certificate: add a certificate to the card: how far the network is from its PyTorch twin
-            with the weights that were written, see `inception-jax certify`. It needs torch and
-            takes a minute or more.
+        certificate: add a certificate to the card: the distance between the network and its PyTorch
+            twin with these weights, see `inception-jax certify`. It needs torch and takes a minute
+            or more.
 
     Raises:
         ValueError: for another layout.
-        WeightsError: if the model was not built by `create_model`, or timm does not have the
-            network, or computes it otherwise, or torch is missing for a certificate.
+        WeightsError: if the model was not built by `create_model`; if timm does not have the
+            network or would compute different results; if torch is missing for a certificate.
         OSError: if the folder cannot be written.
     """
     from inception_jax.pretrained.card import MARK, card_of  # imports the hub's package
@@ -92,7 +92,7 @@ def save_pretrained(
 
 
 def _certificate(folder: Path) -> Certificate:
-    """Certifies the file that was written, as `load` takes it."""
+    """Certifies the file that was written."""
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
 
@@ -111,24 +111,24 @@ def push_to_hub(
     license: str | None = None,
     certificate: bool = False,
 ) -> str:
-    """Writes the folder of `save_pretrained` to the Hugging Face hub; returns its address.
+    """Uploads the folder of `save_pretrained` to the Hugging Face hub; returns its address.
 
-    The repository created if missing. A model card that is there is kept.
+    A missing repository is created. An existing model card is kept.
 
     Args:
         model: built by `create_model`.
         repository: `owner/name`.
         layout: see `save_pretrained`.
-        private: whether only its owner sees a new repository; None: the owner's setting.
-        token: of the hub; None: that of `hf auth login`, or `$HF_TOKEN`.
+        private: make a new repository private; None: the owner's default.
+        token: access token; None: that of `hf auth login`, or `$HF_TOKEN`.
         revision: branch to write to; None: main.
-        message: of the commit.
+        message: commit message.
         license: see `save_pretrained`.
         certificate: see `save_pretrained`.
 
     Raises:
-        WeightsError, ValueError: as `save_pretrained`, before anything is sent.
-        huggingface_hub.errors.HfHubHTTPError: if the hub refuses it.
+        WeightsError, ValueError: see `save_pretrained`; raised before the upload.
+        huggingface_hub.errors.HfHubHTTPError: if the hub rejects the upload.
     """
     import huggingface_hub
 
@@ -150,14 +150,14 @@ def push_to_hub(
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """What the file of weights says of itself too, for people and for the hub's search."""
+    """Returns the facts in the weight file, for readers and for the hub's search."""
     said = {**dataclasses.asdict(spec_of(model)), **dataclasses.asdict(Facts.of(model))}
     said["readings"] = dict(said["readings"])
     return {"library": "inception_jax", "architecture_name": said.pop("name"), **said}
 
 
 def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
-    """Returns a copy as timm has the network, and timm's configuration of it."""
+    """Returns a copy of the network in timm's form, and timm's configuration."""
     spec, notes = spec_of(model), []
     arch = spec.name.partition(".")[0]
     layout = layouts.for_writing("timm", arch)
@@ -184,11 +184,10 @@ def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
 
 
 def _take_inception_range(model: Model) -> None:
-    """Moves `transform_input` from the network into the mean and deviation of its images.
+    """Moves `transform_input` from the network into the mean and standard deviation of its images.
 
-    The network maps (p - mean) / std to that times S / 0.5 plus (M - 0.5) / 0.5, with ImageNet's M
-    and S. The same is (p - mean') / std'.
-    """
+    The network multiplies (p - mean) / std by S / 0.5 and adds (M - 0.5) / 0.5, with ImageNet's
+    mean M and standard deviation S. This equals (p - mean') / std'."""
     spec, info = spec_of(model), model.info
     readings = {**dict(spec.readings), "transform_input": False}
     factors = [s / S for s, S in zip(info.std, IMAGENET_STD, strict=True)]

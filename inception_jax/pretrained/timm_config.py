@@ -1,4 +1,4 @@
-"""The `config.json` of timm's folders: what it says of a network, and how ours is said in it.
+"""Reads and writes the `config.json` of timm's folders.
 
 Source: `save_config_for_hf` and `_parse_model_cfg` in timm/models/_hub.py,
 `transforms_imagenet_eval` in timm/data/transforms_factory.py.
@@ -47,11 +47,10 @@ def find(folder: Path) -> dict[str, Any] | None:
 
 
 def described(file: WeightFile, config: Mapping[str, Any], folder: Path) -> WeightFile:
-    """Adds what timm's configuration says of a network to its tensors.
+    """Adds the facts in timm's configuration to the tensors of a network.
 
     Raises:
-        WeightsError: for a network that is none of the family, or that is configured as ours cannot
-            be.
+        WeightsError: for a network outside the family, or a configuration that ours cannot have.
     """
     try:
         spec, layout = _spec(config)
@@ -99,7 +98,7 @@ def _ours(architecture: str) -> tuple[str, Layout]:
 
 
 def _parts(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Returns `pretrained_cfg`, which old files have on the top level, and `model_args`."""
+    """Returns `pretrained_cfg`, which is at the top level in old files, and `model_args`."""
     return config.get("pretrained_cfg", config), config.get("model_args") or {}
 
 
@@ -132,7 +131,7 @@ def _preprocessing(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 
 def _fitted(values: Any, channels: int) -> tuple[float, ...]:
-    """Averages what is given for colours where images are grey, as timm does."""
+    """Averages values of the three colours for grey images, like timm."""
     values = tuple(map(float, values))
     return (sum(values) / len(values),) if channels == 1 else values
 
@@ -149,10 +148,11 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
-    """Returns timm's configuration of a network, and what it cannot say, a sentence each.
+    """Returns timm's configuration of a network, and one sentence for each fact that it cannot
+    express.
 
     Raises:
-        WeightsError: for images that timm does not prepare.
+        WeightsError: for preprocessing that timm does not have.
     """
     spec, info = spec_of(model), model.info
     if info.channel_order != "rgb" or info.input_range != 1:

@@ -34,13 +34,13 @@ def export(
 
     The program takes `images` [n, h, w, c] for any n, and returns float `logits` [n, num_classes]
     or `embedding` [n, d]. It always computes in evaluation mode. The images are float32, normalised
-    as `model.info` says, or with `normalise` uint8 pixels. The preprocessing and the names of the
-    classes go with it as JSON: in the ONNX file's metadata under "inception_jax", and for StableHLO
-    in a file beside it, `FILE.json`.
+    as `model.info` says, or with `normalise` uint8 pixels. The preprocessing and the class names
+    are stored as JSON: in the ONNX file's metadata under "inception_jax", and for StableHLO in a
+    second file, `FILE.json`.
 
     Args:
         model: any network of this library, folded or not.
-        path: ends in `.onnx` or `.stablehlo`, as the format says.
+        path: ends in `.onnx` or `.stablehlo`, depending on the format.
         format: "onnx" for onnxruntime and others, of float32 networks only; "stablehlo" for
             `jax.export.deserialize`, on CPUs, TPUs and NVIDIA's GPUs.
         image_size: side of the square, or height and width, in pixels; None: the network's own.
@@ -68,7 +68,7 @@ def export(
 
 
 def check_target(path: str | os.PathLike[str], format: str) -> Path:
-    """Refuses a path or a format that would fail later.
+    """Raises an error for a path or format that would fail later.
 
     Raises:
         ExportError: see `export`.

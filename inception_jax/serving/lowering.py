@@ -1,4 +1,5 @@
-"""From a traced program to an ONNX graph: constants are computed, the rest becomes nodes."""
+"""Converts a traced program to an ONNX graph: computes constants, and appends nodes for the
+rest."""
 
 from __future__ import annotations
 

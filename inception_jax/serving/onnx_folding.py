@@ -1,4 +1,4 @@
-"""Scales and shifts of channels, folded into the convolutions of an ONNX graph."""
+"""Folds scales and shifts of channels into the convolutions of an ONNX graph."""
 
 from __future__ import annotations
 

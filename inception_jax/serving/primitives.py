@@ -1,4 +1,4 @@
-"""jax's primitives as nodes of an ONNX graph, as far as this library's networks use them."""
+"""Translates jax's primitives to nodes of an ONNX graph, those that this library's networks use."""
 
 from __future__ import annotations
 
@@ -72,13 +72,15 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """1 - erf(x) as 1 + erf(-x): jax's GELU takes it of -x, and runtimes recognise the result."""
+    """Appends 1 - erf(x) as 1 + erf(-x). In jax's GELU x is negated, and runtimes recognise the
+    result."""
     erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
     return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
 
 
 def _negative(graph: Graph, x: Tensor) -> Tensor:
-    """-x; if x is k * -y, as in a GELU, y / (1 / k), the only form that onnxruntime recognises."""
+    """Appends -x. If x is k * -y, as in a GELU, it becomes y / (1 / k), which onnxruntime
+    recognises."""
     product = graph.producer(x)
     factor = graph.constants.get(product.inputs[1]) if product and product.op == "Mul" else None
     if product is not None and factor is not None and factor.ndim == 0:

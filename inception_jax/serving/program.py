@@ -23,11 +23,11 @@ class Program:
     """A network in evaluation mode, with its weights as constants.
 
     Attributes:
-        name: what `create_model` takes; empty for a network built directly from its class.
+        name: see `create_model`; empty for a network built directly from its class.
         function: maps images to an array.
         images: their shape and dtype; the first axis is symbolic.
         output: name of the result, "logits" or "embedding".
-        facts: what a user of the file needs, as JSON holds it: `network`, `height`, `width`,
+        facts: information for users of the file, as JSON: `network`, `height`, `width`,
             `preprocessing`, `normalised_inside`, `classes`.
     """
 

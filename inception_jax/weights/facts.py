@@ -24,9 +24,11 @@ class Facts:
     """Everything that is needed to use a network, except the options with which it was built.
 
     Attributes:
-        preprocessing: of images, see `ModelInfo.preprocessing`. classes: names of the outputs, if
-        known. training: how it was trained: `dataset`, `recipe`, `result`; None if it was trained
-        elsewhere. version: of the library that wrote the file.
+        preprocessing: of images, see `ModelInfo.preprocessing`.
+        classes: names of the outputs, if known.
+        training: how it was trained: `dataset`, `recipe`, `result`; None if it was trained
+            elsewhere.
+        version: of the library that wrote the file.
     """
 
     preprocessing: dict[str, Any]

@@ -1,7 +1,7 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
 Read this file next to the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise
-filters are factorised into a small square, two bands and an identity, side by side. Names of layers
+filters are split into a small square, two bands and an identity, side by side. Names of layers
 are those of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a
 224x224 image."""
 

@@ -82,8 +82,9 @@ DEMO: dict[str, Options] = {
     "inception_next_base": dict(_NEXT, width_multiplier=0.125),
 }
 
-# Additional options for photographs: a new random crop each time, and more epochs, because photographs
-# have more to teach. 5,000 of CIFAR-10's take Inception V1 to 50 %, and a linear model to 37 %.
+# Additional options for photographs: a new random crop each time, and more epochs, because
+# photographs have more to teach. 5,000 of CIFAR-10's take Inception V1 to 50 %, and a linear model
+# to 37 %.
 PHOTOGRAPHS: Options = dict(
     crop="inception", crop_area_min=0.5, eval_crop_fraction=1.0, epochs=12.0, lr_decay=0.75
 )

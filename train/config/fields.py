@@ -47,7 +47,7 @@ def flat(options: Any) -> dict[str, Any]:
 
 
 def as_json(options: Any) -> dict[str, Any]:
-    """Returns all options by name, as `config.json` holds them."""
+    """Returns all options by name, as stored in `config.json`."""
     return {n: str(v) if isinstance(v, Path) else v for n, v in flat(options).items()}
 
 

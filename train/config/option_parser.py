@@ -1,8 +1,7 @@
-"""A parser made of the fields of the rooms' options.
+"""A command line parser made from dataclasses of options.
 
-Flags and values follow from a field's type, its help is the text below it. Only options that are on
-the command line appear in the result: the others are a recipe's.
-"""
+The type of a field determines its flag and values, and the text below the field is its help. The
+result only contains options that are on the command line, because recipes set the others."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 
 
 class OptionParser(Parser):
-    """A parser that raises what it refuses."""
+    """A parser that raises errors instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         """Raises the message.
@@ -44,14 +43,14 @@ class OptionParser(Parser):
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option: a field of a room's options.
+    """An option: a field of a dataclass of options.
 
     Attributes:
         name: as in Python.
-        room: what the options of its room are for.
+        room: description of the group of options.
         kind: its type.
-        default: its value where it is not given.
-        text: what it is.
+        default: its value if it is not given.
+        text: its help.
     """
 
     name: str
@@ -62,12 +61,12 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option as it is written."""
+        """The option as written on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
     def shown_default(self) -> str:
-        """The default as it would be written."""
+        """The default as written on the command line."""
         if isinstance(self.default, bool):
             return "on" if self.default else "off"
         if isinstance(self.default, tuple):
@@ -81,7 +80,7 @@ def options_of(config: Any) -> Iterator[Option]:
     for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
             yield from options_of(value)
-        elif typing.get_origin(hints[name]) is not dict:  # which no command line can give
+        elif typing.get_origin(hints[name]) is not dict:  # cannot be set on the command line
             room = (type(config).__doc__ or "").partition("\n")[0]
             yield Option(name, room, hints[name], value, texts.get(name, ""))
 
@@ -92,8 +91,8 @@ def make_parser(
     """Returns a parser of options.
 
     Args:
-        options: of all rooms.
-        choices: the words that an option takes, where its type does not say them.
+        options: all options.
+        choices: the allowed values of options whose type does not list them.
         **kwargs: of `argparse.ArgumentParser`.
     """
     parser = OptionParser(

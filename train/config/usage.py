@@ -91,7 +91,7 @@ def short_help(options: Iterable[Option], recipes: Iterable[str]) -> str:
 
 def _line(option: Option, value: str, text: str) -> str:
     default = f" (default: {option.shown_default})"
-    # A flag that is off, and what the data or other options decide, have none.
+    # Flags that are off have no default, nor options that the data or other options decide.
     plain = not value or option.default is None or option.name in ("recipe", "workdir")
     return f"  {f'{option.flag} {value}':26}{text}{'' if plain else default}"
 

@@ -1,4 +1,4 @@
-"""Batches: what is in one follows from the seed and the step, not from who loads it.
+"""Batches: their content depends on the seed and the step, and not on workers or processes.
 
 No iterator state is stored: training resumes at a step by starting there, with any number of
 workers and processes.
@@ -26,7 +26,7 @@ from train.data.loader import Batches, Row, load_batches
 from train.data.options import InputOptions
 from train.data.randaugment import rand_augment
 
-# From so many training images on, each processor decodes in a process of its own.
+# From this number of training images on, each processor decodes in its own process.
 _MANY_IMAGES = 50_000
 _MOST_WORKERS = 32
 
@@ -43,13 +43,13 @@ def train_batches(
 ) -> Batches:
     """One process's share of the training batches from `start_step` to before `stop_step`.
 
-    Every epoch has an order of its own and drops the remainder that fills no batch. An image's
+    Every epoch has its own order, and drops the remainder that does not fill a batch. An image's
     augmentation depends on the seed, the epoch and the image. An unusable image is replaced by the
     next usable one in the epoch's order.
 
     Args:
-        dataset: what to show.
-        options: how to show it.
+        dataset: the data set.
+        options: crops and other augmentation.
         start_step: step of the first batch.
         stop_step: step after the last.
         batch_size: images in a step over all processes.
@@ -231,7 +231,7 @@ def _read(source: Source, index: int, num_classes: int) -> Example:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Tells an error whose image it is about."""
+    """Adds the name of the image to an error."""
     try:
         yield
     except BadImageError as error:
