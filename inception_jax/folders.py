@@ -95,8 +95,7 @@ class Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the subfolders of a folder, and counts its files as
-        skipped."""
+        """Returns the sorted names of the subfolders, and counts the files as skipped."""
         names = []
         for entry in _scan(os.fspath(folder)):
             if self._is_folder(entry):

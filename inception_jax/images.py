@@ -1,7 +1,8 @@
 """Reads images, for all parts of the library and of the training programme.
 
 Every image becomes 8 bits per channel, grey or RGB, by one table of rules. Damaged images, and
-images of unknown range, raise `BadImageError`. Notes report conversions."""
+images of unknown range, raise `BadImageError`. Notes report conversions.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +83,10 @@ class Picture(NamedTuple):
     notes: tuple[str, ...]
 
     def array(self, channels: int) -> np.ndarray:
-        """Returns the pixels as uint8 [h, w, channels]. One channel of a colour image is its
-        luma."""
+        """Returns the pixels as uint8 [h, w, channels].
+
+        One channel of a colour image is its luma.
+        """
         if self.image.mode == "L" and channels == 3:  # in a third of the memory
             return np.repeat(np.asarray(self.image)[:, :, None], 3, axis=2)
         pixels = np.asarray(self.with_channels(channels))
@@ -258,8 +261,10 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
-    """Raises an error for damage that Pillow ignores. Returns the image, possibly already
-    decoded."""
+    """Raises an error for damage that Pillow ignores.
+
+    Returns the image, possibly already decoded.
+    """
     if image.format == "PNG":
         _check_png(data)
     if image.format not in ("JPEG", "MPO"):

@@ -18,7 +18,8 @@ def sigterm_raises() -> Iterator[None]:
     """Turns SIGTERM and SIGHUP into `SystemExit`, so that temporary files are removed.
 
     By default these signals end a process at once. A second signal is ignored during the cleanup.
-    This does nothing outside the main thread, because only the main thread receives signals."""
+    This does nothing outside the main thread, because only the main thread receives signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,8 @@
 """The names of all networks and tags, for lists and suggestions without importing JAX.
 
 `inception_jax/models/` defines the networks, but its import takes a second. A test compares this
-table with it."""
+table with it.
+"""
 
 from __future__ import annotations
 

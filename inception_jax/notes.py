@@ -50,8 +50,7 @@ class Counts:
         ]
 
     def __str__(self) -> str:
-        """Returns all counts in one line, the most frequent first: "8 .txt (such as a.txt), 1 .gif
-        (b.gif)"."""
+        """Returns one line, the most frequent first: "8 .txt (such as a.txt), 1 .gif (b.gif)"."""
         return ", ".join(
             f"{count} {kind} ({_example(count, first)})" for kind, count, first in self._ordered()
         )

@@ -44,8 +44,7 @@ def check_target(
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Writes atomically: yields a temporary path, which then replaces `path`, or is deleted after
-    an error."""
+    """Yields a temporary path, which then replaces `path` atomically."""
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield partial

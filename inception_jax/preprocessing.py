@@ -44,8 +44,7 @@ def preprocess(model: Any, image: Any) -> np.ndarray:
 
 
 def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.ndarray:
-    """`preprocess` with facts that are already known; counts the images that `warn_of` warns
-    about."""
+    """`preprocess` with known facts; counts the images that `warn_of` warns about."""
     picture = images.read(image, upright=info.upright)
     if images.EXIF_IGNORED in picture.notes:
         name = image if isinstance(image, str | os.PathLike) else "an image in memory"

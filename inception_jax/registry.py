@@ -141,8 +141,10 @@ class ModelInfo:
         return {name: getattr(self, name) for name in _PREPROCESSING}
 
     def for_channels(self, channels: int) -> ModelInfo:
-        """Returns the facts for images with this number of channels. Grey images are mapped to [-1,
-        1]."""
+        """Returns the facts for images with this number of channels.
+
+        Grey images are mapped to [-1, 1].
+        """
         if channels != 1:
             return self
         half = (0.5,)
@@ -150,8 +152,10 @@ class ModelInfo:
 
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """The stages that `features` returns, in forward order. The first access takes a second or
-        two."""
+        """The stages that `features` returns, in forward order.
+
+        The first access takes a second or two.
+        """
         from inception_jax.nn.stages import stages_of  # where JAX is
 
         return stages_of(_CLASSES[self.arch], self.options)

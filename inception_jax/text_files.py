@@ -136,8 +136,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _separated(lines: list[Line], count: int) -> list[Line]:
-    """Splits a single line with all names; at commas only if this gives as many names as
-    classes."""
+    """Splits a line with all names; at commas only if this gives `count` names."""
     if len(lines) > 1 or count < 2:
         return lines
     number, text = lines[0]

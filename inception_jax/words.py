@@ -1,7 +1,8 @@
 """Other libraries' names for networks, options and methods, as plain data without JAX or PyTorch.
 
 An error for such a name suggests the tag that is meant. The name itself is not accepted, because it
-often stands for several sets of weights."""
+often stands for several sets of weights.
+"""
 
 from __future__ import annotations
 

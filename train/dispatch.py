@@ -29,7 +29,8 @@ def main() -> int:
     """Runs the command line; returns the exit code.
 
     After success, the last line on standard output is the result. Otherwise the last line on
-    standard error says how the run ended."""
+    standard error says how the run ended.
+    """
     last_line.begin_again()
     processes.quiet_without_tpu()
     config = None

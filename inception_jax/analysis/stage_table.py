@@ -138,8 +138,7 @@ def summary(
 
 
 def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
-    """Splits the equations, which are in forward order, after each one that computes a stage's
-    map."""
+    """Splits the equations after each one that computes a stage's map."""
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
     ends = {
         name: variable

@@ -278,8 +278,7 @@ def _seen(
 def _with_table(
     predictions: Iterator[Prediction], path: Path, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Writes each prediction at once and yields it, so that an interrupted run keeps its
-    results."""
+    """Writes each prediction at once and yields it: an interrupted run keeps its results."""
     for first in predictions:  # without any there is no table
         ranks = range(1, len(first.best) + 1)
         # Paths need not be UTF-8: their bytes are written as they are.

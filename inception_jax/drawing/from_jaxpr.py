@@ -3,7 +3,8 @@
 Values that do not depend on the images are not nodes, and neither are equations that only rearrange
 numbers, such as casts and reshapes. Elementwise equations are nodes of kind `step`, which
 `simplify` names. If two chains of steps from one node meet again, as in x * cdf(x), a single step
-represents all of them."""
+represents all of them.
+"""
 
 from __future__ import annotations
 

@@ -43,8 +43,7 @@ def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
 
 
 def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
-    """Returns whether a node is the pointwise half of a separable convolution that widens the
-    map."""
+    """Returns whether a node is the pointwise half of a widening separable convolution."""
     before = nodes.get(node.inputs[0])
     if before is None or node.depthwise or not before.depthwise:
         return False

@@ -2,7 +2,8 @@
 
 Steps get the names that papers use. A BatchNorm or activation that a layer applies after its
 convolution becomes part of the convolution's node. A normalisation or activation in another module,
-such as the ReLU before Xception's convolutions, remains a node."""
+such as the ReLU before Xception's convolutions, remains a node.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +163,8 @@ def _fold_norms(draft: _Draft) -> None:
     """Folds the normalisations of a module if each follows one of its convolutions.
 
     If one does not, folds none, so that modules that normalise before their convolutions are drawn
-    so."""
+    so.
+    """
 
     def belongs(node: Node, before: Node) -> bool:
         return before.kind in _WEIGHTED and parent(node.scope) == parent(before.layer)
@@ -189,8 +191,7 @@ def _fold_activations(draft: _Draft) -> None:
 
 
 def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> None:
-    """Merges a node into the one before it, if both belong together and no other node uses the
-    result."""
+    """Merges a node into the one before it if they belong together and nothing else uses it."""
     node, source = draft.nodes[number], draft.source(number)
     before = draft.nodes[source]
     if belongs(node, before) and draft.is_only_consumer(number):

@@ -3,7 +3,8 @@
 Read this file next to the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise
 filters are split into a small square, two bands and an identity, side by side. Names of layers
 are those of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a
-224x224 image."""
+224x224 image.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class InceptionDWConv(nnx.Module):
     """Inception depthwise convolution, the paper's algorithm 1.
 
     Most channels pass unchanged. Three groups, each with a share `branch_ratio` of the channels, go
-    through a 3x3, a 1 x band and a band x 1."""
+    through a 3x3, a 1 x band and a band x 1.
+    """
 
     def __init__(
         self, channels: int, *, branch_ratio: float, band: int, depthwise: Maker[DepthwiseConv]

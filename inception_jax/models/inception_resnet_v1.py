@@ -3,7 +3,8 @@
 Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published: those
 that exist embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a
 sixth block8 and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used
-at 160x160."""
+at 160x160.
+"""
 
 from __future__ import annotations
 

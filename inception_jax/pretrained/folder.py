@@ -187,7 +187,8 @@ def _take_inception_range(model: Model) -> None:
     """Moves `transform_input` from the network into the mean and standard deviation of its images.
 
     The network multiplies (p - mean) / std by S / 0.5 and adds (M - 0.5) / 0.5, with ImageNet's
-    mean M and standard deviation S. This equals (p - mean') / std'."""
+    mean M and standard deviation S. This equals (p - mean') / std'.
+    """
     spec, info = spec_of(model), model.info
     readings = {**dict(spec.readings), "transform_input": False}
     factors = [s / S for s, S in zip(info.std, IMAGENET_STD, strict=True)]

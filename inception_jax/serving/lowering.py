@@ -1,5 +1,4 @@
-"""Converts a traced program to an ONNX graph: computes constants, and appends nodes for the
-rest."""
+"""Converts a traced program to an ONNX graph; expressions of constants are computed."""
 
 from __future__ import annotations
 

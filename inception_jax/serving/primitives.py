@@ -72,15 +72,19 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends 1 - erf(x) as 1 + erf(-x). In jax's GELU x is negated, and runtimes recognise the
-    result."""
+    """Appends 1 - erf(x) as 1 + erf(-x).
+
+    In jax's GELU x is negated, and runtimes recognise the result.
+    """
     erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
     return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
 
 
 def _negative(graph: Graph, x: Tensor) -> Tensor:
-    """Appends -x. If x is k * -y, as in a GELU, it becomes y / (1 / k), which onnxruntime
-    recognises."""
+    """Appends -x.
+
+    If x is k * -y, as in a GELU, it becomes y / (1 / k), which onnxruntime recognises.
+    """
     product = graph.producer(x)
     factor = graph.constants.get(product.inputs[1]) if product and product.op == "Mul" else None
     if product is not None and factor is not None and factor.ndim == 0:

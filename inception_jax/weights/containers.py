@@ -208,8 +208,7 @@ def _is_module(item: Any) -> bool:
 def _module_tensors(
     item: Opaque, prefix: str, seen: collections.Counter[int]
 ) -> Iterator[tuple[str, Any]]:
-    """Returns the state dict of a network that was pickled as a whole, or of a TorchScript
-    network."""
+    """Returns the state dict of a network that was pickled whole, or of TorchScript's."""
     seen[id(item)] += 1
     if seen[id(item)] > _ALIASES or prefix.count(".") > _DEPTH:
         return

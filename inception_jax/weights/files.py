@@ -1,5 +1,7 @@
-"""Reads weight files of every format, recognised by their content. No code in a file is
-executed."""
+"""Reads weight files of every format, recognised by their content.
+
+No code in a file is executed.
+"""
 
 from __future__ import annotations
 

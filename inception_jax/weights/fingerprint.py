@@ -106,8 +106,7 @@ def expected_input(info: ModelInfo) -> str:
 
 
 def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
-    """Returns the squared distance of contrast and mean from those of photos, in standard
-    deviations."""
+    """Returns the squared distance of contrast and mean from those of photos."""
     subtracted, divisor = _INPUTS[name]
     pixels = seen * divisor + np.asarray(subtracted)
     contrast = math.log(scale * divisor) / 0.4
@@ -167,8 +166,7 @@ def counts_border(share: float) -> bool | None:
 
 
 def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
-    """Returns, for each module, how much the pool's border reduces the mean, relative to dividing
-    by 9."""
+    """Returns how much each module's pool border reduces the mean, relative to dividing by 9."""
     for name in tensors:
         match = _POOL.fullmatch(name)
         if match is None or match[2] not in sides:
@@ -193,8 +191,7 @@ def _siblings(tensors: Tensors, module: str) -> list[str]:
 
 
 def _mean_input(kernels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Solves kernels @ x = means for the x nearest to a constant, because maps after ReLU are
-    positive."""
+    """Solves kernels @ x = means for the x nearest to a constant."""
     sums = kernels.sum(1)
     constant = (sums @ means) / (sums @ sums)
     products = kernels @ kernels.T

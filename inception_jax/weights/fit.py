@@ -49,8 +49,7 @@ def options(tensors: Tensors, model: Model) -> dict[str, int]:
 
 
 def is_alike(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
-    """Returns whether two shapes in PyTorch's axis order differ at most in the numbers of
-    channels."""
+    """Returns whether two shapes in PyTorch's axis order differ only in channels."""
     return len(shape) == len(needed) and shape[2:] == needed[2:]
 
 

@@ -1,7 +1,8 @@
 """Translates variables of DeepLab's Xception and of TensorFlow's Inception graph of 2015.
 
 FID uses this graph, `classify_image_graph_def.pb`. Its layers are numbered in each tower of a
-module. In the order of `_GRAPH` they correspond to our layers in the order of definition."""
+module. In the order of `_GRAPH` they correspond to our layers in the order of definition.
+"""
 
 from __future__ import annotations
 

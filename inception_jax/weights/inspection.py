@@ -115,8 +115,7 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
 
 
 def _apart(names: tuple[str, ...]) -> str:
-    """Returns the options and preprocessing in which names differ, and which the file does not
-    show."""
+    """Returns the differences between names that the file itself does not show."""
     facts = {name: {**model_info(name).options, **model_info(name).preprocessing} for name in names}
     differing = {
         option: {name: own[option] for name, own in facts.items()}
@@ -141,8 +140,7 @@ def _with(values: Mapping[str, Any], value: Any) -> str:
 
 
 def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
-    """Returns what BatchNorm's statistics show about images and average pools, and which names
-    fit."""
+    """Returns what BatchNorm's statistics show, and which names fit."""
     model = fit.skeleton(names[0])
     shapes = torch_shapes(model)
     first = next(n for n, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)

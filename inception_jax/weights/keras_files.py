@@ -119,7 +119,8 @@ def _check_heaps(content: bytes | mmap.mmap) -> None:
     """Raises an error for a damaged heap of strings, in which libhdf5 would loop forever.
 
     A heap is a collection of objects: index, count, size and content, each padded to 8 bytes.
-    Object 0 is the free space, and its size includes its header."""
+    Object 0 is the free space, and its size includes its header.
+    """
     for found in _HEAP.finditer(content):
         at, end = found.end() + 8, found.start() + int.from_bytes(found[1], "little")
         if end > len(content):

@@ -4,7 +4,8 @@ Some layers have explicit names (`block2_sepconv1`, `conv_7b`). Others have thei
 (`conv2d_7`). These numbers continue from whatever the program built before, so only their order
 matters: it is the order in which layers were created, which is the order of our attributes. Keras
 3's own files (`.weights.h5`, `.keras`) contain only a class and an index, `layers/conv2d_7`, in the
-order of `model.layers`, which is by distance from the output and not by creation."""
+order of `model.layers`, which is by distance from the output and not by creation.
+"""
 
 from __future__ import annotations
 
@@ -236,8 +237,7 @@ def _step(path: str) -> tuple[str, int, str]:
 
 
 def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
-    """Returns, for each branch, the number of its last layer, and whether that layer is split in
-    two."""
+    """Returns each branch's last layer number, and whether that layer is split in two."""
     last: dict[str, tuple[int, bool]] = {}
     for place in places:
         branch, number, half = _step(place.path)
@@ -247,8 +247,7 @@ def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
 
 
 def _distance(place: Place, last: Mapping[str, tuple[int, bool]]) -> int:
-    """Counts the Keras layers from a layer to the end of its module: three per convolution, one per
-    concatenation."""
+    """Counts the Keras layers from a layer to the end of its module."""
     path, after = place.path, place.kind == "batch_normalization"
     if path.endswith(".up") or ".residual." in path:
         return -after

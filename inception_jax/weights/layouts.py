@@ -1,7 +1,8 @@
 """The layouts of published files: their publisher, how to recognise them, which options they need.
 
 A layout maps a file's tensors to the twin's names and axis order. It also lists the options with
-which the file was trained. Other options would give wrong outputs, so loading with them fails."""
+which the file was trained. Other options would give wrong outputs, so loading with them fails.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> n
     """Removes or adds axes of size one to match our shapes.
 
     Old PyTorch wrote vectors as [1, c], and Caffe as [1, 1, 1, c]. An old Xception has 1x1 kernels
-    of shape [out, in]."""
+    of shape [out, in].
+    """
     # With the same number of axes it is another tensor: a 1x7 kernel instead of a 7x1.
     if shape is None or tensor.ndim == len(shape):
         return tensor
@@ -114,8 +116,7 @@ def _with_unit_scales(tensors: Tensors) -> Tensors:
 
 
 def find(tensors: Tensors) -> Layout | None:
-    """Returns the publisher's layout that matches the names of a file; None if they may be the
-    twin's."""
+    """Returns the publisher's layout of names; None if they may be the twin's."""
     return next((x for x in LAYOUTS if x.recognise and x.recognise(tensors)), None)
 
 

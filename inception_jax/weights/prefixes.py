@@ -1,7 +1,8 @@
 """Removes prefixes of tensor names: those of wrappers, and of modules of larger networks.
 
 A prefix is removed if the remaining names are a known layout, a publisher's or our own. Tensors
-without the prefix go into `outside`: a head, a loss, the parts of a detector."""
+without the prefix go into `outside`: a head, a loss, the parts of a detector.
+"""
 
 from __future__ import annotations
 
@@ -151,8 +152,7 @@ def _peeled(
 
 
 def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
-    """Restores the dots in names of averages: `LitEma` stores `conv1.weight` as
-    `model_ema.conv1weight`."""
+    """Restores the dots in `LitEma`'s names: `model_ema.conv1weight`."""
     flat = {name for name in named if _FLAT_AVERAGE.fullmatch(name)}
     if len(flat) < _FEWEST:
         return named

@@ -2,7 +2,8 @@
 
 A rule replaces the beginning of one of our names, given as a regular expression, by the beginning
 of the name in the file. The first rule that matches is applied. A name that matches no rule is the
-same in both. Reading and writing use the same rules, so every written file can be read."""
+same in both. Reading and writing use the same rules, so every written file can be read.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def _branches(ours: str, theirs: str, *names: str) -> list[Rule]:
     """Rules that rename our branches, in order, to `branch0`, `branch1`, ...
 
     A branch with several layers is a sequence in the file, and numbered from 1 here. A pool is
-    layer 0 of its branch."""
+    layer 0 of its branch.
+    """
     rules: list[Rule] = []
     for i, name in enumerate(names):
         if name == "branch_pool":

@@ -3,7 +3,8 @@
 Modules have the paper's names: `InceptionV3/Mixed_5b`. A convolution's scope contains its branch
 and step: `Branch_1/Conv2d_0b_3x3`. The letters contain mistakes (two convolutions of Mixed_7b's
 first branch are step b, and one of Mixed_5c is called `Conv_1_0c_5x5`). Sorted by branch, step and
-window, they are still in the order in which our modules define their convolutions."""
+window, they are still in the order in which our modules define their convolutions.
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,7 @@ _SLOT = ".OPTIMIZER_SLOT"
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Returns whether a file is a checkpoint by its name: one old file, or the list of a new
-    one."""
+    """Returns whether a file's name is that of a checkpoint, old or new."""
     return ".ckpt" in path.name or path.suffix == ".index"
 
 
@@ -68,8 +67,7 @@ def read_checkpoint(path: Path) -> Tensors:
 
 
 def _object_names(reader: Any) -> dict[str, str]:
-    """Returns the original names of TensorFlow 2's variables, by the paths under which they are
-    stored."""
+    """Returns the original names of TensorFlow 2's variables by their stored paths."""
     protobuf = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
     graph = protobuf.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
     pairs = [
@@ -83,8 +81,7 @@ def _object_names(reader: Any) -> dict[str, str]:
 
 
 def _newest(path: Path) -> Path:
-    """Returns the checkpoint that the text file `checkpoint` names, in the same folder, because
-    folders may have been moved."""
+    """Returns the checkpoint that the text file `checkpoint` names, in the same folder."""
     found = re.search(r'^model_checkpoint_path: "(.+)"', path.read_text(), re.MULTILINE)
     if not found:
         raise WeightsError(f"{path} names no checkpoint")

@@ -1,7 +1,8 @@
 """Reads PyTorch's files and other pickles as data, without PyTorch; and writes PyTorch's files.
 
 No code in a file is executed, see `pickles`. Tensors are read from the file only when they are
-used."""
+used.
+"""
 
 from __future__ import annotations
 

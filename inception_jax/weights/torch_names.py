@@ -64,8 +64,7 @@ def from_torch_order(path: Path, array: np.ndarray) -> np.ndarray:
 
 
 def kernel_to_torch(array: np.ndarray) -> np.ndarray:
-    """Maps [h, w, in, out] to [out, in, h, w] and [in, out] to [out, in]; other ranks are
-    unchanged."""
+    """Maps [h, w, in, out] to [out, in, h, w], and [in, out] to [out, in]."""
     return _permuted(array, (3, 2, 0, 1))
 
 

@@ -103,8 +103,7 @@ class WeightFile:
         return self.translated(model)[0]
 
     def translated(self, model: Model) -> tuple[Tensors, list[str]]:
-        """Returns the tensors like `to_twin`, with notes on everything that was changed or
-        skipped."""
+        """Returns the tensors like `to_twin`, with notes on what was changed or skipped."""
         tensors = self.tensors
         if self.layout is not None:
             tensors = self.layout.to_twin(tensors, model, spec_of(model).num_classes)
@@ -116,14 +115,12 @@ class WeightFile:
         return tensors, [*self.notes, *notes]
 
     def other_head(self, tensors: Tensors, model: Model) -> Tensors:
-        """Returns the tensors that are not part of the backbone and that `to_twin` could not
-        use."""
+        """Returns the tensors outside the backbone that `to_twin` could not use."""
         known = self.layout.backbone(model) if self.layout else ""
         return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
-        """Returns whether this is a file without a classifier, from a publisher who has such
-        files."""
+        """Returns whether this is a publisher's file without a classifier."""
         if self.layout is None or not self.layout.head_optional:
             return False
         heads = tuple(f"{name}." for name in model.classifiers)

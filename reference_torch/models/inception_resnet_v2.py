@@ -5,7 +5,8 @@ authors' code, TF-slim's `nets/inception_resnet_v2.py`, which is another network
 V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
 convolution. Both are here. The residual modules and the last reduction are v1's, with other widths.
 Shapes are those of TF-slim's network for a 299x299 image, with the paper's beside them where they
-differ."""
+differ.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ Source = Literal["slim", "paper"]
 
 
 class Mixed5b(InceptionA):
-    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1. The paper has no such
-    module."""
+    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1.
+
+    The paper has no such module.
+    """
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(in_channels, pool_features=64, c1x1=96, **common)

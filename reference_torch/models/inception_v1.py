@@ -3,7 +3,8 @@
 Read this file next to the paper's table 1. The paper's network has biases, response normalisation
 and true 5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one.
 TF-slim and torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of
-a 224x224 image."""
+a 224x224 image.
+"""
 
 from __future__ import annotations
 

@@ -88,8 +88,7 @@ class ReductionB(InceptionReduction):
 
 
 class InceptionC(InceptionE):
-    """8x8 module with a parallel 1x3 and 3x1 at the end of two branches, the paper's figure 7: V3's
-    module."""
+    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7: V3's."""
 
 
 class InceptionV2(Model):

@@ -3,7 +3,8 @@
 Read this file next to the paper's figure 4: Xception with strided convolutions instead of max
 pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and
 65p, with normalisation before the convolutions, are timm's. All weights are timm's or converted
-there. Shapes are those of xception65 for a 299x299 image."""
+there. Shapes are those of xception65 for a 299x299 image.
+"""
 
 from __future__ import annotations
 
@@ -256,7 +257,8 @@ class XceptionAligned(Model):
         Blocks are numbered from 1 through entry, middle and exit flow. Their stage is the sum,
         before the ReLU. `act`, the last map after the ReLU, exists only in 41p and 65p. A block
         with a stride has another stage, where timm has its tap: the input of its last separable
-        convolution, `block1_act3`, or `block1_conv2` before the normalisation."""
+        convolution, `block1_act3`, or `block1_conv2` before the normalisation.
+        """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
         x = maps.add("conv2", self.conv2(x))  # 150x150x64

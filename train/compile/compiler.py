@@ -107,8 +107,7 @@ def _compile(lowered: Any, effort: Effort) -> Report:
 
 
 def _cache_file(text: str, target: Topology, effort: Effort) -> Path:
-    """Returns the path of a program's cached report, which depends on all inputs of the
-    compiler."""
+    """Returns the path of a cached report, which depends on all inputs of the compiler."""
     flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
     tuned = "quick" if effort == "quick" else "full"
     key = (text, target.name, target.compiler, jax.__version__, tuned)

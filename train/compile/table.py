@@ -51,7 +51,8 @@ def _roofline(found: Report) -> float | None:
     """Returns the compiler's `optimal_seconds`, corrected for unknown instructions.
 
     The compiler subtracts a second for some custom calls. A step is assumed to take less than a
-    second."""
+    second.
+    """
     raw = found["optimal_seconds"]
     if raw is None:
         return None
@@ -60,8 +61,10 @@ def _roofline(found: Report) -> float | None:
 
 
 def _cycles(found: Report, target: Topology) -> float | None:
-    """Returns estimated cycles in seconds. They are only meaningful if tilings were searched
-    for."""
+    """Returns estimated cycles in seconds.
+
+    They are only meaningful if tilings were searched for.
+    """
     clock = hardware.clock(target.kind)
     whole = found["effort"] != "quick" and found["grad_accum"] == 1  # a loop's body has no sum
     return found["cycles"] / clock if clock and found["cycles"] and whole else None

@@ -137,7 +137,8 @@ def capacity(topology: Topology) -> int | None:
     """Returns the bytes of memory that a program may use on a device.
 
     For TPUs, the compiler's error for a far too large program states it; None if it does not. For
-    GPUs it is jax's default, three quarters of the memory."""
+    GPUs it is jax's default, three quarters of the memory.
+    """
     if topology.platform == "gpu":
         size = re.search(r"device_memory_size: (\d+)", _target(topology.family).read_text())
         return int(size[1]) * 3 // 4 if size else None

@@ -188,8 +188,7 @@ def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int
 
 
 def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch from the input pipeline: arrays unchanged, encoded images
-    cropped."""
+    """Returns the shapes of a batch from the input pipeline."""
     image, count = dataset.train[0].image, config.batch.batch_size
     shape = (config.input.image_size, config.input.image_size, dataset.channels)
     shape = image.shape if isinstance(image, np.ndarray) else shape

@@ -1,7 +1,8 @@
 """A command line parser made from dataclasses of options.
 
 The type of a field determines its flag and values, and the text below the field is its help. The
-result only contains options that are on the command line, because recipes set the others."""
+result only contains options that are on the command line, because recipes set the others.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A small watcher process, forked before any import, waits for the end of this process. If this
 process printed nothing (segmentation fault, abort in a library, `kill -9`), the watcher prints the
-line."""
+line.
+"""
 
 from __future__ import annotations
 

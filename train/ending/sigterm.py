@@ -1,7 +1,8 @@
 """Handles SIGTERM (preemption) during the whole life of the process.
 
 Before the first step nothing can be lost, and SIGTERM ends the process at once. After that it only
-sets a flag, and the training loop saves before it ends."""
+sets a flag, and the training loop saves before it ends.
+"""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def distort(x: Array, key: Array) -> Array:
 
     Brightness by up to 32/255, saturation and contrast by 0.5 to 1.5, hue by a fifth of the circle,
     in one of four orders. In TF-slim each reading thread has a fixed order; here each batch has
-    one."""
+    one.
+    """
     order, *keys = jax.random.split(key, 5)
     shape = (x.shape[0], 1, 1, 1)
     by = jax.random.uniform(keys[0], shape, minval=-32 / 255, maxval=32 / 255)
@@ -131,8 +132,7 @@ def distort(x: Array, key: Array) -> Array:
 
 
 def saturate(x: Array, factor: Array) -> Array:
-    """Multiplies HSV's saturation like `tf.image.adjust_saturation`; the largest channel is
-    unchanged."""
+    """Multiplies HSV's saturation like `tf.image.adjust_saturation`."""
     value = x.max(3, keepdims=True)
     spread = value - x.min(3, keepdims=True)
     old = spread / jnp.where(value == 0, 1, value)
@@ -182,8 +182,7 @@ def _neighbours(x: Array) -> Array:
 
 
 def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Array]:
-    """Returns the mask of a random rectangle of 1 - share of the area, clipped at the border, and
-    the share of the area outside it."""
+    """Returns the mask of a random rectangle, and the share of the area outside it."""
     side = jnp.sqrt(1 - share)
     h, w = height * side, width * side
     y, z = jax.random.uniform(key, (2,)) * jnp.array([height, width]) - jnp.array([h, w]) / 2

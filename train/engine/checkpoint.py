@@ -279,8 +279,7 @@ class Checkpoints:
 
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:
-    """Returns the description of the run from the newest readable checkpoint; None if there is
-    none."""
+    """Returns the description of the run in the newest readable checkpoint, or None."""
     for step in _on_disk(workdir.absolute() / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))
         run = metadata.get(_RUN)
@@ -340,8 +339,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _drop_damaged_metrics(folder: Path) -> None:
-    """Deletes damaged metrics files, because Orbax reads all of them when it starts, and would
-    fail."""
+    """Deletes damaged metrics files, which would stop Orbax when it starts."""
     for path in folder.glob("*/metrics/metrics"):
         try:
             json.loads(path.read_text())

@@ -76,7 +76,8 @@ def split(
 
     The rest are BatchNorm's statistics. With a frozen backbone the rest also contains all
     parameters except the classifiers', and training normalises with the running statistics, like
-    evaluation."""
+    evaluation.
+    """
     trained: Any = nnx.Param
     if freeze_backbone:
         classifiers = [tuple(name.split(".")) for name in model.classifiers]

@@ -54,8 +54,7 @@ class Job:
         return jit(step, self.devices).lower(self.state, batch)
 
     def flops(self, compiled: Any) -> float | None:
-        """Returns the FLOPs of the compiled step on one device; None if XLA does not report
-        them."""
+        """Returns the FLOPs of the compiled step on one device; None if unknown."""
         count = (compiled.cost_analysis() or {}).get("flops", 0.0)
         # XLA counts the body of a loop once, and almost all of a step in parts is in a loop.
         return count * self.parts if count > 0 else None

@@ -154,8 +154,10 @@ class Loop:
         raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
 
     def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
-        """Compiles the training step of a phase. At the start of a phase, also converts the
-        state."""
+        """Compiles the training step of a phase.
+
+        At the start of a phase, also converts the state.
+        """
         with self.reporter.away(once=True):
             if phase.note:
                 self.reporter.say(phase.note)

@@ -19,7 +19,8 @@ def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientT
     in all three. In RMSProp and SGD, L2 regularisation is added to the gradient, like in TF-slim
     and Caffe, and gradient clipping applies to the sum. SGD's momentum averages updates, like
     Caffe's and Keras'. PyTorch's averages gradients, which differs in the steps after the learning
-    rate has changed."""
+    rate has changed.
+    """
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     biases = optax.identity()
     if options.bias_lr_multiplier != 1:

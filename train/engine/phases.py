@@ -2,7 +2,8 @@
 network.
 
 Both phases have the same kind of state, so a run can resume from checkpoints of either. The
-optimiser state is reset for the second phase, because it belongs to other gradients."""
+optimiser state is reset for the second phase, because it belongs to other gradients.
+"""
 
 from __future__ import annotations
 

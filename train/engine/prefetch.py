@@ -1,7 +1,8 @@
 """Prefetch: copies the next batches to the devices while they compute.
 
 Grain's `device_put` cannot be used: it supports neither global arrays of several processes, as made
-by `make_array_from_process_local_data`, nor notes in addition to arrays."""
+by `make_array_from_process_local_data`, nor notes in addition to arrays.
+"""
 
 from __future__ import annotations
 

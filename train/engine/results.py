@@ -69,8 +69,7 @@ def read(workdir: Path) -> tuple[Result | None, str | None]:
 
 
 def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Writes, for each class, the number of test images, the accuracy, and the most frequent
-    confusion."""
+    """Writes each class's test images, accuracy, and most frequent confusion."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1", "most often taken for", "times"])

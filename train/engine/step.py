@@ -88,12 +88,15 @@ def make_gradients(
     random numbers, like a replica. The results are means over the groups. The batch is computed in
     `grad_accum` parts, one after another, and the groups of a part in parallel. Up to rounding, a
     batch in parts gives the same result as a batch with the same groups. `spread` shards a part
-    [groups, images, ...] over the devices."""
+    [groups, images, ...] over the devices.
+    """
     parts = options.grad_accum
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
-        """Returns the mean over groups [g, n, ...]. A single group needs no `vmap`, which compiles
-        faster."""
+        """Returns the mean over groups [g, n, ...].
+
+        A single group needs no `vmap`, which compiles faster.
+        """
         if len(labels) == 1:
             return loss_fn(params, state, images[0], labels[0], keys[0])
         each = jax.vmap(loss_fn, in_axes=(None, None, 0, 0, 0))
@@ -198,7 +201,8 @@ def make_eval_step(
     """Returns a step that sums hits, loss and count over the images with mask 1.
 
     For several crops of an image, [n, views, h, w, c], it averages the probabilities, like the
-    papers. It also returns each image's prediction, probability, label and mask."""
+    papers. It also returns each image's prediction, probability, label and mask.
+    """
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
         images, labels, mask = batch["image"], batch["label"], batch["mask"]

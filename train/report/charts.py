@@ -76,8 +76,10 @@ def _y(value: float, top: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """Returns a round number above nearly all values. The first values may be far above the
-    others."""
+    """Returns a round number above nearly all values.
+
+    The first values may be far above the others.
+    """
     ordered = sorted(values)
     high = max(ordered[int(0.98 * (len(ordered) - 1))], 1e-6)
     unit = 10 ** math.floor(math.log10(high))

@@ -24,7 +24,8 @@ class Reporter:
     """Writes metrics, and shows progress on standard output, in process 0 only.
 
     Entries of `metrics.jsonl` after `start` are removed. A run that was killed after its last
-    checkpoint leaves such entries."""
+    checkpoint leaves such entries.
+    """
 
     options: ReportOptions
     workdir: Path

@@ -180,7 +180,8 @@ def protocol(config: Config, dataset: Dataset) -> ModelInfo:
     With a tag, crop and interpolation are the publisher's. Without a tag, the central part of an
     encoded image is resized with antialiasing. This is closest to training's crops, which are
     decoded at a reduced size. Arrays are resized on the device without cropping. Photos in folders
-    are rotated by their EXIF orientation, even if the initial weights were trained without it."""
+    are rotated by their EXIF orientation, even if the initial weights were trained without it.
+    """
     options = config.input
     info = ij.model_info(config.network.arch)
     upright = options.upright

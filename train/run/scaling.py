@@ -1,7 +1,8 @@
 """Scales options of a recipe with the number of training images.
 
 `demo` was tuned on 5,000 photographs, and `finetune` has no values for these options. Options that
-the user gives are not changed, and neither are those of a run that resumes."""
+the user gives are not changed, and neither are those of a run that resumes.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
     """Scales the steps with the square root of the images, and periods with the steps.
 
     The learning rate scales with the square root of the batch size. Moving averages cover the same
-    share of the run."""
+    share of the run.
+    """
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
         round(base["epochs"] * math.sqrt(ENOUGH / images)), options, given, size, images
@@ -66,8 +68,10 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
 
 
 def _finetune(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
-    """Keeps the total number of images in all epochs constant, within limits. A fifth trains only
-    the head."""
+    """Keeps the total number of images in all epochs constant, within limits.
+
+    A fifth trains only the head.
+    """
     size = _batch(64 if images >= ENOUGH else 32, options, given, images)
     least, most = _EPOCHS
     views = round(min(max(_VIEWS / max(images, 1), least), most))
@@ -87,8 +91,7 @@ def _finetune(base: Options, options: Options, given: Set[str], images: int) -> 
 
 
 def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
-    """Returns the user's batch size, or a fitting one unless the user's parts and groups must
-    divide it."""
+    """Returns the user's batch size, or one that fits the number of images."""
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
     return fitting_batch(usual, images)
@@ -127,7 +130,8 @@ def resumed(changes: dict[str, Any], given: Set[str], folder: Path) -> dict[str,
     """Returns the changes with the values of the run in a workdir.
 
     The values may differ, because images were added or another version scaled them. A run of a
-    version without scaling has no changes."""
+    version without scaling has no changes.
+    """
     if not claim.has_checkpoints(folder):
         return changes
     stored = claim.stored_options(folder)

@@ -194,8 +194,7 @@ def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result
 
 
 def keep_compiled(config: Config) -> None:
-    """Enables jax's cache of compiled programs in the workdir, unless it is disabled or configured
-    elsewhere."""
+    """Enables jax's cache of compiled programs in the workdir, unless configured otherwise."""
     if config.run.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = config.run.workdir.absolute() / "xla_cache"
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -238,8 +237,7 @@ def _headline(config: Config, job: Job, start: int) -> str:
 
 
 def _differences(config: Config, job: Job) -> str:
-    """Returns the options that differ from the recipe, as on the command line, with the recipe's
-    values."""
+    """Returns the options that differ from the recipe, and the recipe's values."""
     changes = command_line.changes(config, job.dataset)
     # Lines around this one say these.
     told = {"workdir", "data_dir", *config.run.scaled}
