@@ -157,7 +157,7 @@ def _only(names: tuple[str, ...], path: Any) -> str:
     readings = {tuple(sorted(model_info(name).options.items(), key=str)) for name in names}
     if len(readings) > 1:
         raise WeightsError(
-            f"{path} fits several readings: name the one that it was trained as, --arch "
+            f"{path} fits several names: give the one that it was trained as, --arch "
             f"{' or '.join(names)}"
         )
     return names[-1]  # prefer a tag among equal variants

@@ -162,7 +162,7 @@ def passed_over_note(folder: object, read: int, passed_over: Counts) -> str | No
     if not passed_over.total:
         return None
     total = read + passed_over.total
-    return f"{folder}: {passed_over.total} of {total} files are passed over: {passed_over}"
+    return f"{folder}: {passed_over.total} of {total} files are skipped: {passed_over}"
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

@@ -32,14 +32,14 @@ def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[by
         while header := stream.read(12):
             where = f"{path}, record {number}"
             if len(header) < 12:
-                raise error(f"{where}: the file is cut short")
+                raise error(f"{where}: the file is truncated")
             (length,) = struct.unpack("<Q", header[:8])
             _verify(crc32c.value(header[:8]), header[8:], where, error)
             if length > _MAX_RECORD:
                 raise error(f"{where}: {length} bytes long: no TFRecord file, or a packed one")
             record, checksum = stream.read(length), stream.read(4)
             if len(checksum) < 4:
-                raise error(f"{where}: the file is cut short")
+                raise error(f"{where}: the file is truncated")
             _verify(crc32c.value(record), checksum, where, error)
             yield record
             number += 1
@@ -83,7 +83,7 @@ def _fields(message: bytes, wanted: int) -> list[bytes]:
         elif kind == 2:
             length, at = _varint(message, at)
             if at + length > len(message):
-                raise ValueError("it is cut short")
+                raise ValueError("it is truncated")
             if tag >> 3 == wanted:
                 found.append(message[at : at + length])
             at += length

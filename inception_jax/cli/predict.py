@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         why = f"; {SEEN_AS_STORED}" if line.startswith(images.EXIF_IGNORED) else ""
         print(f"note: {line}{why}", file=sys.stderr)
     if not count:
-        raise ValueError(f"none of {len(paths)} files is a whole image")
+        raise ValueError(f"none of {len(paths)} files is a readable image")
     if from_folder:
         print(tally)
         total = len(paths) + passed_over.total
@@ -145,7 +145,7 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
             continue
         listing = image_files(path)
         if not listing.images:
-            instead = f"; passed over: {listing.passed_over}" if listing.passed_over.total else ""
+            instead = f"; skipped: {listing.passed_over}" if listing.passed_over.total else ""
             raise ValueError(
                 f"there is no image in {printable(path)}: none of "
                 f"{', '.join(images.EXTENSIONS)}{instead}"
@@ -158,7 +158,7 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
 def _unread(total: int, broken: int, passed_over: Counts) -> str:
     """Prints how many of a folder's files have no prediction, and why."""
     reasons = [f"{broken} cannot be read"] if broken else []
-    reasons += [f"passed over: {passed_over}"] if passed_over.total else []
+    reasons += [f"skipped: {passed_over}"] if passed_over.total else []
     count = broken + passed_over.total
     return f"{count} of {total} files have no prediction: {'; '.join(reasons)}"
 

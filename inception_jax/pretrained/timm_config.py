@@ -42,7 +42,7 @@ def find(folder: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{path} is no JSON: {error}") from None
+        raise WeightsError(f"{path} is not JSON: {error}") from None
     return config if isinstance(config, dict) and "architecture" in config else None
 
 

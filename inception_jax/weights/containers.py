@@ -64,7 +64,7 @@ def peel(source: Any, part: str = "") -> Content:
     if not candidates:
         raise WeightsError(f"it holds no tensors by name, but {_described(source)}")
     if part:
-        raise WeightsError(f"it holds no network that is known here, and so none under {part!r}")
+        raise WeightsError(f"it contains no known network, and none under {part!r}")
     path, names = max(candidates, key=lambda candidate: len(candidate[1]))
     return Content(_read(Peeled(prefixes.without_wrappers(names))), path)
 

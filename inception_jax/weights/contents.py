@@ -126,7 +126,7 @@ def _zip(path: Path) -> Kind:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise WeightsError(
-            f"{path} begins as a PyTorch or Keras file, and is not whole ({error}). Copy or "
+            f"{path} looks like a PyTorch or Keras file, but is incomplete ({error}). Copy or "
             "download it again"
         ) from None
     if torch_files.pickle_in(names):

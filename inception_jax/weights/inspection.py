@@ -74,7 +74,7 @@ def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
     model = fit.skeleton(names[0])
     arch = names[0].partition(".")[0]
     if share < _SURE:
-        facts["network"] = f"none that is known here; nearest is {names[0]}, by {share:.0%} of both"
+        facts["network"] = f"unknown; the nearest is {names[0]}, by {share:.0%} of both"
         return Inspection(where, facts | _about(file.tensors), (), tuple(_differences(file, model)))
     tensors, notes = file.translated(model)
     facts |= {"network": arch, "names": ", ".join(names), "told apart by": _apart(names)}
@@ -158,8 +158,8 @@ def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
         facts["average pools"] = f"trained with count_include_pad={counts}"
     if facts:
         fits = [name for name in names if _agrees(name, found, counts)]
-        facts["so likeliest"] = ", ".join(fits) or "another preprocessing or reading than these"
-        facts["so likeliest"] += f" (a hint, no proof: BatchNorm's statistics, {_CONFIDENCE})"
+        facts["most likely"] = ", ".join(fits) or "other preprocessing or options than these"
+        facts["most likely"] += f" (a hint, no proof: BatchNorm's statistics, {_CONFIDENCE})"
     return facts
 
 

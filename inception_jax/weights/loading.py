@@ -49,7 +49,7 @@ def load_weights(
 
     Raises:
         WeightsError: if anything is missing, unexpected, of another shape or not finite, if a
-            variance is negative, if the layout needs another reading of the network, if several
+            variance is negative, if the layout needs other options of the network, if several
             networks are in the source, or the file cannot be read.
         FileNotFoundError: if there is no such file.
         ValueError: if the model has no module of a name in `skip`.
@@ -70,7 +70,7 @@ def load_weights(
         others = file.other_head(tensors, model)
         left_out = [name for name in others if not name.startswith(asked)]
         if left_out:
-            notes.append(f"left out, as no part of the backbone: {listed(left_out)}")
+            notes.append(f"skipped, because not part of the backbone: {listed(left_out)}")
         tensors = {name: tensor for name, tensor in tensors.items() if name not in others}
     notes += _assign(model, tensors, skip, file)
     if file.facts is not None and whole:
@@ -90,7 +90,7 @@ def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
     has nothing, and all classifiers if one is missing or has another number of classes.
 
     Raises:
-        WeightsError: if the layout needs another reading of the network, or the file cannot be
+        WeightsError: if the layout needs other options of the network, or the file cannot be
             read.
         FileNotFoundError: if there is no such file.
     """

@@ -22,8 +22,7 @@ def check(tensors: Mapping[str, np.ndarray]) -> list[str]:
     types = [f"{name} ({x.dtype})" for name, x in tensors.items() if not _is_float(x)]
     if types:
         raise WeightsError(
-            f"no floating-point numbers: {listed(types)}. Weights that were quantised must be "
-            "stored as numbers again"
+            f"not floating-point: {listed(types)}. Dequantise quantised weights before loading them"
         )
     infinite = [name for name, x in tensors.items() if not np.isfinite(_wide(x)).all()]
     if infinite:

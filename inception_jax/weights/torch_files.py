@@ -78,7 +78,7 @@ class _Archive:
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
         record = self.content[start : start + info.file_size]
         if len(record) < info.file_size or (info.CRC and zlib.crc32(record) != info.CRC):
-            raise PickleError(f"record {name} is cut short or changed (its checksum differs)")
+            raise PickleError(f"record {name} is truncated or changed (its checksum differs)")
         return record
 
     def _unpacked(self, info: zipfile.ZipInfo) -> bytes:

@@ -82,7 +82,7 @@ class WeightFile:
             raise WeightsError(f"these are weights of {owner}, not of {arch}{hint}")
         wrong = wrong_readings(readings, needed)
         if wrong:
-            raise WeightsError(f"{what} needs another reading of {name}: {', '.join(wrong)}{hint}")
+            raise WeightsError(f"{what} needs other options of {name}: {', '.join(wrong)}{hint}")
 
     def _nearest(self, archs: tuple[str, ...]) -> str:
         """Returns which network of its layout a file contains.
@@ -93,8 +93,8 @@ class WeightFile:
         name, share = fit.nearest(self, archs)
         if share < _MOST:
             raise WeightsError(
-                f"these are weights of a network that is not known here; the nearest is {name}, "
-                f"of whose tensors it has {share:.0%}"
+                f"these are weights of an unknown network; the nearest is {name}, with {share:.0%} of "
+                "its tensors"
             )
         return name
 
@@ -111,7 +111,7 @@ class WeightFile:
         notes = [f"the classifier is {' and '.join(classifier)}"] if classifier else []
         left_out = [name for name in self.outside if name not in classifier]
         if left_out:
-            notes.append(f"left out, as no part of the network: {listed(left_out)}")
+            notes.append(f"skipped, because not part of the network: {listed(left_out)}")
         return tensors, [*self.notes, *notes]
 
     def other_head(self, tensors: Tensors, model: Model) -> Tensors:
@@ -177,7 +177,7 @@ def _hint(layout: Layout, archs: Iterable[str]) -> str:
 
 
 def _note_of(prefix: str) -> list[str]:
-    return [f"the names begin with {prefix!r}, which is taken off"] if prefix else []
+    return [f"the names begin with {prefix!r}, which is removed"] if prefix else []
 
 
 def _named(source: Any) -> str:
@@ -210,7 +210,7 @@ def spec_of(model: Model) -> Spec:
         WeightsError: if it was built directly from its class.
     """
     if model.spec is None:
-        raise WeightsError("this model was not built by create_model, so its reading is unknown")
+        raise WeightsError("this model was not built by create_model, so its options are unknown")
     return model.spec
 
 

@@ -187,7 +187,7 @@ def test_a_factor_that_keras_lacks_is_folded(capsys, tmp_path):
         ("xception.keras_in1k", "timm", "x.h5", "end in .safetensors or .pth"),
         ("xception.keras_in1k", None, "x.onnx", "'.onnx'"),
         ("xception.keras_in1k", None, "nowhere/x.pth", "no folder"),
-        ("xception.tf_in1k", None, "x.pth", "needs another reading"),
+        ("xception.tf_in1k", None, "x.pth", "needs other options"),
         ("inception_v3", None, "x.pth", "weights of xception.keras_in1k, not of inception_v3"),
         ("xceptoin", None, "x.pth", "did you mean xception"),
     ],

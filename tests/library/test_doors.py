@@ -179,7 +179,7 @@ PREFIXES = ["module.", "_orig_mod.", "model.", "net.", "backbone.", "timm_model.
 def test_prefixes(prefix):
     note = check({f"{prefix}{key}": tensor for key, tensor in TENSORS.items()})
     plain = prefix.replace("module.", "").replace("_orig_mod.", "")
-    assert note == (f"the names begin with '{plain}', which is taken off" if plain else "")
+    assert note == (f"the names begin with '{plain}', which is removed" if plain else "")
 
 
 def test_wrappers_within_names():

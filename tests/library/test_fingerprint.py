@@ -114,5 +114,5 @@ def test_inspect_names_the_likeliest():
     file |= {name.replace("c.", "Conv2d_1a_3x3.", 1): x for name, x in layer.items()}
     facts = inspect(file).facts
     assert facts["trained on"].startswith("pixels normalised with ImageNet's mean and deviation")
-    assert "inception_v3.tf_in1k" not in facts["so likeliest"]
-    assert "a hint" in facts["so likeliest"]
+    assert "inception_v3.tf_in1k" not in facts["most likely"]
+    assert "a hint" in facts["most likely"]

@@ -39,7 +39,7 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path, monkeypatch):
     assert relative(listing, tmp_path) == ["b.JPG", "a/x.png", "a.b/y.gif"]
     note = folders.passed_over_note("d", len(listing.images), listing.passed_over)
     assert note == (
-        "d: 4 of 7 files are passed over: 2 .txt (such as n.txt), "
+        "d: 4 of 7 files are skipped: 2 .txt (such as n.txt), "
         "1 .heic, which need pillow-heif (c.heic), 1 without an ending (png)"
     )
     assert folders.passed_over_note("d", 3, Counts()) is None

@@ -306,7 +306,7 @@ def test_folders_are_read_as_pytorch_fid_does(tmp_path):
     (tmp_path / ".hidden.png").touch()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "deep.jpg").touch()
-    passed_over = r"4 of 14 files are passed over: .*1 \.JPG \(11\.JPG\).*lower case only"
+    passed_over = r"4 of 14 files are skipped: .*1 \.JPG \(11\.JPG\).*lower case only"
     with pytest.warns(UserWarning, match=passed_over):
         found = image_files(tmp_path)
     assert [p.name for p in found] == [".hidden.png", *(f"{i}.{e}" for i, e in enumerate(endings))]

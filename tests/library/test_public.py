@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import inception_jax as ij
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = re.findall(r"^::: (\S+)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE)
 PACKAGES = (
@@ -83,3 +85,8 @@ def test_a_missing_type_is_seen():
         return a, b
 
     assert untyped(half) == ["b", "return"]
+
+
+def test_the_citation_has_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {ij.__version__}\n" in citation

@@ -201,7 +201,7 @@ def test_one_network_of_several(tmp_path):
 def test_training_starts_from_one_of_several(tmp_path):
     torch.save(BOTH, tmp_path / "x.pt")
     model = fresh()
-    with pytest.warns(UserWarning, match=r"'teacher\.net\.', which is taken off"):
+    with pytest.warns(UserWarning, match=r"'teacher\.net\.', which is removed"):
         load_start(model, tmp_path / "x.pt#teacher")
     np.testing.assert_array_equal(model.fc.kernel[...].T, np.asarray(OTHER["fc.weight"]))
     with pytest.raises(UsageError, match="no such file"):

@@ -99,7 +99,7 @@ def test_every_door_sees_the_same(folder, model, train_here, tmp_path, capsys):
     right = sum(os.fsencode(name) in path for path, name in zip(paths, best, strict=True)
                 for name in [f"/{name}/"])  # fmt: skip
     assert f"{right} of 35 images" in out
-    assert "7 of 42 files have no prediction: 3 cannot be read; passed over: " in out
+    assert "7 of 42 files have no prediction: 3 cannot be read; skipped: " in out
     assert "2 not a regular file" in out
     assert "1 .txt (left/notes.txt)" in out
     assert "\x1b" not in out + err
@@ -115,7 +115,7 @@ def test_every_door_sees_the_same(folder, model, train_here, tmp_path, capsys):
     assert result["eval_top1"] == pytest.approx(right / 35, abs=1e-9)
     assert (result["eval_examples"], result["eval_left_out"], result["passed_over"]) == (35, 3, 4)
     assert "EXIF orientation ignored: 3 images" in err
-    assert "4 of 42 files are passed over" in out
+    assert "4 of 42 files are skipped" in out
 
     code, out, err = train_here(*evaluate, "--upright")
     assert code == 0, err

@@ -66,7 +66,7 @@ def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path
     assert result["protocol"]["input_size"] == 16
     assert "accuracy is among all 1000 classes" in out
     assert "no folder val" in out
-    assert "1 of 13 files are passed over: 1 .md" in out
+    assert "1 of 13 files are skipped: 1 .md" in out
     assert not (tmp_path / "runs").exists()  # nothing is written
 
 

@@ -160,8 +160,8 @@ def test_damaged_records_leave_nothing_behind(prepared, tmp_path):
     damage = {
         "record 0: wrong checksum": whole[:40] + bytes([whole[40] ^ 1]) + whole[41:],
         "record 0: wrong checksum|packed": b"\x1f\x8b" + whole[2:],
-        "record 6: the file is cut short": whole[:-1],
-        "record 1: the file is cut short": whole[: first + 5],
+        "record 6: the file is truncated": whole[:-1],
+        "record 1: the file is truncated": whole[: first + 5],
         "1 records, dataset_info.json says 7": whole[:first],
     }
     for words, content in damage.items():

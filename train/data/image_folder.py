@@ -251,7 +251,7 @@ def list_images(
 
 def _without_images(folder: Path, walk: folders.Walk, before: int) -> str:
     passed = walk.passed_over
-    instead = f"; passed over: {passed}" if passed.total > before else ""
+    instead = f"; skipped: {passed}" if passed.total > before else ""
     endings = " ".join(EXTENSIONS)
     return f"{printable(folder)} has no images ({endings}): add some or remove it{instead}"
 

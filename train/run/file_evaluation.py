@@ -145,7 +145,7 @@ def _evaluator(
 def _headline(
     config: Config, dataset: Dataset, info: ModelInfo, own_classes: int, matched: str
 ) -> list[str]:
-    passed = f", {dataset.passed_over} files passed over" if dataset.passed_over else ""
+    passed = f", {dataset.passed_over} files skipped" if dataset.passed_over else ""
     lines = [
         f"evaluating {printable(config.network.init_from)} as {config.network.arch} on "
         f"{len(dataset.test):,} test images{passed} of {own_classes} class(es); accuracy is among "

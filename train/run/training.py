@@ -220,7 +220,7 @@ def _headline(config: Config, job: Job, start: int) -> str:
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
     scaled = f" = {config.schedule.learning_rate:g} x {size} / {base}" if base else ""
     count = job.dataset.passed_over
-    passed = f", {count:,} files passed over" if count else ""
+    passed = f", {count:,} files skipped" if count else ""
     return (
         f"recipe {config.run.recipe}{_differences(config, job)}; all options are in "
         f"{config.run.workdir / 'config.json'}\n"
