@@ -93,8 +93,8 @@ class WeightFile:
         name, share = fit.nearest(self, archs)
         if share < _MOST:
             raise WeightsError(
-                f"these are weights of an unknown network; the nearest is {name}, with {share:.0%} of "
-                "its tensors"
+                f"these are weights of an unknown network; the nearest is {name}, with {share:.0%} "
+                "of its tensors"
             )
         return name
 
