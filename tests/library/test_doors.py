@@ -312,8 +312,8 @@ def test_backbones_of_detectors():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda x: x.to(torch.int32), "no floating-point numbers"),
-        (lambda x: x.to(torch.complex64), "no floating-point numbers"),
+        (lambda x: x.to(torch.int32), "not floating-point"),
+        (lambda x: x.to(torch.complex64), "not floating-point"),
         (lambda x: x * torch.nan, "NaN"),
     ],
 )
