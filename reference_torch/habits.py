@@ -1,4 +1,4 @@
-"""What users of timm look for on a network: sizes, the classifier, and the two halves of a call."""
+"""Attributes and methods that users of timm expect: sizes, the classifier, two halves of a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reference_torch.weights import tensors_of
 
 
 class Habits(nn.Module):
-    """Attributes and methods with timm's names, and a word for those that have another here."""
+    """Attributes and methods with timm's names, and errors that give the name here for others."""
 
     aux_names: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]]
@@ -30,18 +30,18 @@ class Habits(nn.Module):
         return self.get_classifier().in_features
 
     def get_classifier(self) -> Linear:
-        """Returns the layer whose size is the number of classes."""
+        """Returns the layer with one output for each class."""
         return self.get_submodule(self.classifiers[0])  # type: ignore[return-value]
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Gives the network a new classifier, in place; the auxiliary ones too, if it has any.
+        """Replaces the classifier in place, and auxiliary classifiers if there are any.
 
         Args:
-            num_classes: size of the output. 0: the network then returns its pooled features, and
-                has no auxiliary classifiers.
+            num_classes: size of the output. 0: the network returns its pooled features, and has no
+                auxiliary classifiers.
 
         Raises:
-            ValueError: for a size that is no whole number of at least 0.
+            ValueError: if the size is not an integer of at least 0.
         """
         words.check_counts(num_classes, 1)
         if not num_classes:
@@ -54,7 +54,7 @@ class Habits(nn.Module):
                 setattr(module, leaf, getattr(module, leaf).with_outputs(int(num_classes)))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the last map [n, c, h, w], which `forward_head` takes."""
+        """Returns the last map [n, c, h, w], the input of `forward_head`."""
         own: Any = self
         return next(reversed(own.features(images).values()))
 
@@ -67,7 +67,7 @@ class Habits(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Takes NumPy arrays too, as `inception_jax.to_torch` returns them."""
+        """Also accepts NumPy arrays, as returned by `inception_jax.to_torch`."""
         return super().load_state_dict(tensors_of(state_dict), strict=strict, assign=assign)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Initial values of kernels, drawn as `inception_jax.nn.init` draws them."""
+"""Initial values of kernels, with the distributions of `inception_jax.nn.init`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-# Standard deviation of a unit normal distribution cut at two standard deviations.
+# Standard deviation of a unit normal distribution truncated at two standard deviations.
 _CUT_STD = 0.87962566103423978
 
 
@@ -18,23 +18,23 @@ def conv_kernel(weight: torch.Tensor) -> None:
 
 
 def depthwise_kernel(weight: torch.Tensor) -> None:
-    """For a depthwise weight [c, 1, h, w], which no ReLU follows."""
+    """Initialises a depthwise weight [c, 1, h, w] that is not followed by a ReLU."""
     _variance_scaling(weight, 1.0)
 
 
 def linear_kernel(weight: torch.Tensor) -> None:
-    """For a weight [out, in]."""
+    """Initialises a weight [out, in]."""
     _variance_scaling(weight, 1.0)
 
 
 def xavier(weight: torch.Tensor) -> None:
-    """Caffe's "xavier" filler: uniform, by the number of inputs alone."""
+    """Caffe's "xavier" filler: uniform, scaled by the number of inputs only."""
     bound = math.sqrt(3 / weight[0].numel())
     torch.nn.init.uniform_(weight, -bound, bound)
 
 
 def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
-    """A normal distribution cut at two standard deviations."""
+    """A normal distribution truncated at two standard deviations."""
     return functools.partial(_cut_normal, std=stddev)  # unlike a lambda, pickled with a layer
 
 

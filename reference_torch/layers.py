@@ -18,7 +18,7 @@ from reference_torch.ops import Padding
 
 Layer = TypeVar("Layer")
 Maker = Callable[..., Layer]
-"""A layer's class with the options that the whole network shares already filled in."""
+"""A layer's class with the options that all layers of a network share."""
 
 Width = Callable[[int], int]
 """Maps a channel count of the paper to that of a wider or narrower network."""
@@ -57,7 +57,10 @@ class Conv(nn.Conv2d):
 
 
 class DepthwiseConv(Conv):
-    """Convolution of every channel with filters of its own: kernel [c * multiplier, 1, h, w]."""
+    """Depthwise convolution: every channel has its own filters.
+
+    Kernel [c * multiplier, 1, h, w].
+    """
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class BatchNorm(nn.BatchNorm2d):
         super().__init__(channels, eps=eps, momentum=1 - momentum)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Takes vectors [n, c] too, as the twin does; PyTorch has another class for them."""
+        """Also takes vectors [n, c], like the twin. PyTorch has another class for them."""
 
 
 class ConvBN(nn.Module):
@@ -134,9 +137,8 @@ class ConvBN(nn.Module):
 class SeparableConvBN(nn.Module):
     """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
 
-    Nothing stands between the depthwise and the pointwise convolution: the paper's figure 10 finds
-    an activation there harmful.
-    """
+    There is no activation between the depthwise and the pointwise convolution: the paper's figure
+        10 finds it harmful."""
 
     def __init__(self, in_channels: int, out_channels: int, *, bn_eps: float, bn_momentum: float):
         super().__init__()
@@ -151,7 +153,7 @@ class SeparableConvBN(nn.Module):
 class Linear(nn.Linear):
     """Affine map of [n, d]: weight [out, in] and, unless `bias` is False, a bias.
 
-    With no outputs it has neither, and returns its input: the classifier of a network of no
+    With 0 outputs it has no parameters and returns its input: the classifier of a network without
     classes.
     """
 
@@ -176,7 +178,7 @@ class Linear(nn.Linear):
         return super().forward(input) if self.out_features else input
 
     def with_outputs(self, out_features: int) -> Linear:
-        """Returns a new layer of the same kind, type and device with so many outputs."""
+        """Returns a new layer of the same kind with another number of outputs."""
         new = Linear(
             self.in_features, out_features, bias=self.use_bias, kernel_init=self.kernel_init
         )
@@ -222,7 +224,7 @@ def l2_normalised(x: torch.Tensor) -> torch.Tensor:
 
 
 def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
-    """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
+    """Maps images normalised with ImageNet's mean and standard deviation to [-1, 1].
 
     torchvision's `transform_input`, a part of its pretrained GoogLeNet and Inception V3.
     """
@@ -232,7 +234,7 @@ def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
 
 
 def channel_scaler(width_multiplier: float) -> Width:
-    """Returns the rule by which a width multiplier changes a channel count.
+    """Returns the function that scales a channel count by a width multiplier.
 
     TF-slim's `depth_multiplier`: rounded down, never below 16.
 
@@ -245,7 +247,7 @@ def channel_scaler(width_multiplier: float) -> Width:
 
 
 def check_images(images: torch.Tensor, min_size: int, in_channels: int) -> None:
-    """Refuses what the network cannot take.
+    """Raises an error for images that the network cannot take.
 
     Raises:
         ValueError: if the images are not [n, c, h, w], have another number of channels, are smaller

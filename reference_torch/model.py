@@ -1,4 +1,4 @@
-"""What every network of the family has: stages as features, and the head on the last of them."""
+"""The base class of all networks: stages as features, and the head on the last stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Hook = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 class Maps:
-    """The maps of a network's stages, in forward order, as its `_body` computes them.
+    """Collects the maps of a network's stages in forward order.
 
     Attributes:
         by_name: each stage's map [n, c, h, w].
@@ -53,7 +53,7 @@ class Model(Habits):
     fc: Linear
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Computes all stages and adds their maps; every network has its own."""
+        """Computes all stages and adds their maps. Each network implements it."""
         raise NotImplementedError
 
     def features(
@@ -66,11 +66,11 @@ class Model(Habits):
         return maps.by_name
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns what the classifier sees of images: the last map's mean, [n, d]."""
+        """Returns the input of the classifier for images: the mean of the last map, [n, d]."""
         return self.embedding(self.features(images))
 
     def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Returns what the classifier sees of the maps of `features`, [n, d]."""
+        """Returns the input of the classifier for the maps of `features`, [n, d]."""
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
@@ -78,11 +78,11 @@ class Model(Habits):
         return self.fc(self._pre_logits(embedding))
 
     def _pre_logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Returns what the last layer takes, [n, d]."""
+        """Returns the input of the last layer, [n, d]."""
         return self.dropout(embedding)
 
     def classify(self, maps: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies the maps of `features`; result as of a call."""
+        """Classifies the maps of `features`. Returns the same as a call."""
         logits = self.logits(self.embedding(maps))
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.training or not heads or None in heads.values():
@@ -91,5 +91,5 @@ class Model(Habits):
         return {"logits": logits, **{name: head(maps[stage]) for (name, head), stage in stages}}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Returns logits [n, num_classes], in training with auxiliary ones a dict of all."""
+        """Returns logits [n, num_classes]; in training with auxiliary classifiers a dict."""
         return self.classify(self.features(images))

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 
 Padding = Literal["valid", "same", "symmetric", "ceil"]
-"""How a window meets the border.
+"""Padding of windows at the border.
 
-`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
-padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
-pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side.
+`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), with the odd pixel of
+padding on the high side. `symmetric`: usual in PyTorch, k // 2 on both sides. `ceil`: Caffe's
+pooling and PyTorch's `ceil_mode`: like `valid`, but the last window may extend over the high side.
 """
 
 PadMode = Literal["tf", "torch"]
-"""Whose rules strided convolutions and max pools follow: TensorFlow's, or PyTorch's and Caffe's."""
+"""The rules of strided convolutions and max pools: TensorFlow's, or PyTorch's and Caffe's."""
 
 CONV_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "symmetric"}
 POOL_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "ceil"}
@@ -49,7 +49,7 @@ def pad(
 
 
 def max_pool(x: torch.Tensor, window: int, stride: int, padding: Padding = "valid") -> torch.Tensor:
-    """Maximum over windows of [n, c, h, w]; padding never wins."""
+    """Maximum over windows of [n, c, h, w]. Padding is never the maximum."""
     return F.max_pool2d(pad(x, (window, window), stride, padding, -math.inf), window, stride)
 
 
@@ -61,7 +61,7 @@ def avg_pool(
     *,
     count_include_pad: bool = False,
 ) -> torch.Tensor:
-    """Mean over windows of [n, c, h, w], at the border of the pixels inside or of all."""
+    """Mean over windows of [n, c, h, w]. At the border it includes padding or not."""
     total = F.avg_pool2d(pad(x, (window, window), stride, padding), window, stride)
     if count_include_pad or padding == "valid":
         return total

@@ -9,18 +9,19 @@ import torch
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
-    """RMSProp as `tf.train.RMSPropOptimizer` computes it.
+    """RMSProp like `tf.train.RMSPropOptimizer`.
 
-    Three things differ from `torch.optim.RMSprop`, and with the papers' epsilon of 1.0 all three
-    show: the mean square starts at one, epsilon stands under the root, and the rate is applied
-    before the momentum, so that a falling rate does not shrink the steps already remembered:
+    It differs from `torch.optim.RMSprop` in three ways, which all matter with the papers' epsilon
+    of 1.0: the mean square starts at one, epsilon is under the root, and the learning rate is
+    applied before the momentum, so that a decaying rate does not shrink earlier steps in the
+    momentum:
 
         square = decay * square + (1 - decay) * gradient^2
         step = momentum * step + lr * gradient / sqrt(square + eps)
         parameter = parameter - step
 
-    There is no `weight_decay`: in TensorFlow's code L2 is a term of the loss, so it is in the
-    gradient before the norm is limited, which happens outside.
+    There is no `weight_decay`: in TensorFlow's code L2 is a term of the loss, so it is part of the
+    gradient before gradient clipping, which happens outside.
 
     Args:
         params: parameters, or groups of them.

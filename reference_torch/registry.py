@@ -20,14 +20,14 @@ _MODELS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {}
 
 
 class UnknownModelError(KeyError):
-    """No network, or no set of weights, has this name."""
+    """There is no network or tag of this name."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 def register(arch: str, model_class: type[nn.Module], tags: Tags) -> None:
-    """Makes a network known by `arch` and `arch.tag`; the tag "" is the recommended reading."""
+    """Registers a network under `arch` and `arch.tag`. The tag "" is the recommended variant."""
     for tag, options in tags.items():
         _MODELS[f"{arch}.{tag}" if tag else arch] = (model_class, options)
 
@@ -54,7 +54,7 @@ def create_model(
     param_dtype: torch.dtype | None = None,
     **readings: Any,
 ) -> nn.Module:
-    """Builds a network in evaluation mode; arguments as `inception_jax.create_model`.
+    """Builds a network in evaluation mode, with the arguments of `inception_jax.create_model`.
 
     Args:
         name: `arch` or `arch.tag`, see `list_models`.
@@ -62,17 +62,18 @@ def create_model(
             run, or a `.pth` of this twin; or a state dict of tensors or NumPy arrays, such as
             `inception_jax.to_torch` returns.
         dtype: of parameters and computation.
-        param_dtype: None, or the same as `dtype`: this twin computes in the type that it stores.
-        **readings: further options of the network's class, over those that the tag fixes.
+        param_dtype: None, or the same as `dtype`, because this twin computes in the dtype that it
+            stores.
+        **readings: more options of the network's class. They override those of the tag.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
         RuntimeError: if the weights do not fit.
         TypeError: for an option that the network does not have.
         FileNotFoundError: if there is no such file of weights.
-        ValueError: if the file says that its weights are of another network, the two types differ
-            (`torch.autocast` is PyTorch's own way to mix them), the network has no auxiliary heads
-            to build, or a size is no whole number.
+        ValueError: if the file states that it is of another network; if the two dtypes differ
+            (`torch.autocast` is PyTorch's way to mix them); if the network has no auxiliary
+            classifiers; if a size is not an integer.
     """
     if name not in _MODELS:
         raise UnknownModelError(words.about_name(name, _MODELS))
@@ -102,7 +103,7 @@ def create_model(
 
 
 def _load(model: nn.Module, weights: Any, name: str, options: Mapping[str, Any]) -> None:
-    """Loads a state dict or a file; a network of no classes leaves the classifier out."""
+    """Loads a state dict or a file. A network without classes skips the classifier."""
     if not isinstance(weights, Mapping):
         hint = words.about_weights(weights, name, _MODELS)
         if weights is True or (hint is not None and not Path(weights).exists()):

@@ -17,7 +17,7 @@ _TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
 
 
 def tensors_of(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Returns tensors of NumPy arrays; those that are tensors stay."""
+    """Converts NumPy arrays to tensors. Tensors are returned unchanged."""
     return {name: _tensor(value) for name, value in arrays.items()}
 
 
@@ -25,7 +25,7 @@ def _tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     array = np.asarray(value)
-    if array.dtype.name == "bfloat16":  # which NumPy has from another package, and PyTorch not
+    if array.dtype.name == "bfloat16":  # a NumPy extension type, unknown to PyTorch
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.as_tensor(array)
 
@@ -40,7 +40,8 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file of another ending, or one that says that it needs another network.
+        ValueError: for a file with another suffix, or one that states that it is of another
+            network.
     """
     path = Path(path)
     if path.is_dir() and (path / "weights.safetensors").is_file():
@@ -64,10 +65,10 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
 
 
 def _check(path: Path, said: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> None:
-    """Compares what a file says of its network with the network.
+    """Compares the network that a file states with the given one.
 
     Raises:
-        ValueError: naming the call that fits.
+        ValueError: with the call that fits.
     """
     needed = {
         "num_classes": said["num_classes"],

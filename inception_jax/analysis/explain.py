@@ -25,7 +25,7 @@ def grad_cam(
     """Returns a compiled function that computes heat maps.
 
     Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2): each channel of a stage
-    is weighted by the mean gradient of the class' logit over it. The positive part of the sum is
+    is weighted by the mean gradient of the class's logit over it. The positive part of the sum is
     resized bilinearly to the image and divided by its maximum.
 
     Args:

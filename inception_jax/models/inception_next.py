@@ -204,9 +204,8 @@ class InceptionNeXt(Model):
     Args:
         size: see `SHAPES`.
         dropout: dropout rate of the head's hidden layer.
-        drop_path: stochastic
-        depth: rate at which examples skip the last block in training. It decreases to 0
-            at the first block.
+        drop_path: stochastic depth: rate at which examples skip the last block in training. It
+            decreases to 0 at the first block.
     """
 
     min_size = 32
