@@ -23,8 +23,7 @@ from train.engine.step import Metrics, TrainState
 from train.errors import TrainingError
 from train.hosts import processes
 from train.hosts.devices import Devices
-
-Stop = Callable[[], bool]
+from train.hosts.preemption import Preemption
 
 
 class Interrupted(Exception):
@@ -70,18 +69,15 @@ class Evaluator:
         count = jax.device_count()  # of which the batch is a multiple
         self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
-    def __call__(
-        self, state: TrainState, stop: Stop = lambda: False, stop_now: Stop = lambda: False
-    ) -> Evaluation:
+    def __call__(self, state: TrainState, stop: Preemption) -> Evaluation:
         """Evaluates the averaged weights, and those being trained.
 
         Args:
             state: with both.
-            stop: asked after each batch; every process must get the same answers.
-            stop_now: asked while a batch is waited for.
+            stop: asked after each batch, and while one is waited for.
 
         Raises:
-            Interrupted: when one of them says so.
+            Interrupted: if the run is to end.
             TrainingError: if too many images are bad, the count is not what it should be, or the
                 list of exclusions names no test image.
         """
@@ -100,7 +96,7 @@ class Evaluator:
                 *share,
                 exclude=self._exclude,
             ) as batches,
-            _interruptible(batches, stop_now) as ready,
+            _interruptible(batches, stop.now) as ready,
         ):
             for batch in ready:
                 notes = batch.pop("notes")
@@ -109,7 +105,9 @@ class Evaluator:
                 excluded += sum(note.kind == "excluded" for note in notes)
                 arrays = self.devices.put(batch)
                 for suffix, (params, stats) in weights.items():
-                    outputs[suffix].append(jax.device_get(self._compiled(params, stats, arrays)))
+                    with stop.busy():  # compiles at first
+                        found = self._compiled(params, stats, arrays)
+                    outputs[suffix].append(jax.device_get(found))
                 if stop():
                     raise Interrupted
         excluded = processes.total(excluded)
@@ -156,7 +154,7 @@ class Evaluator:
 
 
 @contextlib.contextmanager
-def _interruptible(batches: Iterator[Any], stop: Stop) -> Iterator[Iterator[Any]]:
+def _interruptible(batches: Iterator[Any], stop: Callable[[], bool]) -> Iterator[Iterator[Any]]:
     """Gives the batches; a stalled one ends the evaluation where the run is to end."""
     with contextlib.closing(Waiting(stop, 1).read(batches)) as ready:
         try:

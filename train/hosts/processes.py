@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.ending import sigterm
 from train.errors import TrainingError, UsageError
 from train.hosts.host_options import HostOptions
 
 _INITIALIZATION_SECONDS = 300
+
+_before_leaving: list[Callable[[], None]] = []
 
 
 def connect(options: HostOptions) -> None:
@@ -142,42 +143,6 @@ def total(count: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.array(count))))
 
 
-class Preemption:
-    """Whether the run is to end: SIGTERM came, to this process or to any other.
-
-    A scheduler sends it some seconds before it takes the machine. Every process must ask as often
-    as the others, and all get the same answers: the first time at which all know.
-    """
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._received = False
-        # With several processes jax's own service has the signal, and tells the others.
-        self._alone = not jax.distributed.is_initialized()
-        if self._alone:
-            sigterm.begin()
-
-    def save_first(self) -> None:
-        """From now on SIGTERM waits until it is asked for; before, it ends the process at once."""
-        if self._alone:
-            sigterm.save_first()
-
-    def __call__(self) -> bool:
-        if self._alone:
-            return self.now()
-        if not self._received:
-            self._asked += 1
-            self._received = multihost_utils.reached_preemption_sync_point(self._asked)
-        return self._received
-
-    def now(self) -> bool:
-        """Says whether a process on its own has the signal; may be asked at any time.
-
-        Several processes must end at the same step, and one cannot know where the others are.
-        """
-        return self._alone and sigterm.received()
-
-
 def abandon(code: int) -> None:
     """Ends this process at once if there are others, which may be lost or waiting for it.
 
@@ -189,7 +154,14 @@ def abandon(code: int) -> None:
         os._exit(code)
 
 
+def before_leaving(action: Callable[[], None]) -> None:
+    """Registers what uses the connection to the other processes, and has to end before it."""
+    _before_leaving.append(action)
+
+
 def leave() -> None:
     """Ends the connection to the other processes, which wait for each other."""
+    for action in _before_leaving:
+        action()
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
