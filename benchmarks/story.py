@@ -2,9 +2,10 @@
 
     python benchmarks/story.py
 
-prints the tables of the page and writes them into it, in about a minute. Networks and modules are
-built of shapes alone and counted on their traced programs, of the papers' arithmetic. The speeds
-are those of docs/performance.md: where that page is measured anew, this is to be run again.
+prints the tables of the page and writes them into it and into its translation, docs/story.zh.md, in
+about a minute. Networks and modules are built of shapes alone and counted on their traced programs,
+in the papers' arithmetic. The speeds are those of docs/performance.md: run this again whenever that
+page was measured again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
 from benchmarks import page
+from benchmarks.story_in_chinese import translated
 from inception_jax.analysis import macs
 from inception_jax.create import abstract_model
 from inception_jax.models import inception_next, inception_v1
@@ -623,6 +625,7 @@ def main(options: page.Pages) -> None:
     for name, text in tables(options.docs).items():
         print(f"\n{name}\n\n{text}", flush=True)
         page.write_section(options.docs / "story.md", name, text)
+        page.write_section(options.docs / "story.zh.md", name, translated(text))
 
 
 if __name__ == "__main__":

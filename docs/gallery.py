@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # networks are only traced
 
@@ -17,7 +18,12 @@ import inception_jax as ij
 from inception_jax import drawing
 
 # Links to files of the checkout that are not part of the site.
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./(?:\.\./)?(?:README\.md[^)]*|[a-z_]+/[^)]*)\)")
+_OUTSIDE = re.compile(
+    r"\[([^\]]*)\]\((\.\./(?:\.\./)?(?:[A-Z]+(?:\.zh)?\.md[^)]*|[a-z_]+/[^)]*))\)"
+)
+_DRAWING = re.compile(r'(?<!<a>)(?<!">)(<img [^>]*src="([^"]+\.(?:svg|png))"[^>]*>)')
+_README_SECTION = re.compile(r"^<!-- README: (.+?) -->$", re.MULTILINE)
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -35,16 +41,38 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replaces links to files outside the site by their text."""
+    """Fills in sections of the README, and links files outside the site to the repository."""
+    markdown = _README_SECTION.sub(lambda match: _readme_section(match.group(1)), markdown)
     known = {file.src_uri for file in files}
     here = os.path.dirname(page.file.src_uri)
 
-    def unlinked(match: re.Match) -> str:
-        address = match.group(0).rpartition("](")[2].rstrip(")").partition("#")[0]
-        target = os.path.normpath(os.path.join(here, address))
-        return match.group(0) if target in known else match.group(1)
+    def linked(match: re.Match) -> str:
+        text, address = match.groups()
+        path, _, anchor = address.partition("#")
+        target = os.path.normpath(os.path.join(here, path))
+        if target in known:
+            return match.group(0)
+        # Only the workflow that publishes the site knows the repository's address.
+        if not config.repo_url:
+            return text
+        file = target.removeprefix("../")
+        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{file}{anchor and f'#{anchor}'})"
 
-    return _OUTSIDE.sub(unlinked, markdown)
+    return _OUTSIDE.sub(linked, markdown)
+
+
+def _readme_section(title: str) -> str:
+    """Returns a section of the README as it belongs into a page of docs/."""
+    text = (_ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {title}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    if section is None:
+        raise ValueError(f"README.md has no section {title!r}, which a page includes")
+    return re.sub(r"\]\(docs/", "](", section.group(0))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Makes every drawing a link to its file, where a browser shows it large and can zoom."""
+    return _DRAWING.sub(r'<a class="drawing" href="\2" title="Open large">\1</a>', html)
 
 
 def _gallery() -> Iterator[tuple[str, str]]:
@@ -52,16 +80,32 @@ def _gallery() -> Iterator[tuple[str, str]]:
     for name in ij.list_models():
         modules = drawing.modules(name, widths=True)
         yield f"gallery/{name}.svg", _drawn(name, None)
-        page = [f"# {name}\n\n![The stages of {name}]({name}.svg)\n\n## Modules\n"]
+        facts = _facts(name)
+        page = [f"# {name}\n\n{facts}\n\n![The stages of {name}]({name}.svg)\n\n## Modules\n"]
         for module in modules:
             yield f"gallery/{name}.{module}.svg", _drawn(name, module)
             page.append(f"### {module}\n\n![{module} of {name}]({name}.{module}.svg)\n")
         page.append(f"## Stages\n\n```\n{ij.summary(name)}\n```\n")
         yield f"gallery/{name}.md", "\n".join(page)
         kinds = ", ".join(drawing.modules(name))
-        index.append(f"## [{name}]({name}.md)\n\nMade of {kinds}.\n")
+        index.append(f"## [{name}]({name}.md)\n\n{facts}\n\nModules: {kinds}.\n")
         index.append(f"[![The stages of {name}]({name}.svg){{ width=640 }}]({name}.md)\n")
     yield "gallery/index.md", "\n".join(index)
+
+
+def _facts(name: str) -> str:
+    """Returns what a network is, in a sentence, with its paper and its chapter of the story."""
+    info = ij.model_info(name)
+    number = info.paper.rpartition("/")[2]
+    authors, title, chapter = _PAPERS[number]
+    if name.startswith("inception_resnet"):
+        chapter = _RESIDUAL_CHAPTER
+    return (
+        f"**{_IDEAS[name]}**\n\n"
+        f"{authors}, [{title}]({info.paper}), 20{number[:2]}. "
+        f"{info.num_params:,} parameters, images of {info.input_size}x{info.input_size} pixels. "
+        f"[Its chapter in the story](../story.md#{chapter})."
+    )
 
 
 @functools.cache
@@ -76,3 +120,61 @@ Every network of the family and every kind of module in it, in one style, drawn 
 program: what is on the pictures is what is computed. `inception-jax draw NAME --module MODULE -o
 FILE.svg` draws any of them, under any tag.
 """
+
+# By arXiv's number: authors, title, and the chapter's address in docs/story.md.
+_PAPERS = {
+    "1409.4842": ("Szegedy et al.", "Going Deeper with Convolutions", "2014-googlenet"),
+    "1502.03167": ("Ioffe and Szegedy", "Batch Normalization", "2015-bn-inception"),
+    "1512.00567": (
+        "Szegedy et al.",
+        "Rethinking the Inception Architecture for Computer Vision",
+        "2015-rethinking-inception-v2-and-v3",
+    ),
+    "1602.07261": (
+        "Szegedy et al.",
+        "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning",
+        "2016-inception-v4",
+    ),
+    "1610.02357": (
+        "Chollet",
+        "Xception: Deep Learning with Depthwise Separable Convolutions",
+        "2016-xception",
+    ),
+    "1802.02611": (
+        "Chen et al.",
+        "Encoder-Decoder with Atrous Separable Convolution",
+        "2018-aligned-xception",
+    ),
+    "2303.16900": (
+        "Yu et al.",
+        "InceptionNeXt: When Inception Meets ConvNeXt",
+        "2023-inceptionnext",
+    ),
+}
+
+_RESIDUAL_CHAPTER = "2016-inception-resnet"  # of the same paper as Inception V4
+
+_ALIGNED = "Xception with {} layers, in which strided separable convolutions replace the max pools."
+_PRE_NORM = "Aligned Xception with {} layers, which normalises before each separable convolution."
+_NEXT = "A ConvNeXt whose large depthwise convolution is split by channels into {}."
+_SPLIT = "a 3x3, a 1x11, an 11x1 and an identity"
+_IDEAS = {
+    "inception_v1": "Look through windows of several sizes at once, after 1x1 convolutions have "
+    "reduced the channels.",
+    "bn_inception": "Normalise each layer over the batch, and replace every 5x5 by two 3x3.",
+    "inception_v2": "Factorise large convolutions into small ones, and n x n into 1 x n and n x 1.",
+    "inception_v3": "The factorised modules of Inception V2, in the form of the authors' code.",
+    "inception_v4": "One module for each map size, repeated, with reduction modules between them.",
+    "inception_resnet_v1": "Inception modules that compute residuals, at the cost of Inception V3.",
+    "inception_resnet_v2": "Inception modules that compute scaled residuals, at the cost of V4.",
+    "xception": "Separate channels from space entirely: depthwise separable convolutions.",
+    "xception41": _ALIGNED.format(41),
+    "xception65": _ALIGNED.format(65),
+    "xception71": _ALIGNED.format(71),
+    "xception41p": _PRE_NORM.format(41),
+    "xception65p": _PRE_NORM.format(65),
+    "inception_next_atto": _NEXT.format("a 3x3, a 1x9, a 9x1 and an identity: the smallest size"),
+    "inception_next_tiny": _NEXT.format(_SPLIT),
+    "inception_next_small": _NEXT.format(f"{_SPLIT}, with three times tiny's third stage"),
+    "inception_next_base": _NEXT.format(f"{_SPLIT}: as deep as small, and wider"),
+}

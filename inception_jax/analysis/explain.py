@@ -16,6 +16,8 @@ from PIL import Image
 from inception_jax.analysis.features import check_stages, feature_info
 from inception_jax.nn.model import Model
 
+__all__ = ["grad_cam", "overlaid"]
+
 
 def grad_cam(
     model: Model, *, stage: str | None = None

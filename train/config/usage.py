@@ -1,4 +1,4 @@
-"""`--help`: the options that most runs need, in one line each."""
+"""`--help`: the options that most runs need, one line each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _HEAD = """usage: python train/main.py [--arch NAME] [--OPTION VALUE ...]
 Trains a network of the Inception family. The same command again resumes.
 
 examples:
-  python train/main.py                             a small Xception in some minutes
+  python train/main.py                             a small Xception, in minutes
   python train/main.py --arch inception_v3 --dataset folder --data-dir photos
-                                                   your own, photos/train/CLASS/*.jpg
-  python train/main.py --arch inception_v3 --dry-run         what a run would be
+                                                   your images, photos/train/CLASS/*.jpg
+  python train/main.py --arch inception_v3 --dry-run         print the plan of a run
 """
 
 _COMMON: dict[str, dict[str, tuple[str, str]]] = {
@@ -25,8 +25,8 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
         "arch": ("NAME", "see `inception-jax list`"),
         "recipe": ("NAME", "set of defaults for the other options, see below"),
         "init_from": ("FILE", "weights to start from"),
-        "freeze_backbone": ("", "train the classifier alone"),
-        "head_epochs": ("X", "first, of the classifier alone"),
+        "freeze_backbone": ("", "train only the classifier"),
+        "head_epochs": ("X", "first train only the classifier"),
     },
     "data": {
         "dataset": ("NAME", "or folder, or a TFDS data set"),
@@ -39,18 +39,18 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
         "steps": ("N", "training steps, instead of epochs"),
         "batch_size": ("N", "images in a step, over all devices"),
         "grad_accum": ("N", "parts of a batch, to save memory"),
-        "learning_rate": ("X", "highest learning rate"),
+        "learning_rate": ("X", "peak learning rate"),
         "warmup_epochs": ("X", "epochs in which the rate rises"),
     },
     "optimiser and regularisation": {
         "optimizer": ("NAME", "rmsprop, sgd or adamw"),
-        "weight_decay": ("X", "on the kernels"),
-        "label_smoothing": ("X", "share of the label for all classes"),
-        "dropout": ("X", "share of features that is dropped"),
-        "ema_decay": ("X", "of the averaged weights; 0: no average"),
-        "randaugment": ("X", "magnitude of RandAugment; 0: none"),
-        "mixup": ("X", "alpha of mixup; 0: none"),
-        "cutmix": ("X", "alpha of CutMix; 0: none"),
+        "weight_decay": ("X", "of kernels"),
+        "label_smoothing": ("X", "share spread over all classes"),
+        "dropout": ("X", "rate before the classifier"),
+        "ema_decay": ("X", "moving average of weights; 0: off"),
+        "randaugment": ("X", "magnitude of RandAugment; 0: off"),
+        "mixup": ("X", "alpha of mixup; 0: off"),
+        "cutmix": ("X", "alpha of CutMix; 0: off"),
     },
     "the run": {
         "workdir": ("FOLDER", "for checkpoints, logs, pictures, weights; default: in runs/"),

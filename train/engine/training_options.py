@@ -1,6 +1,6 @@
 """The options of the network and its training.
 
-They stand apart from the code that uses them because `--help` does not wait for jax.
+They have a file of their own so that `--help` does not import jax.
 """
 
 from __future__ import annotations
@@ -20,34 +20,36 @@ class NetworkOptions:
     arch: str = "xception"
     """Network to train: see `inception_jax.list_models()`."""
     init_from: Path | None = None
-    """Weight file to start from, of any layout that load_weights reads, or a run's folder;
-    FILE#NAME is one network of several in a file. A classifier of another size, or one that the
-    file lacks, starts from random values. A file of this programme also says the width, and, where
-    arch is not given, the network."""
+    """Initial weights: a weight file in any layout that load_weights reads, or the folder of a run.
+    FILE#NAME selects one network if a file contains several. The classifier is initialised randomly
+    if its size differs or the file has none. A file that this programme wrote also sets
+    width-multiplier, and arch if that is not given."""
     freeze_backbone: bool = False
-    """Train the classifier alone: all other parameters and BatchNorm's statistics stay as they are
-    in init-from."""
+    """Train only the classifier. All other parameters and BatchNorm's statistics keep the values of
+    init-from."""
     width_multiplier: Annotated[float, POSITIVE] = 1.0
-    """Factor on every channel count of the network."""
+    """Multiplies every channel count of the network."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """What the network computes in; parameters and statistics are float32. float64, for all of
-    them, tells rounding from mistakes: on a CPU, two runs that differ in float32 agree in it."""
+    """Dtype of the network's computations. Parameters and statistics stay float32, except that
+    float64 applies to all of them: use it on a CPU to find out whether two runs differ only by
+    rounding."""
     grad_reduce: Literal["float32", "bfloat16"] = "float32"
-    """What the devices' gradients of convolution and classifier kernels are summed in, where the
-    network computes in bfloat16; everything else is summed in float32."""
+    """With dtype bfloat16: the dtype in which the gradients of convolution and classifier kernels
+    are summed over devices. All other gradients are summed in float32."""
     remat: Annotated[bool, MAY_CHANGE] = False
-    """Keep only the outputs of convolutions for the backward pass and compute the rest again:
-    a third less memory for about a seventh more time on TPUs."""
+    """Rematerialisation: keep only the outputs of convolutions for the backward pass and recompute
+    the rest. On TPUs this saves a third of the memory and costs about a seventh more time."""
     rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = REWRITES
-    """Exact rewritings of the network to use, see inception_jax/nn/rewrites.py; given without
-    any, every sum is the paper's."""
+    """Rewritings that compute the same results faster, see inception_jax/nn/rewrites.py. The option
+    without a value disables all of them."""
     dropout: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.2
-    """Share of the features before the classifier that is dropped."""
+    """Dropout rate of the features before the classifier."""
     drop_path: Annotated[float | None, NOT_NEGATIVE, BELOW_ONE] = None
-    """Stochastic depth of the last block, of InceptionNeXt and the aligned Xceptions; not given:
-    the network's own."""
+    """Stochastic depth: the rate at which the last block is dropped, in InceptionNeXt and the
+    aligned Xceptions. Not given: the network's own rate."""
     bn_momentum: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9997
-    """BatchNorm: share of the running statistics that a step keeps."""
+    """BatchNorm: share of the running statistics that each step keeps (PyTorch's momentum is one
+    minus this)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +57,13 @@ class AugmentationOptions:
     """Augmentation of training images on the device."""
 
     distort: Literal["none", "inception"] = "none"
-    """inception: brightness, saturation, hue and contrast changed at random, as TF-slim does."""
+    """inception: change brightness, saturation, hue and contrast randomly, like TF-slim."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Alpha of mixup's Beta distribution; with cutmix, each batch takes one of them. 0: none."""
+    """Alpha of mixup's Beta distribution. With cutmix too, each batch uses one of them. 0: off."""
     cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
-    """The same for cutmix."""
+    """Alpha of cutmix's Beta distribution. 0: off."""
     random_erasing: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
-    """Share of the training images that a rectangle of noise is put into."""
+    """Probability that a rectangle of a training image is replaced by noise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,38 +71,38 @@ class ScheduleOptions:
     """The length of the run and the learning rate."""
 
     epochs: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     steps: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
-    """Training steps, instead of epochs."""
+    """Number of training steps. Overrides epochs."""
     learning_rate: Annotated[float, POSITIVE] = 0.045
-    """Highest rate, before lr-base-batch."""
+    """Peak learning rate, before lr-base-batch scales it."""
     lr_base_batch: Annotated[int, NOT_NEGATIVE] = 0
-    """The rate is multiplied by batch-size / lr-base-batch; 0: it stays as it is."""
+    """Scale the learning rate by batch-size / lr-base-batch. 0: no scaling."""
     lr_schedule: Literal["exponential", "cosine", "polynomial"] = "exponential"
-    """How the rate falls, from step 0 to the last."""
+    """How the learning rate decays."""
     lr_decay: Annotated[float, POSITIVE] = 0.94
-    """exponential: factor on the rate over each lr-decay-epochs."""
+    """exponential: factor on the learning rate every lr-decay-epochs."""
     lr_decay_epochs: Annotated[float, POSITIVE] = 2.0
     """exponential: epochs between two decays."""
     lr_decay_images: Annotated[int, NOT_NEGATIVE] = 0
-    """exponential: images between two decays, instead of epochs; 0: in epochs."""
+    """exponential: images between two decays. Overrides lr-decay-epochs. 0: use epochs."""
     lr_staircase: bool = False
-    """exponential: all of lr-decay at the end of its period, instead of a little at every step."""
+    """exponential: decay in steps, at the end of each period, instead of continuously."""
     lr_power: Annotated[float, NOT_NEGATIVE] = 0.5
-    """polynomial: power of the share of the steps that is left."""
+    """polynomial: exponent. The rate is proportional to (share of steps left) ** lr-power."""
     lr_floor: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
-    """Lowest rate, as a share of the highest; of the cosine, where it ends."""
+    """Lowest learning rate, as a fraction of the peak. cosine: the rate at the end."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Epochs in which the rate rises linearly from warmup-start to the schedule."""
+    """Warm-up: epochs in which the rate rises linearly from warmup-start to the schedule."""
     warmup_start: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.1
-    """Rate at the start of the warm-up, as a share of the highest."""
+    """Learning rate at the start of the warm-up, as a fraction of the peak."""
     cold_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Epochs before the warm-up, at its first rate."""
+    """Epochs before the warm-up, at the rate with which the warm-up starts."""
     head_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Epochs at the start, of epochs in all, in which the classifier alone is trained, as by
-    freeze-backbone. The schedule of the rate starts after them."""
+    """Epochs at the start in which only the classifier is trained, as with freeze-backbone. They
+    count towards epochs. The learning rate schedule starts after them."""
     head_learning_rate: Annotated[float, POSITIVE] = 0.003
-    """Rate of the first of the head-epochs; it falls to a tenth along a cosine."""
+    """Learning rate at the start of the head-epochs. It decays to a tenth, as a cosine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,41 +110,42 @@ class OptimizerOptions:
     """The optimiser."""
 
     optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
-    """rmsprop: TensorFlow's form; sgd: with momentum."""
+    """rmsprop: in TensorFlow's form. sgd: with momentum."""
     momentum: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9
-    """rmsprop, sgd: share of the last update that a step keeps."""
+    """rmsprop, sgd: share of the previous update that each step keeps."""
     rms_decay: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9
-    """rmsprop: share of the mean square that a step keeps."""
+    """rmsprop: share of the running mean square that each step keeps."""
     rms_eps: Annotated[float, NOT_NEGATIVE] = 1.0
-    """rmsprop: added to the mean square under the root."""
+    """rmsprop: epsilon, added to the mean square under the root."""
     adam_b1: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9
-    """adamw: share of the mean gradient that a step keeps."""
+    """adamw: share of the running mean gradient that each step keeps."""
     adam_b2: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.999
-    """adamw: share of the mean square that a step keeps."""
+    """adamw: share of the running mean square that each step keeps."""
     adam_eps: Annotated[float, NOT_NEGATIVE] = 1e-8
-    """adamw: added to the root of the mean square."""
+    """adamw: epsilon, added to the root of the mean square."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 4e-5
-    """On convolution and classifier kernels. rmsprop, sgd: L2, a part of the gradient; adamw: a
-    share of the weight times the rate, apart from the gradient."""
+    """Weight decay of convolution and classifier kernels. rmsprop, sgd: L2, added to the gradient.
+    adamw: decoupled from the gradient, multiplied by the learning rate."""
     bias_lr_multiplier: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Factor on the updates of biases."""
+    """Multiplies the updates of biases."""
     clip_norm: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Largest norm of the whole gradient; 0: no limit."""
+    """Gradient clipping: largest global norm of the gradient. 0: off."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """The loss, and what becomes of an update."""
+    """The loss, and what happens after an update."""
 
     label_smoothing: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.1
-    """Share of the label spread evenly over all classes."""
+    """Label smoothing: share of the label that is spread evenly over all classes."""
     aux_weight: Annotated[float, NOT_NEGATIVE] = 0.4
     """Weight of each auxiliary classifier's loss, for networks that have one."""
     ema_decay: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.9999
-    """Share of the averaged parameters and statistics that a step keeps, after a warm-up of
-    (1 + step) / (10 + step). The averages are what is evaluated and exported. 0: no averages."""
+    """Exponential moving average of parameters and statistics: share of the average that each step
+    keeps, at most (1 + step) / (10 + step). Evaluation and the exported weights use the average.
+    0: no average."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """A loss or gradient that is not finite: stop, or leave everything but the step as it was."""
+    """If a loss or gradient is not finite: stop with an error, or skip the update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,17 +153,17 @@ class LoopOptions:
     """When the run logs, evaluates and saves."""
 
     log_every: Annotated[int, POSITIVE, MAY_CHANGE] = 10
-    """Steps between lines of the log."""
+    """Steps between two lines of the log."""
     eval_every: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
-    """Epochs between evaluations; there is also one at the end."""
+    """Epochs between two evaluations. The run also evaluates at the end."""
     checkpoint_every: Annotated[int, POSITIVE, MAY_CHANGE] = 1000
-    """Steps between checkpoints; there is also one at the end. A kill costs at most so many steps,
-    and those that were trained while a checkpoint was being written."""
+    """Steps between two checkpoints. The run also saves one at the end. A kill loses at most this
+    many steps, plus those trained while a checkpoint was being written."""
     keep_checkpoints: Annotated[int, POSITIVE, MAY_CHANGE] = 2
-    """Newest checkpoints that are kept, beside the one with the best evaluation."""
+    """Number of newest checkpoints to keep, in addition to the one with the best evaluation."""
     start_over: Annotated[bool, MAY_CHANGE] = False
-    """Start at step 0 where every checkpoint of the workdir is damaged, or only results are left;
-    damaged ones are moved to WORKDIR/damaged_checkpoints. Without it such a run ends with an
-    error. A run with a good checkpoint resumes either way."""
+    """Start at step 0 if every checkpoint of the workdir is damaged, or if only results are left.
+    Damaged checkpoints are moved to WORKDIR/damaged_checkpoints. Without this option such a run
+    ends with an error. A run with a good checkpoint resumes in both cases."""
     profile_steps: Annotated[str | None, MAY_CHANGE] = None
-    """A:B writes a profile of these steps to WORKDIR/profile, for TensorBoard or Perfetto."""
+    """A:B: write a profile of steps A to B to WORKDIR/profile, for TensorBoard or Perfetto."""

@@ -1,6 +1,6 @@
-"""The command line: the options of all rooms, filled by a recipe and overridden one by one.
+"""The command line: the options of all packages. A recipe sets defaults, options override them.
 
-`given` answers `--help` and mistakes, and imports no jax; `parse` goes on from there.
+`given` handles `--help` and usage errors without importing jax. `parse` does the rest.
 """
 
 from __future__ import annotations
@@ -40,34 +40,36 @@ if TYPE_CHECKING:  # help and mistakes do not wait for jax
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What is run, and where."""
+    """What to run, and where."""
 
     recipe: str = "demo"
     """Named set of defaults for the other options, see train/config/recipes.py. Not given: the
-    network's own where there are 100,000 training images or more, else demo."""
+    recipe of the network from 100,000 training images on, else demo."""
     workdir: Annotated[Path, MAY_CHANGE] = Path("runs")
-    """Folder for checkpoints, logs and pictures, which all processes see; made if absent. Not
-    given: runs/ARCH-DATASET, for a folder of images runs/ARCH-FOLDER."""
+    """Folder for checkpoints, logs and pictures, created if missing. All processes must see it. If
+    it holds a run, that run resumes. Not given: runs/ARCH-DATASET, or runs/ARCH-FOLDER for a
+    folder of images."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the initial parameters, the order of the images, augmentation and dropout."""
     eval_only: Annotated[bool, MAY_CHANGE] = False
     """Evaluate the newest checkpoint of the workdir, and stop. With init-from, unless the workdir
-    holds a run that started from it: evaluate the weights of init-from, by the size, crop and
-    classes of the file or its publisher; nothing is written."""
+    holds a run that started from it: evaluate the weights of init-from, with the image size, crop
+    and classes of the file or its publisher, and write nothing."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
     """Print the configuration, parameters, FLOPs, memory and schedule of the run, and stop."""
     compile_only: Annotated[str | None, MAY_CHANGE] = None
     """Compile the training step for a topology such as v5e:4x4, 2*v5e:4x4 (two slices), v4:2x2x2 or
-    h100:1x8, print what its compiler says about memory, exchanges and time, and stop. Needs no such
-    device, and, without dataset, no data: the step is the one for ImageNet."""
+    h100:1x8, print its compiler's estimate of memory, communication and time, and stop. No such
+    device is needed. Without dataset no data are needed either: the step is for ImageNet."""
     scaled: Annotated[dict[str, float], MAY_CHANGE] = field(default_factory=dict)
     """Options that follow from the number of images, see train/run/scaling.py."""
     compile_effort: Annotated[Literal["quick", "full", "forced"], MAY_CHANGE] = "quick"
-    """compile-only: quick, a minute or so, says nothing of cycles; full, about ten times that, is
-    what the device itself would get; forced: full for v6e too, whose compiler may not end."""
+    """compile-only. quick: about a minute, without an estimate of the time. full: about ten times
+    as long, the program that the device itself would run. forced: full also for v6e, where the
+    compiler may not terminate."""
     compile_cache: Annotated[bool, MAY_CHANGE] = True
-    """Keep compiled programs in WORKDIR/xla_cache, or in $JAX_COMPILATION_CACHE_DIR, and what
-    compile-only has found in $INCEPTION_JAX_CACHE."""
+    """Cache compiled programs in WORKDIR/xla_cache or $JAX_COMPILATION_CACHE_DIR, and results of
+    compile-only in $INCEPTION_JAX_CACHE."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +94,10 @@ class Config:
 
 
 def given(argv: Sequence[str]) -> dict[str, Any]:
-    """Returns the options that a command line has, by name.
+    """Returns the options of a command line, by name.
 
     Raises:
-        UsageError: naming the option, and the one that may be meant.
+        UsageError: naming the option, and a near one that may be meant.
         SystemExit: after `--help`, `--help-all` and `--version`, with the exit code 0.
     """
     names = recipes.names()
@@ -116,7 +118,7 @@ def given(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _help(argv: Sequence[str], *, every: bool) -> str:
-    """The help, with the defaults of the network and recipe that a command line names."""
+    """Returns the help, with the defaults of the network and recipe on the command line."""
     look = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     look.add_argument("--arch", default=NetworkOptions.arch)
     look.add_argument("--recipe", default=RunOptions.recipe)
@@ -145,7 +147,7 @@ def _help(argv: Sequence[str], *, every: bool) -> str:
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
-    """Reads the command line, and opens the data set whose size decides the recipe.
+    """Reads the command line, and opens the data set, because its size decides the recipe.
 
     Raises:
         UsageError: naming the option and what it may be.
@@ -153,7 +155,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
         SystemExit: after `--help`.
     """
     options = given(argv)
-    # These import jax, which help and mistakes do not wait for.
+    # These import jax. Help and usage errors must not wait for that.
     from train.engine import functional, loop
 
     undecided = dict.fromkeys(("arch", "recipe", "dataset", "workdir"))
@@ -179,7 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 def baseline(
     known: argparse.Namespace, dataset: Dataset, evaluated: WeightFile | None = None
 ) -> Config:
-    """Returns the configuration of a command line with only what decides the recipe.
+    """Returns the configuration if only the options that decide the recipe are given.
 
     Args:
         known: all options, `recipe` None where it is not given.
@@ -217,17 +219,17 @@ def baseline(
 
 
 def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
-    """Returns the options of a run that differ from its recipe: the recipe's value, and its own."""
+    """Returns the options that differ from the recipe: (the recipe's value, the run's value)."""
     usual = fields.flat(baseline(argparse.Namespace(**fields.flat(config)), dataset))
     own = fields.flat(config)
-    names = own.keys() - {"scaled"}  # which tells of others
+    names = own.keys() - {"scaled"}  # it describes other options
     return {n: (usual[n], own[n]) for n in own if n in names and own[n] != usual[n]}
 
 
 def _scaled(
     base: Config, config: Config, dataset: Dataset, given: set[str]
 ) -> tuple[Config, Dataset]:
-    """Gives the options that the user did not give the values for so many images."""
+    """Scales the options that the user did not give to the number of training images."""
     head_first = config.run.recipe == "finetune" or config.schedule.head_epochs > 0
     if head_first and not (config.network.init_from or config.run.eval_only):
         raise UsageError(
@@ -245,7 +247,7 @@ def _scaled(
 
 
 def _start(path: Path | None) -> dict[str, Any]:
-    """What the file of `--init-from` says of its network."""
+    """Returns what the file of `--init-from` says about its network."""
     if path is None:
         return {}
     from train.engine.initial_weights import note_of  # imports jax
@@ -254,10 +256,10 @@ def _start(path: Path | None) -> dict[str, Any]:
 
 
 def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str = "") -> Path:
-    """Returns the folder of a run that names none: another one for every network and data set.
+    """Returns the default folder of a run, which depends on the network and the data set.
 
-    A fine-tuning has one of its own, so that it can start from the folder of a training.
-    Two folders of images with the same name get the same one; `run.json` tells them apart.
+    A fine-tuning run has its own folder, so that it can start from the folder of a training run.
+    Two image folders with the same name share a run folder; `run.json` tells them apart.
     """
     name = data_dir.resolve().name if dataset == "folder" and data_dir else dataset
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "folder"
@@ -265,7 +267,7 @@ def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str 
 
 
 def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
-    """Reads the weights that are evaluated without a run; see `file_evaluation.is_asked`."""
+    """Reads the weights to evaluate without a run; see `file_evaluation.is_asked`."""
     if not known.eval_only or known.init_from is None:
         return None
     from inception_jax.weights import files, hub
@@ -289,7 +291,7 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
 
 
 def _dataset(known: argparse.Namespace, evaluated: WeightFile | None) -> Dataset:
-    """Opens the data set; to compile a step it is enough to know of what kind it is."""
+    """Opens the data set. Compiling a step needs only its number of classes and images."""
     # Which import what decodes images.
     from train.data.image_folder import has_test_images, open_test_folder
     from train.data.open_dataset import open_dataset

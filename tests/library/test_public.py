@@ -1,0 +1,85 @@
+"""The public names: docs/reference.md lists names that exist, are typed, and are all there are."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTED = re.findall(r"^::: (\S+)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE)
+PACKAGES = (
+    "inception_jax",
+    "inception_jax.explain",
+    "inception_jax.drawing",
+    "inception_jax.metrics",
+)
+
+
+def callables(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields what a user may call: a function, or a class and its own public methods."""
+    if not inspect.isclass(value):
+        yield value.__name__, value
+        return
+    if not issubclass(value, BaseException):
+        yield value.__name__, value
+    for name, member in vars(value).items():
+        member = member.fget if isinstance(member, property) else member
+        member = getattr(member, "__func__", member)
+        if inspect.isfunction(member) and not name.startswith("_"):
+            yield f"{value.__name__}.{name}", member
+
+
+def untyped(function: Any) -> list[str]:
+    """Returns the parameters without a type, and "return" for a missing type of the result."""
+    signature = inspect.signature(function)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.annotation is parameter.empty and name not in ("self", "cls")
+    ]
+    if not inspect.isclass(function) and signature.return_annotation is signature.empty:
+        names.append("return")
+    return names
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_name_exists_and_is_typed(name):
+    value = pkgutil.resolve_name(name)
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    missing = {called: untyped(function) for called, function in callables(value)}
+    assert not any(missing.values()), f"without a type: {missing}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_documented(package):
+    """Constants are explained where they are used; a module is documented by its own names."""
+    module = pkgutil.resolve_name(package)
+    for name in module.__all__:
+        value = getattr(module, name)
+        if isinstance(value, type | types.FunctionType):
+            assert f"{package}.{name}" in DOCUMENTED or any(
+                pkgutil.resolve_name(each) is value for each in DOCUMENTED
+            ), f"docs/reference.md does not list {package}.{name}"
+
+
+def test_names_are_listed_once_and_in_all():
+    """A name that is documented under a package with `__all__` is in it."""
+    assert len(set(DOCUMENTED)) == len(DOCUMENTED)
+    for name in DOCUMENTED:
+        package, _, attribute = name.rpartition(".")
+        if package in PACKAGES:
+            assert attribute in pkgutil.resolve_name(package).__all__, name
+
+
+def test_a_missing_type_is_seen():
+    def half(a: int, b):
+        return a, b
+
+    assert untyped(half) == ["b", "return"]
