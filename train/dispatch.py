@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 import inception_jax as ij
+from inception_jax.tpu import quiet_without_tpu
 from train import errors
 from train.compile import dry_run, training_step
 from train.data.datasets import Dataset
@@ -32,7 +33,7 @@ def main() -> int:
     line on standard output is the result.
     """
     last_line.begin_again()
-    processes.quiet_without_tpu()
+    quiet_without_tpu()
     config = None
     try:
         config, dataset = command_line.parse(sys.argv[1:])

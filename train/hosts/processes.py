@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from inception_jax.tpu import on_tpu
 from train.errors import TrainingError, UsageError
 from train.hosts.host_options import HostOptions
 
@@ -57,24 +56,8 @@ def _in_cluster(options: HostOptions) -> bool:
         or int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-        or (_on_tpu() and env.get("JAX_PLATFORMS", "tpu") not in ("cpu", "cuda"))
+        or (on_tpu() and env.get("JAX_PLATFORMS", "tpu") not in ("cpu", "cuda"))
     )
-
-
-def _on_tpu() -> bool:
-    """A TPU machine, by its devices, which have either name, and the library that runs them."""
-    devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
-    return find_spec("libtpu") is not None and any(device.exists() for device in devices)
-
-
-def quiet_without_tpu() -> None:
-    """Keeps libtpu, where it is installed only to compile, from complaining that there is no TPU.
-
-    To be called before jax asks for devices.
-    """
-    if not _on_tpu():
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def is_main() -> bool:
