@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config, log):
     return scheduler
 
 
-_LONGEST = ("tests/train/test_train_main.py", "tests/tpu/test_tpu_scripts.py")
+_LONGEST = ("tests/train/test_train_main.py",)
 
 
 def pytest_collection_modifyitems(items):

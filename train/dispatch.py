@@ -11,12 +11,13 @@ from typing import Any
 import jax
 
 import inception_jax as ij
+from inception_jax.tpu import quiet_without_tpu
 from train import errors
 from train.compile import dry_run, training_step
 from train.data.datasets import Dataset
 from train.ending import last_line, sigterm, trace
 from train.engine.loop import Preempted
-from train.hosts import processes
+from train.hosts import preemption, processes
 from train.run import assembly, command_line, file_evaluation, training
 from train.run.command_line import Config
 
@@ -32,7 +33,7 @@ def main() -> int:
     standard error says how the run ended.
     """
     last_line.begin_again()
-    processes.quiet_without_tpu()
+    quiet_without_tpu()
     config = None
     try:
         config, dataset = command_line.parse(sys.argv[1:])
@@ -49,6 +50,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return _fail(f"error: interrupted; {_RESUME}", 1)
     except Exception as error:
+        if _peer_lost(error) and sigterm.received():
+            return _fail(preemption.STALLED, sigterm.PREEMPTED)
         return _fail(_with_trace(error, config), 1)
     processes.leave()
     return 0
@@ -90,9 +93,14 @@ def _explain(error: Exception, folder: Path | None) -> str:
         return f"out of memory: lower --batch-size, or raise --grad-accum ({reason})"
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return f"{type(error).__name__}: {reason}; {_RESUME}"
-    if jax.process_count() > 1:
+    if _peer_lost(error):
         return f"another process of the run is lost; restart all of them, and {_RESUME} ({reason})"
     return f"{reason}; {_RESUME}"
+
+
+def _peer_lost(error: Exception) -> bool:
+    """Says whether an error is of devices that wait for those of another process."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
 
 
 def _fail(message: str, code: int) -> int:

@@ -14,6 +14,7 @@ from inception_jax.interrupts import run_command
 from inception_jax.nearest import did_you_mean
 from inception_jax.parser import Parser, versions
 from inception_jax.registry import UnknownModelError
+from inception_jax.tpu import quiet_without_tpu
 
 PROGRAM = "inception-jax"
 
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 after an error, which is printed in one line; 130 after Ctrl-C; 143
         after SIGTERM; 141 if the reader of the output has stopped reading.
     """
+    quiet_without_tpu()
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(lambda: _run(words))
 

@@ -61,6 +61,23 @@ def deep_ones_slow(names: list[str]) -> list[Any]:
     ]
 
 
+# One of each kind of module, for what works on any network by one code.
+_KINDS = {
+    "inception_v1",
+    "inception_v3",
+    "inception_resnet_v2",
+    "xception41p",
+    "inception_next_atto",
+}
+
+
+def one_of_each_kind(names: list[str]) -> list[Any]:
+    """Parameters for a test; the turn of all but five networks is with `-m slow`."""
+    return [
+        name if name in _KINDS else pytest.param(name, marks=pytest.mark.slow) for name in names
+    ]
+
+
 def distinct_readings() -> list[str]:
     """One name for each set of options that changes what a network computes."""
     seen: dict[Any, str] = {}

@@ -1,6 +1,7 @@
 """A network of three layers, for tests of what stands around one: it compiles in a second.
 
-`python -m tests.helpers.tiny` is `train/main.py` with one network more, `--arch tiny`.
+`python -m tests.helpers.tiny` is `train/main.py` with one network more, `--arch tiny`. Where the
+working directory has a file `stall`, no image comes until the file is gone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _EARLY), os._exit(42)))
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from inception_jax import registry
@@ -77,11 +81,30 @@ def registered() -> Iterator[None]:
             del table["tiny"]
 
 
+@contextlib.contextmanager
+def stalling(file: Path) -> Iterator[None]:
+    """Lets images come from what hangs as long as a file exists, as a mounted disk may."""
+    from train.data.pipeline import _TestImages, _TrainingImages
+
+    def stalled(view: Callable[..., Any]) -> Callable[..., Any]:
+        def waiting(*arguments: Any) -> Any:
+            while file.exists():
+                time.sleep(0.1)
+            return view(*arguments)
+
+        return waiting
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (_TestImages, _TrainingImages):
+            patch.setattr(kind, "_view", stalled(kind._view))
+        yield
+
+
 def run() -> int:
     """Runs the programme; returns the exit code."""
     from train.dispatch import main
 
-    with registered():
+    with registered(), stalling(Path("stall").absolute()):
         return main()
 
 

@@ -242,7 +242,7 @@ def test_any_prefix_wrapper_and_count(name):
     file, _ = files_of(name, layout(found) if found else None)
 
     @hypothesis.given(data=st.data())
-    @hypothesis.settings(max_examples=5)
+    @hypothesis.settings(max_examples=3)
     def peels(data):
         prefix = "".join(f"{word}." for word in data.draw(st.lists(WORD, max_size=3)))
         tensors = {f"{prefix}{key}": torch.from_numpy(array) for key, array in file.items()}

@@ -12,7 +12,7 @@ from PIL import Image
 import inception_jax as ij
 from inception_jax.analysis import explain, macs
 from inception_jax.cli.contact_sheet import contact_sheet
-from tests.helpers.networks import WIDTH, deep_ones_slow, filled, network, run, skeleton
+from tests.helpers.networks import WIDTH, filled, network, one_of_each_kind, run, skeleton
 
 # num_chs and reduction of timm's feature_info.
 TIMM = {
@@ -26,7 +26,7 @@ TIMM = {
 }
 
 
-@pytest.mark.parametrize("name", deep_ones_slow([*ij.list_models(), "inception_resnet_v2.paper"]))
+@pytest.mark.parametrize("name", one_of_each_kind([*ij.list_models(), "inception_resnet_v2.paper"]))
 def test_every_stage_is_described(name):
     model = skeleton(name)
     infos = ij.model_info(name).feature_info
@@ -196,7 +196,7 @@ def test_contact_sheet():
     assert contact_sheet(pictures[:1], [()]).width < 200
 
 
-@pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
+@pytest.mark.parametrize("name", one_of_each_kind(ij.list_models()))
 def test_summary(name):
     info = ij.model_info(name)
     model = skeleton(name, **({"aux_heads": True} if info.aux_heads else {}))

@@ -49,6 +49,7 @@ def test_a_trainers_file(model, tmp_path, capsys):
     assert said["also inside"] == "loss.w"
 
 
+@pytest.mark.slow
 def test_readings_that_names_do_not_tell(model):
     found = inspect(ij.to_torch(model))
     assert set(found.names) == {"inception_v1", "inception_v1.slim_in1k", "inception_v1.tv_in1k"}

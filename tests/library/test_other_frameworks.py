@@ -194,9 +194,10 @@ def folder(slim, tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        "", "checkpoint", "model.ckpt-12", "model.ckpt-12.index", "model.ckpt-12.meta",
-        "model.ckpt-12.data-00000-of-00001", "saved_1", "saved_1/saved_model.pb", "saved_2",
-        "objects-1",
+        "", "checkpoint", "model.ckpt-12.meta", "saved_1", "saved_2/saved_model.pb", "objects-1",
+        pytest.param("model.ckpt-12", marks=pytest.mark.slow),
+        pytest.param("model.ckpt-12.index", marks=pytest.mark.slow),
+        pytest.param("model.ckpt-12.data-00000-of-00001", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_any_part_of_a_checkpoint(name, folder, slim):

@@ -21,7 +21,7 @@ from inception_jax.analysis import macs
 from inception_jax.analysis.macs import count_macs
 from inception_jax.create import abstract_model
 from inception_jax.nn.layers import BatchNorm
-from tests.helpers.networks import deep_ones_slow, skeleton
+from tests.helpers.networks import deep_ones_slow, one_of_each_kind, skeleton
 
 ROOT = Path(__file__).parents[2]
 
@@ -294,7 +294,7 @@ def test_names_are_listed_in_order():
     assert ij.list_models("resnet*") == []
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", deep_ones_slow(list(STAGES)))
 def test_stages_have_the_published_shapes(name):
     size = 299 if name == "inception_resnet_v1.paper" else ij.model_info(name).input_size
     images = jnp.zeros((1, size, size, 3))
@@ -313,7 +313,7 @@ def test_stages_have_the_published_shapes(name):
 
 
 @pytest.mark.parametrize(("stride", "side"), [(32, 5), (16, 10), (8, 20)])
-@pytest.mark.parametrize("name", ["xception41", "xception65p", "xception71"])
+@pytest.mark.parametrize("name", deep_ones_slow(["xception41", "xception65p", "xception71"]))
 def test_output_stride(name, stride, side):
     """Filters are dilated in place of strides: the map is larger."""
     images = jnp.zeros((1, 160, 160, 3))
@@ -329,7 +329,7 @@ def test_output_stride(name, stride, side):
         ij.create_model(name, output_stride=4, width_multiplier=0.1)
 
 
-@pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
+@pytest.mark.parametrize("name", one_of_each_kind(ij.list_models()))
 def test_options_of_every_network(name):
     """Channels, classes, widths, and images that are not square; what is wrong is named."""
     smallest = ij.model_info(name).min_size
@@ -351,7 +351,7 @@ def apply(model: nnx.Module, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda state: nnx.merge(graphdef, state)(jnp.zeros(shape)), state)
 
 
-@pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
+@pytest.mark.parametrize("name", one_of_each_kind(ij.list_models()))
 def test_no_stage_hides_a_float32_copy(name):
     images = jnp.zeros((1, 160, 160, 3), jnp.bfloat16)
     model = skeleton(name, dtype=jnp.bfloat16)

@@ -31,29 +31,32 @@ ARCHS = deep_ones_slow(ij.list_models())
 # One of each class whose branches may be computed together.
 MODULES = [
     "inception_v1.inception3a",
+    "bn_inception.slim_in1k:inception3c",
+    "inception_v2.Mixed_7b",
+    "inception_v3.tv_in1k:Mixed_6b",
+    "inception_v3.Mixed_7a",
+    "inception_v3.fid:Mixed_7c",
+    "inception_v4.Mixed_4a",
+    "inception_resnet_v1.block35",
+    "inception_resnet_v2.Mixed_5b",
+    "inception_resnet_v2.block8",
+]
+# The same classes in another network, another place, or alone.
+MORE_MODULES = [
     "inception_v1.bvlc_in1k:inception4a",
     "bn_inception.caffe_in1k:inception3a",
-    "bn_inception.slim_in1k:inception3c",
     "bn_inception.slim_in1k:inception5b",
     "inception_v2.Mixed_5b",
     "inception_v2.Mixed_6a",
-    "inception_v2.Mixed_7b",
     "inception_v3.Mixed_5b",
-    "inception_v3.tv_in1k:Mixed_6b",
-    "inception_v3.Mixed_7a",
     "inception_v3.tv_in1k:Mixed_7b",
-    "inception_v3.fid:Mixed_7c",
-    "inception_v4.Mixed_4a",
     "inception_v4.Mixed_6a",
     "inception_v4.Mixed_7b",
     "inception_resnet_v1.block35.0",
-    "inception_resnet_v1.block35",
-    "inception_resnet_v2.Mixed_5b",
     "inception_resnet_v2.block17.0",
     "inception_resnet_v2.Mixed_7a",
-    "inception_resnet_v2.block8",
     "xception41.middle_flow.0",
-    pytest.param("xception41.middle_flow", marks=pytest.mark.slow),
+    "xception41.middle_flow",
 ]
 
 
@@ -125,7 +128,9 @@ def module(name):
 
 
 @pytest.mark.parametrize("dtype", ["float64"], indirect=True)
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [*MODULES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MODULES)]
+)
 def test_rewritten_modules_give_the_plain_numbers(name, dtype):
     part, maps = module(name)
     plain = step_of(part, maps, ())

@@ -24,9 +24,9 @@ from tests.helpers import networks
 from tests.helpers.networks import (
     WIDTH,
     compare,
-    deep_ones_slow,
     distinct_readings,
     filled,
+    one_of_each_kind,
     options_for,
     random_images,
     run,
@@ -75,7 +75,7 @@ def check(model, path, expected: np.ndarray, images: np.ndarray, what: str) -> N
         compare(result, expected[:n], "float32", f"{what}, {n} images", np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", deep_ones_slow([*ij.list_models(), *READINGS]))
+@pytest.mark.parametrize("name", [*one_of_each_kind(ij.list_models()), *READINGS])
 def test_onnx(name, tmp_path):
     model = network(name, **options_for(name))
     images = random_images(model, "float32", small(model), n=3)

@@ -17,8 +17,8 @@ from inception_jax.weights.loading import unfit_heads
 from tests.helpers.keras_layers import keras_tensors, later, xception_layers
 from tests.helpers.networks import (
     WIDTH,
-    deep_ones_slow,
     filled,
+    one_of_each_kind,
     options_for,
     random_images,
     run,
@@ -30,7 +30,7 @@ import safetensors.torch
 
 from tests.helpers.twins import pair, to_nchw
 
-ARCHS = deep_ones_slow(ij.list_models())
+ARCHS = one_of_each_kind(ij.list_models())
 
 
 def fresh(name: str, **options) -> nnx.Module:

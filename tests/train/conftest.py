@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.helpers import tiny
+from train.report import plots
 
 
 @pytest.fixture
@@ -16,12 +17,24 @@ def with_tiny():
 
 
 @pytest.fixture
-def train_here(with_tiny, monkeypatch, capsys, tmp_path):
+def pictures():
+    """Drawn as they are; without this fixture `train_here` leaves them empty."""
+
+
+def _empty(figure, path, **options):
+    path.write_bytes(b"")
+    plots.plt.close(figure)
+
+
+@pytest.fixture
+def train_here(with_tiny, monkeypatch, capsys, tmp_path, request):
     """Runs the programme in this process and an empty folder.
 
     Returns exit code, standard output and error. It saves what a process of its own takes most of
-    its time for: imports.
+    its time for: imports. Pictures, half of the rest, are drawn only with the fixture `pictures`.
     """
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(plots, "_save", _empty)
     from train.dispatch import main
 
     monkeypatch.chdir(tmp_path)

@@ -238,7 +238,6 @@ def test_a_batch_that_does_not_fit_is_said_with_the_largest_that_does(main):
     ("options", "words"),
     [
         (["v5e:3x3"], "there is no such topology"),
-        (["v9:2x2"], "there is no such topology"),
         (["v6e:2x2", "--compile-effort", "full"], "--compile-effort forced"),
         (["v5e:2x2", "--dtype", "float64"], "float64"),
         (["v5e:4x4", "--batch-size", "24"], "not a multiple of 16 devices"),

@@ -147,6 +147,25 @@ def test_sigterm_to_one_ends_all_at_the_same_step(start, tmp_path):
     assert f"resuming at step {step}," in out
 
 
+@pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
+def test_sigterm_ends_processes_whose_batch_does_not_come(start, tmp_path, signalled):
+    """None can save without the others: all end unsaved, with the code of a preempted run."""
+    run = start(2, 1, "--workdir", "w", "--steps", "100000", "--checkpoint-every", "3")
+    run.until("step 10/")
+    (tmp_path / "stall").touch()
+    time.sleep(2)
+    for member in signalled:
+        run.members[member].send_signal(signal.SIGTERM)
+    for code, _, err in run.end(60):
+        assert code == 42, err
+        assert err.count("\n") == 1
+        assert "not saved" in err
+    (tmp_path / "stall").unlink()
+    code, out, err = start(2, 1, "--workdir", "w", "--steps", "12").end()[0]
+    assert code == 0, err
+    assert "resuming at step " in out
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_does_not_leave_the_others_hanging(start, how):
     """Killed, or hung, which a heartbeat finds."""

@@ -138,7 +138,7 @@ def test_the_page_without_mistakes_or_without_hits(tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_run_writes_its_page_unless_told_not_to(train_here, tmp_path):
+def test_a_run_writes_its_page_unless_told_not_to(pictures, train_here, tmp_path):
     options = ["--arch", "tiny", "--steps", "4", "--batch-size", "10", "--no-tensorboard"]
     assert train_here(*options, "--workdir", "w", "--seed", "3")[0] == 0
     text = (tmp_path / "w/report.html").read_text()

@@ -14,7 +14,7 @@ import inception_jax as ij
 from tests.helpers import networks
 from tests.helpers.images import write_folder
 from train.config import fields
-from train.hosts import processes
+from train.hosts.preemption import Preemption
 from train.report import reporter
 from train.run import scaling
 from train.run.command_line import parse
@@ -182,7 +182,7 @@ def test_it_resumes_bit_equal_in_either_phase(start, train_here, tmp_path, monke
     assert train_here(*options, "--workdir", "straight")[0] == 0
     with monkeypatch.context() as patch:
         calls = iter(range(1, 100))
-        patch.setattr(processes.Preemption, "__call__", lambda _: next(calls) >= stop)
+        patch.setattr(Preemption, "__call__", lambda _: next(calls) >= stop)
         assert train_here(*options, "--workdir", "w")[0] == 42
     code, out, err = train_here(*options, "--workdir", "w")
     assert code == 0, err

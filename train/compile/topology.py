@@ -15,8 +15,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import PartitionSpec
 
+from inception_jax.tpu import quiet_without_tpu
 from train.errors import UsageError
-from train.hosts import processes
 
 _FORM = re.compile(r"(?:(\d+)\*)?([a-z]+\d+[a-z]*):(\d+(?:x\d+){1,2})", re.ASCII)
 _EXAMPLES = "v5e:4x4, v6e:8x8, v4:2x2x2, v5p:4x4x4, tpu7x:2x2x1, 2*v5e:4x4 for two slices, h100:1x8"
@@ -96,7 +96,7 @@ def _tpus(name: str, slices: int, family: str, sides: list[int], chips: int) -> 
         options["chip_config_name"] = "megacore"  # two cores as one device, as users of v4 see it
     if any(side == 1 for side in sides[:2]):  # a part of a host's 2x2
         options["chips_per_host_bounds"] = (min(sides[0], 2), min(sides[1], 2), 1)
-    processes.quiet_without_tpu()
+    quiet_without_tpu()
     # Nothing is executed, so the lock that protects chips from other processes is not needed.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     compiler = _installed("libtpu", "TPUs", "tpu")

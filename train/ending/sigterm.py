@@ -62,6 +62,16 @@ def received() -> bool:
     return _State.received
 
 
+def notice() -> None:
+    """Notes that SIGTERM came to another process of the run, or to a library that handles it."""
+    _State.received = True
+
+
+def something_to_save() -> bool:
+    """Says whether a step has been computed since the run began."""
+    return _State.something_to_save
+
+
 def save_first() -> None:
     """From now on SIGTERM only sets the flag, because there are steps to save."""
     _State.something_to_save = True
@@ -90,6 +100,11 @@ def end_within(seconds: float, code: int, line: str | None = None) -> None:
     timer = threading.Timer(seconds, _end, args=(code, line))
     timer.daemon = True
     timer.start()
+
+
+def end(line: str) -> None:
+    """Ends the process at once, with the exit code of a preempted run and a last line."""
+    _end(PREEMPTED, line)
 
 
 def _receive(*_: object) -> None:

@@ -23,8 +23,7 @@ from train.engine.step import Metrics, TrainState
 from train.errors import TrainingError
 from train.hosts import processes
 from train.hosts.devices import Devices
-
-Stop = Callable[[], bool]
+from train.hosts.preemption import Preemption
 
 
 class Interrupted(Exception):
@@ -71,18 +70,15 @@ class Evaluator:
         count = jax.device_count()  # the batch size must be a multiple of this
         self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
-    def __call__(
-        self, state: TrainState, stop: Stop = lambda: False, stop_now: Stop = lambda: False
-    ) -> Evaluation:
+    def __call__(self, state: TrainState, stop: Preemption) -> Evaluation:
         """Evaluates the averaged weights, and the weights without averaging.
 
         Args:
             state: with both.
-            stop: called after each batch. It must return the same in every process.
-            stop_now: called while the evaluation waits for a batch.
+            stop: called after each batch, and while the evaluation waits for a batch.
 
         Raises:
-            Interrupted: if one of them returns True.
+            Interrupted: if the run has to end.
             TrainingError: if too many images are bad, the number of images is wrong, or the list of
                 exclusions names no test image.
         """
@@ -101,7 +97,7 @@ class Evaluator:
                 *share,
                 exclude=self._exclude,
             ) as batches,
-            _interruptible(batches, stop_now) as ready,
+            _interruptible(batches, stop.now) as ready,
         ):
             for batch in ready:
                 notes = batch.pop("notes")
@@ -110,7 +106,9 @@ class Evaluator:
                 excluded += sum(note.kind == "excluded" for note in notes)
                 arrays = self.devices.put(batch)
                 for suffix, (params, stats) in weights.items():
-                    outputs[suffix].append(jax.device_get(self._compiled(params, stats, arrays)))
+                    with stop.busy():  # compiles at first
+                        found = self._compiled(params, stats, arrays)
+                    outputs[suffix].append(jax.device_get(found))
                 if stop():
                     raise Interrupted
         excluded = processes.total(excluded)
@@ -157,7 +155,7 @@ class Evaluator:
 
 
 @contextlib.contextmanager
-def _interruptible(batches: Iterator[Any], stop: Stop) -> Iterator[Iterator[Any]]:
+def _interruptible(batches: Iterator[Any], stop: Callable[[], bool]) -> Iterator[Iterator[Any]]:
     """Yields the batches. A stalled batch ends the evaluation if the run has to end."""
     with contextlib.closing(Waiting(stop, 1).read(batches)) as ready:
         try:

@@ -23,6 +23,7 @@ from train.engine.prefetch import Arrays, Stalled, prefetch
 from train.engine.training_options import LoopOptions
 from train.errors import TrainingError, UsageError
 from train.hosts import processes
+from train.hosts.preemption import Preemption
 from train.report import plots
 from train.report.reporter import Reporter, last_loss
 
@@ -49,6 +50,13 @@ def profile_range(options: LoopOptions) -> tuple[int, int] | None:
 # for each other.
 _SECONDS_TO_END, _SECONDS_TO_END_TOGETHER = 10.0, 120.0
 
+# Seconds for the last checkpoint, in case a disk hangs.
+_SECONDS_TO_SAVE = 600.0
+_NOT_SAVED = (
+    "SIGTERM: not saved, because the checkpoint was not written within "
+    f"{_SECONDS_TO_SAVE:.0f} s; the same command resumes from the last one"
+)
+
 
 class Preempted(Exception):
     """SIGTERM was received, and the state is saved."""
@@ -71,7 +79,7 @@ class Loop:
     skips: bool  # skip a step that is not finite; otherwise it ends the run
     checkpoints: Checkpoints
     reporter: Reporter
-    stop: processes.Preemption
+    stop: Preemption
     still_ours: Callable[[], None]  # raises an error if another run has taken over the workdir
     report: Callable[[int, Evaluation], None] | None = None  # called with each evaluation
 
@@ -82,6 +90,7 @@ class Loop:
         self.loss = last_loss(self.workdir)  # that was logged
         self.profile = profile_range(self.options) or (-1, -1)
         self.drawn = time.monotonic()
+        self.stop.count_steps(self._computed)
 
     def run(self) -> Evaluation:
         """Trains, and returns the evaluation of the last state.
@@ -141,11 +150,12 @@ class Loop:
     def _save(self, done: int, evaluation: Evaluation | None = None) -> None:
         self._check(done)  # no checkpoint of a state that is not finite
         self.still_ours()
-        with self.reporter.away():
+        with self.reporter.away(), self.stop.busy():
             top1 = evaluation.metrics["eval_top1"] if evaluation else None
             self.checkpoints.save(self.job.state, top1)
 
     def _save_and_stop(self, done: int) -> NoReturn:
+        sigterm.end_within(_SECONDS_TO_SAVE, sigterm.PREEMPTED, _NOT_SAVED)
         if done > self.start:
             self._save(done)
             self.checkpoints.wait()
@@ -158,7 +168,7 @@ class Loop:
 
         At the start of a phase, also converts the state.
         """
-        with self.reporter.away(once=True):
+        with self.reporter.away(once=True), self.stop.busy():
             if phase.note:
                 self.reporter.say(phase.note)
             if step == phase.start:
@@ -179,7 +189,7 @@ class Loop:
 
     def _evaluate(self, done: int) -> Evaluation:
         with self.reporter.away():
-            evaluation = self.job.evaluate(self.job.state, self.stop, self.stop.now)
+            evaluation = self.job.evaluate(self.job.state, self.stop)
             self.reporter.evaluation(done, evaluation.metrics)
             self._draw()
             if self.report is not None:
@@ -204,6 +214,11 @@ class Loop:
                 "are kept; try a lower --learning-rate in a new --workdir, or --on-nan skip"
             )
         self.pending = values
+
+    def _computed(self) -> int:
+        """Counts the steps since the last line of the log whose metrics the devices have."""
+        ready = [getattr(metrics["loss"], "is_ready", bool) for metrics in self.pending]
+        return sum(is_ready() for is_ready in ready)  # those already fetched count as none
 
     def _means(self, done: int) -> dict[str, float]:
         """Averages the metrics since the last line of the log, without skipped steps."""

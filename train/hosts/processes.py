@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.ending import sigterm
+from inception_jax.tpu import on_tpu
 from train.errors import TrainingError, UsageError
 from train.hosts.host_options import HostOptions
 
 _INITIALIZATION_SECONDS = 300
+
+_before_leaving: list[Callable[[], None]] = []
 
 
 def connect(options: HostOptions) -> None:
@@ -56,24 +56,8 @@ def _in_cluster(options: HostOptions) -> bool:
         or int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-        or (_on_tpu() and env.get("JAX_PLATFORMS", "tpu") not in ("cpu", "cuda"))
+        or (on_tpu() and env.get("JAX_PLATFORMS", "tpu") not in ("cpu", "cuda"))
     )
-
-
-def _on_tpu() -> bool:
-    """A TPU machine, by its devices, which have either name, and the library that runs them."""
-    devices = (Path("/dev/accel0"), Path("/dev/vfio/0"))
-    return find_spec("libtpu") is not None and any(device.exists() for device in devices)
-
-
-def quiet_without_tpu() -> None:
-    """Keeps libtpu, where it is installed only to compile, from complaining that there is no TPU.
-
-    To be called before jax asks for devices.
-    """
-    if not _on_tpu():
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def is_main() -> bool:
@@ -142,42 +126,6 @@ def total(count: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.array(count))))
 
 
-class Preemption:
-    """Whether the run is to end: SIGTERM came, to this process or to any other.
-
-    A scheduler sends it some seconds before it takes the machine. Every process must ask as often
-    as the others, and all get the same answers: the first time at which all know.
-    """
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._received = False
-        # With several processes jax's own service has the signal, and tells the others.
-        self._alone = not jax.distributed.is_initialized()
-        if self._alone:
-            sigterm.begin()
-
-    def save_first(self) -> None:
-        """From now on SIGTERM waits until it is asked for; before, it ends the process at once."""
-        if self._alone:
-            sigterm.save_first()
-
-    def __call__(self) -> bool:
-        if self._alone:
-            return self.now()
-        if not self._received:
-            self._asked += 1
-            self._received = multihost_utils.reached_preemption_sync_point(self._asked)
-        return self._received
-
-    def now(self) -> bool:
-        """Says whether a process on its own has the signal; may be asked at any time.
-
-        Several processes must end at the same step, and one cannot know where the others are.
-        """
-        return self._alone and sigterm.received()
-
-
 def abandon(code: int) -> None:
     """Ends this process at once if there are others, which may be lost or waiting for it.
 
@@ -189,7 +137,14 @@ def abandon(code: int) -> None:
         os._exit(code)
 
 
+def before_leaving(action: Callable[[], None]) -> None:
+    """Registers what uses the connection to the other processes, and has to end before it."""
+    _before_leaving.append(action)
+
+
 def leave() -> None:
     """Ends the connection to the other processes, which wait for each other."""
+    for action in _before_leaving:
+        action()
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()

@@ -29,6 +29,7 @@ from train.engine.loop import Preempted
 from train.errors import UsageError
 from train.hosts import processes
 from train.hosts.devices import Devices
+from train.hosts.preemption import Preemption
 from train.run.assembly import warn
 from train.run.command_line import Config
 from train.workdir import claim
@@ -55,7 +56,7 @@ def run(config: Config, dataset: Dataset) -> dict[str, Any]:
         WeightsError: if the weights do not fit the network.
         Preempted: after SIGTERM.
     """
-    stop = processes.Preemption()
+    stop = Preemption()
     model = _network(config)
     dataset = _fitting(dataset, model)
     own_classes = len(dataset.classes)

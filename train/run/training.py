@@ -22,6 +22,7 @@ from train.engine.results import Result
 from train.engine.schedule import peak_rate
 from train.errors import UsageError
 from train.hosts import processes
+from train.hosts.preemption import Preemption
 from train.report.reporter import Reporter
 from train.run import command_line
 from train.run.assembly import assemble
@@ -41,7 +42,7 @@ def run(config: Config, dataset: Dataset) -> Result:
         TrainingError: if training cannot continue, see `Loop.run`.
         Preempted: after SIGTERM.
     """
-    stop = processes.Preemption()
+    stop = Preemption()
     _, total = schedule.length(config.schedule, config.batch.batch_size, len(dataset.train))
     own = identity.describe(config, dataset, total)
     processes.check_same(identity.shared(own))
@@ -58,7 +59,7 @@ def _run(
     config: Config,
     dataset: Dataset,
     own: identity.Identity,
-    stop: processes.Preemption,
+    stop: Preemption,
     still_ours: Callable[[], None],
 ) -> Result:
     folder = config.run.workdir
@@ -73,9 +74,7 @@ def _run(
         return finished or _train(config, job, start, checkpoints, stop, still_ours)
 
 
-def _evaluate(
-    config: Config, dataset: Dataset, own: identity.Identity, stop: processes.Preemption
-) -> Result:
+def _evaluate(config: Config, dataset: Dataset, own: identity.Identity, stop: Preemption) -> Result:
     """Evaluates the newest checkpoint, or the initial weights, and writes nothing."""
     folder = config.run.workdir
     found = _compare(config, own)
@@ -88,7 +87,7 @@ def _evaluate(
         keep = config.loop.keep_checkpoints
         with Checkpoints(folder, job.devices.replicated, keep, read_only=True) as checkpoints:
             start = _restore(config, job, checkpoints)
-    evaluation = job.evaluate(job.state, stop, stop.now)
+    evaluation = job.evaluate(job.state, stop)
     return _evaluated(job, config.network.arch, start, evaluation)
 
 
@@ -151,7 +150,7 @@ def _train(
     job: Job,
     start: int,
     checkpoints: Checkpoints,
-    stop: processes.Preemption,
+    stop: Preemption,
     still_ours: Callable[[], None],
 ) -> Result:
     folder, arch, size = config.run.workdir, config.network.arch, config.batch.batch_size

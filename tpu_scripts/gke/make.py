@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""Prints a JobSet that trains on TPU slices or GPU nodes of Google Kubernetes Engine.
+
+    python tpu_scripts/gke/make.py v5e:4x4 --name v3 --image IMAGE --bucket BUCKET --spot \\
+        -- --arch inception_v3 --recipe inception_v3_tpu --dtype bfloat16 --batch-size 2048 \\
+           --dataset imagenet2012 --data-dir /bucket/imagenet --workdir /bucket/runs/v3 \\
+        | kubectl apply -f -
+
+Devices are named as `train/main.py --compile-only` names them: v5e:4x4, v6e:8x8, tpu7x:2x2x2;
+2*v5e:16x16 for two slices; h100:2x8 for two nodes of eight GPUs. Needs Python alone. The cluster
+needs JobSet 0.10 or newer, with --queue Kueue, with --bucket the Cloud Storage FUSE driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import string
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PORT = 8476  # of process 0, which the others connect to
+TEMPLATE = Path(__file__).with_name("jobset.yaml")
+
+# What GKE calls a kind of TPU, and how many axes its topologies have.
+TPUS = {
+    "v4": ("tpu-v4-podslice", 3),
+    "v5e": ("tpu-v5-lite-podslice", 2),
+    "v5p": ("tpu-v5p-slice", 3),
+    "v6e": ("tpu-v6e-slice", 2),
+    "tpu7x": ("tpu7x", 3),
+}
+GPUS = {
+    "a100": "nvidia-a100-80gb",
+    "h100": "nvidia-h100-80gb",
+    "h200": "nvidia-h200-141gb",
+    "b200": "nvidia-b200",
+}
+EXAMPLES = "v5e:4x4, 2*v6e:4x4, tpu7x:2x2x2 or h100:2x8"
+_FORM = re.compile(r"(?:([1-9]\d*)\*)?([a-z]+\d+[a-z]*):([1-9]\d*(?:x[1-9]\d*){1,2})", re.ASCII)
+_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # room for -slice-INDEX-INDEX-HASH in 63
+
+
+class UsageError(Exception):
+    """The manifest cannot be made as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """Machines of one kind.
+
+    Attributes:
+        slices: how many sets of machines that are wired to each other; GPU nodes are one set.
+        hosts: machines of each slice.
+        chips: devices of each machine.
+        resource: what Kubernetes calls a device.
+        selector: labels of the nodes.
+    """
+
+    slices: int
+    hosts: int
+    chips: int
+    resource: str
+    selector: dict[str, str]
+
+
+def nodes(name: str) -> Nodes:
+    """Returns the machines of a topology.
+
+    Args:
+        name: such as "v5e:4x4", "2*v5e:4x4" or "h100:2x8".
+
+    Raises:
+        UsageError: if there are none such.
+    """
+    match = _FORM.fullmatch(name)
+    if match is None:
+        raise UsageError(f"{name!r} names no devices: write {EXAMPLES}")
+    slices, kind, sides = int(match[1] or 1), match[2], [int(n) for n in match[3].split("x")]
+    if kind in GPUS:
+        if slices > 1 or len(sides) != 2 or sides[1] > 8:
+            raise UsageError(f"{name!r}: GPUs are NODESxGPUS, at most 8 a node, such as h100:2x8")
+        selector = {"cloud.google.com/gke-accelerator": GPUS[kind]}
+        return Nodes(1, sides[0], sides[1], "nvidia.com/gpu", selector)
+    if kind not in TPUS:
+        raise UsageError(f"{name!r}: known are {', '.join([*TPUS, *GPUS])}")
+    label, axes = TPUS[kind]
+    if len(sides) != axes:
+        raise UsageError(f"{name!r}: topologies of {kind} have {axes} numbers")
+    total = math.prod(sides)
+    # One machine has the chips of the small flat slices; the others are made of machines of four.
+    single = axes == 2 and total in (1, 4, 8)
+    if not single and total % 4:
+        raise UsageError(f"{name!r}: {total} chips are no whole number of machines of four")
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": label,
+        "cloud.google.com/gke-tpu-topology": match[3],
+    }
+    chips = total if single else 4
+    return Nodes(slices, total // chips, chips, "google.com/tpu", selector)
+
+
+def command(name: str, found: Nodes) -> list[str]:
+    """Returns the command of every pod; training's own arguments follow it.
+
+    Each process says itself who it is, so that none has to ask Kubernetes.
+    """
+    count = found.slices * found.hosts
+    if count == 1:
+        return ["bash", "-c", 'exec python train/main.py --distributed off "$@"', "train"]
+    script = (
+        f"exec python train/main.py --coordinator {name}-slice-0-0.{name}:{PORT} "
+        f"--num-processes {count} "
+        f'--process-id "$((SLICE * {found.hosts} + JOB_COMPLETION_INDEX))" "$@"'
+    )
+    return ["bash", "-c", script, "train"]
+
+
+def manifest(options: argparse.Namespace) -> str:
+    """Returns the manifest, in YAML.
+
+    Raises:
+        UsageError: if it cannot be made as asked.
+    """
+    for option, label in (("--name", options.name), ("--queue", options.queue)):
+        if label is not None and not _LABEL.fullmatch(label):
+            raise UsageError(
+                f"{option} {label!r}: lower-case letters, digits and dashes, at most 40, "
+                "starting with a letter"
+            )
+    found = nodes(options.devices)
+    selector, tolerations = dict(found.selector), []
+    if options.spot:
+        selector["cloud.google.com/gke-spot"] = "true"
+        tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Exists"})
+    tolerations.append({"key": found.resource, "operator": "Exists", "effect": "NoSchedule"})
+    # Worker processes hand images over in shared memory, of which a container has 64 MB.
+    volumes: list[dict] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
+    if options.bucket:
+        driver = {
+            "driver": "gcsfuse.csi.storage.gke.io",
+            "volumeAttributes": {"bucketName": options.bucket, "mountOptions": "implicit-dirs"},
+        }
+        volumes.append({"name": "bucket", "csi": driver})
+        mounts.append({"name": "bucket", "mountPath": "/bucket"})
+    tpus = found.resource == "google.com/tpu"
+    values = {
+        "name": options.name,
+        "labels": {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {},
+        # A slice is one node pool, and a job of the set takes a whole one.
+        "exclusive": (
+            {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+            if tpus
+            else {}
+        ),
+        "max_restarts": options.max_restarts,
+        "slices": found.slices,
+        "hosts": found.hosts,
+        "pod_annotations": {"gke-gcsfuse/volumes": "true"} if options.bucket else {},
+        "service_account": options.service_account,
+        "grace": options.grace,
+        "node_selector": selector,
+        "tolerations": tolerations,
+        "image": options.image,
+        "command": list(map(literal, command(options.name, found))),
+        "arguments": list(map(literal, options.arguments)),
+        "port": PORT,
+        "devices": {found.resource: found.chips},
+        "mounts": mounts,
+        "volumes": volumes,
+    }
+    # JSON is YAML, and quotes whatever needs it.
+    texts = {key: json.dumps(value) for key, value in values.items()}
+    _, _, body = TEMPLATE.read_text().partition("\n")  # its first line is about the template
+    return string.Template(body).substitute(texts)
+
+
+def literal(argument: str) -> str:
+    """Returns a word in which Kubernetes, which replaces $(NAME), replaces nothing."""
+    return argument.replace("$", "$$")
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints a manifest; returns the exit code."""
+    own, arguments = list(words), []
+    if "--" in own:
+        arguments = own[own.index("--") + 1 :]
+        own = own[: own.index("--")]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("devices", help=f"such as {EXAMPLES}")
+    parser.add_argument("--name", default="inception", help="of the JobSet")
+    parser.add_argument("--image", required=True, help="made from Containerfile")
+    parser.add_argument("--bucket", help="mounted at /bucket")
+    parser.add_argument("--queue", help="Kueue's LocalQueue; default: none")
+    parser.add_argument("--spot", action="store_true", help="nodes that may be taken away")
+    parser.add_argument("--service-account", default="default", help="that may use the bucket")
+    parser.add_argument("--max-restarts", type=int, default=3, help="after failures")
+    parser.add_argument("--grace", type=int, default=120, help="seconds to save after SIGTERM")
+    options = parser.parse_args(own)
+    options.arguments = arguments
+    if not arguments:
+        parser.error("give the arguments of train/main.py after --")
+    try:
+        print(manifest(options), end="")
+    except UsageError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
