@@ -33,6 +33,7 @@ from inception_jax.metrics.sources import (
     record_files,
 )
 from inception_jax.metrics.statistics import Statistics
+from inception_jax.metrics.value_ranges import warn_of_part
 from inception_jax.notes import Counts, printable
 
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -248,7 +249,8 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 
 
 def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[Any]:
-    """Takes batches apart."""
+    """Takes batches apart. Warns of arrays that are black: floats from 0 to 1, cast to uint8."""
+    high = -np.inf
     for item in items:
         if not isinstance(item, Encoded):  # which is a tuple too
             item = images_in(item)
@@ -257,8 +259,10 @@ def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[
             continue
         array = as_array(item)
         _check(array, unit_floats, name)
+        high = max(high, float(array.max()) / (255 if array.dtype == np.uint8 else 1))
         for image in array if array.ndim == 4 else [array]:
             yield _in_colour(_as_bytes(image))
+    warn_of_part(0, high, name)
 
 
 def _check(array: np.ndarray | StoredImages, unit_floats: bool, name: str) -> None:

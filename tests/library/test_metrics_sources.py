@@ -197,6 +197,8 @@ def test_floats_of_another_range_than_was_stated():
         source = metrics.Loader([array], value_range=(-1, 1), name="mine")
         with pytest.warns(UserWarning, match=r"^mine reached only from 0\.5 to 1 of the stated"):
             extractor().features(source)
+    with pytest.warns(UserWarning, match=r"reached only from 0 to 0\.00392 of the stated range"):
+        extractor().features(images.round().astype(np.uint8))
     images[3, 5] = np.nan
     with pytest.raises(ValueError, match="mine: there are NaN among the pixels"):
         extractor().features(metrics.Loader([images], value_range=(0, 1), name="mine"))
