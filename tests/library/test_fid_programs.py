@@ -231,7 +231,7 @@ def test_torchmetrics(weights, mixed):
     ours = scores.kid_of_features(*given, subsets=20, subset_size=60)
     # It sums the kernel in float32, in an order that depends on the machine: not to be repeated.
     kernel = ((given[0].pooled @ given[1].pooled.T / 2048 + 1) ** 3).mean()
-    rounding = 4 * np.finfo(np.float32).eps * kernel
+    rounding = float(4 * np.finfo(np.float32).eps * kernel)
     for dtype, tolerance in (
         (torch.float32, {"abs": rounding}),
         (torch.float64, {"rel": 1e-9}),
