@@ -11,6 +11,7 @@ can be created only if it is absent, and deleted only if it is still the one tha
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -229,7 +230,7 @@ class Mirror:
     def __init__(self, path: Path):
         self._path = path
         self._uploaded: dict[str, int] = {}
-        self.folder = Path(tempfile.mkdtemp()) if is_remote(path) else path
+        self.folder = _temporary_of(path) if is_remote(path) else path
 
     def flush(self) -> None:
         """Uploads what has grown."""
@@ -248,6 +249,19 @@ class Mirror:
                 self.flush()
             finally:
                 shutil.rmtree(self.folder)
+
+
+def _temporary_of(path: Path) -> Path:
+    """Makes an empty local folder for a folder in a bucket, the same one every time.
+
+    So a run that resumes removes what the one before left when it was killed.
+    """
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    user = getattr(os, "getuid", lambda: 0)()
+    folder = Path(tempfile.gettempdir(), f"inception_jax-{user}-{digest}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _upload(file: Path, target: Path) -> None:
