@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from inception_jax.nn.rewrite_names import REWRITES, Rewrite
+from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, Rewrite
 from train.config.fields import AT_MOST_ONE, BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 
 
@@ -38,7 +38,7 @@ class NetworkOptions:
     remat: Annotated[bool, MAY_CHANGE] = False
     """Keep only the outputs of convolutions for the backward pass and compute the rest again:
     a third less memory for about a seventh more time on TPUs."""
-    rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = REWRITES
+    rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = DEFAULT_REWRITES
     """Exact rewritings of the network to use, see inception_jax/nn/rewrites.py; given without
     any, every sum is the paper's."""
     dropout: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.2
