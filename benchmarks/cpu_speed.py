@@ -53,11 +53,17 @@ class Options(page.Pages):
         "inception_next_tiny",
     )
     """Networks that compute logits."""
-    training_archs: tuple[str, ...] = ("inception_v3", "inception_resnet_v2", "xception")
+    training_archs: tuple[str, ...] = (
+        "inception_v3",
+        "inception_resnet_v2",
+        "xception",
+        "inception_next_tiny",
+    )
     """Networks that are trained."""
     implementations: tuple[str, ...] = tuple(dict.fromkeys((*INFERENCE, *TRAINING)))
-    """Some of: jax_plain, jax_rewritten, jit_predict, keras, torch, torch_channels_last,
-    torch_compile, timm, onnxruntime. The one that others are compared with always runs."""
+    """Some of: jax_plain, jax_rewritten, jax_gradients, jit_predict, keras, torch,
+    torch_channels_last, torch_compile, timm, onnxruntime. The one that others are compared with
+    always runs."""
     batch_size: int = 8
     """Images that logits are computed of at once."""
     training_batch_size: int = 4

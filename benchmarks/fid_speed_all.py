@@ -1,24 +1,27 @@
 """FID beside four programs: statistics of a folder, their memory, and the distance itself.
 
-    python benchmarks/fid_speed_all.py [--count N] [--rounds N]
+    python benchmarks/fid_speed_all.py [--count N] [--rounds N] [--results FILE] [--only PART ...]
 
 Each program reads the same folder of JPEG files, with the same random weights and its own defaults,
 in a process of its own, in turn with this library's preset of it: pytorch-fid, torch-fidelity,
-clean-fid and torchmetrics, where they are installed. Then one process computes statistics and says
-its largest memory, and the Fréchet distance of 2,048 features is timed beside the one with scipy's
-root. It prints tables and writes nothing. Run it on an idle machine.
+clean-fid and torchmetrics, where they are installed. Then processes compute statistics of folders
+of several sizes and say their largest memory, and the Fréchet distance of 2,048 features is timed
+beside the one with scipy's root. When all is measured it writes the tables into
+docs/performance.md. Run it on an idle machine; `--only` measures a part, to be kept in the file of
+`--results`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import page
 from benchmarks.fid_speed import ENVIRONMENT, TOLERANCE, make_folder
 from benchmarks.processes import Run, UnavailableError, Worker, apart, in_turn
+from inception_jax.outputs import atomic_write
 
 DIMS = 2048
+NARROW = 0.05  # of the width of a network that is all reading and little computing
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(page.Pages):
     """Time the statistics of a folder by five programs."""
 
     count: int = 100
@@ -46,30 +51,78 @@ class Options:
     """Images that are computed at once."""
     rounds: int = 3
     """How often everything is timed."""
+    memory: tuple[int, ...] = (200, 1000)
+    """Images of the folders of which the memory is measured, of FID's network."""
+    memory_narrow: tuple[int, ...] = (1000, 50_000)
+    """Those of a narrow network's."""
+    results: Path | None = None
+    """File of what was measured before, which is not measured again, and is added to."""
+    only: tuple[str, ...] = ()
+    """Parts to measure: names of presets, memory, distance; not given: all."""
+    write: bool = True
+    """Write the page; the tables are printed in any case."""
 
 
 def main(options: Options) -> None:
-    """Times everything and prints it."""
-    programs = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
-    machine = page.machine("jax", "torch", *programs)
+    """Measures everything and writes the section."""
+    packages = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
+    machine = page.machine("jax", "torch", *packages, "pillow")
+    found: dict[str, Any] = {"machine": machine}
+    if options.results and options.results.exists():
+        found |= json.loads(options.results.read_text())
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        weights = apart(written_weights, folder / "weights")
-        images = folder / "images"
-        make_folder(images, options.count, options.size)
-        rows = [beside(preset, build, images, weights, options) for preset, build in THEIRS.items()]
-        print(page.table(_HEAD, rows))
-        memory = apart(largest_memory, images, weights, options.batch_size)
-    print(f"\nlargest memory of streaming statistics: {memory / 2**30:.2f} GiB")
-    ours, scipys, difference = apart(distances)
-    print(
-        f"Fréchet distance of {DIMS} features: {ours:.2f} s; with scipy's sqrtm {scipys:.1f} s; "
-        f"they differ by {difference:.1e} of it"
+        for part in parts(Path(temporary), options, found):
+            if options.results:
+                with atomic_write(options.results) as partial:
+                    partial.write_text(json.dumps(found, indent=2))
+            print(part, found[part], flush=True)
+    if found.keys() >= {*THEIRS, "memory", "distance"}:
+        publish(found, options)
+
+
+def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str]:
+    """Measures what is asked for and not there yet, part by part; yields its name."""
+    wanted = [name for name in (*THEIRS, "memory", "distance") if name not in found]
+    wanted = [name for name in wanted if not options.only or name in options.only]
+    if "distance" in wanted:
+        found["distance"] = apart(distances)
+        yield "distance"
+    if not {*THEIRS, "memory"} & set(wanted):
+        return
+    weights = apart(written_weights, folder / "weights")
+    images = folder / "images"
+    make_folder(images, options.count, options.size)
+    for preset, build in THEIRS.items():
+        if preset in wanted:
+            found[preset] = beside(preset, build, images, weights, options)
+            yield preset
+    if "memory" in wanted:
+        found["memory"] = memories(images, folder / "many", weights, options)
+        yield "memory"
+
+
+def publish(found: dict[str, Any], options: Options) -> None:
+    """Writes the section."""
+    ours, scipys, difference = found["distance"]
+    page.publish(
+        options.docs / "performance.md" if options.write else None,
+        "fid-all",
+        f"{options.count} images of {options.size} pixels in batches of {options.batch_size}, "
+        f"{options.rounds} rounds. {found['machine']}",
+        page.table(_HEAD, [found[preset] for preset in THEIRS]),
+        page.paragraph(
+            "Largest memory of a process that computes statistics of a folder, of FID's network "
+            f"and of one {NARROW:g} times as wide, which takes little time and as many images:"
+        ),
+        page.table(["network", "images", "largest memory, GiB"], found["memory"]),
+        page.paragraph(
+            f"The Fréchet distance of {DIMS} features takes {ours:.2f} s, with scipy's sqrtm "
+            f"{scipys:.1f} s; they differ by {difference:.0e} of it."
+        ),
     )
-    print(machine)
 
 
-_HEAD = ["program", "its images/s", "inception_jax, images/s", "ours / its"]
+_HEAD = ["preset", "program, images/s", "inception_jax, images/s", "ours / program"]
 
 
 def beside(
@@ -215,10 +268,34 @@ THEIRS: dict[str, Callable[..., Run]] = {
 }
 
 
-def largest_memory(folder: Path, weights: Path, batch_size: int) -> int:
-    """Bytes that a process held at most while it computed statistics."""
+def memories(images: Path, many: Path, weights: Path, options: Options) -> list[list[str]]:
+    """Measures the memory of folders of several sizes; returns rows of the table."""
+    rows = []
+    files = [file.read_bytes() for file in sorted(images.iterdir())]
+    for narrow, counts in ((False, options.memory), (True, options.memory_narrow)):
+        for count in counts:
+            folder = many / str(count)
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                (folder / f"{i:06}.jpg").write_bytes(files[i % len(files)])
+            largest = apart(largest_memory, folder, weights, options.batch_size, narrow)
+            name = "narrow" if narrow else "FID's"
+            rows.append([name, f"{count:,}", f"{largest / 2**30:.2f}"])
+            print(rows[-1], flush=True)
+    return rows
+
+
+def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -> int:
+    """Bytes that this process held at most while it computed statistics."""
     os.environ.update(ENVIRONMENT)
-    inception_jax(folder, weights, batch_size, "pytorch_fid")()
+    if narrow:
+        import inception_jax as ij
+        from inception_jax import metrics
+
+        model = ij.create_model("inception_v3.fid", width_multiplier=NARROW)
+        metrics.Extractor(model, batch_size=batch_size).statistics(folder)
+    else:
+        inception_jax(folder, weights, batch_size, "pytorch_fid")()
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.processes import Run, UnavailableError
+from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, REWRITES, Rewrite
 
 RATE = 1e-4  # of gradient descent: so low that no loss overflows however often a step is repeated
 
@@ -106,7 +107,7 @@ def _model(task: Task) -> Any:
     return ij.create_model(task.arch, weights=task.weights, **_nothing_random(task.arch))
 
 
-def jax_inference(task: Task, *, rewritten: bool) -> Run:
+def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
     """`jax.jit` of the split network."""
     import jax
     from flax import nnx
@@ -117,7 +118,7 @@ def jax_inference(task: Task, *, rewritten: bool) -> Run:
 
     @jax.jit
     def predict(state: Any, images: jax.Array) -> Any:
-        with ij.rewritten(*ij.REWRITES if rewritten else ()):
+        with ij.rewritten(*rewrites):
             return nnx.merge(graphdef, state)(images)
 
     images = jax.device_put(task.images)
@@ -135,7 +136,7 @@ def jit_predict(task: Task) -> Run:
     return lambda: np.asarray(predict(images))
 
 
-def jax_training(task: Task, *, rewritten: bool) -> Run:
+def jax_training(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
     """A step of gradient descent, jitted whole; it takes its state's memory for the next."""
     import jax
     import optax
@@ -147,7 +148,7 @@ def jax_training(task: Task, *, rewritten: bool) -> Run:
     train_def, _, params, stats = split(_model(task))
 
     def loss_fn(params: Any, stats: Any, images: jax.Array, labels: jax.Array) -> Any:
-        with ij.rewritten(*ij.REWRITES if rewritten else ()):
+        with ij.rewritten(*rewrites):
             model = nnx.merge(train_def, params, stats)
             logits = model(images, rngs=nnx.Rngs(dropout=0))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -323,10 +324,11 @@ _KERAS = {"KERAS_BACKEND": "jax"}
 
 INFERENCE: dict[str, Implementation] = {
     "jax_plain": Implementation(
-        "`jax.jit` of the network, no arithmetic rewritten", partial(jax_inference, rewritten=False)
+        "`jax.jit` of the network, no arithmetic rewritten", partial(jax_inference, rewrites=())
     ),
     "jax_rewritten": Implementation(
-        "`jax.jit` of the network as it is by default", partial(jax_inference, rewritten=True)
+        "`jax.jit` of the network as it is by default",
+        partial(jax_inference, rewrites=DEFAULT_REWRITES),
     ),
     "jit_predict": Implementation("`inception_jax.jit_predict`", jit_predict),
     "keras": Implementation(
@@ -350,11 +352,15 @@ INFERENCE: dict[str, Implementation] = {
 
 TRAINING: dict[str, Implementation] = {
     "jax_plain": Implementation(
-        "`jax.jit` of the step, no arithmetic rewritten", partial(jax_training, rewritten=False)
+        "`jax.jit` of the step, no arithmetic rewritten", partial(jax_training, rewrites=())
     ),
     "jax_rewritten": Implementation(
         "`jax.jit` of the step, the network as it is by default",
-        partial(jax_training, rewritten=True),
+        partial(jax_training, rewrites=DEFAULT_REWRITES),
+    ),
+    "jax_gradients": Implementation(
+        "`jax.jit` of the step, with the rewriting `gradients` too",
+        partial(jax_training, rewrites=REWRITES),
     ),
     "keras": Implementation(
         "the same step of `keras.applications`, by `stateless_call`", keras_training, False, _KERAS

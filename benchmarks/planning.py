@@ -258,8 +258,8 @@ def table(rows: list[Estimate]) -> str:
     lines = [
         [f"{r.chips:,}", f"{r.batch:,}", f"{r.steps:,}", f"{r.compute_ms:.1f}",
          f"{r.exchange_ms:.1f}", f"{r.input_ms:.1f}", f"{r.step_ms:.1f}",
-         f"{r.batch / r.step_ms * 1e3:,.0f}", f"{r.train_h:.1f}", f"{r.eval_h:.2f}",
-         f"{r.save_h:.2f}", f"{r.lost_h:.1f}", f"{r.total_h:.1f}", r.limit]
+         f"{r.batch / r.step_ms * 1e3:,.0f}", f"{r.train_h:.2f}", f"{r.eval_h:.2f}",
+         f"{r.save_h:.2f}", f"{r.lost_h:.2f}", f"{r.total_h:.2f}", r.limit]
         for r in rows
     ]  # fmt: skip
     return page.table(head, lines)

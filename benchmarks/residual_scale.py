@@ -36,6 +36,7 @@ from train.data.open_dataset import open_dataset
 from train.engine.augmentation import Augmentation
 from train.engine.functional import split
 from train.engine.step import Batch, TrainState
+from train.hosts.preemption import Preemption
 from train.run.assembly import assemble
 from train.run.command_line import Config
 
@@ -138,7 +139,7 @@ def train(scale: float, learning_rate: float, options: Options, dataset: Dataset
             run.losses.append(float(metrics["loss"]))
             if not math.isfinite(run.losses[-1]):
                 break
-    run.top1 = job.evaluate(state).metrics["eval_top1"]
+    run.top1 = job.evaluate(state, Preemption()).metrics["eval_top1"]
     return run
 
 

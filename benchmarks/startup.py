@@ -111,7 +111,7 @@ def main(options: Options) -> None:
 def first_steps(options: Options) -> list[Row]:
     """Rewritten and plain in turn, each cold and then with what that left in the cache."""
     found: dict[tuple[str, str, str], list[Row]] = {}
-    forms = {"plain": (), "rewritten": ij.REWRITES}
+    forms = {"plain": (), "rewritten": ij.DEFAULT_REWRITES}
     runs = list(itertools.product(range(options.repeats), options.archs, forms))
     for _, arch, form in tqdm(runs, "first steps"):
         with tempfile.TemporaryDirectory() as folder:

@@ -169,4 +169,4 @@ def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
 
 def form_of(form: str) -> contextlib.AbstractContextManager[None]:
     """Plain, or with all rewritings."""
-    return ij.rewritten(*(() if form == "plain" else ij.REWRITES))
+    return ij.rewritten(*(() if form == "plain" else ij.DEFAULT_REWRITES))

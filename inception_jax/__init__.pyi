@@ -10,7 +10,7 @@ from .inference.classification import classify
 from .inference.compiled import jit_predict
 from .inference.folding import fold
 from .models import list_models, model_info
-from .nn.rewrites import REWRITES, rewritten
+from .nn.rewrites import DEFAULT_REWRITES, REWRITES, rewritten
 from .nn.stages import FeatureInfo, feature_info
 from .preprocessing import preprocess
 from .pretrained import push_to_hub, save_pretrained
@@ -20,6 +20,7 @@ from .version import __version__
 from .weights import WeightsError, load_weights, save_weights, to_torch
 
 __all__ = [
+    "DEFAULT_REWRITES",
     "REWRITES",
     "BadImageError",
     "ExportError",

@@ -8,11 +8,13 @@ from types import ModuleType
 
 EXTRAS = {
     "flatbuffers": "stablehlo",
+    "gcsfs": "gcs",
     "google.protobuf": "caffe",
     "h5py": "keras",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "pillow_heif": "heif",
+    "s3fs": "s3",
     "tensorflow": "tensorflow",
     "torch": "torch",
     "wandb": "wandb",

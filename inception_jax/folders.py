@@ -101,7 +101,7 @@ class Walk:
             if self._is_folder(entry):
                 names.append(entry.name)
             elif not _leads_to_folder(entry) and not entry.name.startswith("."):
-                self._pass_over(f"{_ending(entry.name)} outside the class folders", entry)
+                self._pass_over(f"{ending(entry.name)} outside the class folders", entry)
         return sorted(names)
 
     def images(self, folder: str | os.PathLike[str], *, recursive: bool = True) -> list[str]:
@@ -138,15 +138,15 @@ class Walk:
         return True
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
-        ending = _ending(entry.name)
-        known = ending if self._match_case else ending.lower()
+        own = ending(entry.name)
+        known = own if self._match_case else own.lower()
         hidden = entry.name.startswith(".")
         if hidden and not (self._hidden and known in self._endings):
             return False
         if known not in self._endings:
-            self._pass_over(ending, entry)
+            self._pass_over(own, entry)
         elif known in self._missing:
-            self._pass_over(f"{ending}, which need {self._missing[known]}", entry)
+            self._pass_over(f"{own}, which need {self._missing[known]}", entry)
         elif not _may_be_regular(entry):
             self._pass_over("not a regular file", entry)
         else:
@@ -170,7 +170,8 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-def _ending(name: str) -> str:
+def ending(name: str) -> str:
+    """Returns a file name's ending as it is counted."""
     _, dot, ending = name.rpartition(".")
     return dot + ending if ending and dot else "without an ending"
 

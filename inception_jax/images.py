@@ -47,6 +47,8 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _MAX_SAMPLE_VALUE = 281  # the TIFF tag
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
+_CUT_PNG = "PNG that was cut off before its end"
+
 # What libjpeg-turbo's TurboJPEG interface cannot do, but libjpeg, and so Pillow, can.
 _UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
 # Padding between segments: TensorFlow and libjpeg skip it, and files of ImageNet have it.
@@ -354,8 +356,12 @@ def _check_png(data: bytes) -> None:
     """Verifies a PNG's checksums. Pillow does not verify those of the pixels."""
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":
+        if position + 8 > len(data):
+            raise BadImageError(_CUT_PNG)
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
+        if end + 4 > len(data):
+            raise BadImageError(_CUT_PNG)
         (checksum,) = struct.unpack_from(">I", data, end)
         critical = kind[:1].isupper()
         if critical and zlib.crc32(view[position + 4 : end]) != checksum:

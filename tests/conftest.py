@@ -20,6 +20,7 @@ import jax
 import pytest
 
 import inception_jax as ij
+from inception_jax.nn import gradients
 from tests.helpers.networks import forget
 
 hypothesis.settings.register_profile(
@@ -45,6 +46,13 @@ def dtype(request):
     else:
         with jax.enable_x64(True):
             yield request.param
+
+
+@pytest.fixture
+def own_gradients_everywhere(monkeypatch):
+    """Lets the rewriting `gradients` change small convolutions too, which are left alone."""
+    monkeypatch.setattr(gradients, "_LARGE_MAP", 1)
+    monkeypatch.setattr(gradients, "_LEAST_CHANNELS", 1)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,13 @@ from inception_jax import serving
 from inception_jax.cli.arguments import image_size
 from inception_jax.create import load, model_for
 from inception_jax.models import model_info
+from inception_jax.nn.stages import feature_info
 
 EXAMPLES = """
 inception-jax export runs/xception-fashion_mnist       # a network trained here
 inception-jax export inception_v3.tf_in1k -o v3.onnx   # published weights
 inception-jax export runs/xception-fashion_mnist -o x.stablehlo --normalise
+inception-jax export runs/xception-fashion_mnist --stages all --heat   # with what it sees inside
 """
 
 
@@ -48,6 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedding", action="store_true", help="return the pooled features, not the logits"
     )
+    parser.add_argument(
+        "--stages",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        default=(),
+        metavar="NAME,NAME",
+        help="return the maps of these stages too, see summary; all: of every stage",
+    )
+    parser.add_argument(
+        "--heat",
+        action="store_true",
+        help="return Grad-CAM of every class at the last stage too, for networks with one linear "
+        "layer as classifier",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         image_size=args.image_size,
         normalise=args.normalise,
         embedding=args.embedding,
+        stages=[s.name for s in feature_info(model)] if args.stages == ("all",) else args.stages,
+        heat=args.heat,
     )
     print(f"wrote {path}")
     return 0

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from inception_jax.create import load, model_for
 from inception_jax.inference.compiled import cores
 from inception_jax.metrics import feature_files, feature_networks, state
-from inception_jax.metrics.device_images import Range, Rounding
+from inception_jax.metrics.device_images import Range, Rounding, pixel_range
 from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
 from inception_jax.metrics.features import Features, joined, statistics_of, whole_batches
 from inception_jax.metrics.image_loader import Images, LoaderOptions, batches, open_images
@@ -29,6 +29,7 @@ from inception_jax.metrics.resizing import RESIZES, Resize
 from inception_jax.metrics.sources import Generated
 from inception_jax.metrics.state import State
 from inception_jax.metrics.statistics import Statistics
+from inception_jax.metrics.value_ranges import check_far, warn_of_part
 from inception_jax.models.inception_v3 import InceptionV3
 from inception_jax.nn.layers import global_avg_pool
 from inception_jax.nn.model import Model
@@ -113,8 +114,6 @@ class Extractor:
                 raise ValueError(f"{option} must be at least 1, not {value}")
         self.dims = dims
         self.resize: Resize = resize
-        files = self.preset.files
-        self.files = files if recursive is None else dataclasses.replace(files, recursive=recursive)
         self._weights: Source | Model = weights
         self._parts = parts
         self._block = block
@@ -305,13 +304,18 @@ class Extractor:
     def _generated(self, images: Generated) -> Iterator[Features]:
         """Features of images that stay on the devices."""
         bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not self._progress)
+        low, high = np.inf, -np.inf
         with bar:
             for batch, count in images:
                 found = self.apply(
                     None, batch, value_range=images.value_range, rounding=images.rounding
                 )
+                least, most = map(float, _pixel_range(batch, images.value_range, count))
+                low, high = np.minimum(low, least), np.maximum(high, most)  # of NaN it is NaN
+                check_far(low, high, images.name)
                 yield jax.tree.map(lambda x: np.asarray(x)[:count], found)  # noqa: B023
                 bar.update(count)
+        warn_of_part(low, high, images.name)
 
     def _computed(self, images: Images) -> Iterator[Features]:
         """Features batch by batch; while one is fetched from the devices they compute the next."""
@@ -331,6 +335,12 @@ class Extractor:
                 yield _fetched(*pending.popleft())
         while pending:
             yield _fetched(*pending.popleft())
+
+
+@functools.partial(jax.jit, static_argnames="value_range")
+def _pixel_range(images: jax.Array, value_range: Range | None, count: jax.Array) -> jax.Array:
+    """See `device_images.pixel_range`; of the first `count` images."""
+    return pixel_range(images, value_range, jnp.arange(len(images)) < count)
 
 
 def _own_features(features: Any) -> str | Model | OwnFeatures | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -32,6 +33,7 @@ from inception_jax.metrics.sources import (
     record_files,
 )
 from inception_jax.metrics.statistics import Statistics
+from inception_jax.metrics.value_ranges import warn_of_part
 from inception_jax.notes import Counts, printable
 
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -102,9 +104,10 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
     Args:
         source: `Generated`, `Loader` or `Records`; a folder; a zip file of images; a file of
             records, or several by a `*` in the path; an `.npz` file of statistics, of images
-            `arr_0`, or of both; an `.npy` file; an array uint8 [n, h, w, 3]; or an iterable of
-            images: paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples of
-            images and labels.
+            `arr_0`, or of both; an `.npy` file; an array uint8 [n, h, w, 3] or grey [n, h, w, 1],
+            or a tensor of PyTorch with its channels first or last; or an iterable of images:
+            paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples of images and
+            labels.
         preset: tells which files of a folder are images, and which arrays are.
 
     Raises:
@@ -121,7 +124,7 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
     if isinstance(source, Image.Image):
         raise ValueError("this is one image: give a list of images")
     if hasattr(source, "__array__"):
-        return _of_array(np.asarray(source), preset.unit_floats)
+        return _of_array(as_array(source), preset.unit_floats)
     if isinstance(source, Iterable):
         return Images(source, None, "images")
     if callable(source):
@@ -144,7 +147,7 @@ def _at(path: Path, preset: Preset) -> Images | Statistics:
     if files := record_files(path):
         return open_images(Records(tuple(files)), preset)
     if not path.exists():
-        raise FileNotFoundError(f"no folder and no .npz file at {path}")
+        raise FileNotFoundError(f"no folder and no file at {path}")
     if path.suffix == ".zip":
         items, count = archive(path)
         if count < 2:
@@ -170,8 +173,10 @@ def _at(path: Path, preset: Preset) -> Images | Statistics:
 def _of_array(array: np.ndarray | StoredImages, unit_floats: bool, name: str = "images") -> Images:
     count = array.shape[0] if len(array.shape) == 4 else 0
     if not count:
-        raise ValueError(f"{name}: an array of images is uint8 [n, h, w, 3]; {_got(array)}")
-    _check(array, unit_floats)
+        raise ValueError(
+            f"{name}: an array of images is uint8 [n, h, w, 3] or grey [n, h, w, 1]; {_got(array)}"
+        )
+    _check(array, unit_floats, name)
     if count < 2:
         raise ValueError(f"{name}: {count} image; two at least are needed")
     return Images([array] if isinstance(array, np.ndarray) else array, count, name)
@@ -224,7 +229,7 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
             skipped.append(error.path)
 
     try:
-        for item in _one_by_one(images.items, options.unit_floats):
+        for item in _one_by_one(images.items, options.unit_floats, images.name):
             waiting.append((item, pool.submit(_load, item, options.prepare)))
             if len(waiting) >= 2 * options.batch_size:
                 yield from first()
@@ -243,8 +248,9 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
         )
 
 
-def _one_by_one(items: Iterable[Any], unit_floats: bool) -> Iterator[Any]:
-    """Takes batches apart."""
+def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[Any]:
+    """Takes batches apart. Warns of arrays that are black: floats from 0 to 1, cast to uint8."""
+    high = -np.inf
     for item in items:
         if not isinstance(item, Encoded):  # which is a tuple too
             item = images_in(item)
@@ -252,20 +258,34 @@ def _one_by_one(items: Iterable[Any], unit_floats: bool) -> Iterator[Any]:
             yield item
             continue
         array = as_array(item)
-        _check(array, unit_floats)
-        yield from map(_as_bytes, array if array.ndim == 4 else [array])
+        _check(array, unit_floats, name)
+        high = max(high, float(array.max()) / (255 if array.dtype == np.uint8 else 1))
+        for image in array if array.ndim == 4 else [array]:
+            yield _in_colour(_as_bytes(image))
+    warn_of_part(0, high, name)
 
 
-def _check(array: np.ndarray | StoredImages, unit_floats: bool) -> None:
-    fits = array.dtype == np.uint8 or (unit_floats and array.dtype.kind == "f")
-    if not fits or len(array.shape) not in (3, 4) or array.shape[-1] != 3:
+def _check(array: np.ndarray | StoredImages, unit_floats: bool, name: str) -> None:
+    is_image = len(array.shape) in (3, 4) and array.shape[-1] in (1, 3)
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)
+    if not is_image or not (array.dtype == np.uint8 or (unit_floats and is_float)):
         floats = " or floats from 0 to 1" if unit_floats else ""
+        remedy = "" if is_image else _OF_CHANNELS if array.shape[-3:-2] in ((1,), (3,)) else ""
+        if is_float and not unit_floats:
+            remedy = _OF_FLOATS
         raise ValueError(
-            f"images are uint8 from 0 to 255{floats}, [h, w, 3] or [n, h, w, 3], channels last in "
-            f"the order red, green, blue; {_got(array)}"
+            f"{name}: an array of images is uint8 from 0 to 255{floats}, [n, h, w, 3] or grey "
+            f"[n, h, w, 1], in the order red, green, blue; {_got(array)}{remedy}"
         )
     if 0 in array.shape[-3:]:
-        raise ValueError(f"an image without pixels: {_got(array)}")
+        raise ValueError(f"{name}: an image without pixels: {_got(array)}")
+
+
+_OF_CHANNELS = ": channels come last, np.moveaxis(images, -3, -1)"
+_OF_FLOATS = (
+    ": metrics.Loader(images, value_range=(0, 1)), (-1, 1) or (0, 255), takes floats; in a file "
+    "save them as uint8"
+)
 
 
 def _got(array: np.ndarray | StoredImages) -> str:
@@ -279,6 +299,10 @@ def _as_bytes(image: np.ndarray) -> np.ndarray:
     if not (image.min() >= 0 and image.max() <= 1):
         raise ValueError(f"float images are from 0 to 1; got {image.min():g} to {image.max():g}")
     return (image * image.dtype.type(255)).astype(np.uint8)
+
+
+def _in_colour(image: np.ndarray) -> np.ndarray:
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
 def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -79,10 +79,12 @@ def check_comparable(
     if a is None or b is None or a == b:
         return
     differ = [f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+    if "dims" in differ and "weights" in differ:
+        differ.remove("weights")  # the fingerprint is of the layers that these features need
     one, other = names[0] or "one set", names[1] or "the other"
     raise ValueError(
         f"features of different {' and '.join(differ)} have no common metric: {one} is of {a}; "
-        f"{other} is of {b}. Compute both with one preset and one file of weights"
+        f"{other} is of {b}. Compute both with the same {' and '.join(differ)}"
     )
 
 

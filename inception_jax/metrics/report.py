@@ -101,7 +101,7 @@ def _problem(name: str, a: Opened, b: Opened | None, preset: Preset) -> str | No
 
 
 def _without_spatial(source: Opened | None) -> bool:
-    known = source.statistics if isinstance(source, Images) else source
+    known = source and _known(source)
     return isinstance(known, Statistics) and known.spatial is None
 
 
@@ -147,9 +147,9 @@ def sets_of(
     needed = [*names, "fid_inf"] if bootstrap else names
     for source in generated.values():
         check(needed, source, real and real[1], extractor.preset)
-    sources = [*generated.values(), *([] if real is None else [real[1]])]
-    _check_presets(extractor.preset, sources)
-    open_all(extractor, *sources)
+    sources = [*generated.items(), *([] if real is None else [real])]
+    _check_origins(extractor.preset, sources)
+    open_all(extractor, *(source for _, source in sources))
     theirs = None
     if real is not None:
         per_image = bool((_PER_IMAGE - _OF_GENERATED) & set(names))
@@ -159,17 +159,25 @@ def sets_of(
         yield gathered(extractor, source, name, per_image=per_image), theirs
 
 
-def _check_presets(preset: Preset, sources: Sequence[Opened]) -> None:
-    """Finds files of another preset's features, where no image is computed that would differ."""
-    if any(isinstance(source, Images) for source in sources):
-        return
-    for source in sources:
-        assert not isinstance(source, Images)
-        if source.origin is not None and source.origin.preset != preset.name:
-            raise ValueError(
-                f"the files are of preset {source.origin.preset}, and {preset.name} is asked for: "
-                f"--preset {source.origin.preset}"
-            )
+def _check_origins(preset: Preset, sources: Sequence[tuple[str, Opened]]) -> None:
+    """Compares what files say of their features, before any image is computed.
+
+    Files of another preset than the one that is asked for are found here if there are no images,
+    whose features would differ from theirs.
+    """
+    known = [(name, _known(source)) for name, source in sources]
+    origins = [(name, files.origin) for name, files in known if files and files.origin]
+    for name, origin in origins:
+        check_comparable(origin, origins[-1][1], (name, origins[-1][0]))
+    if origins and len(origins) == len(known) and origins[0][1].preset != preset.name:
+        found = origins[0][1].preset
+        raise ValueError(
+            f"the files are of preset {found}, and {preset.name} is asked for: --preset {found}"
+        )
+
+
+def _known(source: Opened) -> Statistics | Features | None:
+    return source.statistics if isinstance(source, Images) else source
 
 
 def measured(

@@ -317,11 +317,11 @@ def open_all(
     if any(isinstance(source, Images) for source in opened):
         extractor.load()
         for source in opened:
-            _check_width(source, extractor.width)
             known = source.statistics if isinstance(source, Images) else source
             name = known.name if isinstance(known, Statistics) else None
             origin = None if known is None else known.origin
             check_comparable(origin, extractor.origin, (name, "the other input"))
+            _check_width(source, extractor.width)
     return opened
 
 

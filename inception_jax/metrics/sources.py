@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from inception_jax import extras
 from inception_jax.images import EXTENSIONS
 from inception_jax.metrics.device_images import Range, Rounding
+from inception_jax.metrics.value_ranges import check_far, warn_of_part
 from inception_jax.notes import printable
 from inception_jax.tfrecords import bytes_features, read_records
 
 _IMAGE_KEYS = ("image", "images", "image/encoded", "pixel_values", "jpg", "png")
 _TFRECORD, _ARRAY_RECORD = ".tfrecord", ".array_record"
+_BOX = b"ftyp"  # of AVIF and HEIC, after four bytes
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 
@@ -102,25 +105,28 @@ class Loader:
     name: str = "images"
 
     def __iter__(self) -> Iterator[Any]:
+        low, high = np.inf, -np.inf  # of float images, 0 being black and 1 white
         for batch in self.batches:
-            yield self._images(images_in(batch, self.key, self.name))
+            array = as_array(images_in(batch, self.key, self.name), self.channels_first)
+            if jnp.issubdtype(array.dtype, jnp.floating) and array.size:  # bfloat16 too
+                array = self._scaled(array)
+                low, high = np.minimum(low, array.min() / 255), np.maximum(high, array.max() / 255)
+                check_far(low, high, self.name)
+                array = self._rounded(array)
+            yield array
+        warn_of_part(low, high, self.name)
 
-    def _images(self, images: Any) -> np.ndarray:
-        array = as_array(images, self.channels_first)
-        if array.dtype.kind != "f":
-            return array
+    def _scaled(self, array: np.ndarray) -> np.ndarray:
+        """Returns float images in float32, black being 0 and white 255."""
         if self.value_range is None:
             raise ValueError(
                 f"{self.name}: float images need their range; got {array.dtype} "
                 f"{list(array.shape)}: Loader(batches, value_range=(0, 1)), (-1, 1) or (0, 255)"
             )
         low, high = map(np.float32, self.value_range)
-        whole = (array.astype(np.float32) - low) * np.float32(255 / (high - low))
-        if whole.size and (whole.min() < -128 or whole.max() > 383):
-            raise ValueError(
-                f"{self.name}: images from {array.min():g} to {array.max():g} are far outside of "
-                f"the stated range {self.value_range}"
-            )
+        return (array.astype(np.float32) - low) * np.float32(255 / (high - low))
+
+    def _rounded(self, whole: np.ndarray) -> np.ndarray:
         if self.rounding == "nearest":
             whole = whole + np.float32(0.5)
         return np.floor(whole).clip(0, 255).astype(np.uint8)
@@ -173,19 +179,20 @@ def _place_of_images(batch: Sequence[Any], name: str) -> int | None:
 
 
 def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
-    """Returns images of NumPy, jax or torch as an array, channels last; grey ones in 3 channels."""
+    """Returns images of NumPy, jax or torch as an array, channels last."""
     if isinstance(images, tuple | list):
         images = np.stack([as_array(image, channels_first) for image in images])
         channels_first = False
     is_tensor = type(images).__module__.partition(".")[0] == "torch"
-    array = np.asarray(images.detach().cpu() if is_tensor else images)
+    if is_tensor:
+        images = images.detach().cpu()
+        images = images.float() if str(images.dtype) == "torch.bfloat16" else images
+    array = np.asarray(images)
     if channels_first is None and is_tensor and array.ndim in (3, 4):
         first, last = array.shape[-3], array.shape[-1]
         channels_first = first in (1, 3) and last not in (1, 3)
     if channels_first:
         array = np.moveaxis(array, -3, -1)
-        if array.shape[-1] == 1:
-            array = np.repeat(array, 3, axis=-1)
     return array
 
 
@@ -289,7 +296,7 @@ class Records:
                 yield self._image(record, f"{path}, record {number}")
 
     def _image(self, record: bytes, where: str) -> Encoded:
-        if self.key is None and record.startswith(_SIGNATURES):
+        if self.key is None and (record.startswith(_SIGNATURES) or record[4:8] == _BOX):
             return Encoded(record, where)
         found = bytes_features(record)
         if self.key is not None and self.key in found:

@@ -11,7 +11,6 @@ features that are kept, which are the first ones.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from inception_jax.metrics.features import Features
 from inception_jax.metrics.moments import Moments
 from inception_jax.metrics.origin import Origin, check_comparable
 from inception_jax.metrics.statistics import Statistics
+from inception_jax.metrics.value_ranges import check_far, warn_of_part
 
 WIDTH = 2048
 _AT_ONCE = 1 << 26  # bytes of a state that processes send each other at once
@@ -226,7 +226,9 @@ def statistics_of(state: State) -> Statistics:
             far outside of the range that was stated.
     """
     state = _on_host(state)
-    _check_range(*map(float, state.pixel_range))
+    low, high = map(float, state.pixel_range)
+    check_far(low, high)
+    warn_of_part(low, high, stacklevel=3)
     found = {
         name: Statistics(*sums.mean_and_covariance(moments), origin=state.origin)
         for name, moments in state.moments.items()
@@ -284,19 +286,3 @@ def _fetched(array: Any) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
-
-def _check_range(low: float, high: float) -> None:
-    """Finds images of another range than was stated, which were clipped or are all too bright."""
-    if low < -0.5 or high > 1.5:
-        raise ValueError(
-            f"images reached from {low:.3g} to {high:.3g} of the stated range, where 0 is black "
-            "and 1 is white: state the range that they have, value_range=(0, 1), (-1, 1) or "
-            "(0, 255)"
-        )
-    if np.isfinite(high) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
-        warnings.warn(
-            f"images reached only from {low:.3g} to {high:.3g} of the stated range, where 0 is "
-            "black and 1 is white: is that the range that they have?",
-            stacklevel=4,
-        )

@@ -228,8 +228,7 @@ class ConvBN(nnx.Module):
             x: what `conv.convolve` returns.
             moments: of x, where they are already known.
         """
-        x = self.bn(self.conv.add_bias(x), moments)
-        return jax.nn.relu(x) if self.relu else x
+        return self.bn(self.conv.add_bias(x), moments, relu=self.relu)
 
     def fold(self) -> None:
         """Folds the normalisation into the convolution, for `folding.fold`."""

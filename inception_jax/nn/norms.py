@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from inception_jax.nn.forms import by_platform
 from inception_jax.nn.rewrites import enabled
 
 Moments = tuple[jax.Array, jax.Array]
@@ -55,14 +58,29 @@ class BatchNorm(nnx.Module):
         self.dtype = dtype
         self.use_running_average = True
 
-    def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, moments: Moments | None = None, *, relu: bool = False
+    ) -> jax.Array:
+        """Normalises [..., c].
+
+        Args:
+            x: a map.
+            moments: of x over all its images, where they are already known.
+            relu: apply a ReLU to the result.
+
+        Raises:
+            ValueError: in training, for a single value per channel.
+        """
         x = x.astype(jnp.promote_types(x.dtype, self.mean[...].dtype))
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._update(x, moments or batch_moments(x, self.mean[...]))
-        gain = self.scale[...].astype(x.dtype) * lax.rsqrt(var + self.eps)
-        return ((x - mean) * gain + self.bias[...].astype(x.dtype)).astype(self.dtype)
+        arrays = (x, mean, var, self.scale[...], self.bias[...])
+        options = (self.eps, relu, self.dtype)
+        if self.use_running_average or not enabled("gradients"):
+            return _normalise(*arrays, *options)
+        return by_platform(_normalise_by_batch, _normalise, *options)(*arrays)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """Returns the factor and the summand of each channel in evaluation, float32 or wider."""
@@ -94,6 +112,69 @@ class BatchNorm(nnx.Module):
         return self.momentum * old + (1 - self.momentum) * new
 
 
+def _normalise(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    eps: float,
+    relu: bool,
+    dtype: DTypeLike,
+) -> jax.Array:
+    gain = scale.astype(x.dtype) * lax.rsqrt(var + eps)
+    y = ((x - mean) * gain + bias.astype(x.dtype)).astype(dtype)
+    return jax.nn.relu(y) if relu else y
+
+
+def _normalise_by_batch(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    eps: float,
+    relu: bool,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """The same, with a gradient of its own that reads the maps twice, the least there is.
+
+    Once for both sums, once for the gradient of x. XLA's CPU backend reads them again for every sum
+    of the automatic one.
+
+    Args:
+        x: a map, in the dtype of the sums.
+        mean: of x itself; x's gradient includes what x changes through it.
+        var: the same.
+    """
+    normalise = functools.partial(_normalise, eps=eps, relu=relu, dtype=dtype)
+
+    @jax.custom_vjp
+    def own(x, mean, var, scale, bias):
+        return normalise(x, mean, var, scale, bias)
+
+    def forward(*arrays):
+        return normalise(*arrays), arrays
+
+    def backward(arrays, g):
+        x, mean, var, scale, bias = arrays
+        deviation = lax.rsqrt(var + eps)
+        normal = (x - mean) * deviation
+        if relu:  # from x again, which is kept anyway
+            g = jnp.where(normalise(*arrays) > 0, g, 0)
+        g = g.astype(x.dtype)
+        axes = tuple(range(x.ndim - 1))
+        dbias, dscale = g.sum(axes), (g * normal).sum(axes)
+        n = x.size // x.shape[-1]
+        dx = scale.astype(x.dtype) * deviation * (g - dbias / n - normal * (dscale / n))
+        # None for mean and variance, as dx has their part. They stay arguments, which may be
+        # differentiated: second derivatives pass through them.
+        return dx, None, None, dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+
+    own.defvjp(forward, backward)
+    return own(x, mean, var, scale, bias)
+
+
 def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
     """Returns mean and biased variance of each channel of [..., c], in float32 or wider.
 
@@ -122,9 +203,11 @@ class Folded(nnx.Module):
 
     use_running_average = True
 
-    def __call__(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, moments: Moments | None = None, *, relu: bool = False
+    ) -> jax.Array:
         del moments
-        return x
+        return jax.nn.relu(x) if relu else x
 
     def set_view(self, use_running_average: bool | None = None) -> None:
         """Refuses training.

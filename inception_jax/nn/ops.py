@@ -9,10 +9,9 @@ forms give the same numbers and the same gradients, also where several pixels ar
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -20,18 +19,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from inception_jax.nn import gradients
+from inception_jax.nn.forms import Form, by_platform, forced_form, trailing
 from inception_jax.nn.remat import save_for_backward
 from inception_jax.nn.rewrites import enabled
+from inception_jax.nn.windows import Padding, padded, pads, shifts, span, weighted_sum
 
-Padding = Literal["valid", "same", "symmetric", "ceil"]
-"""How a window meets the border.
-
-`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
-padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
-pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side. For odd
-windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd;
-`same` and `ceil` agree for a 3x3 window at stride 2 only where that size is even.
-"""
+__all__ = [
+    "CONV_PADDING",
+    "POOL_PADDING",
+    "Form",
+    "PadMode",
+    "Padding",
+    "adaptive_avg_pool",
+    "avg_pool",
+    "conv",
+    "depthwise_conv",
+    "forced_form",
+    "linear",
+    "local_response_norm",
+    "max_pool",
+    "pads",
+]
 
 PadMode = Literal["tf", "torch"]
 """Whose rules strided convolutions and max pools follow: TensorFlow's, or PyTorch's and Caffe's."""
@@ -39,34 +48,7 @@ PadMode = Literal["tf", "torch"]
 CONV_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "symmetric"}
 POOL_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "ceil"}
 
-Form = Literal["shifted", "native", "dense"]
-
 _NARROW = 48  # channels; 64, in Xception's large maps, move more bytes as a full convolution
-
-_forced_form = jax.make_user_context(None)
-
-
-@contextlib.contextmanager
-def forced_form(form: Form) -> Iterator[None]:
-    """Traces with one form on every platform, for tests and counts that depend on it."""
-    with _forced_form(form):
-        yield
-
-
-def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Returns the (low, high) padding of one axis."""
-    if padding == "valid":
-        return 0, 0
-    if padding == "symmetric":
-        return window // 2, window // 2
-    if padding == "same":
-        total = max((-(-size // stride) - 1) * stride + window - size, 0)
-        return total // 2, total - total // 2
-    if padding == "ceil":
-        # The last window starts inside the map.
-        windows = min(-(-max(size - window, 0) // stride), (size - 1) // stride)
-        return 0, max(windows * stride + window - size, 0)
-    raise ValueError(f"padding must be 'valid', 'same', 'symmetric' or 'ceil', not {padding!r}")
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
@@ -79,11 +61,10 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
     if kernel.shape[:2] == (1, 1):
         if stride > 1:  # skipped pixels need not be read; a 1x1 is never padded
             x, stride = x[:, ::stride, ::stride], 1
-        convolve = _by_platform(_conv_1x1, _conv_native, 1, padding)
-    elif padding == "valid" and kernel.shape[0] > stride:
-        convolve = _by_platform(_conv_bordered, _conv_native, stride, padding)
+        own = gradients.pointwise(_conv_1x1) if enabled("gradients") else _conv_1x1
+        convolve = by_platform(own, _conv_native, 1, padding)
     else:
-        convolve = functools.partial(_trailing, _conv_native, (stride, padding))
+        convolve = _conv_by_platform(x, kernel, stride, padding)
     products = _with_wide_kernel(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
     return save_for_backward(products, work=math.prod(kernel.shape[:3]))
 
@@ -102,7 +83,10 @@ def depthwise_conv(
     # zeros between channels costs less than separating the channels.
     dense = _depthwise_dense if enabled("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
-    convolve = _by_platform(_depthwise_shifted, _conv_native, *args, dense=dense)
+    shifted = _depthwise_shifted
+    if enabled("gradients") and stride == 1 and kernel.shape[3] == x.shape[3]:
+        shifted = gradients.depthwise(_depthwise_shifted, padding, dilation)
+    convolve = by_platform(shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
     # Differentiating the full convolution gives a gradient with entries for the zeros between
     # channels, which devices would all-reduce for nothing.
@@ -127,7 +111,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid")
     """
     shifted = functools.partial(_pool_shifted, _first_max, -jnp.inf)
     native = functools.partial(_pool_native, lax.max, -jnp.inf)
-    return _by_platform(shifted, native, window, stride, padding)(x)
+    return by_platform(shifted, native, window, stride, padding)(x)
 
 
 def avg_pool(
@@ -147,7 +131,7 @@ def avg_pool(
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     shifted = functools.partial(_pool_shifted, lax.add, 0)
     native = functools.partial(_pool_native, lax.add, 0.0)
-    total = _by_platform(shifted, native, window, stride, padding)(wide)
+    total = by_platform(shifted, native, window, stride, padding)(wide)
     if count_include_pad:
         return (total / window**2).astype(x.dtype)
     rows, cols = (_window_counts(n, window, stride, padding) for n in x.shape[1:3])
@@ -176,47 +160,19 @@ def local_response_norm(
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     squares = jnp.pad(jnp.square(wide), [(0, 0)] * 3 + [(size // 2, size // 2)])
-    total = functools.reduce(lax.add, _shifts(squares, size, 1, axis=3))
+    total = functools.reduce(lax.add, shifts(squares, size, 1, axis=3))
     return (wide / (1 + alpha / size * total) ** beta).astype(x.dtype)
 
 
-def _by_platform(
-    shifted: Callable, native: Callable, *args, dense: Callable | None = None
-) -> Callable:
-    forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
-    forms = {name: functools.partial(_trailing, form, args) for name, form in forms.items()}
-    if _forced_form.value is not None:
-        return forms[_forced_form.value]
-    chosen = {"cpu": forms["shifted"], "default": forms["native"]}
-    chosen |= {"tpu": forms["dense"]} if dense else {}
-    return lambda *arrays: lax.platform_dependent(*arrays, **chosen)
-
-
-def _trailing(function: Callable, args: tuple, *arrays: jax.Array) -> jax.Array:
-    return function(*arrays, *args)
-
-
-def _pad(x: jax.Array, window: Sequence[int], stride: int, padding: Padding, value) -> jax.Array:
-    (top, bottom), (left, right) = (
-        pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], window, strict=True)
-    )
-    widths = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
-    return lax.pad(x, jnp.asarray(value, x.dtype), widths)
-
-
-def _shifts(
-    x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1
-) -> list[jax.Array]:
-    """The slices of a padded map under the window's 1st, 2nd, ... pixel along one axis."""
-    count = (x.shape[axis] - _span(window, dilation)) // stride + 1
-    span = (count - 1) * stride + 1
-    starts = range(0, window * dilation, dilation)
-    return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in starts]
-
-
-def _span(window: int, dilation: int) -> int:
-    """Pixels from the first to the last under a dilated window."""
-    return (window - 1) * dilation + 1
+def _conv_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Callable:
+    """Returns the convolution of a window of several pixels."""
+    bordered = padding == "valid" and kernel.shape[0] > stride
+    shifted = _conv_bordered if bordered else _conv_native
+    if enabled("gradients"):
+        shifted = gradients.windowed(shifted, x, kernel, stride, padding)
+    if shifted is _conv_native:
+        return functools.partial(trailing, _conv_native, (stride, padding))
+    return by_platform(shifted, _conv_native, stride, padding)
 
 
 def _conv_native(
@@ -227,7 +183,7 @@ def _conv_native(
         x,
         kernel,
         (stride, stride),
-        [pads(n, _span(k, dilation), stride, padding) for n, k in windows],
+        [pads(n, span(k, dilation), stride, padding) for n, k in windows],
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[3] // kernel.shape[2],
@@ -269,17 +225,19 @@ def _kernel_gradient(
     convolve: Callable, stride: int, padding: Padding, dilation: int = 1
 ) -> Callable:
     """The gradient of a convolution's kernel, see `_with_wide_kernel`."""
+    # Asked now: the backward pass is traced where the rewriting may be switched off again.
+    transposed = _pullback if enabled("gradients") else jax.linear_transpose
 
     def widened(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
-        of_kernel = jax.linear_transpose(lambda k: convolve(x.astype(k.dtype), k), kernel)
+        of_kernel = transposed(lambda k: convolve(x.astype(k.dtype), k), kernel)
         return of_kernel(g.astype(kernel.dtype))[0]
 
     def native(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
         # Images and channels change places, because the sum is over images and pixels.
         spans = []
         for n, k, m in zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True):
-            low, _ = pads(n, _span(k, dilation), stride, padding)
-            spans.append((low, _span(k, dilation) + (m - 1) * stride - n - low))
+            low, _ = pads(n, span(k, dilation), stride, padding)
+            spans.append((low, span(k, dilation) + (m - 1) * stride - n - low))
         return lax.conv_general_dilated(
             x,
             g,
@@ -292,7 +250,12 @@ def _kernel_gradient(
         )
 
     # XLA's CPU backend has no narrow convolutions: it widens their operands anyway.
-    return _by_platform(widened, native)
+    return by_platform(widened, native)
+
+
+def _pullback(function: Callable, x: jax.Array) -> Callable:
+    """As `jax.linear_transpose`, which takes no function with a gradient of its own."""
+    return jax.vjp(function, x)[1]
 
 
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -320,14 +283,8 @@ def _depthwise_shifted(
     dtype = x.dtype  # of the result; the sum is wide, as inside a native convolution
     x, kernel = (a.astype(jnp.promote_types(dtype, jnp.float32)) for a in (x, kernel))
     x = jnp.repeat(x, multiplier, axis=3) if multiplier > 1 else x
-    x = _pad(x, (_span(kh, dilation), _span(kw, dilation)), stride, padding, 0)
-    rows = _shifts(x, kh, stride, 1, dilation)
-    terms = [
-        pixel * kernel[i, j, 0]
-        for i, row in enumerate(rows)
-        for j, pixel in enumerate(_shifts(row, kw, stride, 2, dilation))
-    ]
-    return functools.reduce(lax.add, terms).astype(dtype)
+    x = padded(x, (span(kh, dilation), span(kw, dilation)), stride, padding)
+    return weighted_sum(x, kernel, stride, dilation).astype(dtype)
 
 
 def _depthwise_dense(
@@ -356,10 +313,10 @@ def _pool_native(
 def _pool_shifted(
     combine: Callable, initial: float, x: jax.Array, window: int, stride: int, padding: Padding
 ) -> jax.Array:
-    x = _pad(x, (window, window), stride, padding, initial)
+    x = padded(x, (window, window), stride, padding, initial)
     # Columns before rows: the first maximum in reading order is the first of its own row.
-    x = functools.reduce(combine, _shifts(x, window, stride, axis=2))
-    return functools.reduce(combine, _shifts(x, window, stride, axis=1))
+    x = functools.reduce(combine, shifts(x, window, stride, axis=2))
+    return functools.reduce(combine, shifts(x, window, stride, axis=1))
 
 
 def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Rewrite = Literal["siblings", "pools", "statistics", "depthwise", "repeats"]
+Rewrite = Literal["siblings", "pools", "statistics", "depthwise", "repeats", "gradients"]
 REWRITES: tuple[Rewrite, ...] = get_args(Rewrite)
+DEFAULT_REWRITES: tuple[Rewrite, ...] = ("siblings", "pools", "statistics", "depthwise", "repeats")

@@ -9,6 +9,8 @@ a function again if other rewritings are enabled.
 `statistics`: BatchNorm computes mean and variance in one pass over the map.
 `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
 `repeats`: of equal layers in a row one is traced, and called for all.
+`gradients`: on CPUs, convolutions and BatchNorm have gradients written for them. Not in use by
+    default. The first derivative is then for reverse mode only.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from collections.abc import Iterator
 
 import jax
 
-from inception_jax.nn.rewrite_names import REWRITES, Rewrite
+from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, REWRITES, Rewrite
 
-_enabled = jax.make_user_context(REWRITES)
+_enabled = jax.make_user_context(DEFAULT_REWRITES)
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -29,6 +30,8 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     normalise: bool = False,
     embedding: bool = False,
+    stages: Sequence[str] = (),
+    heat: bool = False,
 ) -> None:
     """Writes a network as a program that contains its weights. Writing is atomic.
 
@@ -37,6 +40,9 @@ def export(
     as `model.info` says, or with `normalise` uint8 pixels. The preprocessing and the class names
     are stored as JSON: in the ONNX file's metadata under "inception_jax", and for StableHLO in a
     second file, `FILE.json`.
+
+    With `stages` or `heat` the program has further outputs. An ONNX file returns them after the
+    first, by name; a StableHLO program then returns a dictionary.
 
     Args:
         model: any network of this library, folded or not.
@@ -48,17 +54,24 @@ def export(
             `preprocess` applies after cropping and resizing: channel order, range, mean and
             standard deviation.
         embedding: return the result of `model.embed` instead of the logits.
+        stages: names in `feature_info`; the maps [n, h', w', c'] of these stages become outputs
+            with their names.
+        heat: add the output `heat`, float32 [n, h', w', num_classes]: what `grad_cam` computes for
+            each class at the last stage, before it is resized and divided by its maximum. Only for
+            networks that classify the mean of the last map by one linear layer.
 
     Raises:
         ExportError: if the format is unknown or does not fit the path; if no file can be written
             there; if a package is missing; if the network needs larger images; if the size or the
             normalisation of a network that `create_model` did not build is needed; if a network
-            for other than RGB or grey images is to normalise them; if the format cannot express the
-            network.
+            for other than RGB or grey images is to normalise them; if a stage does not exist, or
+            the heat needs gradients; if the format cannot express the network.
     """
     path = check_target(path, format)
     size = _size_for(model, image_size)
-    program = program_of(model, size, normalise=normalise, embedding=embedding)
+    program = program_of(
+        model, size, normalise=normalise, embedding=embedding, stages=tuple(stages), heat=heat
+    )
     content = _stablehlo(program) if format == "stablehlo" else _onnx(program)
     if format == "stablehlo":
         with outputs.atomic_write(path.with_name(f"{path.name}.json")) as partial:
@@ -105,8 +118,11 @@ def _size_for(model: Model, size: int | tuple[int, int] | None) -> tuple[int, in
 
 
 def _stablehlo(program: Program) -> bytes:
-    compiled = jax.jit(program.function)
-    exported = jax.export.export(compiled, platforms=PLATFORMS)(program.images)
+    def function(images: Any) -> Any:
+        results = program.function(images)
+        return results if len(results) > 1 else results[program.outputs[0]]
+
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(program.images)
     return bytes(exported.serialize())
 
 

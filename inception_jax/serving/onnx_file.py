@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +15,14 @@ from inception_jax.nn import ops, rewrites
 from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.lowering import lower
 from inception_jax.serving.onnx_folding import fold_channels
-from inception_jax.serving.onnx_graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Tensor
+from inception_jax.serving.onnx_graph import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    Graph,
+    Node,
+    Operand,
+    Tensor,
+)
 from inception_jax.serving.program import Program
 
 # From 2022: runtimes of today support it, and nothing newer is needed.
@@ -29,28 +38,44 @@ def from_program(program: Program) -> bytes:
     """
     # Plain convolutions, each with its BatchNorm right after it: runtimes fuse both with a ReLU.
     with ops.forced_form("native"), rewrites.rewritten():
-        traced = jax.make_jaxpr(program.function)(program.images)
+        traced = jax.make_jaxpr(_results_in_order(program))(program.images)
     graph = Graph()
     images = Tensor(INPUT, program.images.shape)
     first = graph.add("Transpose", images, shape=images.shape, perm=CHANNELS_FIRST)
-    (result,) = lower(graph, traced, [first])
-    if not isinstance(result, Tensor):
-        raise ExportError("the network's result does not depend on its images")
-    if len(result.shape) == 4:
-        result = graph.add("Transpose", result, shape=result.shape, perm=CHANNELS_LAST)
-    fold_channels(graph, [result.name])
-    content = _model(graph, program, result).SerializeToString()
+    results = [_output(graph, result) for result in lower(graph, traced, [first])]
+    fold_channels(graph, [result.name for result in results])
+    content = _model(graph, program, results).SerializeToString()
     onnx.checker.check_model(content)
     return content
 
 
-def _model(graph: Graph, program: Program, result: Tensor) -> onnx.ModelProto:
-    nodes = [_node(node, {result.name: program.output}) for node in graph.nodes]
+def _results_in_order(program: Program) -> Callable[[Any], list[Any]]:
+    # Not the dictionary itself, which jax sorts by name.
+    def function(images: Any) -> list[Any]:
+        results = program.function(images)
+        return [results[name] for name in program.outputs]
+
+    return function
+
+
+def _output(graph: Graph, result: Operand) -> Tensor:
+    if not isinstance(result, Tensor):
+        raise ExportError("the network's result does not depend on its images")
+    if len(result.shape) == 4:
+        return graph.add("Transpose", result, shape=result.shape, perm=CHANNELS_LAST)
+    return result
+
+
+def _model(graph: Graph, program: Program, results: list[Tensor]) -> onnx.ModelProto:
+    names = {result.name: name for result, name in zip(results, program.outputs, strict=True)}
+    nodes = [_node(node, names) for node in graph.nodes]
     images = _described(INPUT, program.images.dtype, program.images.shape)
-    output = _described(program.output, np.dtype(np.float32), result.shape)
+    outputs = [
+        _described(names[result.name], np.dtype(np.float32), result.shape) for result in results
+    ]
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
     name = program.name or "network"
-    whole = helper.make_graph(nodes, name, [images], [output], constants)
+    whole = helper.make_graph(nodes, name, [images], outputs, constants)
     model = helper.make_model(
         whole,
         opset_imports=[helper.make_opsetid("", OPSET)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from inception_jax.analysis.features import check_stages
 from inception_jax.crops import scaled
+from inception_jax.nn import ops
 from inception_jax.nn.model import Model
+from inception_jax.nn.stages import feature_info
 from inception_jax.registry import ModelInfo
 from inception_jax.serving.export_error import ExportError
 
@@ -24,36 +27,55 @@ class Program:
 
     Attributes:
         name: see `create_model`; empty for a network built directly from its class.
-        function: maps images to an array.
+        function: maps images to arrays by the names in `outputs`.
         images: their shape and dtype; the first axis is symbolic.
-        output: name of the result, "logits" or "embedding".
+        outputs: names of the results, in order: "logits" or "embedding", then "heat" and stages.
         facts: information for users of the file, as JSON: `network`, `height`, `width`,
             `preprocessing`, `normalised_inside`, `classes`.
     """
 
     name: str
-    function: Callable[[Any], Any]
+    function: Callable[[Any], dict[str, Any]]
     images: jax.ShapeDtypeStruct
-    output: str
+    outputs: tuple[str, ...]
     facts: dict[str, Any]
 
 
-def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embedding: bool) -> Program:
+def program_of(
+    model: Model,
+    size: tuple[int, int],
+    *,
+    normalise: bool,
+    embedding: bool,
+    stages: Sequence[str] = (),
+    heat: bool = False,
+) -> Program:
     """Builds the function of a network for images of one size; see `serving.export`.
 
     Raises:
-        ExportError: if the images cannot be normalised.
+        ExportError: if the images cannot be normalised, a stage does not exist, or the heat needs
+            gradients.
     """
     info = _info_to_normalise(model) if normalise else None
+    if stages:
+        _check_stages(model, stages)
+    if heat:
+        _check_heat(model)
     graphdef, state = nnx.split(model.eval_view())
     # On the host: weights on a device would bind the program to that device.
     state = jax.device_get(state)
 
-    def function(images: Any) -> Any:
+    def function(images: Any) -> dict[str, Any]:
         network = nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
         images = images if info is None else _normalised(images, info)
-        return network.embed(images) if embedding else network(images)
+        if not stages and not heat:
+            return {outputs[0]: network.embed(images) if embedding else network(images)}
+        maps = network.features(images)
+        result = network.embedding(maps) if embedding else network.classify(maps)
+        further = {"heat": _heat(network, next(reversed(maps.values())))} if heat else {}
+        return {outputs[0]: result, **further, **{name: maps[name] for name in stages}}
 
+    outputs = ("embedding" if embedding else "logits", *(("heat",) if heat else ()), *stages)
     (batch,) = jax.export.symbolic_shape("batch")
     shape = (batch, *size, model.in_channels)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8 if normalise else jnp.float32)
@@ -66,7 +88,41 @@ def program_of(model: Model, size: tuple[int, int], *, normalise: bool, embeddin
         "normalised_inside": normalise,
         "classes": model.classes,
     }
-    return Program(name, function, images, "embedding" if embedding else "logits", facts)
+    return Program(name, function, images, outputs, facts)
+
+
+def _check_stages(model: Model, stages: Sequence[str]) -> None:
+    try:
+        check_stages(stages, [info.name for info in feature_info(model)])
+    except ValueError as error:
+        raise ExportError(str(error)) from None
+    if len(set(stages)) < len(stages):
+        raise ExportError(f"a stage is named twice: {', '.join(stages)}")
+
+
+def _check_heat(model: Model) -> None:
+    """Refuses networks of which `_heat` would not be Grad-CAM."""
+    kind = type(model)
+    plain = all(
+        getattr(kind, name) is getattr(Model, name)
+        for name in ("embedding", "logits", "_pre_logits")
+    )
+    if not plain or model.num_classes == 0:
+        raise ExportError(
+            f"export cannot write the heat of {kind.__name__}: its classifier is not one linear "
+            "layer on the mean of the last map, so the heat needs gradients; use explain.grad_cam"
+        )
+
+
+def _heat(network: Model, map: jax.Array) -> jax.Array:
+    """Grad-CAM of every class at the last map, [n, h, w, num_classes].
+
+    The logits are the last map's mean times a matrix, so their gradients are that matrix divided by
+    the number of pixels, for every image. A 1x1 convolution multiplies by it.
+    """
+    pixels = map.shape[1] * map.shape[2]
+    kernel = network.fc.kernel[...].astype(map.dtype) / pixels
+    return jax.nn.relu(ops.conv(map, kernel[None, None]))
 
 
 def _info_to_normalise(model: Model) -> ModelInfo:

@@ -77,8 +77,12 @@ class Slurm:
         return until(lambda: (now := self.state(job)) in states and now, what)
 
     def at_once(self, job: str) -> None:
-        """Starts a job that was put back into the queue, which Slurm would do two minutes later."""
+        """Starts a job that was put back into the queue, which Slurm would do two minutes later.
+
+        A node starts no job that it has ended within the time of `cred_expire`.
+        """
         self.wait_for(job, "PENDING")
+        time.sleep(3)
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def _daemons(self) -> Iterator[list[str]]:
@@ -145,7 +149,7 @@ def _configuration(folder: Path, nodes: int) -> str:
         f"SlurmctldPort={free_port()}",
         "SlurmUser=root",
         "AuthType=auth/munge",
-        f"AuthInfo=socket={folder}/munge/socket",
+        f"AuthInfo=socket={folder}/munge/socket,cred_expire=1",
         f"StateSaveLocation={folder}/state",
         f"SlurmdSpoolDir={folder}/spool-%n",
         f"SlurmctldPidFile={folder}/slurmctld.pid",

@@ -104,7 +104,7 @@ def test_a_rule_that_rounds_refuses_what_is_not_rounded():
 )
 def test_a_range_that_is_not_that_of_the_images_is_refused(images, value_range):
     found = small().update(small().init(), images, value_range=value_range)
-    with pytest.raises(ValueError, match=r"images reached from .* state the range that they"):
+    with pytest.raises(ValueError, match=r"images are far outside .* State the range that they"):
         metrics.statistics_of(found)
 
 

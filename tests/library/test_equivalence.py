@@ -232,10 +232,11 @@ def test_readings(name):
 
 
 @pytest.mark.slow  # says which gradient; that one is wrong, the reference numbers say too
+@pytest.mark.parametrize("rewrites", [ij.DEFAULT_REWRITES, ij.REWRITES], ids=["default", "all"])
 @pytest.mark.parametrize("name", ARCHS)
-def test_training_step(name):
+def test_training_step(name, rewrites, own_gradients_everywhere):
     """Logits in training, auxiliary logits, all gradients, and the statistics left behind."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), ij.rewritten(*rewrites):
         model, twin, images, pulls = _training(name, "float64")
         graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ import inception_jax as ij
 from inception_jax import metrics
 from inception_jax.cli import fid as command
 from tests.helpers import tiny
-from tests.helpers.metric_sets import extractor, network, pictures, write
+from tests.helpers.metric_sets import extractor, network, pictures, random_features, write
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,21 @@ def test_adm_prints_what_the_evaluator_prints(capsys, tmp_path, weights):
         run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options, "--metrics", "pr")
     with pytest.raises(ValueError, match=r"different preset .*preset adm"):
         run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options[:3])
+
+
+def test_files_of_two_presets_are_both_named(capsys, tmp_path, nothing_computed):
+    origin = metrics.Origin("pytorch_fid", "bilinear_torch", 2048, "sha256:" + 64 * "a")
+    clean = dataclasses.replace(origin, preset="clean", resize="bicubic_pillow")
+    found = metrics.Statistics.of(random_features(9, 4, 0))
+    for name, of in (("a", origin), ("b", clean), ("c", clean)):
+        dataclasses.replace(found, origin=of).save(tmp_path / f"{name}.npz")
+    a, b, c = (tmp_path / f"{name}.npz" for name in "abc")
+    words = r"preset and resize .*a\.npz is of preset pytorch_fid.*b\.npz is of preset clean"
+    for sources in ((a, b), (c, a, b)):
+        with pytest.raises(ValueError, match=words):
+            run(capsys, *sources)
+    with pytest.raises(ValueError, match="the files are of preset clean, and pytorch_fid is asked"):
+        run(capsys, b, c)
 
 
 def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):

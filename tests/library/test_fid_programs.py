@@ -85,6 +85,16 @@ def statistics_by_numpy(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.mean(features, axis=0), np.cov(features, rowvar=False)
 
 
+def exact_kid(x: np.ndarray, y: np.ndarray, preset: str) -> Any:
+    """KID in float64, drawn as the preset's program draws.
+
+    The programs sum the kernel in float32, whose rounding is up to 1e-4 of a small KID. Given their
+    features in float64, their own functions have to return this.
+    """
+    draws = preset_of(preset).kid_draws
+    return metrics.kernel_distance(x, y, subsets=20, subset_size=60, draws=draws)
+
+
 # pytorch-fid
 
 
@@ -130,10 +140,13 @@ def test_torch_fidelity(weights, mixed):
     given = (metrics.Features(z.numpy(), origin=found.origin) for z in (x, y))
     ours = scores.kid_of_features(*given, subsets=20, subset_size=60)
     assert ours == pytest.approx(expected, rel=1e-6)
-    assert scores.kid_of_features(a, b, subsets=20, subset_size=60).mean == pytest.approx(
-        expected[0],
-        rel=1e-4,  # the features' own rounding
+    in_float64 = metric_kid.kid_features_to_metric(x.double(), y.double(), **few)
+    assert exact_kid(x.numpy(), y.numpy(), "torch_fidelity") == pytest.approx(
+        tuple(in_float64.values()), rel=1e-9
     )
+    # Of this library's features, which differ from the program's in their last bits.
+    exact = exact_kid(a.pooled, b.pooled, "torch_fidelity")
+    assert exact == pytest.approx(tuple(in_float64.values()), rel=1e-5)
 
     expected = tuple(metric_isc.isc_features_to_metric(torch.from_numpy(logits)).values())
     assert scores.score_of_features(found) == pytest.approx(expected, rel=1e-6)
@@ -188,6 +201,9 @@ def test_clean_fid(weights, mixed, tmp_path):
         distance = theirs.kernel_distance(x.pooled, y.pooled, 20, size)
         ours = scores.kid_of_features(x, y, subsets=20, subset_size=size)
         assert ours.mean == pytest.approx(distance, rel=1e-6)
+    np.random.seed(2020)
+    distance = theirs.kernel_distance(*(z.pooled.astype(np.float64) for z in (x, y)), 20, 60)
+    assert exact_kid(x.pooled, y.pooled, "clean").mean == pytest.approx(distance, rel=1e-9)
 
 
 # torchmetrics
@@ -211,17 +227,21 @@ def test_torchmetrics(weights, mixed):
     assert_same(found.logits_unbiased, logits)
 
     half = COUNT // 2
-    kid.fake_features, kid.real_features = (
-        [torch.tensor(pooled[:half])],
-        [torch.tensor(pooled[half:])],
-    )
-    torch.manual_seed(2020)
-    expected = [float(x) for x in kid.compute()]
     given = [metrics.Features(x, origin=found.origin) for x in np.split(pooled, 2)]
     ours = scores.kid_of_features(*given, subsets=20, subset_size=60)
-    # PyTorch sums the kernel in float32, in an order of its own.
+    # It sums the kernel in float32, in an order that depends on the machine: not to be repeated.
     kernel = ((given[0].pooled @ given[1].pooled.T / 2048 + 1) ** 3).mean()
-    assert ours == pytest.approx(expected, abs=4 * np.finfo(np.float32).eps * kernel)
+    rounding = float(4 * np.finfo(np.float32).eps * kernel)
+    for dtype, tolerance in (
+        (torch.float32, {"abs": rounding}),
+        (torch.float64, {"rel": 1e-9}),
+    ):
+        kid.fake_features, kid.real_features = (
+            [torch.tensor(part, dtype=dtype)] for part in np.split(pooled, 2)
+        )
+        torch.manual_seed(2020)
+        expected = [float(x) for x in kid.compute()]
+        assert ours == pytest.approx(expected, **tolerance)
 
     score.features = [torch.tensor(logits)]
     torch.manual_seed(2020)

@@ -48,13 +48,15 @@ def test_density_and_coverage_of_extremes():
 
 
 @pytest.mark.peers
-def test_density_and_coverage_are_their_authors():
+def test_precision_recall_density_and_coverage_are_prdcs():
     prdc = pytest.importorskip("prdc")
     generated, real = random_features(90, 8, 0), random_features(80, 8, 1)
     for k in (1, 3, 5):
         expected = prdc.compute_prdc(real_features=real, fake_features=generated, nearest_k=k)
         found = metrics.manifold_density_coverage(generated, real, neighbours=k)
         assert found == pytest.approx((expected["density"], expected["coverage"]), rel=1e-9)
+        found = metrics.manifold_precision_recall(generated, real, neighbours=k)
+        assert found[:2] == pytest.approx((expected["precision"], expected["recall"]), rel=1e-9)
 
 
 def test_the_gaussian_kernel_is_the_sum_over_pairs():

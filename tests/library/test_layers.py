@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.test_util import check_grads
 
 from inception_jax.nn import init
 from inception_jax.nn.layers import BatchNorm, Chain, ConvBN, DropPath, channel_scaler, check_images
@@ -42,6 +43,50 @@ def test_batch_norm_equals_pytorch(momentum, training, dtype):
         np.testing.assert_allclose(y, to_numpy(expected), **tolerance)
         np.testing.assert_allclose(ours.mean[...], theirs.running_mean, **tolerance)
         np.testing.assert_allclose(ours.var[...], theirs.running_var, **tolerance)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norms_own_gradient_equals_pytorchs(relu):
+    """In float64, with the rewriting `gradients`."""
+    torch = pytest.importorskip("torch")
+    twins = pytest.importorskip("tests.helpers.twins")
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        ours, theirs = norms("float64", 0.9)
+        ours.use_running_average = False
+        graphdef, params, stats = nnx.split(ours, nnx.Param, ...)
+        x, g = rng.normal(2, 3, (3, 4, 2, 5)), rng.normal(size=(3, 4, 2, 5))
+
+        def loss(params, x):
+            with rewritten("gradients"):
+                norm = nnx.merge(graphdef, params, stats, copy=True)
+                return (norm(x, relu=relu) * g).sum()
+
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        grads, dx = gradient(nnx.to_pure_dict(params), jnp.asarray(x))
+        t = twins.to_nchw(x).requires_grad_()
+        y = theirs.train()(t)
+        (torch.relu(y) if relu else y).backward(twins.to_nchw(g))
+        tolerance = dict(rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(dx, to_numpy(t.grad), **tolerance)
+        np.testing.assert_allclose(grads["scale"], theirs.weight.grad, **tolerance)
+        np.testing.assert_allclose(grads["bias"], theirs.bias.grad, **tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("gradients",), ("gradients", "statistics")])
+def test_batch_norms_own_gradient_can_be_differentiated_again(names):
+    """Mean and variance are arguments of it, and second derivatives pass through them."""
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True), rewritten(*names):
+        norm = BatchNorm(3, eps=1e-3, momentum=0.9, dtype="float64", param_dtype="float64")
+        norm.use_running_average = False
+        graphdef, state = nnx.split(norm)
+        call = lambda x: nnx.merge(graphdef, state, copy=True)(x, relu=True)  # noqa: E731
+        x = jnp.asarray(rng.normal(2, 3, (3, 4, 2, 3)))
+        check_grads(jax.jit(call), (x,), 2, modes=("rev",))
+        gradient = jax.jit(jax.grad(lambda x: jnp.sin(call(x)).sum()))
+        check_grads(gradient, (x,), 1, modes=("fwd", "rev"))
 
 
 def test_running_variance_is_the_unbiased_one():

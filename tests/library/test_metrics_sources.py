@@ -179,6 +179,45 @@ def test_loaders_of_pytorch():
     floats = torch.utils.data.TensorDataset(tensor.float() / 255, torch.arange(6))
     loader = torch.utils.data.DataLoader(floats, batch_size=4)
     assert_features(metrics.Loader(loader, value_range=(0, 1)), images)
+    assert_features(tensor, images)
+    few_bits = torch.from_numpy(images // 16 * 16).permute(0, 3, 1, 2).bfloat16()
+    assert_features(metrics.Loader([few_bits], value_range=(0, 255)), images // 16 * 16)
+
+
+def test_grey_arrays():
+    images = pictures(5)[..., :1]
+    colour = np.repeat(images, 3, axis=3)
+    for source in (images, jnp.asarray(images), list(images), metrics.Loader([images])):
+        assert_features(source, colour)
+
+
+def test_floats_of_another_range_than_was_stated():
+    images = pictures(5) / 255
+    for array in (images, jnp.asarray(images, jnp.bfloat16)):
+        source = metrics.Loader([array], value_range=(-1, 1), name="mine")
+        with pytest.warns(UserWarning, match=r"^mine reached only from 0\.5 to 1 of the stated"):
+            extractor().features(source)
+    with pytest.warns(UserWarning, match=r"reached only from 0 to 0\.00392 of the stated range"):
+        extractor().features(images.round().astype(np.uint8))
+    images[3, 5] = np.nan
+    with pytest.raises(ValueError, match="mine: there are NaN among the pixels"):
+        extractor().features(metrics.Loader([images], value_range=(0, 1), name="mine"))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (pictures(3) / 255, r"got float64 .*: metrics\.Loader\(images, value_range=\(0, 1\)\)"),
+        (pictures(3).transpose(0, 3, 1, 2), "channels come last, np.moveaxis"),
+        (np.zeros((3, 8, 8, 4), np.uint8), r"got uint8 \[3, 8, 8, 4\]$"),
+    ],
+)
+def test_arrays_that_are_no_images(array, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        extractor().features(array)
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=rf"a\.npy: .*{words}"):
+        extractor().features(tmp_path / "a.npy")
 
 
 def test_loaders_of_grain():
@@ -232,6 +271,15 @@ def test_generators_that_are_none():
         extractor().features(metrics.Generated(lambda key, n: jnp.zeros((3, 4, 4, 3)), count=9))
     with pytest.raises(ValueError, match="need their range"):
         extractor().features(metrics.Generated(generate, count=9))
+    of_another_range = metrics.Generated(generate, count=50, value_range=(0, 1))
+    with pytest.raises(ValueError, match=r"far outside .*from -1 to .*State the range"):
+        extractor().features(of_another_range)
+
+    def upper_half(key, n):
+        return jax.random.uniform(key, (n, 16, 16, 3))
+
+    with pytest.warns(UserWarning, match=r"reached only from 0\.5 to 1 of the stated range"):
+        extractor().features(metrics.Generated(upper_half, count=50, value_range=(-1, 1)))
 
 
 # Features of one's own

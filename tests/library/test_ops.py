@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 import inception_jax as ij
 from inception_jax.nn import ops
@@ -244,19 +245,21 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-@pytest.mark.parametrize("form", DEPTHWISE_FORMS, indirect=True)
-def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case):
+@pytest.mark.parametrize("form", [*DEPTHWISE_FORMS, "own gradients"])
+def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case, own_gradients_everywhere):
     """Products of bfloat16 numbers are exact in float32: the gradient is, but for their sum."""
-    window, stride, padding, dilation, multiplier = case
+    window, _, _, _, multiplier = case
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 9, 10, 6)), jnp.bfloat16)
     shape = (*window, 6, 5) if multiplier is None else (*window, 1, 6 * multiplier)
     kernel = jnp.asarray(rng.normal(size=shape), jnp.float32)
 
+    own = form == "own gradients"
+
+    # Around the forward pass alone, as in a network: the backward pass is traced later.
     def convolve(x, kernel):
-        if multiplier is None:
-            return ops.conv(x, kernel, stride, padding)
-        return ops.depthwise_conv(x, kernel, stride, padding, dilation)
+        with ij.rewritten("gradients") if own else ops.forced_form(form):
+            return _convolution(case)(x, kernel)
 
     y, pull = jax.vjp(convolve, x, kernel)
     g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
@@ -288,6 +291,81 @@ def test_a_wide_linear_kernel_is_rounded_and_its_gradient_is_not():
 def assert_close(found, expected, share):
     found, expected = np.float32(found), np.float32(expected)
     assert np.abs(found - expected).max() <= share * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_own_gradients_equal_pytorchs(case, own_gradients_everywhere):
+    """In float64, of the forms that the rewriting `gradients` gives to CPUs."""
+    window, stride, padding, dilation, multiplier = case
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 9, 10, 6))
+    kernel = rng.normal(
+        size=(*window, 6, 5) if multiplier is None else (*window, 1, 6 * multiplier)
+    )
+    with jax.enable_x64(True), ij.rewritten("gradients"):
+        convolve = _convolution(case)
+        ours, pulled = value_and_pullback(convolve, jnp.asarray(x), jnp.asarray(kernel))
+        pull = np.cos(np.arange(ours.size)).reshape(ours.shape)
+    spans = tuple((k - 1) * dilation + 1 for k in window)
+    t = nchw(x).requires_grad_()
+    k = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).requires_grad_()
+    theirs = F.conv2d(
+        torch_ops.pad(t, spans, stride, padding),
+        k,
+        stride=stride,
+        dilation=dilation,
+        groups=1 if multiplier is None else 6,
+    )
+    theirs.backward(nchw(pull))
+    np.testing.assert_allclose(ours, nhwc(theirs), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(pulled[0], nhwc(t.grad), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        pulled[1], k.grad.permute(2, 3, 1, 0).numpy(), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_own_gradients_can_be_differentiated_again(case, own_gradients_everywhere):
+    """In both modes; the first derivative has the reverse mode alone, and says so."""
+    window, _, _, _, multiplier = case
+    rng = np.random.default_rng(0)
+    shape = (*window, 3, 2) if multiplier is None else (*window, 1, 3 * multiplier)
+    with jax.enable_x64(True), ij.rewritten("gradients"):
+        x, kernel = (jnp.asarray(rng.normal(size=s)) for s in ((2, 7, 6, 3), shape))
+        convolve = jax.jit(_convolution(case))
+        check_grads(convolve, (x, kernel), 2, modes=("rev",))
+        gradient = jax.jit(jax.grad(lambda x, k: jnp.sin(convolve(x, k)).sum(), argnums=(0, 1)))
+        check_grads(gradient, (x, kernel), 1, modes=("fwd", "rev"))
+
+
+def test_own_gradients_refuse_forward_mode():
+    x, kernel = jnp.ones((1, 3, 3, 2)), jnp.ones((1, 1, 2, 2))
+    with ij.rewritten("gradients"), pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(ops.conv, (x, kernel), (x, kernel))
+    jax.jvp(ops.conv, (x, kernel), (x, kernel))
+
+
+def test_own_gradients_are_for_cpus_alone(own_gradients_everywhere):
+    """A TPU gets the operations that it gets without them, but for the choice of the platform."""
+    choice = {"case", "return", "constant", "broadcast_in_dim"}
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def operations(platform, *names):
+        with ij.rewritten(*names):
+            step = jax.jit(jax.grad(lambda k: jnp.sin(ops.conv(x, k)).sum()))
+            text = step.trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+        return sorted(name for name in re.findall(r"stablehlo\.(\w+)", text) if name not in choice)
+
+    assert operations("tpu", "gradients") == operations("tpu")
+    assert operations("cpu", "gradients") != operations("cpu")
+
+
+def _convolution(case):
+    _, stride, padding, dilation, multiplier = case
+    if multiplier is None:
+        return lambda x, kernel: ops.conv(x, kernel, stride, padding)
+    return lambda x, kernel: ops.depthwise_conv(x, kernel, stride, padding, dilation)
 
 
 def test_the_form_follows_the_platform_that_compiles():

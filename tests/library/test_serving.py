@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
+from inception_jax import explain
 from inception_jax.cli import commands as cli
 from inception_jax.nn import layers, ops
 from inception_jax.nn.model import Model
@@ -142,6 +143,72 @@ def test_embedding(tmp_path):
     expected = ours(model, images, lambda m, x: m.embed(x))
     ij.export(model, tmp_path / "x.onnx", image_size=small(model), embedding=True)
     check(model, tmp_path / "x.onnx", expected, images, "embedding")
+
+
+class TwoStages(Model):
+    """A small network with the head that every network has."""
+
+    min_size, taps, in_channels = 4, ("first", "second"), 3
+
+    def __init__(self):
+        types = dict(dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+        norm = dict(bn_eps=1e-3, bn_momentum=0.9)
+        self.first = layers.ConvBN(3, 5, 3, stride=2, **norm, **types)
+        self.second = layers.ConvBN(5, 6, 3, **norm, **types)
+        self.dropout = nnx.Dropout(0.5)
+        self.fc = layers.Linear(6, 4, **types)
+        self.fc.bias.set_value(jnp.arange(4.0))
+
+    def _body(self, x, maps, rngs):
+        maps.add("second", self.second(maps.add("first", self.first(x))))
+
+
+class HiddenLayer(TwoStages):
+    """One with another head."""
+
+    def logits(self, embedding, rngs=None):
+        return self.fc(jax.nn.relu(embedding - 0.1))
+
+
+@pytest.mark.parametrize("format", ["onnx", "stablehlo"])
+def test_stages_and_heat(format, tmp_path):
+    model, path, stages = TwoStages(), tmp_path / f"x.{format}", ("second", "first")
+    images = random_images(model, "float32", (9, 12), n=2)
+    ij.export(model, path, format, image_size=(9, 12), stages=stages, heat=True)
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        assert names == ["logits", "heat", *stages]
+        results = dict(zip(names, session.run(None, {"images": images}), strict=True))
+    else:
+        results = jax.export.deserialize(bytearray(path.read_bytes())).call(images)
+    assert set(results) == {"logits", "heat", *stages}
+    maps = ij.feature_extractor(model, stages)(images)
+    for name in stages:
+        compare(results[name], maps[name], "float32", name)
+    cam, some = explain.grad_cam(model), 0
+    for k in range(4):
+        heat, logits = cam(images, [k, k])
+        compare(results["logits"], logits, "float32", "logits")
+        resized = jax.image.resize(results["heat"][..., k], heat.shape, "bilinear")
+        largest = jnp.maximum(resized.max((1, 2), keepdims=True), jnp.finfo(heat.dtype).tiny)
+        compare(resized / largest, heat, "float32", f"heat of class {k}", 1.0)
+        some += (heat.max((1, 2)) == 1).sum()
+    assert some > 3  # of 8: some part of an image supports the class
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (TwoStages, {"stages": ["third"]}, "no stage 'third'"),
+        (TwoStages, {"stages": ["first", "first"]}, "named twice"),
+        (HiddenLayer, {"heat": True}, "HiddenLayer: its classifier is not one linear"),
+    ],
+)
+def test_no_such_output(kind, options, words, tmp_path):
+    with pytest.raises(ij.ExportError, match=words):
+        ij.export(kind(), tmp_path / "x.onnx", image_size=8, **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_program_runs_without_this_library(tmp_path):
@@ -404,11 +471,15 @@ def test_command(capsys, tmp_path, weights, monkeypatch):
         code, out, err = command(capsys, *words, format)
         assert (code, out, err) == (0, f"wrote {name}.{format}\n", "")
         check(model, Path(f"{name}.{format}"), expected, images, format)
-    code, out, _ = command(capsys, *words, "onnx", "-o", "y.onnx", "--normalise", "--embedding")
+    inside = ["--normalise", "--embedding", "--stages", "all", "--heat"]
+    code, out, _ = command(capsys, *words, "onnx", "-o", "y.onnx", *inside)
     assert (code, out) == (0, "wrote y.onnx\n")
     graph = onnx.load("y.onnx").graph
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert described(graph.output[0]) == ("embedding", ["batch", 128])
+    stages = [info.name for info in ij.feature_info(model)]
+    assert [output.name for output in graph.output] == ["embedding", "heat", *stages]
+    assert described(graph.output[1])[1] == [*described(graph.output[-1])[1][:3], model.num_classes]
     command(capsys, "export", name, "--weights", path, "--format", "onnx")
     assert described(onnx.load(f"{name}.onnx").graph.input[0])[1] == ["batch", 224, 224, 3]
 

@@ -191,6 +191,13 @@ def test_what_cannot_be_used_says_why():
     assert decode_crop(encode(gradient(1, 40_000), "PNG"), decoding.full_box, 8, 3).image.any()
 
 
+def test_a_png_that_was_cut_off_is_said_to_be():
+    data = encode(gradient(9, 9), "PNG")
+    for end in range(50, len(data)):
+        with pytest.raises(BadImageError, match=r"^PNG that was cut off before its end$"):
+            decode_whole(data[:end], 3)
+
+
 @pytest.mark.parametrize(
     "kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 )

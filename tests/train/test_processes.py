@@ -166,6 +166,21 @@ def test_sigterm_ends_processes_whose_batch_does_not_come(start, tmp_path, signa
     assert "resuming at step " in out
 
 
+def test_a_slice_that_comes_back_smaller_trains_on(start, tmp_path):
+    """Four devices of two hosts, then one: the batch, the images and the numbers are the same."""
+    options = [*STEPS, "--checkpoint-every", "1000"]
+    assert start(1, 1, *options, "--workdir", "one").end()[0][0] == 0
+    run = start(2, 2, *options, "--workdir", "w")
+    run.until("step 5/")
+    run.members[1].send_signal(signal.SIGTERM)
+    ends = run.end(300)
+    assert [code for code, *_ in ends] == [42, 42], ends
+    code, out, err = start(1, 1, *options, "--workdir", "w").end()[0]
+    assert code == 0, err
+    assert "1 cpu device(s) of 1 process(es): resuming at step" in out
+    assert_same(tmp_path / "one", tmp_path / "w")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_does_not_leave_the_others_hanging(start, how):
     """Killed, or hung, which a heartbeat finds."""

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from inception_jax.nn.layers import ConvBN, Linear, global_avg_pool
-from inception_jax.nn.rewrites import REWRITES
+from inception_jax.nn.rewrites import DEFAULT_REWRITES, REWRITES
 from train.config.fields import override
 from train.engine import functional
 from train.engine.augmentation import Augmentation
@@ -226,7 +226,12 @@ def test_a_batch_in_parts_without_statistics_is_the_batch():
 
 @pytest.mark.parametrize(
     "options",
-    [{"remat": True}, {"remat": True, "grad_accum": 2}, {"rewrites": ()}],
+    [
+        {"remat": True},
+        {"remat": True, "grad_accum": 2},
+        {"rewrites": ()},
+        {"rewrites": DEFAULT_REWRITES, "remat": True},
+    ],
 )
 def test_neither_rematerialisation_nor_rewritings_change_a_run(options):
     """With dropout, whose mask must be the same where it is drawn again."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from train.errors import UsageError
@@ -48,7 +48,7 @@ def flat(options: Any) -> dict[str, Any]:
 
 def as_json(options: Any) -> dict[str, Any]:
     """Returns all options by name, as stored in `config.json`."""
-    return {n: str(v) if isinstance(v, Path) else v for n, v in flat(options).items()}
+    return {n: str(v) if isinstance(v, os.PathLike) else v for n, v in flat(options).items()}
 
 
 def override(options: Options, values: Mapping[str, Any]) -> Options:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from inception_jax.parser import Parser, number, whole_number
+from train import storage
 from train.config import other_words
 from train.errors import UsageError
 
@@ -26,7 +27,7 @@ _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("N", whole_number),
     float: ("X", number),
     str: ("NAME", str),
-    Path: ("PATH", Path),
+    Path: ("PATH", storage.place),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from train import storage
 from train.data.datasets import ArraySource, Source, SubsetSource
 from train.data.image_folder import FolderSource
 from train.data.tfds_source import TfdsSource
@@ -57,6 +58,8 @@ def _files(source: FolderSource, indices: Sequence[int]) -> dict[str, Any]:
 
 def _sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray) -> bytes:
     """Returns the files' sizes as int64, -1 for one that cannot be found."""
+    if storage.is_remote(source.root):
+        return _object_sizes(source, indices, labels)
     root = Path(source.root) if source.split == "." else Path(source.root, source.split)
     folders = [os.fsencode(root / name) + b"/" for name in source.classes]
 
@@ -69,6 +72,16 @@ def _sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray) -> byt
     parts = zip(np.array_split(indices, _THREADS), np.array_split(labels, _THREADS), strict=True)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = [size for part in pool.map(sizes, parts) for size in part]
+    return np.array(found, np.int64).tobytes()
+
+
+def _object_sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray) -> bytes:
+    root = source.root if source.split == "." else f"{source.root}/{source.split}"
+    known = storage.sizes(root)
+    found = [
+        known.get(f"{source.classes[label]}/{os.fsdecode(source.file(index))}", -1)
+        for index, label in zip(indices.tolist(), labels.tolist(), strict=True)
+    ]
     return np.array(found, np.int64).tobytes()
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from inception_jax import folders
 from inception_jax.images import EXTENSIONS, BadImageError, read_file
 from inception_jax.notes import Counts, printable
+from train import storage
+from train.data.bucket_walk import BucketWalk
 from train.data.datasets import Dataset, Example, SubsetSource
 from train.data.options import DataOptions
 from train.errors import UsageError
@@ -60,14 +62,17 @@ class FolderSource:
         folder = self.classes[label] if self.split == "." else f"{self.split}/{self.classes[label]}"
         name = f"{folder}/{file.decode(errors='backslashreplace')}"  # always printable
         try:
-            data = read_file(os.path.join(self.root, folder, os.fsdecode(file)))
-            return Example(data, label, name)
+            return Example(self._read(folder, file), label, name)
         except BadImageError as error:
             raise BadImageError(str(error), name) from error
         except OSError as error:
             if error.errno in _MACHINE_ERRORS:
                 raise
             raise BadImageError(error.strerror or str(error), name) from error
+
+    def _read(self, folder: str, file: bytes) -> bytes:
+        path = os.path.join(self.root, folder, os.fsdecode(file))
+        return storage.read_bytes(path) if storage.is_remote(self.root) else read_file(path)
 
 
 def open_folder(
@@ -115,7 +120,7 @@ def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
         split = "train" if (root / "train").is_dir() else "."
         place = printable(root / split)
         note = f"no folder {' or '.join(_EVALUATION)}: all images in {place} are evaluated"
-    walk = folders.Walk(root / split, named_from=root)
+    walk = _walk(root / split, root)
     classes = _class_names(root / split, walk)
     images = list_images(root, split, classes, walk)
     passed_over = folders.passed_over_note(printable(root), len(images), walk.passed_over)
@@ -127,6 +132,12 @@ def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
 def has_test_images(root: Path, eval_split: str | None = None) -> bool:
     """Returns whether there is a folder of test images; see `open_test_folder`."""
     return _test_split(root, eval_split) is not None
+
+
+def _walk(folder: Path, root: Path) -> folders.Walk:
+    if storage.is_remote(folder):
+        return BucketWalk(folder, named_from=root)
+    return folders.Walk(folder, named_from=root)
 
 
 def _test_split(root: Path, eval_split: str | None) -> str | None:
@@ -162,12 +173,12 @@ def list_folder(
         train_split = "train" if found or (root / "train").is_dir() else "."
     if not (root / train_split).is_dir():
         raise UsageError(f"{root} has no folder {train_split!r}; {_expected(root)}")
-    walk = folders.Walk(root / train_split, named_from=root)
+    walk = _walk(root / train_split, root)
     classes = _class_names(root / train_split, walk)
     train = list_images(root, train_split, classes, walk)
     if found is None:
         return train, None, walk.passed_over
-    tested = folders.Walk(root / found, named_from=root)
+    tested = _walk(root / found, root)
     present = _class_names(root / found, tested)
     unknown = sorted(set(present) - set(classes))
     if unknown:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_jax import extras
+from train import storage
 from train.data.bad_images import BadImageError
 from train.data.datasets import Dataset, Example
 from train.errors import UsageError
@@ -82,6 +83,12 @@ def open_tfds(
     Raises:
         UsageError: if it does not exist, was prepared as TFRecord, or has no images with labels.
     """
+    if storage.is_remote(data_dir):
+        raise UsageError(
+            f"--data-dir {data_dir}: array_record's reader opens local files alone. Copy the data "
+            "set to a disk, mount the bucket (gcsfuse), or keep the images themselves in the "
+            "bucket: --dataset folder"
+        )
     tfds = _tfds()
     folder = _version_folder(name, data_dir)
     try:

@@ -57,7 +57,9 @@ def begin(*, verbose: bool) -> None:
 
 def workdir(folder: Path) -> None:
     """Tells the watcher where to write `error.log`."""
-    _tell({"workdir": str(folder.absolute())})
+    from train import storage  # not before the watcher is forked
+
+    _tell({"workdir": str(storage.absolute(folder))})
 
 
 def say(line: str | None) -> None:
@@ -123,10 +125,12 @@ def _post_mortem(folder: str | None) -> str:
     else:
         reason = f"the process was killed; {_RESUME}"
     if folder and printed:
-        path = Path(folder, "error.log")
+        from train import storage
+
         try:
+            path = storage.place(folder) / "error.log"
             path.write_text(printed)
-        except OSError:
+        except Exception:  # whatever it is, that line has to be said
             return f"error: {reason}"
         return f"error: {reason} (trace: {one_line(str(path))})"
     return f"error: {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -35,12 +36,11 @@ def write(error: BaseException, folder: Path | None, process: int = 0) -> Path |
             last_line.native_output(),
         ]
     )
-    places = [folder / name] if folder is not None and folder.is_dir() else []
-    places.append(Path(tempfile.gettempdir(), f"inception_jax-{os.getpid()}-{name}"))
-    for path in places:
-        try:
-            path.write_text(text, errors="backslashreplace")
-        except OSError:  # a full disk, perhaps the very error
-            continue
-        return path
+    elsewhere = Path(tempfile.gettempdir(), f"inception_jax-{os.getpid()}-{name}")
+    for path in (folder / name if folder is not None else None, elsewhere):
+        # A full disk, a bucket that does not answer: perhaps the very error.
+        with contextlib.suppress(Exception):
+            if path is not None and path.parent.is_dir():
+                path.write_bytes(text.encode(errors="backslashreplace"))
+                return path
     return None

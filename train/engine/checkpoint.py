@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import json
 import logging
-import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,11 +18,13 @@ import numpy as np
 from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
+from train import storage
 from train.engine.step import TrainState
 from train.errors import TrainingError, UsageError
 from train.hosts import processes
 
 _CHECKSUMS, _RUN, _RUN_CHECKSUM = "crc32", "run", "run_crc32"
+_COMMITTED = "commit_success.txt"  # Orbax's mark of a whole checkpoint in a bucket
 # What the system and its translators call a full disk.
 _NO_SPACE = ("No space left", "Disk quota exceeded", "Errno 28")
 _LOG = logging.getLogger("inception_jax.checkpoints")
@@ -32,9 +33,9 @@ _LOG = logging.getLogger("inception_jax.checkpoints")
 class Checkpoints:
     """The checkpoints of a workdir; a context manager.
 
-    Orbax writes checkpoints asynchronously, and renames a finished one into place, which is atomic.
-    But it restores a flipped bit as a wrong number without an error, so every array also has a
-    checksum.
+    Orbax writes checkpoints asynchronously. It renames a finished one into place, which is atomic;
+    in a bucket, it marks a finished one. But it restores a flipped bit as a wrong number without an
+    error, so every array also has a checksum.
 
     Args:
         workdir: folder in which `checkpoints/` is created.
@@ -54,8 +55,8 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self._sharding = sharding
-        self._folder = workdir.absolute() / "checkpoints"
-        self._damaged = workdir.absolute() / "damaged_checkpoints"
+        self._folder = storage.absolute(workdir) / "checkpoints"
+        self._damaged = storage.absolute(workdir) / "damaged_checkpoints"
         self._keep = keep
         self._run = dict(run or {})
         self._read_only = read_only
@@ -142,7 +143,7 @@ class Checkpoints:
             _as_dict(like),
         )
         damaged: dict[int, str] = {}
-        for step in _on_disk(self._folder):
+        for step in _saved_steps(self._folder):
             self._check_readable(step)
             tree, reason = self._load(step, abstract)
             if processes.all_agree(tree is not None):
@@ -185,6 +186,8 @@ class Checkpoints:
         Raises:
             TrainingError: with the file and the reason.
         """
+        if storage.is_remote(self._folder):
+            return  # who may read one object of a bucket may read all
         for path in (self._folder / str(step)).rglob("*"):
             try:
                 if path.is_file():
@@ -280,7 +283,7 @@ class Checkpoints:
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:
     """Returns the description of the run in the newest readable checkpoint, or None."""
-    for step in _on_disk(workdir.absolute() / "checkpoints"):
+    for step in _saved_steps(storage.absolute(workdir) / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))
         run = metadata.get(_RUN)
         if run and metadata.get(_RUN_CHECKSUM) == crc(run):
@@ -297,11 +300,13 @@ def saved_metadata(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _on_disk(folder: Path) -> list[int]:
+def _saved_steps(folder: Path) -> list[int]:
     """Returns the saved steps, newest first, damaged or not."""
-    return sorted(
-        (int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True
-    )
+    if storage.is_remote(folder):  # an unfinished one has its name from the start, but no mark
+        found = [path.parent for path in storage.matches(folder, f"*/{_COMMITTED}")]
+    else:
+        found = list(folder.glob("*"))
+    return sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True)
 
 
 def _move(path: Path, folder: Path) -> None:
@@ -309,7 +314,7 @@ def _move(path: Path, folder: Path) -> None:
     target, number = folder / path.name, 2
     while target.exists():
         target, number = folder / f"{path.name}-{number}", number + 1
-    shutil.move(path, target)
+    storage.move(path, target)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

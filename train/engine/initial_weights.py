@@ -14,6 +14,7 @@ from inception_jax.weights import files, hub
 from inception_jax.weights.loading import unfit_heads
 from inception_jax.weights.weight_file import METADATA_KEY, open_weights, spec_of
 from inception_jax.weights.weights_error import WeightsError
+from train import storage
 from train.errors import UsageError
 from train.hosts import processes
 
@@ -24,6 +25,8 @@ def start_file(path: Path) -> Path:
     Raises:
         UsageError: if there is none.
     """
+    if storage.is_remote(path):
+        raise UsageError(f"--init-from {path}: copy it to a local disk, and name that")
     try:
         file = hub.weights_in(path)
     except FileNotFoundError as error:

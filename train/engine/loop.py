@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from train import storage
 from train.ending import sigterm
 from train.engine.checkpoint import Checkpoints
 from train.engine.evaluation import Evaluation, Interrupted
@@ -151,6 +152,7 @@ class Loop:
         self._check(done)  # no checkpoint of a state that is not finite
         self.still_ours()
         with self.reporter.away(), self.stop.busy():
+            self.reporter.flush()  # a run that resumes here finds all lines up to here
             top1 = evaluation.metrics["eval_top1"] if evaluation else None
             self.checkpoints.save(self.job.state, top1)
 
@@ -245,12 +247,14 @@ class Loop:
             yield
             return
         if step == max(first, self.start):
-            jax.profiler.start_trace(str(self.workdir / "profile"))
+            self.traces = storage.Mirror(self.workdir / "profile")
+            jax.profiler.start_trace(str(self.traces.folder))
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
         if step == min(stop, self.job.total) - 1:
             jax.block_until_ready(self.job.state)
             jax.profiler.stop_trace()
+            self.traces.close()
             self.reporter.say(f"profile of steps {first} to {stop}: {self.workdir}/profile")
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.outputs import atomic_write
 from train.engine.evaluation import Evaluation, confusion
 from train.engine.job import Job
 from train.report import plots
+from train.storage import atomic_write
 
 Result = dict[str, Any]
 
@@ -51,7 +51,8 @@ def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Eval
     for part in jax.device_get(job.state.averaged):
         nnx.update(job.model, part)
     job.model.training = {"dataset": job.dataset.name, "recipe": recipe, "result": result}
-    ij.save_weights(job.model, workdir / "weights.safetensors")
+    with atomic_write(workdir / "weights.safetensors") as partial:
+        ij.save_weights(job.model, partial)
     with atomic_write(workdir / "result.json") as partial:
         partial.write_text(json.dumps(result) + "\n")
 

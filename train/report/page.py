@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from inception_jax.outputs import atomic_write
 from train.report.charts import Line, chart
+from train.storage import atomic_write
 
 _MATRIX = 20  # classes, at most, of which a matrix is shown
 _ROWS = 20  # of a table that is not unfolded

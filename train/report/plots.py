@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from inception_jax.outputs import atomic_write
 from train.report.reporter import read_metrics
 from train.report.text import drawable
+from train.storage import atomic_write
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from inception_jax.outputs import atomic_write
+from train import storage
 from train.hosts import hardware, processes
 from train.report.report_options import ReportOptions
+
+_LOG = logging.getLogger("inception_jax.report")
 
 
 @dataclasses.dataclass
@@ -39,14 +42,15 @@ class Reporter:
 
     def __post_init__(self) -> None:
         self._main = processes.is_main()
-        self._path = self.workdir / "metrics.jsonl"
+        path = self.workdir / "metrics.jsonl"
         self._peak = hardware.peak_flops(jax.devices()[0].device_kind)
         self._bar = None
         self._sinks: list[Any] = []
         if self._main:
             kept = [line for line in read_metrics(self.workdir) if line["step"] <= self.start]
-            with atomic_write(self._path) as partial:
+            with storage.atomic_write(path) as partial:
                 partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            self._log = storage.Log(path)
             if self.options.tensorboard:
                 self._sinks.append(_TensorBoard(self.workdir, self.start))
             if self.options.wandb:
@@ -106,6 +110,14 @@ class Reporter:
             f"evaluated at step {step}  top-1 {metrics['eval_top1']:.2%}  {top5}"
             f"loss {metrics['eval_loss']:.4f}  ({metrics['eval_examples']} images)"
         )
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what was reported so far, of which a bucket gets a part now and then."""
+        if self._main:
+            self._log.flush()
+            for sink in self._sinks:
+                sink.flush()
 
     @contextlib.contextmanager
     def away(self, *, once: bool = False) -> Iterator[None]:
@@ -144,14 +156,17 @@ class Reporter:
         """Closes the progress bar and all outputs."""
         if self._bar is not None:
             self._bar.close()
-        for sink in self._sinks:
-            sink.close()
+        ends = [self._log.flush] if self._main else []
+        for end in [*ends, *(sink.close for sink in self._sinks)]:
+            try:
+                end()
+            except Exception as error:  # not in place of the one that ends the run
+                _LOG.warning("the last lines are not written: %s", error)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         if not self._main:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        self._log.append(json.dumps(entry))
         for sink in self._sinks:
             sink.write(entry)
 
@@ -160,16 +175,22 @@ class _TensorBoard:
     def __init__(self, workdir: Path, start: int):
         from tensorboardX import SummaryWriter  # which takes a second: it imports torch for itself
 
-        folder = str(workdir / "tensorboard")
+        self._mirror = storage.Mirror(workdir / "tensorboard")
         # Hides entries of a killed run after the step at which this run resumes.
-        self._writer = SummaryWriter(folder, purge_step=start + 1 if start else None)
+        purge_step = start + 1 if start else None
+        self._writer = SummaryWriter(str(self._mirror.folder), purge_step=purge_step)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         for name, value in _numbers(entry).items():
             self._writer.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
 
+    def flush(self) -> None:
+        self._writer.flush()
+        self._mirror.flush()
+
     def close(self) -> None:
         self._writer.close()
+        self._mirror.close()
 
 
 class _Wandb:
@@ -177,10 +198,10 @@ class _Wandb:
         import wandb  # pyright: ignore[reportMissingImports]  # optional
 
         # The name of the workdir, so that the same command resumes the same run.
-        name = workdir.absolute().name
+        name = storage.absolute(workdir).name
         self._run = wandb.init(
             project=project,
-            dir=str(workdir),
+            dir=None if storage.is_remote(workdir) else str(workdir),
             name=name,
             id=name,
             resume="allow",
@@ -190,6 +211,9 @@ class _Wandb:
     def write(self, entry: Mapping[str, Any]) -> None:
         named = {f"{entry['kind']}/{name}": value for name, value in _numbers(entry).items()}
         self._run.log(named, step=entry["step"])
+
+    def flush(self) -> None:
+        """Does nothing: it sends by itself."""
 
     def close(self) -> None:
         self._run.finish()

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from inception_jax.crops import described
+from train import storage
 from train.config import fields
 from train.data.datasets import Dataset
 from train.engine import results, schedule
@@ -195,7 +196,7 @@ def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result
 def keep_compiled(config: Config) -> None:
     """Enables jax's cache of compiled programs in the workdir, unless configured otherwise."""
     if config.run.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = config.run.workdir.absolute() / "xla_cache"
+        folder = storage.absolute(config.run.workdir) / "xla_cache"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

@@ -12,8 +12,9 @@ from typing import Any, TypeGuard
 
 import safetensors
 
-from inception_jax.outputs import atomic_write
+from train import storage
 from train.errors import TrainingError, UsageError
+from train.storage import atomic_write
 from train.workdir import identity
 from train.workdir.identity import Identity
 
@@ -46,13 +47,18 @@ def prepare(workdir: Path) -> None:
         UsageError: if it cannot be.
         TrainingError: if its disk is full.
     """
+    if storage.is_remote(workdir) and not str(workdir).startswith("gs://"):
+        raise UsageError(
+            f"--workdir {workdir}: checkpoints are written to a disk or to gs://BUCKET/FOLDER"
+        )
     probe = workdir / ".writable"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if not storage.is_remote(workdir):  # where it would make a bucket of a wrong name
+            workdir.mkdir(parents=True, exist_ok=True)
         probe.write_text("writable")
         probe.unlink()
-    except OSError as error:
-        if error.errno in _NO_SPACE:
+    except Exception as error:  # those of buckets have no base of their own
+        if getattr(error, "errno", None) in _NO_SPACE:
             raise full(workdir) from None
         raise UsageError(f"--workdir {workdir}: cannot be written to ({error})") from None
 
@@ -134,7 +140,7 @@ def write(workdir: Path, claim: Claim) -> None:
 
 def has_checkpoints(workdir: Path) -> bool:
     """Returns whether a workdir holds checkpoints, whole or not."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return any(path.name.isdigit() for path in storage.matches(workdir / "checkpoints", "*"))
 
 
 def holds_run_from(workdir: Path, init_from: Path) -> bool:
@@ -148,7 +154,7 @@ def holds_run_from(workdir: Path, init_from: Path) -> bool:
     if options is None:
         return True
     start = options.get("init_from")
-    return start is not None and Path(start).absolute() == init_from.absolute()
+    return start is not None and Path(start).absolute() == storage.absolute(init_from)
 
 
 def stored_options(workdir: Path) -> dict[str, Any] | None:
@@ -220,7 +226,10 @@ def _other_classes(workdir: Path, own: Identity) -> str | None:
     """Compares with the classes in the weights that a run of an earlier version left."""
 
     def facts() -> dict[str, Any]:
-        with safetensors.safe_open(workdir / _RESULTS[0], framework="np") as file:
+        with (
+            storage.local_copy(workdir / _RESULTS[0]) as path,
+            safetensors.safe_open(path, framework="np") as file,
+        ):
             return json.loads(file.metadata()["inception_jax"])
 
     found = _attempt(facts) or {}

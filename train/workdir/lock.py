@@ -1,7 +1,8 @@
 """One run at a time in a workdir: `run.lock` names the process that works there.
 
-The file is created exclusively, which holds on network file systems too, and its time of change is
-a heartbeat. Times are compared with each other only, never with this machine's clock.
+The file is created exclusively, which holds on network file systems and in buckets too, and its
+time of change is a heartbeat. Times are compared with each other only, never with this machine's
+clock.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train import storage
 from train.ending import sigterm
 from train.errors import TrainingError, UsageError
 
@@ -93,12 +95,14 @@ class Lock:
     def __init__(self, workdir: Path):
         self._path = workdir / _NAME
         self._own = Holder.this()
-        while not self._create():
+        self._text = json.dumps(dataclasses.asdict(self._own))
+        while not storage.create(self._path, self._text):
             self._take_over()
         for path in workdir.glob(_PARTIAL):
             path.unlink(missing_ok=True)
         self._ended = threading.Event()
-        threading.Thread(target=self._beat, name="run.lock", daemon=True).start()
+        self._heart = threading.Thread(target=self._beat, name="run.lock", daemon=True)
+        self._heart.start()
         sigterm.before_hard_end(self.release)
 
     def check(self) -> None:
@@ -117,28 +121,21 @@ class Lock:
     def release(self) -> None:
         """Deletes the lock if it is still this process's."""
         self._ended.set()
+        if storage.is_remote(self._path):  # a beat on its way would create the lock again
+            self._heart.join(_HEARTBEAT_SECONDS)
         holder = _read(self._path)
         if holder is not None and holder.token == self._own.token:
             self._path.unlink(missing_ok=True)
-
-    def _create(self) -> bool:
-        try:
-            descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
-        try:
-            with open(descriptor, "w") as file:
-                json.dump(dataclasses.asdict(self._own), file)
-        except OSError:  # a full disk
-            self._path.unlink(missing_ok=True)
-            raise
-        return True
 
     def _take_over(self) -> None:
         """Removes the lock of a process that has ended; returns if it is gone."""
         try:
             holder, reason = self._dead_holder()
         except FileNotFoundError:
+            return
+        if storage.is_remote(self._path):
+            if storage.remove_if(self._path, lambda text: _parsed(text) == holder):
+                _report(holder, reason)
             return
         aside = self._path.with_name(f"{_NAME}.{self._own.token}")
         try:
@@ -152,8 +149,7 @@ class Lock:
             aside.unlink()
             return
         aside.unlink()
-        who = holder or "a process that wrote no name"
-        print(f"note: took over the lock of {who}: {reason}", file=sys.stderr)
+        _report(holder, reason)
 
     def _dead_holder(self) -> tuple[Holder | None, str]:
         """Returns whose lock it is, and how it is known that the process has ended.
@@ -165,7 +161,7 @@ class Lock:
         holder = _read(self._path)
         if holder is not None and holder.is_dead():
             return holder, "it has ended"
-        first, end = _time(self._path), time.monotonic() + _STALE_SECONDS
+        first, end = storage.changed(self._path), time.monotonic() + _STALE_SECONDS
         if holder is not None and holder.machine == _machine():
             raise self._in_use(holder)
         said = False
@@ -180,7 +176,7 @@ class Lock:
                 )
             said = True
             time.sleep(_HEARTBEAT_SECONDS / 5)
-            if _time(self._path) != first or _read(self._path) != holder:
+            if storage.changed(self._path) != first or _read(self._path) != holder:
                 raise self._in_use(_read(self._path) or holder)
         return holder, f"no sign of life for {_STALE_SECONDS:.0f} s"
 
@@ -192,10 +188,10 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._ended.wait(_HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # `check` finds a lock that is lost
+            with contextlib.suppress(Exception):  # `check` finds a lock that is lost
                 holder = _read(self._path)
                 if holder is not None and holder.token == self._own.token:
-                    os.utime(self._path)
+                    storage.touch(self._path, self._text)
 
 
 @contextlib.contextmanager
@@ -216,26 +212,35 @@ def _read(path: Path) -> Holder | None:
     """Returns whom a lock names; None if that cannot be read, or there is no lock."""
     for _ in range(5):
         try:
-            found: Any = json.loads(path.read_text())
-            return Holder(**found)
+            if holder := _parsed(path.read_text()):
+                return holder
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError):  # being written at this moment, or damaged
-            time.sleep(0.1)
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.1)  # being written at this moment, or damaged
     return None
 
 
-def _time(path: Path) -> float:
-    with path.open("rb") as file:  # opening asks the server, where looking may not
-        return os.fstat(file.fileno()).st_mtime
+def _parsed(text: str) -> Holder | None:
+    try:
+        found: Any = json.loads(text)
+        return Holder(**found)
+    except (ValueError, TypeError):
+        return None
+
+
+def _report(holder: Holder | None, reason: str) -> None:
+    who = holder or "a process that wrote no name"
+    print(f"note: took over the lock of {who}: {reason}", file=sys.stderr)
 
 
 def _now(folder: Path) -> float:
     """The time by the clock of the file system."""
     probe = folder / f".now.{uuid.uuid4().hex}"
     try:
-        probe.touch()
-        return probe.stat().st_mtime
+        storage.create(probe, "")
+        return storage.changed(probe)
     finally:
         probe.unlink(missing_ok=True)
 

@@ -1,0 +1,131 @@
+"""Times reading images from a bucket on loopback against local files: docs/input_pipeline.md.
+
+    python benchmarks/bucket_reading.py
+
+Needs the extra `test`, which has a storage server. Loopback has no distance: what a real bucket
+adds is the time of an answer, which `--answer-ms` stands for by waiting before each image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import page
+from benchmarks.input_pipeline import make_photos
+from tests.helpers import buckets
+from train import storage
+from train.data.datasets import Source
+from train.data.open_dataset import open_dataset
+from train.data.options import InputOptions
+from train.data.pipeline import train_batches
+
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(page.Pages):
+    """Time reading from a bucket."""
+
+    photos: int = 256
+    """Synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
+    threads: int = 16
+    """Threads that read at the same time, as those of the input pipeline do."""
+    answer_ms: float = 20.0
+    """Milliseconds of a real bucket's answer, waited for before each image in one row."""
+    repeats: int = 3
+    """How often everything is timed."""
+    batches: int = 24
+    """Batches of 32 over which the whole pipeline is timed."""
+
+
+def folder(root: Path, photos: list[bytes]) -> None:
+    """Writes photos as a data set of one class."""
+    for split, chosen in (("train", photos), ("val", photos[:1])):
+        (root / split / "class").mkdir(parents=True)
+        for i, photo in enumerate(chosen):
+            (root / split / "class" / f"{i:04}.jpg").write_bytes(photo)
+
+
+def reading(source: Source, threads: int, wait: float = 0.0) -> float:
+    """Images a second that some threads read."""
+
+    def read(index: int) -> int:
+        time.sleep(wait)
+        return len(source[index].image)
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        count = sum(size > 0 for size in pool.map(read, range(len(source))))
+    return count / (time.perf_counter() - start)
+
+
+def pipeline(dataset, batches: int) -> float:
+    """Images a second of files to batches, in this process, without its start."""
+    inputs = InputOptions(299, "inception", workers=0)
+    with train_batches(dataset, inputs, 0, batches + 1, BATCH, 0) as found:
+        next(found)
+        start = time.perf_counter()
+        shown = sum(len(batch["label"]) for batch in found)
+        return shown / (time.perf_counter() - start)
+
+
+def methods(
+    local: Path, remote: Path, options: Options
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """What is timed, in turn."""
+    here, there = (open_dataset("folder", place) for place in (local, remote))
+    many, wait = options.threads, options.answer_ms / 1e3
+    yield "local files, 1 thread", lambda: reading(here.train, 1)
+    yield "bucket, 1 thread", lambda: reading(there.train, 1)
+    yield f"local files, {many} threads", lambda: reading(here.train, many)
+    yield f"bucket, {many} threads", lambda: reading(there.train, many)
+    name = f"bucket, {many} threads, {options.answer_ms:g} ms an answer"
+    yield name, lambda: reading(there.train, many, wait)
+    yield "files to batches, local", lambda: pipeline(here, options.batches)
+    yield "files to batches, bucket", lambda: pipeline(there, options.batches)
+
+
+def main(options: Options) -> None:
+    """Times everything and writes the table."""
+    photos = make_photos(options.photos, 375, 500, 0)
+    speeds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as work, buckets.server(Path(work, "server")) as server:
+        os.environ.update(server.env)
+        local = Path(work, "local")
+        folder(local, photos)
+        remote = storage.place(f"gs://{buckets.BUCKET}/images")
+        storage.filesystem(remote).put(f"{local}/", f"{remote}/", recursive=True)
+        timed = list(methods(local, remote, options))
+        for _ in range(options.repeats):
+            for name, method in timed:
+                speeds.setdefault(name, []).append(method())
+                print(f"{name}: {speeds[name][-1]:.0f} images/s", file=sys.stderr)
+    kilobytes = sum(map(len, photos)) / len(photos) / 1e3
+    rows = [
+        [name, *(f"{x:.0f}" for x in (min(v), statistics.median(v), max(v))),
+         f"{statistics.median(v) * kilobytes / 1e3:.0f}"]
+        for name, v in speeds.items()
+    ]  # fmt: skip
+    setting = (
+        f"{len(photos)} synthetic photos of 500x375 with {kilobytes:.0f} kB on average; a storage "
+        f"server on loopback; {options.repeats} repeats, wall time. "
+        f"{page.machine('gcsfs', 'grain')}"
+    )
+    head = ["what is read", "images/s: slowest", "middle", "fastest", "MB/s"]
+    page.publish(options.docs / "input_pipeline.md", "bucket", setting, page.table(head, rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,170 @@
+"""Makes the networks of the page where one can play: trains, exports, checks and writes them.
+
+From a checkout with `pip install -e ".[train,onnx]"`:
+
+    python examples/play/make.py
+
+A run that is complete is not trained again. Everything that the page needs is then in docs/play/:
+an ONNX file for each network, a picture of each class, and networks.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import jax
+import numpy as np
+import onnxruntime
+from flax import nnx
+from PIL import Image
+
+import inception_jax as ij
+from inception_jax import explain
+from inception_jax.cli import commands
+from train.data.open_dataset import open_dataset
+
+# Options of the training command. At 64 pixels, the demo's size, the last map of Inception V1 has
+# 2x2 pixels, too few for a heat map; Xception's has 3x3 as it is.
+NETWORKS: dict[str, list[str]] = {"inception_v1": ["--image-size", "112"], "xception": []}
+
+SIDE = 28  # of the pictures that the networks are trained on
+LARGEST = 10_000_000  # bytes of all files together: they are in git
+TOLERANCE = 1e-4  # of the largest value; float32 rounding in another order of operations
+
+
+def main() -> None:
+    """Trains what is not trained yet, and writes docs/play/."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "play", metavar="DIR",
+                        help="folder of the two runs; default: runs/play")  # fmt: skip
+    parser.add_argument("--to", type=Path, default=ROOT / "docs" / "play", metavar="DIR",
+                        help="folder to write to; default: docs/play")  # fmt: skip
+    args = parser.parse_args()
+    args.to.mkdir(parents=True, exist_ok=True)
+    labels, pictures = samples()
+    networks, logits = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = [Path(folder, f"{name}.onnx") for name in NETWORKS]
+        for path in made:
+            facts, logits[path.stem] = network(path, args.runs / path.stem, pictures)
+            networks.append(facts)
+        size = sum(path.stat().st_size for path in made)
+        if size > LARGEST:
+            raise SystemExit(f"the networks have {size:,} bytes together; {LARGEST:,} are allowed")
+        for path in made:
+            (args.to / path.name).write_bytes(path.read_bytes())
+    entries = []
+    (args.to / "samples").mkdir(exist_ok=True)
+    for i, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
+        file = f"samples/{label.lower().replace(' ', '_')}.png"
+        Image.fromarray(picture).save(args.to / file, optimize=True)
+        values = {name: [round(float(x), 6) for x in rows[i]] for name, rows in logits.items()}
+        entries.append({"file": file, "label": label, "logits": values})
+    (args.to / "networks.json").write_text(
+        f'{{"networks": {lines(networks)}, "samples": {lines(entries)}}}\n', encoding="utf-8"
+    )
+    print(f"wrote {args.to}: {size:,} bytes of networks, {len(entries)} samples")
+
+
+def samples() -> tuple[list[str], list[np.ndarray]]:
+    """Returns each class' name, and its first test picture, uint8 [28, 28]."""
+    data = open_dataset("fashion_mnist")
+    first: dict[int, np.ndarray] = {}
+    for i in range(len(data.test)):
+        pixels, label, _ = data.test[i]
+        first.setdefault(int(label), np.asarray(pixels).squeeze())
+    return list(data.classes), [first[k] for k in range(len(data.classes))]
+
+
+def network(path: Path, run: Path, pictures: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
+    """Trains and exports a network.
+
+    Args:
+        path: of the ONNX file to write, named after the network.
+        run: folder of the training run.
+        pictures: uint8 [28, 28] each.
+
+    Returns:
+        What the page has to know of it, and its logits of the pictures by onnxruntime.
+    """
+    command = ["train/main.py", "--arch", path.stem, *NETWORKS[path.stem]]
+    trained = subprocess.run(
+        [sys.executable, *command, "--workdir", str(run)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    if trained.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {trained.returncode}")
+    result = json.loads(trained.stdout.splitlines()[-1])
+    exported = commands.main(["export", str(run), "-o", str(path), "--stages", "all", "--heat"])
+    if exported:
+        raise SystemExit(f"the export of {run} ended with {exported}")
+    model = ij.load(run)
+    info = model.info
+    if (info.crop, info.interpolation, info.mean, info.std) != (
+        "squash", "bilinear_torch", (0.5,), (0.5,),
+    ):  # fmt: skip
+        raise SystemExit(f"src/pixels.js does not prepare images as {path.stem} needs: {info}")
+    images = np.concatenate([ij.preprocess(model, picture) for picture in pictures])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    results: Any = session.run(None, {"images": images})
+    outputs: dict[str, np.ndarray] = dict(zip(names, results, strict=True))
+    stages = [stage.name for stage in ij.feature_info(model)]
+    check(model, images, outputs, stages)
+    facts = {
+        "name": path.stem,
+        "file": path.name,
+        "command": " ".join(["python", *command]),
+        "size": info.input_size,
+        "parameters": count(model) - sum(count(getattr(model, aux)) for aux in model.aux_names),
+        "top1": result["eval_top1"],
+        "classes": list(model.classes or ()),
+        "stages": stages,
+    }
+    return facts, outputs["logits"]
+
+
+def count(module: Any) -> int:
+    """Returns the number of parameters of a module; of none, 0."""
+    return sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param))) if module else 0
+
+
+def lines(entries: list[dict[str, Any]]) -> str:
+    """Returns entries as JSON, a line each."""
+    return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]"
+
+
+def check(
+    model: Any, images: np.ndarray, outputs: dict[str, np.ndarray], stages: list[str]
+) -> None:
+    """Compares a program's outputs with the network in JAX."""
+    maps = ij.feature_extractor(model, stages)(images)
+    cam = explain.grad_cam(model)
+    for name in stages:
+        equal(name, outputs[name], maps[name])
+    for k in range(outputs["logits"].shape[1]):
+        heat, logits = cam(images, [k] * len(images))
+        equal("logits", outputs["logits"], logits)
+        resized = jax.image.resize(outputs["heat"][..., k], heat.shape, "bilinear")
+        largest = np.maximum(resized.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
+        equal("heat", resized / largest, heat)
+
+
+def equal(what: str, ours: Any, theirs: Any) -> None:
+    """Ends with an error where two arrays differ by more than TOLERANCE of the largest value."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    worst = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    if not worst <= TOLERANCE:
+        raise SystemExit(f"{what}: the ONNX file differs from the network by {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()

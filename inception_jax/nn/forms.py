@@ -1,0 +1,47 @@
+"""The form in which an operation is computed: chosen by the platform that runs the program."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+from jax import lax
+
+Form = Literal["shifted", "native", "dense"]
+
+_forced = jax.make_user_context(None)
+
+
+@contextlib.contextmanager
+def forced_form(form: Form) -> Iterator[None]:
+    """Traces with one form on every platform, for tests and counts that depend on it."""
+    with _forced(form):
+        yield
+
+
+def by_platform(
+    shifted: Callable, native: Callable, *args, dense: Callable | None = None
+) -> Callable:
+    """Returns a function of arrays that takes the form of the platform it is lowered for.
+
+    Args:
+        shifted: form of CPUs.
+        native: form of TPUs, GPUs and others.
+        args: further arguments of all forms, after the arrays.
+        dense: form of TPUs, where it differs.
+    """
+    forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
+    forms = {name: functools.partial(trailing, form, args) for name, form in forms.items()}
+    if _forced.value is not None:
+        return forms[_forced.value]
+    chosen = {"cpu": forms["shifted"], "default": forms["native"]}
+    chosen |= {"tpu": forms["dense"]} if dense else {}
+    return lambda *arrays: lax.platform_dependent(*arrays, **chosen)
+
+
+def trailing(function: Callable, args: tuple, *arrays: jax.Array) -> jax.Array:
+    """Calls a function with arrays, then other arguments."""
+    return function(*arrays, *args)

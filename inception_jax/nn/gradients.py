@@ -1,0 +1,184 @@
+"""Gradients of convolutions in the form that CPUs run fastest: the rewriting `gradients`.
+
+XLA's CPU backend computes a kernel's gradient as a convolution whose window is the whole map, and
+writes the gradient of a shifted slice as a padded map of its own. The same sums take a third of the
+time, or less, as products of matrices and sums of shifted slices.
+
+A function with such a gradient has reverse-mode derivatives of any order, and forward-mode
+derivatives of its gradient. JAX refuses its first derivative in forward mode (`jax.jvp`): trace
+without the rewriting for that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from inception_jax.nn.windows import Padding, padded, pads, shifts, span, weighted_sum
+
+Convolve = Callable[..., jax.Array]
+"""Maps [n, h, w, c], a kernel, and further arguments that are no arrays, to [n, h, w, d]."""
+
+_LARGE_MAP = 64 * 64  # pixels; of smaller maps XLA's own gradient is as fast
+_MOST_PIECES = 8  # so that no program grows with the batch
+_LEAST_CHANNELS = 64  # a product of fewer does not fill the processor's vectors
+
+
+def pointwise(multiply: Convolve) -> Convolve:
+    """Gives a 1x1 convolution of stride 1 its gradient: two products."""
+
+    def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return g @ kernel[0, 0].T
+
+    def of_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return _product(x, g)[None, None]
+
+    return _with_gradient(multiply, of_input, of_kernel)
+
+
+def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) -> Convolve:
+    """Gives a convolution of a window of several pixels its kernel's gradient, in pieces.
+
+    A large map's gradient is summed over images, because XLA takes up to five times as long for all
+    at once. Strided and upright kernels get one product for each tap. Other shapes keep XLA's own
+    gradient, which is as fast.
+
+    Args:
+        convolve: of x, the kernel and `args`.
+        x: [n, h, w, c]; only its shape matters.
+        kernel: [kh, kw, c, d]; only its shape matters.
+        args: stride and padding.
+
+    Returns:
+        The function with its gradient, or as it is.
+    """
+    (kh, kw, channels, _), (stride, _) = kernel.shape, args
+    pixels = x.shape[1] * x.shape[2]
+    if stride == 1 and pixels >= _LARGE_MAP:
+        of_kernel = functools.partial(_by_images, *args)
+    elif (stride > 1 or (kw == 1 and kh > 1)) and channels >= _LEAST_CHANNELS:
+        of_kernel = functools.partial(_by_taps, *args)
+    else:
+        return convolve
+
+    def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: convolve(x, kernel, *args), x)[1](g)[0]
+
+    return _with_gradient(convolve, of_input, of_kernel)
+
+
+def _by_taps(
+    stride: int, padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array
+) -> jax.Array:
+    kh, kw = kernel.shape[:2]
+    x = padded(x, (kh, kw), stride, padding)
+    rows = shifts(x, kh, stride, 1)
+    taps = [_product(tap, g) for row in rows for tap in shifts(row, kw, stride, 2)]
+    return jnp.stack(taps).reshape(kernel.shape)
+
+
+def _by_images(
+    stride: int, padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array
+) -> jax.Array:
+    kh, kw = kernel.shape[:2]
+    borders = [pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], (kh, kw), strict=True)]
+    # Each piece has an image of every stretch of the batch: of a batch that is spread over devices,
+    # each device then has its share of every piece.
+    pieces = max(n for n in range(1, _MOST_PIECES + 1) if x.shape[0] % n == 0)
+    x, g = (a.reshape(-1, pieces, *a.shape[1:]) for a in (x, g))
+    return functools.reduce(
+        lax.add,
+        [
+            lax.conv_general_dilated(
+                x[:, i], g[:, i], (1, 1), borders, dimension_numbers=("CHWN", "IHWO", "HWNC")
+            )
+            for i in range(pieces)
+        ],
+    )
+
+
+def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
+    """Gives a depthwise convolution of stride 1, of one filter a channel, its gradients.
+
+    The input's is the same sum of shifted slices with the kernel turned round. The kernel's adds
+    up, row by row, a map [n, w, c] for each of the kernel's pixels: sums over whole maps are
+    slower.
+    """
+
+    def spans(kernel: jax.Array) -> tuple[int, int]:
+        return span(kernel.shape[0], dilation), span(kernel.shape[1], dilation)
+
+    def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        widths = []
+        for n, s in zip(x.shape[1:3], spans(kernel), strict=True):
+            low, high = pads(n, s, 1, padding)
+            widths.append((s - 1 - low, s - 1 - high, 0))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        g = lax.pad(g.astype(wide), jnp.zeros((), wide), ((0, 0, 0), *widths, (0, 0, 0)))
+        turned = kernel[::-1, ::-1].astype(wide)
+        return weighted_sum(g, turned, 1, dilation).astype(x.dtype)
+
+    def of_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        x = padded(x.astype(wide), spans(kernel), 1, padding)
+        g = g.astype(wide)
+        window = kernel.shape[:2]
+
+        def add_row(sums: list[jax.Array], i: jax.Array) -> tuple[list[jax.Array], None]:
+            rows = lax.dynamic_slice_in_dim(x, i, spans(kernel)[0], axis=1)
+            pixels = lax.dynamic_index_in_dim(g, i, axis=1)
+            taps = [
+                tap
+                for row in shifts(rows, window[0], 1, 1, dilation)
+                for tap in shifts(row, window[1], 1, 2, dilation)
+            ]
+            return [s + tap * pixels for s, tap in zip(sums, taps, strict=True)], None
+
+        zeros = jnp.zeros((g.shape[0], 1, *g.shape[2:]), wide)
+        sums, _ = lax.scan(add_row, [zeros] * (window[0] * window[1]), jnp.arange(g.shape[1]))
+        return jnp.stack([s.sum((0, 1, 2)) for s in sums]).reshape(kernel.shape)
+
+    return _with_gradient(convolve, of_input, of_kernel)
+
+
+def _product(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Sums x^T g over images and pixels: [n, h, w, c] and [n, h, w, d] to [c, d]."""
+    # Without the barrier XLA fuses into the product what computes x or g, and writes that map
+    # transposed: a third of the time of Xception's step.
+    x, g = lax.optimization_barrier((x, g))
+    return lax.dot_general(
+        x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ()))
+    )
+
+
+def _with_gradient(multiply: Convolve, of_input: Callable, of_kernel: Callable) -> Convolve:
+    """Returns the function with a gradient of its own.
+
+    Args:
+        multiply: of x, kernel, and further arguments that are no arrays.
+        of_input: maps x, kernel and the gradient of the result to the gradient of x.
+        of_kernel: the same for the kernel.
+    """
+
+    def call(x: jax.Array, kernel: jax.Array, *args) -> jax.Array:
+        @jax.custom_vjp
+        def own(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return multiply(x, kernel, *args)
+
+        def forward(x: jax.Array, kernel: jax.Array):
+            # The plain function: a gradient can then be differentiated in forward mode too.
+            return multiply(x, kernel, *args), (x, kernel)
+
+        def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array):
+            dkernel = of_kernel(*saved, g)
+            return of_input(*saved, g), dkernel.astype(saved[1].dtype)
+
+        own.defvjp(forward, backward)
+        return own(x, kernel)
+
+    return call

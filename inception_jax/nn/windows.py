@@ -1,0 +1,83 @@
+"""Windows over maps: where they start, how they meet the border, and the slices under them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = Literal["valid", "same", "symmetric", "ceil"]
+"""How a window meets the border.
+
+`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
+padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
+pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side. For odd
+windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd;
+`same` and `ceil` agree for a 3x3 window at stride 2 only where that size is even.
+"""
+
+
+def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Returns the (low, high) padding of one axis.
+
+    Raises:
+        ValueError: for an unknown padding.
+    """
+    if padding == "valid":
+        return 0, 0
+    if padding == "symmetric":
+        return window // 2, window // 2
+    if padding == "same":
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
+        return total // 2, total - total // 2
+    if padding == "ceil":
+        # The last window starts inside the map.
+        windows = min(-(-max(size - window, 0) // stride), (size - 1) // stride)
+        return 0, max(windows * stride + window - size, 0)
+    raise ValueError(f"padding must be 'valid', 'same', 'symmetric' or 'ceil', not {padding!r}")
+
+
+def padded(
+    x: jax.Array, window: Sequence[int], stride: int, padding: Padding, value: Any = 0
+) -> jax.Array:
+    """Returns [n, h, w, c] with its border, filled with `value`."""
+    (top, bottom), (left, right) = (
+        pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], window, strict=True)
+    )
+    widths = ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+    return lax.pad(x, jnp.asarray(value, x.dtype), widths)
+
+
+def shifts(x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1) -> list[jax.Array]:
+    """Returns the slices of a padded map under the window's 1st, 2nd, ... pixel along one axis."""
+    count = (x.shape[axis] - span(window, dilation)) // stride + 1
+    length = (count - 1) * stride + 1
+    starts = range(0, window * dilation, dilation)
+    return [lax.slice_in_dim(x, i, i + length, stride, axis) for i in starts]
+
+
+def span(window: int, dilation: int) -> int:
+    """Returns the number of pixels from the first to the last under a dilated window."""
+    return (window - 1) * dilation + 1
+
+
+def weighted_sum(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """Returns the depthwise convolution of a padded map, as a sum of shifted slices.
+
+    Args:
+        x: [n, h, w, c], with its border.
+        kernel: [kh, kw, 1, c].
+        stride: step of the window along both axes.
+        dilation: distance between the pixels under the window.
+    """
+    kh, kw = kernel.shape[:2]
+    terms = [
+        pixel * kernel[i, j, 0]
+        for i, row in enumerate(shifts(x, kh, stride, 1, dilation))
+        for j, pixel in enumerate(shifts(row, kw, stride, 2, dilation))
+    ]
+    return functools.reduce(lax.add, terms)

@@ -1,0 +1,70 @@
+"""Which objects of a bucket are images: `folders.Walk`, with one listing instead of folders."""
+
+from __future__ import annotations
+
+import os
+import stat
+import types
+from typing import Any
+
+from inception_jax import folders
+from train import storage
+
+
+class _Entry:
+    """An object, as `os.DirEntry` describes a file; what is counted as passed over has its path."""
+
+    def __init__(self, folder: str, name: str):
+        self.name, self.path = name, f"{folder}/{name}"
+
+    def is_dir(self) -> bool:
+        return False
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def stat(self) -> Any:
+        return types.SimpleNamespace(st_mode=stat.S_IFREG)
+
+
+class BucketWalk(folders.Walk):
+    """Lists the images below a folder of a bucket.
+
+    Args:
+        root: the folder.
+        named_from: see `folders.Walk`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], named_from: str | os.PathLike[str]) -> None:
+        super().__init__(root, named_from=named_from)
+        self._root = os.fspath(root)
+        self._names = [name for name in sorted(storage.sizes(root)) if not name.endswith("/")]
+
+    def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Returns the sorted names of the folders in a folder; counts its files as passed over."""
+        found = set()
+        for name in self._below(folder):
+            first, _, rest = name.partition("/")
+            if rest and not first.startswith("."):
+                found.add(first)
+            elif not rest and not first.startswith("."):
+                kind = f"{folders.ending(first)} outside the class folders"
+                self._pass_over(kind, _Entry(os.fspath(folder), first))  # pyright: ignore[reportArgumentType]
+        return sorted(found)
+
+    def images(self, folder: str | os.PathLike[str], *, recursive: bool = True) -> list[str]:
+        """Returns the addresses of the images in a folder, sorted by folder and then by name."""
+        found = []
+        for name in self._below(folder):
+            inside, _, last = name.rpartition("/")
+            if (inside and not recursive) or any(part[:1] == "." for part in inside.split("/")):
+                continue
+            entry = _Entry("/".join(filter(None, (os.fspath(folder), inside))), last)
+            if self._is_image(entry):  # pyright: ignore[reportArgumentType]
+                found.append((inside, entry.path))
+        return [path for _, path in sorted(found)]
+
+    def _below(self, folder: str | os.PathLike[str]) -> list[str]:
+        start = os.fspath(folder)[len(self._root) :].strip("/")
+        start = f"{start}/" if start else ""
+        return [name[len(start) :] for name in self._names if name.startswith(start)]
