@@ -26,6 +26,7 @@ from benchmarks import page
 from benchmarks.input_pipeline import make_photos
 from tests.helpers import buckets
 from train import storage
+from train.conversion.from_folder import convert_folder
 from train.data.datasets import Source
 from train.data.open_dataset import open_dataset
 from train.data.options import InputOptions
@@ -81,11 +82,20 @@ def pipeline(dataset, batches: int) -> float:
         return shown / (time.perf_counter() - start)
 
 
+def copying(remote: Path, images: int) -> float:
+    """Images a second that are copied from a bucket to a disk, in files of array_record."""
+    with tempfile.TemporaryDirectory() as target:
+        start = time.perf_counter()
+        storage.filesystem(remote).get(f"{remote}/", f"{target}/", recursive=True)
+        return images / (time.perf_counter() - start)
+
+
 def methods(
     local: Path, remote: Path, options: Options
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     """What is timed, in turn."""
-    here, there = (open_dataset("folder", place) for place in (local, remote))
+    here, there = (open_dataset("folder", place) for place in (local / "folder", remote / "folder"))
+    records = open_dataset("images", local / "records")
     many, wait = options.threads, options.answer_ms / 1e3
     yield "local files, 1 thread", lambda: reading(here.train, 1)
     yield "bucket, 1 thread", lambda: reading(there.train, 1)
@@ -93,6 +103,9 @@ def methods(
     yield f"bucket, {many} threads", lambda: reading(there.train, many)
     name = f"bucket, {many} threads, {options.answer_ms:g} ms an answer"
     yield name, lambda: reading(there.train, many, wait)
+    yield f"array_record on a disk, {many} threads", lambda: reading(records.train, many)
+    name = "copying array_record from the bucket to a disk"
+    yield name, lambda: copying(remote / "records", options.photos)
     yield "files to batches, local", lambda: pipeline(here, options.batches)
     yield "files to batches, bucket", lambda: pipeline(there, options.batches)
 
@@ -104,8 +117,9 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as work, buckets.server(Path(work, "server")) as server:
         os.environ.update(server.env)
         local = Path(work, "local")
-        folder(local, photos)
-        remote = storage.place(f"gs://{buckets.BUCKET}/images")
+        folder(local / "folder", photos)
+        convert_folder(local / "folder", local / "records")
+        remote = storage.place(f"gs://{buckets.BUCKET}/data")
         storage.filesystem(remote).put(f"{local}/", f"{remote}/", recursive=True)
         timed = list(methods(local, remote, options))
         for _ in range(options.repeats):

@@ -23,6 +23,10 @@ from typing import Any, cast
 from inception_jax import extras, outputs
 from train.errors import UsageError
 
+# epath prefers TensorFlow where it is installed, whose own readers of buckets are gone. It asks
+# once, for the first path of anyone.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _SECONDS_BETWEEN_UPLOADS = 10.0  # Google takes one change of an object a second
 
@@ -269,9 +273,7 @@ def _upload(file: Path, target: Path) -> None:
 
 
 def _prepare() -> None:
-    """Sets what fsspec and epath read when they are first used."""
-    # epath prefers TensorFlow where it is installed, whose own readers of buckets are gone.
-    os.environ.setdefault("EPATH_USE_TF", "false")
+    """Sets what fsspec reads when a file system is first used."""
     import fsspec.config
 
     for scheme in ("gs", "gcs", "s3"):
