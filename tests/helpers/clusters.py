@@ -85,6 +85,11 @@ class Slurm:
         time.sleep(3)
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
+    def end_jobs(self) -> None:
+        """Kills what runs, which would outlive the daemons, also after a test that failed."""
+        subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], env=self.env, check=False)
+        subprocess.run(["scancel", "--me"], env=self.env, check=False)
+
     def _daemons(self) -> Iterator[list[str]]:
         munge = self._folder / "munge"
         yield ["munged", "--foreground", "--force", f"--key-file={munge}/key",
@@ -122,8 +127,8 @@ def slurm(folder: Path, nodes: int) -> Iterator[Slurm]:
                 60,
             )
             yield cluster
-            subprocess.run(["scancel", "--me"], env=cluster.env, check=False)
         finally:
+            cluster.end_jobs()
             for daemon in reversed(daemons):
                 daemon.terminate()
             for daemon in daemons:
