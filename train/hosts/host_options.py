@@ -13,12 +13,13 @@ class BatchOptions:
     """The batch, and how it is divided."""
 
     batch_size: Annotated[int, POSITIVE] = 32
-    """Images in a step, over all devices."""
+    """Images per step, over all devices."""
     grad_accum: Annotated[int, POSITIVE] = 1
-    """Parts that a batch is computed in, one after another; BatchNorm's statistics are those of a
-    part, the gradient and the update those of the whole batch."""
+    """Gradient accumulation: compute a batch in this number of parts, one after another. BatchNorm
+    uses the statistics of a part. The gradient and the update are those of the whole batch."""
     bn_group: Annotated[int, NOT_NEGATIVE] = 0
-    """Images that share BatchNorm's statistics, as a replica's did; 0: the whole batch, or part."""
+    """Images that share BatchNorm's statistics, like a replica in the papers. 0: the whole batch, or a
+    part with grad-accum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,12 @@ class HostOptions:
     """Several processes in one run."""
 
     distributed: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
-    """Several processes in one run: auto asks Slurm, Open MPI, TPUs, or takes the options below."""
+    """Several processes in one run. auto: detect Slurm, Open MPI or TPUs, or use the options below."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
-    """Address and port of process 0, where the cluster does not tell."""
+    """Address and port of process 0, if the cluster does not provide it."""
     num_processes: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
-    """Number of processes, where the cluster does not tell."""
+    """Number of processes, if the cluster does not provide it."""
     process_id: Annotated[int | None, NOT_NEGATIVE, MAY_CHANGE] = None
-    """Number of this process from 0, where the cluster does not tell."""
+    """Index of this process, from 0, if the cluster does not provide it."""
     heartbeat_timeout: Annotated[int, POSITIVE, MAY_CHANGE] = 60
-    """Seconds without a sign of life after which the other processes give a process up."""
+    """Seconds without a heartbeat after which the other processes consider a process lost."""
