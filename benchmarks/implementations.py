@@ -312,18 +312,34 @@ def timm_inference(task: Task) -> Run:
 
 def onnxruntime_inference(task: Task) -> Run:
     """The file that `inception_jax.export` writes, in onnxruntime."""
-    import inception_jax as ij
-
     onnxruntime = _imported("onnxruntime")
-    _imported("onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.cores
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        ij.export(_model(task), path, format="onnx", image_size=task.images.shape[1:3])
+        path = _onnx_file(task, Path(folder))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: task.images})[0]
+
+
+def openvino_inference(task: Task) -> Run:
+    """The file that `inception_jax.export` writes, in OpenVINO, in float32."""
+    openvino = _imported("openvino")
+    settings = {"INFERENCE_NUM_THREADS": task.cores, "INFERENCE_PRECISION_HINT": "f32"}
+    with tempfile.TemporaryDirectory() as folder:
+        model = openvino.Core().read_model(_onnx_file(task, Path(folder)))
+        model.reshape(list(task.images.shape))
+        compiled = openvino.compile_model(model, "CPU", settings)
+    return lambda: compiled(task.images)[0]
+
+
+def _onnx_file(task: Task, folder: Path) -> Path:
+    import inception_jax as ij
+
+    _imported("onnx")
+    path = folder / "network.onnx"
+    ij.export(_model(task), path, format="onnx", image_size=task.images.shape[1:3])
+    return path
 
 
 def _imported(name: str) -> Any:
@@ -365,6 +381,9 @@ INFERENCE: dict[str, Implementation] = {
     "timm": Implementation("timm's network, eager, channels last", timm_inference, False),
     "onnxruntime": Implementation(
         "the file that `inception_jax.export` writes, in onnxruntime", onnxruntime_inference
+    ),
+    "openvino": Implementation(
+        "the file that `inception_jax.export` writes, in OpenVINO, in float32", openvino_inference
     ),
 }
 
