@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # No jax, torch or Keras here: the processes import this file, before their environment is set.
 from benchmarks import page
 from benchmarks.implementations import BASELINE, INFERENCE, TRAINING, Task, random_model
-from benchmarks.processes import UnavailableError, Worker, in_turn
+from benchmarks.workers import UnavailableError, Worker, in_turn
 
 KINDS = {"inference": INFERENCE, "training": TRAINING}
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}

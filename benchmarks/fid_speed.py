@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # No jax and no torch here: the processes import this file, before their environment is set.
 from benchmarks import page
 from benchmarks.implementations import random_model
-from benchmarks.processes import Run, UnavailableError, Worker, in_turn
+from benchmarks.workers import Run, UnavailableError, Worker, in_turn
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
 TOLERANCE = 1e-4  # of the largest mean of a feature

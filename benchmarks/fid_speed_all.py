@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import page
 from benchmarks.fid_speed import ENVIRONMENT, TOLERANCE, make_folder
-from benchmarks.processes import Run, UnavailableError, Worker, apart, in_turn
+from benchmarks.workers import Run, UnavailableError, Worker, apart, in_turn
 from inception_jax.outputs import atomic_write
 
 DIMS = 2048

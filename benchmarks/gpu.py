@@ -36,7 +36,7 @@ from benchmarks import gpu_programs as programs
 from benchmarks import page
 from benchmarks.fid_speed import make_folder
 from benchmarks.implementations import Task, random_model
-from benchmarks.processes import LateError, UnavailableError, Worker, in_turn
+from benchmarks.workers import LateError, UnavailableError, Worker, in_turn
 from inception_jax.outputs import atomic_write
 
 # Two processes share the card's memory, so neither may take all of it at once.

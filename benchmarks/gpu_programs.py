@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.implementations import RATE, TIMM, Task, descent, jax_loss, jax_training
-from benchmarks.processes import Run, UnavailableError
+from benchmarks.workers import Run, UnavailableError
 from inception_jax.nn.rewrite_names import DEFAULT_REWRITES
 
 PRECISIONS = ("default", "high", "highest")

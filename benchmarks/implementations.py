@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.processes import Run, UnavailableError
+from benchmarks.workers import Run, UnavailableError
 from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, REWRITES, Rewrite
 
 RATE = 1e-4  # of gradient descent: so low that no loss overflows however often a step is repeated

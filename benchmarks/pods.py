@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
 from benchmarks import page
-from benchmarks.processes import apart
+from benchmarks.workers import apart
 from train.compile import topology, training_step
 from train.errors import UsageError
 from train.run.command_line import parse

@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
 from benchmarks import page
-from benchmarks.processes import apart
+from benchmarks.workers import apart
 from train.config.fields import override
 from train.data.datasets import Dataset
 from train.engine import functional

@@ -2,7 +2,7 @@
 
 from . import metrics, models
 from .analysis import explain
-from .analysis.features import feature_extractor
+from .analysis.stage_maps import feature_extractor
 from .analysis.stage_table import Summary, summary
 from .create import create_model, load
 from .images import BadImageError

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from PIL import Image
 
-from inception_jax.analysis.features import check_stages, feature_info
+from inception_jax.analysis.stage_maps import check_stages, feature_info
 from inception_jax.nn.model import Model
 
 __all__ = ["grad_cam", "overlaid"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from inception_jax.analysis.features import check_stages
+from inception_jax.analysis.stage_maps import check_stages
 from inception_jax.crops import scaled
 from inception_jax.nn import ops
 from inception_jax.nn.model import Model

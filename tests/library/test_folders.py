@@ -11,7 +11,7 @@ from PIL import Image
 import inception_jax as ij
 from inception_jax import folders, images
 from inception_jax.notes import Counts, printable
-from tests.helpers.images import encode, gradient
+from tests.helpers.written_images import encode, gradient
 
 
 def relative(listing, root):

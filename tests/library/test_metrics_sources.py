@@ -19,8 +19,8 @@ from inception_jax.metrics import device_crops, device_images
 from inception_jax.preprocessing import facts_of
 from inception_jax.tfrecords import bytes_features
 from tests.helpers import tiny
-from tests.helpers.images import encode
 from tests.helpers.networks import CLASSES, WIDTH, filled
+from tests.helpers.written_images import encode
 
 PAGE = Path(__file__).parents[2] / "docs/howto/fid_in_a_loop.md"
 

@@ -23,7 +23,7 @@ import yaml
 from tests.helpers import clusters
 from tests.helpers.stand_in import OPTIONS, ROOT, assert_same_end, saved_step, trains
 
-MAKE = ROOT / "tpu_scripts/gke/make.py"
+MAKE = ROOT / "tpu_scripts/gke/jobset.py"
 CRD = Path(__file__).with_name("jobset.crd.yaml")
 OWN = ["--name", "v3", "--image", "registry/image:tag"]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import inception_jax as ij
 from inception_jax import crops, images
-from tests.helpers.images import encode, gradient
+from tests.helpers.written_images import encode, gradient
 from train.data import augment
 from train.data.augment import inception_box, multi_crops, train_view
 from train.data.decoding import Box

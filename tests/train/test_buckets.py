@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from tests.helpers import buckets
 from tests.helpers.clusters import free_port, until
-from tests.helpers.images import write_folder
+from tests.helpers.written_images import write_folder
 from train import storage
 from train.errors import UsageError
 

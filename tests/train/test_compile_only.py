@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from train.compile import hlo, table, topology, training_step
+from train.compile import estimates, hlo, topology, training_step
 from train.compile.compiler import TooLargeError
 from train.config.fields import override
 from train.errors import UsageError
@@ -77,12 +77,12 @@ def test_cycles_are_summed_over_the_entry_computation():
 
 def test_a_roofline_gets_back_what_unknown_operations_took():
     found = {"optimal_seconds": -230.918, "custom_calls": 231, "grad_accum": 1}
-    assert table._roofline(found) == pytest.approx(0.082)
-    assert table._roofline({**found, "grad_accum": 4}) == pytest.approx(0.328)
-    assert table._roofline({**found, "custom_calls": 0}) is None
+    assert estimates._roofline(found) == pytest.approx(0.082)
+    assert estimates._roofline({**found, "grad_accum": 4}) == pytest.approx(0.328)
+    assert estimates._roofline({**found, "custom_calls": 0}) is None
     # Calls that nothing was taken off for.
-    assert table._roofline({**found, "optimal_seconds": 0.05}) == pytest.approx(0.05)
-    assert table._roofline({**found, "optimal_seconds": None}) is None
+    assert estimates._roofline({**found, "optimal_seconds": 0.05}) == pytest.approx(0.05)
+    assert estimates._roofline({**found, "optimal_seconds": None}) is None
 
 
 def test_memory_is_read_out_of_a_refusal():

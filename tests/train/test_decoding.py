@@ -12,7 +12,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from tests.helpers.images import encode, gradient
+from tests.helpers.written_images import encode, gradient
 from train.data import decoding
 from train.data.bad_images import BadImageError
 from train.data.decoding import Box, decode_crop, decode_whole

@@ -12,7 +12,7 @@ from PIL import Image
 import inception_jax as ij
 from inception_jax import classes
 from tests.helpers import networks
-from tests.helpers.images import write_folder
+from tests.helpers.written_images import write_folder
 from train.data.datasets import Dataset
 from train.data.relabelled import relabelled
 from train.errors import UsageError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import inception_jax as ij
-from tests.helpers.images import write_folder
+from tests.helpers.written_images import write_folder
 from train.data import loader, pipeline
 from train.data.bad_images import BadImages, Note
 from train.data.datasets import ArraySource, Dataset, Example, imagenet_placeholder

@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from tensorboardX.record_writer import masked_crc32c
 
 from inception_jax.tfrecords import read_records
-from tests.helpers.images import encode, write_folder
+from tests.helpers.written_images import encode, write_folder
 from train import prepare
 from train.conversion import from_folder, tfds_writer
 from train.conversion.from_folder import convert_folder

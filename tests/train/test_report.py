@@ -15,7 +15,7 @@ from PIL import Image
 from inception_jax import fonts
 from inception_jax.cli.contact_sheet import contact_sheet
 from train.report import plots
-from train.report.page import Report
+from train.report.html_report import Report
 from train.report.text import drawable
 
 HOSTILE = ["<script>alert('x')</script>", 'a" onload="b', "ä & ñ", "中文", "$x^2_$", "\udcff"]

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import inception_jax as ij
 from tests.helpers import networks
-from tests.helpers.images import write_folder
+from tests.helpers.written_images import write_folder
 from train.config import fields
 from train.hosts.preemption import Preemption
 from train.report import reporter

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from tests.helpers.images import encode, gradient, write_folder
+from tests.helpers.written_images import encode, gradient, write_folder
 from train.conversion.from_folder import convert_folder
 from train.data import fashion_mnist, image_folder
 from train.data.bad_images import BadImageError
-from train.data.fingerprint import fingerprint
+from train.data.data_digest import fingerprint
 from train.data.open_dataset import open_dataset
 from train.errors import UsageError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inception_jax import folders
-from tests.helpers.images import write_folder
+from tests.helpers.written_images import write_folder
 from train import storage
 from train.data import bucket_walk
 from train.errors import UsageError

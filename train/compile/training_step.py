@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.compile import table, topology
+from train.compile import estimates, topology
 from train.compile.compiler import TooLargeError, compile_program
 from train.compile.topology import Topology
 from train.config import fields
@@ -38,14 +38,14 @@ def describe(config: Config, dataset: Dataset) -> Report:
             largest batch that fits.
     """
     target = describe_topology(config)
-    print(table.headline(config, dataset, target), flush=True)
+    print(estimates.headline(config, dataset, target), flush=True)
     try:
         result = compile_step(config, dataset, target)
     except TooLargeError as error:
         print(f"{error}\nlooking for the largest batch that fits", flush=True)
         largest = largest_batch(config, dataset, target)
         raise TrainingError(f"{error}; {_remedy(largest, len(target.devices))}") from None
-    print(table.table(result), flush=True)
+    print(estimates.table(result), flush=True)
     return result
 
 
@@ -83,7 +83,7 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
         lowered, target, run.compile_effort, f"{each} images a device", run.compile_cache
     )
     del found["operations"]
-    result = table.complete(
+    result = estimates.complete(
         {
             "arch": network.arch,
             "recipe": run.recipe,

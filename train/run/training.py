@@ -28,7 +28,7 @@ from train.report.reporter import Reporter
 from train.run import command_line
 from train.run.assembly import assemble
 from train.run.command_line import Config
-from train.run.summary import run_report
+from train.run.run_report import run_report
 from train.workdir import claim, identity, lock
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from inception_jax.version import __version__
 from train.config import fields
+from train.data.data_digest import fingerprint
 from train.data.datasets import Dataset
-from train.data.fingerprint import fingerprint
 
 Identity = dict[str, Any]
 

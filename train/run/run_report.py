@@ -14,7 +14,7 @@ from inception_jax.version import __version__
 from train.config import fields, recipes
 from train.engine.evaluation import Evaluation, confusion
 from train.engine.job import Job
-from train.report.page import Report
+from train.report.html_report import Report
 from train.report.reporter import read_metrics
 from train.run.command_line import Config
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints a JobSet that trains on TPU slices or GPU nodes of Google Kubernetes Engine.
 
-    python tpu_scripts/gke/make.py v5e:4x4 --name v3 --image IMAGE --bucket BUCKET --spot \\
+    python tpu_scripts/gke/jobset.py v5e:4x4 --name v3 --image IMAGE --bucket BUCKET --spot \\
         -- --arch inception_v3 --recipe inception_v3_tpu --dtype bfloat16 --batch-size 2048 \\
            --dataset imagenet2012 --data-dir /bucket/imagenet --workdir /bucket/runs/v3 \\
         | kubectl apply -f -
