@@ -18,8 +18,8 @@ class BatchOptions:
     """Gradient accumulation: compute a batch in this number of parts, one after another. BatchNorm
     uses the statistics of a part. The gradient and the update are those of the whole batch."""
     bn_group: Annotated[int, NOT_NEGATIVE] = 0
-    """Images that share BatchNorm's statistics, like a replica in the papers. 0: the whole batch, or a
-    part with grad-accum."""
+    """Images that share BatchNorm's statistics, like a replica in the papers. 0: the whole batch,
+    or a part with grad-accum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class HostOptions:
     """Several processes in one run."""
 
     distributed: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
-    """Several processes in one run. auto: detect Slurm, Open MPI or TPUs, or use the options below."""
+    """Several processes in one run. auto: detect Slurm, Open MPI or TPUs, or use the options
+    below."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
     """Address and port of process 0, if the cluster does not provide it."""
     num_processes: Annotated[int | None, POSITIVE, MAY_CHANGE] = None
