@@ -62,8 +62,8 @@ class Options(page.Pages):
     """Networks that are trained."""
     implementations: tuple[str, ...] = tuple(dict.fromkeys((*INFERENCE, *TRAINING)))
     """Some of: jax_plain, jax_rewritten, jax_gradients, jit_predict, keras, torch,
-    torch_channels_last, torch_compile, timm, onnxruntime. The one that others are compared with
-    always runs."""
+    torch_channels_last, torch_compile, timm, onnxruntime, openvino. The one that others are
+    compared with always runs."""
     batch_size: int = 8
     """Images that logits are computed of at once."""
     training_batch_size: int = 4
@@ -112,7 +112,7 @@ def main(options: Options) -> None:
     for kind, archs in (("inference", options.archs), ("training", options.training_archs)):
         if not getattr(options, kind) or not archs:
             continue
-        machine = page.machine("jax", "flax", "torch", "keras", "timm", "onnxruntime")
+        machine = page.machine("jax", "flax", "torch", "keras", "timm", "onnxruntime", "openvino")
         results = [measure(arch, kind, options) for arch in archs]
         publish(kind, results, options, machine)
         wrong += [f"{r.arch} {kind} {name}" for r in results for name in r.wrong]

@@ -40,6 +40,7 @@ class Task:
         images: [n, h, w, c] float32.
         labels: [n] int32.
         cores: threads to compute with.
+        dtype: what the network computes in; parameters are float32.
     """
 
     arch: str
@@ -47,6 +48,7 @@ class Task:
     images: np.ndarray
     labels: np.ndarray
     cores: int
+    dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,8 @@ def _nothing_random(arch: str) -> dict[str, Any]:
 def _model(task: Task) -> Any:
     import inception_jax as ij
 
-    return ij.create_model(task.arch, weights=task.weights, **_nothing_random(task.arch))
+    options = _nothing_random(task.arch)
+    return ij.create_model(task.arch, weights=task.weights, dtype=task.dtype, **options)
 
 
 def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
@@ -136,9 +139,18 @@ def jit_predict(task: Task) -> Run:
     return lambda: np.asarray(predict(images))
 
 
-def jax_training(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
+def jax_training(task: Task, *, rewrites: Sequence[Rewrite], keep_memory: bool = False) -> Run:
     """A step of gradient descent, jitted whole; it takes its state's memory for the next."""
-    import jax
+    if keep_memory:
+        from train.hosts.memory import keep_freed_memory
+
+        keep_freed_memory()
+    loss_fn, params, stats = jax_loss(task, rewrites=rewrites)
+    return _repeated(descent(loss_fn), params, stats, task)
+
+
+def jax_loss(task: Task, *, rewrites: Sequence[Rewrite]) -> tuple[Callable[..., Any], Any, Any]:
+    """Returns the loss as `descent` takes it, the network's parameters and its statistics."""
     import optax
     from flax import nnx
 
@@ -147,18 +159,18 @@ def jax_training(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
 
     train_def, _, params, stats = split(_model(task))
 
-    def loss_fn(params: Any, stats: Any, images: jax.Array, labels: jax.Array) -> Any:
+    def loss_fn(params: Any, stats: Any, images: Any, labels: Any) -> Any:
         with ij.rewritten(*rewrites):
             model = nnx.merge(train_def, params, stats)
-            logits = model(images, rngs=nnx.Rngs(dropout=0))
+            logits = model(images, rngs=nnx.Rngs(dropout=0)).astype("float32")
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-    return _descent(loss_fn, params, stats, task)
+    return loss_fn, params, stats
 
 
-def _descent(loss_fn: Callable[..., Any], params: Any, rest: Any, task: Task) -> Run:
-    """Steps of a loss that returns the network's other state too."""
+def descent(loss_fn: Callable[..., Any]) -> Any:
+    """Returns the jitted step of a loss that returns the network's other state too."""
     import jax
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -166,6 +178,12 @@ def _descent(loss_fn: Callable[..., Any], params: Any, rest: Any, task: Task) ->
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, rest), grads = value_and_grad(params, rest, images, labels)
         return jax.tree.map(lambda p, g: p - RATE * g, params, grads), rest, loss
+
+    return step
+
+
+def _repeated(step: Any, params: Any, rest: Any, task: Task) -> Run:
+    import jax
 
     images, labels = jax.device_put((task.images, task.labels))
 
@@ -215,7 +233,7 @@ def keras_training(task: Task) -> Run:
         logits, rest = model.stateless_call(params, rest, images, training=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), rest
 
-    return _descent(loss_fn, params, rest, task)
+    return _repeated(descent(loss_fn), params, rest, task)
 
 
 def _twin(task: Task) -> Any:
@@ -294,18 +312,34 @@ def timm_inference(task: Task) -> Run:
 
 def onnxruntime_inference(task: Task) -> Run:
     """The file that `inception_jax.export` writes, in onnxruntime."""
-    import inception_jax as ij
-
     onnxruntime = _imported("onnxruntime")
-    _imported("onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.cores
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        ij.export(_model(task), path, format="onnx", image_size=task.images.shape[1:3])
+        path = _onnx_file(task, Path(folder))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: task.images})[0]
+
+
+def openvino_inference(task: Task) -> Run:
+    """The file that `inception_jax.export` writes, in OpenVINO, in float32."""
+    openvino = _imported("openvino")
+    settings = {"INFERENCE_NUM_THREADS": task.cores, "INFERENCE_PRECISION_HINT": "f32"}
+    with tempfile.TemporaryDirectory() as folder:
+        model = openvino.Core().read_model(_onnx_file(task, Path(folder)))
+        model.reshape(list(task.images.shape))
+        compiled = openvino.compile_model(model, "CPU", settings)
+    return lambda: compiled(task.images)[0]
+
+
+def _onnx_file(task: Task, folder: Path) -> Path:
+    import inception_jax as ij
+
+    _imported("onnx")
+    path = folder / "network.onnx"
+    ij.export(_model(task), path, format="onnx", image_size=task.images.shape[1:3])
+    return path
 
 
 def _imported(name: str) -> Any:
@@ -348,6 +382,9 @@ INFERENCE: dict[str, Implementation] = {
     "onnxruntime": Implementation(
         "the file that `inception_jax.export` writes, in onnxruntime", onnxruntime_inference
     ),
+    "openvino": Implementation(
+        "the file that `inception_jax.export` writes, in OpenVINO, in float32", openvino_inference
+    ),
 }
 
 TRAINING: dict[str, Implementation] = {
@@ -359,8 +396,8 @@ TRAINING: dict[str, Implementation] = {
         partial(jax_training, rewrites=DEFAULT_REWRITES),
     ),
     "jax_gradients": Implementation(
-        "`jax.jit` of the step, with the rewriting `gradients` too",
-        partial(jax_training, rewrites=REWRITES),
+        "the step with `gradients` too, and freed memory kept as `train/main.py` does",
+        partial(jax_training, rewrites=REWRITES, keep_memory=True),
     ),
     "keras": Implementation(
         "the same step of `keras.applications`, by `stateless_call`", keras_training, False, _KERAS

@@ -29,6 +29,10 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
+class LateError(UnavailableError):
+    """An implementation was not ready in time."""
+
+
 class Worker:
     """An implementation in a process of its own, which waits until it is told to run.
 
@@ -54,7 +58,8 @@ class Worker:
             seconds: that this may take.
 
         Raises:
-            UnavailableError: if it does not come to be.
+            LateError: if it takes longer.
+            UnavailableError: if it does not come to be for another reason.
         """
         self._connection, theirs = _SPAWN.Pipe()
         # No daemon: pytorch-fid starts processes of its own.
@@ -66,10 +71,13 @@ class Worker:
         self.idle = 0.0
         try:
             if not self._connection.poll(seconds):
-                raise UnavailableError(f"not ready after {seconds / 60:g} minutes")
+                raise LateError(f"not ready after {seconds / 60:.1f} minutes")
             reason, self.first, self.first_seconds = self._connection.recv()
             if reason:
                 raise UnavailableError(reason)
+        except LateError:
+            self.end()
+            raise
         except (UnavailableError, EOFError) as error:
             self.end()
             raise UnavailableError(str(error) or f"exit code {self._process.exitcode}") from None

@@ -19,10 +19,12 @@ if __name__ == "__main__":
     def _main() -> int:
         from inception_jax import extras
         from train.errors import UsageError
+        from train.hosts.memory import keep_freed_memory
         from train.run import command_line
 
         try:
             command_line.given(sys.argv[1:])  # help and usage errors must not wait for jax
+            keep_freed_memory()
             from train.dispatch import main
         except UsageError as error:
             last_line.say(f"error: {error}")

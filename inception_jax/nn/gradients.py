@@ -174,6 +174,8 @@ def _with_gradient(multiply: Convolve, of_input: Callable, of_kernel: Callable) 
             # The plain function: a gradient can then be differentiated in forward mode too.
             return multiply(x, kernel, *args), (x, kernel)
 
+        # Inlined: jitted only because JAX traces it twice for each call.
+        @functools.partial(jax.jit, inline=True)
         def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array):
             dkernel = of_kernel(*saved, g)
             return of_input(*saved, g), dkernel.astype(saved[1].dtype)

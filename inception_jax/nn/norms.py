@@ -76,11 +76,10 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._update(x, moments or batch_moments(x, self.mean[...]))
+        own_gradient = enabled("gradients") and not self.use_running_average
+        normalise = _normalise_in_training if own_gradient else _normalise
         arrays = (x, mean, var, self.scale[...], self.bias[...])
-        options = (self.eps, relu, self.dtype)
-        if self.use_running_average or not enabled("gradients"):
-            return _normalise(*arrays, *options)
-        return by_platform(_normalise_by_batch, _normalise, *options)(*arrays)
+        return normalise(*arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """Returns the factor and the summand of each channel in evaluation, float32 or wider."""
@@ -127,6 +126,22 @@ def _normalise(
     return jax.nn.relu(y) if relu else y
 
 
+# Inlined: jitted only so that each shape is traced once.
+@functools.partial(jax.jit, static_argnums=(5, 6, 7), inline=True)
+def _normalise_in_training(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    eps: float,
+    relu: bool,
+    dtype: DTypeLike,
+) -> jax.Array:
+    arrays = (x, mean, var, scale, bias)
+    return by_platform(_normalise_by_batch, _normalise, eps, relu, dtype)(*arrays)
+
+
 def _normalise_by_batch(
     x: jax.Array,
     mean: jax.Array,
@@ -157,22 +172,38 @@ def _normalise_by_batch(
         return normalise(*arrays), arrays
 
     def backward(arrays, g):
-        x, mean, var, scale, bias = arrays
-        deviation = lax.rsqrt(var + eps)
-        normal = (x - mean) * deviation
-        if relu:  # from x again, which is kept anyway
-            g = jnp.where(normalise(*arrays) > 0, g, 0)
-        g = g.astype(x.dtype)
-        axes = tuple(range(x.ndim - 1))
-        dbias, dscale = g.sum(axes), (g * normal).sum(axes)
-        n = x.size // x.shape[-1]
-        dx = scale.astype(x.dtype) * deviation * (g - dbias / n - normal * (dscale / n))
+        dx, dscale, dbias = _batch_gradients(*arrays, g, eps, relu, dtype)
         # None for mean and variance, as dx has their part. They stay arguments, which may be
         # differentiated: second derivatives pass through them.
-        return dx, None, None, dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+        return dx, None, None, dscale, dbias
 
     own.defvjp(forward, backward)
     return own(x, mean, var, scale, bias)
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7, 8), inline=True)
+def _batch_gradients(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    g: jax.Array,
+    eps: float,
+    relu: bool,
+    dtype: DTypeLike,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of x, scale and bias."""
+    deviation = lax.rsqrt(var + eps)
+    normal = (x - mean) * deviation
+    if relu:  # from x again, which is kept anyway
+        g = jnp.where(_normalise(x, mean, var, scale, bias, eps, relu, dtype) > 0, g, 0)
+    g = g.astype(x.dtype)
+    axes = tuple(range(x.ndim - 1))
+    dbias, dscale = g.sum(axes), (g * normal).sum(axes)
+    n = x.size // x.shape[-1]
+    dx = scale.astype(x.dtype) * deviation * (g - dbias / n - normal * (dscale / n))
+    return dx, dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
 def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:

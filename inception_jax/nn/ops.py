@@ -58,6 +58,10 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
     over pixels, images and devices. Had the caller rounded the kernel, each device's sum would be
     rounded, and devices would add those sums in the narrow dtype.
     """
+    return (_conv_once if enabled("gradients") else _conv)(x, kernel, stride, padding)
+
+
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     if kernel.shape[:2] == (1, 1):
         if stride > 1:  # skipped pixels need not be read; a 1x1 is never padded
             x, stride = x[:, ::stride, ::stride], 1
@@ -67,6 +71,10 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "s
         convolve = _conv_by_platform(x, kernel, stride, padding)
     products = _with_wide_kernel(convolve, _kernel_gradient(convolve, stride, padding))(x, kernel)
     return save_for_backward(products, work=math.prod(kernel.shape[:3]))
+
+
+# Inlined: jitted only so that each shape is traced once, as own gradients take long.
+_conv_once = jax.jit(_conv, static_argnums=(2, 3), inline=True)
 
 
 def depthwise_conv(

@@ -225,7 +225,7 @@ def test_the_choice_is_a_part_of_what_is_traced():
     call(state, images)
     with ij.rewritten():
         call(state, images)
-    with ij.rewritten(*ij.REWRITES):
+    with ij.rewritten(*ij.DEFAULT_REWRITES):
         call(state, images)
     assert call._cache_size() == 2
 

@@ -1,0 +1,334 @@
+"""How fast, how large and how exact the networks are on an NVIDIA GPU, beside timm's.
+
+Images per second of training and inference, ours and timm's compiled network in turn, each in a
+process of its own; peak memory; how far float32 is from the CPU's; whether runs repeat; FID.
+
+    pip install "jax[cuda13]" timm
+    python benchmarks/gpu.py
+
+prints tables and writes them into docs/performance.md. It stops after eight minutes. The same
+command resumes with what is missing, until nothing is. `--smoke` runs all of it on any machine, at
+sizes that say nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# No jax or torch here: the processes import this file, before their environment is set.
+from benchmarks import gpu_programs as programs
+from benchmarks import page
+from benchmarks.fid_speed import make_folder
+from benchmarks.implementations import Task, random_model
+from benchmarks.processes import LateError, UnavailableError, Worker, in_turn
+from inception_jax.outputs import atomic_write
+
+# Two processes share the card's memory, so neither may take all of it at once.
+ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
+DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+DTYPES = ("bfloat16", "float32")  # the latter with TF32's products, the default of XLA and here
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(page.Pages):
+    """Measure networks on a GPU."""
+
+    archs: tuple[str, ...] = (
+        "inception_v3",
+        "inception_resnet_v2",
+        "xception",
+        "inception_next_tiny",
+    )
+    """Networks."""
+    batch_size: int = 128
+    """Images at once."""
+    rounds: int = 7
+    """How often everything is timed."""
+    minutes: float = 8.0
+    """After how long no further part is begun."""
+    results: Path = page.ROOT / "runs" / "gpu.json"
+    """What is measured already, which the next command does not repeat."""
+    smoke: bool = False
+    """Run everything at the smallest sizes, on a CPU too, and write no page."""
+
+
+Part = Callable[[], dict[str, Any]]
+
+
+class Budget:
+    """Time until no further part may begin."""
+
+    def __init__(self, minutes: float):
+        self._end = time.monotonic() + 60 * minutes
+
+    @property
+    def seconds(self) -> float:
+        """Left; negative if there is none."""
+        return self._end - time.monotonic()
+
+
+def main(options: Options) -> None:
+    """Measures what is missing, saves each part, prints what there is."""
+    os.environ.update(ENVIRONMENT)
+    setting, budget = setting_of(options), Budget(options.minutes)
+    done = saved(options.results, setting)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = dict(parts_of(options, Path(folder), budget))
+        missing = [key for key in parts if key not in done]
+        for number, key in enumerate(missing):
+            if budget.seconds <= 0:
+                break
+            print(f"{key} ...", flush=True)
+            try:
+                done[key] = parts[key]()
+            except LateError as reason:
+                if number:  # the next command has more time for it
+                    break
+                done[key] = {"left_out": str(reason)}
+            save(options.results, setting, done)
+    publish(done, options, setting)
+    if missing := [key for key in parts if key not in done]:
+        print(f"\n{len(missing)} of {len(parts)} parts are missing: run the same command again")
+
+
+def setting_of(options: Options) -> dict[str, Any]:
+    """What numbers depend on: the card, versions, sizes."""
+    machine = page.machine("jax", "jaxlib", "flax", "torch", "timm").partition(";")[0]
+    sizes = {"batch": options.batch_size, "rounds": options.rounds, "smoke": options.smoke}
+    return {"card": card(), "machine": machine, **sizes}
+
+
+def card() -> str:
+    """The GPU and its driver, or "no GPU"."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "no GPU"
+    return answer.stdout.splitlines()[0]
+
+
+def saved(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
+    """Results of an earlier command.
+
+    Raises:
+        SystemExit: if they are of another card, other versions or sizes.
+    """
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    if content["setting"] != setting:
+        raise SystemExit(
+            f"{path} has results of another setting, {content['setting']}, and this is {setting}: "
+            "move the file away, or name another with --results"
+        )
+    return content["done"]
+
+
+def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
+    """Writes all results; the file is never seen half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial_file:
+        partial_file.write_text(json.dumps({"setting": setting, "done": done}, indent=1))
+
+
+def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[str, Part]]:
+    """Yields what is to be measured, what matters most first."""
+    task = partial(make_task, options, folder)
+    for dtype in DTYPES:
+        for arch in options.archs:
+            for mode in ("inference", "training"):
+                key = f"speed {arch} {mode} {dtype}"
+                yield key, partial(speed, task, arch, mode, dtype, options, budget)
+    for arch in options.archs:
+        yield f"memory {arch}", partial(alone, programs.memory, task, arch, "bfloat16", budget)
+    for arch in options.archs:
+        yield f"parity {arch}", partial(alone, programs.parity, task, arch, "float32", budget)
+    for name, environment in (("default", {}), ("deterministic", DETERMINISTIC)):
+        arch = options.archs[0]
+        yield (
+            f"determinism {name}",
+            partial(alone, programs.determinism, task, arch, "bfloat16", budget, environment),
+        )
+    yield "fid", partial(fid, options, folder, budget)
+
+
+def make_task(options: Options, folder: Path, arch: str, dtype: str) -> Task:
+    """Random weights in a file, random images and labels."""
+    import inception_jax as ij
+
+    info = ij.model_info(arch)
+    size = info.min_size if options.smoke else info.input_size
+    weights = folder / f"{arch}.safetensors"
+    if not weights.exists():
+        ij.save_weights(random_model(arch), weights)
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(options.batch_size, size, size, 3)).astype(np.float32)
+    labels = rng.integers(info.num_classes, size=options.batch_size).astype(np.int32)
+    return Task(arch, weights, images, labels, page.available_cores(), dtype)
+
+
+def speed(
+    task: Callable[..., Task], arch: str, mode: str, dtype: str, options: Options, budget: Budget
+) -> dict[str, Any]:
+    """Images per second of both, of all rounds; why one was not timed."""
+    training = mode == "training"
+    builds = {
+        "ours": partial(programs.ours, training=training),
+        "timm": partial(programs.timm, training=training, compiled=not options.smoke),
+    }
+    workers, left_out = {}, {}
+    try:
+        for name, build in builds.items():
+            try:
+                workers[name] = Worker(build, task(arch, dtype), seconds=max(budget.seconds, 60))
+            except LateError:
+                raise
+            except UnavailableError as reason:
+                left_out[name] = str(reason)
+        in_turn(workers, 1, lambda: None)
+        seconds = in_turn(workers, options.rounds, lambda: None)
+    finally:
+        for worker in workers.values():
+            worker.end()
+    rates = {n: [options.batch_size / s for s in each] for n, each in seconds.items()}
+    return {"images_per_second": rates, "left_out": left_out}
+
+
+def alone(
+    program: Callable[[Task], dict[str, Any]],
+    task: Callable[..., Task],
+    arch: str,
+    dtype: str,
+    budget: Budget,
+    environment: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a program returns that has the card for itself."""
+    try:
+        worker = Worker(
+            partial(_once, program),
+            task(arch, dtype),
+            environment=environment,
+            seconds=max(budget.seconds, 60),
+        )
+    except LateError:
+        raise
+    except UnavailableError as reason:
+        return {"left_out": str(reason)}
+    worker.end()
+    return json.loads(worker.first)
+
+
+def _once(program: Callable[[Task], dict[str, Any]], task: Task) -> Callable[[], Any]:
+    return lambda: json.dumps(program(task))
+
+
+def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
+    """Images per second from files to FID's statistics."""
+    import inception_jax as ij
+
+    count, size = (4, 64) if options.smoke else (2048, 256)
+    weights, images = folder / "fid.safetensors", folder / "images"
+    ij.save_weights(random_model("inception_v3.fid"), weights)
+    make_folder(images, count, size)
+    batch = min(options.batch_size, count)
+    try:
+        worker = Worker(programs.fid, images, weights, batch, seconds=max(budget.seconds, 60))
+    except LateError:
+        raise
+    except UnavailableError as reason:
+        return {"left_out": str(reason)}
+    try:
+        seconds = in_turn({"ours": worker}, min(options.rounds, 3), lambda: None)["ours"]
+    finally:
+        worker.end()
+    return {
+        "images_per_second": [count / s for s in seconds],
+        "images": f"{count} of {size}x{size}",
+    }
+
+
+def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> None:
+    """Writes all tables of what there is."""
+    about = (
+        f"{options.batch_size} images at once, {options.rounds} rounds. {setting['card']}. "
+        f"{setting['machine']}."
+    )
+    page.publish(
+        None if options.smoke else options.docs / "performance.md",
+        "gpu",
+        about,
+        speed_table(done),
+        per_arch(done, "memory", {"peak": "peak, GB", "compiler": "by the compiler, GB"}),
+        per_arch(done, "parity", {p: f"`{p}`" for p in programs.PRECISIONS}),
+        others(done),
+    )
+
+
+def speed_table(done: dict[str, Any]) -> str:
+    """One row a network, mode and dtype."""
+    rows, notes = [], []
+    for key, found in done.items():
+        kind, *names = key.split()
+        if kind != "speed" or "images_per_second" not in found:
+            continue
+        rates = found["images_per_second"]
+        cells = [
+            f"{statistics.median(rates[n]):.0f}" if n in rates else "" for n in ("ours", "timm")
+        ]
+        both = zip(rates.get("ours", []), rates.get("timm", []), strict=False)
+        ratios = [own / other for own, other in both]
+        rows.append([*names, *cells, page.spread(ratios) if ratios else ""])
+        notes += [f"- {' '.join(names)}, {n}: {why}" for n, why in found["left_out"].items()]
+    head = ["network", "mode", "dtype", "ours, images/s", "timm, images/s", "ours / timm"]
+    return "\n\n".join(filter(None, [page.table(head, rows), "\n".join(notes)]))
+
+
+def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
+    """One row a network of memory or parity."""
+    rows = []
+    for key, found in done.items():
+        if key.startswith(f"{kind} "):
+            values = [found.get(column) for column in columns]
+            rows.append(
+                [key.removeprefix(f"{kind} "), *("" if v is None else f"{v:.2g}" for v in values)]
+            )
+    return page.table([f"{kind} of a network", *columns.values()], rows) if rows else ""
+
+
+def others(done: dict[str, Any]) -> str:
+    """Whether runs repeat, and FID."""
+    lines = []
+    for name in ("default", "deterministic"):
+        if (found := done.get(f"determinism {name}")) and "equal" in found:
+            answer = "are equal to the last bit" if found["equal"] else "differ"
+            lines.append(f"- Two runs, {name}: their losses {answer}.")
+    if (found := done.get("fid")) and "images_per_second" in found:
+        rate = statistics.median(found["images_per_second"])
+        lines.append(f"- FID: {rate:.0f} images/s, {found['images']}, from files to statistics.")
+    left_out = [
+        f"- {key}: {found['left_out']}"
+        for key, found in done.items()
+        if isinstance(found.get("left_out"), str)
+    ]
+    return "\n".join(lines + left_out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,124 @@
+"""What `gpu.py` measures, each part in a process of its own that has the card for it."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.implementations import RATE, TIMM, Task, descent, jax_loss, jax_training
+from benchmarks.processes import Run, UnavailableError
+from inception_jax.nn.rewrite_names import DEFAULT_REWRITES
+
+PRECISIONS = ("default", "high", "highest")
+_STEPS = 3  # of a training run that is compared with itself
+
+
+def ours(task: Task, *, training: bool) -> Run:
+    """This library's network under `jax.jit`; a step includes the update."""
+    from benchmarks.implementations import jax_inference
+
+    build = jax_training if training else jax_inference
+    return build(task, rewrites=DEFAULT_REWRITES)
+
+
+def timm(task: Task, *, training: bool, compiled: bool) -> Run:
+    """timm's network, channels last, under `torch.compile` unless told otherwise."""
+    if importlib.util.find_spec("timm") is None:
+        raise UnavailableError("timm is not installed")
+    import timm  # type: ignore[import-not-found]
+    import torch
+
+    name = TIMM.get(task.arch, task.arch)
+    if not timm.is_model(name):
+        raise UnavailableError("timm has no such network")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"aux_logits": False} if "inception_v3" in name else {}
+    model = timm.create_model(name, pretrained=False, **options).to(device)
+    model = model.to(memory_format=torch.channels_last).train(training)
+    call: Any = torch.compile(model) if compiled else model
+    images = torch.from_numpy(task.images.transpose(0, 3, 1, 2).copy()).to(device)
+    images = images.to(memory_format=torch.channels_last)
+    narrow = partial(torch.autocast, device.type, torch.bfloat16, enabled=task.dtype == "bfloat16")
+    if not training:
+
+        def predict() -> np.ndarray:
+            with torch.inference_mode(), narrow():
+                return call(images).float().cpu().numpy()
+
+        return predict
+    labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+
+    def step() -> np.ndarray:
+        with narrow():
+            loss = torch.nn.functional.cross_entropy(call(images).float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach().cpu().numpy()
+
+    return step
+
+
+def memory(task: Task) -> dict[str, float | None]:
+    """Peak memory of training steps, and what the compiler said they need, in GB."""
+    import jax
+
+    loss_fn, *state = jax_loss(task, rewrites=DEFAULT_REWRITES)
+    arrays = jax.device_put((*state, task.images, task.labels))
+    step = descent(loss_fn).lower(*arrays).compile()
+    need = step.memory_analysis()
+    total = sum(
+        getattr(need, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")
+    ) - getattr(need, "alias_size_in_bytes", 0)
+    params, rest, *inputs = arrays
+    for _ in range(_STEPS):
+        params, rest, _ = step(params, rest, *inputs)
+    jax.block_until_ready(params)
+    stats = jax.local_devices()[0].memory_stats() or {}  # None on a CPU
+    peak = stats.get("peak_bytes_in_use")
+    return {"compiler": total / 1e9, "peak": None if peak is None else peak / 1e9}
+
+
+def parity(task: Task) -> dict[str, float]:
+    """How far logits are from the CPU's, of the largest, under each precision of products."""
+    import jax
+    from flax import nnx
+
+    import inception_jax as ij
+    from benchmarks.implementations import _model
+
+    graphdef, state = nnx.split(_model(task))
+
+    def logits(device: Any, precision: str) -> np.ndarray:
+        with jax.default_matmul_precision(precision), ij.rewritten(*DEFAULT_REWRITES):
+            call = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
+            return np.asarray(call(*jax.device_put((state, task.images), device)))
+
+    expected = logits(jax.devices("cpu")[0], "highest")
+    card = jax.local_devices()[0]
+    scale = np.abs(expected).max()
+    return {p: float(np.abs(logits(card, p) - expected).max() / scale) for p in PRECISIONS}
+
+
+def determinism(task: Task) -> dict[str, bool]:
+    """Whether two runs from one state have the same losses to the last bit."""
+    losses = []
+    for _ in range(2):
+        run = jax_training(task, rewrites=DEFAULT_REWRITES)
+        losses.append([run().tobytes() for _ in range(_STEPS)])
+    return {"equal": losses[0] == losses[1]}
+
+
+def fid(folder: Path, weights: Path, batch_size: int) -> Run:
+    """Mean and covariance of the features of a folder, from files to statistics."""
+    from inception_jax import metrics
+
+    extractor = metrics.Extractor(weights, batch_size=batch_size)
+    extractor.load()
+    return lambda: extractor.statistics(folder).mean

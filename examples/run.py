@@ -1,0 +1,77 @@
+"""Runs the notebooks of this folder, and keeps what they print and draw.
+
+    python examples/run.py [NAME ...]            # all of them, or some: rewrites NAME.ipynb
+    python examples/run.py --small --to DIR      # in seconds instead of minutes, for a test
+
+A cell whose metadata has an entry "small" sets how long a notebook takes. With --small this entry,
+which is code, runs after the cell and overrides it. Needs `pip install -e ".[dev]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+LONGEST = 1800  # seconds for a cell
+
+
+def main() -> None:
+    """Runs what the command line names."""
+    names = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--small", action="store_true", help="with the small sizes")
+    parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR",
+                        help="folder to write to; default: this one")  # fmt: skip
+    args = parser.parse_args()
+    unknown = set(args.names) - set(names)
+    if unknown:
+        parser.error(f"no notebook {', '.join(sorted(unknown))}; there is {', '.join(names)}")
+    if args.small and args.to.resolve() == FOLDER:
+        parser.error("--small needs --to DIR: the notebooks here have the results at full size")
+    os.environ["PYTHONPATH"] = str(FOLDER.parent)
+    for name in args.names or names:
+        print(name, flush=True)
+        notebook = executed(FOLDER / f"{name}.ipynb", small=args.small)
+        nbformat.write(notebook, args.to / f"{name}.ipynb")
+
+
+def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
+    """Returns a notebook with the results of its cells.
+
+    Args:
+        path: of the notebook.
+        small: use the small sizes.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails; the message has cell and error.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    whole = [cell.source for cell in notebook.cells]
+    for cell in notebook.cells if small else []:
+        if "small" in cell.metadata:
+            cell.source += "\n" + cell.metadata["small"]
+    # Without times, so that a rerun with the same results is the same file.
+    client = NotebookClient(
+        notebook, timeout=LONGEST, record_timing=False, resources={"metadata": {"path": FOLDER}}
+    )
+    client.execute()
+    for cell, source in zip(notebook.cells, whole, strict=True):
+        cell.source = source
+        if cell.cell_type == "code":  # warnings name files of this machine
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+if __name__ == "__main__":
+    sys.exit(main())
