@@ -80,6 +80,15 @@ def test_frechet_distance_of_singular_covariances_is_exact(n, m):
     assert found == pytest.approx(expected, abs=1e-6 * traces)
 
 
+def test_frechet_distance_of_uneven_variances_is_exact():
+    """Eigenvalues of the one covariance would leave 9 digits."""
+    scales = np.logspace(0, -3, 80)
+    mixing = random_features(80, 80, 2)
+    a, b = ((random_features(300, 80, seed) * scales) @ mixing for seed in (0, 1))
+    traces = sum(np.cov(x, rowvar=False).trace() for x in (a, b))
+    assert distance(a, b) == pytest.approx(exact_distance(a, b), abs=1e-13 * traces)
+
+
 def test_frechet_distance_of_extremes():
     a = random_features(30, 50, 0)
     assert 0 <= distance(a, a) < 1e-9
