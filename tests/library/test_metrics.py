@@ -274,9 +274,9 @@ def test_statistics_serve_fid_alone(nothing_computed, tmp_path):
     ("source", "words"),
     [
         (pictures(3).astype(np.float32) / 255, r"uint8.*float32 \[3, 60, 70, 3\]"),
-        (pictures(3).transpose(0, 3, 1, 2), r"channels last.*\[3, 3, 60, 70\]"),
-        (pictures(3)[..., :1], r"\[3, 60, 70, 1\]"),
-        (pictures(3)[0], r"\[n, h, w, 3\]; got uint8 \[60, 70, 3\]"),
+        (pictures(3).transpose(0, 3, 1, 2), r"\[3, 3, 60, 70\]: channels come last"),
+        (pictures(3)[..., :2], r"\[3, 60, 70, 2\]"),
+        (pictures(3)[0], r"\[n, h, w, 3\] .*; got uint8 \[60, 70, 3\]"),
         (Image.fromarray(pictures(1)[0]), "one image"),
         (np.zeros((3, 0, 5, 3), np.uint8), "without pixels"),
         (7, "not a int"),
@@ -291,7 +291,7 @@ def test_sources_that_are_none(source, words, nothing_computed):
 
 @pytest.mark.parametrize("bad", [pictures(1)[0] / 255, pictures(1)[0, :, :, 0], "absent.png"])
 def test_items_that_are_no_images(bad):
-    with pytest.raises(ValueError, match=r"images are uint8|absent\.png is not a whole image"):
+    with pytest.raises(ValueError, match=r"images is uint8|absent\.png is not a whole image"):
         extractor().features([pictures(1)[0], bad])
 
 
