@@ -10,12 +10,15 @@ which is code, runs after the cell and overrides it. Needs `pip install -e ".[de
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 LONGEST = 1800  # seconds for a cell
@@ -59,18 +62,38 @@ def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
             cell.source += "\n" + cell.metadata["small"]
     # Without times, so that a rerun with the same results is the same file.
     client = NotebookClient(
-        notebook, timeout=LONGEST, record_timing=False, resources={"metadata": {"path": FOLDER}}
+        notebook,
+        timeout=LONGEST,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": FOLDER}},
     )
     client.execute()
     for cell, source in zip(notebook.cells, whole, strict=True):
         cell.source = source
         if cell.cell_type == "code":  # warnings name files of this machine
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                shrink(output)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     return notebook
+
+
+def shrink(output: nbformat.NotebookNode) -> None:
+    """Reduces a picture to 128 colours, if that makes it smaller: notebooks are in git."""
+    data = output.get("data", {})
+    if "image/png" not in data:
+        return
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as picture:
+        colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    colours.save(small, "PNG", optimize=True)
+    encoded = base64.b64encode(small.getvalue()).decode() + "\n"
+    if len(encoded) < len(data["image/png"]):
+        data["image/png"] = encoded
 
 
 if __name__ == "__main__":
