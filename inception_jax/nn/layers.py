@@ -228,7 +228,9 @@ class ConvBN(nnx.Module):
             x: what `conv.convolve` returns.
             moments: of x, where they are already known.
         """
-        return self.bn(self.conv.add_bias(x), moments, relu=self.relu)
+        fused = self.relu and enabled("gradients")  # one gradient for both
+        x = self.bn(self.conv.add_bias(x), moments, relu=fused)
+        return jax.nn.relu(x) if self.relu and not fused else x
 
     def fold(self) -> None:
         """Folds the normalisation into the convolution, for `folding.fold`."""

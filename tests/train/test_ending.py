@@ -126,7 +126,7 @@ def test_sigterm_with_nothing_to_save(tmp_path, busy):
     process.terminate()
     _, err = process.communicate(timeout=30)
     assert time.monotonic() - at < 10
-    assert process.returncode == 42
+    assert process.returncode == 42, err
     assert err == "SIGTERM before the first step: nothing is lost, the same command starts again\n"
 
 
@@ -170,7 +170,7 @@ def test_sigterm_while_the_programme_imports(tmp_path):
     time.sleep(0.5)
     process.terminate()
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 42
+    assert process.returncode == 42, err
     assert err.count("\n") == 1
     assert "nothing is lost" in err
     assert not (tmp_path / "w").exists()
