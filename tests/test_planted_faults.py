@@ -40,7 +40,7 @@ FAULTS = [
     ),
     Fault(
         "padding on the wrong side",
-        "inception_jax/nn/ops.py",
+        "inception_jax/nn/windows.py",
         "return total // 2, total - total // 2",
         "return total - total // 2, total // 2",
         "tests/library/test_ops.py::test_padding_follows_tensorflow_and_pytorch",
