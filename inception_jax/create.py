@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax import classes, words
-from inception_jax.models import model_class, model_info
+from inception_jax.models import model_info
+from inception_jax.models.building import build
 from inception_jax.nn.init import ONE_KEY
-from inception_jax.nn.model import Model, Spec, layer_paths
-from inception_jax.pretrained import timm_config
+from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import SHARED_OPTIONS
-from inception_jax.weights import files, fit, hub
+from inception_jax.weights import files, fit, hub, timm_config
 from inception_jax.weights.facts import warn_of_old_file
 from inception_jax.weights.loading import load_weights
 from inception_jax.weights.published import PUBLISHED
@@ -81,28 +82,19 @@ def create_model(
     for option in readings.keys() - info.options.keys():
         own = {*info.options, *SHARED_OPTIONS, "num_classes", "in_channels", "weights"}
         raise TypeError(words.about_option(option, info.arch, own))
-    readings = {**info.options, **readings}
-
-    def build(rngs: nnx.Rngs) -> Model:
-        model: Model = model_class(name)(
-            num_classes,
-            in_channels,
-            **({"aux_heads": True} if aux_heads else {}),
-            width_multiplier=width_multiplier,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-            **readings,
-        )
-        model.eval()
-        options = tuple(sorted(readings.items()))
-        model.spec = Spec(name, num_classes, in_channels, aux_heads, width_multiplier, options)
-        model.layer_order = tuple(layer_paths(model))
-        model.info = dataclasses.replace(info.for_channels(in_channels), num_classes=num_classes)
-        return model
-
+    builder = functools.partial(
+        build,
+        name,
+        num_classes,
+        in_channels,
+        aux_heads=aux_heads,
+        width_multiplier=width_multiplier,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        **readings,
+    )
     rngs = nnx.Rngs(0) if rngs is None else rngs
-    return build(rngs) if weights is None else _loaded(name, build, rngs, weights)
+    return builder(rngs=rngs) if weights is None else _loaded(name, builder, rngs, weights)
 
 
 def load(source: Any) -> Model:
@@ -171,12 +163,12 @@ def abstract_model(name: str, **options: Any) -> Model:
     return nnx.eval_shape(lambda: create_model(name, rngs=ONE_KEY, **options))
 
 
-def _loaded(name: str, build: Callable[[nnx.Rngs], Model], rngs: nnx.Rngs, weights: Any) -> Model:
+def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: Any) -> Model:
     """Builds a network directly from its weights, because drawing random parameters takes long."""
     file = open_weights(name, _fetchable(name, weights))
-    model = nnx.eval_shape(lambda: build(ONE_KEY))
+    model = nnx.eval_shape(lambda: builder(rngs=ONE_KEY))
     if model.num_classes and file.lacks_head(model):
-        model = build(rngs)  # for its head, which the file lacks
+        model = builder(rngs=rngs)  # for its head, which the file lacks
     load_weights(model, file)
     if file.spec is None and model.spec and model.spec.num_classes == 1000:
         model.classes = classes.of_published(name)

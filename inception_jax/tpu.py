@@ -6,12 +6,12 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-_DEVICES = (Path("/dev/accel0"), Path("/dev/vfio/0"))  # older and newer machines
+DEVICES = (Path("/dev/accel0"), Path("/dev/vfio/0"))  # older and newer machines
 
 
 def on_tpu() -> bool:
     """Says whether there are TPUs, by their devices and the library that runs them."""
-    return find_spec("libtpu") is not None and any(device.exists() for device in _DEVICES)
+    return find_spec("libtpu") is not None and any(device.exists() for device in DEVICES)
 
 
 def quiet_without_tpu() -> None:

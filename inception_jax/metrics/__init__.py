@@ -12,7 +12,7 @@ from inception_jax.metrics.manifolds import manifold_density_coverage, manifold_
 from inception_jax.metrics.metric_values import DensityCoverage, Interval, MeanStd, PrecisionRecall
 from inception_jax.metrics.origin import Origin
 from inception_jax.metrics.presets import PRESETS, Preset
-from inception_jax.metrics.scores import fid, inception_score, kid, precision_recall, sfid
+from inception_jax.metrics.scores import fid, inception_score, kid, precision_recall, result, sfid
 from inception_jax.metrics.sources import Generated, Loader, Records
 from inception_jax.metrics.state import (
     State,
@@ -21,7 +21,6 @@ from inception_jax.metrics.state import (
     init,
     merge,
     merge_over,
-    result,
     statistics_of,
 )
 from inception_jax.metrics.statistics import RunningStatistics, Statistics

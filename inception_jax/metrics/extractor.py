@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from inception_jax.create import load, model_for
 from inception_jax.inference.compiled import cores
-from inception_jax.metrics import feature_files, feature_networks, state
+from inception_jax.metrics import feature_networks, state
 from inception_jax.metrics.device_images import Range, Rounding, pixel_range
 from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
 from inception_jax.metrics.features import Features, joined, statistics_of, whole_batches
@@ -128,7 +128,7 @@ class Extractor:
         """
         if isinstance(images, Images | Statistics | Features):
             return images
-        if isinstance(images, str | os.PathLike) and (saved := feature_files.load(images)):
+        if isinstance(images, str | os.PathLike) and (saved := Features.saved_in(images)):
             return saved
         return open_images(images, self.preset)
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inception_jax.metrics.features import Features
 from inception_jax.metrics.origin import Origin
 from inception_jax.notes import printable
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.version import __version__
 
-_FIELDS = ("pooled", "logits_unbiased", "spatial")
+FIELDS = ("pooled", "logits_unbiased", "spatial")
+"""Kinds of features."""
 
 
-def save(features: Features, path: str | os.PathLike[str]) -> None:
+def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Origin | None) -> None:
     """Writes an `.npz` file: an array for each kind of features, and their origin.
+
+    Args:
+        path: ends in `.npz`.
+        features: [n, d] by kind, see `FIELDS`; None is left out.
+        origin: how they were computed, if known.
 
     Raises:
         ValueError: for another ending, or if no file can be written there.
@@ -27,18 +33,18 @@ def save(features: Features, path: str | os.PathLike[str]) -> None:
     """
     path = check_target(path, (".npz",), what="features")
     arrays: dict[str, Any] = {
-        name: np.asarray(array)
-        for name in _FIELDS
-        if (array := getattr(features, name)) is not None
+        name: np.asarray(array) for name, array in features.items() if array is not None
     }
-    if features.origin is not None:
-        arrays |= features.origin.as_arrays()
+    if origin is not None:
+        arrays |= origin.as_arrays()
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays, version=np.asarray(__version__))
 
 
-def load(path: str | os.PathLike[str]) -> Features | None:
-    """Reads what `save` wrote; None for an `.npz` file of something else, or none at all.
+def load(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns what `save` wrote, by kind, and the `origin`.
+
+    None for an `.npz` file of something else, or none at all.
 
     Raises:
         ValueError: if it is damaged.
@@ -53,8 +59,8 @@ def load(path: str | os.PathLike[str]) -> Features | None:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"{printable(path)} is not a whole .npz file: {error}") from None
-    found = {name: arrays[name] for name in _FIELDS if name in arrays}
+    found = {name: arrays[name] for name in FIELDS if name in arrays}
     if any(x.ndim != 2 or len(x) != len(found["pooled"]) for x in found.values()):
         shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in found.items())
         raise ValueError(f"{printable(path)}: features are [n, d] of the same n; got {shapes}")
-    return Features(**found, origin=Origin.of_arrays(arrays))
+    return {**found, "origin": Origin.of_arrays(arrays)}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
+from inception_jax.metrics import feature_files
 from inception_jax.metrics.origin import Origin
 from inception_jax.metrics.presets import DEFAULT, Preset, preset_of
 from inception_jax.metrics.statistics import RunningStatistics, Statistics
@@ -46,9 +47,18 @@ class Features:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an `.npz` file, which is a source of images then; see `feature_files.save`."""
-        from inception_jax.metrics import feature_files
+        features = {name: getattr(self, name) for name in feature_files.FIELDS}
+        feature_files.save(path, features, self.origin)
 
-        feature_files.save(self, path)
+    @classmethod
+    def saved_in(cls, path: str | os.PathLike[str]) -> Features | None:
+        """Reads what `save` wrote; None for an `.npz` file of something else, or none at all.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        found = feature_files.load(path)
+        return None if found is None else cls(**found)
 
     def part(self, start: int, stop: int) -> Features:
         """Returns the features of some of the images."""

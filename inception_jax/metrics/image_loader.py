@@ -161,9 +161,9 @@ def _at(path: Path, preset: Preset) -> Images | Statistics:
             "or .array_record file of images"
         )
     arrays = statistics_files.arrays_of(path)
-    statistics = statistics_files.statistics_of(arrays, path)
-    if statistics is not None:
-        statistics_files.warn_of_unknown_origin(path, statistics)
+    statistics = Statistics.among(arrays, path)
+    if statistics is not None and statistics.origin is None:
+        statistics_files.warn_of_unknown_origin(path)
     if "arr_0" not in arrays:
         return statistics or Statistics.load(path)
     images = _of_array(StoredImages(path, "arr_0"), preset.unit_floats, str(path))

@@ -17,6 +17,7 @@ from inception_jax.metrics.metric_values import MeanStd, PrecisionRecall
 from inception_jax.metrics.origin import Origin, check_comparable
 from inception_jax.metrics.presets import DEFAULT, Preset, preset_of
 from inception_jax.metrics.resizing import Resize
+from inception_jax.metrics.state import State, statistics_of
 from inception_jax.metrics.statistics import Statistics
 from inception_jax.nn.model import Model
 from inception_jax.weights.weight_file import Source
@@ -354,3 +355,26 @@ def _extractor(extractor: Extractor | None, options: Options) -> Extractor:
     if options:
         raise TypeError(f"give {', '.join(options)} to the extractor")
     return extractor
+
+
+def result(state: State, real: Any) -> float:
+    """Returns the Fréchet Inception Distance of the images and others.
+
+    Args:
+        state: of generated images.
+        real: another state; `Statistics`, or the path of an `.npz` file of them; or `Features`.
+
+    Raises:
+        ValueError: see `statistics_of`; for statistics of another origin or number of features.
+    """
+    return fid_of_statistics(statistics_of(state), _statistics_of(real))
+
+
+def _statistics_of(real: Any) -> Statistics:
+    if isinstance(real, Statistics):
+        return real
+    if isinstance(real, State):
+        return statistics_of(real)
+    if isinstance(real, Features):
+        return real.statistics
+    return Statistics.load(real)

@@ -249,31 +249,6 @@ def features_of(state: State) -> Features:
     return Features(**kept, origin=state.origin)
 
 
-def result(state: State, real: Any) -> float:
-    """Returns the Fréchet Inception Distance of the images and others.
-
-    Args:
-        state: of generated images.
-        real: another state; `Statistics`, or the path of an `.npz` file of them; or `Features`.
-
-    Raises:
-        ValueError: see `statistics_of`; for statistics of another origin or number of features.
-    """
-    from inception_jax.metrics.scores import fid_of_statistics
-
-    return fid_of_statistics(statistics_of(state), _statistics_of(real))
-
-
-def _statistics_of(real: Any) -> Statistics:
-    if isinstance(real, Statistics):
-        return real
-    if isinstance(real, State):
-        return statistics_of(real)
-    if isinstance(real, Features):
-        return real.statistics
-    return Statistics.load(real)
-
-
 def _on_host(state: State) -> State:
     return jax.tree.map(_fetched, state)
 

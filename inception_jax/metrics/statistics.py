@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from inception_jax.metrics import statistics_files
 from inception_jax.metrics.origin import Origin
+from inception_jax.notes import printable
 
 _ROWS = 1024  # features gathered before they are multiplied: a product of few rows takes as long
 
@@ -64,16 +68,41 @@ class Statistics:
 
     def save(self, path: str | os.PathLike[str], *, layout: str = "pytorch_fid") -> None:
         """Writes an `.npz` file; see `statistics_files.save`."""
-        from inception_jax.metrics import statistics_files
-
-        statistics_files.save(self, path, layout)
+        pooled, spatial = (self.mean, self.cov), self.spatial
+        pair = None if spatial is None else (spatial.mean, spatial.cov)
+        statistics_files.save(path, layout, pooled, pair, self.count, self.origin)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
-        """Reads an `.npz` file of ours or of another program; see `statistics_files.load`."""
-        from inception_jax.metrics import statistics_files
+        """Reads an `.npz` file of any layout of `statistics_files.save`.
 
-        return statistics_files.load(path)
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or holds something else.
+        """
+        path = Path(path)
+        arrays = statistics_files.arrays_of(path)
+        if (found := cls.among(arrays, path)) is not None:
+            return found
+        raise statistics_files.nothing_there(arrays, path)
+
+    @classmethod
+    def among(cls, arrays: Mapping[str, np.ndarray], path: Path) -> Statistics | None:
+        """Returns the statistics among the arrays of a file; None if there are none.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        if (pooled := statistics_files.pooled(arrays)) is None:
+            return None
+        try:
+            count = int(arrays["count"]) if "count" in arrays else None
+            pair = statistics_files.spatial(arrays)
+            spatial = None if pair is None else cls(*pair, count)
+            origin = Origin.of_arrays(arrays)
+            return cls(*pooled, count, origin, spatial, printable(path))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 class RunningStatistics:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from inception_jax.metrics.origin import Origin
-from inception_jax.metrics.statistics import Statistics
 from inception_jax.nearest import did_you_mean
 from inception_jax.notes import printable
 from inception_jax.outputs import atomic_write, check_target
@@ -22,11 +21,21 @@ from inception_jax.version import __version__
 LAYOUTS = ("pytorch_fid", "clean", "adm", "jax")
 """Whose files: pytorch-fid's, clean-fid's, guided-diffusion's, and those of JAX projects."""
 
+Pair = tuple[np.ndarray, np.ndarray]
+"""Mean [d] and covariance [d, d]."""
+
 _NAMES = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 _SPATIAL = ("mu_s", "sigma_s")
 
 
-def save(statistics: Statistics, path: str | os.PathLike[str], layout: str) -> None:
+def save(
+    path: str | os.PathLike[str],
+    layout: str,
+    pooled: Pair,
+    spatial: Pair | None,
+    count: int | None,
+    origin: Origin | None,
+) -> None:
     """Writes an `.npz` file that the layout's programs read.
 
     | layout | arrays | read by |
@@ -40,9 +49,12 @@ def save(statistics: Statistics, path: str | os.PathLike[str], layout: str) -> N
     and this library's version. The other programs ignore these.
 
     Args:
-        statistics: to write.
         path: ends in `.npz`, by which the programs know such files.
         layout: one of `LAYOUTS`.
+        pooled: mean and covariance.
+        spatial: those of the spatial features, if there are any.
+        count: of images, if known.
+        origin: how the features were computed, if known.
 
     Raises:
         ValueError: for another ending or layout, for "adm" without spatial statistics, or if no
@@ -50,16 +62,15 @@ def save(statistics: Statistics, path: str | os.PathLike[str], layout: str) -> N
         OSError: if the disk is full; what was there before then stays.
     """
     path = check_target(path, (".npz",), what="statistics")
-    check_layout(layout, spatial=statistics.spatial is not None)
+    check_layout(layout, spatial=spatial is not None)
     names = _NAMES[layout == "jax"]
-    arrays: dict[str, Any] = dict(zip(names, (statistics.mean, statistics.cov), strict=True))
-    if statistics.spatial is not None:
-        spatial = statistics.spatial
-        arrays |= dict(zip(_SPATIAL, (spatial.mean, spatial.cov), strict=True))
-    if statistics.count is not None:
-        arrays["count"] = np.asarray(statistics.count)
-    if statistics.origin is not None:
-        arrays |= statistics.origin.as_arrays()
+    arrays: dict[str, Any] = dict(zip(names, pooled, strict=True))
+    if spatial is not None:
+        arrays |= dict(zip(_SPATIAL, spatial, strict=True))
+    if count is not None:
+        arrays["count"] = np.asarray(count)
+    if origin is not None:
+        arrays |= origin.as_arrays()
         arrays["version"] = np.asarray(__version__)
     write = np.savez_compressed if layout == "clean" else np.savez
     with atomic_write(path) as partial, partial.open("wb") as file:
@@ -78,64 +89,47 @@ def check_layout(layout: str, *, spatial: bool) -> None:
         )
 
 
-def load(path: str | os.PathLike[str]) -> Statistics:
-    """Reads an `.npz` file of any layout of `save`.
+def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
+    """Returns mean and covariance among the arrays of a file; None if there are none."""
+    for mean, cov in _NAMES:
+        if mean in arrays and cov in arrays:
+            return arrays[mean], arrays[cov]
+    return None
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    arrays = arrays_of(path)
-    if (found := statistics_of(arrays, path)) is not None:
-        return found
+
+def spatial(arrays: Mapping[str, np.ndarray]) -> Pair | None:
+    """Returns those of the spatial features; None if there are none."""
+    mean, cov = _SPATIAL
+    return (arrays[mean], arrays[cov]) if arrays.keys() >= {mean, cov} else None
+
+
+def nothing_there(arrays: Mapping[str, np.ndarray], path: Path) -> ValueError:
+    """Returns the error about a file that holds no statistics."""
     images = ": give those images as an array" if "arr_0" in arrays else ""
-    raise ValueError(
+    return ValueError(
         f"{path} holds {', '.join(arrays) or 'nothing'} instead of pytorch-fid's mu and "
         f"sigma{images}"
     )
 
 
-def statistics_of(arrays: Mapping[str, np.ndarray], path: Path) -> Statistics | None:
-    """Returns the statistics among the arrays of a file; None if there are none.
-
-    Raises:
-        ValueError: if they do not fit.
-    """
-    for mean, cov in _NAMES:
-        if mean in arrays and cov in arrays:
-            break
-    else:
-        return None
-    try:
-        count = int(arrays["count"]) if "count" in arrays else None
-        spatial = None
-        if arrays.keys() >= set(_SPATIAL):
-            spatial = Statistics(arrays[_SPATIAL[0]], arrays[_SPATIAL[1]], count)
-        origin = Origin.of_arrays(arrays)
-        return Statistics(arrays[mean], arrays[cov], count, origin, spatial, printable(path))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def warn_of_unknown_origin(path: Path, statistics: Statistics) -> None:
+def warn_of_unknown_origin(path: Path) -> None:
     """Says that a file of another program does not tell how it was made."""
-    if statistics.origin is None:
-        warnings.warn(
-            f"{printable(path)} does not say which program, resizing and weights it is of: the "
-            "distance means something only if they are those of the other images",
-            stacklevel=2,
-        )
+    warnings.warn(
+        f"{printable(path)} does not say which program, resizing and weights it is of: the "
+        "distance means something only if they are those of the other images",
+        stacklevel=2,
+    )
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """The arrays that count; of others only the names, as they may be large.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
     wanted = {*_SPATIAL, "count", *(f.name for f in dataclasses.fields(Origin))}
     wanted.update(name for names in _NAMES for name in names)
     try:

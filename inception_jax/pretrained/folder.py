@@ -15,8 +15,7 @@ from flax import nnx
 from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
 from inception_jax.nn.model import Model
 from inception_jax.outputs import atomic_write
-from inception_jax.pretrained import timm_config
-from inception_jax.weights import layouts, other_formats
+from inception_jax.weights import layouts, other_formats, timm_config
 from inception_jax.weights.facts import Facts
 from inception_jax.weights.hub import MODEL
 from inception_jax.weights.saving import save_weights

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from flax import nnx
+
+from inception_jax.models.building import build
+from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model
 from inception_jax.weights.torch_names import Tensors, torch_shapes
-
-if TYPE_CHECKING:
-    from inception_jax.weights.weight_file import WeightFile
 
 
 @functools.lru_cache(maxsize=64)
 def skeleton(name: str) -> Model:
     """Returns a network without values for a name. It is cached; do not change it."""
-    from inception_jax.create import abstract_model  # that module imports this one
-
-    return abstract_model(name)
+    return nnx.eval_shape(lambda: build(name, rngs=ONE_KEY))
 
 
 def backbone_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -51,25 +48,3 @@ def options(tensors: Tensors, model: Model) -> dict[str, int]:
 def is_alike(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     """Returns whether two shapes in PyTorch's axis order differ only in channels."""
     return len(shape) == len(needed) and shape[2:] == needed[2:]
-
-
-def nearest(file: WeightFile, names: Iterable[str]) -> tuple[str, float]:
-    """Returns the network with the largest share of tensors in a file, and this share."""
-    shares = {name: share(file, name) for name in names}
-    best = max(shares, key=lambda name: shares[name])
-    return best, shares[best]
-
-
-def share(file: WeightFile, name: str) -> float:
-    """Returns the share of tensors that a network and a file have in common, without classifiers.
-
-    Tensors are in common if their name and window are equal, for any width.
-    """
-    model = skeleton(name)
-    needed = backbone_shapes(model)
-    found = file.to_twin(model)
-    heads = file.other_head(found, model).keys() | (torch_shapes(model).keys() - needed.keys())
-    same = [n for n, shape in needed.items() if n in found and is_alike(found[n].shape, shape)]
-    own = {n for n in found if not n.endswith("num_batches_tracked")} - heads
-    own = {n for n in own if not n.startswith(tuple(f"{head}." for head in model.aux_names))}
-    return len(same) / max(1, len(needed.keys() | own))

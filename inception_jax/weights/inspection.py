@@ -18,6 +18,7 @@ from inception_jax.weights.weight_file import (
     TRAINING_ONLY,
     WeightFile,
     open_weights,
+    share,
     wrong_readings,
 )
 from inception_jax.weights.weights_error import WeightsError
@@ -105,13 +106,13 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
     elif file.layout is not None:
         needed, archs = file.layout.readings, file.layout.archs
     if len(tuple(archs)) > _FEW:
-        shares = {arch: fit.share(file, arch) for arch in archs}
+        shares = {arch: share(file, arch) for arch in archs}
         archs = sorted(shares, key=lambda arch: -shares[arch])[:_FEW]
     names = [name for arch in archs for name in (arch, *list_models(f"{arch}.*", tags=True))]
     right = [n for n in names if not wrong_readings(model_info(n).options, needed.items())]
-    shares = {name: fit.share(file, name) for name in right or names}
+    shares = {name: share(file, name) for name in right or names}
     best = max(shares.values())
-    return tuple(name for name, share in shares.items() if share == best), best
+    return tuple(name for name, found in shares.items() if found == best), best
 
 
 def _apart(names: tuple[str, ...]) -> str:

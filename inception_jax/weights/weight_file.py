@@ -15,7 +15,7 @@ from inception_jax.weights.facts import Facts, verify
 from inception_jax.weights.layouts import Layout
 from inception_jax.weights.prefixes import listed
 from inception_jax.weights.published import PUBLISHED
-from inception_jax.weights.torch_names import Tensors
+from inception_jax.weights.torch_names import Tensors, torch_shapes
 from inception_jax.weights.weights_error import WeightsError
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
@@ -90,7 +90,7 @@ class WeightFile:
         Raises:
             WeightsError: if the file has only few of the network's tensor names.
         """
-        name, share = fit.nearest(self, archs)
+        name, share = nearest(self, archs)
         if share < _MOST:
             raise WeightsError(
                 f"these are weights of an unknown network; the nearest is {name}, with {share:.0%} "
@@ -238,3 +238,25 @@ def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) ->
 def _plain(value: Any) -> Any:
     """Returns a value as JSON would return it: a list for a tuple."""
     return json.loads(json.dumps(value))
+
+
+def nearest(file: WeightFile, names: Iterable[str]) -> tuple[str, float]:
+    """Returns the network with the largest share of tensors in a file, and this share."""
+    shares = {name: share(file, name) for name in names}
+    best = max(shares, key=lambda name: shares[name])
+    return best, shares[best]
+
+
+def share(file: WeightFile, name: str) -> float:
+    """Returns the share of tensors that a network and a file have in common, without classifiers.
+
+    Tensors are in common if their name and window are equal, for any width.
+    """
+    model = fit.skeleton(name)
+    needed = fit.backbone_shapes(model)
+    found = file.to_twin(model)
+    heads = file.other_head(found, model).keys() | (torch_shapes(model).keys() - needed.keys())
+    same = [n for n, shape in needed.items() if n in found and fit.is_alike(found[n].shape, shape)]
+    own = {n for n in found if not n.endswith("num_batches_tracked")} - heads
+    own = {n for n in own if not n.startswith(tuple(f"{head}." for head in model.aux_names))}
+    return len(same) / max(1, len(needed.keys() | own))

@@ -36,5 +36,5 @@ def test_freed_memory_is_used_again(monkeypatch):
 
 def test_nothing_changes_beside_an_accelerator(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setattr("train.hosts.memory._ACCELERATORS", (str(tmp_path),))
+    monkeypatch.setattr("train.hosts.memory._ACCELERATORS", (tmp_path,))
     assert not keep_freed_memory()

@@ -7,11 +7,13 @@ import os
 import platform
 from pathlib import Path
 
+from inception_jax.tpu import DEVICES
+
 # Of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST_INT = 2**31 - 1
 
-_ACCELERATORS = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/kfd")
+_ACCELERATORS = (*DEVICES, Path("/dev/nvidia0"), Path("/dev/kfd"))
 
 
 def keep_freed_memory() -> bool:
@@ -38,4 +40,4 @@ def _has_accelerator() -> bool:
     """Says whether jax would compute on something else than the CPU, by the machine's devices."""
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return False
-    return any(Path(device).exists() for device in _ACCELERATORS)
+    return any(device.exists() for device in _ACCELERATORS)
