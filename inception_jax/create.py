@@ -13,8 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax import classes, words
+from inception_jax.building import build
 from inception_jax.models import model_info
-from inception_jax.models.building import build
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model, Spec
 from inception_jax.registry import SHARED_OPTIONS

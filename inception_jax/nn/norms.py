@@ -79,7 +79,7 @@ class BatchNorm(nnx.Module):
         own_gradient = enabled("gradients") and not self.use_running_average
         normalise = _normalise_in_training if own_gradient else _normalise
         arrays = (x, mean, var, self.scale[...], self.bias[...])
-        return normalise(*arrays, self.eps, relu, self.dtype)
+        return normalise(arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """Returns the factor and the summand of each channel in evaluation, float32 or wider."""
@@ -111,93 +111,58 @@ class BatchNorm(nnx.Module):
         return self.momentum * old + (1 - self.momentum) * new
 
 
-def _normalise(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    eps: float,
-    relu: bool,
-    dtype: DTypeLike,
-) -> jax.Array:
+Arrays = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+"""A map, in the dtype of the sums; mean, variance, scale and bias [c]."""
+
+
+def _normalise(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
+    x, mean, var, scale, bias = arrays
     gain = scale.astype(x.dtype) * lax.rsqrt(var + eps)
     y = ((x - mean) * gain + bias.astype(x.dtype)).astype(dtype)
     return jax.nn.relu(y) if relu else y
 
 
 # Inlined: jitted only so that each shape is traced once.
-@functools.partial(jax.jit, static_argnums=(5, 6, 7), inline=True)
-def _normalise_in_training(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    eps: float,
-    relu: bool,
-    dtype: DTypeLike,
-) -> jax.Array:
-    arrays = (x, mean, var, scale, bias)
-    return by_platform(_normalise_by_batch, _normalise, eps, relu, dtype)(*arrays)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
+    return by_platform(_normalise_by_batch, _normalise, eps, relu, dtype)(arrays)
 
 
-def _normalise_by_batch(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    eps: float,
-    relu: bool,
-    dtype: DTypeLike,
-) -> jax.Array:
+def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
     """The same, with a gradient of its own that reads the maps twice, the least there is.
 
     Once for both sums, once for the gradient of x. XLA's CPU backend reads them again for every sum
-    of the automatic one.
-
-    Args:
-        x: a map, in the dtype of the sums.
-        mean: of x itself; x's gradient includes what x changes through it.
-        var: the same.
+    of the automatic one. Mean and variance have to be those of x: its gradient includes what x
+    changes through them.
     """
-    normalise = functools.partial(_normalise, eps=eps, relu=relu, dtype=dtype)
 
     @jax.custom_vjp
-    def own(x, mean, var, scale, bias):
-        return normalise(x, mean, var, scale, bias)
+    def own(arrays: Arrays) -> jax.Array:
+        return _normalise(arrays, eps, relu, dtype)
 
-    def forward(*arrays):
-        return normalise(*arrays), arrays
+    def forward(arrays: Arrays) -> tuple[jax.Array, Arrays]:
+        return _normalise(arrays, eps, relu, dtype), arrays
 
-    def backward(arrays, g):
-        dx, dscale, dbias = _batch_gradients(*arrays, g, eps, relu, dtype)
+    def backward(arrays: Arrays, g: jax.Array):
+        dx, dscale, dbias = _batch_gradients(arrays, g, eps, relu, dtype)
         # None for mean and variance, as dx has their part. They stay arguments, which may be
         # differentiated: second derivatives pass through them.
-        return dx, None, None, dscale, dbias
+        return ((dx, None, None, dscale, dbias),)
 
     own.defvjp(forward, backward)
-    return own(x, mean, var, scale, bias)
+    return own(arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8), inline=True)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
 def _batch_gradients(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    g: jax.Array,
-    eps: float,
-    relu: bool,
-    dtype: DTypeLike,
+    arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of x, scale and bias."""
+    x, mean, var, scale, bias = arrays
     deviation = lax.rsqrt(var + eps)
     normal = (x - mean) * deviation
     if relu:  # from x again, which is kept anyway
-        g = jnp.where(_normalise(x, mean, var, scale, bias, eps, relu, dtype) > 0, g, 0)
+        g = jnp.where(_normalise(arrays, eps, relu, dtype) > 0, g, 0)
     g = g.astype(x.dtype)
     axes = tuple(range(x.ndim - 1))
     dbias, dscale = g.sum(axes), (g * normal).sum(axes)

@@ -6,7 +6,7 @@ import functools
 
 from flax import nnx
 
-from inception_jax.models.building import build
+from inception_jax.building import build
 from inception_jax.nn.init import ONE_KEY
 from inception_jax.nn.model import Model
 from inception_jax.weights.torch_names import Tensors, torch_shapes
