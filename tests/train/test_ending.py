@@ -130,6 +130,25 @@ def test_sigterm_with_nothing_to_save(tmp_path, busy):
     assert err == "SIGTERM before the first step: nothing is lost, the same command starts again\n"
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_sigterm_while_a_line_is_printed(tmp_path, stream):
+    """The handler then runs inside the stream, which refuses to be written to again."""
+    body = f"""
+    import io, os, signal
+    class Raw(io.RawIOBase):
+        def __init__(self, stream):
+            self.fileno, self.writable = stream.fileno, lambda: True
+        def write(self, data):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return len(data)
+    sys.{stream} = io.TextIOWrapper(io.BufferedWriter(Raw(sys.{stream})))
+    print("here", file=sys.{stream}, flush=True)
+    """
+    code, _, err = ended(tmp_path, body)
+    assert code == 42, err
+    assert err == "SIGTERM before the first step: nothing is lost, the same command starts again\n"
+
+
 def test_sigterm_with_something_to_save(tmp_path):
     body = """
     import time

@@ -69,9 +69,19 @@ def say(line: str | None) -> None:
     _State.said = True
     with contextlib.suppress(OSError):  # the reader has closed the pipe
         if line is not None:
-            print(one_line(line), file=sys.stderr, flush=True)
-        sys.stdout.flush()
+            _print(one_line(line))
+        with contextlib.suppress(RuntimeError):  # see `_print`
+            sys.stdout.flush()
     _tell({"said": True})
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except RuntimeError:
+        # A signal came while the main thread was writing to the stream, which is locked until the
+        # handler, and so this function, has returned.
+        os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="backslashreplace"))
 
 
 def begin_again() -> None:
