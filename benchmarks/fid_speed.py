@@ -131,9 +131,11 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
-    """This library, as `metrics.fid` does it."""
+    """This library, as its command `inception-jax fid` does it."""
+    import inception_jax as ij
     from inception_jax import metrics
 
+    ij.keep_freed_memory()
     extractor = metrics.Extractor(weights, batch_size=batch_size)
     extractor.load()
     return lambda: extractor.statistics(folder).mean

@@ -15,6 +15,7 @@ Run = Callable[[], np.ndarray]
 """Computes once and returns, when all is done, the numbers that implementations have in common."""
 
 _SPAWN = multiprocessing.get_context("spawn")
+_USUAL = multiprocessing.get_all_start_methods()[0]  # of this platform and Python
 _GRACE = 5  # seconds in which a process may end by itself
 _PAUSE = 0.05  # seconds after a run in which its threads come to rest
 
@@ -103,6 +104,8 @@ def _serve(
 ) -> None:
     """The process: makes an implementation ready, then runs it as often as it is told to."""
     os.environ.update(environment)
+    # A process that was spawned spawns; a program of its own starts its processes as usual here.
+    multiprocessing.set_start_method(_USUAL, force=True)
     try:
         run = build(*arguments)
         start = time.perf_counter()

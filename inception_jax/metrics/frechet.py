@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import linalg
+from scipy.linalg import lapack
 
 from inception_jax.metrics.statistics import Statistics
 
@@ -17,8 +19,8 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
     The trace of the root is the sum of the roots of the eigenvalues of R' cov_b R, where R R' is
     cov_a: by Cholesky's method, or by its own eigenvalues if its rank is not full. That matrix is
     symmetric, so its eigenvalues are real; those that rounding makes negative are 0 in truth and
-    count as such. No covariance, singular or not, gives
-    a NaN or an imaginary part, and nothing is added to a diagonal.
+    count as such. No covariance, singular or not, gives a NaN or an imaginary part, and nothing is
+    added to a diagonal.
 
     pytorch-fid takes `scipy.linalg.sqrtm` of the product instead, which is not symmetric. Where the
     covariances have full rank both agree to about 1e-10 of the FID. With fewer images than features
@@ -91,6 +93,18 @@ def _root(cov: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
+def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = ((cov + cov.T) / 2 for cov in (first, second))
+    triangle = _triangle(first)
+    if triangle is None:
+        root = _root(first)
+        product = root.T @ second @ root
+    else:  # R' cov R in a quarter of the operations of two products
+        product, _ = lapack.dsygst(second.T, triangle, itype=2, lower=1)
+    values = linalg.eigvalsh(product, lower=True, overwrite_a=True, check_finite=False)
+    return float(np.sqrt(np.clip(values, 0, None)).sum())
+
+
 def _triangle(cov: np.ndarray) -> np.ndarray | None:
     """R of `_root` by Cholesky's method, in a tenth of the time; None without full rank.
 
@@ -98,17 +112,9 @@ def _triangle(cov: np.ndarray) -> np.ndarray | None:
     8. A pivot is the share of a feature's variance that the features before it do not explain;
     without full rank it is rounding, at most the features' number times that of one operation.
     """
-    try:
-        root = np.linalg.cholesky((cov + cov.T) / 2)
-    except np.linalg.LinAlgError:
+    root, failed = lapack.dpotrf(cov.T, lower=1)  # the transpose, which is equal, is in its order
+    if failed:
         return None
     shares = np.diagonal(root) ** 2 / np.diagonal(cov)
     rounding = len(cov) * np.finfo(np.float64).eps
     return root if shares.min(initial=1) > 10 * rounding else None
-
-
-def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
-    root = _triangle(first)
-    root = _root(first) if root is None else root
-    product = root.T @ ((second + second.T) / 2) @ root
-    return float(np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum())

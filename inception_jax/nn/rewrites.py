@@ -9,8 +9,9 @@ a function again if other rewritings are enabled.
 `statistics`: BatchNorm computes mean and variance in one pass over the map.
 `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
 `repeats`: of equal layers in a row one is traced, and called for all.
-`gradients`: on CPUs, convolutions and BatchNorm have gradients written for them. Not in use by
-    default. The first derivative is then for reverse mode only.
+`gradients`: on CPUs, convolutions and BatchNorm have gradients written for them. The first
+    derivative is then for reverse mode only, so this is not enabled by default. The training
+    programme enables it.
 """
 
 from __future__ import annotations
