@@ -134,6 +134,7 @@ def jit_predict(task: Task) -> Run:
 
     import inception_jax as ij
 
+    ij.keep_freed_memory()
     predict = ij.jit_predict(_model(task))
     images = jax.device_put(task.images)
     return lambda: np.asarray(predict(images))
@@ -364,7 +365,9 @@ INFERENCE: dict[str, Implementation] = {
         "`jax.jit` of the network as it is by default",
         partial(jax_inference, rewrites=DEFAULT_REWRITES),
     ),
-    "jit_predict": Implementation("`inception_jax.jit_predict`", jit_predict),
+    "jit_predict": Implementation(
+        "`inception_jax.jit_predict`, after `inception_jax.keep_freed_memory()`", jit_predict
+    ),
     "keras": Implementation(
         "`keras.applications`, `stateless_call` under `jax.jit`", keras_inference, False, _KERAS
     ),

@@ -26,3 +26,21 @@ def test_a_notebook_runs(name, tmp_path):
         for folder in (FOLDER, tmp_path)
     )
     assert [cell["source"] for cell in after] == [cell["source"] for cell in before]
+
+
+LARGEST = 400_000  # bytes of a notebook
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_shows_its_results(name):
+    """It was run whole, from the first cell to the last, and its pictures are small."""
+    path = FOLDER / f"{name}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert "".join(cells[0]["source"]).startswith("# ")
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert any("small" in cell["metadata"] for cell in code)
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output.get("name", "stdout") for output in outputs} == {"stdout"}
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < LARGEST

@@ -13,7 +13,16 @@ from inception_jax.inference import onednn
 from inception_jax.nn import ops
 from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.norms import BatchNorm
-from tests.helpers.networks import CLASSES, compare, distinct_readings, network, random_images, run
+from tests.helpers.networks import (
+    CLASSES,
+    compare,
+    distinct_readings,
+    filled,
+    network,
+    random_images,
+    run,
+    small,
+)
 
 # Every kind of fold; more of the same with `-m slow`.
 KINDS = {"inception_v3", "inception_resnet_v1", "inception_next_atto", "xception41", "xception41p"}
@@ -98,6 +107,17 @@ def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
     images = images_for(model, "float32")
     expected = np.asarray(logits(model, images))
     compare(ij.jit_predict(model, parts=1)(images), expected, "float32", name)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto"])
+def test_predict_computes_in_another_dtype(name):
+    model = network(name, "float32")
+    narrow = filled(name, dtype=jnp.bfloat16, param_dtype="float32", **small(name))
+    images = images_for(model, "float32")
+    found = ij.jit_predict(model, dtype=jnp.bfloat16)(images)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, ij.jit_predict(narrow)(images))
+    assert np.asarray(logits(model, images)).dtype == np.float32  # the network stays as it is
 
 
 CONVOLUTIONS = {  # shape of the map, of the kernel, and how it is applied
