@@ -41,7 +41,7 @@ def test_density_and_coverage_of_extremes():
     assert metrics.manifold_density_coverage(a, a).coverage == 1
     crowded = np.repeat(a[:1], 30, axis=0)
     assert metrics.manifold_density_coverage(crowded, a).coverage < 1
-    with pytest.raises(ValueError, match="more real images than neighbours"):
+    with pytest.raises(ValueError, match="neighbours need more real images"):
         metrics.manifold_density_coverage(a, a[:5])
     with pytest.raises(ValueError, match="not comparable"):
         metrics.manifold_density_coverage(a[:, :3], a)
@@ -155,7 +155,7 @@ def test_too_little_for_an_interval():
         metrics.Features(random_features(9, 4, 0)),
         metrics.Statistics(np.zeros(4), np.eye(4)),
     )
-    with pytest.raises(ValueError, match="two resamples"):
+    with pytest.raises(ValueError, match="resamples must be at least 2"):
         metrics.bootstrap_fid(fake, real, resamples=1)
     with pytest.raises(ValueError, match="three sizes"):
         metrics.fid_infinity(fake, real, points=2)

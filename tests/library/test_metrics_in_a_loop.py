@@ -145,9 +145,9 @@ def test_masked_images_do_not_count():
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
     nothing = small().update(small().init(), images, np.zeros(12, bool))
     assert int(nothing.count) == 0
-    with pytest.raises(ValueError, match="two images at least; got 0"):
+    with pytest.raises(ValueError, match="at least two images; got 0"):
         metrics.statistics_of(nothing)
-    with pytest.raises(ValueError, match=r"a mask of 12 images is \[12\]; got \[3\]"):
+    with pytest.raises(ValueError, match=r"a mask for 12 images must be \[12\]; got \[3\]"):
         small().update(small().init(), images, np.ones(3, bool))
 
 
@@ -245,9 +245,9 @@ def test_states_of_other_features_are_refused():
     images = pictures(4)
     with pytest.raises(ValueError, match="2048 features; got"):
         small().update(metrics.init(), images)
-    with pytest.raises(ValueError, match="no common metric"):
+    with pytest.raises(ValueError, match=r"features of different .* cannot be compared"):
         small().update(extractor().init(), images)
-    with pytest.raises(ValueError, match="no common metric"):
+    with pytest.raises(ValueError, match=r"features of different .* cannot be compared"):
         metrics.merge(small().init(), extractor().init())
     assert int(small().update(metrics.init(12), images).count) == 4
 

@@ -195,12 +195,12 @@ def test_floats_of_another_range_than_was_stated():
     images = pictures(5) / 255
     for array in (images, jnp.asarray(images, jnp.bfloat16)):
         source = metrics.Loader([array], value_range=(-1, 1), name="mine")
-        with pytest.warns(UserWarning, match=r"^mine reached only from 0\.5 to 1 of the stated"):
+        with pytest.warns(UserWarning, match=r"^mine use only 0\.5 to 1 of the stated"):
             extractor().features(source)
-    with pytest.warns(UserWarning, match=r"reached only from 0 to 0\.00392 of the stated range"):
+    with pytest.warns(UserWarning, match=r"use only 0 to 0\.00392 of the stated range"):
         extractor().features(images.round().astype(np.uint8))
     images[3, 5] = np.nan
-    with pytest.raises(ValueError, match="mine: there are NaN among the pixels"):
+    with pytest.raises(ValueError, match="mine: some pixels are NaN"):
         extractor().features(metrics.Loader([images], value_range=(0, 1), name="mine"))
 
 
@@ -208,7 +208,7 @@ def test_floats_of_another_range_than_was_stated():
     ("array", "words"),
     [
         (pictures(3) / 255, r"got float64 .*: metrics\.Loader\(images, value_range=\(0, 1\)\)"),
-        (pictures(3).transpose(0, 3, 1, 2), "channels come last, np.moveaxis"),
+        (pictures(3).transpose(0, 3, 1, 2), "channels last with np.moveaxis"),
         (np.zeros((3, 8, 8, 4), np.uint8), r"got uint8 \[3, 8, 8, 4\]$"),
     ],
 )
@@ -236,8 +236,8 @@ def test_loaders_of_grain():
         ([(1, 2)], r"which of the 2 parts of a batch are the images"),
         ([(pictures(2), pictures(2))], r"which of the 2 parts of a batch are the images"),
         (metrics.Loader([pictures(2)], key="image"), "ndarray, which has no 'image'"),
-        (metrics.Loader([pictures(2) / 255]), r"need their range; got float64 .*value_range"),
-        (metrics.Loader([pictures(2) * 1.0], value_range=(-1, 1)), "far outside of the stated"),
+        (metrics.Loader([pictures(2) / 255]), r"need a value_range; got float64 .*value_range"),
+        (metrics.Loader([pictures(2) * 1.0], value_range=(-1, 1)), "far outside the stated"),
     ],
 )
 def test_batches_without_images(source, words):
@@ -265,11 +265,11 @@ def test_generated_images():
 def test_generators_that_are_none():
     with pytest.raises(TypeError, match=r"metrics\.Generated\(function, count"):
         extractor().features(generate)
-    with pytest.raises(ValueError, match="two images at least"):
+    with pytest.raises(ValueError, match="count must be at least 2"):
         metrics.Generated(generate, count=1)
-    with pytest.raises(ValueError, match=r"50 images were asked for; got \[3, 4, 4, 3\]"):
+    with pytest.raises(ValueError, match=r"50 images were requested; got \[3, 4, 4, 3\]"):
         extractor().features(metrics.Generated(lambda key, n: jnp.zeros((3, 4, 4, 3)), count=9))
-    with pytest.raises(ValueError, match="need their range"):
+    with pytest.raises(ValueError, match="need a value_range"):
         extractor().features(metrics.Generated(generate, count=9))
     of_another_range = metrics.Generated(generate, count=50, value_range=(0, 1))
     with pytest.raises(ValueError, match=r"far outside .*from -1 to .*State the range"):
@@ -278,7 +278,7 @@ def test_generators_that_are_none():
     def upper_half(key, n):
         return jax.random.uniform(key, (n, 16, 16, 3))
 
-    with pytest.warns(UserWarning, match=r"reached only from 0\.5 to 1 of the stated range"):
+    with pytest.warns(UserWarning, match=r"use only 0\.5 to 1 of the stated range"):
         extractor().features(metrics.Generated(upper_half, count=50, value_range=(-1, 1)))
 
 
@@ -376,7 +376,7 @@ def test_a_plain_function_takes_images_as_they_are():
 def test_functions_that_give_no_features():
     for function in (lambda x: x, lambda x: x.mean((0, 1)), lambda x: 3):
         own = metrics.OwnFeatures(function, "odd", size=16)
-        with pytest.raises(ValueError, match=r"odd is to return features \[n, d\]"):
+        with pytest.raises(ValueError, match=r"odd must return features \[n, d\]"):
             metrics.Extractor(features=own).load()
     with pytest.raises(ValueError, match="not a int"):
         metrics.Extractor(features=3)

@@ -36,7 +36,7 @@ def test_names():
         "pytorch_fid", "tf2015", "adm", "torch_fidelity", "clean", "torchmetrics", "jax_fid",
     ]  # fmt: skip
     assert all(name == preset.name for name, preset in metrics.PRESETS.items())
-    with pytest.raises(ValueError, match=r"preset is one of pytorch_fid, .*, not 'cleanfid'"):
+    with pytest.raises(ValueError, match=r"preset must be one of pytorch_fid, .*, not 'cleanfid'"):
         metrics.fid(pictures(3), pictures(3), preset="cleanfid")
     with pytest.raises(ValueError, match="clean-fid offers 2048 features, not 64"):
         metrics.Extractor(preset="clean", dims=64)
@@ -78,7 +78,7 @@ def test_bilinear_pillow_rounds_to_bytes():
     assert found.dtype == np.float32
     normal = resizing.resized(image, "bilinear_pillow")
     np.testing.assert_allclose(normal, 2 * (found / 255) - 1, atol=1e-6)
-    with pytest.raises(ValueError, match="uint8 is needed, not float32"):
+    with pytest.raises(ValueError, match="needs uint8, not float32"):
         resizing.resized(image.astype(np.float32), "bilinear_pillow")
 
 
@@ -166,7 +166,7 @@ def test_unit_floats_are_truncated():
 def test_what_does_not_fill_a_batch_of_50_is_left_out():
     ours = extractor(preset="tf2015", batch_size=7)
     images = pictures(53, size=(2, 2))
-    with pytest.warns(UserWarning, match="the last 3 images are left out.*a batch of 50"):
+    with pytest.warns(UserWarning, match="the last 3 images are left out.*fewer than 50"):
         found = ours.features(images)
     np.testing.assert_allclose(found.pooled, ours.features(images[:50]).pooled, atol=1e-5)
     assert ours.statistics(images[:9]).count == 9  # fewer than one batch

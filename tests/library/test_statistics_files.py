@@ -102,7 +102,7 @@ def test_layouts_that_are_refused(tmp_path):
     plain = dataclasses.replace(statistics(), spatial=None)
     with pytest.raises(ValueError, match=r"mu_s|spatial statistics.*preset='adm'"):
         plain.save(tmp_path / "x.npz", layout="adm")
-    with pytest.raises(ValueError, match=r"layout is one of .*did you mean clean"):
+    with pytest.raises(ValueError, match=r"layout must be one of .*did you mean clean"):
         plain.save(tmp_path / "x.npz", layout="cleanfid")
     assert not list(tmp_path.iterdir())
 
@@ -224,7 +224,7 @@ def test_a_file_of_statistics_and_images(tmp_path):
     [
         (np.zeros((3, 4, 4, 3), np.float32), r"x\.npz|uint8 from 0 to 255.*float32"),
         (np.zeros((3, 4, 4), np.uint8), r"x\.npz: an array of images.*\[3, 4, 4\]"),
-        (np.zeros((1, 4, 4, 3), np.uint8), "two at least"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "at least two"),
         (np.array([{}]), "Python objects|whole"),
     ],
 )
@@ -241,5 +241,5 @@ def test_cut_files_of_images(tmp_path):
     with pytest.raises(ValueError, match=r"x\.npy ends before its last image"):
         extractor().features(tmp_path / "x.npy")
     (tmp_path / "x.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"x\.npy is not a whole file of an array"):
+    with pytest.raises(ValueError, match=r"x\.npy is damaged or holds no array"):
         extractor().features(tmp_path / "x.npy")
