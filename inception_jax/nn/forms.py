@@ -1,4 +1,4 @@
-"""The form in which an operation is computed: chosen by the platform that runs the program."""
+"""Chooses the form in which an operation is computed by the platform that runs the program."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def forced_form(form: Form) -> Iterator[None]:
 def by_platform(
     shifted: Callable, native: Callable, *args, dense: Callable | None = None
 ) -> Callable:
-    """Returns a function of arrays that takes the form of the platform it is lowered for.
+    """Returns a function of arrays that uses the form for the platform it is lowered for.
 
     Args:
-        shifted: form of CPUs.
-        native: form of TPUs, GPUs and others.
+        shifted: form for CPUs.
+        native: form for TPUs, GPUs and others.
         args: further arguments of all forms, after the arrays.
-        dense: form of TPUs, where it differs.
+        dense: form for TPUs, if it differs.
     """
     forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
     forms = {name: functools.partial(trailing, form, args) for name, form in forms.items()}
