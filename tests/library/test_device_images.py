@@ -1,4 +1,4 @@
-"""Images on the devices: resized as on the host, and of the range that was stated."""
+"""Images on the devices: resizing as on the host, and checks of the stated range."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_images_are_resized_as_on_the_host(resize, size):
     image = pictures(1, size=size)[0]
     expected = resizing.resized(image, resize)
     found = device_images.resized(device_images.pixels(image[None]), resize)[0]
-    # Of numbers up to 255, which two roundings and the sum of some dozens of weights part.
+    # Pixels up to 255 may differ by two roundings and by the order of sums of some dozens of terms.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 / 127.5)
 
 

@@ -37,7 +37,7 @@ def test_command(capsys, tmp_path, weights):
     options = ["--weights", weights, "--batch-size", 11]
     code, out, err = run(capsys, a, b, "--metrics", "fid,kid,is,pr", *options)
     assert code == 0
-    assert "11/11" in err  # the bar
+    assert "11/11" in err  # the progress bar
     found = dict(line.split("  ") for line in out.splitlines())
     assert list(found) == ["preset", "FID", "KID", "IS", "precision", "recall", "F-score"]
     assert found["preset"].startswith("pytorch_fid, bilinear_torch, weights ")
@@ -188,7 +188,7 @@ def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatc
         assert out == f"wrote {file}\n"
     wanted = ["--metrics", "fid,is,pr,dc"]
     _, expected, _ = run(capsys, a, b, *options, *wanted)
-    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # no image is computed any more
+    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # from here on no image is computed
     _, found, _ = run(capsys, *files, *options, *wanted)
     for ours, theirs in zip(found.splitlines()[1:], expected.splitlines()[1:], strict=True):
         name, value = ours.split("  ")

@@ -1,4 +1,4 @@
-"""Features of images and the metrics of them, from files to numbers."""
+"""Features of images and metrics computed from them, from files to numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def twin():
 
 
 def torch_input(image: np.ndarray) -> torch.Tensor:
-    """As pytorch-fid feeds an image to its network."""
+    """Returns an image as pytorch-fid feeds it to its network."""
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     return 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
 
@@ -79,7 +79,7 @@ def test_bilinear_torch_is_torchs(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bilinear_tf1_is_the_formula_of_the_graph(size):
-    """Output pixel i lies at i * old / 299, and past the last pixel there is the last one."""
+    """Output pixel i is at i * old / 299; the last input pixel is repeated beyond its end."""
     image = pictures(1, size=size)[0]
     ours = resizing.resized(image, "bilinear_tf1")
     assert ours.shape == (299, 299, 3)
@@ -131,7 +131,7 @@ def test_features_do_not_depend_on_how_the_work_is_cut(options):
 
 
 def test_accelerators_share_a_batch():
-    """The way of several devices, on virtual ones; 5 images do not share out evenly."""
+    """Tests the code for several devices on virtual ones, with 5 images, not a multiple of them."""
     sharing = metrics.Extractor(network(), dims=64, batch_size=5)
     graphdef, state = nnx.split(ij.fold(network()))
 
@@ -399,7 +399,7 @@ def test_the_library_is_imported_without_metrics():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A whole network with random numbers, in a file as pytorch-fid's."""
+    """Writes a full-width network with random weights in the layout of pytorch-fid's file."""
     twin = reference_torch.create_model("inception_v3.fid")
     generator = torch.Generator().manual_seed(0)
     norms = [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -1,4 +1,4 @@
-"""Sources of images other than folders and arrays; features of one's own; the page about loops."""
+"""Sources of images other than folders and arrays; the user's own features; the page on loops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def extractor() -> metrics.Extractor:
 def assert_features(source, images: np.ndarray):
     found = extractor().features(source)
     expected = extractor().features(images)
-    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=2e-7)  # a division compiled
+    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=2e-7)  # one division is compiled
     assert found.origin == expected.origin
 
 
@@ -59,7 +59,7 @@ def test_zip_files(tmp_path):
     assert_features(tmp_path / "a.zip", images)
     opened = extractor().open(tmp_path / "a.zip")
     assert opened.count == 5
-    for _ in range(2):  # more than once
+    for _ in range(2):  # can be read more than once
         assert len(extractor().features(opened)) == 5
 
 
@@ -79,7 +79,7 @@ def test_zip_files_that_are_none(tmp_path):
 
 
 def example(**features: bytes | list[int]) -> bytes:
-    """A `tf.train.Example`, written by hand."""
+    """Returns a `tf.train.Example`, encoded by hand."""
 
     def field(number: int, content: bytes) -> bytes:
         size, length = b"", len(content)
@@ -282,7 +282,7 @@ def test_generators_that_are_none():
         extractor().features(metrics.Generated(upper_half, count=50, value_range=(-1, 1)))
 
 
-# Features of one's own
+# The user's own features
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_features_of_a_network_in_a_file(network, tmp_path):
 )
 @pytest.mark.parametrize("size", [(500, 375), (60, 83)])
 def test_images_are_prepared_as_publishers_do(name, size):
-    """Where Pillow's whole numbers are resized, to the last bit before normalisation."""
+    """If Pillow resizes in integers, the pixels before normalisation are identical."""
     info = ij.model_info(name)
     image = pictures(1, size=size)[0]
     expected = ij.preprocess(name, image)
@@ -390,7 +390,7 @@ def test_functions_that_give_no_features():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for .* features")
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
-    """With a narrow network in place of the published weights."""
+    """The page runs unchanged, with a narrow network instead of the published weights."""
     narrow = filled("inception_v3.fid", width_multiplier=WIDTH, num_classes=CLASSES)
 
     def with_weights(weights=True, **options):

@@ -1,4 +1,4 @@
-"""Files of statistics: ours, and those of other programs."""
+"""Files of statistics, this library's and those of other programs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_layouts_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
 def test_files_of_others_have_no_origin(names, tmp_path):
-    """JAX projects store float32."""
+    """Files of other programs have no origin; those of JAX projects are float32."""
     found = statistics()
     arrays = dict(zip(names, (np.float32(found.mean), np.float32(found.cov)), strict=True))
     np.savez(tmp_path / "x.npz", **arrays)
@@ -131,7 +131,7 @@ def test_files_of_others_have_no_origin(names, tmp_path):
     ],
 )
 def test_statistics_of_different_origins_are_refused(field, value, tmp_path, nothing_computed):
-    """With both named; not even the network is loaded."""
+    """The error names both origins, and comes before the network is loaded."""
     other = dataclasses.replace(ORIGIN, **{field: value})
     for name, origin in (("a", ORIGIN), ("b", other)):
         statistics(origin=origin).save(tmp_path / f"{name}.npz")
@@ -173,7 +173,7 @@ def test_fingerprints_are_of_the_numbers_that_features_depend_on(tmp_path):
     ij.save_weights(model, tmp_path / "x.safetensors")
     again = ij.load(tmp_path / "x.safetensors")
     assert fingerprint(again, 2048) == fingerprint(model, 2048)
-    again.fc.kernel[...] += 1  # no feature depends on it
+    again.fc.kernel[...] += 1  # the features do not depend on it
     assert fingerprint(again, 2048) == fingerprint(model, 2048)
     again.Mixed_7c.branch_pool.bn.mean[...] += 1e-3
     assert fingerprint(again, 2048) != fingerprint(model, 2048)
@@ -208,7 +208,7 @@ def test_large_arrays_are_read_in_parts(tmp_path, monkeypatch):
 
 
 def test_a_file_of_statistics_and_images(tmp_path):
-    """guided-diffusion's references: FID is of the statistics, the rest of their 10,000 images."""
+    """guided-diffusion's references hold both; FID uses the statistics, the rest the images."""
     found = statistics()
     images = pictures(5)
     np.savez(tmp_path / "x.npz", mu=found.mean, sigma=found.cov, arr_0=images)
