@@ -181,7 +181,7 @@ class Model(Habits):
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns logits [n, num_classes] of an embedding [n, d]; without classes, the embedding."""
+        """Returns logits [n, num_classes] of an embedding [n, d]; the latter without classes."""
         return self.fc(self._pre_logits(embedding, rngs=rngs))
 
     def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
