@@ -242,9 +242,9 @@ def test_one_pass_serves_all_metrics(nothing_computed):
 
 def test_few_images_are_refused_before_work(nothing_computed, tmp_path):
     write(tmp_path / "five", pictures(5))
-    with pytest.raises(ValueError, match=r"five has 5 images; .* needs 10"):
+    with pytest.raises(ValueError, match=r"five has 5 images; .* needs at least 10"):
         metrics.inception_score(tmp_path / "five", extractor=extractor())
-    with pytest.raises(ValueError, match=r"five has 5 images; .* needs 8"):
+    with pytest.raises(ValueError, match=r"five has 5 images; .* needs at least 8"):
         metrics.precision_recall(
             tmp_path / "five", tmp_path / "five", neighbours=7, extractor=extractor()
         )
