@@ -232,7 +232,7 @@ def test_loaders_of_grain():
     [
         ([{"a": 1, "b": 2}], r"which of 'a', 'b' are the images\? Loader\(batches, key"),
         (metrics.Loader([{"a": 1}], key="c"), "has 'a', and no 'c'"),
-        (metrics.Loader([(1, 2)], key=2), "has 2 parts, and no 2"),
+        (metrics.Loader([(1, 2)], key=2), "has 2 parts, but no 2"),
         ([(1, 2)], r"which of the 2 parts of a batch are the images"),
         ([(pictures(2), pictures(2))], r"which of the 2 parts of a batch are the images"),
         (metrics.Loader([pictures(2)], key="image"), "ndarray, which has no 'image'"),
