@@ -131,9 +131,11 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns this library's statistics, ready to run as in `metrics.fid`."""
+    """Returns this library's statistics, ready to run as in `inception-jax fid`."""
+    import inception_jax as ij
     from inception_jax import metrics
 
+    ij.keep_freed_memory()
     extractor = metrics.Extractor(weights, batch_size=batch_size)
     extractor.load()
     return lambda: extractor.statistics(folder).mean

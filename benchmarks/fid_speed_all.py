@@ -157,10 +157,12 @@ def written_weights(folder: Path) -> Path:
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> Run:
-    """Returns this library's statistics, ready to run."""
+    """Returns this library's statistics, ready to run as in `inception-jax fid`."""
+    import inception_jax as ij
     from inception_jax import metrics
     from tests.helpers.fid_programs import PYTORCH
 
+    ij.keep_freed_memory()
     extractor = metrics.Extractor(weights / PYTORCH, preset=preset, batch_size=batch_size)
     extractor.load()
     return lambda: extractor.statistics(folder).mean
@@ -291,6 +293,7 @@ def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -
         import inception_jax as ij
         from inception_jax import metrics
 
+        ij.keep_freed_memory()
         model = ij.create_model("inception_v3.fid", width_multiplier=NARROW)
         metrics.Extractor(model, batch_size=batch_size).statistics(folder)
     else:

@@ -142,9 +142,9 @@ def jit_predict(task: Task) -> Run:
 def jax_training(task: Task, *, rewrites: Sequence[Rewrite], keep_memory: bool = False) -> Run:
     """Returns a jitted step of gradient descent, which reuses the memory of its state."""
     if keep_memory:
-        from train.hosts.memory import keep_freed_memory
+        import inception_jax as ij
 
-        keep_freed_memory()
+        ij.keep_freed_memory()
     loss_fn, params, stats = jax_loss(task, rewrites=rewrites)
     return _repeated(descent(loss_fn), params, stats, task)
 

@@ -15,6 +15,7 @@ Run = Callable[[], np.ndarray]
 """Computes once; returns, after everything has finished, numbers to compare implementations by."""
 
 _SPAWN = multiprocessing.get_context("spawn")
+_USUAL = multiprocessing.get_all_start_methods()[0]  # default of this platform and Python
 _GRACE = 5  # seconds for a process to end by itself
 _PAUSE = 0.05  # seconds after a run for its threads to become idle
 
@@ -103,6 +104,8 @@ def _serve(
 ) -> None:
     """Runs in the process: builds the implementation, then runs it on request."""
     os.environ.update(environment)
+    # A spawned process would spawn others; the implementation is to start its own as usual here.
+    multiprocessing.set_start_method(_USUAL, force=True)
     try:
         run = build(*arguments)
         start = time.perf_counter()

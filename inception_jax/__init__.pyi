@@ -9,6 +9,7 @@ from .images import BadImageError
 from .inference.classification import classify
 from .inference.compiled import jit_predict
 from .inference.folding import fold
+from .memory import keep_freed_memory
 from .models import list_models, model_info
 from .nn.rewrites import DEFAULT_REWRITES, REWRITES, rewritten
 from .nn.stages import FeatureInfo, feature_info
@@ -38,6 +39,7 @@ __all__ = [
     "feature_info",
     "fold",
     "jit_predict",
+    "keep_freed_memory",
     "list_models",
     "load",
     "load_weights",

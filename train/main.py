@@ -18,8 +18,8 @@ if __name__ == "__main__":
 
     def _main() -> int:
         from inception_jax import extras
+        from inception_jax.memory import keep_freed_memory
         from train.errors import UsageError
-        from train.hosts.memory import keep_freed_memory
         from train.run import command_line
 
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from inception_jax import extras
 from inception_jax.interrupts import run_command
+from inception_jax.memory import keep_freed_memory
 from inception_jax.nearest import did_you_mean
 from inception_jax.parser import Parser, versions
 from inception_jax.registry import UnknownModelError
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         after SIGTERM; 141 if the reader of the output has stopped reading.
     """
     quiet_without_tpu()
+    if argv is None:  # the process's own command line; its settings are for the whole process
+        keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(lambda: _run(words))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from inception_jax.inference.folding import fold
+from inception_jax.inference.onednn import compiler_options
+from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
 
@@ -27,9 +30,10 @@ def jit_predict(model: Model, *, parts: int | None = None) -> Predict:
     """Returns a compiled function that classifies images, for repeated use.
 
     BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does this and a
-    folded Xception would take 5 % more time. The batch is split into parts that run in parallel: on
-    a CPU one for each core, because XLA computes some convolutions on one core only; on
-    accelerators one for each device of this process. Each new batch size is compiled once.
+    folded Xception would take 5 % more time. On CPUs, oneDNN computes float32 convolutions if XLA
+    can call it (see `onednn`). The batch is split into parts that run in parallel: on a CPU one for
+    each core, because XLA computes some convolutions on one core only; on accelerators one for each
+    device of this process. Each new batch size is compiled once.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
@@ -70,7 +74,13 @@ def jit_call(
     if parts < 1 or (not on_cpu and parts > len(devices)):
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
     graphdef, state = state_for(model)
-    compute = jax.jit(lambda state, images: call(nnx.merge(graphdef, state), images))
+    options = compiler_options() if on_cpu and _is_float32(model) else {}
+
+    def merged(state: dict, images: jax.Array) -> Tree:
+        with native_convolutions() if options else contextlib.nullcontext():
+            return call(nnx.merge(graphdef, state), images)
+
+    compute = jax.jit(merged, compiler_options=options or None)
     predict: Callable[[ArrayLike], Any] = lambda images: compute(state, jnp.asarray(images))  # noqa: E731
     if parts > 1 and on_cpu:
         predict = _in_threads(compute, state, parts)
@@ -94,6 +104,12 @@ def state_for(model: Model) -> tuple[Any, dict[str, Any]]:
     on_tpu = jax.local_devices()[0].platform == "tpu"
     graphdef, state = nnx.split(model if on_tpu else fold(model))
     return graphdef, nnx.to_pure_dict(state)
+
+
+def _is_float32(model: Model) -> bool:
+    """Returns whether all layers compute in float32."""
+    layers = (module for _, module in nnx.iter_modules(model))
+    return all(getattr(layer, "dtype", jnp.float32) == jnp.float32 for layer in layers)
 
 
 def _logits(model: Model, images: jax.Array) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import linalg
+from scipy.linalg import lapack
 
 from inception_jax.metrics.statistics import Statistics
 
@@ -91,6 +93,18 @@ def _root(cov: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
+def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = ((cov + cov.T) / 2 for cov in (first, second))
+    triangle = _triangle(first)
+    if triangle is None:
+        root = _root(first)
+        product = root.T @ second @ root
+    else:  # R' second R, in a quarter of the operations of two products
+        product, _ = lapack.dsygst(second.T, triangle, itype=2, lower=1)
+    values = linalg.eigvalsh(product, lower=True, overwrite_a=True, check_finite=False)
+    return float(np.sqrt(np.clip(values, 0, None)).sum())
+
+
 def _triangle(cov: np.ndarray) -> np.ndarray | None:
     """Returns R as `_root`, from the Cholesky decomposition; None if the rank is not full.
 
@@ -99,17 +113,9 @@ def _triangle(cov: np.ndarray) -> np.ndarray | None:
     that the features before it do not explain. If the rank is not full, some pivot is only
     rounding: at most the number of features times the rounding of one operation.
     """
-    try:
-        root = np.linalg.cholesky((cov + cov.T) / 2)
-    except np.linalg.LinAlgError:
+    root, failed = lapack.dpotrf(cov.T, lower=1)  # symmetric; the transpose has LAPACK's order
+    if failed:
         return None
     shares = np.diagonal(root) ** 2 / np.diagonal(cov)
     rounding = len(cov) * np.finfo(np.float64).eps
     return root if shares.min(initial=1) > 10 * rounding else None
-
-
-def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
-    root = _triangle(first)
-    root = _root(first) if root is None else root
-    product = root.T @ ((second + second.T) / 2) @ root
-    return float(np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum())

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 Form = Literal["shifted", "native", "dense"]
 
 _forced = jax.make_user_context(None)
+_native_convolutions = jax.make_user_context(False)
 
 
 @contextlib.contextmanager
@@ -20,6 +23,21 @@ def forced_form(form: Form) -> Iterator[None]:
     """Traces with one form on every platform, for tests and counts that depend on it."""
     with _forced(form):
         yield
+
+
+@contextlib.contextmanager
+def native_convolutions() -> Iterator[None]:
+    """Traces float32 convolutions in the native form on CPUs too.
+
+    For programs in which oneDNN computes them, see `inference.onednn`.
+    """
+    with _native_convolutions(True):
+        yield
+
+
+def convolutions_are_native(dtype: DTypeLike) -> bool:
+    """Returns whether convolutions that are traced now have the native form on CPUs too."""
+    return _native_convolutions.value and dtype == jnp.float32
 
 
 def by_platform(

@@ -20,7 +20,13 @@ import numpy as np
 from jax import lax
 
 from inception_jax.nn import gradients
-from inception_jax.nn.forms import Form, by_platform, forced_form, trailing
+from inception_jax.nn.forms import (
+    Form,
+    by_platform,
+    convolutions_are_native,
+    forced_form,
+    trailing,
+)
 from inception_jax.nn.remat import save_for_backward
 from inception_jax.nn.rewrites import enabled
 from inception_jax.nn.windows import Padding, padded, pads, shifts, span, weighted_sum
@@ -65,7 +71,8 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax
     if kernel.shape[:2] == (1, 1):
         if stride > 1:  # skipped pixels need not be read, and a 1x1 is never padded
             x, stride = x[:, ::stride, ::stride], 1
-        own = gradients.pointwise(_conv_1x1) if enabled("gradients") else _conv_1x1
+        product = _conv_native if convolutions_are_native(x.dtype) else _conv_1x1
+        own = gradients.pointwise(product) if enabled("gradients") else product
         convolve = by_platform(own, _conv_native, 1, padding)
     else:
         convolve = _conv_by_platform(x, kernel, stride, padding)
@@ -94,9 +101,9 @@ def depthwise_conv(
     # multiplying by zeros between channels costs less than separating the channels.
     dense = _depthwise_dense if enabled("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
-    shifted = _depthwise_shifted
+    shifted = _conv_native if convolutions_are_native(x.dtype) else _depthwise_shifted
     if enabled("gradients") and stride == 1 and kernel.shape[3] == x.shape[3]:
-        shifted = gradients.depthwise(_depthwise_shifted, padding, dilation)
+        shifted = gradients.depthwise(shifted, padding, dilation)
     convolve = by_platform(shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
     # The gradient of the full convolution has entries for the zeros between channels, which devices
@@ -185,7 +192,8 @@ def local_response_norm(
 def _conv_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Callable:
     """Returns the convolution for a window of several pixels."""
     bordered = padding == "valid" and kernel.shape[0] > stride
-    shifted = _conv_bordered if bordered else _conv_native
+    native = convolutions_are_native(x.dtype) or not bordered
+    shifted = _conv_native if native else _conv_bordered
     if enabled("gradients"):
         shifted = gradients.windowed(shifted, x, kernel, stride, padding)
     if shifted is _conv_native:

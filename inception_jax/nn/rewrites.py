@@ -9,8 +9,8 @@ a function again if other rewritings are enabled.
 `statistics`: BatchNorm computes mean and variance in one pass over the map.
 `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
 `repeats`: of several equal layers in a row, only one is traced; it is called for all.
-`gradients`: on CPUs, convolutions and BatchNorm have custom gradients. Not enabled by default. The
-    first derivative then works only in reverse mode.
+`gradients`: on CPUs, convolutions and BatchNorm have custom gradients. The first derivative then
+    works only in reverse mode, so it is not enabled by default. The training programme enables it.
 """
 
 from __future__ import annotations

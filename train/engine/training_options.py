@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, Rewrite
+from inception_jax.nn.rewrite_names import REWRITES, Rewrite
 from train.config.fields import AT_MOST_ONE, BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 
 
@@ -39,7 +39,7 @@ class NetworkOptions:
     remat: Annotated[bool, MAY_CHANGE] = False
     """Rematerialisation: keep only the outputs of convolutions for the backward pass and recompute
     the rest. On TPUs this saves a third of the memory and costs about a seventh more time."""
-    rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = DEFAULT_REWRITES
+    rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = REWRITES
     """Rewritings that compute the same results faster, see inception_jax/nn/rewrites.py. The option
     without a value disables all of them."""
     dropout: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.2

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from train.hosts.memory import keep_freed_memory
+from inception_jax.memory import keep_freed_memory
 
 _PROGRAM = """
 import resource
-from train.hosts.memory import keep_freed_memory
+from inception_jax.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -36,5 +36,5 @@ def test_freed_memory_is_used_again(monkeypatch):
 
 def test_nothing_changes_beside_an_accelerator(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setattr("train.hosts.memory._ACCELERATORS", (tmp_path,))
+    monkeypatch.setattr("inception_jax.memory._ACCELERATORS", (tmp_path,))
     assert not keep_freed_memory()
