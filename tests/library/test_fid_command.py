@@ -195,7 +195,7 @@ def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatc
         assert name == theirs.split("  ")[0]
         expected_value = float(theirs.split("  ")[1].split()[0])
         assert float(value.split()[0]) == pytest.approx(expected_value, rel=1e-3)
-    with pytest.raises(ValueError, match=r"of preset pytorch_fid.*--preset pytorch_fid"):
+    with pytest.raises(ValueError, match=r"with preset pytorch_fid.*--preset pytorch_fid"):
         run(capsys, *files, *options, "--preset", "clean", "--metrics", "kid")
     _, found, _ = run(capsys, *files, "--no-progress")  # and no weights are needed
     assert found.splitlines()[0] == expected.splitlines()[0]

@@ -345,7 +345,7 @@ def test_damaged_files(tmp_path):
     (tmp_path / "004.png").write_text("no image")
     with pytest.raises(metrics.UnreadableError, match=r"003\.png is not.*--skip-unreadable"):
         extractor(dims=64).features(tmp_path)
-    with pytest.warns(UserWarning, match=r"2 files.*left out: .*003\.png, .*004\.png"):
+    with pytest.warns(UserWarning, match=r"2 files.*skipped: .*003\.png, .*004\.png"):
         found = extractor(dims=64, skip_unreadable=True).features(tmp_path)
     assert_same_features(found, extractor(dims=64).features(pictures(5)[:3]))
 
@@ -357,7 +357,7 @@ def test_other_networks_are_refused():
     torchvisions = filled("inception_v3.tv_in1k", width_multiplier=0.1)
     with pytest.raises(ValueError, match=r"inception_v3\.tv_in1k has count_include_pad=True"):
         metrics.Extractor(torchvisions).load()
-    with pytest.raises(ValueError, match="not of inception_v1"):
+    with pytest.raises(ValueError, match="not those of inception_v1"):
         metrics.Extractor(filled("inception_v1", width_multiplier=0.1)).load()
     grey = filled("inception_v3.fid", width_multiplier=0.1, in_channels=1)
     with pytest.raises(ValueError, match="1 channels"):

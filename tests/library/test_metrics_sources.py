@@ -207,7 +207,7 @@ def test_floats_of_another_range_than_was_stated():
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (pictures(3) / 255, r"got float64 .*: metrics\.Loader\(images, value_range=\(0, 1\)\)"),
+        (pictures(3) / 255, r"got float64 .*: give floats by metrics\.Loader\(images, value_range=\(0, 1\)\)"),
         (pictures(3).transpose(0, 3, 1, 2), "channels last with np.moveaxis"),
         (np.zeros((3, 8, 8, 4), np.uint8), r"got uint8 \[3, 8, 8, 4\]$"),
     ],
@@ -231,7 +231,7 @@ def test_loaders_of_grain():
     ("source", "words"),
     [
         ([{"a": 1, "b": 2}], r"which of 'a', 'b' are the images\? Loader\(batches, key"),
-        (metrics.Loader([{"a": 1}], key="c"), "has 'a', and no 'c'"),
+        (metrics.Loader([{"a": 1}], key="c"), "has 'a', but no 'c'"),
         (metrics.Loader([(1, 2)], key=2), "has 2 parts, but no 2"),
         ([(1, 2)], r"which of the 2 parts of a batch are the images"),
         ([(pictures(2), pictures(2))], r"which of the 2 parts of a batch are the images"),

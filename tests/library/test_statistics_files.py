@@ -53,7 +53,7 @@ def test_statistics_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"images\.npz holds arr_0 instead.*as an array"):
         metrics.Statistics.load(tmp_path / "images.npz")
     np.savez(tmp_path / "wrong.npz", mu=np.zeros(3), sigma=np.eye(4))
-    with pytest.raises(ValueError, match=r"wrong\.npz: a mean"):
+    with pytest.raises(ValueError, match=r"wrong\.npz: the mean must"):
         metrics.Statistics.load(tmp_path / "wrong.npz")
     np.savez(tmp_path / "object.npz", mu=np.array([{}]), sigma=np.eye(4))
     whole = (tmp_path / "wrong.npz").read_bytes()
@@ -138,7 +138,7 @@ def test_statistics_of_different_origins_are_refused(field, value, tmp_path, not
     with pytest.raises(ValueError, match=f"of different {field} ") as error:
         metrics.fid(tmp_path / "a.npz", tmp_path / "b.npz", weights="absent.pth")
     for name, origin in (("a", ORIGIN), ("b", other)):
-        assert f"{name}.npz is of {origin}" in str(error.value)
+        assert f"{name}.npz has {origin}" in str(error.value)
     features = [metrics.Features(random_features(9, 4, 0), origin=o) for o in (ORIGIN, other)]
     for metric in (metrics.kid, metrics.precision_recall):
         with pytest.raises(ValueError, match=f"of different {field} "):
@@ -155,7 +155,7 @@ def test_a_file_of_another_preset_is_refused_before_an_image_is_computed(
     dataclasses.replace(found, origin=dataclasses.replace(origin, preset="adm")).save(
         tmp_path / "x.npz"
     )
-    words = r"different preset .*x\.npz is of preset adm.*the other input is of preset pytorch_fid"
+    words = r"different preset .*x\.npz has preset adm.*the other input has preset pytorch_fid"
     with pytest.raises(ValueError, match=words):
         metrics.fid(pictures(9), tmp_path / "x.npz", extractor=extractor())
 
