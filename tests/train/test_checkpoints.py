@@ -181,6 +181,75 @@ def test_a_full_disk_leaves_the_earlier_ones(saved):
     assert_restores(saved, 3)
 
 
+class Outage:
+    """Saves that fail while the storage does not answer: at once, or when they are waited for."""
+
+    def __init__(self, checkpointer, times: int, late: bool):
+        self.real, self.times, self.late = checkpointer.save_async, times, late
+
+    def __call__(self, *args, **options):
+        if self.times == 0:
+            return self.real(*args, **options)
+        self.times -= 1
+        if self.late:
+            return self
+        raise ConnectionError("no answer")
+
+    def result(self):
+        raise ConnectionError("no answer")
+
+
+@pytest.fixture
+def in_bucket(tmp_path, monkeypatch, caplog):
+    """Checkpoints that are told they are in a bucket, with an outage of some saves."""
+
+    def begin(times: int, late: bool) -> Checkpoints:
+        checkpoints = opened(tmp_path)
+        outage = Outage(checkpoints._checkpointer, times, late)
+
+        def reopened(self):
+            checkpointer = real()
+            outage.real = checkpointer.save_async
+            monkeypatch.setattr(checkpointer, "save_async", outage)
+            return checkpointer
+
+        real = checkpoints._open
+        monkeypatch.setattr(Checkpoints, "_open", reopened)
+        checkpoints._checkpointer = checkpoints._open()
+        monkeypatch.setattr("train.engine.checkpoint.storage.is_remote", lambda _: True)
+        return checkpoints
+
+    yield begin
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_in_a_bucket_a_failed_save_is_tried_again(in_bucket, tmp_path, monkeypatch, caplog, late):
+    with in_bucket(2, late) as checkpoints:
+        checkpoints.save(state(1), finish=True)
+    assert caplog.text.count("step 1 could not be saved (no answer)") == 2
+    assert steps(tmp_path) == {"1"}
+    monkeypatch.undo()
+    assert_restores(tmp_path, 1)
+
+
+def test_in_a_bucket_the_next_save_replaces_a_failed_one(in_bucket, tmp_path, caplog):
+    with in_bucket(1, True) as checkpoints:
+        checkpoints.save(state(1))
+        checkpoints.save(state(2))
+        checkpoints.save(state(3))
+    assert caplog.text.count("could not be saved") == 1
+    assert steps(tmp_path) == {"2", "3"}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_in_a_bucket_the_third_failure_ends_the_run(in_bucket, tmp_path, late):
+    checkpoints = in_bucket(3, late)
+    with pytest.raises(TrainingError, match=r"step 1 could not be saved \(no answer\)"):
+        checkpoints.save(state(1), finish=True)
+    assert steps(tmp_path) == set()
+
+
 def test_checksums_know_place_and_content():
     tree = {"a": jnp.arange(4.0), "b": {"c": jnp.arange(4.0)}}
     first = checksums(tree)

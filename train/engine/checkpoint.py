@@ -25,6 +25,7 @@ from train.hosts import processes
 
 _CHECKSUMS, _RUN, _RUN_CHECKSUM = "crc32", "run", "run_crc32"
 _COMMITTED = "commit_success.txt"  # Orbax's mark of a whole checkpoint in a bucket
+_SAVES_TO_TRY = 3  # in a bucket, where each request has been tried again for a minute
 # What the system and its translators call a full disk.
 _NO_SPACE = ("No space left", "Disk quota exceeded", "Errno 28")
 _LOG = logging.getLogger("inception_jax.checkpoints")
@@ -62,6 +63,7 @@ class Checkpoints:
         self._read_only = read_only
         self._writing: Any = None
         self._writing_step = 0
+        self._failed = 0  # saves in a row, in a bucket
         self._checkpointer = self._open()
 
     def __enter__(self) -> Checkpoints:
@@ -79,21 +81,31 @@ class Checkpoints:
             except Exception as error:  # of the failed save, or of another failed one
                 _LOG.warning("while the run ends: %s", error)
 
-    def save(self, state: TrainState, top1: float | None = None) -> None:
+    def save(self, state: TrainState, top1: float | None = None, *, finish: bool = False) -> None:
         """Starts to save a state. When this returns, the state's buffers may be donated.
+
+        In a bucket a save that fails is tried again: here with the same state, if it has failed
+        before this returns; otherwise the next save takes its place.
 
         Args:
             state: saved unless its step is already saved.
             top1: accuracy of an evaluation at this step, which decides the best checkpoint.
+            finish: return only when the state is saved.
 
         Raises:
-            TrainingError: if this save or the previous one fails.
+            TrainingError: if this save or the previous one fails; in a bucket, after three of them.
         """
         step = int(state.step)
         self.wait()
-        if step in self._steps():
-            return
-        tree = _as_dict(state)
+        while step not in self._steps():
+            self._start(state, step, top1)
+            if finish:
+                self.wait()
+            elif self._writing is not None:
+                return
+
+    def _start(self, state: TrainState, step: int, top1: float | None) -> None:
+        tree, error = _as_dict(state), None
         metadata: Any = {
             _CHECKSUMS: checksums(tree),
             _RUN: self._run,
@@ -109,21 +121,53 @@ class Checkpoints:
                 metrics=None if top1 is None else {"top1": top1},
                 custom_metadata=metadata,
             )
-        except Exception as error:  # a full disk raises many types of errors
-            raise self._failure(error) from error
+        except Exception as raised:  # a full disk raises many types of errors
+            error = raised
+        self._check_saved(error)
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
 
         Raises:
-            TrainingError: if it fails.
+            TrainingError: if it fails; in a bucket, if it is the third in a row.
         """
         writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        error = None
         try:
-            if writing is not None:
-                writing.result()
-        except Exception as error:
+            writing.result()
+        except Exception as raised:
+            error = raised
+        if self._check_saved(error):
+            self._failed = 0
+
+    def _check_saved(self, error: Exception | None) -> bool:
+        """Returns whether a save has succeeded so far; after a failure that may pass, reports it.
+
+        Raises:
+            TrainingError: after a failure that will not pass.
+        """
+        if not storage.is_remote(self._folder):
+            if error is not None:
+                raise self._failure(error) from error
+            return True
+        if processes.all_agree(error is None):
+            return True
+        error = error or OSError("another process could not write its part")
+        self._failed += 1
+        if self._failed == _SAVES_TO_TRY:
             raise self._failure(error) from error
+        _LOG.warning(
+            "the checkpoint of step %s could not be saved (%s); the next save replaces it",
+            self._writing_step,
+            _first_line(error),
+        )
+        self._writing = None
+        with contextlib.suppress(Exception):  # reports the same failure again
+            self._checkpointer.close()
+        self._checkpointer = self._open()  # deletes what the failed save has left
+        return False
 
     def restore(self, like: TrainState, *, start_over: bool = False) -> TrainState | None:
         """Returns the state of the newest undamaged checkpoint; None if there is none.
@@ -269,7 +313,7 @@ class Checkpoints:
         self._checkpointer = self._open()
 
     def _failure(self, error: Exception) -> TrainingError:
-        reason = str(error).partition("\n")[0][:200]
+        reason = _first_line(error)
         if any(words in str(error) for words in _NO_SPACE):
             reason = "no space left on the disk"
         return TrainingError(
@@ -279,6 +323,10 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:

@@ -145,22 +145,23 @@ class Loop:
         if stopping:
             self._save_and_stop(done)
         if done % options.checkpoint_every == 0 or last or evaluation:
-            self._save(done, evaluation)
+            self._save(done, evaluation, finish=last)
         return evaluation
 
-    def _save(self, done: int, evaluation: Evaluation | None = None) -> None:
+    def _save(
+        self, done: int, evaluation: Evaluation | None = None, *, finish: bool = False
+    ) -> None:
         self._check(done)  # no checkpoint of a state that is not finite
         self.still_ours()
         with self.reporter.away(), self.stop.busy():
             self.reporter.flush()  # a run that resumes here finds all lines up to here
             top1 = evaluation.metrics["eval_top1"] if evaluation else None
-            self.checkpoints.save(self.job.state, top1)
+            self.checkpoints.save(self.job.state, top1, finish=finish)
 
     def _save_and_stop(self, done: int) -> NoReturn:
         sigterm.end_within(_SECONDS_TO_SAVE, sigterm.PREEMPTED, _NOT_SAVED)
         if done > self.start:
-            self._save(done)
-            self.checkpoints.wait()
+            self._save(done, finish=True)
         if done == 0:
             raise Preempted(sigterm.NOTHING_LOST)
         raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
