@@ -2,8 +2,8 @@
 
     python benchmarks/bucket_reading.py
 
-Needs the extra `test`, which has a storage server. Loopback has no distance: what a real bucket
-adds is the time of an answer, which `--answer-ms` stands for by waiting before each image.
+Needs the extra `test`, which has a storage server. A real bucket takes longer to answer than
+loopback; one row models that by waiting `--answer-ms` before each image.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Options(page.Pages):
     photos: int = 256
     """Synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
     threads: int = 16
-    """Threads that read at the same time, as those of the input pipeline do."""
+    """Threads that read at the same time, as in the input pipeline."""
     answer_ms: float = 20.0
-    """Milliseconds of a real bucket's answer, waited for before each image in one row."""
+    """Milliseconds that a real bucket takes to answer; one row waits so long before each image."""
     repeats: int = 3
     """How often everything is timed."""
     batches: int = 24
-    """Batches of 32 over which the whole pipeline is timed."""
+    """Batches of 32 for which the whole pipeline is timed."""
 
 
 def folder(root: Path, photos: list[bytes]) -> None:
@@ -60,7 +60,7 @@ def folder(root: Path, photos: list[bytes]) -> None:
 
 
 def reading(source: Source, threads: int, wait: float = 0.0) -> float:
-    """Images a second that some threads read."""
+    """Returns images per second that several threads read."""
 
     def read(index: int) -> int:
         time.sleep(wait)
@@ -73,7 +73,7 @@ def reading(source: Source, threads: int, wait: float = 0.0) -> float:
 
 
 def pipeline(dataset, batches: int) -> float:
-    """Images a second of files to batches, in this process, without its start."""
+    """Returns images per second from files to batches, in this process, without the start."""
     inputs = InputOptions(299, "inception", workers=0)
     with train_batches(dataset, inputs, 0, batches + 1, BATCH, 0) as found:
         next(found)
@@ -83,7 +83,7 @@ def pipeline(dataset, batches: int) -> float:
 
 
 def copying(remote: Path, images: int) -> float:
-    """Images a second that are copied from a bucket to a disk, in files of array_record."""
+    """Returns images per second of copying array_record files from a bucket to a disk."""
     with tempfile.TemporaryDirectory() as target:
         start = time.perf_counter()
         storage.filesystem(remote).get(f"{remote}/", f"{target}/", recursive=True)
@@ -93,7 +93,7 @@ def copying(remote: Path, images: int) -> float:
 def methods(
     local: Path, remote: Path, options: Options
 ) -> Iterator[tuple[str, Callable[[], float]]]:
-    """What is timed, in turn."""
+    """Yields names of what is timed, and functions that time it."""
     here, there = (open_dataset("folder", place) for place in (local / "folder", remote / "folder"))
     records = open_dataset("images", local / "records")
     many, wait = options.threads, options.answer_ms / 1e3
@@ -101,7 +101,7 @@ def methods(
     yield "bucket, 1 thread", lambda: reading(there.train, 1)
     yield f"local files, {many} threads", lambda: reading(here.train, many)
     yield f"bucket, {many} threads", lambda: reading(there.train, many)
-    name = f"bucket, {many} threads, {options.answer_ms:g} ms an answer"
+    name = f"bucket, {many} threads, {options.answer_ms:g} ms per answer"
     yield name, lambda: reading(there.train, many, wait)
     yield f"array_record on a disk, {many} threads", lambda: reading(records.train, many)
     name = "copying array_record from the bucket to a disk"

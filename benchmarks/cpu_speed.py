@@ -1,9 +1,9 @@
-"""How long networks take on this machine's CPU, beside other implementations of them.
+"""Times networks on this machine's CPU against other implementations of them.
 
-Every implementation lives in a process of its own, made ready and warmed up before anything is
-timed. Then they run one after another, once in each round, while the others wait: what else the
-machine does meets all alike, and ratios are of times in the same round. Those that compute with the
-same weights are compared first; one that disagrees is not timed.
+Every implementation has its own process, which is warmed up before anything is timed. Then they run
+one after another, once in each round, while the others wait. So other work on the machine affects
+all of them equally; ratios compare times of the same round. Implementations with the same weights
+must agree first; one that does not is not timed.
 
     python benchmarks/cpu_speed.py [--archs ARCH ...] [--no-training] [--implementations NAME ...]
 
@@ -27,15 +27,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-# No jax, torch or Keras here: the processes import this file, before their environment is set.
+# No JAX, PyTorch or Keras here: processes import this file before their environment is set.
 from benchmarks import page
 from benchmarks.implementations import BASELINE, INFERENCE, TRAINING, Task, random_model
 from benchmarks.workers import UnavailableError, Worker, in_turn
 
 KINDS = {"inference": INFERENCE, "training": TRAINING}
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-# Of the largest logit; of the first loss, in which BatchNorm's statistics of few images amplify
-# rounding.
+# Relative to the largest logit, or to the first loss. In the latter, BatchNorm's statistics of few
+# images amplify rounding.
 TOLERANCE = {"inference": 1e-4, "training": 1e-3}
 WARM_UP = 1  # rounds that do not count
 
@@ -52,24 +52,24 @@ class Options(page.Pages):
         "xception",
         "inception_next_tiny",
     )
-    """Networks that compute logits."""
+    """Networks whose inference is timed."""
     training_archs: tuple[str, ...] = (
         "inception_v3",
         "inception_resnet_v2",
         "xception",
         "inception_next_tiny",
     )
-    """Networks that are trained."""
+    """Networks whose training step is timed."""
     implementations: tuple[str, ...] = tuple(dict.fromkeys((*INFERENCE, *TRAINING)))
     """Some of: jax_plain, jax_rewritten, jax_gradients, jit_predict, keras, torch,
-    torch_channels_last, torch_compile, timm, onnxruntime, openvino. The one that others are
-    compared with always runs."""
+    torch_channels_last, torch_compile, timm, onnxruntime, openvino. The baseline,
+    torch_channels_last, always runs."""
     batch_size: int = 8
-    """Images that logits are computed of at once."""
+    """Images in a batch of inference."""
     training_batch_size: int = 4
     """Images in a training step."""
     image_size: int | None = None
-    """Side of the images in pixels; not given: the network's own."""
+    """Side of the images in pixels; default: the network's own."""
     rounds: int = 7
     """How often everything is timed."""
     inference: bool = True
@@ -77,19 +77,20 @@ class Options(page.Pages):
     training: bool = True
     """Time training steps."""
     compile_minutes: float = 10.0
-    """How long an implementation may take to be made ready."""
+    """Minutes that an implementation may take to get ready."""
 
 
 @dataclasses.dataclass
 class Result:
-    """What was found of a network.
+    """The results for a network.
 
     Attributes:
+        arch: name of the network.
         image_size: side of the images in pixels.
-        seconds: of each round, by implementation.
-        left_out: why an implementation could not be timed.
-        wrong: by how much an implementation's numbers are not the baseline's, though they should.
-        difference: the largest from the baseline's numbers, of those with the same weights.
+        seconds: seconds of each round, by implementation.
+        left_out: why an implementation could not be timed, by implementation.
+        wrong: difference from the baseline of implementations that should agree, but do not.
+        difference: largest difference from the baseline of those that agree.
         idle: the largest share of a core that an implementation used while others ran.
     """
 
@@ -117,7 +118,7 @@ def main(options: Options) -> None:
         publish(kind, results, options, machine)
         wrong += [f"{r.arch} {kind} {name}" for r in results for name in r.wrong]
     if wrong:
-        raise SystemExit(f"computed something else, and not timed: {', '.join(wrong)}")
+        raise SystemExit(f"not timed, because their numbers differ: {', '.join(wrong)}")
 
 
 def measure(arch: str, kind: str, options: Options) -> Result:
@@ -141,7 +142,7 @@ def measure(arch: str, kind: str, options: Options) -> Result:
 
 
 def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
-    """Random weights in a file, random images and labels."""
+    """Writes random weights to a file; returns the task with random images and labels."""
     import inception_jax as ij
 
     info = ij.model_info(arch)
@@ -158,7 +159,7 @@ def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
 def start(
     names: list[str], kind: str, task: Task, options: Options, result: Result, bar: Any
 ) -> dict[str, Worker]:
-    """Makes implementations ready, as many at a time as there are cores."""
+    """Starts the processes of implementations, as many at a time as there are cores."""
     workers = {}
     with concurrent.futures.ThreadPoolExecutor(task.cores) as pool:
         waiting = {
@@ -181,7 +182,7 @@ def start(
 
 
 def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
-    """Takes out what does not compute the baseline's numbers from the same weights."""
+    """Removes implementations that have the same weights as the baseline, but other numbers."""
     if BASELINE not in workers:
         raise SystemExit(f"{result.arch}: {BASELINE}: {result.left_out[BASELINE]}")
     expected = workers[BASELINE].first
@@ -195,7 +196,7 @@ def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
 
 
 def publish(kind: str, results: list[Result], options: Options, machine: str) -> None:
-    """Writes the table, what its columns are, and what was compared or left out."""
+    """Writes the table, explains its columns, and lists what was not timed."""
     timed = {n: made for n, made in KINDS[kind].items() if any(n in r.seconds for r in results)}
     batch = options.training_batch_size if kind == "training" else options.batch_size
     checks = f"""Those with this library's weights agree in their
@@ -214,7 +215,7 @@ def publish(kind: str, results: list[Result], options: Options, machine: str) ->
 
 
 def table(results: list[Result], names: list[str]) -> str:
-    """One row a network, one column an implementation."""
+    """Returns a table with a row for each network and a column for each implementation."""
     head = ["network", "pixels", f"`{BASELINE}`, ms", *(f"`{name}`" for name in names)]
     rows = []
     for result in results:
@@ -225,7 +226,7 @@ def table(results: list[Result], names: list[str]) -> str:
 
 
 def cell(result: Result, name: str) -> str:
-    """An implementation's time over the baseline's, of all rounds."""
+    """Returns an implementation's time divided by the baseline's, over all rounds."""
     if name not in result.seconds:
         return ""
     pairs = zip(result.seconds[name], result.seconds[BASELINE], strict=True)
@@ -233,7 +234,7 @@ def cell(result: Result, name: str) -> str:
 
 
 def not_timed(results: list[Result]) -> str:
-    """A list of what is missing in the table, and why."""
+    """Returns a list of what is missing in the table, and why."""
     reasons: dict[str, list[str]] = {}
     for result in results:
         wrong = {n: f"differs by {x:.0e} of the largest number" for n, x in result.wrong.items()}

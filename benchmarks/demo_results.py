@@ -1,10 +1,10 @@
-"""Trains every network by its demo recipe; writes the table of docs/results.md.
+"""Trains every network with its demo recipe; writes the table of docs/results.md.
 
     python benchmarks/demo_results.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
-Each network is trained by the command that the README gives, in a process of its own, N at a time;
-the times then count their waiting for each other. Networks whose run in FOLDER is finished are not
-trained again; the page is rewritten after each.
+Each network is trained by the README's command in its own process, N at a time; with more than one,
+times include waiting for each other. Networks with a finished run in FOLDER are not trained again.
+The page is rewritten after each run.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ HEAD = ["network", "parameters", "image", "width", "batch x steps", "top-1", "to
 
 @dataclasses.dataclass(frozen=True)
 class Options(page.Pages):
-    """Train networks by their demo recipes."""
+    """Train networks with their demo recipes."""
 
     archs: tyro.conf.Positional[tuple[str, ...]] = tuple(ij.list_models())
-    """Networks."""
+    """Networks to train."""
     runs: Path = page.ROOT / "runs" / "demo"
     """Folder of the runs."""
     jobs: int = 1
-    """Runs at a time."""
+    """Number of runs at a time."""
 
 
 def train(arch: str, folder: Path) -> None:
-    """Runs the command, unless it has been run to its end."""
+    """Runs the command, unless it has finished before."""
     timing = folder / "minutes.json"
     if timing.exists():
         return
@@ -65,7 +65,7 @@ def train(arch: str, folder: Path) -> None:
 
 
 def row(arch: str, folder: Path) -> list[str]:
-    """A line of the table."""
+    """Returns a row of the table."""
     result, config = (json.loads((folder / f"{n}.json").read_text()) for n in ("result", "config"))
     minutes = json.loads((folder / "minutes.json").read_text())
     width = config["width_multiplier"]
@@ -78,7 +78,7 @@ def row(arch: str, folder: Path) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Trains, and writes the table after each run that has ended."""
+    """Trains, and writes the table after each run."""
     machine = page.machine("jax", "flax")
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(train, arch, options.runs / arch) for arch in options.archs]
@@ -88,7 +88,7 @@ def main(options: Options) -> None:
 
 
 def publish(options: Options, machine: str) -> None:
-    """Writes a line for each network whose run has ended."""
+    """Writes the table, with a row for each finished run."""
     ended = {a: (options.runs / a / "minutes.json").exists() for a in ij.list_models()}
     missing = ", ".join(f"`{arch}`" for arch, done in ended.items() if not done)
     page.publish(

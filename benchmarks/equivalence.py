@@ -1,10 +1,11 @@
-"""How far this library and PyTorch are apart, network by network: docs/equivalence.md.
+"""Measures how much this library and PyTorch differ, for each network: docs/equivalence.md.
 
     python benchmarks/equivalence.py [--archs ARCH ...] [--no-traps]
 
 Needs the extra `test`. Both twins get the same random weights, scales and running statistics, the
-same images and the same pull on their logits. Half a minute to three minutes a network and type on
-one core. Some of the networks are printed alone: the page keeps the table of all.
+same images, and the same random linear loss on their logits. It takes half a minute to three
+minutes per network and dtype on one core. With only some of the networks, the table is printed but
+not written to the page.
 """
 
 from __future__ import annotations
@@ -57,17 +58,17 @@ class Options(page.Pages):
     """Compare networks with their twins."""
 
     archs: tuple[str, ...] = tuple(ij.list_models())
-    """Networks, or tags."""
+    """Networks or tags."""
     dtypes: tuple[str, ...] = DTYPES
-    """What they compute in; parameters are float32 or wider here, and of the same in PyTorch."""
+    """Dtypes in which networks compute; parameters are float32 or wider in both libraries."""
     jobs: int = os.cpu_count() or 1
-    """Networks at the same time."""
+    """Number of networks at the same time."""
     traps: bool = True
-    """Measure what a wrong reading does, too."""
+    """Also measure the effect of wrong options."""
 
 
 def main(options: Options) -> None:
-    """Compares, prints the tables and writes them into the page, if they are of all networks."""
+    """Compares and prints the tables; writes them to the page if they have all networks."""
     target, machine = options.docs / "equivalence.md", page.machine("jax", "flax", "torch")
     rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
@@ -89,14 +90,14 @@ def main(options: Options) -> None:
 
 
 def _row(name: str, dtypes: Sequence[str]) -> list[str]:
-    torch.set_num_threads(1)  # each network has a process
+    torch.set_num_threads(1)  # each network has its own process
     row = [f"`{name}`", *(cell for dtype in dtypes for cell in _cells(name, dtype))]
     forget()
     return row
 
 
 def _cells(name: str, dtype: str) -> list[str]:
-    """The differences of one network in one type, as cells of a table."""
+    """Returns the differences of one network in one dtype, as cells of a table."""
     with jax.enable_x64(dtype == "float64"):
         ours, theirs = _in_jax(name, dtype), _in_torch(name, dtype)
         apart = {k: distance(ours[k], theirs[k]) for k in ours}
@@ -108,7 +109,7 @@ Results = dict[str, Mapping[str, np.ndarray]]
 
 
 def _in_jax(name: str, dtype: str) -> Results:
-    """Logits, gradients, and what a step of RMSProp leaves, computed here."""
+    """Returns this library's logits and gradients, and the result of a step of RMSProp."""
     stored = "float32" if dtype == "bfloat16" else dtype
     model: Any = pair(name, stored, **options_for(name))[0]
     if dtype == "bfloat16":
@@ -145,12 +146,12 @@ def _in_jax(name: str, dtype: str) -> Results:
 
 
 def _in_torch(name: str, dtype: str) -> Results:
-    """The same, computed by the twin."""
+    """Returns the same, computed by the PyTorch twin."""
     stored = "float32" if dtype == "bfloat16" else dtype
     model, _ = pair(name, stored, **options_for(name))
     twin = twin_of(model, name, stored, **options_for(name))
     images, pulls = _work(model, name, stored)
-    # Parameters stay in float32 and are rounded where they are used, as here.
+    # Parameters stay in float32 and are rounded when they are used, as in this library.
     narrow = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
     with narrow, torch.no_grad():
         logits = twin(to_nchw(images))
@@ -189,7 +190,7 @@ def _heads(out: Any) -> dict[str, Any]:
 
 
 def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """Relative distance of all tensors together, in the Euclidean norm."""
+    """Returns the relative distance of all tensors together, in the Euclidean norm."""
     if set(ours) != set(theirs):
         raise ValueError(f"the twins differ in {sorted(set(ours) ^ set(theirs))}")
     pairs = [(ours[k].astype(np.float64), theirs[k].astype(np.float64)) for k in ours]
@@ -198,7 +199,7 @@ def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -
 
 
 def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
-    """A row: what one wrong option in the twin changes, all else being equal."""
+    """Returns a row with the effect of one wrong option in the twin, all else being equal."""
     base = {k: v for k, v in options_for(name).items() if k == "blocks"}
     model, _ = pair(name, "float32", **base)
     side = ij.model_info(name).input_size
@@ -213,11 +214,11 @@ def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
 
 
 def _image_traps() -> list[list[str]]:
-    """Rows: what a network makes of an image that it was not fed as it wants."""
+    """Returns rows with the effect of images that are prepared in a wrong way."""
     _, twin = pair("inception_v3", "float32")
     side = ij.model_info("inception_v3").input_size
     rng = np.random.default_rng(4)
-    # As smooth as photographs are, where resizing is concerned.
+    # As smooth as photographs, so that resizing has a realistic effect.
     coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
     photograph = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC))
     right = resized(photograph, "bilinear_torch")
@@ -244,7 +245,7 @@ def _image_traps() -> list[list[str]]:
 
 
 def _optimiser_trap(steps: int = 10) -> str:
-    """What PyTorch's RMSProp does in place of TensorFlow's, with the papers' numbers."""
+    """Returns a sentence on the effect of PyTorch's RMSProp instead of TensorFlow's."""
     rng = np.random.default_rng(5)
     gradients = torch.from_numpy(rng.normal(0, 0.01, (steps, 1000)))
     ways = []
@@ -258,8 +259,8 @@ def _optimiser_trap(steps: int = 10) -> str:
         ways.append({"way": parameter.detach().numpy()})
     return page.paragraph(
         f"""With the papers' epsilon of 1.0 and gradients of 0.01, the parameters of
-        `torch.optim.RMSprop` have moved {100 * distance(ways[1], ways[0]):.0f} % elsewhere after
-        {steps} steps."""
+        `torch.optim.RMSprop` are off by {100 * distance(ways[1], ways[0]):.0f} % after {steps}
+        steps."""
     )
 
 

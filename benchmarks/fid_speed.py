@@ -1,10 +1,10 @@
-"""How fast FID's statistics of a folder are computed, beside pytorch-fid.
+"""Times FID's statistics of a folder against pytorch-fid.
 
-Both read the same folder in the same batches with the same weights (random ones, unless a file is
-given), each in a process of its own with its own defaults: pytorch-fid one process a core that
-reads, this library one thread. They run in turn, once in each round, while the other waits, so what
-else the machine does meets both alike; ratios are of times in the same round. The means of their
-features are compared first.
+Both programs read the same folder in the same batches with the same weights, random ones unless a
+file is given. Each has its own process and its own defaults: pytorch-fid reads with one process per
+core, this library with one thread per core. They run in turn, once in each round, while the other
+waits. So other work on the machine affects both equally; ratios compare times of the same round.
+The means of their features are compared first.
 
     python benchmarks/fid_speed.py [--count N] [--sizes PIXELS ...] [--no-write]
 
@@ -30,13 +30,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-# No jax and no torch here: the processes import this file, before their environment is set.
+# No JAX or PyTorch here: processes import this file before their environment is set.
 from benchmarks import page
 from benchmarks.implementations import random_model
 from benchmarks.workers import Run, UnavailableError, Worker, in_turn
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
-TOLERANCE = 1e-4  # of the largest mean of a feature
+TOLERANCE = 1e-4  # relative to the largest mean of a feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Options(page.Pages):
     count: int = 100
     """Images in the folder."""
     sizes: tuple[int, ...] = (256, 1024)
-    """Sides of the images in pixels, each a folder of its own."""
+    """Sides of the images in pixels; each size has its own folder."""
     batch_size: int = 50
-    """Images that are computed at once."""
+    """Images in a batch."""
     rounds: int = 5
     """How often everything is timed."""
     weights: Path | None = None
-    """pytorch-fid's file; not given: random numbers."""
+    """pytorch-fid's weight file; default: random weights."""
     write: bool = True
     """Write the page; the table is printed in any case."""
 
@@ -78,7 +78,7 @@ def main(options: Options) -> None:
 
 
 def random_weights(folder: Path) -> Path:
-    """Writes a network's random numbers as pytorch-fid's file."""
+    """Writes random weights in the layout of pytorch-fid's file."""
     import torch
 
     import inception_jax as ij
@@ -90,7 +90,7 @@ def random_weights(folder: Path) -> Path:
 
 
 def make_folder(folder: Path, count: int, size: int) -> None:
-    """JPEG files of smooth noise, which takes as long to decode as photographs."""
+    """Writes JPEG files of smooth noise, which take as long to decode as photographs."""
     folder.mkdir()
     rng = np.random.default_rng(size)
     for i in range(count):
@@ -102,7 +102,7 @@ def make_folder(folder: Path, count: int, size: int) -> None:
 
 
 def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[list[str], float]:
-    """Times both on one folder; returns a row of the table and by how much their means differ."""
+    """Times both on one folder; returns a row of the table, and the difference of their means."""
     images, count = folder / str(size), options.count
     make_folder(images, count, size)
     workers: dict[str, Worker] = {}
@@ -116,7 +116,7 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
         with tqdm(total=len(workers) * options.rounds, desc=f"{size} pixels") as bar:
             seconds = in_turn(workers, options.rounds, bar.update)
     except UnavailableError as reason:
-        raise SystemExit(f"one of the two cannot be run: {reason}") from None
+        raise SystemExit(f"one of the two programs cannot run: {reason}") from None
     finally:
         for worker in workers.values():
             worker.end()
@@ -131,7 +131,7 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
-    """This library, as its command `inception-jax fid` does it."""
+    """Returns this library's statistics, ready to run as in `inception-jax fid`."""
     import inception_jax as ij
     from inception_jax import metrics
 
@@ -142,7 +142,7 @@ def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """pytorch-fid, as its command does it, with weights that are here already."""
+    """Returns pytorch-fid's statistics, ready to run as in its command, with local weights."""
     import torch
     from pytorch_fid import fid_score, inception  # type: ignore[import-not-found]
 

@@ -1,14 +1,13 @@
-"""FID beside four programs: statistics of a folder, their memory, and the distance itself.
+"""Times FID against four programs: statistics of a folder, peak memory, and the distance itself.
 
     python benchmarks/fid_speed_all.py [--count N] [--rounds N] [--results FILE] [--only PART ...]
 
-Each program reads the same folder of JPEG files, with the same random weights and its own defaults,
-in a process of its own, in turn with this library's preset of it: pytorch-fid, torch-fidelity,
-clean-fid and torchmetrics, where they are installed. Then processes compute statistics of folders
-of several sizes and say their largest memory, and the Fréchet distance of 2,048 features is timed
-beside the one with scipy's root. When all is measured it writes the tables into
-docs/performance.md. Run it on an idle machine; `--only` measures a part, to be kept in the file of
-`--results`.
+The programs are pytorch-fid, torch-fidelity, clean-fid and torchmetrics, if installed. Each reads
+the same folder of JPEG files with the same random weights and its own defaults, in its own process,
+in turn with this library's preset for it. Then the peak memory of this library is measured for
+folders of several sizes, and the Fréchet distance of 2,048 features is timed against the one with
+scipy's matrix root. When everything is measured, the tables are written into docs/performance.md.
+Run it on an idle machine. `--only` measures some parts, and `--results` keeps them in a file.
 """
 
 from __future__ import annotations
@@ -36,29 +35,29 @@ from benchmarks.workers import Run, UnavailableError, Worker, apart, in_turn
 from inception_jax.outputs import atomic_write
 
 DIMS = 2048
-NARROW = 0.05  # of the width of a network that is all reading and little computing
+NARROW = 0.05  # width multiplier of a network that mostly reads and hardly computes
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(page.Pages):
-    """Time the statistics of a folder by five programs."""
+    """Time the statistics of a folder with five programs."""
 
     count: int = 100
     """Images in the folder."""
     size: int = 256
-    """Their side in pixels."""
+    """Side of the images in pixels."""
     batch_size: int = 50
-    """Images that are computed at once."""
+    """Images in a batch."""
     rounds: int = 3
     """How often everything is timed."""
     memory: tuple[int, ...] = (200, 1000)
-    """Images of the folders of which the memory is measured, of FID's network."""
+    """Numbers of images for which the memory of FID's network is measured."""
     memory_narrow: tuple[int, ...] = (1000, 50_000)
-    """Those of a narrow network's."""
+    """The same for a narrow network."""
     results: Path | None = None
-    """File of what was measured before, which is not measured again, and is added to."""
+    """File of results; parts it already has are not measured again, new ones are added."""
     only: tuple[str, ...] = ()
-    """Parts to measure: names of presets, memory, distance; not given: all."""
+    """Parts to measure: names of presets, memory, distance; default: all."""
     write: bool = True
     """Write the page; the tables are printed in any case."""
 
@@ -81,7 +80,7 @@ def main(options: Options) -> None:
 
 
 def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str]:
-    """Measures what is asked for and not there yet, part by part; yields its name."""
+    """Measures the requested parts that are missing; yields the name of each."""
     wanted = [name for name in (*THEIRS, "memory", "distance") if name not in found]
     wanted = [name for name in wanted if not options.only or name in options.only]
     if "distance" in wanted:
@@ -111,13 +110,13 @@ def publish(found: dict[str, Any], options: Options) -> None:
         f"{options.rounds} rounds. {found['machine']}",
         page.table(_HEAD, [found[preset] for preset in THEIRS]),
         page.paragraph(
-            "Largest memory of a process that computes statistics of a folder, of FID's network "
-            f"and of one {NARROW:g} times as wide, which takes little time and as many images:"
+            "Peak memory of a process that computes the statistics of a folder, with FID's "
+            f"network and with one {NARROW:g} times as wide, which is fast enough for many images:"
         ),
-        page.table(["network", "images", "largest memory, GiB"], found["memory"]),
+        page.table(["network", "images", "peak memory, GiB"], found["memory"]),
         page.paragraph(
-            f"The Fréchet distance of {DIMS} features takes {ours:.2f} s, with scipy's sqrtm "
-            f"{scipys:.1f} s; they differ by {difference:.0e} of it."
+            f"The Fréchet distance of {DIMS} features takes {ours:.2f} s; with scipy's sqrtm it "
+            f"takes {scipys:.1f} s. The relative difference of the two is {difference:.0e}."
         ),
     )
 
@@ -128,7 +127,7 @@ _HEAD = ["preset", "program, images/s", "inception_jax, images/s", "ours / progr
 def beside(
     preset: str, theirs: Callable[..., Run], images: Path, weights: Path, options: Options
 ) -> list[str]:
-    """Times a program and this library's preset of it in turn; returns a row of the table."""
+    """Times a program and this library's preset for it in turn; returns a row of the table."""
     workers: dict[str, Worker] = {}
     arguments = (images, weights, options.batch_size)
     try:
@@ -158,7 +157,7 @@ def written_weights(folder: Path) -> Path:
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> Run:
-    """This library, in a process with the settings of its command `inception-jax fid`."""
+    """Returns this library's statistics, ready to run as in `inception-jax fid`."""
     import inception_jax as ij
     from inception_jax import metrics
     from tests.helpers.fid_programs import PYTORCH
@@ -170,7 +169,7 @@ def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> 
 
 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """pytorch-fid, as its command does it."""
+    """Returns pytorch-fid's statistics, ready to run as in its command."""
     from pytorch_fid import fid_score  # type: ignore[import-not-found]
 
     from tests.helpers import fid_programs
@@ -188,7 +187,7 @@ def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
-    """torch-fidelity, from a folder to statistics."""
+    """Returns torch-fidelity's statistics, ready to run."""
     from torch_fidelity import metric_fid, utils  # type: ignore[import-not-found]
 
     from tests.helpers import fid_programs
@@ -206,7 +205,7 @@ def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """clean-fid, from a folder to statistics."""
+    """Returns clean-fid's statistics, ready to run."""
     import torch
     from cleanfid import fid  # type: ignore[import-not-found]
 
@@ -232,7 +231,7 @@ def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def torchmetrics(folder: Path, weights: Path, batch_size: int) -> Run:
-    """torchmetrics, which has no reader: PyTorch's loader gives it the files."""
+    """Returns torchmetrics' mean, ready to run; PyTorch's loader reads the files for it."""
     import torch
     from PIL import Image
 
@@ -271,7 +270,7 @@ THEIRS: dict[str, Callable[..., Run]] = {
 
 
 def memories(images: Path, many: Path, weights: Path, options: Options) -> list[list[str]]:
-    """Measures the memory of folders of several sizes; returns rows of the table."""
+    """Measures peak memory for folders of several sizes; returns rows of the table."""
     rows = []
     files = [file.read_bytes() for file in sorted(images.iterdir())]
     for narrow, counts in ((False, options.memory), (True, options.memory_narrow)):
@@ -288,7 +287,7 @@ def memories(images: Path, many: Path, weights: Path, options: Options) -> list[
 
 
 def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -> int:
-    """Bytes that this process held at most while it computed statistics."""
+    """Computes statistics; returns the peak memory of this process in bytes."""
     os.environ.update(ENVIRONMENT)
     if narrow:
         import inception_jax as ij
@@ -304,7 +303,7 @@ def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -
 
 
 def distances() -> tuple[float, float, float]:
-    """Seconds of our distance and of the one with scipy's root, and how much they differ."""
+    """Returns the seconds of this library's distance and of scipy's, and their difference."""
     import scipy.linalg
 
     from inception_jax import metrics

@@ -1,16 +1,16 @@
-"""How often BatchNorm's statistics tell how a network was built and fed.
+"""Measures how often BatchNorm's statistics reveal how a network was built and fed.
 
-Trains narrow networks under every reading, with random inputs, on photos and on the embedded
-images, and asks of each what its statistics tell:
+Trains narrow networks with all combinations of options and with several kinds of inputs, on photos
+and on the embedded images. Then it guesses the options of each network from its statistics:
 
     python benchmarks/fingerprint.py --photos FOLDER    # FOLDER/class/*.jpg
 
-prints a table: how often a reading was named, how often rightly. Networks are kept in `--workdir`;
-the same command resumes. Two ways are compared. `inception-jax inspect` ships the first, in NumPy
-alone, where it is right: `inception_jax.weights.fingerprint`. The second runs the network on noise
-under each candidate reading, takes the batch's own statistics in every layer, and chooses the
-candidate with the nearest to the file's; it is tried for padding and epsilon, which the first
-cannot tell.
+prints a table of how often an option was guessed, and how often correctly. Networks are stored in
+`--workdir`; the same command resumes. Two methods are compared. The first needs only NumPy:
+`inception_jax.weights.fingerprint`, which `inception-jax inspect` uses where it is reliable. The
+second runs the network on noise with each candidate option, computes the batch's statistics in
+every layer, and chooses the candidate that is nearest to the file's statistics. It is tried for
+padding and epsilon, which the first method cannot guess.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ from train.data.fashion_mnist import open_fashion_mnist
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Train networks under known readings, and guess these from the weights."""
+    """Train networks with known options, and guess these from the weights."""
 
     photos: Path | None = None
-    """Folder of classes of images; default: the embedded images alone."""
+    """Folder of images, with a subfolder for each class; default: only the embedded images."""
     workdir: Path = Path("runs/fingerprint")
     """Folder of the trained networks."""
     arch: tuple[str, ...] = ("inception_v3", "bn_inception", "inception_v1", "xception")
     """Networks to train."""
     count: int = 12
-    """How many of each."""
+    """Number of trained networks of each kind."""
     steps: int = 150
     """Training steps."""
     batch_size: int = 16
-    """Images of a step."""
+    """Images in a step."""
     image_size: int = 96
     """Side of the images, in pixels."""
     width_multiplier: float = 0.125
     """Factor on every channel count."""
     forward: bool = True
-    """Try the second way too, which takes most of the time."""
+    """Also try the second method, which takes most of the time."""
 
 
-# What is subtracted from pixels in [0, 1], what the rest is divided by, and the order of colours.
+# What is subtracted from pixels in [0, 1], what the difference is divided by, and the colour order.
 INPUTS: dict[str, tuple[Any, Any, str]] = {
     "in [-1, 1]": (0.5, 0.5, "RGB"),
     "in [0, 1]": (0.0, 1.0, "RGB"),
@@ -80,13 +80,13 @@ READINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "inception_v1": {"pad_mode": ("tf", "torch"), "bn_eps": (1e-3, 1e-5)},
     "xception": {"pad_mode": ("tf", "torch"), "bn_eps": (1e-3, 1e-5)},
 }
-Patches = dict[str, np.ndarray]  # images for the covariance of pixels, by their kind
+Patches = dict[str, np.ndarray]  # images for the covariance of pixels, by kind
 FIRST = {"inception_v3": "Conv2d_1a_3x3", "xception": "block1_conv1"}  # others: conv1
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network: its readings, and what it is fed with."""
+    """One network: its options, and its inputs."""
 
     arch: str
     readings: dict[str, Any]
@@ -96,7 +96,7 @@ class Case:
 
 
 def cases(options: Options) -> Iterator[Case]:
-    """Yields every network of the experiment: all readings, each with other pixels in turn."""
+    """Yields every network of the experiment: all options, with kinds of inputs in turn."""
     for arch in options.arch:
         sides = READINGS[arch]
         grid = [dict(zip(sides, x, strict=True)) for x in itertools.product(*sides.values())]
@@ -134,7 +134,7 @@ def _resized(images: list[tuple[Image.Image, int]], size: int) -> tuple[np.ndarr
 
 
 def fed(pixels: np.ndarray, how: str) -> np.ndarray:
-    """Maps pixels of [0, 1] to what a network takes."""
+    """Maps pixels in [0, 1] to the network's input."""
     subtracted, divisor, order = INPUTS[how]
     pixels = pixels[..., ::-1] if order == "BGR" else pixels
     return ((pixels - subtracted) / divisor).astype(np.float32)
@@ -175,7 +175,7 @@ Answers = Iterator[tuple[str, Any, Any]]  # question, answer or None, truth
 
 
 def by_layers(model: Model, patches: Patches) -> Answers:
-    """Asks what `inspect` ships: single layers' equations, with noise or with photos."""
+    """Guesses with the method of `inspect`: equations of single layers, with noise or photos."""
     arch, tensors, truth = spec_of(model).name, ij.to_torch(model), model.training or {}
     pixels = truth["pixels"].removesuffix(", BGR")
     right_order = INPUTS[truth["pixels"]][2]
@@ -191,7 +191,7 @@ def by_layers(model: Model, patches: Patches) -> Answers:
 
 
 def by_forward(model: Model, images: np.ndarray) -> Answers:
-    """Asks each reading by running the network: which value gives the nearest statistics."""
+    """Guesses by running the network: the option value with the nearest statistics wins."""
     spec, state = spec_of(model), ij.to_torch(model)
     for option, values in READINGS[spec.name].items():
         distances = {value: _distance(spec, state, images, {option: value}) for value in values}
@@ -200,7 +200,7 @@ def by_forward(model: Model, images: np.ndarray) -> Answers:
 
 
 def _distance(spec: Spec, state: Any, images: np.ndarray, changed: dict[str, Any]) -> float:
-    """How far the statistics of a batch are from a network's own, over all layers."""
+    """Returns how far a batch's statistics are from the network's own, over all layers."""
     own = {**dict(spec.readings), **changed, "bn_momentum": 0.0, "dropout": 0.0}
     model = ij.create_model(
         spec.name,
@@ -210,7 +210,7 @@ def _distance(spec: Spec, state: Any, images: np.ndarray, changed: dict[str, Any
         **own,
     )
     model.train()
-    _run(model, images)  # a momentum of 0 keeps the batch's statistics
+    _run(model, images)  # with momentum 0, it stores the batch's statistics
     found, total = ij.to_torch(model), 0.0
     for name in (x for x in state if x.endswith("running_mean")):
         deviation = f"{name.removesuffix('mean')}var"
@@ -225,7 +225,7 @@ def _run(model: Model, images: Any) -> None:
 
 
 def main(options: Options) -> None:
-    """Trains what is not there, then prints the table."""
+    """Trains the networks that are missing, then prints the table."""
     data = sources(options)
     options.workdir.mkdir(parents=True, exist_ok=True)
     for case in cases(options):

@@ -1,14 +1,15 @@
-"""How fast, how large and how exact the networks are on an NVIDIA GPU, beside timm's.
+"""Measures speed, memory and accuracy of the networks on an NVIDIA GPU, against timm.
 
-Images per second of training and inference, ours and timm's compiled network in turn, each in a
-process of its own; peak memory; how far float32 is from the CPU's; whether runs repeat; FID.
+It measures images per second of training and inference, for this library and timm's compiled
+network in turn, each in its own process; peak memory; how far float32 is from the CPU's numbers;
+whether runs repeat exactly; and FID.
 
     pip install "jax[cuda13]" timm
     python benchmarks/gpu.py
 
-prints tables and writes them into docs/performance.md. It stops after eight minutes. The same
-command resumes with what is missing, until nothing is. `--smoke` runs all of it on any machine, at
-sizes that say nothing.
+prints tables and writes them into docs/performance.md. It stops after eight minutes; the same
+command resumes with the parts that are missing. `--smoke` runs all parts on any machine, at sizes
+too small for meaningful numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-# No jax or torch here: the processes import this file, before their environment is set.
+# No JAX or PyTorch here: processes import this file before their environment is set.
 from benchmarks import gpu_programs as programs
 from benchmarks import page
 from benchmarks.fid_speed import make_folder
@@ -39,10 +40,10 @@ from benchmarks.implementations import Task, random_model
 from benchmarks.workers import LateError, UnavailableError, Worker, in_turn
 from inception_jax.outputs import atomic_write
 
-# Two processes share the card's memory, so neither may take all of it at once.
+# Two processes share the GPU's memory, so neither may allocate all of it.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
 DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
-DTYPES = ("bfloat16", "float32")  # the latter with TF32's products, the default of XLA and here
+DTYPES = ("bfloat16", "float32")  # the latter with TF32 products, the default of XLA and here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +56,15 @@ class Options(page.Pages):
         "xception",
         "inception_next_tiny",
     )
-    """Networks."""
+    """Networks to measure."""
     batch_size: int = 128
-    """Images at once."""
+    """Images in a batch."""
     rounds: int = 7
     """How often everything is timed."""
     minutes: float = 8.0
-    """After how long no further part is begun."""
+    """Minutes after which no further part is started."""
     results: Path = page.ROOT / "runs" / "gpu.json"
-    """What is measured already, which the next command does not repeat."""
+    """File of results; the next command does not repeat these parts."""
     smoke: bool = False
     """Run everything at the smallest sizes, on a CPU too, and write no page."""
 
@@ -72,19 +73,19 @@ Part = Callable[[], dict[str, Any]]
 
 
 class Budget:
-    """Time until no further part may begin."""
+    """The time in which parts may start."""
 
     def __init__(self, minutes: float):
         self._end = time.monotonic() + 60 * minutes
 
     @property
     def seconds(self) -> float:
-        """Left; negative if there is none."""
+        """Seconds left; negative if the time is over."""
         return self._end - time.monotonic()
 
 
 def main(options: Options) -> None:
-    """Measures what is missing, saves each part, prints what there is."""
+    """Measures the missing parts, saves each, and prints all results."""
     os.environ.update(ENVIRONMENT)
     setting, budget = setting_of(options), Budget(options.minutes)
     done = saved(options.results, setting)
@@ -108,14 +109,14 @@ def main(options: Options) -> None:
 
 
 def setting_of(options: Options) -> dict[str, Any]:
-    """What numbers depend on: the card, versions, sizes."""
+    """Returns everything that the numbers depend on: GPU, versions, sizes."""
     machine = page.machine("jax", "jaxlib", "flax", "torch", "timm").partition(";")[0]
     sizes = {"batch": options.batch_size, "rounds": options.rounds, "smoke": options.smoke}
     return {"card": card(), "machine": machine, **sizes}
 
 
 def card() -> str:
-    """The GPU and its driver, or "no GPU"."""
+    """Returns the names of the GPU and its driver, or "no GPU"."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
@@ -125,31 +126,31 @@ def card() -> str:
 
 
 def saved(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Results of an earlier command.
+    """Returns the results of earlier commands.
 
     Raises:
-        SystemExit: if they are of another card, other versions or sizes.
+        SystemExit: if they come from another GPU, other versions or other sizes.
     """
     if not path.exists():
         return {}
     content = json.loads(path.read_text())
     if content["setting"] != setting:
         raise SystemExit(
-            f"{path} has results of another setting, {content['setting']}, and this is {setting}: "
-            "move the file away, or name another with --results"
+            f"{path} has results for another setting, {content['setting']}; this one is {setting}: "
+            "move the file away, or give another one with --results"
         )
     return content["done"]
 
 
 def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
-    """Writes all results; the file is never seen half written."""
+    """Writes all results atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial_file:
         partial_file.write_text(json.dumps({"setting": setting, "done": done}, indent=1))
 
 
 def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[str, Part]]:
-    """Yields what is to be measured, what matters most first."""
+    """Yields the parts to measure, the most important first."""
     task = partial(make_task, options, folder)
     for dtype in DTYPES:
         for arch in options.archs:
@@ -170,7 +171,7 @@ def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[s
 
 
 def make_task(options: Options, folder: Path, arch: str, dtype: str) -> Task:
-    """Random weights in a file, random images and labels."""
+    """Writes random weights to a file; returns the task with random images and labels."""
     import inception_jax as ij
 
     info = ij.model_info(arch)
@@ -187,7 +188,7 @@ def make_task(options: Options, folder: Path, arch: str, dtype: str) -> Task:
 def speed(
     task: Callable[..., Task], arch: str, mode: str, dtype: str, options: Options, budget: Budget
 ) -> dict[str, Any]:
-    """Images per second of both, of all rounds; why one was not timed."""
+    """Returns the images per second of both in all rounds, and why one was not timed."""
     training = mode == "training"
     builds = {
         "ours": partial(programs.ours, training=training),
@@ -219,7 +220,7 @@ def alone(
     budget: Budget,
     environment: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a program returns that has the card for itself."""
+    """Returns the result of a program that has the GPU for itself."""
     try:
         worker = Worker(
             partial(_once, program),
@@ -240,7 +241,7 @@ def _once(program: Callable[[Task], dict[str, Any]], task: Task) -> Callable[[],
 
 
 def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
-    """Images per second from files to FID's statistics."""
+    """Returns the images per second from files to FID's statistics."""
     import inception_jax as ij
 
     count, size = (4, 64) if options.smoke else (2048, 256)
@@ -265,7 +266,7 @@ def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
 
 
 def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> None:
-    """Writes all tables of what there is."""
+    """Writes the tables of all results."""
     about = (
         f"{options.batch_size} images at once, {options.rounds} rounds. {setting['card']}. "
         f"{setting['machine']}."
@@ -282,7 +283,7 @@ def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> 
 
 
 def speed_table(done: dict[str, Any]) -> str:
-    """One row a network, mode and dtype."""
+    """Returns a table with a row for each network, mode and dtype."""
     rows, notes = [], []
     for key, found in done.items():
         kind, *names = key.split()
@@ -301,7 +302,7 @@ def speed_table(done: dict[str, Any]) -> str:
 
 
 def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
-    """One row a network of memory or parity."""
+    """Returns a table of memory or parity, with a row for each network."""
     rows = []
     for key, found in done.items():
         if key.startswith(f"{kind} "):
@@ -313,7 +314,7 @@ def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
 
 
 def others(done: dict[str, Any]) -> str:
-    """Whether runs repeat, and FID."""
+    """Returns lines on whether runs repeat, on FID, and on parts that failed."""
     lines = []
     for name in ("default", "deterministic"):
         if (found := done.get(f"determinism {name}")) and "equal" in found:

@@ -1,4 +1,4 @@
-"""What `gpu.py` measures, each part in a process of its own that has the card for it."""
+"""The parts that `gpu.py` measures, each in its own process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmarks.workers import Run, UnavailableError
 from inception_jax.nn.rewrite_names import DEFAULT_REWRITES
 
 PRECISIONS = ("default", "high", "highest")
-_STEPS = 3  # of a training run that is compared with itself
+_STEPS = 3  # training steps
 
 
 def ours(task: Task, *, training: bool) -> Run:
-    """This library's network under `jax.jit`; a step includes the update."""
+    """Returns this library's network under `jax.jit`; a training step includes the update."""
     from benchmarks.implementations import jax_inference
 
     build = jax_training if training else jax_inference
@@ -26,7 +26,7 @@ def ours(task: Task, *, training: bool) -> Run:
 
 
 def timm(task: Task, *, training: bool, compiled: bool) -> Run:
-    """timm's network, channels last, under `torch.compile` unless told otherwise."""
+    """Returns timm's network, channels last, with `torch.compile` if `compiled`."""
     if importlib.util.find_spec("timm") is None:
         raise UnavailableError("timm is not installed")
     import timm  # type: ignore[import-not-found]
@@ -66,7 +66,7 @@ def timm(task: Task, *, training: bool, compiled: bool) -> Run:
 
 
 def memory(task: Task) -> dict[str, float | None]:
-    """Peak memory of training steps, and what the compiler said they need, in GB."""
+    """Returns the peak memory of training steps, and the compiler's estimate of it, in GB."""
     import jax
 
     loss_fn, *state = jax_loss(task, rewrites=DEFAULT_REWRITES)
@@ -86,7 +86,7 @@ def memory(task: Task) -> dict[str, float | None]:
 
 
 def parity(task: Task) -> dict[str, float]:
-    """How far logits are from the CPU's, of the largest, under each precision of products."""
+    """Returns how far logits are from the CPU's, relative to the largest, by matmul precision."""
     import jax
     from flax import nnx
 
@@ -107,7 +107,7 @@ def parity(task: Task) -> dict[str, float]:
 
 
 def determinism(task: Task) -> dict[str, bool]:
-    """Whether two runs from one state have the same losses to the last bit."""
+    """Returns whether two runs from one state have exactly the same losses."""
     losses = []
     for _ in range(2):
         run = jax_training(task, rewrites=DEFAULT_REWRITES)
@@ -116,7 +116,7 @@ def determinism(task: Task) -> dict[str, bool]:
 
 
 def fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Mean and covariance of the features of a folder, from files to statistics."""
+    """Returns the computation of a folder's feature mean and covariance, ready to run."""
     from inception_jax import metrics
 
     extractor = metrics.Extractor(weights, batch_size=batch_size)

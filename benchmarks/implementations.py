@@ -1,7 +1,7 @@
-"""The networks of this library, and of others, each made ready to run again and again on a CPU.
+"""Networks of this library and of others, ready to run repeatedly on a CPU.
 
-What is made lives in a process of its own, and nothing is imported before that has its environment:
-no library sees another's settings or threads.
+Each is built in its own process. Libraries are imported only after the process has its environment,
+so that none sees another's settings or threads.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ import numpy as np
 from benchmarks.workers import Run, UnavailableError
 from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, REWRITES, Rewrite
 
-RATE = 1e-4  # of gradient descent: so low that no loss overflows however often a step is repeated
+RATE = 1e-4  # learning rate, so low that no loss overflows however often a step is repeated
 
 KERAS = {
     "inception_v3": "InceptionV3",
     "inception_resnet_v2": "InceptionResNetV2",
     "xception": "Xception",
 }
-TIMM = {"xception": "legacy_xception"}  # where the name is another
+TIMM = {"xception": "legacy_xception"}  # names that differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What every implementation is to compute.
+    """The task that every implementation computes.
 
     Attributes:
-        arch: the network.
-        weights: file of its parameters, this library's and its twin's.
-        images: [n, h, w, c] float32.
-        labels: [n] int32.
-        cores: threads to compute with.
-        dtype: what the network computes in; parameters are float32.
+        arch: name of the network.
+        weights: file of parameters, for this library and its PyTorch twin.
+        images: float32 [n, h, w, c].
+        labels: int32 [n].
+        cores: number of threads.
+        dtype: dtype in which the network computes; parameters are float32.
     """
 
     arch: str
@@ -53,13 +53,13 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """A way to compute.
+    """An implementation of the task.
 
     Attributes:
-        about: what it is, for readers.
-        build: makes it ready; raises `UnavailableError`.
+        about: description for readers.
+        build: returns it ready to run; raises `UnavailableError`.
         ours: whether it has the weights of the task, so that its numbers can be compared.
-        environment: variables that its process needs.
+        environment: environment variables of its process.
     """
 
     about: str
@@ -69,9 +69,9 @@ class Implementation:
 
 
 def random_model(arch: str) -> Any:
-    """Returns a network with random numbers of everything, for which nothing is compiled.
+    """Returns a network with random parameters and statistics, without compiling anything.
 
-    They keep the signal's size: processors are slow with numbers that are next to nothing.
+    They preserve the scale of activations, because processors are slow with denormal numbers.
     """
     import jax
     from flax import nnx
@@ -97,7 +97,7 @@ def random_model(arch: str) -> Any:
 
 
 def _nothing_random(arch: str) -> dict[str, Any]:
-    """The options that turn off what draws random numbers in training."""
+    """Returns the options that turn off dropout and stochastic depth."""
     import inception_jax as ij
 
     return {option: 0.0 for option in ij.model_info(arch).options if "drop" in option}
@@ -111,7 +111,7 @@ def _model(task: Task) -> Any:
 
 
 def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
-    """`jax.jit` of the split network."""
+    """Returns `jax.jit` of the split network, ready to run."""
     import jax
     from flax import nnx
 
@@ -129,7 +129,7 @@ def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
 
 
 def jit_predict(task: Task) -> Run:
-    """This library's own function for prediction."""
+    """Returns this library's `jit_predict`, ready to run."""
     import jax
 
     import inception_jax as ij
@@ -141,7 +141,7 @@ def jit_predict(task: Task) -> Run:
 
 
 def jax_training(task: Task, *, rewrites: Sequence[Rewrite], keep_memory: bool = False) -> Run:
-    """A step of gradient descent, jitted whole; it takes its state's memory for the next."""
+    """Returns a jitted step of gradient descent, which reuses the memory of its state."""
     if keep_memory:
         import inception_jax as ij
 
@@ -151,7 +151,7 @@ def jax_training(task: Task, *, rewrites: Sequence[Rewrite], keep_memory: bool =
 
 
 def jax_loss(task: Task, *, rewrites: Sequence[Rewrite]) -> tuple[Callable[..., Any], Any, Any]:
-    """Returns the loss as `descent` takes it, the network's parameters and its statistics."""
+    """Returns the loss for `descent`, the network's parameters, and its statistics."""
     import optax
     from flax import nnx
 
@@ -171,7 +171,7 @@ def jax_loss(task: Task, *, rewrites: Sequence[Rewrite]) -> tuple[Callable[..., 
 
 
 def descent(loss_fn: Callable[..., Any]) -> Any:
-    """Returns the jitted step of a loss that returns the network's other state too."""
+    """Returns the jitted step for a loss that also returns the network's other state."""
     import jax
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -207,7 +207,7 @@ def _keras_model(task: Task) -> Any:
 
 
 def keras_inference(task: Task) -> Run:
-    """`jax.jit` of Keras' `stateless_call`."""
+    """Returns `jax.jit` of Keras' `stateless_call`, ready to run."""
     import jax
 
     model = _keras_model(task)
@@ -223,7 +223,7 @@ def keras_inference(task: Task) -> Run:
 
 
 def keras_training(task: Task) -> Run:
-    """The same step of gradient descent as ours, of Keras' network."""
+    """Returns the same step of gradient descent for Keras' network."""
     import optax
 
     model = _keras_model(task)
@@ -256,7 +256,7 @@ def _torch_images(task: Task, *, channels_last: bool) -> Any:
 
 
 def torch_inference(task: Task, *, channels_last: bool, compiled: bool = False) -> Run:
-    """The twin, eager or compiled."""
+    """Returns the PyTorch twin, eager or compiled, ready to run."""
     import torch
 
     model = _twin(task)
@@ -278,7 +278,7 @@ def _torch_run(model: Any, task: Task, channels_last: bool) -> Run:
 
 
 def torch_training(task: Task, *, channels_last: bool) -> Run:
-    """The same step of gradient descent, of the twin, eager."""
+    """Returns the same step of gradient descent for the eager twin."""
     import torch
 
     model = _twin(task).train()
@@ -299,7 +299,7 @@ def torch_training(task: Task, *, channels_last: bool) -> Run:
 
 
 def timm_inference(task: Task) -> Run:
-    """timm's own network, eager, channels last."""
+    """Returns timm's network, eager, channels last, ready to run."""
     import torch
 
     timm = _imported("timm")
@@ -312,7 +312,7 @@ def timm_inference(task: Task) -> Run:
 
 
 def onnxruntime_inference(task: Task) -> Run:
-    """The file that `inception_jax.export` writes, in onnxruntime."""
+    """Returns an onnxruntime session of the file that `inception_jax.export` writes."""
     onnxruntime = _imported("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.cores
@@ -324,7 +324,7 @@ def onnxruntime_inference(task: Task) -> Run:
 
 
 def openvino_inference(task: Task) -> Run:
-    """The file that `inception_jax.export` writes, in OpenVINO, in float32."""
+    """Returns an OpenVINO model of the file that `inception_jax.export` writes, in float32."""
     openvino = _imported("openvino")
     settings = {"INFERENCE_NUM_THREADS": task.cores, "INFERENCE_PRECISION_HINT": "f32"}
     with tempfile.TemporaryDirectory() as folder:
@@ -354,7 +354,7 @@ def _imported(name: str) -> Any:
 
 BASELINE = "torch_channels_last"
 
-# Keras' layers are those of its applications, on the same backend as ours.
+# Keras' applications run on the same backend as this library.
 _KERAS = {"KERAS_BACKEND": "jax"}
 
 INFERENCE: dict[str, Implementation] = {

@@ -1,11 +1,11 @@
-"""Times how many images a second one core decodes, crops, resizes and mirrors for training.
+"""Times how many images per second one core decodes, crops, resizes and mirrors for training.
 
     python benchmarks/input_pipeline.py
 
 prints a table and writes it into docs/input_pipeline.md. Every repeat times all methods in turn on
-the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are CPU time
-of one thread, which other work on the machine changes little; the whole pipeline with worker
-processes is in wall time.
+the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are the CPU
+time of one thread, which other work on the machine hardly changes. Only the whole pipeline with
+worker processes is in wall time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Options(page.Pages):
     repeats: int = 3
     """How often everything is timed."""
     batches: int = 40
-    """Batches of 32 over which the whole pipeline is timed."""
+    """Batches of 32 for which the whole pipeline is timed."""
     workers: int = 2
     """Worker processes of the whole pipeline."""
     seed: int = 0
@@ -61,7 +61,7 @@ class Options(page.Pages):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Images a second in every repeat, and those of the row to compare with."""
+    """Images per second in every repeat, and those of the row to compare with."""
 
     name: str
     speeds: list[float]
@@ -89,13 +89,13 @@ def main(options: Options) -> None:
 
 
 def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
-    """Makes 4:2:0 JPEGs of hard edges and noise with a spectrum like that of photos."""
+    """Returns 4:2:0 JPEGs with hard edges, and with noise that has a spectrum like photos."""
     rng = np.random.default_rng(seed)
     return [make_photo(rng, height, width) for _ in range(count)]
 
 
 def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
-    """Makes one photo."""
+    """Returns one JPEG."""
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     amplitude = 1 / np.maximum(np.hypot(y, x), 1 / width) ** 1.1
     channels = []
@@ -117,7 +117,7 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
 
 
 def reference_method() -> tuple[str, Method]:
-    """Returns torchvision's transforms of a PIL image, or the same Pillow calls without it."""
+    """Returns torchvision's transforms of a PIL image; without torchvision, its Pillow calls."""
     try:
         import torch
         from torchvision import transforms  # pyright: ignore[reportMissingImports]
@@ -136,7 +136,7 @@ def reference_method() -> tuple[str, Method]:
 
 
 def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Does what torchvision's RandomResizedCrop and RandomHorizontalFlip do to a PIL image."""
+    """Does the same as torchvision's RandomResizedCrop and RandomHorizontalFlip, with Pillow."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     box = inception_box(image.height, image.width, rng, 0.08)
     image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
@@ -147,12 +147,12 @@ def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
 
 
 def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Runs the pipeline on a training image."""
+    """Runs this library's pipeline on a training image."""
     return train_view(data, rng, "inception", SIZE, 3, 0.08, True)[0]
 
 
 def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Runs the pipeline, but decodes every pixel of the photo."""
+    """Runs this library's pipeline, but decodes the photo at full size."""
     reduction, decoding._reduction = decoding._reduction, lambda *_: 1
     try:
         return ours(data, rng)
@@ -179,7 +179,7 @@ def compare(
 
 
 def whole_pipeline(photos: list[bytes], options: Options) -> Row:
-    """Times files to batches with worker processes, without their start."""
+    """Times the way from files to batches with worker processes, without their start."""
     speeds = []
     with tempfile.TemporaryDirectory() as folder:
         for split, split_photos in (("train", photos), ("val", photos[:1])):
@@ -202,7 +202,7 @@ def whole_pipeline(photos: list[bytes], options: Options) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Makes one row per method."""
+    """Returns a table with a row for each method."""
     lines = []
     for row in rows:
         slow, middle, fast = min(row.speeds), statistics.median(row.speeds), max(row.speeds)

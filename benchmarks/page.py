@@ -1,4 +1,4 @@
-"""The pages of docs/: every benchmark writes its own sections, tables and what made them."""
+"""Writes the pages of docs/: each benchmark writes its own sections."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Pages:
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Replaces a section of a page, or appends it; the page is never seen half written.
+    """Replaces a section of a page, or appends it, atomically.
 
     Args:
-        page: made if absent.
-        name: of the section, which lies between `<!-- name -->` and `<!-- end name -->`.
+        page: path of the page, which is created if it does not exist.
+        name: name of the section, which is between `<!-- name -->` and `<!-- end name -->`.
         text: the new section.
 
     Raises:
@@ -55,10 +55,10 @@ def publish(page: Path | None, name: str, setting: str, *parts: str) -> None:
     """Prints a section and writes it into a page.
 
     Args:
-        page: made if absent; None: the section is only printed.
-        name: of the section.
-        setting: of this run, which follows the command.
-        parts: tables and paragraphs; empty ones are left out.
+        page: path of the page, which is created if it does not exist; None: only print.
+        name: name of the section.
+        setting: conditions of this run, written after the command.
+        parts: tables and paragraphs; empty ones are skipped.
     """
     about = paragraph(f"`{command()}`. {setting}")
     text = "\n\n".join([about, *filter(None, parts)])
@@ -68,13 +68,13 @@ def publish(page: Path | None, name: str, setting: str, *parts: str) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Returns a table in Markdown."""
+    """Returns a Markdown table."""
     lines = [list(head), ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Returns the middle of some values, with the lowest and the highest."""
+    """Returns the median of some values, with the lowest and the highest."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
@@ -86,21 +86,21 @@ def paragraph(text: str) -> str:
 
 
 def command() -> str:
-    """Returns the command line of this run: its options are part of what a table says."""
+    """Returns the command line of this run, with its options."""
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def machine(*packages: str) -> str:
-    """Says what a benchmark runs on, and how busy that is; to be called before it starts.
+    """Describes the machine, and how busy it is. Call this before the benchmark starts.
 
     Args:
-        packages: whose versions count, of those that are installed.
+        packages: packages to list with their versions, if they are installed.
     """
     load = os.getloadavg()[0]
     if load > 0.5:
         print(
-            f"{load:.1f} processes ran in the last minute: wait for an idle machine, or the ratios "
-            "compare implementations on a busy one",
+            f"{load:.1f} processes ran in the last minute: wait until the machine is idle, or the "
+            "ratios will be those of a busy machine",
             file=sys.stderr,
         )
     versions = []

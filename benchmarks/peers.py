@@ -1,17 +1,18 @@
-"""How far this library and its publishers' own code are apart, tag by tag: docs/equivalence.md.
+"""Measures how much this library and the publishers' own code differ, for each tag.
 
     python benchmarks/peers.py [--results FILE] [--only WORD ...]
 
-Needs the extra `test`, and of the publishers whichever are to be compared:
+writes a table of docs/equivalence.md. It needs the extra `test`, and the publishers' packages that
+are to be compared:
 
     pip install torchvision timm pytorch-fid munch tf_slim tf_keras "opencv-python-headless<5"
     pip install --no-deps facenet facenet-pytorch pretrainedmodels
     pip install --no-deps tf-models-research-object-detection
 
-TF-slim's networks are in the last of these; OpenCV reads Caffe's files until version 5. Caffe
-itself is built from its source; with `typedef double Dtype` and NPY_FLOAT64 in `_caffe.cpp` it
-computes in float64. A minute a network on two cores. With `--results` rows are kept in a file and
-measured once, so that what does not fit into one environment is measured in two. The page is
+The last package has TF-slim's networks. OpenCV can read Caffe's files before version 5. Caffe
+itself must be built from source; with `typedef double Dtype` and NPY_FLOAT64 in `_caffe.cpp` it
+computes in float64. A network takes a minute on two cores. With `--results`, rows are stored in a
+file and measured once. So packages that conflict can be measured in two environments. The page is
 written when every network has a row.
 """
 
@@ -53,27 +54,27 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Options(page.Pages):
-    """Compare networks with their publishers'."""
+    """Compare networks with their publishers' own."""
 
     results: Path | None = None
-    """File of rows, which are added to, and not measured again."""
+    """File of rows; rows it has are not measured again, new ones are added."""
     only: tuple[str, ...] = ()
-    """Words in the tags or runtimes that are measured; none: all."""
+    """Measure only tags and runtimes that contain one of these words; default: all."""
 
 
 def main(options: Options) -> None:
-    """Compares, prints the table, and writes it into the page, if it is of all networks."""
+    """Compares and prints the table; writes it to the page if it has all networks."""
     machine = page.machine("jax", "flax", "torch", "tensorflow-cpu", "tensorflow")
     rows: dict[str, Row] = _read(options.results)
     only = options.only or ("",)
     wanted = [p for p in PEERS if any(w in str(p) for w in only) and _is_open(p, rows)]
-    # Each in a process of its own: Keras and TensorFlow have settings for all of it.
+    # Each in its own process, because settings of Keras and TensorFlow apply to a whole process.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         found = [(peer, pool.apply_async(_row, [str(peer)])) for peer in wanted]
         for peer, waiting in tqdm(found, unit=" networks"):
             try:
                 row = waiting.get()
-            except Exception as error:  # of any publisher's code; the others are measured
+            except Exception as error:  # of any publisher's code; the others are still measured
                 tqdm.write(f"{peer}: {type(error).__name__}: {error}")
                 continue
             rows[str(peer)] = {**rows.get(str(peer), {}), **row}
@@ -88,7 +89,7 @@ def main(options: Options) -> None:
     rest = ", ".join(f"`{tag}`" for tag in without_runtime()) or "none"
     page.publish(target, "peers", machine, table, f"Published tags without a runtime: {rest}.")
     if missing:
-        sys.exit(f"not measured, and so the page is as it was: {', '.join(missing)}")
+        sys.exit(f"the page was not written, because these are missing: {', '.join(missing)}")
 
 
 def _read(path: Path | None) -> dict[str, Row]:
@@ -96,13 +97,13 @@ def _read(path: Path | None) -> dict[str, Row]:
 
 
 def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
-    """Returns whether there is something to measure; of Caffe each build has one of the dtypes."""
+    """Returns whether dtypes are missing in a row. OpenCV has one, and so has each Caffe build."""
     expected = {"cv2": 1}.get(peer.runtime, 2)
     return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected
 
 
 def _row(name: str) -> Row:
-    """Returns the version, and the distances of each dtype."""
+    """Returns a row: the version, and the distances for each dtype."""
     warnings.simplefilter("ignore")  # the publishers' own
     peer = next(peer for peer in PEERS if str(peer) == name)
     theirs = peer.build()
@@ -120,7 +121,7 @@ def _version(package: str) -> str:
 
 
 def _cells(peer: Peer, row: Row) -> list[str]:
-    version = row["version"].partition("+")[0]  # less of what it was built for
+    version = row["version"].partition("+")[0]  # without the suffix of the build
     runtime = f"{NAMES.get(peer.runtime, peer.runtime)} {version}"
     sizes = ", ".join(f"{h}x{w}" for h, w in peer.sizes)
     measured = [f"{max(row[dtype]):.0e}" if dtype in row else "" for dtype in DTYPES]

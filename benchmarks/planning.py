@@ -2,10 +2,10 @@
 
     python benchmarks/planning.py [--step-scale 1.0] [--host-cores 56] ...
 
-Nothing is measured here. Every assumption is an option, so another number is one command away:
-`python benchmarks/planning.py --docs "" --preemptions-per-hour 1` prints and writes nothing. The
-defaults are Inception V3 with the recipe `inception_v3_tpu` on TPU v5e; where they are from is said
-beside each.
+Nothing is measured here. Every assumption is an option:
+`python benchmarks/planning.py --docs "" --preemptions-per-hour 1` prints the result and writes no
+page. The defaults are for Inception V3 with the recipe `inception_v3_tpu` on TPU v5e. The help of
+each option names its source.
 """
 
 from __future__ import annotations
@@ -29,76 +29,77 @@ class Options:
     """Estimate a training run on 16 to 1,024 chips."""
 
     docs: str = str(page.ROOT / "docs")
-    """Folder of the pages whose sections are written; empty: none."""
+    """Folder of the page to write; empty: none is written."""
     chips: tuple[int, ...] = CHIPS
     """Numbers of chips."""
 
     # The run
     train_images: int = 1_281_167
-    """Images of an epoch: ImageNet."""
+    """Images in an epoch: ImageNet."""
     eval_images: int = 50_000
-    """Images of an evaluation: ImageNet."""
+    """Images in an evaluation: ImageNet."""
     epochs: float = 170.0
-    """Epochs: the recipe's."""
+    """Epochs of the recipe."""
     epochs_per_evaluation: float = 1.0
     """Epochs between two evaluations."""
     images_per_chip: int = 128
-    """Images a chip computes at once, at most: they fill its lanes."""
+    """Most images per chip at once: enough to fill its lanes."""
     largest_batch: int = 16_384
-    """Largest batch that still trains well: an assumption, the recipe was written for 1,024."""
+    """Largest batch that still trains well. An assumption: the recipe was written for 1,024."""
 
-    # A step, by the compiler: two rooflines of this page, and how much slower cycles are
+    # A step as estimated by the compiler: two rooflines of this page, and their ratio to cycles
     images_small: int = 32
-    """Images a chip of the first compiled step."""
+    """Images per chip in the first compiled step."""
     ms_small: float = 27.3
-    """Its milliseconds: table "Every network"."""
+    """Milliseconds of the first step: table "Every network"."""
     images_large: int = 128
-    """Images a chip of the second compiled step."""
+    """Images per chip in the second compiled step."""
     ms_large: float = 59.4
-    """Its milliseconds: table "Inception V3 on more chips"."""
+    """Milliseconds of the second step: table "Inception V3 on more chips"."""
     step_scale: float = 1.96
-    """Real step over roofline: 116.2 ms by the compiler's cycles over 59.4."""
+    """Real step divided by roofline: 116.2 ms by the compiler's cycles, divided by 59.4."""
     eval_share: float = 0.33
-    """Time of an image in evaluation over that in training: no backward pass."""
+    """Time of an image in evaluation divided by that in training: no backward pass."""
 
     # The exchange
     exchange_mb: float = 108.9
-    """Megabytes that the all-reduces of a step sum: table "Inception V3 on more chips"."""
+    """Megabytes in the all-reduces of a step: table "Inception V3 on more chips"."""
     messages: int = 189
-    """All-reduces of a step; 1 with --bn-group of a chip's images."""
+    """Number of all-reduces in a step; 1 with --bn-group of a chip's images."""
     link_gb_s: float = 45.0
-    """Gigabytes a second of a link between chips, one way: 1,600 Gbit/s a v5e chip over four links,
-    less a tenth."""
+    """Gigabytes per second of a link between chips, one way: 1,600 Gbit/s per v5e chip over four
+    links, minus 10 %."""
     message_us: float = 10.0
-    """Microseconds of an all-reduce in a slice that carries nothing, on 16 chips."""
+    """Microseconds of an empty all-reduce within a slice of 16 chips."""
     hop_us: float = 0.3
-    """Microseconds more for each chip further to the middle of the torus."""
+    """Additional microseconds for each further chip on the way to the middle of the torus."""
     slice_chips: int = 256
-    """Chips of the largest slice: v5e."""
+    """Chips in the largest slice: v5e."""
     network_gb_s: float = 12.5
-    """Gigabytes a second of a host's network card, between slices: 100 Gbit/s."""
+    """Gigabytes per second of a host's network card, between slices: 100 Gbit/s."""
     network_message_us: float = 150.0
-    """Microseconds of an all-reduce between slices that carries nothing."""
+    """Microseconds of an empty all-reduce between slices."""
 
     # Input
     chips_per_host: int = 4
-    """Chips of a host."""
+    """Chips per host."""
     host_cores: int = 56
-    """Cores of a host that decode: half of the 112 virtual ones of a v5e machine of four chips."""
+    """Cores per host that decode: half of the 112 virtual cores of a v5e machine with four
+    chips."""
     images_per_core: float = 428.0
-    """Images a second that a core decodes and crops: docs/input_pipeline.md, 500x375."""
+    """Images per second that a core decodes and crops: docs/input_pipeline.md, 500x375."""
     pipeline_share: float = 0.5
-    """Share of that which is left when every core works and results are handed over."""
+    """Share of that speed that remains if all cores work and hand over their results."""
     image_kb: float = 110.0
     """Kilobytes of a stored image: ImageNet's mean."""
     read_mb_s: float = 1000.0
-    """Megabytes a second that a host reads from the bucket or disk."""
+    """Megabytes per second that a host reads from the bucket or disk."""
 
     # Checkpoints and interruptions
     state_mb: float = 370.0
     """Megabytes of a checkpoint: parameters, averages and moments of Inception V3."""
     save_mb_s: float = 200.0
-    """Megabytes a second written to the bucket, in the background."""
+    """Megabytes per second written to the bucket, in the background."""
     save_stall_s: float = 1.0
     """Seconds that training waits for a checkpoint: the copy from the chips, and checksums."""
     minutes_between_checkpoints: float = 10.0
@@ -106,31 +107,30 @@ class Options:
     start_s: float = 180.0
     """Seconds from the start of the processes to the first step: imports, restoring, compiling."""
     preemptions_per_hour: float = 0.1
-    """Preemptions of 256 chips in an hour of training; they grow with the number of chips."""
+    """Preemptions per hour of training on 256 chips; proportional to the number of chips."""
     hard_share: float = 0.2
-    """Share of them that leaves no time to save."""
+    """Share of preemptions that leave no time to save."""
     replacement_s: float = 600.0
-    """Seconds until the chips are there again."""
+    """Seconds until chips are available again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What the model says of a number of chips.
+    """The model's estimate for a number of chips.
 
     Attributes:
-        chips: their number.
-        batch: images of a step.
-        steps: of the run.
-        compute_ms: of a step, on the chips.
-        exchange_ms: of a step, between them; none of it overlaps.
-        input_ms: in which the hosts have the next batch ready.
-        step_ms: the longer of computing with exchange, and input.
+        chips: number of chips.
+        batch: images in a step.
+        steps: steps of the run.
+        compute_ms: time of computing a step on the chips.
+        exchange_ms: time of communication in a step, which does not overlap with computing.
+        input_ms: time in which the hosts prepare a batch.
+        step_ms: the longer of computing plus exchange, and input.
         train_h: hours of all steps.
         eval_h: hours of all evaluations.
         save_h: hours that training waits for checkpoints.
         lost_h: hours of starts, of waiting for chips, and of steps computed twice.
-        limit: the part that a step waits for most; "interruptions" if they take more than half of
-            the run.
+        limit: the slowest part of a step; "interruptions" if these take more than half of the run.
     """
 
     chips: int
@@ -153,16 +153,16 @@ class Estimate:
 
 
 def compute_ms(options: Options, images: float) -> float:
-    """Milliseconds of a step with some images a chip: a line through the two compiled steps."""
+    """Returns the milliseconds of computing a step, from a line through the two compiled steps."""
     slope = (options.ms_large - options.ms_small) / (options.images_large - options.images_small)
     return options.step_scale * (options.ms_small + slope * (images - options.images_small))
 
 
 def exchange_ms(options: Options, chips: int) -> float:
-    """Milliseconds of a step's all-reduces: in a slice over the torus, then between slices."""
+    """Returns the milliseconds of a step's all-reduces, within and between slices."""
     slices = math.ceil(chips / options.slice_chips)
     inside = chips // slices
-    # A ring sends every number twice, less what stays at home; on a torus each way of two axes.
+    # A ring sends every number about twice. On a torus, this uses both directions of two axes.
     sent = 2 * (inside - 1) / inside * options.exchange_mb
     hops = max(math.sqrt(inside) - 4, 0)
     milliseconds = sent / (2 * options.link_gb_s)
@@ -176,14 +176,14 @@ def exchange_ms(options: Options, chips: int) -> float:
 
 
 def images_per_host(options: Options) -> tuple[float, str]:
-    """Images a second that a host has ready, and what keeps it from more."""
+    """Returns the images per second that a host can deliver, and what limits it."""
     decoded = options.host_cores * options.images_per_core * options.pipeline_share
     read = options.read_mb_s * 1e3 / options.image_kb
     return min((decoded, "decoding"), (read, "reading"))
 
 
 def estimate(options: Options, chips: int) -> Estimate:
-    """Returns what the model says of a number of chips."""
+    """Returns the model's estimate for a number of chips."""
     images = min(options.images_per_chip, options.largest_batch / chips)
     batch = round(images * chips)
     steps = math.ceil(options.epochs * options.train_images / batch)
@@ -198,14 +198,14 @@ def estimate(options: Options, chips: int) -> Estimate:
     rate = min(batch / (options.eval_share * compute) * 1e3, hosts * ready)
     evaluated = evaluations * options.eval_images / rate / 3600
 
-    # A checkpoint that takes longer than the time to the next one is waited for.
+    # Training waits if a checkpoint takes longer than the time to the next one.
     between = options.minutes_between_checkpoints * 60
     late = max(options.state_mb / options.save_mb_s - between, 0)
     saved = (train * 3600 / between) * (options.save_stall_s + late) / 3600
 
     events = options.preemptions_per_hour * chips / 256
     each = options.replacement_s + options.start_s + options.hard_share * between / 2
-    # While chips are missing, none are taken away.
+    # While chips are missing, there are no further preemptions.
     useful = train + evaluated + saved
     interrupted = useful * events * each / 3600
     lost = interrupted + options.start_s / 3600
@@ -219,7 +219,7 @@ def estimate(options: Options, chips: int) -> Estimate:
 
 
 def turning_points(options: Options) -> list[str]:
-    """At what numbers each part becomes the limit, on the chips that a slice has at most."""
+    """Returns sentences that say when each part becomes the limit, on the largest slice."""
     chips = options.slice_chips
     found = estimate(options, chips)
     images = found.batch / chips
@@ -230,19 +230,19 @@ def turning_points(options: Options) -> list[str]:
     event_s += options.hard_share * options.minutes_between_checkpoints * 30
     even = next((n for n in _sizes() if (e := estimate(options, n)).exchange_ms > e.compute_ms), 0)
     return [
-        f"**Input**: on {chips} chips a host has to deliver {needed:,.0f} images/s and can deliver "
-        f"{ready:,.0f} ({what}). Input is the limit below {cores:.0f} cores a host, or below "
+        f"**Input**: on {chips} chips a host must deliver {needed:,.0f} images/s, and can deliver "
+        f"{ready:,.0f} ({what}). Input is the limit below {cores:.0f} cores per host, or below "
         f"{needed * options.image_kb / 1e3:,.0f} MB/s.",
-        f"**Exchange**: it takes {found.exchange_ms:.1f} of {found.step_ms:.1f} ms on {chips} "
-        f"chips, {options.messages * options.message_us / 1e3:.1f} of them the start of "
+        f"**Exchange** takes {found.exchange_ms:.1f} of {found.step_ms:.1f} ms on {chips} chips, "
+        f"of which {options.messages * options.message_us / 1e3:.1f} ms are the constant cost of "
         f"{options.messages} messages. "
         + (f"It exceeds computing from {even:,} chips on." if even else
            "It does not exceed computing up to 65,536 chips."),
-        f"**Checkpoints**: written in the background, they hold training up when one takes longer "
-        f"than {options.minutes_between_checkpoints:g} minutes: below "
+        f"**Checkpoints** are written in the background. They delay training only if one takes "
+        f"longer than {options.minutes_between_checkpoints:g} minutes, below "
         f"{options.state_mb / options.minutes_between_checkpoints / 60:.2f} MB/s.",
-        f"**Preemptions**: each costs {event_s / 60:.1f} minutes. Half of the time is lost at "
-        f"{3600 / event_s:.1f} in an hour of training, of all chips together.",
+        f"**Preemptions** cost {event_s / 60:.1f} minutes each. Half of the time is lost at "
+        f"{3600 / event_s:.1f} preemptions of the whole run per hour of training.",
     ]  # fmt: skip
 
 
@@ -251,9 +251,9 @@ def _sizes() -> list[int]:
 
 
 def table(rows: list[Estimate]) -> str:
-    """A row for every number of chips."""
+    """Returns the table, a row for each number of chips."""
     head = ["chips", "batch", "steps", "computing, ms", "exchange, ms", "input, ms", "step, ms",
-            "images/s", "training, h", "evaluation, h", "checkpoints, h", "lost, h", "in all, h",
+            "images/s", "training, h", "evaluation, h", "checkpoints, h", "lost, h", "total, h",
             "limit"]  # fmt: skip
     lines = [
         [f"{r.chips:,}", f"{r.batch:,}", f"{r.steps:,}", f"{r.compute_ms:.1f}",
@@ -266,7 +266,7 @@ def table(rows: list[Estimate]) -> str:
 
 
 def assumptions(options: Options) -> str:
-    """Every number that the table rests on, by the name of its option."""
+    """Returns all options and their values, on which the table depends."""
     values = {k: v for k, v in vars(options).items() if k not in ("docs", "chips")}
     return "; ".join(f"`--{name.replace('_', '-')} {value:.10g}`" for name, value in values.items())
 
@@ -281,9 +281,9 @@ def main(options: Options) -> None:
     rows = [estimate(options, chips) for chips in options.chips]
     points = "\n".join(f"- {line}" for line in turning_points(options))
     target = Path(options.docs) / "pods.md" if options.docs else None
-    setting = "A model, nothing of it measured."
+    setting = "A model; nothing was measured."
     page.publish(target, "planning", setting, table(rows), points,
-                 page.paragraph(f"It assumes {assumptions(options)}."))  # fmt: skip
+                 page.paragraph(f"The options are {assumptions(options)}."))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What every network's training step would need and take on TPUs: tables of docs/pods.md.
+"""Memory and time of every network's training step on TPUs, as compiled: tables of docs/pods.md.
 
     python benchmarks/pods.py [--archs ARCH ...] [--full]
 
-Needs the extra `tpu` and no TPU: every row is what `train/main.py --compile-only` finds for it,
-with the compiler of the TPUs themselves. What has been compiled before is kept in the cache, so a
-second run only traces; the first takes hours, most of them in the search for the largest batch.
+Needs the extra `tpu`, but no TPU: every row is what `train/main.py --compile-only` reports with the
+TPU compiler. The first run takes hours, mostly for the search for the largest batch. Compiled
+programs are cached, so a second run only traces.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from train.run.command_line import parse
 
 SLICE = "v5e:2x2"
 SLICES = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
-LANES = 128  # images a chip: a multiple of it lies on the lanes of the vector unit
+LANES = 128  # images per chip: a multiple fills the lanes of the vector unit
 
-# Images that each chip has of a step: a replica's, where the recipe tells of replicas or is written
-# for one; a quarter of Xception's 256; InceptionNeXt's authors had 128 (160 for atto) a GPU.
+# Images per chip in a step: those of one replica if the recipe has replicas or is for one; a
+# quarter of Xception's 256; InceptionNeXt's authors had 128 (160 for atto) per GPU.
 EACH = {"inception_next_atto": 160, "inception_next": 128, "xception": 64, "": 32}
 
 Row = dict[str, Any]
@@ -45,29 +45,29 @@ class Options(page.Pages):
     archs: tuple[str, ...] = tuple(ij.list_models())
     """Networks in the first table."""
     full: bool = False
-    """Compile Inception V3 at full effort too, for the compiler's cycles: a quarter of an hour."""
+    """Compile Inception V3 at full effort too, for the compiler's cycles; takes 15 minutes."""
 
 
 def images_each(arch: str) -> int:
-    """Images a chip, by the recipe."""
+    """Returns the images per chip for a network's recipe."""
     return next(count for start, count in EACH.items() if arch.startswith(start))
 
 
 def command(arch: str, where: str, each: int, *more: str) -> list[str]:
-    """The options of `train/main.py` for a row."""
+    """Returns the options of `train/main.py` for a row."""
     devices = len(topology.describe(where).devices)
     return ["--arch", arch, "--compile-only", where, "--dtype", "bfloat16",
             "--batch-size", str(each * devices), *more]  # fmt: skip
 
 
 def compiled(options: list[str]) -> Row:
-    """What the compiler says of a step."""
+    """Returns the compiler's report on a step."""
     config, dataset = parse(options)
     return training_step.compile_step(config, dataset, training_step.describe_topology(config))
 
 
 def network(arch: str) -> Row:
-    """A row of the first table."""
+    """Returns a row of the first table."""
     config, dataset = parse(command(arch, SLICE, images_each(arch)))
     target = training_step.describe_topology(config)
     found = training_step.compile_step(config, dataset, target)
@@ -76,10 +76,10 @@ def network(arch: str) -> Row:
 
 
 def networks_table(rows: list[Row]) -> str:
-    """Every network on one host."""
-    head = ["network", "recipe", "image", "images a chip", "memory a chip, GB", "TFLOP a chip",
-            "roofline, ms", "images/s/chip", "share of peak",
-            "largest batch a chip"]  # fmt: skip
+    """Returns the table of every network on one host."""
+    head = ["network", "recipe", "image", "images per chip", "memory per chip, GB",
+            "TFLOP per chip", "roofline, ms", "images/s/chip", "share of peak",
+            "largest batch per chip"]  # fmt: skip
     lines = [
         [f"`{r['arch']}`", f"`{r['recipe']}`", r["image_size"], r["batch_size"] // r["devices"],
          f"{r['memory_bytes'] / 1e9:.2f}", f"{r['flops'] / 1e12:.2f}",
@@ -91,9 +91,10 @@ def networks_table(rows: list[Row]) -> str:
 
 
 def slices_table(rows: list[Row]) -> str:
-    """Inception V3 on more and more chips."""
+    """Returns the table of Inception V3 on more and more chips."""
     head = ["slice", "chips", "batch", "arguments, GB", "temporaries, GB", "all-reduces",
-            "of them, MB", "gradients, MB", "roofline, ms", "images/s, all chips"]  # fmt: skip
+            "all-reduced, MB", "gradients, MB", "roofline, ms",
+            "images/s, all chips"]  # fmt: skip
     lines = []
     for r in rows:
         sums = all_reduces(r)
@@ -111,8 +112,8 @@ def slices_table(rows: list[Row]) -> str:
 
 
 def reductions_table(rows: list[Row]) -> str:
-    """What the dtype of the gradients' sum changes."""
-    head = ["`--grad-reduce`", "all-reduces", "of them, MB", "temporaries, GB", "roofline, ms"]
+    """Returns the table of the dtypes in which gradients are summed."""
+    head = ["`--grad-reduce`", "all-reduces", "all-reduced, MB", "temporaries, GB", "roofline, ms"]
     lines = []
     for r in rows:
         sums = all_reduces(r)
@@ -125,12 +126,12 @@ def reductions_table(rows: list[Row]) -> str:
 
 
 def all_reduces(row: Row) -> list[Row]:
-    """The sums over all chips that a step makes."""
+    """Returns the all-reduces of a step."""
     return [c for c in row["collectives"] if c["kind"] == "all-reduce"]
 
 
 def gpus() -> str:
-    """What the compiler for GPUs, if it is installed, says of Inception V3 on a host of them."""
+    """Returns the GPU compiler's report on Inception V3 on a host of eight, if it is installed."""
     try:
         row = compiled(command("inception_v3", "h100:1x8", 64, "--recipe", "inception_v3_tpu"))
     except UsageError:
@@ -140,21 +141,21 @@ def gpus() -> str:
         for c in row["collectives"]
     )
     return (
-        f"{row['memory_bytes'] / 1e9:.2f} GB of the {row['capacity_bytes'] / 1e9:.1f} that jax "
-        f"takes of a GPU, {row['temporary_bytes'] / 1e9:.2f} of them temporaries; {sums} "
+        f"{row['memory_bytes'] / 1e9:.2f} GB of the {row['capacity_bytes'] / 1e9:.1f} GB that JAX "
+        f"uses of a GPU, of which {row['temporary_bytes'] / 1e9:.2f} GB are temporaries; {sums} "
         f"({row['compiler']})."
     )
 
 
 def full_effort(row: Row) -> str:
-    """What the compiler says of Inception V3 at full effort."""
+    """Returns the compiler's report on Inception V3 at full effort."""
     left_out = ", ".join(f"{count} {kind}" for kind, count in row["without_cycles"].items())
     return (
-        f"{row['cycles'] / 1e6:.1f} M cycles, {row['cycles_seconds'] * 1e3:.1f} ms at the clock of "
-        f"the chip, {row['cycles_images_per_second_per_chip']:,.0f} images/s/chip, "
-        f"{row['cycles_share_of_peak']:.0%} of the peak; without an estimate: {left_out}. The "
-        f"roofline of the same program, which counts the copies that it makes between the chip's "
-        f"memories: {row['roofline_seconds'] * 1e3:.1f} ms."
+        f"{row['cycles'] / 1e6:.1f} M cycles: {row['cycles_seconds'] * 1e3:.1f} ms at the chip's "
+        f"clock, {row['cycles_images_per_second_per_chip']:,.0f} images/s/chip, "
+        f"{row['cycles_share_of_peak']:.0%} of the peak. Operations without an estimate: "
+        f"{left_out}. The roofline of the same program is {row['roofline_seconds'] * 1e3:.1f} ms; "
+        "it includes the copies between the chip's memories."
     )
 
 
@@ -162,21 +163,21 @@ def main(options: Options) -> None:
     """Compiles, and writes the sections."""
     target = options.docs / "pods.md"
     rows = [apart(network, arch) for arch in tqdm(options.archs, unit="network")]
-    capacity = f"{rows[0]['capacity_bytes'] / 1e9:.1f} GB a chip for programs"
+    capacity = f"{rows[0]['capacity_bytes'] / 1e9:.1f} GB per chip for programs"
     setting = f"{SLICE}, {capacity}; {rows[0]['compiler']}."
     page.publish(target, "networks", setting, networks_table(rows))
     v3 = ["--recipe", "inception_v3_tpu"]
     slices = [apart(compiled, command("inception_v3", x, LANES, *v3)) for x in tqdm(SLICES)]
-    setting = f"{LANES} images a chip; {rows[0]['compiler']}."
+    setting = f"{LANES} images per chip; {rows[0]['compiler']}."
     page.publish(target, "slices", setting, slices_table(slices))
     on_slice = functools.partial(command, "inception_v3", SLICE, LANES, *v3)
     narrow = apart(compiled, on_slice("--grad-reduce", "bfloat16"))
-    setting = f"{SLICE}, {LANES} images a chip; {rows[0]['compiler']}."
+    setting = f"{SLICE}, {LANES} images per chip; {rows[0]['compiler']}."
     page.publish(target, "reductions", setting, reductions_table([slices[0], narrow]))
     if options.full:
         found = full_effort(apart(compiled, on_slice("--compile-effort", "full")))
         page.publish(target, "full", setting, page.paragraph(found))
-    page.publish(target, "gpus", "64 images a GPU.", page.paragraph(apart(gpus)))
+    page.publish(target, "gpus", "64 images per GPU.", page.paragraph(apart(gpus)))
 
 
 if __name__ == "__main__":

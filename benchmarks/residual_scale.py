@@ -1,15 +1,15 @@
-"""What the scale on the residuals of an Inception-ResNet does (1602.07261, section 3.3).
+"""Measures the effect of scaling the residuals of an Inception-ResNet (1602.07261, section 3.3).
 
 The authors saw their wide networks "die" early in the training: the last layer before the average
-pooling came to hold only zeros, at lower learning rates too. Multiplying the residuals by 0.1 to
-0.3 before they are added prevented it. Here the paper's Inception-ResNet-v2, narrow but three times
-as deep as the figures, learns the embedded images with the paper's RMSProp once for each scale, and
-once more without scaling at a tenth of the rate; the rest is the same for all: initial parameters,
-order of the images.
+pooling came to produce only zeros, even at lower learning rates. Multiplying the residuals by 0.1
+to 0.3 before they are added prevented it. Here the paper's Inception-ResNet-v2, narrow but three
+times as deep as in the figures, is trained on the embedded images with the paper's RMSProp, once
+for each scale, and once without scaling at a tenth of the learning rate. Everything else is the
+same for all runs, including initial parameters and the order of the images.
 
     python benchmarks/residual_scale.py
 
-prints tables and writes them into docs/residual_scale.md, beside a picture.
+prints a table, writes it into docs/residual_scale.md, and draws a picture next to that.
 """
 
 from __future__ import annotations
@@ -51,20 +51,29 @@ class Options(page.Pages):
     scales: tuple[float, ...] = (1.0, 0.3, 0.2, 0.1)
     """Factors on the residuals."""
     blocks: tuple[int, int, int] = (15, 30, 15)
-    """How many block35, block17 and block8; the paper's figures: 5, 10, 5."""
+    """Numbers of block35, block17 and block8; the paper's figures have 5, 10, 5."""
     width_multiplier: float = 0.125
     """Factor on every channel count."""
     steps: int = 300
     """Training steps."""
     learning_rate: float = 0.045
-    """Rate at step 0, the paper's."""
+    """Initial learning rate, the paper's."""
     seed: int = 0
     """Seed of the initial parameters and the order of the images."""
 
 
 @dataclasses.dataclass
 class Run:
-    """What one scale led to: the loss of every step; the last layer's share of zeros and size."""
+    """The results for one scale.
+
+    Attributes:
+        scale: factor on the residuals.
+        learning_rate: initial learning rate.
+        losses: loss of every step.
+        zeros: step, and share of zeros in the last layer.
+        sizes: step, and mean absolute value of the last layer.
+        top1: share of test images that are classified correctly.
+    """
 
     scale: float
     learning_rate: float
@@ -82,14 +91,14 @@ def main(options: Options) -> None:
     runs = [train(scale, rate, options, dataset) for scale, rate in trials]
     size = configuration(rate, options).batch.batch_size
     setting = f"""{options.width_multiplier:g} of the network's width,
-    {" + ".join(map(str, options.blocks))} residual blocks; {size} images a step, {options.steps}
+    {" + ".join(map(str, options.blocks))} residual blocks; {size} images per step, {options.steps}
     steps; seed {options.seed}, jax {jax.__version__} on {jax.devices()[0].platform}."""
     page.publish(options.docs / "residual_scale.md", "scales", setting, table(runs))
     draw(runs, options.docs / "residual_scale.png")
 
 
 def configuration(learning_rate: float, options: Options) -> Config:
-    """The paper's optimiser, without the limit of the gradient's norm that would tame a start."""
+    """Returns the paper's configuration, without gradient clipping, which would hide the effect."""
     changes = dict(
         arch="inception_resnet_v2.paper",
         image_size=75,
@@ -106,7 +115,7 @@ def configuration(learning_rate: float, options: Options) -> Config:
 
 
 def train(scale: float, learning_rate: float, options: Options, dataset: Dataset) -> Run:
-    """Trains with one scale, to the end or until a number is not finite."""
+    """Trains with one scale, to the end or until the loss is not finite."""
     config = configuration(learning_rate, options)
     model = ij.create_model(
         config.network.arch,
@@ -158,7 +167,7 @@ def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
 
 
 def table(runs: list[Run]) -> str:
-    """One row a scale."""
+    """Returns a table with a row for each scale."""
     head = ["scale", "rate", "largest loss", "loss, last 10 steps",
             "zeros in the last layer, start", "end", "its mean, start", "end",
             "test top-1"]  # fmt: skip
@@ -174,7 +183,7 @@ def table(runs: list[Run]) -> str:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Draws losses, zeros and sizes over the steps."""
+    """Draws losses, zeros and sizes against steps."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for run in runs:
         label = f"scale {run.scale:g}, rate {run.learning_rate:g}"

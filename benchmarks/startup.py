@@ -1,16 +1,15 @@
-"""How long a training run takes to its first step, and what its loop takes beside every step.
+"""Times the start of a training run up to the first step, and the overhead of the training loop.
 
-The first step: an empty process imports, builds the network and the first state, traces, compiles
-and makes a step, once with an empty cache of compiled programs and once with that which the first
-left; with the network's arithmetic rewritten (`inception_jax.rewrites`) and plain, in turn.
+The first step: a fresh process imports, builds the network and the first state, traces, compiles
+and computes a step. It does so first with an empty cache of compiled programs, then with the cache
+that this left; with all default rewritings (`inception_jax.nn.rewrites`) and with none, in turn.
 
-The loop: `train/engine/loop.py` as it is, around a step that takes and gives a state of as many
-arrays as the network's and computes nothing, with batches that are ready. What is left is the
-loop's own.
+The loop: `train/engine/loop.py`, unchanged, around a step that computes nothing, but takes and
+returns a state of as many arrays as the network's. Batches are ready. The time is the loop's own.
 
     python benchmarks/startup.py [--archs ARCH ...] [--loop-archs ARCH ...] [--no-first-step]
 
-prints tables and writes them into docs/performance.md. Every row is found in a fresh process.
+prints tables and writes them into docs/performance.md. Every row is measured in a fresh process.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the run's own is what is timed
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the run's own cache is timed
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +51,9 @@ from train.run.command_line import Config, parse
 Row = dict[str, Any]
 
 PHASES = ("import", "build", "trace", "compile", "first step")
-TARGET = 2.0  # milliseconds a step that the loop may take
-UNTIMED = 50  # steps before those that are timed
-STRETCH = 50  # steps whose mean is one measurement: the garbage collector comes now and then
+TARGET = 2.0  # milliseconds per step that the loop may take
+UNTIMED = 50  # first steps, which are not timed
+STRETCH = 50  # steps averaged into one measurement, as the garbage collector runs only sometimes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +70,9 @@ class Options(page.Pages):
     batch_size: int = 8
     """Images in the first step."""
     image_size: int | None = None
-    """Side of the images in pixels; not given: the recipe's."""
+    """Side of the images in pixels; default: the recipe's."""
     repeats: int = 1
-    """How often every first step is timed; the middle counts."""
+    """How often every first step is timed; the table has the median."""
     loop_archs: tuple[str, ...] = tuple(ij.list_models())
     """Networks whose loop is timed."""
     loop_batch_size: int = 32
@@ -91,7 +90,7 @@ def main(options: Options) -> None:
     target = options.docs / "performance.md"
     if options.first_step and options.archs:
         machine = page.machine("jax", "flax", "optax")
-        times = "timed once" if options.repeats == 1 else f"the middle of {options.repeats} runs"
+        times = "timed once" if options.repeats == 1 else f"median of {options.repeats} runs"
         setting = f"{options.batch_size} images, {times}. {machine}"
         page.publish(target, "startup", setting, first_step_table(first_steps(options)))
     if options.loop and options.loop_archs:
@@ -100,8 +99,8 @@ def main(options: Options) -> None:
         setting = f"{options.loop_batch_size} images, {options.loop_steps} steps. {machine}"
         outside = sum(row["all"] - row["call"] > TARGET for row in rows)
         inside = sum(row["all"] > TARGET for row in rows)
-        found = f"""Without the call, {outside} of {len(rows)} networks take more than {TARGET:g} ms
-        a step; with it, {inside}."""
+        found = f"""More than {TARGET:g} ms per step: {outside} of {len(rows)} networks without the
+        call, {inside} with it."""
         page.publish(target, "loop", setting, page.paragraph(found), loop_table(rows))
 
 
@@ -109,7 +108,7 @@ def main(options: Options) -> None:
 
 
 def first_steps(options: Options) -> list[Row]:
-    """Rewritten and plain in turn, each cold and then with what that left in the cache."""
+    """Times plain and rewritten networks in turn, each with an empty and then a filled cache."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     forms = {"plain": (), "rewritten": ij.DEFAULT_REWRITES}
     runs = list(itertools.product(range(options.repeats), options.archs, forms))
@@ -134,8 +133,8 @@ def _medians(rows: list[Row]) -> Row:
 def configured(
     arch: str, folder: str, batch_size: int, image_size: int | None
 ) -> tuple[Config, Dataset]:
-    """The configuration of a network's training on ImageNet, and ImageNet without its images."""
-    # To compile only needs no data; the rest of the configuration is that of a run.
+    """Returns a network's configuration for ImageNet, and ImageNet without its images."""
+    # Only `--compile-only` works without data; everything else is as in a real run.
     config, dataset = parse(
         ["--arch", arch, "--compile-only", "cpu", "--batch-size", str(batch_size)]
     )
@@ -147,12 +146,12 @@ def first_step(config: Config, dataset: Dataset, born: float) -> Row:
     """Goes from an empty process to the end of a training step, as `train/main.py` does.
 
     Args:
-        config: of the run, whose folder has the cache of compiled programs.
-        dataset: of the run.
+        config: configuration of the run; its workdir has the cache of compiled programs.
+        dataset: data set of the run.
         born: when the process was started, by `time.monotonic`.
 
     Returns:
-        Seconds of every phase; `peak_bytes` of the process's memory.
+        Seconds of every phase, and `peak_bytes`, the peak memory of the process.
     """
     import resource
 
@@ -178,7 +177,7 @@ def first_step(config: Config, dataset: Dataset, born: float) -> Row:
 
 
 def first_step_table(rows: list[Row]) -> str:
-    """A row for each network, state of the cache and form; a ratio beside the second form."""
+    """Returns a table with a row for each network, cache and form; ratios are rewritten / plain."""
     ratio = "rewritten / plain"
     head = ["network", "cache", "arithmetic", *(f"{phase}, s" for phase in PHASES)]
     head += ["all, s", ratio, "memory, GB", ratio]
@@ -201,21 +200,21 @@ def first_step_table(rows: list[Row]) -> str:
 
 
 def loop(arch: str, options: Options) -> Row:
-    """A network, the arrays in its state, and milliseconds of a step of the loop."""
+    """Returns a network's name, the arrays in its state, and milliseconds per step of the loop."""
     with tempfile.TemporaryDirectory() as folder:
         run = configured(arch, folder, options.loop_batch_size, options.image_size)
         return {"arch": arch, **apart(time_loop, *run, options.loop_steps)}
 
 
 class Ended(Exception):
-    """The loop has made all steps that were asked for."""
+    """The loop has made all requested steps."""
 
 
 class TimedStep:
-    """A compiled step that notes when it is called and when it returns.
+    """A compiled step that records when it is called and when it returns.
 
     Raises:
-        Ended: after so many steps.
+        Ended: after `steps` steps.
     """
 
     def __init__(self, compiled: Any, steps: int):
@@ -236,15 +235,15 @@ class TimedStep:
 
 
 def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
-    """Times `train/engine/loop.py` around a compiled step that only passes a state on.
+    """Times `train/engine/loop.py` around a compiled step that only passes its state on.
 
-    All is a run's own but for three things: the step's program only counts, so that no time is the
-    network's; batches lie on the devices, so that none is the input's; and the run is cut off
-    before it evaluates.
+    All is as in a real run, with three exceptions. The step only counts, so the network takes no
+    time. Batches are already on the devices, so input takes no time. The run ends before it
+    evaluates.
 
     Returns:
-        Milliseconds of a step, `all`, and of them in the `call` of its program: the middle over
-        stretches of 50 steps; `arrays` in the state.
+        Milliseconds of a step, `all`, and of the `call` of its program, as the median over means of
+        50 steps; and the number of `arrays` in the state.
     """
     job = idle_job(config, dataset)
     batch = job.devices.put(blank_batch(config))
@@ -264,7 +263,7 @@ def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
 
 
 def idle_job(config: Config, dataset: Dataset) -> Any:
-    """A run's job with zeros for parameters and a step that only counts."""
+    """Returns the job of a run, with zeros for parameters and a step that only counts."""
     build = functional.build
 
     def zeros(*args: Any, **options: Any) -> Any:
@@ -284,20 +283,20 @@ def idle_job(config: Config, dataset: Dataset) -> Any:
 
 
 def blank_batch(config: Config) -> dict[str, np.ndarray]:
-    """A batch of black images."""
+    """Returns a batch of black images."""
     count, size = config.batch.batch_size, config.input.image_size
     return {"image": np.zeros((count, size, size, 3), np.uint8), "label": np.zeros(count, np.int32)}
 
 
 def middle(seconds: list[float]) -> float:
-    """The median, in milliseconds, over the means of stretches of 50 steps."""
+    """Returns the median, in milliseconds, over the means of stretches of 50 steps."""
     stretches = [seconds[i : i + STRETCH] for i in range(0, len(seconds), STRETCH)]
     return 1e3 * statistics.median(sum(s) / len(s) for s in stretches)
 
 
 def loop_table(rows: list[Row]) -> str:
-    """A row for each network."""
-    head = ["network", "arrays in the state", "a step, ms", "of it the call", "the loop"]
+    """Returns a table with a row for each network."""
+    head = ["network", "arrays in the state", "step, ms", "call, ms", "loop, ms"]
     lines = []
     for row in rows:
         times = row["all"], row["call"], row["all"] - row["call"]

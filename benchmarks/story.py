@@ -1,11 +1,11 @@
-"""What taking convolutions apart saved and cost, from GoogLeNet to InceptionNeXt: docs/story.md.
+"""Counts what factorised convolutions saved and cost, from GoogLeNet to InceptionNeXt.
 
     python benchmarks/story.py
 
-prints the tables of the page and writes them into it and into its translation, docs/story.zh.md, in
-about a minute. Networks and modules are built of shapes alone and counted on their traced programs,
-in the papers' arithmetic. The speeds are those of docs/performance.md: run this again whenever that
-page was measured again.
+prints the tables of docs/story.md and writes them into that page and its translation,
+docs/story.zh.md, in about a minute. Networks and modules are built only as shapes, and counted on
+their traced programs, in the papers' arithmetic. Speeds are read from docs/performance.md: run this
+again whenever that page has new measurements.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from inception_jax.registry import model_info
 
 WEIGHTED = ("conv_general_dilated", "dot_general")
 POOLS = ("reduce_window_max", "reduce_window_sum")
-# Options that change nothing that is counted here.
+# Options that do not affect the counts.
 UNCOUNTED = {"aux_dropout", "bn_eps", "bn_momentum", "drop_path", "dropout", "transform_input"}
 ALIGNED = ("xception41", "xception65", "xception71", "xception41p", "xception65p")
 FORWARD_AND_STEP = ("forward, plain, ms", "training step, plain, ms")
@@ -50,16 +50,16 @@ NINE = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network or a part of one takes for one image.
+    """The cost of a network, or of a part of one, for one image.
 
     Attributes:
-        shape: of its result, without the batch.
+        shape: shape of the result, without the batch.
         params: number of trainable parameters.
         macs: multiply-accumulates.
-        moved: numbers that its convolutions, products and pools read and write, kernels included,
-            each as if from memory and to it.
-        deep: layers with weights on the longest way through it.
-        layers: layers with weights in all.
+        moved: numbers that convolutions, products and pools read and write, including kernels, as
+            if everything went through memory.
+        deep: layers with weights on the longest path.
+        layers: layers with weights in total.
     """
 
     shape: tuple[int, ...]
@@ -71,15 +71,15 @@ class Cost:
 
 
 Group = Sequence[tuple[str, Cost]]
-"""Names and costs of what is compared with the first of them."""
+"""Names and costs; all are compared with the first."""
 
 
 class Naive(nnx.Module):
     """Inception module without dimension reductions, figure 2(a) of GoogLeNet's paper.
 
     Args:
-        in_channels: channels of the input, all of which its pool passes on.
-        like: the module with reductions, whose widths it has.
+        in_channels: channels of the input; the pool keeps all of them.
+        like: the module with reductions, which has the same widths.
     """
 
     def __init__(self, in_channels: int, like: inception_v1.Inception):
@@ -106,7 +106,7 @@ class Pool(nnx.Module):
 
 
 class SideBySide(nnx.Module):
-    """Layers of one input, whose outputs are concatenated."""
+    """Applies layers to the same input and concatenates their outputs."""
 
     def __init__(self, *layers: Any):
         self.layers = nnx.List(layers)
@@ -116,7 +116,7 @@ class SideBySide(nnx.Module):
 
 
 class Segments(nnx.Module):
-    """A 1x1, and a 3x3 for each of some segments of its output: figure 3 of Xception's paper."""
+    """A 1x1, then a 3x3 for each segment of its output: figure 3 of Xception's paper."""
 
     def __init__(self, channels: int, segments: int):
         self.pointwise = conv(channels, channels)
@@ -135,7 +135,7 @@ conv_bn = functools.partial(ConvBN, bn_eps=1e-3, bn_momentum=0.99, rngs=ONE_KEY)
 
 
 def network(name: str, **options: Any) -> Any:
-    """A network without numbers."""
+    """Returns a network built only as shapes."""
     return _network(ij.model_info(name).arch, _readings(name, options))
 
 
@@ -150,7 +150,7 @@ def _network(arch: str, readings: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:
-    """Counts what a module, or what `build` makes, takes for an input of a shape [h, w, c]."""
+    """Counts the cost of a module, or of what `build` returns, for an input [h, w, c]."""
     module = build if isinstance(build, nnx.Module) else nnx.eval_shape(build)
     module.eval()
     graphdef, state = nnx.split(module)
@@ -172,11 +172,11 @@ def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:
 
 
 def _longest(program: Any, before: Sequence[int]) -> list[int]:
-    """Returns how many layers with weights are on the longest way to each output.
+    """Returns the number of layers with weights on the longest path to each output.
 
     Args:
         program: a jaxpr.
-        before: how many there are before each of its inputs.
+        before: the number before each of its inputs.
     """
     known = dict(zip(program.invars, before, strict=True))
 
@@ -197,7 +197,7 @@ def _longest(program: Any, before: Sequence[int]) -> list[int]:
 
 
 def whole(name: str, **options: Any) -> Cost:
-    """Counts a network at its own size."""
+    """Counts the cost of a network at its own image size."""
     info = ij.model_info(name)
     return _whole(info.arch, _readings(name, options), info.input_size)
 
@@ -207,8 +207,8 @@ def _whole(arch: str, readings: tuple[tuple[str, Any], ...], side: int) -> Cost:
     return cost(_network(arch, readings), side, side, 3)
 
 
-# The whole family: weight files, and readings without one (None), with the top-1 on ImageNet's
-# validation set in percent, and who states it.
+# The whole family: tags, the top-1 on ImageNet's validation set in percent (None without weights),
+# and who states it.
 _TIMM = "timm, `results-imagenet.csv`"
 FAMILY: tuple[tuple[str, float | None, str], ...] = (
     ("inception_v1.bvlc_in1k", 68.7, "Caffe, `bvlc_googlenet/readme.md`"),
@@ -236,7 +236,7 @@ FAMILY: tuple[tuple[str, float | None, str], ...] = (
 
 
 def family() -> str:
-    """Every network, by what it takes at its own size."""
+    """Returns the table of every network's cost at its own image size."""
     first = whole(FAMILY[0][0])
     rows = []
     for name, top1, source in FAMILY:
@@ -252,7 +252,7 @@ def family() -> str:
 
 
 def bottlenecks() -> str:
-    """GoogLeNet's modules without and with their 1x1 convolutions."""
+    """Returns the table of GoogLeNet's modules without and with their 1x1 convolutions."""
     net = network("inception_v1.bvlc_in1k")
     using: list[Any] = [getattr(net, f"inception{name}") for name in NINE]
     without = nnx.eval_shape(lambda: _naive(using))
@@ -282,7 +282,7 @@ def _naive(modules: Sequence[inception_v1.Inception]) -> list[Any]:
 
 
 def googlenets() -> str:
-    """From GoogLeNet to BN-Inception, and BN-Inception's first layer."""
+    """Returns the table from GoogLeNet to BN-Inception, with BN-Inception's first layer."""
     stems = [network("bn_inception", stem=stem).conv1 for stem in ("conv", "separable")]
     networks = [
         ("GoogLeNet, BatchNorm for LRN", whole("inception_v1", kernel_5x5=5)),
@@ -300,7 +300,10 @@ def googlenets() -> str:
 
 
 def _of_3x3(evenly: bool = False) -> Any:
-    """GoogLeNet with two 3x3 for each 5x5; the first widens all the way, or by as much as both."""
+    """Returns GoogLeNet with two 3x3 for each 5x5.
+
+    The first 3x3 has the full width. With `evenly`, both widen by the same factor.
+    """
     net = ij.create_model("inception_v1", rngs=ONE_KEY)
     for module in (getattr(net, f"inception{name}") for name in NINE):
         into, out = module.branch5x5_2.conv.kernel.shape[2:]
@@ -310,7 +313,7 @@ def _of_3x3(evenly: bool = False) -> Any:
 
 
 def factors() -> str:
-    """Convolutions and what they are taken apart into: kernels alone."""
+    """Returns the table of convolutions and their factorised forms, kernels only."""
     v3 = network("inception_v3")
     stem = [layer.conv for layer in (v3.Conv2d_1a_3x3, v3.Conv2d_2a_3x3, v3.Conv2d_2b_3x3)]
     beside = lambda: SideBySide(conv(384, 384, (1, 3)), conv(384, 384, (3, 1)))  # noqa: E731
@@ -335,13 +338,13 @@ def factors() -> str:
 
 
 def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
-    """Counts convolutions in a row that keep size and width of a map."""
+    """Counts the cost of convolutions in a row that keep the size and width of a map."""
     layers = lambda: nnx.Sequential(*(conv(channels, channels, window) for window in windows))  # noqa: E731
     return cost(layers, side, side, channels)
 
 
 def reductions() -> str:
-    """Three ways from 35x35x320 to 17x17x640: figures 9 and 10 of "Rethinking"."""
+    """Returns the table of figures 9 and 10 of "Rethinking": 35x35x320 to 17x17x640, three ways."""
     shape = (35, 35, 320)
     ways: dict[str, Callable[[], list[Any]]] = {
         "3x3 to 640, then pool": lambda: [conv(320, 640, 3), Pool()],
@@ -358,8 +361,7 @@ def reductions() -> str:
     return compared(list(zip(ways, costs, strict=True)), more=more)
 
 
-# Which stages a part of a network has: the beginning of their names; V4's first layers have modules
-# of their own.
+# Parts of a network, and how the names of their stages start. V4's first layers have modules too.
 GRIDS = {
     "35x35 modules": "Mixed_5",
     "reduction": "Mixed_6a",
@@ -372,7 +374,7 @@ FIRST = "first layers"
 
 
 def grids(base: str, networks: Mapping[str, str]) -> str:
-    """What the parts of some networks take, by the size of their maps, and all of a base's."""
+    """Returns the table of the cost of networks' parts by map size, with the ratio to a base."""
     parts = [dict(_parts(name)) for name in networks.values()]
     first = whole(base)
     for cells, found in zip(parts, map(whole, networks.values()), strict=True):
@@ -407,7 +409,7 @@ def _parts(name: str) -> dict[str, list[str]]:
 
 
 def residual() -> str:
-    """V4's modules and residual blocks on the same maps, then whole networks."""
+    """Returns the table of V4's modules and residual blocks on equal maps, then whole networks."""
     v4 = network("inception_v4")
     options: dict[str, Any] = dict(scale=0.1, conv=conv_bn, width=int)
     options["linear_conv"] = functools.partial(conv, bias=True)
@@ -443,7 +445,7 @@ def residual() -> str:
 
 
 def segments() -> str:
-    """From a full convolution to a depthwise separable one, on V3's 17x17 maps."""
+    """Returns the table from full to depthwise separable convolution, on V3's 17x17 maps."""
     shape = (17, 17, 768)
     rows = [("3x3 on 17x17x768", convs(17, 768, 3))]
     for count in (1, 3, 4, 48):
@@ -460,7 +462,7 @@ def segments() -> str:
 
 
 def aligned() -> str:
-    """Xception and what DeepLab and timm made of it."""
+    """Returns the table of Xception and its variants by DeepLab and timm."""
     first = {"Xception": ("xception", {})}
     names = {f"aligned, {name.removeprefix('xception')}": (name, {}) for name in ALIGNED}
     dilated = {
@@ -477,7 +479,7 @@ def aligned() -> str:
 
 
 def bands() -> str:
-    """InceptionNeXt's depthwise convolution beside ConvNeXt's."""
+    """Returns the table of InceptionNeXt's depthwise convolution against ConvNeXt's."""
     tiny = network("inception_next_tiny")
     block = tiny.stages[2].blocks[0]
     full = functools.partial(depthwise, bias=True)
@@ -507,7 +509,7 @@ def _with_7x7() -> Any:
 
 
 def speeds(performance: Path) -> str:
-    """What machines make of the multiply-accumulates, by the page on performance."""
+    """Returns the table of measured and estimated speeds, from the page on performance."""
     chip = {row["network"]: row for row in read(performance, "tpu family")}
     rows = []
     for row in read(performance, "cpu-inference"):
@@ -531,7 +533,7 @@ def speeds(performance: Path) -> str:
 
 
 def errata() -> str:
-    """What the papers print, and what comes out where it is built."""
+    """Returns the table of numbers in the papers that differ from those of the built networks."""
     bn, paper = network("bn_inception"), network("inception_resnet_v2.paper")
     bare = cost(lambda: conv(192, 192, 3, 1, "valid"), 71, 71, 192).shape[0]
     strided = cost(network("inception_v4").Mixed_5a, 71, 71, 192).shape[0]
@@ -559,7 +561,7 @@ def errata() -> str:
 
 
 def read(path: Path, name: str) -> list[dict[str, str]]:
-    """Reads the first table of a section; of equal headings the first counts."""
+    """Reads the first table of a section; if headings repeat, the first column counts."""
     text = path.read_text().partition(f"<!-- {name} -->")[2].partition(f"<!-- end {name} -->")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     head, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
@@ -567,10 +569,11 @@ def read(path: Path, name: str) -> list[dict[str, str]]:
 
 
 def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) -> str:
-    """A table of costs; each ratio is to the first of a group.
+    """Returns a table of costs; each ratio is to the first of its group.
 
     Args:
-        more: further columns, by their headings.
+        groups: names and costs.
+        more: further columns, by heading.
     """
     extra = iter(zip(*more.values(), strict=True) if more else ())
     rows = []
@@ -587,7 +590,7 @@ def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) ->
 
 
 def amount(number: int) -> str:
-    """Millions, with three digits or more."""
+    """Returns a number in millions, with at least three digits."""
     millions = number / 1e6
     return f"{millions:,.{0 if millions >= 100 else 1 if millions >= 10 else 2}f}"
 
@@ -596,7 +599,7 @@ def tables(docs: Path) -> dict[str, str]:
     """Returns every table of the page by the name of its section.
 
     Args:
-        docs: folder of the page on performance, which the speeds are read from.
+        docs: folder of docs/performance.md, from which the speeds are read.
     """
     rethinking = {
         "V2, n = 3": "inception_v2.blog",

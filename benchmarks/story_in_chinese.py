@@ -1,10 +1,10 @@
-"""The tables of docs/story.md in Chinese, for docs/story.zh.md: their words, cell by cell."""
+"""Translates the tables of docs/story.md for docs/story.zh.md, cell by cell."""
 
 from __future__ import annotations
 
 import re
 
-# Whole cells, as patterns. Numbers and names go over as they are.
+# Patterns of whole cells. Numbers and names are not translated.
 _PATTERNS = {
     "network": "网络",
     "year": "年份",
@@ -94,7 +94,7 @@ _PATTERNS = {
     "90, 180; (.+) M parameters": r"90、180；\1 M 参数",
     "(.+) M with these, (.+) M with 80, 160": r"照此为 \1 M，用 80、160 则为 \2 M",
 }
-# What is not a sentence: numbers, names, links, units.
+# Cells that stay as they are: numbers, names, links, units.
 _NAMES = re.compile(
     r"[\W\d]*|.*MACs.*|top-1, %|`.+`(, ms)?|\[.+\]\(.+\)|---|onnxruntime, ms|torchvision"
     r"|(Caffe|Cadene|timm), `.+`|Inception V.|Inception-ResNet-v.|InceptionNeXt tiny|Xception"
@@ -106,7 +106,7 @@ def translated(table: str) -> str:
     """Returns a table of the page in Chinese, with the same numbers.
 
     Raises:
-        ValueError: for a cell whose words are not known here.
+        ValueError: for a cell without a translation in this file.
     """
     lines = (line.removeprefix("| ").removesuffix(" |") for line in table.splitlines())
     return "\n".join("| " + " | ".join(map(_cell, line.split(" | "))) + " |" for line in lines)

@@ -1,20 +1,20 @@
-"""What the TPU compiler makes of our networks, of plain ones and of Keras': docs/performance.md.
+"""The TPU compiler's estimates for this library's networks, plain ones and Keras'.
 
     python benchmarks/tpu_estimates.py [--archs ARCH ...] [--modules ARCH.STAGE ...]
         [--family ARCH ...] [--full]
 
-Needs the extra `tpu` and no TPU, and `pip install keras` for Keras' rows. Every row is a program
-that the TPUs' own compiler has compiled for chips that are not there; what has been compiled before
-is kept in the cache. At quick effort a network takes a minute or more, a module some seconds; all
-of it, as it is by default, half an hour.
+writes tables of docs/performance.md. It needs the extra `tpu`, but no TPU, and `pip install keras`
+for Keras' rows. Every row is a program compiled by the TPU compiler for chips that are not
+attached. Compiled programs are cached. At quick effort, a network takes a minute or more, a module
+some seconds, and the default command half an hour.
 
     python benchmarks/tpu_estimates.py --archs --modules --family $(inception-jax list)
 
-compares every network with its plain form, in an hour or more, and
+compares every network with its plain form, in an hour or more.
 
     python benchmarks/tpu_estimates.py --archs inception_v3 --full
 
-modules and a network at the effort at which programs for TPUs are compiled, in an hour.
+compiles modules and a network at full effort, as for a real run, in an hour.
 """
 
 from __future__ import annotations
@@ -62,30 +62,30 @@ MODULES = (
 )
 
 ELEMENTWISE = {"loop", "reduce", "copy", "slice", "concatenate", "select-and-scatter", "convert"}
-# Of the memory's bandwidth, what a streaming sum gets on v5e, by the compiler's own account.
+# Share of the memory bandwidth that a streaming sum reaches on v5e, as the compiler estimates.
 STREAMED = 738e9 / 819e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(Work, page.Pages):
-    """Compile networks and modules for TPUs, in several forms, and compare what they would take."""
+    """Compile networks and modules for TPUs in several forms, and compare the estimates."""
 
     archs: tuple[str, ...] = tuple(KERAS)
-    """Networks: forward and training step."""
+    """Networks to compile, forward pass and training step."""
     modules: tuple[str, ...] = MODULES
-    """Modules, alone, in training: ARCH.ATTRIBUTE, ARCH.ATTRIBUTE.NUMBER."""
+    """Single modules to compile in training: ARCH.ATTRIBUTE or ARCH.ATTRIBUTE.NUMBER."""
     topology: str = "v5e:2x2"
     """Chips to compile for, see `train/main.py --compile-only`."""
     family: tuple[str, ...] = ()
-    """Networks to compare with their plain forms alone, in a table of a line each."""
+    """Networks to compare only with their plain forms, in a table with a line for each."""
     full: bool = False
-    """Compile the training steps at full effort instead, for the compiler's cycles: ten times as
-    long."""
+    """Compile the training steps at full effort instead, to get the compiler's cycles; takes ten
+    times as long."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a program would take on a chip."""
+    """The compiler's estimates for a program on one chip."""
 
     what: str
     form: str
@@ -101,7 +101,7 @@ class Row:
 
 
 def compiled(what: str, form: str, made: Program, options: Options, effort: Effort) -> Row:
-    """Compiles a program for the topology; its state on every device, the batch spread over all."""
+    """Compiles a program for the topology, with replicated state and a batch split over devices."""
     target = described(options.topology)
     function, state, batch = made
     mesh = Mesh(np.array(target.devices), ("data",))
@@ -117,7 +117,7 @@ def compiled(what: str, form: str, made: Program, options: Options, effort: Effo
     jitted = jax.jit(function, donate_argnums=0, out_shardings=(whole, None))
     found = compile_program(jitted.lower(state, *batch), target, effort, f"{what}, {form}")
     raw = found["optimal_seconds"]
-    # The compiler takes a second off for each operation that its model does not know.
+    # The compiler subtracts a second for each operation that its model does not know.
     seconds = raw + min(found["custom_calls"], int(np.floor(1 - raw)))
     return Row(
         what,
@@ -133,7 +133,7 @@ def compiled(what: str, form: str, made: Program, options: Options, effort: Effo
 
 @functools.cache
 def described(name: str) -> Topology:
-    """The topology of that name."""
+    """Returns the topology with this name."""
     return topology.describe(name)
 
 
@@ -141,12 +141,12 @@ def described(name: str) -> Topology:
 
 
 def ratio(base: float, value: float) -> str:
-    """How many times less than the base."""
+    """Returns how many times smaller a value is than the base."""
     return f"{base / value:.2f}" if value else "-"
 
 
 def table(rows: list[Row]) -> str:
-    """One line a program; ratios are to the plain form of the same, above 1 where it is worse."""
+    """Returns a table with a line for each program; ratios above 1 are better than plain."""
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = ["program", "form"]
     for what in ("roofline, ms", "GB", "temporaries, GB"):
@@ -164,7 +164,7 @@ def table(rows: list[Row]) -> str:
 
 
 def cycles_table(rows: list[Row], kind: str) -> str:
-    """The same by the compiler's cycles, which say little at less than full effort."""
+    """Returns the same table in the compiler's cycles, which mean little below full effort."""
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = ["program", "form", "M cycles", "plain / this", "in convolutions", "in other operations",
             "large operations without an estimate",
@@ -186,7 +186,7 @@ def cycles_table(rows: list[Row], kind: str) -> str:
 
 
 def family_table(rows: list[Row]) -> str:
-    """One line a network: plain, rewritten, and their ratio, forward and in training."""
+    """Returns a table with a line for each network: plain, rewritten, and their ratio."""
     found = {(*row.what.split(), row.form): row for row in rows}
     head = ["network"]
     for what in ("forward, plain, ms", "training step, plain, ms", "temporaries, plain, GB"):
@@ -205,10 +205,10 @@ def family_table(rows: list[Row]) -> str:
 
 
 def hybrid(row: Row, kind: str) -> float:
-    """Seconds on that kind of chip: convolutions by cycles, all else at the memory's speed.
+    """Returns seconds on a kind of chip: convolutions by cycles, the rest by memory bandwidth.
 
-    Zero where the chip's clock or memory is not known. The compiler overestimates the time of
-    elementwise loops 2.5 to 4 times.
+    The compiler's cycles overestimate elementwise loops 2.5 to 4 times. Returns 0 if the chip's
+    clock or bandwidth is unknown.
     """
     clock, bandwidth = hardware.clock(kind), hardware.bandwidth(kind)
     if not clock or not bandwidth:
@@ -229,14 +229,14 @@ def keep_operations(row: Row, name: str) -> None:
 
 
 def made(arch: str, form: str, mode: str, options: Options) -> Program:
-    """The program of a row."""
+    """Returns the program of a row."""
     if form == "Keras 3":
         return keras_network(arch, mode, options)
     return network(arch, form, mode, options)
 
 
 def forms(arch: str, mode: str) -> list[str]:
-    """In the order of the table."""
+    """Returns the forms of a network, in the order of the table."""
     keras = arch in KERAS and importlib.util.find_spec("keras") is not None
     ours = ["plain", "rewritten", "memory saving" if mode == "train" else "folded"]
     return [*ours, "Keras 3"] if keras else ours
@@ -272,7 +272,7 @@ def main(options: Options) -> None:
 
 
 def at_full_effort(options: Options) -> None:
-    """The tables with the compiler's cycles."""
+    """Compiles, prints and writes the table with the compiler's cycles."""
     rows = [
         compiled(name, form, module(name, form, options), options, "full")
         for name in tqdm(options.modules, desc="modules, full effort")
@@ -289,7 +289,7 @@ def at_full_effort(options: Options) -> None:
 def publish(name: str, options: Options, text: str) -> None:
     """Prints a section of the page and writes it."""
     compiler = described(options.topology).compiler
-    work = f"{options.images} images a chip, {options.dtype}, {options.topology}; {compiler}."
+    work = f"{options.images} images per chip, {options.dtype}, {options.topology}; {compiler}."
     page.publish(options.docs / "performance.md", f"tpu {name}", work, text)
 
 

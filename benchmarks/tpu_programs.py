@@ -1,6 +1,6 @@
 """The programs that tpu_estimates.py compiles: training steps, forward passes, modules.
 
-Each is a function of a state and a batch, with both described and neither made.
+Each is a function of a state and a batch, both given only as shapes.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Work:
     """How much a program computes."""
 
     images: int = 128
-    """On each chip."""
+    """Images per chip."""
     dtype: str = "bfloat16"
-    """What networks compute in."""
+    """Dtype in which networks compute."""
 
 
 def network(arch: str, form: str, mode: str, work: Work) -> Program:
-    """A training step or a forward pass of one of our networks."""
+    """Returns a training step or a forward pass of one of this library's networks."""
     dtype = jnp.dtype(work.dtype)
     build = functools.partial(ij.create_model, arch, dtype=dtype)
     model = nnx.eval_shape(lambda: ij.fold(build()) if form == "folded" else build())
@@ -68,7 +68,7 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
 
 
 def keras_network(arch: str, mode: str, work: Work) -> Program:
-    """The same of Keras' network of that name, on its JAX backend."""
+    """Returns the same program for Keras' network of that name, with its JAX backend."""
     import keras
 
     policy = "mixed_bfloat16" if work.dtype == "bfloat16" else work.dtype
@@ -88,7 +88,7 @@ def keras_network(arch: str, mode: str, work: Work) -> Program:
 def program(
     forward: Callable[..., Any], params: Tree, stats: Tree, size: int, mode: str, work: Work
 ) -> Program:
-    """What is compiled of a network: its logits, or a step of RMSProp by cross entropy."""
+    """Returns the program of a network: its logits, or a step of RMSProp on the cross entropy."""
     tx = optax.rmsprop(0.045, decay=0.9, eps=1.0, momentum=0.9)
     batch = (
         jax.ShapeDtypeStruct((work.images, size, size, 3), jnp.uint8),
@@ -119,7 +119,7 @@ def program(
 
 
 def module(name: str, form: str, work: Work) -> Program:
-    """Output and gradients of a module in training, whose output is its own cotangent."""
+    """Returns output and gradients of a module in training, with its output as the cotangent."""
     arch, _, path = name.partition(".")
     dtype = jnp.dtype(work.dtype)
     model = abstract_model(arch, dtype=dtype)
@@ -147,7 +147,7 @@ def module(name: str, form: str, work: Work) -> Program:
 
 
 def at(model: Any, path: str) -> Any:
-    """Returns the module at a path; exits naming what there is where it leads nowhere."""
+    """Returns the module at a path; exits with the names there are if it does not exist."""
     for name in path.split("."):
         layers = isinstance(model, nnx.List)
         known = dict(enumerate(model)) if layers else vars(model)
@@ -160,7 +160,7 @@ def at(model: Any, path: str) -> Any:
 
 
 def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
-    """Returns the shape of what reaches the module at a path, of one image."""
+    """Returns the shape of the input of the module at a path, for one image."""
     for equation in equations(tracing.trace(model, (size, size)).closed):
         if tracing.event(equation) == ("enter", path):
             return equation.invars[0].aval.shape
@@ -168,5 +168,5 @@ def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
 
 
 def form_of(form: str) -> contextlib.AbstractContextManager[None]:
-    """Plain, or with all rewritings."""
+    """Returns a context without rewritings for "plain", else with the default ones."""
     return ij.rewritten(*(() if form == "plain" else ij.DEFAULT_REWRITES))

@@ -1,11 +1,11 @@
-"""The same two folders by every program that prints FIDs: docs/which_fid.md.
+"""Measures the same two folders with every program that prints FIDs, for docs/which_fid.md.
 
     FID_PROGRAMS=FOLDER python benchmarks/which_fid.py [--weights FILE] [--count N] [--no-write]
 
-Makes two folders of photos that no camera took, measures them by every preset, and by the program
-itself where it is installed (pytorch-fid, torch-fidelity, clean-fid, torchmetrics) or its
-repository lies in FOLDER (`guided-diffusion`, `TTUR`, `jax-fid-parallel`). Without pytorch-fid's
-file all programs get the same random weights.
+Makes two folders of synthetic photos and measures them with every preset. Also runs each preset's
+program, if it is installed (pytorch-fid, torch-fidelity, clean-fid, torchmetrics) or FOLDER has its
+repository (`guided-diffusion`, `TTUR`, `jax-fid-parallel`). Without pytorch-fid's weight file, all
+programs get the same random weights.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options(page.Pages):
-    """Measure two folders by every program."""
+    """Measure two folders with every program."""
 
     weights: Path | None = None
-    """pytorch-fid's file; not given: random numbers."""
+    """pytorch-fid's weight file; default: random weights."""
     count: int = 100
     """Images in each folder."""
     side: int = 512
@@ -98,7 +98,7 @@ def prepared_weights(file: Path | None, folder: Path) -> Path:
 
 
 def write_folders(folder: Path, options: Options) -> tuple[Path, Path]:
-    """Photos as PNG, and others that were compressed as JPEG and are darker."""
+    """Writes real photos as PNG, and generated ones, which are darker, as JPEG."""
     for name, seed in (("real", 0), ("generated", 10_000)):
         (folder / name).mkdir()
         for i in range(options.count):
@@ -112,7 +112,7 @@ def write_folders(folder: Path, options: Options) -> tuple[Path, Path]:
 
 
 def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) -> Values:
-    """All metrics that the program of a preset computes."""
+    """Returns this library's values of all metrics that a preset's program computes."""
     extractor = metrics.Extractor(weights / programs.PYTORCH, preset=preset)
     x, y = (extractor.features(folder) for folder in (a, b))
     found: Values = {"fid": scores.fid_of_statistics(x.statistics, y.statistics)}
@@ -128,7 +128,7 @@ def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) ->
 
 
 def by_program(preset: Preset, weights: Path, a: Path, b: Path, options: Options) -> Values | None:
-    """What the program itself prints; None if it is not here."""
+    """Returns the program's own values; None if the program is not available."""
     try:
         return _PROGRAMS[preset.name](weights, a, b, options)
     except pytest.skip.Exception:

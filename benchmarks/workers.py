@@ -1,4 +1,4 @@
-"""Work in processes of its own: done once, or ready to run again in every round."""
+"""Runs work in separate processes: once, or again in every round."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[], np.ndarray]
-"""Computes once and returns, when all is done, the numbers that implementations have in common."""
+"""Computes once; returns, after everything has finished, numbers to compare implementations by."""
 
 _SPAWN = multiprocessing.get_context("spawn")
-_USUAL = multiprocessing.get_all_start_methods()[0]  # of this platform and Python
-_GRACE = 5  # seconds in which a process may end by itself
-_PAUSE = 0.05  # seconds after a run in which its threads come to rest
+_USUAL = multiprocessing.get_all_start_methods()[0]  # default of this platform and Python
+_GRACE = 5  # seconds for a process to end by itself
+_PAUSE = 0.05  # seconds after a run for its threads to become idle
 
 
 class UnavailableError(Exception):
@@ -25,7 +25,7 @@ class UnavailableError(Exception):
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a fresh process, whose memory goes with it."""
+    """Calls a function in a fresh process, which frees its memory when it ends."""
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -35,11 +35,11 @@ class LateError(UnavailableError):
 
 
 class Worker:
-    """An implementation in a process of its own, which waits until it is told to run.
+    """An implementation in its own process, which waits until `run` is called.
 
     Attributes:
         first: the numbers of its first run.
-        first_seconds: that this run took, with what was compiled for it.
+        first_seconds: seconds that this run took, including compilation.
         idle: the largest share of a core that it used while it waited.
     """
 
@@ -50,20 +50,20 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         seconds: float = 600,
     ):
-        """Starts it and waits until it has run once.
+        """Starts the process, and waits until the implementation has run once.
 
         Args:
-            build: makes it ready.
-            arguments: of `build`.
-            environment: variables that the process needs.
-            seconds: that this may take.
+            build: returns the implementation, ready to run.
+            arguments: arguments of `build`.
+            environment: environment variables of the process.
+            seconds: time limit.
 
         Raises:
             LateError: if it takes longer.
-            UnavailableError: if it does not come to be for another reason.
+            UnavailableError: if it fails for another reason.
         """
         self._connection, theirs = _SPAWN.Pipe()
-        # No daemon: pytorch-fid starts processes of its own.
+        # Not a daemon, because pytorch-fid starts its own processes.
         self._process = _SPAWN.Process(
             target=_serve, args=(theirs, dict(environment or {}), build, *arguments)
         )
@@ -84,7 +84,7 @@ class Worker:
             raise UnavailableError(str(error) or f"exit code {self._process.exitcode}") from None
 
     def run(self) -> float:
-        """Lets it compute once; returns the seconds that took."""
+        """Runs the implementation once; returns the seconds it took."""
         self._connection.send("run")
         seconds, idle = self._connection.recv()
         self.idle = max(self.idle, idle)
@@ -102,9 +102,9 @@ class Worker:
 def _serve(
     connection: Any, environment: Mapping[str, str], build: Callable[..., Run], *arguments: Any
 ) -> None:
-    """The process: makes an implementation ready, then runs it as often as it is told to."""
+    """Runs in the process: builds the implementation, then runs it on request."""
     os.environ.update(environment)
-    # A process that was spawned spawns; a program of its own starts its processes as usual here.
+    # A spawned process would spawn others; the implementation is to start its own as usual here.
     multiprocessing.set_start_method(_USUAL, force=True)
     try:
         run = build(*arguments)
@@ -113,7 +113,7 @@ def _serve(
     except UnavailableError as reason:
         connection.send((str(reason), None, 0.0))
         return
-    except Exception as error:  # of a library that this benchmark does not know
+    except Exception as error:  # any library may raise any error
         connection.send((f"{type(error).__name__}: {error}"[:300], None, 0.0))
         return
     while True:
@@ -131,13 +131,13 @@ def _serve(
 def in_turn(
     workers: Mapping[str, Worker], rounds: int, done: Callable[[], Any]
 ) -> dict[str, list[float]]:
-    """Runs each once in every round, while the others wait; returns the seconds of all rounds.
+    """Runs each worker once in every round, while the others wait; returns all seconds by name.
 
-    What else the machine does meets all alike, so ratios are to be taken within a round.
+    Other work on the machine affects all workers equally, so compare times of the same round.
 
     Args:
-        workers: by name.
-        rounds: how many.
+        workers: workers by name.
+        rounds: number of rounds.
         done: called after each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in workers}

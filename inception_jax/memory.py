@@ -1,4 +1,4 @@
-"""What the process does with memory that it has freed."""
+"""Keeps freed memory in the process instead of returning it to the kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inception_jax.tpu import DEVICES
 
-# Of <malloc.h>.
+# From <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST_INT = 2**31 - 1
 
@@ -19,17 +19,17 @@ _ACCELERATORS = (*DEVICES, Path("/dev/nvidia0"), Path("/dev/kfd"))
 def keep_freed_memory() -> bool:
     """Lets this process reuse freed memory instead of returning it to the kernel.
 
-    XLA's CPU backend allocates the temporaries of a step in every step. glibc returns such large
-    blocks to the kernel, which fills each page with zeros when it is touched again: a sixth of a
-    training step's time on a CPU, an eighth of FID's. The most memory that the process has at any
-    time stays the same. `train/main.py` and the command `inception-jax` call this. A library must
-    not decide it for a program, so a program of your own calls it itself.
+    XLA's CPU backend allocates the temporary arrays of a step anew in every step. glibc returns
+    such large blocks to the kernel, which has to fill each page with zeros when it is used again.
+    On a CPU that takes a sixth of a training step's time, and an eighth of FID's. Peak memory stays
+    the same. `train/main.py` and the command `inception-jax` call this function. A library must not
+    make this decision for a program, so your own program has to call it itself.
 
-    To be called before jax starts threads, which would keep arenas of their own. Does nothing where
-    the C library is not glibc, or where there is an accelerator, which has the temporaries instead.
+    Call it before JAX starts threads, which would have arenas of their own. It does nothing if the
+    C library is not glibc, or if there is an accelerator, which then holds the temporary arrays.
 
     Returns:
-        Whether the C library took the settings.
+        Whether the C library accepted the settings.
     """
     if platform.libc_ver()[0] != "glibc" or _has_accelerator():
         return False
@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
 
 
 def _has_accelerator() -> bool:
-    """Says whether jax would compute on something else than the CPU, by the machine's devices."""
+    """Returns whether JAX would compute on an accelerator, judging by the machine's devices."""
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         return False
     return any(device.exists() for device in _ACCELERATORS)

@@ -1,5 +1,5 @@
-"""The command `inception-jax`. Each of its commands is the file of the same name.
+"""The program `inception-jax`. Each command has a file of the same name.
 
-Every command file has `add_arguments(parser)` and `run(args)`, which returns the exit code, and
-`EXAMPLES` for its help.
+Each of these files has `add_arguments(parser)`, `run(args)`, which returns the exit code, and
+`EXAMPLES` for the help.
 """

@@ -19,7 +19,7 @@ inception-jax certify v3.pth --arch inception_v3.tv_in1k   # if the file does no
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("file", help="weight file; FILE#NAME: one network of it")
+    parser.add_argument("file", help="weight file; FILE#NAME: one of several networks in it")
     parser.add_argument("--arch", help="network or network.tag, if the file does not name it")
     parser.add_argument("--image-size", type=int, help="in pixels; default: the network's own")
     add_no_head(parser)

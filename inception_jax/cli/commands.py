@@ -29,7 +29,7 @@ COMMANDS = {
     "export": "write a network as a program: ONNX or StableHLO",
     "predict": "print the most likely classes of images",
     "draw": "draw a network, or a module of it, as SVG",
-    "fid": "compare two folders of images: FID, KID, Inception Score, precision and recall",
+    "fid": "compare sets of images: FID, KID, Inception Score, precision and recall",
 }
 
 # What other programs call these commands.
@@ -105,12 +105,12 @@ def _run(words: list[str]) -> int:
         hint = did_you_mean(words[0], COMMANDS, _OTHER_COMMANDS)
         return _fail(f"unknown {what} {words[0]!r}{hint or f'; there is {_either()}'}")
     try:
-        # The other commands' libraries are not imported.
+        # Imported only now, so that no other command's libraries are loaded.
         module = importlib.import_module(f"inception_jax.cli.{words[0]}")
         args = _parser(words[0], module).parse_args(words[1:])
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            # Pillow's, below the limit of pixels that the reader has.
+            # Pillow warns below the reader's own limit of pixels.
             warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
             return module.run(args)
     except BrokenPipeError:

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="weight file to read, or folder of a run; FILE#NAME: one network of a file",
+        help="weight file to read, or folder of a run; FILE#NAME: one of several networks in a "
+        "file",
     )
     parser.add_argument(
         "target",
@@ -35,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         choices=FORMATS,
-        help="whose layout; default: ours for .safetensors, reference_torch's for .pth, Keras' for "
-        ".h5",
+        help="layout to write; default: inception_jax's for .safetensors, reference_torch's for "
+        ".pth, Keras' for .h5",
     )
 
 

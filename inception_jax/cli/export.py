@@ -16,7 +16,7 @@ EXAMPLES = """
 inception-jax export runs/xception-fashion_mnist       # a network trained here
 inception-jax export inception_v3.tf_in1k -o v3.onnx   # published weights
 inception-jax export runs/xception-fashion_mnist -o x.stablehlo --normalise
-inception-jax export runs/xception-fashion_mnist --stages all --heat   # with what it sees inside
+inception-jax export runs/xception-fashion_mnist --stages all --heat   # with maps and heat maps
 """
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda text: tuple(name.strip() for name in text.split(",")),
         default=(),
         metavar="NAME,NAME",
-        help="return the maps of these stages too, see summary; all: of every stage",
+        help="return the maps of these stages too, see `inception-jax summary`; all: every stage",
     )
     parser.add_argument(
         "--heat",

@@ -1,4 +1,4 @@
-"""`inception-jax fid`: metrics of two folders of images."""
+"""`inception-jax fid`: metrics of generated and real images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from inception_jax.nearest import did_you_mean
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.parser import whole_number
 
-_OF_FID_NETWORK = {"is", "sfid"}  # of its logits and spatial features
+_OF_FID_NETWORK = {"is", "sfid"}  # need its logits or spatial features
 
 EXAMPLES = """
 inception-jax fid generated/ real/
@@ -36,33 +36,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="generated images, one or more sets, and at the end the real ones; each a folder or "
-        ".zip of images, .npz of statistics, features or images (arr_0), .npy of images, or "
-        ".tfrecord or .array_record (several by a *)",
+        help="one or more sets of generated images, then the set of real images; each is a folder "
+        "or .zip of images, an .npz of statistics, features or images (arr_0), an .npy of images, "
+        "or .tfrecord or .array_record files (* for several)",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="weight file; default: pytorch-fid's published one, or the network's",
+        help="weight file; default: pytorch-fid's published one, or that of the --features network",
     )
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="another network in place of FID's: a name of `inception-jax list`, or a file, folder "
-        "or run that knows its network",
+        help="network to use instead of FID's: a name from `inception-jax list`, or a weight file "
+        "or folder of a run that names its network",
     )
     parser.add_argument(
         "--metrics",
         type=_metrics,
         metavar="LIST",
-        help=f"some of {','.join(report.METRICS)}, with commas between them; is needs no B, sfid "
-        "needs --preset adm; default: fid, and of adm all that it prints",
+        help=f"some of {','.join(report.METRICS)}, separated by commas; is needs no real images, "
+        "sfid needs --preset adm; default: fid, with --preset adm all that its program prints",
     )
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         default=DEFAULT,
-        help="the program whose numbers are computed; default: %(default)s",
+        help="program whose numbers are computed; default: %(default)s",
     )
     parser.add_argument(
         "--resize",
@@ -81,11 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=50,
         metavar="N",
-        help="images at once; default: %(default)s",
+        help="images in a batch; default: %(default)s",
     )
     parser.add_argument("--recursive", action="store_true", help="read subfolders too")
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out files that are no whole images"
+        "--skip-unreadable", action="store_true", help="skip files that are not whole images"
     )
     parser.add_argument(
         "--save-stats", metavar="FILE.npz", help="write the statistics of one source"
@@ -93,26 +93,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-features",
         metavar="FILE.npz",
-        help="write the features of one source, for any metric later: 12 kB an image",
+        help="write the features of one source, to compute metrics later; 12 kB per image",
     )
     parser.add_argument(
         "--bootstrap",
         type=positive_int,
         default=0,
         metavar="N",
-        help="give FID with an interval of 95 %%, of N resamples of the generated images, such as "
-        "100",
+        help="print a 95 %% interval for FID too, from N resamples of the generated images, such "
+        "as 100",
     )
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
         default=LAYOUTS[0],
-        help="whose program can read the statistics that are written; default: %(default)s",
+        help="layout of --save-stats, named after programs that read it; default: %(default)s",
     )
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write everything about the result as JSON; -: to standard output, and nothing else",
+        help="write the result, and how it was computed, as JSON; -: print only this",
     )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
 
@@ -160,7 +160,7 @@ def _usual(
     generated: dict[str, report.Opened],
     real: tuple[str, report.Opened] | None,
 ) -> list[str]:
-    """The metrics that the preset's program prints, as far as these sources have what they need."""
+    """Returns the metrics that the preset's program prints, if these sources allow them."""
     preset, against = extractor.preset, real and real[1]
     left_out = [
         name
@@ -169,13 +169,14 @@ def _usual(
         or not all(report.possible([name], a, against, preset) for a in generated.values())
     ]
     if left_out:
-        print(f"note: left out, without what they need: {', '.join(left_out)}", file=sys.stderr)
+        missing = ", ".join(left_out)
+        print(f"note: skipped, because these sources do not allow it: {missing}", file=sys.stderr)
     return [name for name in preset.default_metrics if name not in left_out]
 
 
 def _origin(preset: str, origin: Origin | None) -> str:
     if origin is None:
-        return f"preset  {preset}; the files do not say of what their features are"
+        return f"preset  {preset}; the files do not say how their features were computed"
     own = "" if origin.network == NETWORK else f"features of {origin.network}, "
     return f"preset  {own}{origin.preset}, {origin.resize}, weights {short(origin.weights)}"
 
@@ -203,24 +204,24 @@ def _write(path: str, text: str) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuses arguments that do not go together, before anything is opened."""
+    """Raises for arguments that do not go together, before anything is opened."""
     if args.json and args.json != "-":
         check_target(args.json, (".json",), what="results")
     if args.save_stats or args.save_features:
         _check_saving(args)
     elif args.layout != LAYOUTS[0]:
-        raise ValueError("--layout is of the file that --save-stats writes")
+        raise ValueError("--layout needs --save-stats FILE.npz")
     elif len(args.sources) == 1 and args.metrics != ("is",):
-        raise ValueError("a second input is needed: the images to compare with")
+        raise ValueError("a second input is needed: the real images to compare with")
     elif len(args.sources) > 1 and args.metrics == ("is",):
         left_out = " ".join(args.sources[1:])
-        raise ValueError(f"the Inception Score is of one set of images: leave {left_out} out")
+        raise ValueError(f"the Inception Score takes one set of images: leave out {left_out}")
     if args.bootstrap and args.metrics and "fid" not in args.metrics:
-        raise ValueError("--bootstrap is of FID: name it in --metrics")
+        raise ValueError("--bootstrap is for FID: add fid to --metrics")
     if args.features and (args.dims != 2048 or args.resize):
-        raise ValueError("--features has its own --dims and --resize: leave them out")
+        raise ValueError("--features sets its own dims and resize: leave out --dims and --resize")
     if args.features and (unfit := _OF_FID_NETWORK & set(args.metrics or ())):
-        raise ValueError(f"{', '.join(sorted(unfit))} is of FID's network: leave --features out")
+        raise ValueError(f"{', '.join(sorted(unfit))} needs FID's network: leave out --features")
     if "is" in (args.metrics or ()) and args.dims != 2048:
         raise ValueError("the Inception Score needs logits, which only --dims 2048 has")
 
@@ -235,10 +236,10 @@ def _check_saving(args: argparse.Namespace) -> None:
     unused = (("--json", args.json), ("--metrics", args.metrics), ("--bootstrap", args.bootstrap))
     for other, value in unused:
         if value:
-            raise ValueError(f"{option} computes no metric: leave {other} out")
+            raise ValueError(f"{option} computes no metric: leave out {other}")
     if len(args.sources) > 1:
         left_out = " ".join(args.sources[1:])
-        raise ValueError(f"{option} is of one input: leave {left_out} out")
+        raise ValueError(f"{option} takes one source: leave out {left_out}")
 
 
 def _metrics(text: str) -> tuple[str, ...]:
@@ -247,5 +248,5 @@ def _metrics(text: str) -> tuple[str, ...]:
     if unknown:
         known = report.METRICS
         hint = did_you_mean(unknown[0], known, {"precision": "pr", "recall": "pr", "isc": "is"})
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}{hint}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}{hint}")
     return names

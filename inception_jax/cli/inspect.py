@@ -14,11 +14,13 @@ inception-jax inspect checkpoints/   # a folder with one weight file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("file", help="weight file or folder with one; FILE#NAME: one network of it")
+    parser.add_argument(
+        "file", help="weight file or folder with one; FILE#NAME: one of several networks in it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the file's format, layout and network; for unknown files what differs from ours."""
+    """Prints the file's format, layout and network; for unknown files also what differs."""
     found = inspect(args.file)
     print(found.source)
     facts = {title: text for title, text in found.facts.items() if text}

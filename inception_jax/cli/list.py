@@ -16,11 +16,11 @@ inception-jax list "*.tf_in1k"        # these tags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'inception*'")
+    parser.add_argument("pattern", nargs="?", default="*", help="names, such as 'inception*'")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints each network with its tags, or else each tag, that fits the pattern."""
+    """Prints the networks that fit the pattern, with their tags; if there are none, the tags."""
     names = matching(args.pattern)
     lines = [" ".join([name, *TAGS[name]]) for name in names] or matching(args.pattern, tags=True)
     if not lines:

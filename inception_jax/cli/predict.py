@@ -31,12 +31,12 @@ from inception_jax.outputs import atomic_write, check_target
 from inception_jax.preprocessing import SEEN_AS_STORED, facts_of
 from inception_jax.text_files import read_class_names
 
-# Maps images to heat maps, or None if none are asked for, and logits.
+# Maps images to heat maps, or None if none are needed, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
 
 _BATCH = 16
 _ON_SHEET = 400  # pictures, on a page of some 4500 x 4300 pixels
-_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # written
+_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # can be written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,22 +69,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of them")
     parser.add_argument(
-        "--weights", metavar="FILE", help="weight file, or folder of a run; default: the tag's"
+        "--weights",
+        metavar="FILE",
+        help="weight file, or folder of a run; default: the published weights of --arch",
     )
     parser.add_argument(
-        "--arch", metavar="NAME", help="network.tag, for files that do not say what they are"
+        "--arch", metavar="NAME", help="network.tag; needed if the file does not name it"
     )
     parser.add_argument(
         "--top",
         type=positive_int,
         default=5,
         metavar="N",
-        help="how many classes to show; default: 5",
+        help="number of classes to show; default: 5",
     )
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one on each line, or a .csv with a column `class`, such as a "
+        help="names of the classes, one per line, or a .csv with a column `class`, such as a "
         "run's classes.csv; default: the weight file's own",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a table of all images")
@@ -92,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         metavar="FILE",
-        help="Grad-CAM heat map of the most likely class; for several images a sheet",
+        help="write a Grad-CAM heat map of the most likely class; a contact sheet for several "
+        "images",
     )
     parser.add_argument(
         "--stage",
@@ -107,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     paths = _without_pictures(paths, args) if from_folder else paths
     _check(args, [] if from_folder else paths)
     model = model_of(args.arch, args.weights)
-    facts_of(model)  # or it takes no pictures
+    facts_of(model)  # raises if the network does not take pictures
     names = _names(args, model)
     tally, notes = _Tally(names), Counts()
     predictions = _predict(model, args, paths, notes, skip_broken=from_folder)
@@ -131,12 +134,12 @@ def run(args: argparse.Namespace) -> int:
     if args.explain:
         _write_picture(args.explain, shown, [p.heated for p in shown if p.heated], names)
     if (args.sheet or args.explain) and len(shown) < count:
-        print(f"note: pictures are of the first {len(shown)} of {count} images", file=sys.stderr)
+        print(f"note: the picture shows the first {len(shown)} of {count} images", file=sys.stderr)
     return 0
 
 
 def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
-    """Returns the images, whether a folder is among the arguments, and which files are skipped."""
+    """Returns the images, whether an argument is a folder, and the files that are skipped."""
     files: list[Path] = []
     passed_over = Counts()
     for path in map(Path, arguments):
@@ -156,7 +159,7 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
 
 
 def _unread(total: int, broken: int, passed_over: Counts) -> str:
-    """Prints how many of a folder's files have no prediction, and why."""
+    """Returns a line that says how many of a folder's files have no prediction, and why."""
     reasons = [f"{broken} cannot be read"] if broken else []
     reasons += [f"skipped: {passed_over}"] if passed_over.total else []
     count = broken + passed_over.total
@@ -169,7 +172,7 @@ def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[P
     written = [os.path.realpath(path) for path in (args.sheet, args.explain) if path]
     left = [path for path in paths if os.path.realpath(path) not in written]
     if not left:
-        raise ValueError(f"there is no image in {', '.join(args.images)} but the sheet itself")
+        raise ValueError(f"the only image in {', '.join(args.images)} is the sheet itself")
     return left
 
 
@@ -187,7 +190,7 @@ def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 
 
 class _Tally:
-    """Counts the predictions of each class, and those that match the class of their folder."""
+    """Counts the predictions of each class, and those that agree with the name of the folder."""
 
     def __init__(self, names: Sequence[str]):
         self._names = names
@@ -230,7 +233,7 @@ def _predict(
     skip_broken: bool,
 ) -> Iterator[Prediction]:
     look = explain.grad_cam(model, stage=args.stage) if args.explain else _without_heat(model)
-    size = min(_BATCH, len(paths))  # of every batch: each new size would be compiled again
+    size = min(_BATCH, len(paths))  # all batches have this size: a new one would be compiled again
     starts = range(0, len(paths), size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
         seen = list(_seen(model, paths[start : start + size], notes, skip_broken=skip_broken))
@@ -278,10 +281,10 @@ def _seen(
 def _with_table(
     predictions: Iterator[Prediction], path: Path, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Writes each prediction at once and yields it: an interrupted run keeps its results."""
-    for first in predictions:  # without any there is no table
+    """Writes and yields predictions one by one, so that an interrupted run keeps its results."""
+    for first in predictions:  # no table is written if there are none
         ranks = range(1, len(first.best) + 1)
-        # Paths need not be UTF-8: their bytes are written as they are.
+        # Bytes of paths that are not UTF-8 are written unchanged.
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(["file", *(f"{what}_{i}" for i in ranks for what in ("class", "score"))])
@@ -294,7 +297,7 @@ def _with_table(
 def _first(
     predictions: Iterator[Prediction], names: Sequence[str], tally: _Tally, *, as_table: bool
 ) -> tuple[list[Prediction], int]:
-    """Returns as many predictions as a sheet shows, and the total number."""
+    """Prints all predictions; returns as many as a sheet shows, and the total number."""
     shown: list[Prediction] = []
     count = 0
     for prediction in predictions:

@@ -32,10 +32,10 @@ def jit_predict(
     """Returns a compiled function that classifies images, for repeated use.
 
     BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does this and a
-    folded Xception would take 5 % more time. On CPUs, oneDNN computes float32 convolutions where
-    XLA can call it (see `onednn`). The batch is split into parts that run in parallel: on
-    a CPU one for each core, because XLA computes some convolutions on one core only; on
-    accelerators one for each device of this process. Each new batch size is compiled once.
+    folded Xception would take 5 % more time. On CPUs, oneDNN computes float32 convolutions if XLA
+    can call it (see `onednn`). The batch is split into parts that run in parallel: on a CPU one for
+    each core, because XLA computes some convolutions on one core only; on accelerators one for each
+    device of this process. Each new batch size is compiled once.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
@@ -122,7 +122,7 @@ def _computing_in(model: Model, dtype: DTypeLike) -> Model:
 
 
 def _is_float32(model: Model) -> bool:
-    """Says whether all layers compute in float32."""
+    """Returns whether all layers compute in float32."""
     layers = (module for _, module in nnx.iter_modules(model))
     return all(getattr(layer, "dtype", jnp.float32) == jnp.float32 for layer in layers)
 

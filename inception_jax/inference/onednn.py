@@ -1,7 +1,7 @@
-"""oneDNN's convolutions, where XLA's CPU backend can call them.
+"""Convolutions by oneDNN, if XLA's CPU backend can call it.
 
-jaxlib has them from 0.11 on for x86 processors, disabled by default. Inception V3 is then a sixth
-faster in float32. Products of matrices stay with XLA's own library, which is faster for these.
+jaxlib has oneDNN from 0.11 on for x86 processors, disabled by default. With it, Inception V3 is a
+sixth faster in float32. Matrix products stay with XLA's own library, which is faster for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CompilerOptions = dict[str, bool | str]
 
 _OPTIONS: CompilerOptions = {
     "xla_cpu_experimental_onednn_custom_call": True,
-    # The one kind of operation that stays with YNNPACK: products of matrices. All others leave it.
+    # Only matrix products stay with YNNPACK; no other operation uses it.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
 }
 _CALL = 'custom_call_target="__onednn'
@@ -26,7 +26,7 @@ _CALL = 'custom_call_target="__onednn'
 def compiler_options() -> CompilerOptions:
     """Returns the options with which oneDNN computes float32 convolutions on this CPU.
 
-    Asks the compiler itself, with one small convolution, because no version number says it.
+    It compiles one small convolution to find out, because no version number says so.
 
     Returns:
         Options for `jax.jit` and `Lowered.compile`; empty if this jaxlib cannot call oneDNN.
@@ -42,6 +42,6 @@ def compiler_options() -> CompilerOptions:
         lowered = jax.jit(convolve).lower(x, kernel)
         try:
             program = lowered.compile(compiler_options=_OPTIONS)
-        except jax.errors.JaxRuntimeError:  # an option, or a value of it, is unknown
+        except jax.errors.JaxRuntimeError:  # an option or its value is unknown
             return {}
     return _OPTIONS if _CALL in (program.as_text() or "") else {}

@@ -1,4 +1,4 @@
-"""The crops of `inception_jax.crops`, for images on the devices."""
+"""The crops of `inception_jax.crops`, computed on the devices."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from inception_jax.registry import ModelInfo
 
 
 def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
-    """Returns what a network takes, as `inception_jax.preprocess` does on the host.
+    """Prepares images for a network, as `inception_jax.preprocess` does on the host.
 
-    Where the host computes with whole numbers, as Pillow does, the result is the same; else it is
-    to the rounding of float32.
+    Where the host uses integer arithmetic, as Pillow does, the result is identical. Elsewhere it
+    agrees up to float32 rounding.
 
     Args:
         images: float32 [n, h, w, 3], whole numbers from 0 to 255.
-        info: of the network.
-        channels: of the network, 1 or 3.
+        info: the network's crop, resizing and normalisation.
+        channels: channels the network takes, 1 or 3.
     """
     images = _luma(images) if channels == 1 else images
     images = _cropped(images, info)
@@ -32,7 +32,7 @@ def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
 
 
 def _luma(images: jax.Array) -> jax.Array:
-    """Pillow's, in whole numbers."""
+    """Pillow's conversion to grey, in integer arithmetic."""
     red, green, blue = (images[..., i].astype(jnp.int32) for i in range(3))
     grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
     return grey.astype(jnp.float32)[..., None]

@@ -1,8 +1,8 @@
-"""Images on the devices: to pixels from 0 to 255, and resized as on the host.
+"""Converts images on the devices to pixels from 0 to 255, and resizes them as on the host.
 
-Sampling weights are made on the host, once for each size. Rules that read two pixels of an axis
-gather them; the others are two matrix products. Pillow's resizing of 8-bit images is whole-number
-arithmetic, and the same on devices to the last bit.
+The sampling weights are computed on the host, once for each size. Rules that read two pixels along
+an axis gather those pixels; the other rules are two matrix products. Pillow resizes 8-bit images in
+integer arithmetic, so the devices compute exactly the same pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 Range = tuple[float, float]
 
-_PILLOW_BITS = 22  # of Pillow's weights for 8-bit images
+_PILLOW_BITS = 22  # fraction bits of Pillow's integer weights for 8-bit images
 
 
 def pixels(
@@ -33,12 +33,12 @@ def pixels(
     """Returns images as pixels from 0 to 255, float32 [n, h, w, 3].
 
     Args:
-        images: [n, h, w, 3], or [n, h, w, 1], whose channel is repeated; uint8, or floats.
-        value_range: of floats, black and white: (0, 1), (-1, 1) or (0, 255). What is beyond is
-            clipped.
-        rounding: of floats. "nearest": to whole numbers, as an image is that is saved with 8 bits
-            and read again. "down": to the next smaller ones, as ADM's sampler and torchmetrics do.
-            "none": not rounded.
+        images: [n, h, w, 3] or grey [n, h, w, 1], uint8 or floats. Grey is repeated three times.
+        value_range: the values of black and white in float images: (0, 1), (-1, 1) or (0, 255).
+            Values outside are clipped.
+        rounding: how float images are rounded. "nearest": to the nearest whole number, as if they
+            were saved with 8 bits and read again. "down": to the next lower whole number, as ADM's
+            sampler and torchmetrics do. "none": not at all.
 
     Raises:
         ValueError: for another shape or type, or floats without a range.
@@ -57,14 +57,14 @@ _ROUND = {"nearest": lambda x: jnp.floor(x + 0.5), "down": jnp.floor, "none": la
 
 
 def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -> jax.Array:
-    """Returns the least and the largest value of images, 0 being black and 1 white; float32 [2].
+    """Returns the smallest and the largest value of images, float32 [2], where 1 is white.
 
-    Of uint8 images, of which nobody doubts where black is, the least is 0.
+    Black is 0. For uint8 images the smallest value is always 0, because their range is certain.
 
     Args:
         images: see `pixels`.
         value_range: see `pixels`.
-        mask: bool [n]; images that are False do not count.
+        mask: bool [n], True for images that count.
     """
     whole = images if images.dtype == jnp.uint8 else _scaled(images, value_range or (0, 255))
     found = whole.astype(jnp.float32) / 255
@@ -76,53 +76,55 @@ def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -
 
 
 def _scaled(images: jax.Array, value_range: Range) -> jax.Array:
-    """In this order (x + 1) * 127.5 is what samplers write."""
+    """For (-1, 1) this computes (x + 1) * 127.5 in that order, exactly as samplers do."""
     low, high = value_range
     return (images.astype(jnp.float32) - np.float32(low)) * np.float32(255 / (high - low))
 
 
 def checked(images: ArrayLike, value_range: Range | None, rounding: Rounding) -> jax.Array:
-    """Returns an array of jax that holds images.
+    """Returns images as a JAX array, after checking their shape, type and range.
 
     Raises:
         ValueError: see `pixels`.
     """
     if rounding not in ROUNDINGS:
-        raise ValueError(f"rounding is one of {', '.join(ROUNDINGS)}, not {rounding!r}")
+        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, not {rounding!r}")
     if not isinstance(images, jax.Array | np.ndarray):
-        raise ValueError(f"images are an array of jax or NumPy, not a {type(images).__name__}")
+        raise ValueError(f"images must be a JAX or NumPy array, not a {type(images).__name__}")
     array = jnp.asarray(images)
     found = f"got {images.dtype} {list(images.shape)}"
     if array.ndim != 4 or array.shape[3] not in (1, 3):
         hint = ""
         if array.ndim == 4 and array.shape[1] in (1, 3):
-            hint = ": channels come last, images.transpose(0, 2, 3, 1)"
+            hint = ": put the channels last with images.transpose(0, 2, 3, 1)"
         elif array.ndim == 3:
             hint = ": one image needs images[None]"
-        raise ValueError(f"images are [n, height, width, 3]; {found}{hint}")
+        raise ValueError(f"images must be [n, height, width, 3]; {found}{hint}")
     if 0 in array.shape[1:]:
         raise ValueError(f"images without pixels: {found}")
     if array.dtype == jnp.uint8:
         if value_range not in (None, (0, 255)):
-            raise ValueError(f"uint8 images are from 0 to 255, not {value_range}: see value_range")
+            raise ValueError(f"value_range of uint8 images is (0, 255), not {value_range}")
         return array
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"images are uint8 or floats; {found}: images.astype('uint8')")
+        raise ValueError(f"images must be uint8 or floats; {found}: use images.astype('uint8')")
     if value_range is None:
         raise ValueError(
-            f"float images need their range, which nothing can tell from them; {found}: "
+            f"float images need a value_range, which cannot be guessed; {found}: give "
             "value_range=(0, 1), (-1, 1) or (0, 255)"
         )
     low, high = value_range
     if not low < high:
-        raise ValueError(f"value_range is (black, white), black below white; got {value_range}")
+        raise ValueError(
+            f"value_range must be (black, white), with black below white; got {value_range}"
+        )
     return array
 
 
 def resized(images: jax.Array, resize: Resize) -> jax.Array:
     """Resizes images to 299x299 by a named rule, and normalises them.
 
-    The result is that of `resizing.resized` on the host, to the rounding of float32.
+    The result agrees with `resizing.resized` on the host up to float32 rounding.
 
     Args:
         images: float32 [n, h, w, c], from 0 to 255; whole numbers for "bilinear_pillow".
@@ -160,7 +162,7 @@ def interpolated(images: jax.Array, size: int, axis: int, *, half_pixel: bool) -
 
 
 def _product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
-    """Replaces an axis by weighted sums over it; weights [new, old]."""
+    """Replaces an axis with weighted sums over it; weights [new, old]."""
     letters = "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc"
     return jnp.einsum(letters, weights.astype(np.float32), images, precision="highest")
 
@@ -168,7 +170,7 @@ def _product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
 def pillow_resized(
     images: jax.Array, size: tuple[int, int], method: Literal["bilinear", "bicubic"]
 ) -> jax.Array:
-    """Resizes as Pillow does images of 8 bits, which it rounds after each axis.
+    """Resizes as Pillow does with 8-bit images: it rounds after each axis.
 
     Args:
         images: [n, h, w, c], whole numbers from 0 to 255.
@@ -183,7 +185,7 @@ def pillow_resized(
 
 
 def _whole_product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
-    """Sums in whole numbers. Parts of 8 bits keep every sum in float32 exact, below 2^24."""
+    """Sums exactly. Weights are split into 8-bit parts, so float32 sums stay below 2^24."""
     total = jnp.int32(1 << (_PILLOW_BITS - 1))
     for bits, part in ((0, weights & 0xFF), (8, (weights >> 8) & 0xFF), (16, weights >> 16)):
         total = total + (_product(images, part, axis).astype(jnp.int32) << bits)
@@ -194,10 +196,11 @@ def _whole_product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Arr
 def pillow_order(
     old: tuple[int, int], new: tuple[int, int], method: Literal["bilinear", "bicubic"]
 ) -> tuple[int, ...]:
-    """Returns the axes that Pillow resizes, in its order, which decides what is rounded first.
+    """Returns the axes that Pillow resizes, in its order. Pillow rounds after each axis.
 
-    Up to version 12 it resizes the width first; later ones choose by the sizes. So it is asked: an
-    image of noise is resized in both orders. If neither is its way, the width is first.
+    Pillow up to version 12 resizes the width first; later versions choose by the sizes. To find out
+    the order, Pillow resizes an image of noise, and so does this module in both orders. If neither
+    agrees with Pillow, the width comes first.
     """
     axes = tuple(axis for axis in (1, 0) if old[axis] != new[axis])
     if len(axes) < 2:
@@ -225,7 +228,9 @@ def whole_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) ->
 
 @functools.cache
 def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -> np.ndarray:
-    """Returns Pillow's weights of `old` pixels in `new` ones, float64 [new, old].
+    """Returns the weights with which Pillow resizes an axis, float64 [new, old].
+
+    Row i holds the weights of the `old` input pixels in output pixel i.
 
     Source: `precompute_coeffs` of Pillow's src/libImaging/Resample.c.
     """
@@ -244,7 +249,10 @@ def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -
 
 @functools.cache
 def nearest_pixels(old: int, new: int) -> np.ndarray:
-    """Returns which of `old` pixels Pillow takes for each of `new` ones, as it says itself."""
+    """Returns the index of the input pixel that Pillow picks for each output pixel, int [new].
+
+    Pillow itself resizes a ramp of `old` indices.
+    """
     ramp = Image.fromarray(np.arange(old, dtype=np.int32)[None])
     return np.asarray(ramp.resize((new, 1), Image.Resampling.NEAREST))[0]
 
@@ -254,7 +262,7 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """With a = -0.5."""
+    """The cubic convolution filter with a = -0.5."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * -0.5

@@ -1,4 +1,4 @@
-"""Random draws of images as the programs make them, from a seed."""
+"""Random draws of images, seeded, as other programs make them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def subset_pairs(
 ) -> Iterator[Pair]:
     """Yields the indices of pairs of subsets, each drawn without replacement.
 
-    torch-fidelity draws from a generator of its own, of this seed. clean-fid and torchmetrics do
-    not seed: their numbers are the same after `np.random.seed(seed)` and `torch.manual_seed(seed)`
-    just before the draws. Both draw from the real images first: clean-fid takes `fdir2` for them.
+    torch-fidelity seeds its own generator. clean-fid and torchmetrics do not seed: call
+    `np.random.seed(seed)` or `torch.manual_seed(seed)` just before their draws to get the same
+    numbers. Both draw from the real images first; in clean-fid, these are `fdir2`.
 
     Args:
-        generated: how many generated images there are.
-        real: how many real ones.
-        size: of a subset.
-        subsets: how many pairs.
-        draws: whose way.
-        seed: of the generator.
+        generated: number of generated images.
+        real: number of real images.
+        size: number of images in a subset.
+        subsets: number of pairs.
+        draws: the program that is imitated.
+        seed: seed of the generator.
     """
     rng = np.random.RandomState(seed)
     for _ in range(subsets):
@@ -57,8 +57,8 @@ def _torchs_permutation(
 ) -> np.ndarray:
     """Returns the first `size` numbers of `torch.randperm(count)` on a CPU.
 
-    PyTorch and NumPy seed the same generator (MT19937) alike. PyTorch swaps each place with one
-    after it, drawn as the remainder of 32 random bits.
+    PyTorch and NumPy use the same generator (MT19937) and seed it in the same way. PyTorch swaps
+    each place with itself or a later one, which is 32 random bits modulo the places left.
     """
     bits = rng.randint(0, 2**32, max(count - 1, 0), dtype=np.uint32).astype(np.int64)
     steps = np.arange(len(bits))

@@ -1,4 +1,4 @@
-"""Features of images by the network of FID, on all cores or devices."""
+"""Computes features of images with FID's network, on all cores or devices."""
 
 from __future__ import annotations
 
@@ -41,40 +41,41 @@ NAME = "inception_v3.fid"
 
 Dims = Literal[64, 192, 768, 2048]
 DIMS: tuple[Dims, ...] = get_args(Dims)
-_SPATIAL_STAGE, _SPATIAL_CHANNELS = "Mixed_6d", 7  # of its first branch, `mixed_6/conv`
+_SPATIAL_STAGE, _SPATIAL_CHANNELS = "Mixed_6d", 7  # channels of the first branch, `mixed_6/conv`
 _STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
 
 
 class Extractor:
-    """Turns images into features: reads, resizes, computes.
+    """Turns images into features: reads, resizes and computes.
 
-    The network computes in float32 without shortcuts ("highest" precision), also on devices whose
-    default is bfloat16 or TF32. It is loaded and compiled when it is first needed.
+    The network computes in full float32 (precision "highest"), also on devices whose default is
+    bfloat16 or TF32. It is loaded and compiled when it is first needed.
 
     Args:
         weights: what `load_weights` takes, such as the path of pytorch-fid's
-            `pt_inception-2015-12-05-6726825d.pth`; True: that file, fetched once and kept; or a
-            network that `create_model("inception_v3.fid", weights=...)` built.
-        features: another network in place of FID's: its name in `list_models`, to be loaded from
-            `weights`; a file or folder that knows its network; a network of this library; or
-            `OwnFeatures`, or a function of images as it has. `dims` and `resize` are its own then.
-        preset: the program whose numbers are computed, by its name in `PRESETS`.
-        dims: how many features, at one of pytorch-fid's four stages. 2048: the last, of FID proper.
+            `pt_inception-2015-12-05-6726825d.pth`; True: that file, downloaded once and cached; or
+            a network that `create_model("inception_v3.fid", weights=...)` built.
+        features: a network to use instead of FID's: its name in `list_models`, loaded from
+            `weights`; a file or folder that names its network; a network of this library; an
+            `OwnFeatures`; or a function of images, see `OwnFeatures.function`. Its own number of
+            features and its own resizing replace `dims` and `resize`.
+        preset: name in `PRESETS` of the program whose numbers are computed.
+        dims: number of features, which selects one of pytorch-fid's four stages. 2048 is the last
+            stage, the one FID is defined on.
         resize: a rule of `resizing.resized`; None: the preset's.
-        batch_size: images that are computed at once; cut into one part for each core or device.
-        recursive: take the images in a folder's subfolders too; None: as the preset's program.
-        skip_unreadable: leave out files that are not whole images, with a warning at the end.
-        progress: show bars on stderr.
+        batch_size: images per batch; a batch is split over the cores or devices.
+        recursive: read the images in subfolders too; None: as the preset's program does.
+        skip_unreadable: skip files that are not whole images, with a warning at the end.
+        progress: show progress bars on stderr.
         workers: threads that read and resize; None: one for each core.
         parts: see `jit_predict`.
-        block: how many images a device computes at once in `apply` and `update`, whatever it is
-            given; None: all of them. With it features are the same to the last bit for every size
-            of batch; see `on_devices.OnDevices`.
+        block: number of images a device computes at once in `apply` and `update`, whatever the
+            batch size; None: all that it is given. With a block, features are identical to the last
+            bit for every batch size; see `on_devices.OnDevices`.
 
     Raises:
-        ValueError: for an option that is not there; later, by what uses the network, for a network
-            that is not FID's.
-        WeightsError, FileNotFoundError: later, see `load_weights`.
+        ValueError: for an invalid option; when the network is first used, if it is not FID's.
+        WeightsError, FileNotFoundError: when the weights are first used, see `load_weights`.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class Extractor:
         resize = self.preset.resize if resize is None else resize
         for option, value, known in (("dims", dims, DIMS), ("resize", resize, RESIZES)):
             if value not in known:
-                raise ValueError(f"{option} is one of {', '.join(map(str, known))}, not {value!r}")
+                values = ", ".join(map(str, known))
+                raise ValueError(f"{option} must be one of {values}, not {value!r}")
         if dims not in self.preset.dims:
             offered = ", ".join(map(str, self.preset.dims))
             raise ValueError(f"{self.preset.program} offers {offered} features, not {dims}")
@@ -122,9 +124,9 @@ class Extractor:
         self._options = (batch_size, workers, skip_unreadable, progress, self.preset.unit_floats)
 
     def open(self, images: Any) -> Images | Statistics | Features:
-        """Finds out what images are, and whether they can be read; see `image_loader.open_images`.
+        """Finds out what a source of images is, without reading it; see `image_loader.open_images`.
 
-        Whatever was opened, and features, are returned as they are.
+        Sources that are already open, statistics and features are returned unchanged.
         """
         if isinstance(images, Images | Statistics | Features):
             return images
@@ -137,33 +139,33 @@ class Extractor:
         _ = self._network
 
     def features(self, images: Any) -> Features:
-        """Returns the features of images; 12 kB an image.
+        """Returns the features of images, which take 12 kB per image.
 
         Args:
             images: a folder, an array uint8 [n, h, w, 3], or an iterable of images: paths, Pillow
-                images, arrays uint8 [h, w, 3] or [n, h, w, 3]. Features are returned as they are.
+                images, arrays uint8 [h, w, 3] or [n, h, w, 3]. Features are returned unchanged.
 
         Raises:
-            ValueError: for fewer than two images, or what is none; for statistics.
+            ValueError: for fewer than two images, something that is no image, or statistics.
         """
         opened = self.open(images)
         if isinstance(opened, Features):
             return opened
         if isinstance(opened, Statistics):
-            raise ValueError("statistics do not say the features of each image: give the images")
+            raise ValueError("statistics do not hold the features of each image: give the images")
         parts = list(self._kept(opened))
         if sum(map(len, parts)) < 2:
-            raise ValueError(f"{opened.name}: fewer than two images, of which nothing can be said")
+            raise ValueError(f"{opened.name}: at least two images are needed")
         return joined(parts, self.origin)
 
     def statistics(self, images: Any) -> Statistics:
-        """Returns the statistics of images, of which no more than a few batches are held.
+        """Returns the statistics of images. Only a few batches are in memory at a time.
 
         Args:
-            images: as `features` takes, or an `.npz` file of statistics, or statistics.
+            images: what `features` takes, an `.npz` file of statistics, or statistics.
 
         Raises:
-            ValueError: for fewer than two images, or what is none.
+            ValueError: for fewer than two images, or something that is no image.
         """
         opened = self.open(images)
         if isinstance(opened, Statistics):
@@ -176,19 +178,19 @@ class Extractor:
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """What the features are of; loads the network."""
+        """How the features are computed. Loads the network."""
         return self._network.origin
 
     @functools.cached_property
     def width(self) -> int:
-        """How many features there are: `dims`, unless the network's width was multiplied."""
+        """Number of features: `dims`, unless the network has a width multiplier."""
         return self._on_devices.shapes().pooled.shape[1]
 
     # In a training loop
 
     @property
     def params(self) -> Any:
-        """The network's parameters, a pytree of arrays; loads it."""
+        """The network's parameters, a pytree of arrays. Loads the network."""
         return self._network.params
 
     def apply(
@@ -199,21 +201,19 @@ class Extractor:
         value_range: Range | None = None,
         rounding: Rounding | None = None,
     ) -> Features:
-        """Returns the features of images that stay on the devices; may be compiled.
+        """Returns the features of images without copying them off the devices; can be compiled.
 
         Args:
-            params: of the extractor. In a compiled function give them as an argument of it, so
-                that they do not become constants of the program; None: `self.params`.
-            images: [n, h, w, 3], or grey [n, h, w, 1]; uint8, or floats. Of jax or NumPy, on one
-                device or spread over a mesh along their first axis.
-            value_range: of float images, black and white: (0, 1), (-1, 1) or (0, 255). What is
-                beyond is clipped.
-            rounding: of float images. "nearest": to 8 bits, as an image is that is saved and read
-                again. "down": to the next smaller of 8 bits, as ADM's sampler and torchmetrics do.
-                "none". None: "down" for presets of such programs, else "nearest".
+            params: `self.params`, or None to use these. Inside a compiled function, pass them in
+                as an argument of that function; otherwise they become constants of the program.
+            images: [n, h, w, 3] or grey [n, h, w, 1], uint8 or floats; a JAX or NumPy array, on one
+                device or sharded over a mesh along the first axis.
+            value_range: see `device_images.pixels`.
+            rounding: see `device_images.pixels`; None: "down" for presets of programs that round
+                down, else "nearest".
 
         Returns:
-            Features of arrays of jax.
+            Features that hold JAX arrays.
 
         Raises:
             ValueError: for images of another shape or type, or floats without a range.
@@ -221,14 +221,14 @@ class Extractor:
         return self._on_devices.apply(params, images, value_range, rounding)
 
     def init(self, *, keep: int = 0) -> State:
-        """Returns the state of no images; loads the network.
+        """Returns an empty state. Loads the network.
 
         Args:
-            keep: of how many images, the first ones, to keep the features, for the metrics that
-                need them: see `metrics.features_of`. 12 kB an image.
+            keep: number of images, from the first on, to keep the features of. Metrics other than
+                FID and sFID need them, see `metrics.features_of`. They take 12 kB per image.
 
         Raises:
-            ValueError: if a number is negative.
+            ValueError: if `keep` is negative.
         """
         if keep < 0:
             raise ValueError(f"keep must not be negative; got {keep}")
@@ -253,19 +253,19 @@ class Extractor:
         value_range: Range | None = None,
         rounding: Rounding | None = None,
     ) -> State:
-        """Returns the state with more images, which stay on the devices; may be compiled.
+        """Returns the state with more images added, all on the devices; can be compiled.
 
         Args:
-            state: of the images so far. It stays as it is.
+            state: state of the images so far. It is not changed.
             images: see `apply`.
-            mask: bool [n]; images that are False do not count, such as those that only fill the
-                last batch. None: all count.
+            mask: bool [n], False for images to ignore, such as the padding of the last batch. None:
+                all count.
             params: see `apply`.
             value_range: see `apply`.
             rounding: see `apply`.
 
         Raises:
-            ValueError: see `apply`; for a state of other features.
+            ValueError: see `apply`; for a state of different features.
         """
         return self._on_devices.update(state, images, mask, params, value_range, rounding)
 
@@ -296,13 +296,13 @@ class Extractor:
         return self._network.compiled(self._parts)
 
     def _kept(self, images: Images) -> Iterator[Features]:
-        """Features batch by batch, without those that the preset's program leaves out."""
+        """Yields features in batches, without those that the preset's program leaves out."""
         parts = self._computed(images)
         size = self.preset.whole_batches
         return whole_batches(parts, size, images.name) if size else parts
 
     def _generated(self, images: Generated) -> Iterator[Features]:
-        """Features of images that stay on the devices."""
+        """Yields features of images that are generated on the devices."""
         bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not self._progress)
         low, high = np.inf, -np.inf
         with bar:
@@ -311,14 +311,14 @@ class Extractor:
                     None, batch, value_range=images.value_range, rounding=images.rounding
                 )
                 least, most = map(float, _pixel_range(batch, images.value_range, count))
-                low, high = np.minimum(low, least), np.maximum(high, most)  # of NaN it is NaN
+                low, high = np.minimum(low, least), np.maximum(high, most)  # NaN stays NaN
                 check_far(low, high, images.name)
                 yield jax.tree.map(lambda x: np.asarray(x)[:count], found)  # noqa: B023
                 bar.update(count)
         warn_of_part(low, high, images.name)
 
     def _computed(self, images: Images) -> Iterator[Features]:
-        """Features batch by batch; while one is fetched from the devices they compute the next."""
+        """Yields features in batches. The devices compute one batch while another is fetched."""
         if isinstance(images.items, Generated):
             yield from self._generated(images.items)
             return
@@ -327,7 +327,7 @@ class Extractor:
         for batch in batches(images, self._loader):
             count = len(batch)
             size = size or count
-            if count < size:  # another shape would be compiled anew
+            if count < size:  # another shape would need another compilation
                 batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])
             with jax.default_matmul_precision("highest"):
                 pending.append((self._call(batch), count))
@@ -339,7 +339,7 @@ class Extractor:
 
 @functools.partial(jax.jit, static_argnames="value_range")
 def _pixel_range(images: jax.Array, value_range: Range | None, count: jax.Array) -> jax.Array:
-    """See `device_images.pixel_range`; of the first `count` images."""
+    """`device_images.pixel_range` of the first `count` images."""
     return pixel_range(images, value_range, jnp.arange(len(images)) < count)
 
 
@@ -349,13 +349,13 @@ def _own_features(features: Any) -> str | Model | OwnFeatures | None:
     if callable(features):
         return OwnFeatures(features, getattr(features, "__name__", type(features).__name__))
     raise ValueError(
-        "features are a network's name, a network or a function of images, not a "
+        "features must be a network's name, a network or a function of images, not a "
         f"{type(features).__name__}"
     )
 
 
 def _network_at(name: str, weights: Any) -> Model:
-    """Loads a network by its name, or one that a file or folder says by itself."""
+    """Loads a network by its name, or from a file or folder that names its network."""
     if weights is True and (Path(name).exists() or hub.is_source(name)):
         return load(name)
     return model_for(name, weights)
@@ -384,9 +384,9 @@ def _fetched(result: tuple[jax.Array | None, ...], count: int) -> Features:
 def _checked(model: Model) -> InceptionV3:
     spec = spec_of(model)
     if not isinstance(model, InceptionV3):
-        raise ValueError(f"FID is of the features of {NAME}, not of {spec.name}")
+        raise ValueError(f"FID needs the features of {NAME}, not those of {spec.name}")
     if spec.in_channels != 3:
-        raise ValueError(f"FID is of colour images; this network takes {spec.in_channels} channels")
+        raise ValueError(f"FID needs a network of 3 channels; this one takes {spec.in_channels}")
     options = model_info(NAME).options
     needed = {k: options[k] for k in ("count_include_pad", "mixed_7c_pool", "bn_eps")}
     if jnp.promote_types(model.fc.dtype, jnp.float32) != model.fc.dtype:
@@ -394,7 +394,7 @@ def _checked(model: Model) -> InceptionV3:
     wrong = [f"{k}={v!r}" for k, v in spec.readings if k in needed and v != needed[k]]
     if wrong:
         raise ValueError(
-            f"FID is of the features of {NAME}; {spec.name} has {', '.join(wrong)} instead of "
+            f"FID needs the features of {NAME}; {spec.name} has {', '.join(wrong)} instead of "
             f"{', '.join(f'{k}={v!r}' for k, v in needed.items())}"
         )
     return model

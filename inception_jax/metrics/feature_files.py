@@ -1,4 +1,4 @@
-"""Features in files, for metrics of later passes."""
+"""Saves features to files and loads them, so that metrics can be computed later."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Orig
     """Writes an `.npz` file: an array for each kind of features, and their origin.
 
     Args:
-        path: ends in `.npz`.
-        features: [n, d] by kind, see `FIELDS`; None is left out.
+        path: must end in `.npz`.
+        features: arrays [n, d] by kind, see `FIELDS`; None is skipped.
         origin: how they were computed, if known.
 
     Raises:
         ValueError: for another ending, or if no file can be written there.
-        OSError: if the disk is full; what was there before then stays.
+        OSError: if the disk is full; an existing file is then left unchanged.
     """
     path = check_target(path, (".npz",), what="features")
     arrays: dict[str, Any] = {
@@ -42,12 +42,12 @@ def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Orig
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns what `save` wrote, by kind, and the `origin`.
+    """Returns the arrays that `save` wrote, by kind, and the `origin`.
 
-    None for an `.npz` file of something else, or none at all.
+    Returns None if there is no such file, or if it holds no features.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if the file is damaged.
     """
     path = Path(path)
     if path.suffix != ".npz" or not path.is_file():
@@ -62,5 +62,5 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     found = {name: arrays[name] for name in FIELDS if name in arrays}
     if any(x.ndim != 2 or len(x) != len(found["pooled"]) for x in found.values()):
         shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in found.items())
-        raise ValueError(f"{printable(path)}: features are [n, d] of the same n; got {shapes}")
+        raise ValueError(f"{printable(path)}: features must be [n, d] of one n; got {shapes}")
     return {**found, "origin": Origin.of_arrays(arrays)}

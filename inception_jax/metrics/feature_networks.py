@@ -1,4 +1,4 @@
-"""What computes features: the network of FID, another one of this library, or a function."""
+"""Networks that compute features: FID's, another one of this library, or a function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from inception_jax.weights.weight_file import spec_of
 
 Function = Callable[..., Any]
 Outputs = tuple[jax.Array | None, ...]
-"""Features by the fields of `Features`: pooled, logits_unbiased, spatial."""
+"""The fields of `Features`, in order: pooled, logits_unbiased, spatial."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,13 @@ class OwnFeatures:
     """A function that computes features.
 
     Args:
-        function: of images, float32 [n, h, w, 3] from 0 to 1, to features [n, d]. With `params`
-            it is a function of these and the images. It has to stand `jax.jit`.
-        name: for results and files of statistics.
-        params: a pytree of arrays. Without it, arrays that the function holds become constants of
-            the compiled program.
+        function: maps images, float32 [n, h, w, 3] from 0 to 1, to features [n, d]. If `params` are
+            given, it is called with `params` and the images. It must work under `jax.jit`.
+        name: shown in results and stored in files of statistics.
+        params: a pytree of arrays. Without it, arrays that the function closes over become
+            constants of the compiled program.
         size: height and width to which Pillow's 8-bit bilinear filter resizes images first; None:
-            all images have one size already, and keep it.
+            images are not resized, and must all have one size.
     """
 
     function: Function
@@ -48,25 +48,26 @@ class OwnFeatures:
 
     def __post_init__(self):
         if not callable(self.function):
-            raise ValueError(f"function is a function of images, not a {type(self.function)}")
+            raise ValueError(f"function must be a function of images, not a {type(self.function)}")
         if not self.name:
-            raise ValueError("own features need a name, which results and files show")
+            raise ValueError("own features need a name, to be shown in results and files")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, not {self.size}")
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureNetwork:
-    """What an extractor computes with.
+    """A network, and how images are prepared for it.
 
     Attributes:
         params: a pytree of arrays.
-        call: from `params` and prepared images [n, h, w, c] to features.
-        on_host: prepares an image, uint8 [h, w, 3].
+        call: maps `params` and prepared images [n, h, w, c] to features.
+        on_host: prepares one image, uint8 [h, w, 3].
         on_devices: prepares images, float32 [n, h, w, 3] from 0 to 255.
-        whole: whether images are of whole numbers before they are prepared.
-        compiled: `call` with `params`, of prepared images on the host.
-        origin: what its features are of, but for the preset.
+        whole: whether `on_devices` needs whole numbers.
+        compiled: given a number of parts, returns `call` compiled, with `params` filled in, for
+            prepared images on the host.
+        origin: how its features are computed.
     """
 
     params: Any
@@ -81,7 +82,7 @@ class FeatureNetwork:
 def of_fid(
     model: Model, call: Callable[[Model, jax.Array], Outputs], origin: Origin
 ) -> FeatureNetwork:
-    """The network of FID, whose features `call` takes."""
+    """Returns FID's network; `call` computes its features."""
     resize: Any = origin.resize
     return FeatureNetwork(
         **_of_model(model, call),
@@ -93,7 +94,9 @@ def of_fid(
 
 
 def of_library(model: Model, preset: str) -> FeatureNetwork:
-    """Another network: what its classifier sees of images that are prepared as it wants them.
+    """Returns another network of this library. Its features are the input of its classifier.
+
+    Images are prepared as `inception_jax.preprocess` does for that network.
 
     Raises:
         ValueError: for a network that was not built by `create_model`, takes neither grey nor
@@ -108,7 +111,7 @@ def of_library(model: Model, preset: str) -> FeatureNetwork:
         picture = Picture(Image.fromarray(image), ())
         return as_input(crop_of(picture, info, channels), info)[0]
 
-    # The classifier has no say in the features.
+    # The classifier does not affect the features.
     tensors = {k: v for k, v in _named(model).items() if k.partition(".")[0] != "fc"}
     name = spec_of(model).name
     width = jax.eval_shape(model.embed, _input(info.input_size, channels)).shape[1]
@@ -122,10 +125,10 @@ def of_library(model: Model, preset: str) -> FeatureNetwork:
 
 
 def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
-    """A caller's function.
+    """Returns a network that calls the user's function.
 
     Raises:
-        ValueError: if it does not return features [n, d] of images.
+        ValueError: if the function does not return features [n, d].
     """
     size = own.size
 
@@ -145,7 +148,7 @@ def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
         if getattr(found, "ndim", 0) != 2 or found.shape[0] != images.shape[0]:
             got = f"{type(found).__name__} {list(getattr(found, 'shape', []))}"
             raise ValueError(
-                f"{own.name} is to return features [n, d] of images [n, h, w, 3]; of "
+                f"{own.name} must return features [n, d] for images [n, h, w, 3]; for "
                 f"{list(images.shape)} it returned {got}"
             )
         return found.astype(jnp.float32), None, None

@@ -1,4 +1,4 @@
-"""Features of images, for several metrics of one pass."""
+"""Features of images, from which several metrics can be computed in one pass."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from inception_jax.metrics.statistics import RunningStatistics, Statistics
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What a network says of images, as arrays of NumPy, or of jax on the devices.
+    """A network's features of images, as NumPy arrays, or as JAX arrays on the devices.
 
     Attributes:
         pooled: float32 [n, d], a stage's map averaged over its pixels.
-        logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without its
-            bias, as the Inception Score takes them; None of stages before the last.
-        spatial: float32 [n, 2023], the first seven channels of one map before pooling, row by row
-            of pixels, of which sFID is; None unless the preset computes it.
-        origin: how they were computed; None where that is not known.
+        logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without the
+            bias. The Inception Score needs them. None for stages before the last.
+        spatial: float32 [n, 2023], the first seven channels of a map before pooling, flattened row
+            by row. sFID needs them. None unless the preset computes sFID.
+        origin: how they were computed; None if unknown.
     """
 
     pooled: np.ndarray
@@ -41,27 +41,31 @@ class Features:
 
     @functools.cached_property
     def statistics(self) -> Statistics:
-        """Of the pooled and the spatial features; ValueError for fewer than two images."""
+        """Statistics of pooled and spatial features.
+
+        Raises:
+            ValueError: for fewer than two images.
+        """
         preset = preset_of(self.origin.preset if self.origin else DEFAULT)
         return statistics_of([self], preset, self.origin)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an `.npz` file, which is a source of images then; see `feature_files.save`."""
+        """Writes an `.npz` file that metrics take in place of images; see `feature_files.save`."""
         features = {name: getattr(self, name) for name in feature_files.FIELDS}
         feature_files.save(path, features, self.origin)
 
     @classmethod
     def saved_in(cls, path: str | os.PathLike[str]) -> Features | None:
-        """Reads what `save` wrote; None for an `.npz` file of something else, or none at all.
+        """Reads a file of `save`; returns None if there is no file, or it holds no features.
 
         Raises:
-            ValueError: if it is damaged.
+            ValueError: if the file is damaged.
         """
         found = feature_files.load(path)
         return None if found is None else cls(**found)
 
     def part(self, start: int, stop: int) -> Features:
-        """Returns the features of some of the images."""
+        """Returns the features of images `start` to `stop`, exclusive."""
         cut = [x if x is None else x[start:stop] for x in self._arrays()]
         assert cut[0] is not None
         return Features(cut[0], *cut[1:], origin=self.origin)
@@ -71,7 +75,7 @@ class Features:
 
 
 def joined(parts: Sequence[Features], origin: Origin | None) -> Features:
-    """Returns the features of several batches as those of one."""
+    """Concatenates the features of several batches."""
     columns = zip(*(part._arrays() for part in parts), strict=True)
     arrays = [None if x[0] is None else np.concatenate(x) for x in columns]  # type: ignore[arg-type]
     assert arrays[0] is not None
@@ -79,7 +83,7 @@ def joined(parts: Sequence[Features], origin: Origin | None) -> Features:
 
 
 def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | None) -> Statistics:
-    """Returns the statistics of batches of features, of which only one is held.
+    """Returns the statistics of batches of features, one of which is in memory at a time.
 
     Raises:
         ValueError: for fewer than two images.
@@ -97,9 +101,9 @@ def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | No
 
 
 def whole_batches(parts: Iterable[Features], size: int, name: str) -> Iterator[Features]:
-    """Passes on features in batches of one size, and the rest only if there was no such batch.
+    """Regroups features into multiples of `size`, and drops the images that are left at the end.
 
-    Warns of what is left out.
+    With fewer than `size` images in all, they are kept. Warns if images are dropped.
     """
     held: list[Features] = []
     passed = False
@@ -116,7 +120,7 @@ def whole_batches(parts: Iterable[Features], size: int, name: str) -> Iterator[F
         yield joined(held, None)
     elif held:
         warnings.warn(
-            f"{name}: the last {sum(map(len, held))} images are left out, as the program does with "
-            f"what does not fill a batch of {size}",
+            f"{name}: the last {sum(map(len, held))} images are left out, because the program "
+            f"drops a last batch of fewer than {size}",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""The distance between two normal distributions, which FID is."""
+"""The Fréchet distance between two normal distributions, on which FID is based."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
 
     It is never below 0, except with an offset.
 
-    The trace of the root is the sum of the roots of the eigenvalues of R' cov_b R, where R R' is
-    cov_a: by Cholesky's method, or by its own eigenvalues if its rank is not full. That matrix is
-    symmetric, so its eigenvalues are real; those that rounding makes negative are 0 in truth and
-    count as such. No covariance, singular or not, gives a NaN or an imaginary part, and nothing is
-    added to a diagonal.
+    The trace of the root is the sum of the square roots of the eigenvalues of R' cov_b R, where
+    R R' = cov_a. R comes from the Cholesky decomposition, or from the eigenvalues of cov_a if its
+    rank is not full. R' cov_b R is symmetric, so its eigenvalues are real. Eigenvalues that
+    rounding makes negative count as 0. No covariance, singular or not, gives a NaN or an imaginary
+    part, and nothing is added to a diagonal.
 
-    pytorch-fid takes `scipy.linalg.sqrtm` of the product instead, which is not symmetric. Where the
-    covariances have full rank both agree to about 1e-10 of the FID. With fewer images than features
-    the product has eigenvalues of 0, whose roots scipy returns as noise, complex at times: 40
-    images a set gave FIDs that differ by 5e-7 of the traces. Where scipy's root is not finite,
-    pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by some 1e-5 of the traces; ours
-    stays what the formula says.
+    pytorch-fid computes `scipy.linalg.sqrtm` of the product instead, which is not symmetric. With
+    covariances of full rank, both agree to about 1e-10 of the FID. With fewer images than features,
+    the product has eigenvalues of 0, and scipy returns noise for their roots, at times complex: 40
+    images per set gave FIDs that differ by 5e-7 of the traces. If scipy's root is not finite,
+    pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by some 1e-5 of the traces. This
+    function always follows the formula.
 
     Source: Dowson and Landau 1982; Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
     Args:
-        a: of d features.
-        b: of as many.
-        offset: added to the diagonals of both covariances under the root, as jax-fid-parallel
-            always adds 1e-6. It lowers the distance, most of all where there are few images.
+        a: statistics of d features.
+        b: likewise, of d features too.
+        offset: added to the diagonals of both covariances under the root; jax-fid-parallel always
+            adds 1e-6. It lowers the distance, most of all with few images.
 
     Raises:
         ValueError: for different numbers of features.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
-            f"statistics of {len(a.mean)} features have no distance to those of {len(b.mean)}"
+            f"statistics of {len(a.mean)} and of {len(b.mean)} features cannot be compared"
         )
-    # The set of fewer images first: its covariance has the lower rank, and less is to be computed.
+    # The set with fewer images first: its covariance has the lower rank, which saves work.
     if (b.count or math.inf) < (a.count or math.inf):
         a, b = b, a
     apart = a.mean - b.mean
@@ -55,7 +55,7 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
 
 
 class DistanceTo:
-    """Fréchet distances of sets of features to one other set, whose root is computed once.
+    """Fréchet distances of many sets of features to one set, whose covariance is factored once.
 
     Args:
         real: statistics of d features.
@@ -70,7 +70,7 @@ class DistanceTo:
 
         Args:
             features: float64.
-            weights: how often each image counts, whole numbers [n]; None: once.
+            weights: how often each image counts, whole numbers [n]; None: once each.
         """
         counts = np.ones(len(features)) if weights is None else weights
         total = counts.sum()
@@ -87,7 +87,7 @@ class DistanceTo:
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
-    """R [d, rank], for which R R' is the covariance."""
+    """Returns R [d, rank] with R R' = cov, from the eigenvalues."""
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(initial=0), 0)
     return vectors[:, kept] * np.sqrt(values[kept])
@@ -99,20 +99,21 @@ def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
     if triangle is None:
         root = _root(first)
         product = root.T @ second @ root
-    else:  # R' cov R in a quarter of the operations of two products
+    else:  # R' second R, in a quarter of the operations of two products
         product, _ = lapack.dsygst(second.T, triangle, itype=2, lower=1)
     values = linalg.eigvalsh(product, lower=True, overwrite_a=True, check_finite=False)
     return float(np.sqrt(np.clip(values, 0, None)).sum())
 
 
 def _triangle(cov: np.ndarray) -> np.ndarray | None:
-    """R of `_root` by Cholesky's method, in a tenth of the time; None without full rank.
+    """Returns R as `_root`, from the Cholesky decomposition; None if the rank is not full.
 
-    It is more exact too: of variances that differ by 1e8 the trace had 14 digits, by eigenvalues
-    8. A pivot is the share of a feature's variance that the features before it do not explain;
-    without full rank it is rounding, at most the features' number times that of one operation.
+    It takes a tenth of the time of eigenvalues, and is more exact: with variances that differ by
+    1e8, the trace had 14 correct digits instead of 8. A pivot is the share of a feature's variance
+    that the features before it do not explain. If the rank is not full, some pivot is only
+    rounding: at most the number of features times the rounding of one operation.
     """
-    root, failed = lapack.dpotrf(cov.T, lower=1)  # the transpose, which is equal, is in its order
+    root, failed = lapack.dpotrf(cov.T, lower=1)  # symmetric; the transpose has LAPACK's order
     if failed:
         return None
     shares = np.diagonal(root) ** 2 / np.diagonal(cov)

@@ -1,10 +1,10 @@
 """Precision and recall with the distances of guided-diffusion's evaluator.
 
-The evaluator computes distances in float16 where they are finite there, which leaves three digits:
-enough to move images in or out of a ball. The numbers in papers have this rounding. It depends on
-the machine: here sums are rounded where TensorFlow rounds them on a CPU. Products are summed in
-float32 in an unknown order, so one in thousands is rounded the other way, and a share may differ
-by one image.
+The evaluator computes distances in float16 if they are finite there. That leaves three digits, so
+images near the edge of a ball can change sides. The numbers in papers include this rounding. It
+depends on the machine; this module rounds sums where TensorFlow rounds them on a CPU. The order in
+which TensorFlow sums products in float32 is unknown. So one sum in thousands is rounded the other
+way, and a share can differ by one image.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from inception_jax.metrics.manifolds import blocks, share_within
 from inception_jax.metrics.metric_values import PrecisionRecall
 
-_BLOCK = 10_000  # images on a side of a block, which is in float16 as a whole or not at all
-_ROWS = 1_000  # computed at once
-_LEAF, _LANES = 1024, 8  # of Eigen's sums
+_BLOCK = 10_000  # images along each side of a block; a block is all float16 or all float32
+_ROWS = 1_000  # rows computed at once
+_LEAF, _LANES = 1024, 8  # how Eigen groups the terms of a sum, see `_sum`
 
 
 def half_precision_recall(
@@ -33,7 +33,7 @@ def half_precision_recall(
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """The squared distance of each to its k-th nearest other one: the (k + 1)-th of all."""
+    """Returns the squared distance of each image to its (k + 1)-th nearest one, itself included."""
     radii = np.empty(len(features), np.float32)
     for rows in blocks(len(features), _BLOCK):
         nearest = np.empty((rows.stop - rows.start, 0), np.float32)
@@ -47,14 +47,14 @@ def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared; float16 if all are finite, else float32."""
+    """Returns squared distances [n, m]; float16 if all are finite, else float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         halves = _all_distances(x, y, np.float16)
     return halves if np.isfinite(halves).all() else _all_distances(x, y, np.float32)
 
 
 def _all_distances(x: np.ndarray, y: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
-    """Every step is rounded to the type; products are summed in float32."""
+    """Returns squared distances; each step is rounded to `dtype`, products summed in float32."""
     x, y = x.astype(dtype), y.astype(dtype)
     squares_x, squares_y = (_sum(np.square(z)) for z in (x, y))
     wide = y.astype(np.float32).T
@@ -68,10 +68,11 @@ def _all_distances(x: np.ndarray, y: np.ndarray, dtype: type[np.floating]) -> np
 
 
 def _sum(numbers: np.ndarray) -> np.ndarray:
-    """Sums along rows in the order of TensorFlow on a CPU, where float16 is concerned.
+    """Sums each row; float16 rows in the order in which TensorFlow adds them on a CPU.
 
-    Of more than 1024 numbers it sums both halves. Else it sums every 32nd, then four groups of
-    eight, in float16, and what is left in float32.
+    Rows of more than 1024 numbers are halved, and each half is summed. Shorter rows are summed in
+    float16, first every 32nd number, then the four groups of eight sums that this leaves. The
+    eight results are summed in float32.
     """
     if numbers.dtype != np.float16:
         return numbers.sum(1)

@@ -1,4 +1,4 @@
-"""Images in NumPy's files: `.npy`, and the sample batches `arr_0` of `.npz` files."""
+"""Images in NumPy files: `.npy`, and the array `arr_0` of `.npz` files, as samplers write it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import IO, Any
 
 import numpy as np
 
-_CHUNK = 1 << 24  # bytes of images that are read at once
+_CHUNK = 1 << 24  # bytes of images read at once
 
 
 class StoredImages:
-    """An array of images in a file, read part by part.
+    """An array of images in a file, which is read in parts.
 
     Args:
-        path: of the file, `.npy` or `.npz`.
-        name: of the array in an `.npz` file.
+        path: path of the file, `.npy` or `.npz`.
+        name: name of the array in an `.npz` file.
 
     Attributes:
-        shape: of the array.
-        dtype: of its numbers.
+        shape: shape of the array.
+        dtype: dtype of the array.
 
     Raises:
         ValueError: if the file is damaged, or holds objects.
@@ -36,7 +36,7 @@ class StoredImages:
             with self._open() as file:
                 self.shape, self._by_column, self.dtype = _header(file)
         except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a whole file of an array: {error}") from None
+            raise ValueError(f"{path} is damaged or holds no array: {error}") from None
         if self.dtype.hasobject:
             raise ValueError(f"{path} holds Python objects instead of numbers")
 
@@ -46,7 +46,7 @@ class StoredImages:
         Raises:
             ValueError: if the file ends too early.
         """
-        if self._by_column:  # the images are not stored one after the other
+        if self._by_column:  # the file does not hold one image after another
             yield self._all()
             return
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -82,5 +82,5 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in read:
-        raise ValueError(f"format {version[0]}.{version[1]} of NumPy is not known")
+        raise ValueError(f"unknown version {version[0]}.{version[1]} of NumPy's file format")
     return read[version](file)

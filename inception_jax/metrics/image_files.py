@@ -1,4 +1,4 @@
-"""Which files of a folder are images, by the rule of a preset."""
+"""Finds the image files of a folder by a preset's rule."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from inception_jax.notes import Counts, printable
 def image_files(folder: Path, rule: Files = PRESETS[DEFAULT].files) -> list[Path]:
     """Returns the image files of a folder in the order of the rule.
 
-    Warns of what is passed over, with its number.
+    Warns if other files are skipped, with their number.
 
     Args:
         folder: must exist.
-        rule: which files are images.
+        rule: which files are images, and their order.
 
     Raises:
-        ValueError: if there are none, saying what there is instead.
+        ValueError: if there are none; the message says what the folder holds instead.
     """
     images, passed_over = _listed(folder, rule)
     if not images:
@@ -61,12 +61,12 @@ def _listed(folder: Path, rule: Files) -> folders.Listing:
 def _described(rule: Files) -> str:
     case = "in lower case only" if rule.match_case else "in any case"
     if any(ending != ending.lower() for ending in rule.endings):
-        case = "as they are written here"
-    return f"the preset takes {' '.join(rule.endings)}, {case}"
+        case = "exactly as written here"
+    return f"the preset reads {' '.join(rule.endings)}, {case}"
 
 
 def _instead(folder: Path, passed_over: Counts, rule: Files) -> str:
-    """What an error says of a folder without images."""
+    """Returns the part of an error message that says what a folder holds instead of images."""
     below = dataclasses.replace(rule, recursive=True)
     if not rule.recursive and (images := _listed(folder, below).images):
         return (

@@ -1,4 +1,4 @@
-"""Images from folders, arrays and iterators: opened, resized in threads, and batched."""
+"""Opens folders, files, arrays and iterables of images; reads, resizes and batches in threads."""
 
 from __future__ import annotations
 
@@ -39,36 +39,36 @@ from inception_jax.notes import Counts, printable
 Prepare = Callable[[np.ndarray], np.ndarray]
 
 _SHOWN = 20
-# What the programs' conversion to 8 bits loses or ignores.
+# Notes about what the programs lose or ignore when they convert to 8 bits.
 _LOSSES = (reader.CLIPPED, reader.SIXTEEN_BIT_COLOUR, reader.EXIF_IGNORED, "damaged")
 _AS_THE_PROGRAM = "read as the preset's program reads it, so that the number is the program's"
 
 
 class UnreadableError(ValueError):
-    """A file is no image, or not a whole one.
+    """A file is not an image, or is damaged.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path, reason: object):
         super().__init__(
-            f"{printable(path)} is not a whole image file: {reason}; repair or remove it, or leave "
-            "such files out with skip_unreadable=True (--skip-unreadable)"
+            f"{printable(path)} is not a whole image file: {reason}; repair or remove it, or skip "
+            "such files with skip_unreadable=True (--skip-unreadable)"
         )
         self.path = path
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images that are still to be read, once.
+    """Images that are opened, but not yet read.
 
     Attributes:
         items: paths, encoded images, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3]; or
             `Generated`.
-        count: how many images there are; None if only the end will tell.
-        name: for messages.
-        statistics: that the file of the images holds too, of more images than these.
+        count: number of images; None if it is not known before the end.
+        name: name of the source, for messages.
+        statistics: statistics stored in the same file, which may cover more images than these.
     """
 
     items: Iterable[Any]
@@ -82,12 +82,12 @@ class LoaderOptions:
     """How images are read.
 
     Attributes:
-        prepare: from an image, [h, w, 3], to what the network takes.
-        batch_size: images a batch.
-        workers: threads.
-        skip_unreadable: leave out files that are not whole images, with a warning.
-        progress: show a bar on stderr.
-        unit_floats: take float images from 0 to 1, and truncate 255 times them to 8 bits.
+        prepare: maps an image, [h, w, 3], to the network's input.
+        batch_size: number of images in a batch.
+        workers: number of threads.
+        skip_unreadable: skip files that are not whole images, with a warning.
+        progress: show a progress bar on stderr.
+        unit_floats: accept float images from 0 to 1, multiply by 255, and truncate to 8 bits.
     """
 
     prepare: Prepare
@@ -99,21 +99,20 @@ class LoaderOptions:
 
 
 def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Statistics:
-    """Finds out what a source of images is, and whether it can be one; reads no image.
+    """Checks a source of images and opens it, without reading an image.
 
     Args:
         source: `Generated`, `Loader` or `Records`; a folder; a zip file of images; a file of
-            records, or several by a `*` in the path; an `.npz` file of statistics, of images
-            `arr_0`, or of both; an `.npy` file; an array uint8 [n, h, w, 3] or grey [n, h, w, 1],
-            or a tensor of PyTorch with its channels first or last; or an iterable of images:
-            paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples of images and
-            labels.
-        preset: tells which files of a folder are images, and which arrays are.
+            records, or several with a `*` in the path; an `.npz` file of statistics, of images
+            `arr_0`, or of both; an `.npy` file; an array uint8 [n, h, w, 3] or grey [n, h, w, 1];
+            a PyTorch tensor with its channels first or last; or an iterable of paths, Pillow
+            images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples of images and labels.
+        preset: decides which files and which arrays count as images.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: if it cannot be used, saying why.
-        TypeError: if it is something else.
+        ValueError: if the source cannot be used; the message says why.
+        TypeError: if it is none of these.
     """
     if isinstance(source, str | os.PathLike):
         return _at(Path(source), preset)
@@ -129,11 +128,11 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
         return Images(source, None, "images")
     if callable(source):
         raise TypeError(
-            "a function generates images by metrics.Generated(function, count=...), as "
-            "function(key, n)"
+            "to use a function(key, n) that generates images, give metrics.Generated(function, "
+            "count=...)"
         )
     raise TypeError(
-        "images are a folder, an .npz or .npy file, an array or an iterable of images, not "
+        "images must be a folder, an .npz or .npy file, an array or an iterable of images, not "
         f"a {type(source).__name__}"
     )
 
@@ -142,7 +141,7 @@ def _at(path: Path, preset: Preset) -> Images | Statistics:
     if path.is_dir():
         files = image_files(path, preset.files)
         if len(files) < 2:
-            raise ValueError(f"{path} holds one image; two at least are needed")
+            raise ValueError(f"{path} holds one image; at least two are needed")
         return Images(files, len(files), str(path))
     if files := record_files(path):
         return open_images(Records(tuple(files)), preset)
@@ -151,7 +150,7 @@ def _at(path: Path, preset: Preset) -> Images | Statistics:
     if path.suffix == ".zip":
         items, count = archive(path)
         if count < 2:
-            raise ValueError(f"{path} holds one image; two at least are needed")
+            raise ValueError(f"{path} holds one image; at least two are needed")
         return Images(items, count, str(path))
     if path.suffix == ".npy":
         return _of_array(StoredImages(path), preset.unit_floats, str(path))
@@ -174,25 +173,26 @@ def _of_array(array: np.ndarray | StoredImages, unit_floats: bool, name: str = "
     count = array.shape[0] if len(array.shape) == 4 else 0
     if not count:
         raise ValueError(
-            f"{name}: an array of images is uint8 [n, h, w, 3] or grey [n, h, w, 1]; {_got(array)}"
+            f"{name}: an array of images must be uint8 [n, h, w, 3] or grey [n, h, w, 1]; "
+            f"{_got(array)}"
         )
     _check(array, unit_floats, name)
     if count < 2:
-        raise ValueError(f"{name}: {count} image; two at least are needed")
+        raise ValueError(f"{name}: {count} image; at least two are needed")
     return Images([array] if isinstance(array, np.ndarray) else array, count, name)
 
 
 def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
-    """Reads images ahead in threads, in order.
+    """Prefetches images in threads, and yields them in order.
 
-    No more than two batches are held beside the one that is yielded.
+    At most two batches are in memory besides the one that is yielded.
 
     Yields:
-        What the network takes, float32 [n, h, w, c]; n is the batch size, or less at the end.
+        The network's input, float32 [n, h, w, c]; n is the batch size, or less at the end.
 
     Raises:
-        UnreadableError: for a file that is no whole image, unless those are skipped.
-        ValueError: for an array that is no image.
+        UnreadableError: for a file that is not a whole image, unless those are skipped.
+        ValueError: for an array that is not an image.
     """
     batch: list[np.ndarray] = []
     bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not options.progress)
@@ -242,17 +242,17 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
         names = ", ".join(map(printable, skipped[:_SHOWN]))
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         warnings.warn(
-            f"{images.name}: {len(skipped)} files that are not whole images are left out: "
+            f"{images.name}: {len(skipped)} files that are not whole images are skipped: "
             f"{names}{more}",
             stacklevel=2,
         )
 
 
 def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[Any]:
-    """Takes batches apart. Warns of arrays that are black: floats from 0 to 1, cast to uint8."""
+    """Yields single images from batches. Warns of black ones: floats from 0 to 1 cast to uint8."""
     high = -np.inf
     for item in items:
-        if not isinstance(item, Encoded):  # which is a tuple too
+        if not isinstance(item, Encoded):  # `Encoded` is a tuple too
             item = images_in(item)
         if isinstance(item, str | os.PathLike | Image.Image | Encoded):
             yield item
@@ -274,16 +274,16 @@ def _check(array: np.ndarray | StoredImages, unit_floats: bool, name: str) -> No
         if is_float and not unit_floats:
             remedy = _OF_FLOATS
         raise ValueError(
-            f"{name}: an array of images is uint8 from 0 to 255{floats}, [n, h, w, 3] or grey "
+            f"{name}: an array of images must be uint8 from 0 to 255{floats}, [n, h, w, 3] or grey "
             f"[n, h, w, 1], in the order red, green, blue; {_got(array)}{remedy}"
         )
     if 0 in array.shape[-3:]:
         raise ValueError(f"{name}: an image without pixels: {_got(array)}")
 
 
-_OF_CHANNELS = ": channels come last, np.moveaxis(images, -3, -1)"
+_OF_CHANNELS = ": put the channels last with np.moveaxis(images, -3, -1)"
 _OF_FLOATS = (
-    ": metrics.Loader(images, value_range=(0, 1)), (-1, 1) or (0, 255), takes floats; in a file "
+    ": give floats by metrics.Loader(images, value_range=(0, 1)), (-1, 1) or (0, 255); in a file, "
     "save them as uint8"
 )
 
@@ -293,11 +293,13 @@ def _got(array: np.ndarray | StoredImages) -> str:
 
 
 def _as_bytes(image: np.ndarray) -> np.ndarray:
-    """Truncates 255 times a float image, as torchmetrics does with `normalize=True`."""
+    """Multiplies a float image by 255 and truncates, as torchmetrics with `normalize=True`."""
     if image.dtype == np.uint8:
         return image
     if not (image.min() >= 0 and image.max() <= 1):
-        raise ValueError(f"float images are from 0 to 1; got {image.min():g} to {image.max():g}")
+        raise ValueError(
+            f"float images must be from 0 to 1; got {image.min():g} to {image.max():g}"
+        )
     return (image * image.dtype.type(255)).astype(np.uint8)
 
 
@@ -306,7 +308,7 @@ def _in_colour(image: np.ndarray) -> np.ndarray:
 
 
 def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns what the network takes, and the notes of `reader.read`."""
+    """Returns the network's input for one image, and the notes of `reader.read`."""
     if isinstance(item, np.ndarray):
         return prepare(item), ()
     if isinstance(item, str | os.PathLike) and Path(item).suffix == ".npy":
@@ -314,7 +316,7 @@ def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
     source, name = item if isinstance(item, Encoded) else (item, item)
     try:
         picture = reader.read(source, as_pillow=True)
-    except Exception as error:  # in memory nothing is damaged: a caller's mistake
+    except Exception as error:  # with an image in memory it is the caller's mistake, not a file's
         if isinstance(item, Image.Image):
             raise
         reason = str(error).removeprefix(f"{printable(Path(name))}: ")
@@ -323,17 +325,17 @@ def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _array_at(path: Path) -> np.ndarray:
-    """An image in a file of its own, which clean-fid reads: [h, w, 3] from 0 to 255."""
+    """Reads a `.npy` file of one image [h, w, 3] from 0 to 255, as clean-fid does."""
     try:
         image = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UnreadableError(path, error) from None
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype.kind not in "uif" or not image.size:
-        raise UnreadableError(path, f"an image is [h, w, 3]; {_got(image)}")
+        raise UnreadableError(path, f"an image must be [h, w, 3]; {_got(image)}")
     return image
 
 
 def _warn_of(name: str, notes: Counts) -> None:
-    """Warns of what the conversion loses, for the whole source at once."""
+    """Warns of what the conversion to 8 bits loses, once for the whole source."""
     for line in notes.lines():
         warnings.warn(f"{name}: {line}; {_AS_THE_PROGRAM}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""The Inception Score of logits."""
+"""The Inception Score, computed from logits."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ def score_of_logits(
 ) -> MeanStd:
     """Returns exp of the mean KL divergence of p(class | image) from p(class).
 
-    As in the authors' code, the probabilities are the softmax over all 1008 outputs of logits
-    without the classifier's bias, and the images are cut into splits in their order.
+    As in the authors' code, the probabilities are the softmax of all 1008 logits without the
+    classifier's bias. The images are split in their order.
 
     Source: Salimans et al. 2016, https://arxiv.org/abs/1606.03498, and
     https://github.com/openai/improved-gan.
 
     Args:
         logits: [n, classes], without the bias.
-        splits: of the images, each with a score of its own.
-        split_size: images in each split but the last, which may have fewer; in place of `splits`.
-        shuffle: shuffle the images before, as torch-fidelity or torchmetrics do. torchmetrics then
-            gives each split but the last the same number of images, rounded up.
-        seed: of the shuffle; torchmetrics gives the same after `torch.manual_seed(seed)`.
-        ddof: what the standard deviation takes off the number of splits.
+        splits: number of splits of the images; each gets its own score.
+        split_size: number of images in each split except the last, which may be smaller; replaces
+            `splits`.
+        shuffle: shuffle the images first, as torch-fidelity or torchmetrics do. torchmetrics also
+            rounds the size of a split up, so that the last split may be smaller.
+        seed: seed of the shuffle; call `torch.manual_seed(seed)` to get the same in torchmetrics.
+        ddof: the standard deviation divides by the number of splits minus this.
 
     Returns:
-        The mean of the splits' scores and their standard deviation.
+        Mean and standard deviation of the scores of the splits.
 
     Raises:
         ValueError: for fewer images than splits.
@@ -48,7 +49,7 @@ def score_of_logits(
     if not 1 <= splits <= count:
         raise ValueError(
             f"{count} images cannot be cut into {splits} splits: the Inception Score needs "
-            "one image at least in each"
+            "at least one image in each"
         )
     if shuffle is not None:
         logits = logits[shuffled(count, shuffle=shuffle, seed=seed)]
@@ -70,6 +71,6 @@ def _score(logits: np.ndarray) -> float:
     p = np.exp(log_p)
     mean = p.mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # 0 log 0 is 0, also where a number is so small that its mean is none.
+        # 0 log 0 is 0. The mean is 0 too if its numbers are too small to be averaged.
         terms = np.where((p > 0) & (mean > 0), p * (log_p - np.log(mean)), 0)
     return float(np.exp(terms.sum(1).mean()))

@@ -1,4 +1,4 @@
-"""How uncertain a FID is, and what it would be of infinitely many images."""
+"""The uncertainty of an FID, and its extrapolation to infinitely many images."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ def bootstrap_fid(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Returns the FID with the interval that it would vary in, had other images been generated.
+    """Returns the FID with a confidence interval, by resampling the generated images.
 
-    As many images are drawn again, with replacement, and the FID computed, many times. FID grows
-    where images repeat, so the resamples' own mean is too large: their standard deviation is taken,
-    around the FID of all images. The real images are taken as given, so that the intervals of two
-    generators that are compared with them say whether these differ.
+    Each resample draws as many images as there are, with replacement, and computes the FID.
+    Repeated images increase FID, so the mean of the resamples is too large. The interval is
+    therefore the FID of all images plus and minus a multiple of the resamples' standard deviation.
+    The real images are taken as fixed. So the intervals of two generators with the same real images
+    show whether the generators differ.
 
-    A resample of n images and d features takes about 2 n d² operations and two decompositions: of
-    5,000 images and 2,048 features a second or two.
+    A resample of n images with d features takes about 2 n d² operations and two decompositions: a
+    second or two for 5,000 images and 2,048 features.
 
     Source: Efron 1979; the normal interval.
 
     Args:
         generated: features of each generated image.
-        real: the real images, or their statistics.
-        resamples: how many.
-        level: the probability of the interval.
-        seed: of the draws.
+        real: features of the real images, or their statistics.
+        resamples: number of resamples.
+        level: confidence level of the interval.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: for too few images or resamples, another `level`, or features of another origin.
+        ValueError: for too few images or resamples, a `level` outside 0 to 1, or features of
+            different origins.
     """
     if resamples < 2 or not 0 < level < 1:
         raise ValueError(
-            f"two resamples at least, and a level between 0 and 1; got {resamples} and {level}"
+            f"resamples must be at least 2, and level between 0 and 1; got {resamples} and {level}"
         )
     features, distance = _prepared(generated, real)
     rng = np.random.default_rng(seed)
@@ -69,27 +71,27 @@ def fid_infinity(
     smallest: int | None = None,
     seed: int = 0,
 ) -> Interval:
-    """Returns the FID of infinitely many generated images, extrapolated.
+    """Returns the FID extrapolated to infinitely many generated images.
 
-    FID is larger of fewer images, by about a constant over their number, and the constant depends
-    on the generator. It is computed of random subsets of several sizes; the line through them over
-    1 / size is read at 0. The real images are taken as given.
+    With n generated images, FID is too large by about c / n, where c depends on the generator. This
+    function computes FID for random subsets of several sizes, fits a line over 1 / size, and
+    returns its value at 0. The real images are taken as fixed.
 
-    Source: Chong and Forsyth 2020, https://arxiv.org/abs/1911.07023, and their code, whose draws
-    have no seed.
+    Source: Chong and Forsyth 2020, https://arxiv.org/abs/1911.07023, and their code, which draws
+    without a seed.
 
     Args:
         generated: features of each generated image.
-        real: the real images, or their statistics.
-        points: how many sizes, evenly spaced up to all images.
-        smallest: of the sizes; None: a tenth of the images, 5,000 of 50,000 as in their code.
-        seed: of the draws.
+        real: features of the real images, or their statistics.
+        points: number of sizes, evenly spaced up to all images.
+        smallest: smallest size; None: a tenth of the images, 5,000 of 50,000 as in their code.
+        seed: seed of the draws.
 
     Returns:
-        The extrapolated FID, the standard error of the line there, and bounds of 95 %.
+        The extrapolated FID, the standard error of the line there, and 95 % bounds.
 
     Raises:
-        ValueError: for too few images or points, or features of another origin.
+        ValueError: for too few images or points, or features of different origins.
     """
     features, distance = _prepared(generated, real)
     count = len(features)
@@ -97,7 +99,7 @@ def fid_infinity(
     sizes = np.linspace(smallest, count, points).astype(int) if points >= 3 else np.zeros(1)
     if not 2 <= smallest < count or len(np.unique(sizes)) < 3:
         raise ValueError(
-            f"three sizes at least are needed, between 2 and {count} images; got {points} points "
+            f"at least three sizes are needed, between 2 and {count} images; got {points} points "
             f"from {smallest} on"
         )
     rng = np.random.default_rng(seed)
@@ -117,7 +119,7 @@ def _prepared(generated: Features, real: Statistics | Features) -> tuple[np.ndar
     check_comparable(*origins)
     features = np.asarray(generated.pooled, np.float64)
     if len(features) < 2:
-        raise ValueError(f"two generated images at least are needed; got {len(features)}")
+        raise ValueError(f"at least two generated images are needed; got {len(features)}")
     statistics = real.statistics if isinstance(real, Features) else real
     if features.shape[1] != len(statistics.mean):
         raise ValueError(

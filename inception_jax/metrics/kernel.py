@@ -1,4 +1,4 @@
-"""The Kernel Inception Distance of features."""
+"""The Kernel Inception Distance, computed from features."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ def kernel_distance(
 ) -> MeanStd:
     """Returns the squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased.
 
-    With a `sigma` the kernel is exp(-|x - y|² / (2 sigma²)), as torch-fidelity's "rbf", which has
-    10 by default.
+    With a `sigma`, the kernel is exp(-|x - y|² / (2 sigma²)): torch-fidelity's "rbf", which has
+    sigma 10 by default.
 
-    It is the mean over pairs of random subsets, drawn without replacement. By default the draws are
-    those of torch-fidelity. Around 0 it may be negative.
+    The estimate is the mean over pairs of random subsets, drawn without replacement; by default as
+    torch-fidelity draws them. It can be negative if the distance is near 0.
 
-    The programs sum the kernel in float32, which costs the last two or three digits where KID is
-    small beside the kernel. With "float32" those digits are torch-fidelity's or clean-fid's, by the
-    draws; "float64" is exact. torchmetrics' last digits are of PyTorch's sums on that machine.
+    The programs sum the kernel in float32. This loses the last two or three digits if KID is small
+    compared with the kernel. With dtype "float32" these digits agree with torch-fidelity's or
+    clean-fid's, as `draws` says; "float64" is exact. torchmetrics' last digits depend on how
+    PyTorch sums on a machine.
 
-    If a set is smaller than a subset, subsets are of its size. If both are of that size there is
-    one estimate, of all images, and no deviation: it is NaN.
+    If a set is smaller than `subset_size`, subsets have the size of that set. If both sets have the
+    size of a subset, there is only one estimate, and the standard deviation is NaN.
 
     Source: Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401.
 
     Args:
         a: features [n, d] of the generated images.
-        b: features [m, d] of the real ones.
-        subsets: how many.
-        subset_size: images in each.
-        seed: of the draws.
-        draws: whose way of drawing; see `draws.subset_pairs`.
+        b: features [m, d] of the real images.
+        subsets: number of subsets.
+        subset_size: number of images in each subset.
+        seed: seed of the draws.
+        draws: the program that is imitated; see `draws.subset_pairs`.
         dtype: in which the kernel is computed and summed.
-        sigma: of the Gaussian kernel; None: the polynomial one.
+        sigma: width of the Gaussian kernel; None: the polynomial kernel.
 
     Returns:
-        The mean over subsets, and the standard deviation over them, not of the mean.
+        Mean and standard deviation over the subsets. The latter is not the error of the mean.
 
     Raises:
         ValueError: for fewer than two images, or different d.
@@ -62,16 +63,16 @@ def kernel_distance(
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{a.shape[1]} features cannot be compared with {b.shape[1]}")
     if min(len(a), len(b), subset_size) < 2 or subsets < 1:
-        raise ValueError("two images at least are needed in each set and subset, and one subset")
+        raise ValueError("each set and subset needs at least two images; one subset is needed")
     smallest = min(len(a), len(b))
     if smallest < subset_size:
         deviation = (
-            "without a standard deviation, as there is but one such subset"
+            "without a standard deviation, because there is only one such subset"
             if len(a) == len(b)
-            else "but its standard deviation says too little"
+            else "but its standard deviation says little"
         )
         warnings.warn(
-            f"KID of subsets of {smallest} images, all of the smaller set, instead of "
+            f"KID uses subsets of {smallest} images, the whole smaller set, instead of "
             f"{subset_size}: still unbiased, {deviation}",
             stacklevel=2,
         )
@@ -81,7 +82,7 @@ def kernel_distance(
     a, b = a.astype(dtype), b.astype(dtype)
     kernel = _polynomial if sigma is None else functools.partial(_gaussian, sigma=sigma)
     if len(a) == len(b) == subset_size:
-        subsets = 1 if dtype == "float64" else subsets  # they differ by their rounding only
+        subsets = 1 if dtype == "float64" else subsets  # all images each time: only rounding varies
     pairs = subset_pairs(len(a), len(b), subset_size, subsets, draws=draws, seed=seed)
     discrepancy = _cleans_discrepancy if draws == "clean" else _discrepancy
     found = [discrepancy(a[ours], b[theirs], kernel) for ours, theirs in pairs]
@@ -90,14 +91,14 @@ def kernel_distance(
 
 
 def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Summed row by row, in which torch-fidelity's rounding lies."""
+    """Returns one subset pair's estimate, summed row by row to round as torch-fidelity does."""
     count = len(a)
     pairs = _sum_of_pairs(a, kernel) + _sum_of_pairs(b, kernel)
     return float(pairs / (count * (count - 1)) - 2 * kernel(a, b).sum(0).sum() / count**2)
 
 
 def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """The same, summed at once as clean-fid does."""
+    """Returns the same estimate, summed in one go to round as clean-fid does."""
     count = len(a)
     own = kernel(b, b) + kernel(a, a)
     pairs = (own.sum() - np.diagonal(own).sum()) / (count - 1)
@@ -105,7 +106,7 @@ def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
 
 
 def _sum_of_pairs(x: np.ndarray, kernel: Kernel) -> np.floating:
-    """The sum of the kernel over pairs of different images."""
+    """Returns the sum of the kernel over all pairs of different images."""
     found = kernel(x, x)
     return (found.sum(1) - np.diagonal(found)).sum()
 

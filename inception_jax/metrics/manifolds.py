@@ -1,4 +1,4 @@
-"""Improved precision and recall of features."""
+"""Improved precision and recall, density and coverage, computed from features."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from inception_jax.metrics.metric_values import DensityCoverage, PrecisionRecall
 
-_BLOCK = 2048  # images on a side of a block of distances: 32 MB in float64
+_BLOCK = 2048  # images along each side of a block of distances, which takes 32 MB in float64
 
 
 def manifold_precision_recall(
     generated: np.ndarray, real: np.ndarray, *, neighbours: int = 3
 ) -> PrecisionRecall:
-    """Returns which share of each set lies within the other's manifold.
+    """Returns the share of each set that lies within the other's manifold.
 
-    The manifold of a set is the union of balls around its features, each as large as the distance
-    to the k-th nearest other one. Distances are computed block by block in float64; of n images in
-    each set, 3 n² d multiplications.
+    The manifold of a set is the union of balls around its features. The radius of a ball is the
+    distance to the k-th nearest other feature. Distances are computed in blocks in float64; with n
+    images in each set, that is 3 n² d multiplications.
 
-    Source: Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991, who take the features of
-    VGG-16's second fully connected layer. With Inception's the numbers are others: they compare
-    with each other only.
+    Source: Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991. They use the features of
+    VGG-16's second fully connected layer. Numbers from Inception's features differ from those, and
+    are comparable only among themselves.
 
     Args:
         generated: features [n, d].
@@ -30,8 +30,8 @@ def manifold_precision_recall(
         neighbours: k.
 
     Returns:
-        Precision, the share of generated images within the real ones' manifold, and recall, the
-        share of real images within that of the generated ones.
+        Precision, the share of generated images within the manifold of the real ones; and recall,
+        the share of real images within the manifold of the generated ones.
 
     Raises:
         ValueError: for no more images than neighbours, or different d.
@@ -40,10 +40,10 @@ def manifold_precision_recall(
         raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
     if not 1 <= neighbours < min(len(generated), len(real)):
         raise ValueError(
-            f"precision and recall need more images than neighbours, of which {neighbours} are "
-            f"asked for; the sets have {len(generated)} and {len(real)}"
+            f"precision and recall with {neighbours} neighbours need more images than that in "
+            f"each set; the sets have {len(generated)} and {len(real)}"
         )
-    # Far from the origin the squares' differences would lose the distances between near ones.
+    # Far from the origin, small distances would cancel out in the difference of large squares.
     centre = real.mean(0, dtype=np.float64)
     generated, real = generated - centre, real - centre
     return PrecisionRecall(
@@ -55,12 +55,12 @@ def manifold_precision_recall(
 def manifold_density_coverage(
     generated: np.ndarray, real: np.ndarray, *, neighbours: int = 5
 ) -> DensityCoverage:
-    """Returns density and coverage of the balls around the real images' features.
+    """Returns density and coverage of the balls around the features of the real images.
 
-    Density is how many of the real ones' balls a generated image lies in, on average, over k;
-    coverage the share of real images with a generated one in their ball. Unlike precision and
-    recall, one outlier with a large ball does not decide either. A ball is as large as the distance
-    to the k-th nearest other real image, and open: what is just as far is outside.
+    The radius of a ball is the distance to the k-th nearest other real image; its edge is outside.
+    Density is the mean number of balls that a generated image lies in, divided by k. Coverage is
+    the share of balls that hold a generated image. Unlike precision and recall, they are not
+    decided by one outlier with a large ball.
 
     Source: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, and their package prdc.
 
@@ -76,8 +76,8 @@ def manifold_density_coverage(
         raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
     if not 1 <= neighbours < len(real) or not len(generated):
         raise ValueError(
-            f"density and coverage need more real images than neighbours, of which {neighbours} "
-            f"are asked for, and a generated one; the sets have {len(real)} and {len(generated)}"
+            f"density and coverage with {neighbours} neighbours need more real images than that, "
+            f"and a generated one; the sets have {len(real)} and {len(generated)}"
         )
     centre = real.mean(0, dtype=np.float64)
     generated, real = generated - centre, real - centre
@@ -92,7 +92,7 @@ def manifold_density_coverage(
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """The squared distance of each to its k-th nearest other one."""
+    """Returns the squared distance of each image to its k-th nearest other one."""
     radii = np.empty(len(features))
     for rows in blocks(len(features)):
         nearest = np.empty((rows.stop - rows.start, 0))
@@ -118,10 +118,10 @@ def share_within(
 
     Args:
         points: [n, d].
-        centres: of the balls, [m, d].
-        radii: of the balls, [m]; squared, as the distances.
-        distances: of [a, d] and [b, d], [a, b].
-        block: points and centres whose distances are held at once.
+        centres: centres of the balls, [m, d].
+        radii: squared radii of the balls, [m].
+        distances: maps [a, d] and [b, d] to squared distances [a, b].
+        block: number of points and of centres whose distances are in memory at once.
     """
     inside = np.zeros(len(points), bool)
     for rows in blocks(len(points), block):
@@ -132,12 +132,12 @@ def share_within(
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared."""
+    """Returns the squared distances [n, m]."""
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)
     return np.maximum(squares - 2 * (x @ y.T), 0)
 
 
 def blocks(count: int, block: int = _BLOCK) -> Iterator[slice]:
-    """Cuts a number of rows into blocks."""
+    """Yields slices that cut `count` rows into blocks."""
     for start in range(0, count, block):
         yield slice(start, min(start + block, count))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class MeanStd(NamedTuple):
-    """A mean over subsets of the images, and the standard deviation over them."""
+    """Mean and standard deviation over subsets of the images."""
 
     mean: float
     std: float
@@ -32,7 +32,7 @@ class DensityCoverage(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """An estimate, its standard error, and the bounds between which it lies with a probability."""
+    """An estimate, its standard error, and the bounds of a confidence interval."""
 
     value: float
     std: float

@@ -1,13 +1,13 @@
 """Mean and covariance of features that stay on the devices, as pure functions.
 
-Where x64 is on, everything is summed in float64. Elsewhere a sum is a pair of float32 numbers, as
-much larger and smaller parts, and products are computed without rounding: features are cut into
-slices of 8 bits, whose products and sums are whole numbers below 2^24, which float32 holds exactly.
-So the order of the images, the size of the batches and the number of devices do not matter: any of
-them gives the sums in float64 to about 1e-13.
+With x64 enabled, everything is summed in float64. Otherwise each sum is a pair of float32 numbers:
+a rounded sum, and the rounding error. Products are exact: features are cut into slices of 8 bits,
+and the products of slices and their sums are whole numbers below 2^24, which float32 holds exactly.
+So the order of the images, the batch size and the number of devices do not matter: the sums always
+agree with those in float64 to about 1e-13.
 
-All sums are about a `shift`, the mean of the first batch, so that nothing is lost where the mean is
-large beside the deviation.
+All sums are taken about a `shift`, the mean of the first batch. So no digits are lost if the mean
+is large compared with the deviation.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ import numpy as np
 from jax import lax
 
 _SLICES = 6  # of 8 bits: 47 bits, and a sign
-_ROWS = 128  # images a product: see `_products`
-_FIRST, _NEXT = 7, 8  # bits
+_ROWS = 128  # images in a product: see `_products`
+_FIRST, _NEXT = 7, 8  # bits of the first slice, and of each further one
 
-Sums = tuple[jax.Array, jax.Array]  # `total` and `outer`, see below
+Sums = tuple[jax.Array, jax.Array]  # `total` and `outer` of `Moments`
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Sums over features x of `d` numbers each, about a shift c.
+    """Sums over vectors x of d features, about a shift c.
+
+    Each sum is stored as `parts` numbers that add up to it: one in float64, or two in float32.
 
     Attributes:
-        count: int32 [], how many x there are.
+        count: int32 [], the number of vectors.
         shift: [d], c.
-        total: [parts, d], the sum of x - c: to be added over the parts, one in float64 or two in
-            float32.
+        total: [parts, d], the sum of x - c.
         outer: [parts, d, d], the sum of the outer products of x - c.
     """
 
@@ -48,9 +49,9 @@ class Moments:
 
 
 def empty(width: int) -> Moments:
-    """Returns the sums over no features.
+    """Returns sums over nothing, for vectors of `width` features.
 
-    In float64 if x64 is on, except on TPUs, which only emulate it.
+    They are in float64 if x64 is enabled, except on TPUs, which only emulate float64.
     """
     double = jax.config.read("jax_enable_x64") and jax.default_backend() != "tpu"
     parts, dtype = (1, jnp.float64) if double else (2, jnp.float32)
@@ -63,17 +64,17 @@ def empty(width: int) -> Moments:
 
 
 def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
-    """Takes in features.
+    """Adds features.
 
     Args:
-        moments: so far.
+        moments: sums so far.
         features: floats [n, d].
-        mask: bool [n]; features that are False do not count, whatever they are.
+        mask: bool [n], False for rows to ignore, which may hold anything.
     """
     dtype = moments.shift.dtype
     features = jnp.where(mask[:, None], features, 0).astype(dtype)
     added = mask.sum(dtype=jnp.int32)
-    # The shift may be any number: that `mean` depends on how the batch is cut does not matter.
+    # Any shift gives the same result, so it does not matter that `mean` depends on the batch.
     mean = features.sum(0) / jnp.maximum(added, 1).astype(dtype)
     shift = jnp.where(moments.count == 0, mean, moments.shift)
     add_block = _add_wide if dtype == jnp.float64 else _add_pairs
@@ -88,29 +89,30 @@ def _in_blocks(
     mask: jax.Array,
     shift: jax.Array,
 ) -> tuple[Sums, jax.Array]:
-    """Adds in blocks of `_ROWS` images, in a loop whose end the compiler does not know.
+    """Adds in blocks of at most `_ROWS` images, in a loop of a length the compiler does not know.
 
-    What enters a loop is stored, and so rounded once. Elsewhere a compiler computes the end of the
-    network anew for every operation that needs features, adding in another order here and fusing a
-    product with a subtraction there, so that the terms of one sum are of different features. It
-    ignores `lax.optimization_barrier`, and a loop of one turn, which it unrolls. The shift that
-    was taken off comes out of the loop for the same reason.
+    The loop makes the compiler store the features, so that they are rounded once. Without it, the
+    compiler recomputes the last operations of the network for each use of the features. It then
+    sums in another order, or fuses a product with a subtraction, so that one sum mixes differently
+    rounded features. `lax.optimization_barrier` does not prevent this; nor does a loop of one
+    iteration, which the compiler unrolls. For the same reason, the loop returns the shift that it
+    subtracted.
     """
     n, d = features.shape
     blocks = max(-(-n // _ROWS), 1)
     rows = -(-n // blocks)
     missing = blocks * rows - n
-    # Every block takes rows from everywhere: of images on several devices each adds some.
+    # Each block takes rows from the whole batch, so that all devices have a share of every block.
     features = jnp.pad(features, [(0, missing), (0, 0)]).reshape(rows, blocks, d)
     mask = jnp.pad(mask, (0, missing)).reshape(rows, blocks)
 
     def block(i: jax.Array, taken: tuple) -> tuple:
         sums, features, mask, shift = taken
         part, counts = (lax.dynamic_index_in_dim(x, i, 1, False) for x in (features, mask))
-        taken_off = jnp.where(i < 0, 0, shift)  # no turn is negative: written by the loop
+        taken_off = jnp.where(i < 0, 0, shift)  # i is never negative: forces the loop to store it
         return add_block(sums, part, counts, shift), features, mask, taken_off
 
-    end = jnp.where(moments.count < 0, 0, blocks)  # no count is negative
+    end = jnp.where(moments.count < 0, 0, blocks)  # never negative: hides the length
     start = ((moments.total, moments.outer), features, mask, shift)
     sums, _, _, shift = lax.fori_loop(0, end, block, start)
     return sums, shift
@@ -155,7 +157,7 @@ def mean_and_covariance(moments: Moments) -> tuple[np.ndarray, np.ndarray, int]:
     """
     count = int(moments.count)
     if count < 2:
-        raise ValueError(f"a covariance needs two images at least; got {count}")
+        raise ValueError(f"a covariance needs at least two images; got {count}")
     shift, total, outer = (np.asarray(x, np.float64) for x in _arrays(moments))
     offset = total.sum(0) / count
     outer = outer.sum(0)
@@ -185,11 +187,11 @@ def _add_pairs(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Arra
 
 
 def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    """Cuts numbers into whole ones, from -192 to 192.
+    """Cuts numbers into slices, whole numbers from -192 to 192.
 
     Returns:
-        slices [n, d], and a power of two [d] for each column: a number is the sum of its slices
-        times 2^-7, 2^-15, ..., times that power.
+        slices [n, d], and a power of two for each column, [d]. A number is the sum of its slices
+        times 2^-7, 2^-15, ..., multiplied by that power.
     """
     _, exponent = jnp.frexp(jnp.abs(high).max(0))
     exponent = jnp.clip(exponent, -60, 60)
@@ -202,7 +204,7 @@ def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array
         step = _NEXT if order else _FIRST
         bits += step
         rest = rest * jnp.float32(2.0**step)
-        if order == 3:  # `rest` has lost its upper 23 bits; now the low part is added exactly
+        if order == 3:  # `rest` has lost its upper 23 bits, so the low part can be added exactly
             rest = rest + low * jnp.float32(2.0**bits)
         whole = jnp.round(rest)
         slices.append(whole)
@@ -211,11 +213,11 @@ def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array
 
 
 def _products(slices: list[jax.Array]) -> list[jax.Array]:
-    """Returns sums over the products of slices i and j, by i + j; the last ones are left out.
+    """Returns the sums of the products of slices i and j, one for each i + j below `_SLICES`.
 
     Each is a sum of at most 6 * 128 products of whole numbers up to 2^14, two of the six up to
-    1.5 * 2^14: less than 2^24, so float32 rounds none, in whatever order they are added. Slices
-    of 8 bits are exact in bfloat16 and TF32 too.
+    1.5 * 2^14. That is less than 2^24, so float32 sums are exact in any order. Slices of 8 bits are
+    exact in bfloat16 and TF32 too.
     """
     products = []
     for order in range(_SLICES):
@@ -225,11 +227,11 @@ def _products(slices: list[jax.Array]) -> list[jax.Array]:
     return products
 
 
-# Numbers as sums of one float64, or of two float32 of which the second is a rounding of the first
+# Numbers stored as one float64, or as two float32: a rounded value and its rounding error
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns a + b rounded, and what that lost. Source: Knuth, TAOCP 2, 4.2.2."""
+    """Returns a + b rounded, and the rounding error. Source: Knuth, TAOCP 2, 4.2.2."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)
@@ -250,7 +252,7 @@ def _plus(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns a - b without rounding; of float64, rounded."""
+    """Returns a - b, exact in float32, rounded in float64."""
     if a.dtype == jnp.float64:
         return (a - b)[None]
     return jnp.stack(_two_sum(a, -b))
@@ -268,10 +270,11 @@ def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns a * b as a sum of two.
+    """Returns a * b as a pair.
 
-    Every product here is exact, so it does not matter whether a compiler fuses it with an addition.
-    Dekker's usual formula subtracts a rounded product, which a fused one is not.
+    Every product here is exact, so it does not matter whether the compiler fuses it with an
+    addition. Dekker's formula would break: it subtracts a product that must have been rounded, and
+    a fused one is not.
     """
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     first, lost = _two_sum(a_high * b_high, a_high * b_low)
@@ -280,14 +283,14 @@ def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cuts a number into two of 12 bits each."""
+    """Splits a number into two of 12 bits each."""
     bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000)
     high = lax.bitcast_convert_type(bits, jnp.float32)
     return high, x - high
 
 
 def _whole(count: jax.Array, dtype: Any) -> jax.Array:
-    """Returns a whole number as a sum."""
+    """Returns a whole number as one float64 or a pair."""
     if dtype == jnp.float64:
         return count.astype(dtype)[None]
     low = count & 0xFFF

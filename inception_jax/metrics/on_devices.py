@@ -1,4 +1,4 @@
-"""From images on the devices to features on the devices, as pure functions of the parameters."""
+"""Computes features on the devices from images there, as pure functions of the parameters."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from inception_jax.metrics.feature_networks import FeatureNetwork
 from inception_jax.metrics.features import Features
 from inception_jax.metrics.state import State
 
-_LEAST = 2  # images a device, see `OnDevices`
+_LEAST = 2  # images per device, see `OnDevices`
 
 
 class OnDevices:
     """A network as pure functions.
 
-    The network sees no fewer than two images on each device, if need be black ones: of a single
-    one XLA's CPU compiler adds in another order. Of two and more, features were equal to the last
-    bit wherever it was tried on CPUs; `block` makes sure of it, everywhere, at some cost.
+    Each device always gets at least two images, padded with black ones if necessary, because XLA's
+    CPU compiler sums in another order for a single image. With two or more, features did not depend
+    on the batch size in any test on CPUs, to the last bit. `block` guarantees this on all devices,
+    at some cost.
 
     Args:
-        network: with its parameters.
-        rounding: of float images, unless a call says otherwise.
-        block: how many images a device computes at once, always; None: all that it is given.
+        network: the network with its parameters.
+        rounding: rounding of float images if a call does not set it.
+        block: number of images a device always computes at once; None: all that it is given.
     """
 
     def __init__(self, network: FeatureNetwork, rounding: Rounding, block: int | None):
@@ -74,7 +75,7 @@ class OnDevices:
         images = device_images.checked(images, value_range, rounding)
         if self._network.whole and rounding == "none" and images.dtype != jnp.uint8:
             how = self._network.origin.resize
-            raise ValueError(f"{how}: it takes images of 8 bits, and rounding is 'none'")
+            raise ValueError(f"resize {how} needs 8-bit images, so rounding cannot be 'none'")
         images, axes, mesh = _laid_out(images)
         params = self._beside(images) if params is None else params
         if value_range is not None:
@@ -83,7 +84,7 @@ class OnDevices:
         return images, params, options
 
     def shapes(self) -> Features:
-        """Returns the shapes of the features of one image, of 64x64 pixels."""
+        """Returns the shapes of the features of one image of 64x64 pixels."""
         images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
         compute = functools.partial(
             self._features, value_range=None, rounding="nearest", axes=(), mesh=None
@@ -98,7 +99,7 @@ class OnDevices:
         features = self._features(params, images, **options)
         seen = device_images.pixel_range(images, options["value_range"], mask)
         new = state.add(old, features, mask, seen)
-        if options["mesh"] is not None:  # every device has all of it
+        if options["mesh"] is not None:  # replicate the state on every device
             new = lax.with_sharding_constraint(new, NamedSharding(options["mesh"], PartitionSpec()))
         return new
 
@@ -119,21 +120,21 @@ class OnDevices:
             pooled, logits, spatial = network.call(params, network.on_devices(pixels))
             assert pooled is not None
             flat = None if spatial is None else spatial.reshape(spatial.shape[0], -1)
-            arrays: Any = (pooled, logits, flat)  # of jax, where the host has NumPy's
+            arrays: Any = (pooled, logits, flat)  # JAX arrays; on the host they are NumPy's
             return Features(*arrays, origin=network.origin)
 
         with jax.default_matmul_precision("highest"):
             local = functools.partial(_in_blocks, compute, block=self._block)
             if not axes:
                 return local(params, images)
-            # Each device computes by itself: where the compiler shares the network out, the last
-            # bits of the features are others.
+            # Each device computes by itself: if the compiler partitions the network, the last bits
+            # of the features differ.
             spread = PartitionSpec(axes)
             where = {"in_specs": (PartitionSpec(), spread), "out_specs": spread, "mesh": mesh}
             return jax.shard_map(local, **where, check_vma=False)(params, images)
 
     def _beside(self, images: jax.Array) -> Any:
-        """The parameters on the devices of the images, copied there once."""
+        """Returns the parameters on the devices of the images, copied there once."""
         place = _place(images)
         if place is None:
             return self._network.params
@@ -153,7 +154,7 @@ def _place(images: jax.Array) -> Any:
 
 
 def _laid_out(images: jax.Array) -> tuple[jax.Array, tuple[str, ...], Mesh | None]:
-    """Returns images, the axes over which they are spread where that is known, and their mesh."""
+    """Returns images, the mesh axes over which they are sharded, if known, and their mesh."""
     if isinstance(images, jax.core.Tracer):
         sharding = jax.typeof(images).sharding
         explicit = AxisType.Explicit in sharding.mesh.axis_types
@@ -171,7 +172,7 @@ def _axes_of(spec: PartitionSpec) -> tuple[str, ...]:
 
 
 def _automatic(array: Any) -> Any:
-    """An array on a mesh of automatic axes: with explicit ones jax refuses to pad and to cut."""
+    """Moves an array to a mesh with automatic axes; with explicit ones JAX cannot pad or slice."""
     sharding = getattr(array, "sharding", None)
     if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
         return array
@@ -183,7 +184,7 @@ def _automatic(array: Any) -> Any:
 
 
 def _in_automatic_axes(compute: Callable, images: jax.Array, out: PartitionSpec) -> Callable:
-    """A function in which the explicit axes of a caller's mesh are automatic ones."""
+    """Returns `compute`, run with the explicit axes of the caller's mesh made automatic."""
     mesh = jax.typeof(images).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return compute
@@ -203,7 +204,7 @@ def _in_blocks(
     *,
     block: int | None,
 ) -> Features:
-    """Computes blocks of one size."""
+    """Computes features in blocks of one size, padding the last one."""
     count = images.shape[0]
     each = block or max(count, _LEAST)
     blocks = -(-count // each)

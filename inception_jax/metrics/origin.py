@@ -1,4 +1,4 @@
-"""What features are of: only those of one origin can be compared."""
+"""Records how features were computed: only features of the same origin can be compared."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Origin:
     """How features were computed.
 
     Attributes:
-        preset: its name; see `presets.PRESETS`.
-        resize: the rule by which images were resized; see `resizing.resized`.
-        dims: how many features, before any change of the network's width.
-        weights: the fingerprint of the weights; see `fingerprint`.
-        network: of which the features are, or the name of a function.
+        preset: name of the preset; see `presets.PRESETS`.
+        resize: rule by which images were resized; see `resizing.resized`.
+        dims: number of features of the network at width 1.
+        weights: fingerprint of the weights; see `fingerprint`.
+        network: name of the network or function that computed them.
     """
 
     preset: str
@@ -43,15 +43,15 @@ class Origin:
         )
 
     def as_arrays(self) -> dict[str, np.ndarray]:
-        """For a file of statistics."""
+        """Returns the fields as arrays, for a file of statistics."""
         return {name: np.asarray(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Origin | None:
-        """Reads what `as_arrays` wrote; None if it is not there.
+        """Reads what `as_arrays` returned; None if a file does not have it.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if an array is not of the right kind.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not names - {"network"} <= arrays.keys():
@@ -66,42 +66,42 @@ def check_comparable(
     b: Origin | None,
     names: tuple[str | None, str | None] = (None, None),
 ) -> None:
-    """Compares the origins of two sets of features, where both are known.
+    """Compares the origins of two sets of features, if both are known.
 
     Args:
-        a: of one set.
-        b: of the other.
-        names: of the sets, where they have some.
+        a: origin of one set.
+        b: origin of the other.
+        names: names of the sets, if they have any.
 
     Raises:
-        ValueError: if they differ, with both.
+        ValueError: if they differ; the message names both.
     """
     if a is None or b is None or a == b:
         return
     differ = [f.name for f in dataclasses.fields(a) if getattr(a, f.name) != getattr(b, f.name)]
     if "dims" in differ and "weights" in differ:
-        differ.remove("weights")  # the fingerprint is of the layers that these features need
+        differ.remove("weights")  # the fingerprint covers only the layers up to these features
     one, other = names[0] or "one set", names[1] or "the other"
     raise ValueError(
-        f"features of different {' and '.join(differ)} have no common metric: {one} is of {a}; "
-        f"{other} is of {b}. Compute both with the same {' and '.join(differ)}"
+        f"features of different {' and '.join(differ)} cannot be compared: {one} has {a}; "
+        f"{other} has {b}. Compute both with the same {' and '.join(differ)}"
     )
 
 
 def short(weights: str) -> str:
-    """The first digits of a fingerprint, for people."""
+    """Returns the first digits of a fingerprint, for messages."""
     return weights.removeprefix("sha256:")[:_SHOWN]
 
 
 def fingerprint(model: Model, dims: int) -> str:
-    """Returns the SHA-256 over the tensors that features depend on.
+    """Returns the SHA-256 of the tensors that the features depend on.
 
-    The names and the order of axes are the PyTorch twin's, in float32, so that all files of the
-    same numbers have one fingerprint, in whatever layout they are.
+    It is computed in float32, with the names and axes of the PyTorch twin. So files with the same
+    numbers have the same fingerprint, whatever their layout.
 
     Args:
         model: Inception V3.
-        dims: the number of features, which tells the last layer that counts.
+        dims: number of features, which determines the last layer that counts.
     """
     modules = dict.fromkeys(path.partition(".")[0] for path in model.layer_order)
     trunk = [module for module in modules if module not in ("AuxLogits", "fc")]
@@ -116,5 +116,5 @@ def fingerprint(model: Model, dims: int) -> str:
 
 
 def fingerprint_of(tensors: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256 over tensors and their names, in float32."""
+    """Returns the SHA-256 of tensors, in float32, and their names."""
     return checksum({name: np.asarray(x, np.float32) for name, x in tensors.items()})

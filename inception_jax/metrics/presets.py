@@ -1,9 +1,9 @@
-"""The programs whose numbers are published, and what each of them computes.
+"""Presets: the programs that papers use for FID, and what each of them computes.
 
 A preset is plain data: which files of a folder are images, how an image is resized and normalised,
-which features are taken, and how the metrics draw and sum. The network is the same in all of them,
-Inception V3 as TensorFlow's graph of 2015-12-05 has it. Every image is converted to 8-bit RGB by
-Pillow's `convert("RGB")`.
+which features are used, and how the metrics draw and sum. All presets use the same network, the
+Inception V3 of TensorFlow's graph of 2015-12-05. Every image is converted to 8-bit RGB by Pillow's
+`convert("RGB")`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Files:
     """Which files of a folder are images, and their order.
 
     Attributes:
-        endings: with their dots.
-        match_case: take the endings as they are written only.
-        recursive: take those of subfolders too.
-        hidden: take hidden files too.
-        order: "path" sorts by folder and name, "text" by the characters of the whole path, "real"
-            by those of the path without links, "listed" by ending and then as the file system lists
-            them.
+        endings: file name endings, with their dots.
+        match_case: whether the case of an ending matters.
+        recursive: whether subfolders are read too.
+        hidden: whether hidden files are read too.
+        order: "path" sorts by folder and name; "text" by the path as text; "real" by the path as
+            text with links resolved; "listed" by ending, then in the order in which the file system
+            lists files.
     """
 
     endings: tuple[str, ...]
@@ -43,33 +43,34 @@ class Preset:
     """What one program computes.
 
     Attributes:
-        name: of the preset.
-        program: whose numbers these are.
-        version: that was compared with.
-        url: of its source.
+        name: name of the preset.
+        program: name of the program.
+        version: version of the program that this preset was compared with.
+        url: where its source is.
         files: which files of a folder it reads.
         resize: how it resizes and normalises images; see `resizing.resized`.
-        metrics: those that it computes, of "fid", "sfid", "kid", "is" and "pr".
-        default_metrics: those that it computes unless it is asked for others.
-        network: of which the features are.
-        dims: the numbers of features that it offers; the last is its default.
-        logits: "unbiased": the Inception Score is of logits without the classifier's bias.
-        unit_floats: takes float images from 0 to 1, which are multiplied by 255 and truncated.
-        whole_batches: leaves out the images that do not fill a last batch of this size; 0: none.
+        metrics: the metrics it computes, of "fid", "sfid", "kid", "is" and "pr".
+        default_metrics: the metrics it computes by default.
+        network: name of the network that computes the features.
+        dims: the numbers of features it offers; the last is its default.
+        logits: "unbiased": the Inception Score uses logits without the classifier's bias.
+        unit_floats: whether it takes float images from 0 to 1, multiplies by 255 and truncates.
+        whole_batches: batch size of a program that drops a last batch that is not full; 0: no
+            images are dropped.
         mean_dtype: in which the mean of the features is summed; covariances are in float64.
-        offset: added to the diagonals of both covariances under the root of the Frechet distance.
-        kid_subsets: how many subsets KID draws.
-        kid_subset_size: images in each.
-        kid_draws: whose way of drawing.
+        offset: added to the diagonals of both covariances under the root of the Fréchet distance.
+        kid_subsets: number of subsets that KID draws.
+        kid_subset_size: number of images in each.
+        kid_draws: how the subsets are drawn; see `draws.subset_pairs`.
         kid_dtype: in which the kernel is summed.
-        is_splits: into how many parts the images are cut for the Inception Score.
-        is_split_size: how many images each part has but the last, in place of `is_splits`.
-        is_shuffle: whether, and in whose way, they are shuffled before.
-        is_ddof: what the deviation over the parts takes off their number.
+        is_splits: number of splits for the Inception Score.
+        is_split_size: number of images in each split except the last; replaces `is_splits`.
+        is_shuffle: how images are shuffled before they are split; None: not at all.
+        is_ddof: the deviation over the splits divides by their number minus this.
         pr_neighbours: k of precision and recall.
-        pr_dtype: in which their distances are computed.
-        seed: of draws and shuffles. The programs that draw without a seed give the same numbers
-            if their generator is seeded with this one just before.
+        pr_dtype: in which distances for precision and recall are computed.
+        seed: seed of draws and shuffles. Programs that draw without a seed give the same numbers if
+            their generator is seeded with this just before.
     """
 
     name: str
@@ -189,17 +190,17 @@ _ALL = (
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
-"""By name. `pytorch_fid` is the default everywhere."""
+"""The presets by name. `pytorch_fid` is the default everywhere."""
 
 DEFAULT = "pytorch_fid"
 
 
 def preset_of(name: str) -> Preset:
-    """Returns the preset of a name.
+    """Returns the preset with this name.
 
     Raises:
-        ValueError: if there is none, with the names that there are.
+        ValueError: if there is none; the message lists all names.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset is one of {', '.join(PRESETS)}, not {name!r}")
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Several metrics of one pass, and everything that has to be said with them."""
+"""Computes several metrics in one pass, and formats them with all that a reader needs to know."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from inception_jax.version import __version__
 
 METRICS = ("fid", "sfid", "kid", "is", "pr", "dc", "fid_inf")
 _PER_IMAGE = {"kid", "is", "pr", "dc", "fid_inf"}  # need the features of each image
-_OF_GENERATED = {"is", "fid_inf"}  # need them of the generated images only
+_OF_GENERATED = {"is", "fid_inf"}  # of the generated images only
 _DENSITY_NEIGHBOURS = 5
 Opened = Images | Statistics | Features
 Values = dict[str, Any]
@@ -38,12 +38,12 @@ Values = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """What is known of one set of images.
+    """The statistics and features of one set of images.
 
     Attributes:
-        name: of its source.
-        statistics: of all its images.
-        features: of each image; None where no metric needs them.
+        name: name of its source.
+        statistics: statistics of all images.
+        features: features of each image; None if no metric needs them.
     """
 
     name: str
@@ -52,18 +52,18 @@ class ImageSet:
 
     @property
     def count(self) -> int | None:
-        """How many images the statistics are of; None if a file does not say."""
+        """Number of images; None if a file of statistics does not say."""
         return self.statistics.count
 
 
 def possible(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> tuple[str, ...]:
-    """Returns those metrics that can be computed of two sets.
+    """Returns those of the named metrics that can be computed.
 
     Args:
         names: some of `METRICS`.
         a: the generated images.
-        b: the real ones, if there are any.
-        preset: that computes them.
+        b: the real images, if there are any.
+        preset: the preset in use.
     """
     return tuple(name for name in names if _problem(name, a, b, preset) is None)
 
@@ -74,7 +74,7 @@ def check(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> 
         if (problem := _problem(name, a, b, preset)) is not None:
             raise ValueError(problem)
     if "is" in names:
-        check_count(a, score_splits(preset), "the Inception Score, a mean of parts,")
+        check_count(a, score_splits(preset), "the Inception Score, a mean over splits,")
     if "pr" in names:
         for source in (a, b):
             assert source is not None
@@ -86,15 +86,15 @@ def check(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> 
 def _problem(name: str, a: Opened, b: Opened | None, preset: Preset) -> str | None:
     needed = [a] if name == "is" else [a, b]
     if None in needed:
-        return "a second input is needed: the images to compare with"
+        return "a second input is needed: the real images to compare with"
     each = [a] if name in _OF_GENERATED else needed
     if name in _PER_IMAGE and any(isinstance(source, Statistics) for source in each):
         return (
-            "of statistics only FID and sFID can be computed; KID, the Inception Score, precision, "
+            "statistics are enough for FID and sFID only; KID, the Inception Score, precision, "
             "recall, density, coverage and intervals need the images"
         )
     if name == "sfid" and "sfid" not in preset.metrics:
-        return "sFID is of spatial features, which only --preset adm (preset='adm') computes"
+        return "sFID needs spatial features, which only --preset adm (preset='adm') computes"
     if name == "sfid" and any(_without_spatial(source) for source in needed):
         return "sFID needs files of statistics with mu_s and sigma_s"
     return None
@@ -106,12 +106,12 @@ def _without_spatial(source: Opened | None) -> bool:
 
 
 def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool) -> ImageSet:
-    """Computes what metrics need of one set, in one pass.
+    """Computes the statistics of one set, and if needed its features, in one pass.
 
     Args:
-        extractor: that computes it.
-        opened: what the extractor opened.
-        name: of the source.
+        extractor: computes them.
+        opened: the set, as the extractor opened it.
+        name: name of the source.
         per_image: whether the features of each image are needed.
     """
     if isinstance(opened, Statistics) or not per_image:
@@ -129,17 +129,17 @@ def sets_of(
     *,
     bootstrap: int = 0,
 ) -> Iterator[tuple[ImageSet, ImageSet | None]]:
-    """Computes what the metrics need, after all checks: of the real images once.
+    """Checks all sets, then computes what the metrics need. The real images are computed once.
 
     Args:
-        extractor: that computes it.
+        extractor: computes features and statistics.
         names: some of `METRICS`.
-        generated: one or more sets of images, by their names.
-        real: name and images to compare each of them with.
-        bootstrap: how many resamples an interval of FID is of; 0: without one.
+        generated: one or more sets of generated images, by name.
+        real: name and set of the real images, with which each generated set is compared.
+        bootstrap: number of resamples for the interval of FID; 0: no interval.
 
     Yields:
-        A set of generated images, and the real ones.
+        A set of generated images, and the set of real images.
 
     Raises:
         ValueError: see `check` and `scores.open_all`.
@@ -160,10 +160,10 @@ def sets_of(
 
 
 def _check_origins(preset: Preset, sources: Sequence[tuple[str, Opened]]) -> None:
-    """Compares what files say of their features, before any image is computed.
+    """Compares the origins that files state, before any image is computed.
 
-    Files of another preset than the one that is asked for are found here if there are no images,
-    whose features would differ from theirs.
+    If there are only files, it also checks that their preset is the requested one. If there are
+    images too, `open_all` compares the files with the extractor.
     """
     known = [(name, _known(source)) for name, source in sources]
     origins = [(name, files.origin) for name, files in known if files and files.origin]
@@ -172,7 +172,7 @@ def _check_origins(preset: Preset, sources: Sequence[tuple[str, Opened]]) -> Non
     if origins and len(origins) == len(known) and origins[0][1].preset != preset.name:
         found = origins[0][1].preset
         raise ValueError(
-            f"the files are of preset {found}, and {preset.name} is asked for: --preset {found}"
+            f"the files were made with preset {found}, not {preset.name}: use --preset {found}"
         )
 
 
@@ -183,13 +183,13 @@ def _known(source: Opened) -> Statistics | Features | None:
 def measured(
     names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset, *, bootstrap: int = 0
 ) -> Values:
-    """Computes metrics, by name; those with a deviation are a `MeanStd` or an `Interval`.
+    """Returns metrics by name; those with a deviation are a `MeanStd` or an `Interval`.
 
     Args:
         names: some of `METRICS`.
         a: the generated images.
-        b: the real ones.
-        preset: of statistics that do not say theirs.
+        b: the real images.
+        preset: used for statistics that do not state their preset.
         bootstrap: see `sets_of`.
     """
     values: Values = {}
@@ -241,15 +241,15 @@ _SHOWN = {
 
 
 def lines(values: Values) -> list[str]:
-    """Returns the metrics for people."""
+    """Returns one line of text for each metric."""
     return [f"{_SHOWN.get(name, name)}  {_text(name, value)}" for name, value in values.items()]
 
 
 def table(rows: Sequence[tuple[str, Values]]) -> list[str]:
-    """Returns the metrics of several sets as a table, one set a line.
+    """Returns a table of the metrics of several sets, one line for each set.
 
     Args:
-        rows: the name of a set, and its metrics: the same ones in all.
+        rows: name and metrics of each set; all must have the same metrics.
     """
     head = ["", *(_SHOWN.get(name, name) for name in rows[0][1])]
     body = [[name, *(_text(key, value) for key, value in found.items())] for name, found in rows]
@@ -271,14 +271,14 @@ def _text(name: str, value: Any) -> str:
 
 
 def origin_of(a: ImageSet, b: ImageSet | None) -> Origin | None:
-    """Returns what the features are of; None of files that do not say it."""
+    """Returns how the features were computed; None if the files do not say."""
     return a.statistics.origin or (b and b.statistics.origin) or None
 
 
 def record(extractor: Extractor, values: Values, a: ImageSet, b: ImageSet | None) -> dict[str, Any]:
-    """Returns everything about a result, as JSON can hold it.
+    """Returns a result and how it was computed, ready for JSON.
 
-    A deviation that there is not (NaN) is null.
+    A deviation that does not exist (NaN) is null.
     """
     origin = origin_of(a, b)
     unknown = {field.name: None for field in dataclasses.fields(Origin)}

@@ -1,4 +1,4 @@
-"""Images of any size as the network of FID takes them."""
+"""Resizes images to the input size of FID's network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Resize = Literal[
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 SIDE = 299
-"""Height and width of what the network takes, in pixels."""
+"""Height and width of the network's input, in pixels."""
 
 _UNIT = ("bilinear_torch", "bilinear_pillow")
 _Array = TypeVar("_Array", np.ndarray, jax.Array)
@@ -25,13 +25,13 @@ _Array = TypeVar("_Array", np.ndarray, jax.Array)
 def resized(image: np.ndarray, resize: Resize) -> np.ndarray:
     """Resizes an image to 299x299 by a named rule and normalises it to about [-1, 1].
 
-    FIDs by different rules must not be compared (Parmar et al. 2022,
-    https://arxiv.org/abs/2104.11222). What each rule computes:
+    FIDs computed with different rules must not be compared (Parmar et al. 2022,
+    https://arxiv.org/abs/2104.11222). The rules:
 
-    | rule | grid and filter | smooths before it shrinks | normalised |
+    | rule | grid and filter | antialiasing | normalised |
     |---|---|---|---|
     | `bilinear_torch` | half-pixel centres, linear | no | 2 x / 255 - 1 |
-    | `bilinear_tf1` | starts in the corner, linear | no | (x - 128) / 128 |
+    | `bilinear_tf1` | aligned at the top left corner, linear | no | (x - 128) / 128 |
     | `bilinear_antialias` | half-pixel centres, linear | yes | (x - 128) / 128 |
     | `bicubic_pillow` | half-pixel centres, cubic, clipped to [0, 255] | yes | (x - 128) / 128 |
     | `bilinear_pillow` | half-pixel centres, linear, rounded to 8 bits | yes | 2 x / 255 - 1 |
@@ -42,7 +42,7 @@ def resized(image: np.ndarray, resize: Resize) -> np.ndarray:
     as clean-fid calls it; Pillow's resizing of an RGB image, as jax-fid calls it.
 
     Args:
-        image: [h, w, 3] from 0 to 255; uint8, or float for the rules that do not round.
+        image: [h, w, 3] from 0 to 255; uint8, or floats for rules that do not round.
         resize: the rule.
 
     Returns:
@@ -55,8 +55,8 @@ def pixels_resized(image: np.ndarray, resize: Resize) -> np.ndarray:
     """Returns float32 [299, 299, 3], not normalised; see `resized`."""
     if resize == "bilinear_pillow":
         if image.dtype != np.uint8:
-            raise ValueError(f"{resize} rounds to 8 bits: uint8 is needed, not {image.dtype}")
-        # jax-fid leaves an image of the right size as it is; so does Pillow.
+            raise ValueError(f"{resize} rounds to 8 bits, so it needs uint8, not {image.dtype}")
+        # Neither jax-fid nor Pillow changes an image of the right size.
         picture = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         return np.asarray(picture).astype(np.float32)
     if resize == "bicubic_pillow":
@@ -70,10 +70,10 @@ def pixels_resized(image: np.ndarray, resize: Resize) -> np.ndarray:
 
 
 def normalised(pixels: _Array, resize: Resize) -> _Array:
-    """Maps float32 pixels from 0 to 255 to about [-1, 1], as the rule's programs do.
+    """Maps float32 pixels from 0 to 255 to about [-1, 1], as programs with this rule do.
 
     Args:
-        pixels: of any shape, of NumPy or jax.
+        pixels: a NumPy or JAX array of any shape.
         resize: the rule.
     """
     if resize in _UNIT:
@@ -87,7 +87,7 @@ def _bicubic(channel: np.ndarray) -> np.ndarray:
 
 
 def _smoothed(image: np.ndarray) -> np.ndarray:
-    """Columns first, then rows, as PyTorch does."""
+    """Resizes the width first, then the height, as PyTorch does."""
     height, width, channels = image.shape
     rows = image.astype(np.float32)
     if width != SIDE:
@@ -101,8 +101,8 @@ def _smoothed(image: np.ndarray) -> np.ndarray:
 def smoothing_weights(old: int) -> np.ndarray:
     """Returns the weights of `old` input pixels in 299 output pixels, float32 [299, old].
 
-    The filter is a triangle. It is as wide as two output pixels where the image shrinks, else as
-    two input pixels. Everything is computed in float32, as in PyTorch.
+    The filter is a triangle. It is two output pixels wide if the image shrinks, else two input
+    pixels. All is computed in float32, as in PyTorch.
     """
     one, half = np.float32(1), np.float32(0.5)
     scale = np.float32(old) / np.float32(SIDE)

@@ -1,4 +1,4 @@
-"""Metrics of images, each in one call."""
+"""One function for each metric, from images to the number."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Options(TypedDict, total=False):
 def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack[Options]) -> float:
     """Returns the Fréchet Inception Distance of two sets of images.
 
-    It is the preset's number: by default pytorch-fid's, with its weights. Of fewer images than
-    features the estimate is far too large, for any implementation; a warning says so.
+    It is the number that the preset's program computes, by default pytorch-fid with its weights.
+    With fewer images than features FID is far too large, in any implementation. A warning says so.
 
     Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
@@ -52,14 +52,14 @@ def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack
             (paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3]); `Statistics`; or
             `Features`.
         b: likewise.
-        extractor: in place of options, for repeated use: it is compiled once.
-        **options: of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
+        extractor: replaces the options; for repeated use, because it is compiled once.
+        **options: options of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
             skip_unreadable, progress, workers, parts.
 
     Raises:
         ValueError: for a set of fewer than two images, images or files that cannot be read, or
-            statistics of another preset, resizing, weights or number of features. All that can be
-            known before is said before the first image is computed.
+            statistics of another preset, resizing, weights or number of features; if possible,
+            before the first image is computed.
         FileNotFoundError: if there is no such folder or file.
         WeightsError: see `load_weights`.
     """
@@ -76,13 +76,13 @@ def sfid(
     Source: Nash et al. 2021, https://arxiv.org/abs/2103.03841.
 
     Args:
-        a: see `fid`; files of statistics need spatial ones.
+        a: see `fid`; files of statistics must include spatial statistics.
         b: likewise.
         extractor: see `fid`.
-        **options: see `fid`; the preset is "adm" if it is not given.
+        **options: see `fid`; the default preset is "adm".
 
     Raises:
-        ValueError: see `fid`; without spatial statistics.
+        ValueError: see `fid`; if there are no spatial statistics.
     """
     if extractor is None:
         options.setdefault("preset", "adm")
@@ -92,14 +92,14 @@ def sfid(
 
 
 def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
-    """`frechet_distance` as the preset of the statistics has it.
+    """Returns `frechet_distance` with the options of the preset that the statistics state.
 
-    Warns if there are fewer images than features.
+    Warns if there are no more images than features.
 
     Args:
-        a: of d features.
-        b: of as many.
-        preset: for statistics that do not say theirs.
+        a: statistics of d features.
+        b: likewise, of d features too.
+        preset: used for statistics that do not state their preset; None: the default.
 
     Raises:
         ValueError: for statistics of different origins or numbers of features.
@@ -109,14 +109,15 @@ def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = N
     if few:
         warnings.warn(
             f"{' and '.join(map(str, few))} images for {len(a.mean)} features: FID is far too "
-            "large for so few. Compare only FIDs of as many images, or use KID, which is unbiased",
+            "large with so few. Compare only FIDs of equally many images, or use KID, which is "
+            "unbiased",
             stacklevel=3,
         )
     return frechet_distance(a, b, offset=_preset_of(preset, a.origin, b.origin).offset)
 
 
 def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
-    """`frechet_distance` of the spatial statistics; see `fid_of_statistics`.
+    """Returns `frechet_distance` of the spatial statistics; see `fid_of_statistics`.
 
     Raises:
         ValueError: see `fid_of_statistics`; if there are no spatial statistics.
@@ -132,7 +133,7 @@ def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = 
 
 
 def _preset_of(given: Preset | None, *origins: Origin | None) -> Preset:
-    """The preset that features were computed by, else the one that is given, else the default."""
+    """Returns the preset the features were computed with, else the given one, else the default."""
     for origin in origins:
         if origin is not None:
             return preset_of(origin.preset)
@@ -152,11 +153,11 @@ def kid(
     """Returns the Kernel Inception Distance of two sets of images; see `kernel_distance`.
 
     Args:
-        a: images as `fid` takes, or `Features`; not statistics.
+        a: what `fid` takes, except statistics.
         b: likewise.
-        subsets: how many subsets; None here and below: the preset's.
-        subset_size: images in each.
-        seed: of their draws.
+        subsets: number of subsets; None: the preset's.
+        subset_size: number of images in each; None: the preset's.
+        seed: seed of the draws; None: the preset's.
         extractor: see `fid`.
         **options: see `fid`.
 
@@ -184,7 +185,7 @@ def kid_of_features(
     subset_size: int | None = None,
     seed: int | None = None,
 ) -> MeanStd:
-    """`kernel_distance` as the preset of the features has it; see `fid_of_statistics`."""
+    """Returns `kernel_distance` with the options of the preset; see `fid_of_statistics`."""
     check_comparable(a.origin, b.origin)
     preset = _preset_of(preset, a.origin, b.origin)
     return kernel_distance(
@@ -208,8 +209,8 @@ def inception_score(
     """Returns the Inception Score of images; see `score_of_logits`.
 
     Args:
-        images: as `fid` takes, or `Features`; not statistics.
-        splits: into how many parts the images are cut; None: as the preset has it.
+        images: what `fid` takes, except statistics.
+        splits: number of splits of the images; None: the preset's.
         extractor: see `fid`.
         **options: see `fid`.
 
@@ -225,18 +226,18 @@ def inception_score(
     return score_of_features(features, preset=extractor.preset, splits=splits)
 
 
-_NO_LOGITS = "the Inception Score needs logits, which only the last stage has: dims=2048"
+_NO_LOGITS = "the Inception Score needs logits, which only the last stage has: use dims=2048"
 
 
 def score_splits(preset: Preset) -> int:
-    """Returns how many images the Inception Score needs at least."""
+    """Returns the smallest number of images the Inception Score can be computed from."""
     return 2 if preset.is_split_size else preset.is_splits
 
 
 def score_of_features(
     features: Features, *, preset: Preset | None = None, splits: int | None = None
 ) -> MeanStd:
-    """`score_of_logits` as the preset of the features has it; see `fid_of_statistics`."""
+    """Returns `score_of_logits` with the options of the preset; see `fid_of_statistics`."""
     if features.logits_unbiased is None:
         raise ValueError(_NO_LOGITS)
     preset = _preset_of(preset, features.origin)
@@ -261,9 +262,9 @@ def precision_recall(
     """Returns improved precision and recall; see `manifold_precision_recall`.
 
     Args:
-        generated: images as `fid` takes, or `Features`; not statistics.
+        generated: what `fid` takes, except statistics.
         real: likewise.
-        neighbours: k, which sets how large the balls around features are; None: the preset's.
+        neighbours: k, which sets the radii of the balls around features; None: the preset's.
         extractor: see `fid`.
         **options: see `fid`.
 
@@ -285,7 +286,7 @@ def precision_recall_of_features(
     preset: Preset | None = None,
     neighbours: int | None = None,
 ) -> PrecisionRecall:
-    """Precision and recall as the preset of the features has them; see `fid_of_statistics`."""
+    """Returns precision and recall with the options of the preset; see `fid_of_statistics`."""
     check_comparable(generated.origin, real.origin)
     preset = _preset_of(preset, generated.origin, real.origin)
     compute = half_precision_recall if preset.pr_dtype == "float16" else manifold_precision_recall
@@ -296,13 +297,13 @@ def precision_recall_of_features(
 def open_all(
     extractor: Extractor, *sources: Any, per_image: bool = False, least: int = 2
 ) -> list[Images | Statistics | Features]:
-    """Opens sources, and loads the network if one needs it, before any image is computed.
+    """Opens and checks sources, and loads the network if needed, before any image is computed.
 
     Args:
-        extractor: loaded if there are images.
+        extractor: opens them; its network is loaded if there are images.
         *sources: what `fid` takes.
         per_image: whether the features of each image are needed, which statistics do not have.
-        least: how many images are needed.
+        least: smallest number of images.
 
     Raises:
         ValueError: see `fid`.
@@ -310,8 +311,8 @@ def open_all(
     opened = [extractor.open(source) for source in sources]
     if per_image and any(isinstance(source, Statistics) for source in opened):
         raise ValueError(
-            "of statistics only FID can be computed; KID, the Inception Score, precision and "
-            "recall need the images"
+            "statistics are enough for FID only; KID, the Inception Score, precision and recall "
+            "need the images"
         )
     for source in opened:
         check_count(source, least)
@@ -329,10 +330,10 @@ def open_all(
 def check_count(
     source: Images | Statistics | Features, least: int, metric: str = "the metric"
 ) -> None:
-    """Raises a ValueError for images that are known to be fewer than are needed."""
+    """Raises a ValueError if there are fewer images than needed, as far as that is known."""
     if isinstance(source, Images) and source.count is not None and source.count < least:
         raise ValueError(
-            f"{source.name} has {source.count} images; {metric} needs {least} at least"
+            f"{source.name} has {source.count} images; {metric} needs at least {least}"
         )
 
 
@@ -341,7 +342,7 @@ def _check_width(source: Images | Statistics | Features, width: int) -> None:
         return
     found = len(source.mean) if isinstance(source, Statistics) else source.pooled.shape[1]
     if found != width:
-        raise ValueError(f"{found} features are given, and {width} would be computed: set dims")
+        raise ValueError(f"one input has {found} features, the other would have {width}: set dims")
 
 
 def _features(extractor: Extractor, *sources: Any, least: int = 2) -> list[Features]:
@@ -353,16 +354,16 @@ def _extractor(extractor: Extractor | None, options: Options) -> Extractor:
     if extractor is None:
         return Extractor(**options)
     if options:
-        raise TypeError(f"give {', '.join(options)} to the extractor")
+        raise TypeError(f"give {', '.join(options)} to the Extractor instead")
     return extractor
 
 
 def result(state: State, real: Any) -> float:
-    """Returns the Fréchet Inception Distance of the images and others.
+    """Returns the Fréchet Inception Distance between the images of a state and real images.
 
     Args:
-        state: of generated images.
-        real: another state; `Statistics`, or the path of an `.npz` file of them; or `Features`.
+        state: state of the generated images.
+        real: another state, `Statistics`, the path of an `.npz` file of them, or `Features`.
 
     Raises:
         ValueError: see `statistics_of`; for statistics of another origin or number of features.

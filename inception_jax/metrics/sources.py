@@ -1,4 +1,4 @@
-"""Further sources of images: generators, loaders of batches, archives, and files of records."""
+"""More sources of images: generators, data loaders, zip files, and files of records."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from inception_jax.tfrecords import bytes_features, read_records
 
 _IMAGE_KEYS = ("image", "images", "image/encoded", "pixel_values", "jpg", "png")
 _TFRECORD, _ARRAY_RECORD = ".tfrecord", ".array_record"
-_BOX = b"ftyp"  # of AVIF and HEIC, after four bytes
+_BOX = b"ftyp"  # AVIF and HEIC, after four bytes
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 
 class Encoded(NamedTuple):
-    """An image file that is not a file of its own."""
+    """The bytes of an image file that is stored inside another file."""
 
     data: bytes
     name: str
@@ -36,17 +36,17 @@ class Encoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """Images that a function generates, on the devices.
+    """Images that a function generates on the devices.
 
     Args:
-        function: of a key of `jax.random` and a number of images n, to images [n, h, w, 3]; uint8,
-            or floats of `value_range`.
-        count: how many images to generate.
-        batch_size: n, always: what is beyond `count` is left out.
-        seed: of the keys, one for each batch.
+        function: maps a `jax.random` key and a number n to images [n, h, w, 3]; uint8, or floats in
+            `value_range`.
+        count: number of images to generate.
+        batch_size: n in every call; images beyond `count` are dropped.
+        seed: seed of the keys; each batch gets its own key.
         value_range: see `Extractor.apply`.
         rounding: see `Extractor.apply`.
-        name: for messages.
+        name: name of the images, for messages.
     """
 
     function: Callable[[jax.Array, int], Any]
@@ -62,38 +62,40 @@ class Generated:
             raise ValueError(f"function(key, n) is needed, not a {type(self.function).__name__}")
         if self.count < 2 or self.batch_size < 1:
             raise ValueError(
-                f"two images at least, in batches of one; got {self.count} in {self.batch_size}"
+                f"count must be at least 2 and batch_size at least 1; got {self.count} and "
+                f"{self.batch_size}"
             )
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yields batches, and how many images of each count."""
+        """Yields batches, and the number of images of each to keep."""
         key = jax.random.key(self.seed)
         for number, start in enumerate(range(0, self.count, self.batch_size)):
             images = self.function(jax.random.fold_in(key, number), self.batch_size)
             found = tuple(getattr(images, "shape", ()))
             if found[:1] != (self.batch_size,):
                 raise ValueError(
-                    f"{self.name}: {self.batch_size} images were asked for; got {list(found)}"
+                    f"{self.name}: {self.batch_size} images were requested; got {list(found)}"
                 )
             yield images, min(self.batch_size, self.count - start)
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """Batches of a loader, such as Grain's or PyTorch's, as uint8 images.
+    """Images from the batches of a data loader, such as Grain's or PyTorch's, as uint8.
 
-    A batch is an array or a list of images; a tuple or list of images and other things; or a
+    A batch is an array or a list of images, a tuple or list of images and other things, or a
     mapping.
 
     Args:
-        batches: yields them.
-        key: of the images in a batch: a name or a position. None: the usual names, and the only
-            part that looks like images.
-        value_range: of float images, black and white: (0, 1), (-1, 1) or (0, 255).
-        rounding: of float images: "nearest" or "down", to whole numbers from 0 to 255.
-        channels_first: images are [n, c, h, w]. None: tensors of PyTorch that look like it are.
-        count: how many images there are, for the progress bar.
-        name: for messages.
+        batches: yields the batches.
+        key: name or position of the images in a batch. None: one of the usual names, or the only
+            part with the shape of images.
+        value_range: the values of black and white in float images: (0, 1), (-1, 1) or (0, 255).
+        rounding: how float images are rounded to whole numbers from 0 to 255: "nearest" or "down".
+        channels_first: whether images are [n, c, h, w]. None: only PyTorch tensors of such a shape
+            are.
+        count: number of images, for the progress bar.
+        name: name of the images, for messages.
     """
 
     batches: Iterable[Any]
@@ -105,7 +107,7 @@ class Loader:
     name: str = "images"
 
     def __iter__(self) -> Iterator[Any]:
-        low, high = np.inf, -np.inf  # of float images, 0 being black and 1 white
+        low, high = np.inf, -np.inf  # of float images, where 0 is black and 1 is white
         for batch in self.batches:
             array = as_array(images_in(batch, self.key, self.name), self.channels_first)
             if jnp.issubdtype(array.dtype, jnp.floating) and array.size:  # bfloat16 too
@@ -117,11 +119,11 @@ class Loader:
         warn_of_part(low, high, self.name)
 
     def _scaled(self, array: np.ndarray) -> np.ndarray:
-        """Returns float images in float32, black being 0 and white 255."""
+        """Returns float images scaled to float32 from 0 (black) to 255 (white)."""
         if self.value_range is None:
             raise ValueError(
-                f"{self.name}: float images need their range; got {array.dtype} "
-                f"{list(array.shape)}: Loader(batches, value_range=(0, 1)), (-1, 1) or (0, 255)"
+                f"{self.name}: float images need a value_range; got {array.dtype} "
+                f"{list(array.shape)}: use Loader(batches, value_range=(0, 1)), (-1, 1) or (0, 255)"
             )
         low, high = map(np.float32, self.value_range)
         return (array.astype(np.float32) - low) * np.float32(255 / (high - low))
@@ -133,10 +135,10 @@ class Loader:
 
 
 def images_in(batch: Any, key: str | int | None = None, name: str = "images") -> Any:
-    """Returns the images of a batch of images and other things.
+    """Returns the images of a batch that may hold other things too; see `Loader`.
 
     Raises:
-        ValueError: if they are not where they are looked for, with what there is.
+        ValueError: if they are not found; the message says what the batch holds.
     """
     if isinstance(batch, Mapping):
         keys = list(batch)
@@ -149,14 +151,14 @@ def images_in(batch: Any, key: str | int | None = None, name: str = "images") ->
                 "Loader(batches, key=...)"
             )
         if key not in batch:
-            raise ValueError(f"{name}: a batch has {', '.join(map(repr, keys))}, and no {key!r}")
+            raise ValueError(f"{name}: a batch has {', '.join(map(repr, keys))}, but no {key!r}")
         return batch[key]
     if isinstance(batch, tuple | list):
         at = _place_of_images(batch, name) if key is None else key
         if at is None:
             return batch
         if not isinstance(at, int) or not -len(batch) <= at < len(batch):
-            raise ValueError(f"{name}: a batch has {len(batch)} parts, and no {key!r}")
+            raise ValueError(f"{name}: a batch has {len(batch)} parts, but no {key!r}")
         return batch[at]
     if key is not None:
         raise ValueError(f"{name}: a batch is a {type(batch).__name__}, which has no {key!r}")
@@ -164,7 +166,7 @@ def images_in(batch: Any, key: str | int | None = None, name: str = "images") ->
 
 
 def _place_of_images(batch: Sequence[Any], name: str) -> int | None:
-    """Finds the images among the parts of a batch; None if the parts are single images."""
+    """Returns the position of the images in a batch; None if each part is a single image."""
     sizes = [
         3 if isinstance(part, Image.Image) else len(getattr(part, "shape", ())) for part in batch
     ]
@@ -179,7 +181,7 @@ def _place_of_images(batch: Sequence[Any], name: str) -> int | None:
 
 
 def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
-    """Returns images of NumPy, jax or torch as an array, channels last."""
+    """Returns NumPy, JAX or PyTorch images as a NumPy array, channels last."""
     if isinstance(images, tuple | list):
         images = np.stack([as_array(image, channels_first) for image in images])
         channels_first = False
@@ -200,13 +202,13 @@ def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
 
 
 def archive(path: Path) -> tuple[Iterable[Encoded], int]:
-    """Opens a zip file: all its images, of all folders, in the order of their names.
+    """Opens a zip file of images. Images in all its folders are read, sorted by path.
 
     Returns:
-        What yields them, and their number.
+        An iterable of the images, and their number.
 
     Raises:
-        ValueError: if it is no zip file, or has no images.
+        ValueError: if it is not a zip file, or has no images.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -235,7 +237,7 @@ def _is_image(name: str) -> bool:
 
 
 class _Again:
-    """Something that can be iterated over more than once."""
+    """An iterable that starts a new iterator each time."""
 
     def __init__(self, start: Callable[[], Iterator[Any]]):
         self._start = start
@@ -245,7 +247,7 @@ class _Again:
 
 
 def record_files(path: Path) -> list[Path]:
-    """Returns the files of records that a path names: itself, or those that fit its `*`."""
+    """Returns the files of records at a path, which may have a `*`; empty if there are others."""
     text = str(path)
     found = [path]
     if "*" in text and not path.exists():
@@ -256,16 +258,16 @@ def record_files(path: Path) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Images in files of records, TFRecord or array_record, in the order of the files.
+    """Images in TFRecord or array_record files, in the order of the files.
 
     A record is an image file itself, or a `tf.train.Example` that holds one.
 
     Args:
-        files: their paths.
-        key: of the image in an example; None: the usual names.
+        files: paths of the files.
+        key: name of the image in an example; None: one of the usual names.
 
     Raises:
-        FileNotFoundError: if one is not there.
+        FileNotFoundError: if a file does not exist.
         ValueError: for another kind of file, or if a package is missing.
     """
 
@@ -278,14 +280,14 @@ class Records:
             if not path.is_file():
                 raise FileNotFoundError(f"no file at {path}")
             if not record_files(path):
-                raise ValueError(f"{path} is named neither *{_TFRECORD}* nor *{_ARRAY_RECORD}*")
+                raise ValueError(f"{path} must be named *{_TFRECORD}* or *{_ARRAY_RECORD}*")
             is_array = _ARRAY_RECORD in path.name
             package = "array_record" if is_array else "google_crc32c"
             extras.check(package, f"reading {path.name}")
 
     @property
     def count(self) -> int | None:
-        """How many images there are; None for TFRecord, which does not say."""
+        """Number of images; None for TFRecord files, which do not say."""
         if not all(_ARRAY_RECORD in path.name for path in self.files):
             return None
         return sum(reader.num_records() for reader in map(_array_record, self.files))
@@ -324,5 +326,5 @@ def _array_record(path: Path) -> Any:
     module = extras.require("array_record.python.array_record_module", f"reading {path.name}")
     try:
         return module.ArrayRecordReader(str(path))
-    except Exception as error:  # it raises many kinds
+    except Exception as error:  # the reader raises exceptions of many types
         raise ValueError(f"{path} is not a whole array_record file: {error}") from None

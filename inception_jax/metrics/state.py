@@ -1,11 +1,11 @@
-"""What a metric needs of images that never leave the devices: a pytree that is updated and merged.
+"""State of a metric for images that stay on the devices: a pytree that is updated and merged.
 
     state = extractor.init()
     state = extractor.update(state, images)
     metrics.result(state, real)
 
-Nothing here depends on the order of the images or on how they are cut into batches, but for the
-features that are kept, which are the first ones.
+The state does not depend on the order of the images, nor on the batches, except for the features it
+keeps: those of the first images.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ _AT_ONCE = 1 << 26  # bytes of a state that processes send each other at once
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What is known of the images so far; a pytree of arrays.
+    """Sums over the images so far, and the features that are kept; a pytree of arrays.
 
     Attributes:
-        moments: sums over the features, by the name of their field in `Features`.
-        kept: the features of the first images, by the same names, [size, d]; empty unless some are
-            to be kept.
-        pixel_range: float32 [2], the least and the largest value of the images, 0 being black and
-            1 white, before anything was clipped; see `device_images.pixel_range`.
-        origin: how features are computed; None where that is not known.
+        moments: sums over the features, by their field in `Features`.
+        kept: features of the first images, [size, d], by the same fields; empty if none are kept.
+        pixel_range: float32 [2], the smallest and the largest value of the images before clipping,
+            where 0 is black and 1 is white; see `device_images.pixel_range`.
+        origin: how features are computed; None if unknown.
     """
 
     moments: dict[str, Moments]
@@ -51,7 +50,7 @@ class State:
 
     @property
     def count(self) -> jax.Array:
-        """How many images there are; int32 []."""
+        """Number of images, int32 []."""
         return self.moments["pooled"].count
 
 
@@ -61,11 +60,12 @@ def init(
     keep: int | Mapping[str, tuple[int, int]] = 0,
     origin: Origin | None = None,
 ) -> State:
-    """Returns the state of no images; `Extractor.init` knows the arguments.
+    """Returns an empty state; `Extractor.init` fills in the arguments.
 
     Args:
-        widths: the number of features, or that of each kind by its name in `Features`.
-        keep: how many features to keep; or, for more kinds of them, their shapes [size, d].
+        widths: number of features; or a mapping from fields of `Features` to numbers.
+        keep: number of images to keep the features of; or a mapping from fields of `Features` to
+            shapes (size, d).
         origin: how features are computed.
     """
     widths = {"pooled": widths} if isinstance(widths, int) else dict(widths)
@@ -82,13 +82,13 @@ def init(
 def add(
     state: State, features: Features, mask: jax.Array | None = None, pixel_range: Any = None
 ) -> State:
-    """Takes in features, of `Extractor.apply` or of anything else.
+    """Adds features, from `Extractor.apply` or elsewhere.
 
     Args:
-        state: so far.
-        features: of arrays [n, d]; of these it needs the kinds that the state has.
-        mask: bool [n]; features that are False do not count. None: all count.
-        pixel_range: of the images, see `State`.
+        state: state so far.
+        features: features [n, d]; they must have all fields that the state has.
+        mask: bool [n], False for rows to ignore. None: all count.
+        pixel_range: range of the images, see `State`; None: not recorded.
 
     Raises:
         ValueError: for features of another kind, number or origin than the state's.
@@ -102,8 +102,8 @@ def add(
         new = _of_kind(features, name)
         if new.ndim != 2 or new.shape[1] != old.shift.shape[0]:
             raise ValueError(
-                f"the state is of {old.shift.shape[0]} features; got {list(new.shape)}: "
-                "make it with extractor.init()"
+                f"the state is for {old.shift.shape[0]} features; got {list(new.shape)}: "
+                "make the state with extractor.init()"
             )
         moments[name] = sums.add(old, new, mask)
     kept = {}
@@ -119,15 +119,15 @@ def add(
 def _of_kind(features: Features, name: str) -> jax.Array:
     found = getattr(features, name)
     if found is None:
-        raise ValueError(f"the state needs {name} features, which these are without")
+        raise ValueError(f"the state needs {name} features, but they are missing")
     return jnp.asarray(found)
 
 
 def checked_mask(mask: Any, count: int) -> jax.Array:
-    """Returns a mask of images; ValueError for another shape."""
+    """Returns a mask of images as bool [count]; ValueError for another shape."""
     mask = jnp.asarray(mask)
     if mask.shape != (count,):
-        raise ValueError(f"a mask of {count} images is [{count}]; got {list(mask.shape)}")
+        raise ValueError(f"a mask for {count} images must be [{count}]; got {list(mask.shape)}")
     return mask.astype(bool)
 
 
@@ -138,15 +138,15 @@ def _wider(a: jax.Array, b: Any) -> jax.Array:
 
 
 def merge(a: State, b: State) -> State:
-    """Returns the state of the images of both, as if they had been one set; may be compiled.
+    """Returns one state for the images of both; can be compiled.
 
     Raises:
-        ValueError: for states of different kinds, numbers or origins of features.
+        ValueError: for states of different fields, numbers or origins of features.
     """
     check_comparable(a.origin, b.origin)
     shapes = [{k: m.shift.shape for k, m in s.moments.items()} for s in (a, b)]
     if shapes[0] != shapes[1] or a.kept.keys() != b.kept.keys():
-        raise ValueError(f"states of different features: {shapes[0]} and {shapes[1]}")
+        raise ValueError(f"the states have different features: {shapes[0]} and {shapes[1]}")
     moments = {name: sums.merge(a.moments[name], b.moments[name]) for name in a.moments}
     kept = {}
     for name, buffer in a.kept.items():
@@ -157,13 +157,13 @@ def merge(a: State, b: State) -> State:
 
 
 def merge_over(state: State, axis_name: str) -> State:
-    """Merges the states of all devices along an axis, in `jax.shard_map` or `jax.pmap`.
+    """Merges the states of all devices along a mesh axis, in `jax.shard_map` or `jax.pmap`.
 
-    It gathers them: each device then holds as many states as there are devices, for a moment.
+    It gathers all states, so each device briefly holds as many as there are devices.
 
     Args:
-        state: of this device.
-        axis_name: of the mesh.
+        state: state of this device.
+        axis_name: name of the axis.
     """
     every = jax.tree.map(lambda x: lax.all_gather(x, axis_name), state)
     parts = [jax.tree.map(lambda x: x[i], every) for i in range(len(every.count))]  # noqa: B023
@@ -174,13 +174,13 @@ def merge_over(state: State, axis_name: str) -> State:
 
 
 def across_processes(state: State) -> State:
-    """Merges the states of all processes of `jax.distributed`, each of images of its own.
+    """Merges the states of all processes of `jax.distributed`, each with its own images.
 
-    Every process has to call it. States of one `jax.jit` over the devices of all processes are
-    merged already: do not call it for those.
+    Every process must call it. Do not call it if one `jax.jit` runs over the devices of all
+    processes: its states are merged already.
 
     Returns:
-        The same state in every process, of NumPy arrays.
+        The same state in every process, with NumPy arrays.
     """
     from jax.experimental import multihost_utils
 
@@ -188,7 +188,7 @@ def across_processes(state: State) -> State:
         return state
     if any(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(state)):
         raise ValueError(
-            "this state is of the devices of all processes, which share it already: give it to "
+            "this state is already shared by the devices of all processes: give it to "
             "metrics.result"
         )
     local = jax.device_get(state)
@@ -206,7 +206,7 @@ def across_processes(state: State) -> State:
 
 
 def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
-    """Every process's array, [processes, ...]; a large one in pieces."""
+    """Gathers the arrays of all processes, [processes, ...]; large ones in pieces."""
     if leaf.nbytes <= _AT_ONCE:
         return np.asarray(gather(leaf))
     flat = leaf.reshape(-1)
@@ -222,8 +222,8 @@ def statistics_of(state: State) -> Statistics:
     """Returns the statistics of the images, to compare or to save.
 
     Raises:
-        ValueError: for fewer than two images; for features that are not finite; if the images were
-            far outside of the range that was stated.
+        ValueError: for fewer than two images, features that are not finite, or images far outside
+            the stated range.
     """
     state = _on_host(state)
     low, high = map(float, state.pixel_range)
@@ -237,7 +237,7 @@ def statistics_of(state: State) -> Statistics:
 
 
 def features_of(state: State) -> Features:
-    """Returns the features that were kept: those of the first images, in their order.
+    """Returns the features that were kept, those of the first images, in order.
 
     Raises:
         ValueError: if none were kept.
@@ -254,7 +254,7 @@ def _on_host(state: State) -> State:
 
 
 def _fetched(array: Any) -> np.ndarray:
-    """An array of any sharding."""
+    """Returns an array, sharded in any way, as NumPy."""
     whole = getattr(array, "is_fully_addressable", True) or array.is_fully_replicated
     if whole:
         return np.asarray(array)

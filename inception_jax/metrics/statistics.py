@@ -1,4 +1,4 @@
-"""Mean and covariance of features: at once, or batch by batch."""
+"""Mean and covariance of features, computed at once or in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inception_jax.metrics import statistics_files
 from inception_jax.metrics.origin import Origin
 from inception_jax.notes import printable
 
-_ROWS = 1024  # features gathered before they are multiplied: a product of few rows takes as long
+_ROWS = 1024  # images gathered before they are multiplied: a product of fewer rows takes as long
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class Statistics:
     Attributes:
         mean: float64 [d].
         cov: float64 [d, d], the unbiased estimate (divided by n - 1), as `np.cov` gives it.
-        count: of images; None where a file does not say.
-        origin: how the features were computed; None where that is not known.
-        spatial: of the spatial features, which sFID is of; None without.
-        name: of the file that they were read from, for messages.
+        count: number of images; None if a file does not say.
+        origin: how the features were computed; None if unknown.
+        spatial: statistics of the spatial features, for sFID; None if there are none.
+        name: name of the file that they were read from, for messages.
 
     Raises:
         ValueError: if the shapes do not fit, a number is not finite, or `cov` is not symmetric.
@@ -45,11 +45,11 @@ class Statistics:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         if self.mean.ndim != 1 or self.cov.shape != self.mean.shape * 2:
             raise ValueError(
-                f"a mean [d] and a covariance [d, d] are needed; got {list(self.mean.shape)} and "
+                f"the mean must be [d] and the covariance [d, d]; got {list(self.mean.shape)} and "
                 f"{list(self.cov.shape)}"
             )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.cov).all()):
-            raise ValueError("there are NaN or infinite numbers in the mean or the covariance")
+            raise ValueError("the mean or the covariance has NaN or infinite numbers")
         if np.abs(self.cov - self.cov.T).max(initial=0) > 1e-4 * np.abs(self.cov).max(initial=0):
             raise ValueError("the covariance is not symmetric")
 
@@ -60,7 +60,7 @@ class Statistics:
         """Returns the statistics of features [n, d]; see `RunningStatistics`.
 
         Raises:
-            ValueError: for fewer than two, or a number that is not finite.
+            ValueError: for fewer than two images, or a number that is not finite.
         """
         running = RunningStatistics(mean_dtype=mean_dtype)
         running.update(features)
@@ -74,7 +74,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
-        """Reads an `.npz` file of any layout of `statistics_files.save`.
+        """Reads an `.npz` file in any layout of `statistics_files.save`.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -106,48 +106,49 @@ class Statistics:
 
 
 class RunningStatistics:
-    """Statistics of any number of features in the memory of one covariance.
+    """Statistics of any number of images, in the memory of one covariance.
 
-    Batches are merged by the formulas of Chan, Golub and LeVeque (1979), which add sums of squares
-    about each one's own mean; so nothing is lost where the mean is large beside the deviation.
+    Batches are merged by the formulas of Chan, Golub and LeVeque (1979), in which the squares of
+    each batch are about its own mean. So no digits are lost if the mean is large compared with the
+    deviation.
 
     Args:
-        mean_dtype: "float32" sums the mean in float32, image by image, as `np.mean` of float32
-            features does in several programs; the covariance is about the exact mean, as in
-            `np.cov`. "float64" is exact.
+        mean_dtype: "float64" is exact. "float32" sums the mean in float32, image by image, as
+            several programs do with `np.mean` of float32 features. The covariance is about the
+            exact mean in both cases, as in `np.cov`.
     """
 
     def __init__(self, *, mean_dtype: Literal["float64", "float32"] = "float64"):
         self._count = 0
         self._mean: np.ndarray | float = 0.0
-        self._scatter: np.ndarray | float = 0.0  # sum of the outer products about the mean
+        self._scatter: np.ndarray | float = 0.0  # sum of the outer products of x - mean
         self._rows: list[np.ndarray] = []
         self._narrow = mean_dtype == "float32"
         self._sum: np.ndarray | None = None  # float32
 
     def update(self, features: np.ndarray) -> None:
-        """Takes in features [n, d] of any float type.
+        """Adds features [n, d] of any float dtype.
 
         Raises:
             ValueError: for another shape, another d than before, or a number that is not finite.
         """
         if features.ndim != 2 or (self._rows and features.shape[1] != self._rows[0].shape[1]):
-            raise ValueError(f"features [n, d] of one d are needed; got {list(features.shape)}")
+            raise ValueError(f"features must be [n, d] of one d; got {list(features.shape)}")
         if not np.isfinite(features).all():
-            raise ValueError("there are NaN or infinite numbers in the features: check the weights")
+            raise ValueError("the features have NaN or infinite numbers: check the weights")
         self._rows.append(features)
         if sum(map(len, self._rows)) >= _ROWS:
             self._merge()
 
     def result(self) -> Statistics:
-        """Returns the statistics of all so far.
+        """Returns the statistics of all features so far.
 
         Raises:
-            ValueError: for fewer than two.
+            ValueError: for fewer than two images.
         """
         self._merge()
         if self._count < 2:
-            raise ValueError(f"a covariance needs two images at least; got {self._count}")
+            raise ValueError(f"a covariance needs at least two images; got {self._count}")
         mean = np.array(self._mean)
         if self._sum is not None:
             mean = self._sum / np.float32(self._count)

@@ -1,4 +1,4 @@
-"""Files of statistics, ours and those of other programs."""
+"""Reads and writes files of statistics, this library's and other programs'."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from inception_jax.outputs import atomic_write, check_target
 from inception_jax.version import __version__
 
 LAYOUTS = ("pytorch_fid", "clean", "adm", "jax")
-"""Whose files: pytorch-fid's, clean-fid's, guided-diffusion's, and those of JAX projects."""
+"""Layouts of pytorch-fid, clean-fid, guided-diffusion, and JAX projects."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Mean [d] and covariance [d, d]."""
@@ -36,7 +36,7 @@ def save(
     count: int | None,
     origin: Origin | None,
 ) -> None:
-    """Writes an `.npz` file that the layout's programs read.
+    """Writes an `.npz` file for the programs that read this layout.
 
     | layout | arrays | read by |
     |---|---|---|
@@ -45,21 +45,21 @@ def save(
     | `adm` | `mu`, `sigma`, `mu_s`, `sigma_s` | guided-diffusion's evaluator |
     | `jax` | `ref_mu`, `ref_sigma` | projects that copied jax-fid |
 
-    Beside them are the spatial statistics where there are some, the number of images, the origin
-    and this library's version. The other programs ignore these.
+    The file also holds the spatial statistics if there are any, the number of images, the origin,
+    and the version of this library. Other programs ignore these.
 
     Args:
-        path: ends in `.npz`, by which the programs know such files.
+        path: must end in `.npz`, because the programs recognise such files by it.
         layout: one of `LAYOUTS`.
         pooled: mean and covariance.
-        spatial: those of the spatial features, if there are any.
-        count: of images, if known.
+        spatial: mean and covariance of the spatial features, if there are any.
+        count: number of images, if known.
         origin: how the features were computed, if known.
 
     Raises:
         ValueError: for another ending or layout, for "adm" without spatial statistics, or if no
             file can be written there.
-        OSError: if the disk is full; what was there before then stays.
+        OSError: if the disk is full; an existing file is then left unchanged.
     """
     path = check_target(path, (".npz",), what="statistics")
     check_layout(layout, spatial=spatial is not None)
@@ -78,19 +78,19 @@ def save(
 
 
 def check_layout(layout: str, *, spatial: bool) -> None:
-    """Raises a ValueError for a layout that is not there, or that needs spatial statistics."""
+    """Raises a ValueError for an unknown layout, or one that needs missing spatial statistics."""
     if layout not in LAYOUTS:
         hint = did_you_mean(layout, LAYOUTS)
-        raise ValueError(f"layout is one of {', '.join(LAYOUTS)}, not {layout!r}{hint}")
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}{hint}")
     if layout == "adm" and not spatial:
         raise ValueError(
-            "guided-diffusion's files hold spatial statistics too, which preset='adm' "
-            "(--preset adm) computes"
+            "layout adm (guided-diffusion) needs spatial statistics, which preset='adm' (--preset "
+            "adm) computes"
         )
 
 
 def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns mean and covariance among the arrays of a file; None if there are none."""
+    """Returns the mean and the covariance in the arrays of a file; None if there are none."""
     for mean, cov in _NAMES:
         if mean in arrays and cov in arrays:
             return arrays[mean], arrays[cov]
@@ -98,13 +98,13 @@ def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
 
 
 def spatial(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns those of the spatial features; None if there are none."""
+    """Returns mean and covariance of the spatial features; None if there are none."""
     mean, cov = _SPATIAL
     return (arrays[mean], arrays[cov]) if arrays.keys() >= {mean, cov} else None
 
 
 def nothing_there(arrays: Mapping[str, np.ndarray], path: Path) -> ValueError:
-    """Returns the error about a file that holds no statistics."""
+    """Returns the error for a file that holds no statistics."""
     images = ": give those images as an array" if "arr_0" in arrays else ""
     return ValueError(
         f"{path} holds {', '.join(arrays) or 'nothing'} instead of pytorch-fid's mu and "
@@ -113,16 +113,16 @@ def nothing_there(arrays: Mapping[str, np.ndarray], path: Path) -> ValueError:
 
 
 def warn_of_unknown_origin(path: Path) -> None:
-    """Says that a file of another program does not tell how it was made."""
+    """Warns that a file does not state how its features were computed."""
     warnings.warn(
-        f"{printable(path)} does not say which program, resizing and weights it is of: the "
-        "distance means something only if they are those of the other images",
+        f"{printable(path)} does not say which program, resizing and weights it was made with: the "
+        "distance is meaningful only if the other images use the same",
         stacklevel=2,
     )
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that count; of others only the names, as they may be large.
+    """Reads the arrays of statistics; others, which may be large, are returned empty.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -133,7 +133,7 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
     wanted = {*_SPATIAL, "count", *(f.name for f in dataclasses.fields(Origin))}
     wanted.update(name for names in _NAMES for name in names)
     try:
-        # Opened here: of a damaged file numpy would leave it open.
+        # Opened here, because NumPy does not close a damaged file.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {k: file[k] if k in wanted else np.empty(0) for k in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Whether images have the range of values that was stated: what cannot be is refused or said."""
+"""Checks that images have the stated range of values: raises if they cannot, warns if unlikely."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ _REMEDY = "value_range=(0, 1), (-1, 1) or (0, 255)"
 
 
 def check_far(low: float, high: float, name: str = "images") -> None:
-    """Refuses images that are far outside of their range, nearly all of which would be clipped.
+    """Raises for images far outside the stated range, which would be clipped almost everywhere.
 
     Args:
-        low: the least value of the images, 0 being black and 1 white.
-        high: the largest.
-        name: of the images.
+        low: smallest value of the images, where 0 is black and 1 is white.
+        high: largest value.
+        name: name of the images, for messages.
 
     Raises:
-        ValueError: if they are, or if a value is NaN.
+        ValueError: if the images are far outside, or a value is NaN.
     """
     if np.isnan(low) or np.isnan(high):
-        raise ValueError(f"{name}: there are NaN among the pixels: check what generates them")
+        raise ValueError(f"{name}: some pixels are NaN: check what generates the images")
     if low < -0.5 or high > 1.5:
         raise ValueError(
-            f"{name} are far outside of the stated range: they reached from {low:.3g} to "
-            f"{high:.3g}, where 0 is black and 1 is white. State the range that they have: "
-            f"{_REMEDY}"
+            f"{name} are far outside the stated range: they reach from {low:.3g} to {high:.3g}, "
+            f"where 0 is black and 1 is white. State the range that they have: {_REMEDY}"
         )
 
 
 def warn_of_part(low: float, high: float, name: str = "images", *, stacklevel: int = 2) -> None:
-    """Warns of images that fill only the upper half of their range, or none of it.
+    """Warns of images that are all nearly black, or use only the upper half of the stated range.
 
     Args:
         low: see `check_far`; infinite if there are no images.
         high: likewise.
-        name: of the images.
-        stacklevel: as of `warnings.warn`, from the caller.
+        name: name of the images, for messages.
+        stacklevel: as for `warnings.warn`, counted from the caller.
     """
     if np.isfinite(high) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
         warnings.warn(
-            f"{name} reached only from {low:.3g} to {high:.3g} of the stated range, where 0 is "
-            "black and 1 is white: is that the range that they have?",
+            f"{name} use only {low:.3g} to {high:.3g} of the stated range, where 0 is black and 1 "
+            "is white: is the stated range right?",
             stacklevel=stacklevel + 1,
         )

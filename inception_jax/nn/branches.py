@@ -18,7 +18,7 @@ PoolKind = Literal["avg", "max"]
 
 
 class ConvLayer(Protocol):
-    """A convolution and what follows it: `layers.ConvBN`, `inception_v1.ConvReLU`."""
+    """A convolution and the operations after it: `layers.ConvBN`, `inception_v1.ConvReLU`."""
 
     conv: Conv
 
@@ -65,7 +65,11 @@ def siblings_with_pool(
 
 
 def _products(x: jax.Array, layers: Sequence[ConvLayer]) -> tuple[jax.Array, list[int]]:
-    """Convolves for all layers at once; returns where the channels of all but the last end."""
+    """Convolves for all layers at once.
+
+    Returns:
+        The output channels of all layers, and where those of each layer but the last end.
+    """
     kernels = [layer.conv.kernel_for_ops() for layer in layers]
     products = ops.conv(x.astype(layers[0].conv.dtype), jnp.concatenate(kernels, axis=-1))
     return products, list(itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1]))

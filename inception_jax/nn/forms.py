@@ -1,4 +1,4 @@
-"""The form in which an operation is computed: chosen by the platform that runs the program."""
+"""Chooses the form in which an operation is computed by the platform that runs the program."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ def forced_form(form: Form) -> Iterator[None]:
 
 @contextlib.contextmanager
 def native_convolutions() -> Iterator[None]:
-    """Traces float32 convolutions in the native form for CPUs too: for programs in which oneDNN
-    computes them (see `inference.onednn`)."""
+    """Traces float32 convolutions in the native form on CPUs too.
+
+    For programs in which oneDNN computes them, see `inference.onednn`.
+    """
     with _native_convolutions(True):
         yield
 
 
 def convolutions_are_native(dtype: DTypeLike) -> bool:
-    """Returns whether a convolution that is traced now has the native form on CPUs too."""
+    """Returns whether convolutions that are traced now have the native form on CPUs too."""
     return _native_convolutions.value and dtype == jnp.float32
 
 
 def by_platform(
     shifted: Callable, native: Callable, *args, dense: Callable | None = None
 ) -> Callable:
-    """Returns a function of arrays that takes the form of the platform it is lowered for.
+    """Returns a function of arrays that uses the form for the platform it is lowered for.
 
     Args:
-        shifted: form of CPUs.
-        native: form of TPUs, GPUs and others.
+        shifted: form for CPUs.
+        native: form for TPUs, GPUs and others.
         args: further arguments of all forms, after the arrays.
-        dense: form of TPUs, where it differs.
+        dense: form for TPUs, if it differs.
     """
     forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
     forms = {name: functools.partial(trailing, form, args) for name, form in forms.items()}

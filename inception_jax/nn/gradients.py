@@ -1,12 +1,12 @@
 """Gradients of convolutions in the form that CPUs run fastest: the rewriting `gradients`.
 
-XLA's CPU backend computes a kernel's gradient as a convolution whose window is the whole map, and
-writes the gradient of a shifted slice as a padded map of its own. The same sums take a third of the
-time, or less, as products of matrices and sums of shifted slices.
+XLA's CPU backend computes a kernel's gradient as a convolution with a window as large as the map,
+and writes the gradient of each shifted slice as a separate padded map. As matrix products and sums
+of shifted slices, the same sums take a third of the time or less.
 
 A function with such a gradient has reverse-mode derivatives of any order, and forward-mode
-derivatives of its gradient. JAX refuses its first derivative in forward mode (`jax.jvp`): trace
-without the rewriting for that.
+derivatives of its gradient. Its first derivative has no forward mode: for `jax.jvp`, trace without
+this rewriting.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from jax import lax
 from inception_jax.nn.windows import Padding, padded, pads, shifts, span, weighted_sum
 
 Convolve = Callable[..., jax.Array]
-"""Maps [n, h, w, c], a kernel, and further arguments that are no arrays, to [n, h, w, d]."""
+"""Maps [n, h, w, c], a kernel, and further arguments that are not arrays, to [n, h, w, d]."""
 
-_LARGE_MAP = 64 * 64  # pixels; of smaller maps XLA's own gradient is as fast
-_MOST_PIECES = 8  # so that no program grows with the batch
-_LEAST_CHANNELS = 64  # a product of fewer does not fill the processor's vectors
+_LARGE_MAP = 64 * 64  # pixels; for smaller maps XLA's own gradient is as fast
+_MOST_PIECES = 8  # limits the size of the program, whatever the batch
+_LEAST_CHANNELS = 64  # products of fewer channels do not fill the processor's vectors
 
 
 def pointwise(multiply: Convolve) -> Convolve:
-    """Gives a 1x1 convolution of stride 1 its gradient: two products."""
+    """Gives a 1x1 convolution of stride 1 its gradient: two matrix products."""
 
     def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         return g @ kernel[0, 0].T
@@ -42,14 +42,14 @@ def pointwise(multiply: Convolve) -> Convolve:
 
 
 def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) -> Convolve:
-    """Gives a convolution of a window of several pixels its kernel's gradient, in pieces.
+    """Gives a convolution with a window of several pixels its kernel's gradient, in pieces.
 
-    A large map's gradient is summed over images, because XLA takes up to five times as long for all
-    at once. Strided and upright kernels get one product for each tap. Other shapes keep XLA's own
-    gradient, which is as fast.
+    For large maps the gradient is a sum over groups of images, because XLA takes up to five times
+    as long for all at once. Strided and upright kernels get one product for each tap. Other shapes
+    keep XLA's own gradient, which is as fast.
 
     Args:
-        convolve: of x, the kernel and `args`.
+        convolve: function of x, the kernel and `args`.
         x: [n, h, w, c]; only its shape matters.
         kernel: [kh, kw, c, d]; only its shape matters.
         args: stride and padding.
@@ -112,8 +112,8 @@ def _by_images(
 ) -> jax.Array:
     kh, kw = kernel.shape[:2]
     borders = [pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], (kh, kw), strict=True)]
-    # Each piece has an image of every stretch of the batch: of a batch that is spread over devices,
-    # each device then has its share of every piece.
+    # Each piece takes images from all over the batch. So if the batch is split over devices, each
+    # device has a share of every piece.
     pieces = max(n for n in range(1, _MOST_PIECES + 1) if x.shape[0] % n == 0)
     x, g = (a.reshape(-1, pieces, *a.shape[1:]) for a in (x, g))
     return functools.reduce(
@@ -128,11 +128,11 @@ def _by_images(
 
 
 def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
-    """Gives a depthwise convolution of stride 1, of one filter a channel, its gradients.
+    """Gives a depthwise convolution of stride 1, with one filter per channel, its gradients.
 
-    The input's is the same sum of shifted slices with the kernel turned round. The kernel's adds
-    up, row by row, a map [n, w, c] for each of the kernel's pixels: sums over whole maps are
-    slower.
+    The gradient of the input is the same sum of shifted slices, with the kernel rotated by 180
+    degrees. The gradient of the kernel adds up rows into a map [n, w, c] for each pixel of the
+    kernel, because sums over whole maps are slower.
     """
 
     def spans(kernel: jax.Array) -> tuple[int, int]:
@@ -170,8 +170,8 @@ def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
 
 def _product(x: jax.Array, g: jax.Array) -> jax.Array:
     """Sums x^T g over images and pixels: [n, h, w, c] and [n, h, w, d] to [c, d]."""
-    # Without the barrier XLA fuses into the product what computes x or g, and writes that map
-    # transposed: a third of the time of Xception's step.
+    # Without the barrier XLA fuses the computation of x or g into the product, and writes that map
+    # transposed. That takes a third of the time of Xception's step.
     x, g = lax.optimization_barrier((x, g))
     return lax.dot_general(
         x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ()))
@@ -179,10 +179,10 @@ def _product(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _with_gradient(multiply: Convolve, of_input: Callable, of_kernel: Callable) -> Convolve:
-    """Returns the function with a gradient of its own.
+    """Returns the function with a custom gradient.
 
     Args:
-        multiply: of x, kernel, and further arguments that are no arrays.
+        multiply: function of x, kernel, and further arguments that are not arrays.
         of_input: maps x, kernel and the gradient of the result to the gradient of x.
         of_kernel: the same for the kernel.
     """
@@ -193,7 +193,7 @@ def _with_gradient(multiply: Convolve, of_input: Callable, of_kernel: Callable) 
             return multiply(x, kernel, *args)
 
         def forward(x: jax.Array, kernel: jax.Array):
-            # The plain function: a gradient can then be differentiated in forward mode too.
+            # The plain function, so that a gradient can be differentiated in forward mode too.
             return multiply(x, kernel, *args), (x, kernel)
 
         # Inlined: jitted only because JAX traces it twice for each call.

@@ -1,4 +1,4 @@
-"""What users of timm look for on a network: sizes, the classifier, and the two halves of a call."""
+"""timm's names on a network: sizes, the classifier, `forward_features` and `forward_head`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inception_jax.nn.layers import Linear
 
 
 class Habits(nnx.Module):
-    """Attributes and methods with timm's names, and a word for those that have another here."""
+    """Attributes and methods with timm's names; errors name the equivalent of others."""
 
     aux_names: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]]
@@ -33,17 +33,18 @@ class Habits(nnx.Module):
         return _at(self, self.classifiers[0])
 
     def reset_classifier(self, num_classes: int, rngs: nnx.Rngs | None = None) -> None:
-        """Gives the network a new classifier, in place; the auxiliary ones too, if it has any.
+        """Replaces the classifier in place, and the auxiliary classifiers if there are any.
 
-        Names of classes and results of a training are forgotten. An optimizer must be made anew.
+        Class names and training results are removed from the network. Create a new optimizer
+        afterwards.
 
         Args:
-            num_classes: size of the output. 0: the network then returns its pooled features, and
-                has no auxiliary classifiers.
+            num_classes: size of the output. With 0 the network returns its pooled features, and has
+                no auxiliary classifiers.
             rngs: source of the new parameters; None: `nnx.Rngs(0)`.
 
         Raises:
-            ValueError: for a size that is no whole number of at least 0.
+            ValueError: for a size that is not a whole number, or is negative.
         """
         words.check_counts(num_classes, 1)
         num_classes = int(num_classes)
@@ -78,12 +79,12 @@ class Habits(nnx.Module):
 
         Args:
             x: what `forward_features` returns, [n, h, w, c].
-            pre_logits: return what the last layer takes, [n, d]. That is the pooled features, but
-                for InceptionNeXt the hidden layer of its head.
-            rngs: with a stream `dropout`; needed in training only.
+            pre_logits: return the input of the last layer, [n, d]: the pooled features, or for
+                InceptionNeXt the hidden layer of its head.
+            rngs: with a stream `dropout`; needed only in training.
 
         Returns:
-            Logits [n, num_classes].
+            Logits [n, num_classes]; with `pre_logits`, [n, d].
         """
         own: Any = self
         embedding = own.embedding({"last": x}, rngs=rngs)

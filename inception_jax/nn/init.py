@@ -14,16 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-_CUT_DEVIATION = 0.87962566103423978  # of a standard normal distribution cut at two deviations
+# Standard deviation of a standard normal distribution that is truncated at 2.
+_CUT_DEVIATION = 0.87962566103423978
 
 
 def truncated_normal(stddev: float) -> nnx.Initializer:
-    """A normal distribution cut at two standard deviations, `tf.truncated_normal_initializer`."""
+    """Returns a normal distribution truncated at two standard deviations.
+
+    As `tf.truncated_normal_initializer`.
+    """
     return _Initializer(_cut_normal, _fixed, stddev)
 
 
 def scaled_normal(scale: float) -> nnx.Initializer:
-    """Of variance `scale` / inputs, `tf.variance_scaling_initializer(scale, mode="fan_in")`."""
+    """Returns a truncated normal distribution of variance `scale` / number of inputs.
+
+    As `tf.variance_scaling_initializer(scale, mode="fan_in")`.
+    """
     return _Initializer(_cut_normal, _by_inputs, scale)
 
 
@@ -35,7 +42,7 @@ class _Initializer:
     seconds for Inception V3. JAX's generator is counter-based: the first numbers are the same
     however many are drawn. So one program for each power of two serves all shapes.
 
-    Two with the same fields are equal, so networks whose layers keep theirs compare as equal too.
+    Initializers with the same fields are equal, and so are networks with layers that store them.
     """
 
     draw: Callable[..., jax.Array]
@@ -47,7 +54,7 @@ class _Initializer:
         upto = (1 << (size - 1).bit_length(),)
         by = self.factor(self.parameter, math.prod(shape[:-1]))
         numbers = _drawn(key, by, draw=self.draw, shape=upto, dtype=dtype)
-        if isinstance(numbers, jax.core.Tracer):  # within a program, which is compiled anyway
+        if isinstance(numbers, jax.core.Tracer):  # inside a program that is compiled anyway
             return numbers[:size].reshape(shape)
         return jax.device_put(np.asarray(numbers)[:size].reshape(shape))
 
@@ -84,13 +91,13 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -1)
 
 
-# TF-slim's `variance_scaling_initializer`: He et al. 2015 with a normal distribution cut at two
-# standard deviations. Where a network's source names another scheme, its layer does too.
+# TF-slim's `variance_scaling_initializer`: He et al. 2015, with a normal distribution truncated at
+# two standard deviations. Layers override it if the network's source uses another scheme.
 conv_kernel = scaled_normal(2.0)
 # No ReLU follows a depthwise filter directly, so there is no factor 2 to make up for it.
 depthwise_kernel = scaled_normal(1.0)
 linear_kernel = scaled_normal(1.0)
-# Caffe's "xavier" filler: uniform, by the number of inputs alone.
+# Caffe's "xavier" filler: uniform, scaled by the number of inputs only.
 xavier = _Initializer(_uniform, _bound_by_inputs, 3.0)
 
 

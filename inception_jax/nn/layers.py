@@ -1,9 +1,9 @@
 """The layers that the whole family is built from.
 
-Arrays are [n, h, w, c]. A layer computes in `dtype`, returns it, and stores its parameters in
-`param_dtype`. Kernels are rounded to `dtype`. Biases and factors are applied unrounded, then the
-result is rounded. Gradients are summed in `param_dtype`, over devices too; those of kernels in
-`dtype` after `nnx.view(model, wide_gradients=False)`.
+Arrays are [n, h, w, c]. A layer computes and returns `dtype`, and stores its parameters in
+`param_dtype`. Kernels are rounded to `dtype`. Biases and scales are applied unrounded, then the
+result is rounded. Gradients are summed in `param_dtype`, also over devices; after
+`nnx.view(model, wide_gradients=False)`, those of kernels are summed in `dtype`.
 
 `reference_torch.layers` has the same layers with the same attributes.
 """
@@ -32,11 +32,11 @@ Maker = Callable[..., Layer]
 """A layer's class with the options that the whole network shares already filled in."""
 
 Width = Callable[[int], int]
-"""Maps a channel count of the paper to that of a wider or narrower network."""
+"""Maps the paper's channel count to that of a wider or narrower network."""
 
 
 class Weighted(nnx.Module):
-    """A layer with a kernel, and perhaps a bias, stored in another dtype than it computes in."""
+    """A layer with a kernel and an optional bias, stored in `param_dtype`, used in `dtype`."""
 
     kernel: nnx.Param
     bias: nnx.Param | None
@@ -49,7 +49,10 @@ class Weighted(nnx.Module):
             self.wide_gradients = wide_gradients
 
     def kernel_for_ops(self) -> jax.Array:
-        """Returns the kernel, rounded to `dtype` if its gradient is to be too; else `ops` do it."""
+        """Returns the kernel: unrounded if `wide_gradients`, else rounded to `dtype`.
+
+        `ops` round it in either case. The dtype here is the one its gradient is summed in.
+        """
         kernel = self.kernel[...]
         return kernel if self.wide_gradients else kernel.astype(self.dtype)
 
@@ -58,7 +61,7 @@ class Weighted(nnx.Module):
         return x if self.bias is None else (x + self.bias[...]).astype(self.dtype)
 
     def scale_output(self, gain: jax.Array | float, shift: jax.Array | float = 0.0) -> None:
-        """Folds `gain * output + shift`, for each output channel, into kernel and bias."""
+        """Folds `gain * output + shift`, for each output channel, into the kernel and the bias."""
         kernel = self.kernel[...]
         old = 0.0 if self.bias is None else self.bias[...]
         self.kernel = nnx.Param((kernel * gain).astype(kernel.dtype))
@@ -66,7 +69,10 @@ class Weighted(nnx.Module):
         self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
 
     def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
-        """Folds `gain * input + shift`, for each input channel, in; needs padding "valid"."""
+        """Folds `gain * input + shift`, for each input channel, into kernel and bias.
+
+        Needs padding "valid".
+        """
         kernel = self.kernel[...]
         self.scale_output(1.0, shift @ kernel.sum((0, 1)))
         self.kernel = nnx.Param((kernel * gain[:, None]).astype(kernel.dtype))
@@ -82,7 +88,7 @@ class Conv(Weighted):
         stride: step of the window along both axes.
         padding: see `ops.Padding`.
         bias: add a bias to each channel.
-        bias_value: what the bias starts from.
+        bias_value: initial value of the bias.
         kernel_init: initial values of the kernel [h, w, in, out].
     """
 
@@ -120,14 +126,14 @@ class Conv(Weighted):
 
 
 class DepthwiseConv(Weighted):
-    """Convolution of every channel with filters of its own: kernel [h, w, 1, c * multiplier].
+    """Convolution of every channel with its own filters: kernel [h, w, 1, c * multiplier].
 
     Args:
-        channels: of the input.
-        multiplier: filters a channel.
-        dilation: distance between the pixels that a filter meets.
+        channels: channels of the input.
+        multiplier: filters per channel.
+        dilation: distance between the pixels under a filter.
 
-    Further arguments as of `Conv`.
+    For the other arguments see `Conv`.
     """
 
     def __init__(
@@ -273,8 +279,8 @@ class SeparableConvBN(nnx.Module):
 class Linear(Weighted):
     """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias.
 
-    With no outputs it has neither, and returns its input: the classifier of a network of no
-    classes.
+    With 0 outputs it has no parameters and returns its input; this is the classifier of a network
+    without classes.
     """
 
     def __init__(
@@ -304,7 +310,7 @@ class Linear(Weighted):
         return self.add_bias(ops.linear(x.astype(self.dtype), self.kernel_for_ops()))
 
     def with_outputs(self, out_features: int, rngs: nnx.Rngs) -> Linear:
-        """Returns a new layer of the same kind with so many outputs."""
+        """Returns a new layer of the same kind with `out_features` outputs."""
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         options: dict[str, Any] = dict(bias=self.use_bias, kernel_init=self.kernel_init, **types)
         return Linear(self.in_features, out_features, **options, rngs=rngs)
@@ -318,10 +324,11 @@ class DropPath(nnx.Dropout):
 
 
 class Chain(nnx.List):
-    """Layers one after another; each gets the named arguments too.
+    """Layers one after another; each is also called with the named arguments.
 
-    Within a program, layers that differ only in their parameters are traced once, see `rewrites`:
-    Inception-ResNet's forty blocks in a seventh of the time. All are in the compiled program.
+    Inside a program, layers that differ only in their parameters are traced once, see `rewrites`.
+    This traces Inception-ResNet's forty blocks in a seventh of the time. The compiled program still
+    has all of them.
     """
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
@@ -344,7 +351,7 @@ def _traced_once(kind: nnx.GraphDef, state: Any, x: jax.Array) -> tuple[jax.Arra
     before = nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
     x = layer(x)
     stats = nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
-    # In evaluation nothing is updated: a function that only closes over the network may call it.
+    # In evaluation nothing is updated, so that functions which close over the network can call it.
     same = all(a is b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(stats), strict=True))
     return x, {} if same else stats
 
@@ -369,9 +376,9 @@ def imagenet_to_inception(images: jax.Array) -> jax.Array:
 
 
 def channel_scaler(width_multiplier: float) -> Width:
-    """Returns the rule by which a width multiplier changes a channel count.
+    """Returns a function that scales a channel count by a width multiplier.
 
-    TF-slim's `depth_multiplier`: rounded down, never below 16.
+    As TF-slim's `depth_multiplier`: rounded down, never below 16.
 
     Raises:
         ValueError: if the multiplier is not positive.
@@ -382,7 +389,7 @@ def channel_scaler(width_multiplier: float) -> Width:
 
 
 def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
-    """Refuses what the network cannot take.
+    """Checks that the network can take these images.
 
     Raises:
         ValueError: if the images are not [n, h, w, c], have another number of channels, are smaller
@@ -411,10 +418,10 @@ def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
 
 
 def check_is_array(images: Any) -> None:
-    """Refuses what is no array of jax or NumPy.
+    """Checks that images are a JAX or NumPy array.
 
     Raises:
-        ValueError: naming what prepares it.
+        ValueError: if they are not; the message says how to prepare them.
     """
     kind = f"{type(images).__module__}.{type(images).__name__}"
     if kind.startswith("torch."):

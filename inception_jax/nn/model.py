@@ -1,4 +1,4 @@
-"""What every network of the family has: stages as features, and the head on the last of them."""
+"""The base class of all networks: stages as features, and the head on the last stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Record = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """How `create_model` built a network; kept on it as `spec` and stored with its weights."""
+    """How `create_model` built a network; its attribute `spec`, also stored with its weights."""
 
     name: str
     num_classes: int
@@ -54,34 +54,40 @@ class Maps:
 class Model(Habits):
     """A network: images [n, h, w, c] to logits [n, num_classes].
 
-    A network defines its layers, with `dropout` and `fc` as its classifier, and its `_body`. One
-    with another head overrides `embedding` or `logits`.
+    A network defines its layers, with `dropout` and `fc` as its classifier, and its `_body`. A
+    network with another head overrides `embedding` or `logits`.
 
-    All constructors take `num_classes` and `in_channels`, the sizes of output and input; and as
-    keywords `width_multiplier`, which scales every channel count (`layers.channel_scaler`);
-    `aux_heads`, to build auxiliary classifiers, whose logits training then returns too; `bn_eps`,
-    added to the variance of every BatchNorm; `bn_momentum`, the share of the running statistics
-    that a step keeps; `dtype`, what the network computes in; `param_dtype`, what parameters are
-    stored in; and `rngs`, the source of the initial parameters. A network's own options are
-    explained at its class.
+    All constructors take `num_classes` and `in_channels`, the sizes of output and input, and these
+    keywords:
+
+    - `width_multiplier`: scales every channel count (`layers.channel_scaler`).
+    - `aux_heads`: build auxiliary classifiers; in training, their logits are returned too.
+    - `bn_eps`: added to the variance in every BatchNorm.
+    - `bn_momentum`: share of the running statistics that a step keeps.
+    - `dtype`: dtype in which the network computes.
+    - `param_dtype`: dtype in which parameters are stored.
+    - `rngs`: source of the initial parameters.
+
+    A network's own options are documented in its class.
 
     Attributes:
-        min_size: smallest height and width that it takes, in pixels.
-        aux_names: attributes, and names in the output, of its auxiliary classifiers. Each is None
-            or is called with the map of its stage and `rngs`.
+        min_size: smallest height and width of images, in pixels.
+        aux_names: attributes of the auxiliary classifiers, and their names in the output. Each
+            attribute is None, or is called with the map of its stage and `rngs`.
         aux_stages: the stages that they classify, in the same order.
         classifiers: paths of the layers whose size is the number of classes.
-        taps: the stages that a detector or a segmenter takes, one a size of map, where timm taps
-            the networks that it has; see `inception_jax.features`.
-        inner_taps: those of them that are no stage of their own, but inside a block or before one.
-        transform_input: maps images normalised as ImageNet's to [-1, 1] first.
+        taps: the stages for detectors and segmenters, one for each map size, as in timm if it has
+            the network; see `inception_jax.features`.
+        inner_taps: those taps that are not stages, but inside a block or before one.
+        transform_input: whether images, normalised with ImageNet's mean and deviation, are mapped
+            to [-1, 1] first.
         deterministic: True in evaluation; set by `train`, `eval` and `nnx.view`, as for
             `nnx.Dropout`.
         spec: how `create_model` built it; None for a network built by its class.
-        info: facts about it, a `ModelInfo`: those of its weight file over those of its tag; None
-            for a network built by its class.
-        classes: names of the outputs, where they are known.
-        training: how it was trained, where its weight file says so: `dataset`, `recipe`, `result`.
+        info: a `ModelInfo`: the facts of its tag, overridden by those of its weight file; None for
+            a network built by its class.
+        classes: names of the outputs; None if unknown.
+        training: how it was trained, if its weight file says so: `dataset`, `recipe`, `result`.
         layer_order: paths of all its layers in the order of their definition, which the numbered
             names of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
             `nnx.eval_shape` sort attributes by name.
@@ -96,7 +102,7 @@ class Model(Habits):
     transform_input: bool = False
     deterministic: bool = True
     spec: Spec | None = None
-    info: Any = None  # a ModelInfo, which the registry above this room defines
+    info: Any = None  # a ModelInfo; the registry defines it, which this package does not import
     classes: tuple[str, ...] | None = None
     training: Mapping[str, Any] | None = None
     layer_order: tuple[str, ...] = ()
@@ -105,7 +111,10 @@ class Model(Habits):
     fc: Linear
 
     def __repr__(self) -> str:
-        """A line; `nnx.display(model)` shows every layer, `inception_jax.summary` the stages."""
+        """Returns one line.
+
+        `nnx.display(model)` shows every layer, `inception_jax.summary` the stages.
+        """
         spec = self.spec
         if spec is None:
             return f"{type(self).__name__}()"
@@ -117,7 +126,7 @@ class Model(Habits):
 
     @property
     def in_training(self) -> bool:
-        """Whether the network drops out, and returns the logits of its auxiliary classifiers."""
+        """Whether dropout is active and the logits of auxiliary classifiers are returned."""
         return not self.deterministic
 
     def set_view(self, deterministic: bool | None = None) -> None:
@@ -147,9 +156,9 @@ class Model(Habits):
 
         Args:
             images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training with stochastic depth only.
-            hook: called with each stage's name and map. What it returns takes the map's place, in
-                the result and in what is computed from it.
+            rngs: with a stream `dropout`; needed only in training with stochastic depth.
+            hook: called with each stage's name and map. Its return value replaces the map, in the
+                result and in the stages after it.
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.
@@ -160,7 +169,7 @@ class Model(Habits):
         return maps.by_name
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Returns what the classifier sees of images: the last map's mean, [n, d].
+        """Returns the classifier's input for images, the mean of the last map, [n, d].
 
         Args:
             images: floats [n, h, w, c], normalised as `model_info` says.
@@ -168,21 +177,21 @@ class Model(Habits):
         return self.embedding(self.features(images))
 
     def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns what the classifier sees of the maps of `features`, [n, d]."""
+        """Returns the classifier's input, [n, d], given the maps of `features`."""
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies an embedding [n, d]; returns logits [n, num_classes]; of no classes itself."""
+        """Returns logits [n, num_classes] of an embedding [n, d]; the latter without classes."""
         return self.fc(self._pre_logits(embedding, rngs=rngs))
 
     def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns what the last layer takes, [n, d]."""
+        """Returns the input of the last layer, [n, d]."""
         return self.dropout(embedding, rngs=rngs)
 
     def classify(
         self, maps: dict[str, jax.Array], *, rngs: nnx.Rngs | None = None
     ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies the maps of `features`; arguments and result as of a call."""
+        """Classifies the maps of `features`; see `__call__` for arguments and result."""
         logits = self.logits(self.embedding(maps, rngs=rngs), rngs=rngs)
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.in_training or not heads or None in heads.values():
@@ -200,11 +209,11 @@ class Model(Habits):
 
         Args:
             images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed in training only.
+            rngs: with a stream `dropout`; needed only in training.
 
         Returns:
-            Logits [n, num_classes]; with no classes the pooled features [n, d]. In training with
-            auxiliary classifiers, a dict of `logits` and of theirs by their names, each
+            Logits [n, num_classes]; without classes the pooled features [n, d]. In training with
+            auxiliary classifiers, a dict of `logits` and the auxiliary logits by name, each
             [n, num_classes].
 
         Raises:
@@ -214,7 +223,7 @@ class Model(Habits):
 
 
 def layer_paths(module: nnx.Module, prefix: str = "") -> Iterator[str]:
-    """Yields the paths of all layers below a new module in the order of their definition."""
+    """Yields the paths of all layers in a newly built module, in the order of their definition."""
     children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
     for name, child in children:
         if isinstance(child, nnx.Module):

@@ -1,4 +1,4 @@
-"""Normalisation: BatchNorm, what replaces it in a folded network, and LayerNorm."""
+"""Normalisation: BatchNorm, its replacement in a folded network, and LayerNorm."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class BatchNorm(nnx.Module):
         channels: size of the last axis; statistics are averaged over all others.
         eps: added to the variance.
         momentum: share of the old running average that a training step keeps, the convention of
-            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this. Networks have 0.9
-            by default: after 30 steps the statistics are the images', whatever they started from.
-            The 0.9997 of the papers' recipes needs ten thousand.
+            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this. Networks have 0.9 by
+            default: after 30 steps the initial statistics no longer matter. The 0.9997 of the
+            papers' recipes needs ten thousand.
 
     Raises:
         ValueError: in training, for a single value per channel: it has no variance.
@@ -65,7 +65,7 @@ class BatchNorm(nnx.Module):
 
         Args:
             x: a map.
-            moments: of x over all its images, where they are already known.
+            moments: moments of x over all its images, if they are already known.
             relu: apply a ReLU to the result.
 
         Raises:
@@ -82,7 +82,7 @@ class BatchNorm(nnx.Module):
         return normalise(arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Returns the factor and the summand of each channel in evaluation, float32 or wider."""
+        """Returns each channel's gain and shift in evaluation, float32 or wider."""
         mean, var = self.mean[...], self.var[...]
         gain = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.eps)
         return gain, self.bias[...].astype(var.dtype) - mean * gain
@@ -100,8 +100,8 @@ class BatchNorm(nnx.Module):
                 "variance: use a larger batch or image"
             )
         mean, var = moments
-        # `variable[...] = x` asks a traced x for its sharding, and the error that says it has none
-        # takes two thirds of the time to trace a step.
+        # Not `variable[...] = x`: it asks a traced x for its sharding, which raises an error inside
+        # and takes two thirds of the time of tracing a step.
         self.mean.set_value(self._average(self.mean[...], mean))
         self.var.set_value(self._average(self.var[...], var * (n / (n - 1))))
         return mean, var
@@ -112,7 +112,7 @@ class BatchNorm(nnx.Module):
 
 
 Arrays = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-"""A map, in the dtype of the sums; mean, variance, scale and bias [c]."""
+"""A map in the dtype of the sums, then mean, variance, scale and bias [c]."""
 
 
 def _normalise(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
@@ -129,11 +129,11 @@ def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeL
 
 
 def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
-    """The same, with a gradient of its own that reads the maps twice, the least there is.
+    """Does the same as `_normalise`, with a custom gradient that reads the maps only twice.
 
-    Once for both sums, once for the gradient of x. XLA's CPU backend reads them again for every sum
-    of the automatic one. Mean and variance have to be those of x: its gradient includes what x
-    changes through them.
+    It reads them once for both sums, and once for the gradient of x, which is the minimum. With the
+    automatic gradient, XLA's CPU backend reads them again for every sum. Mean and variance must be
+    those of x, because the gradient of x includes the way through them.
     """
 
     @jax.custom_vjp
@@ -145,8 +145,8 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
 
     def backward(arrays: Arrays, g: jax.Array):
         dx, dscale, dbias = _batch_gradients(arrays, g, eps, relu, dtype)
-        # None for mean and variance, as dx has their part. They stay arguments, which may be
-        # differentiated: second derivatives pass through them.
+        # None for mean and variance, because dx includes their part. They stay arguments, so that
+        # second derivatives pass through them.
         return ((dx, None, None, dscale, dbias),)
 
     own.defvjp(forward, backward)
@@ -157,11 +157,11 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
 def _batch_gradients(
     arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of x, scale and bias."""
+    """Returns the gradients of x, scale and bias."""
     x, mean, var, scale, bias = arrays
     deviation = lax.rsqrt(var + eps)
     normal = (x - mean) * deviation
-    if relu:  # from x again, which is kept anyway
+    if relu:  # recomputed from x, which is stored anyway
         g = jnp.where(_normalise(arrays, eps, relu, dtype) > 0, g, 0)
     g = g.astype(x.dtype)
     axes = tuple(range(x.ndim - 1))
@@ -175,12 +175,12 @@ def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
     """Returns mean and biased variance of each channel of [..., c], in float32 or wider.
 
     If the rewriting `statistics` is enabled, one pass over x sums x - shift and its square, and
-    devices communicate once. Without the shift the square of a mean far from zero would cancel the
-    digits of the variance.
+    devices communicate once. Without the shift, the variance would lose digits if the mean is far
+    from zero, because two large squares would be subtracted.
 
     Args:
         x: a map.
-        shift: rough means of the channels: the running ones.
+        shift: approximate means of the channels, such as the running means.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
@@ -206,7 +206,7 @@ class Folded(nnx.Module):
         return jax.nn.relu(x) if relu else x
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Refuses training.
+        """Raises for training mode.
 
         Raises:
             ValueError: for `nnx.view(model, use_running_average=False)`.
@@ -221,8 +221,8 @@ class LayerNorm(nnx.Module):
     Computed in float32 or wider, returned in `dtype`.
     """
 
-    # Not `nnx.LayerNorm`: it multiplies the scale into the reciprocal deviation first, which rounds
-    # differently from PyTorch's.
+    # Not `nnx.LayerNorm`: it first multiplies the scale by the reciprocal deviation, which rounds
+    # differently from PyTorch.
 
     def __init__(
         self,

@@ -3,8 +3,8 @@
 XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
 slower than the same sums written over shifted slices or as a matrix product. On TPUs and GPUs it is
 the other way round. Each function here has both forms. The form is chosen when the program is
-lowered, so it follows the platform that runs the program, also when a CPU compiles for a TPU. All
-forms give the same numbers and the same gradients, also where several pixels are the maximum.
+lowered, for the platform that runs it, even if a CPU compiles for a TPU. All forms give the same
+numbers and the same gradients, also if several pixels are the maximum.
 """
 
 from __future__ import annotations
@@ -49,27 +49,27 @@ __all__ = [
 ]
 
 PadMode = Literal["tf", "torch"]
-"""Whose rules strided convolutions and max pools follow: TensorFlow's, or PyTorch's and Caffe's."""
+"""Padding of strided convolutions and max pools: TensorFlow's, or PyTorch's and Caffe's."""
 
 CONV_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "symmetric"}
 POOL_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "ceil"}
 
-_NARROW = 48  # channels; 64, in Xception's large maps, move more bytes as a full convolution
+_NARROW = 48  # channels; with 64, Xception's large maps move more bytes as a full convolution
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
     """Convolves [n, h, w, c] with a kernel [kh, kw, c, d], in x's dtype.
 
     A kernel of a wider dtype is rounded to x's. Its gradient is summed in the kernel's own dtype,
-    over pixels, images and devices. Had the caller rounded the kernel, each device's sum would be
-    rounded, and devices would add those sums in the narrow dtype.
+    over pixels, images and devices. If the caller rounded the kernel instead, each device's sum
+    would be rounded, and devices would add those sums in the narrow dtype.
     """
     return (_conv_once if enabled("gradients") else _conv)(x, kernel, stride, padding)
 
 
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     if kernel.shape[:2] == (1, 1):
-        if stride > 1:  # skipped pixels need not be read; a 1x1 is never padded
+        if stride > 1:  # skipped pixels need not be read, and a 1x1 is never padded
             x, stride = x[:, ::stride, ::stride], 1
         product = _conv_native if convolutions_are_native(x.dtype) else _conv_1x1
         own = gradients.pointwise(product) if enabled("gradients") else product
@@ -80,22 +80,25 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax
     return save_for_backward(products, work=math.prod(kernel.shape[:3]))
 
 
-# Inlined: jitted only so that each shape is traced once, as own gradients take long.
+# Inlined: jitted only so that each shape is traced once, because custom gradients take long.
 _conv_once = jax.jit(_conv, static_argnums=(2, 3), inline=True)
 
 
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same", dilation: int = 1
 ) -> jax.Array:
-    """Convolves every channel of [n, h, w, c] with m filters of its own, in x's dtype.
+    """Convolves every channel of [n, h, w, c] with its own m filters, in x's dtype.
 
     Args:
+        x: [n, h, w, c].
         kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours. It may have a wider
             dtype, as for `conv`.
-        dilation: distance between the pixels that a filter meets, along both axes.
+        stride: step of the window along both axes.
+        padding: see `Padding`.
+        dilation: distance between the pixels under a filter, along both axes.
     """
-    # TPUs' matrix units are wider than so few channels: by the compiler's cycles, multiplying with
-    # zeros between channels costs less than separating the channels.
+    # TPUs' matrix units are wider than so few channels. By the compiler's estimate in cycles,
+    # multiplying by zeros between channels costs less than separating the channels.
     dense = _depthwise_dense if enabled("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
     shifted = _conv_native if convolutions_are_native(x.dtype) else _depthwise_shifted
@@ -103,14 +106,17 @@ def depthwise_conv(
         shifted = gradients.depthwise(shifted, padding, dilation)
     convolve = by_platform(shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
-    # Differentiating the full convolution gives a gradient with entries for the zeros between
-    # channels, which devices would all-reduce for nothing.
+    # The gradient of the full convolution has entries for the zeros between channels, which devices
+    # would all-reduce for nothing.
     always = dense is not None and jnp.finfo(x.dtype).bits < 32
     return _with_wide_kernel(convolve, gradient, always=always)(x, kernel)
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiplies [n, c] by a kernel [c, d], perhaps of a wider dtype, in x's dtype, as `conv`."""
+    """Multiplies [n, c] by a kernel [c, d] in x's dtype.
+
+    The kernel may have a wider dtype, as for `conv`.
+    """
 
     def gradient(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.einsum("nc,nd->cd", x, g, preferred_element_type=kernel.dtype)
@@ -121,7 +127,7 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
     """Maximum over windows of [n, h, w, c].
 
-    Padding never wins. NaN wins over every number. If several pixels are the maximum, the first in
+    Padding is never the maximum, and NaN always is. If several pixels are the maximum, the first in
     reading order gets the whole gradient, as in PyTorch and TensorFlow.
     """
     shifted = functools.partial(_pool_shifted, _first_max, -jnp.inf)
@@ -140,8 +146,12 @@ def avg_pool(
     """Mean over windows of [n, h, w, c], summed in float32 or wider, returned in x's dtype.
 
     Args:
-        count_include_pad: divide by the window's size at the border too (PyTorch's default)
-            instead of by the number of pixels inside the map (TensorFlow's rule).
+        x: [n, h, w, c].
+        window: height and width of the window.
+        stride: step of the window along both axes.
+        padding: see `Padding`.
+        count_include_pad: at the border, divide by the size of the window (PyTorch's default)
+            instead of the number of pixels inside the map (TensorFlow's rule).
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     shifted = functools.partial(_pool_shifted, lax.add, 0)
@@ -157,8 +167,8 @@ def avg_pool(
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     """Means of [n, h, w, c] over size x size windows that cover the map, [n, size, size, c].
 
-    Window i of an axis of n pixels goes from floor(i n / size) to ceil((i + 1) n / size), PyTorch's
-    `AdaptiveAvgPool2d`. Summed in float32 or wider, returned in x's dtype.
+    On an axis of n pixels, window i goes from floor(i n / size) to ceil((i + 1) n / size), as in
+    PyTorch's `AdaptiveAvgPool2d`. Summed in float32 or wider, returned in x's dtype.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     rows, cols = (_window_shares(n, size).astype(wide.dtype) for n in x.shape[1:3])
@@ -170,8 +180,8 @@ def local_response_norm(
 ) -> jax.Array:
     """Divides [n, h, w, c] by (1 + alpha * mean of squares of `size` neighbouring channels)^beta.
 
-    The mean counts absent neighbours as zeros, as in Caffe and PyTorch; TensorFlow's `tf.nn.lrn`
-    takes the sum, so its alpha is a fifth. Computed in float32 or wider, returned in x's dtype.
+    The mean counts missing neighbours as zeros, as in Caffe and PyTorch. TensorFlow's `tf.nn.lrn`
+    uses the sum, so its alpha is a fifth. Computed in float32 or wider, returned in x's dtype.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     squares = jnp.pad(jnp.square(wide), [(0, 0)] * 3 + [(size // 2, size // 2)])
@@ -180,7 +190,7 @@ def local_response_norm(
 
 
 def _conv_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Callable:
-    """Returns the convolution of a window of several pixels."""
+    """Returns the convolution for a window of several pixels."""
     bordered = padding == "valid" and kernel.shape[0] > stride
     native = convolutions_are_native(x.dtype) or not bordered
     shifted = _conv_native if native else _conv_bordered
@@ -209,11 +219,15 @@ def _conv_native(
 def _with_wide_kernel(
     multiply: Callable, kernel_gradient: Callable, *, always: bool = False
 ) -> Callable:
-    """Lets `multiply(x, kernel)` take a kernel of a wider dtype than x.
+    """Returns `multiply(x, kernel)` for kernels of a wider dtype than x.
 
-    `kernel_gradient(x, g, kernel)` returns the kernel's gradient in the kernel's dtype; g is the
-    gradient of the result. It is used for wider kernels, with `always` for all. Where it is used,
-    forward-mode differentiation is not possible.
+    Forward-mode differentiation is not possible if `kernel_gradient` is used.
+
+    Args:
+        multiply: function of x and a kernel of x's dtype.
+        kernel_gradient: maps x, the gradient of the result, and the kernel to the kernel's
+            gradient, in the kernel's dtype.
+        always: use `kernel_gradient` for all kernels, not only for wider ones.
     """
 
     @jax.custom_vjp
@@ -240,8 +254,8 @@ def _with_wide_kernel(
 def _kernel_gradient(
     convolve: Callable, stride: int, padding: Padding, dilation: int = 1
 ) -> Callable:
-    """The gradient of a convolution's kernel, see `_with_wide_kernel`."""
-    # Asked now: the backward pass is traced where the rewriting may be switched off again.
+    """Returns the gradient of a convolution's kernel, see `_with_wide_kernel`."""
+    # Read now, because the rewriting may be disabled again when the backward pass is traced.
     transposed = _pullback if enabled("gradients") else jax.linear_transpose
 
     def widened(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -249,7 +263,7 @@ def _kernel_gradient(
         return of_kernel(g.astype(kernel.dtype))[0]
 
     def native(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
-        # Images and channels change places, because the sum is over images and pixels.
+        # Images and channels are swapped, because the sum is over images and pixels.
         spans = []
         for n, k, m in zip(x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True):
             low, _ = pads(n, span(k, dilation), stride, padding)
@@ -270,7 +284,7 @@ def _kernel_gradient(
 
 
 def _pullback(function: Callable, x: jax.Array) -> Callable:
-    """As `jax.linear_transpose`, which takes no function with a gradient of its own."""
+    """Replaces `jax.linear_transpose` for functions with a custom gradient."""
     return jax.vjp(function, x)[1]
 
 
@@ -280,7 +294,7 @@ def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) ->
 
 
 def _conv_bordered(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """An unpadded convolution, computed over a map with one more row of zeros.
+    """Computes an unpadded convolution over a map with one more row of zeros.
 
     XLA's CPU backend takes up to four times as long for a convolution without any padding.
     """
@@ -296,7 +310,7 @@ def _depthwise_shifted(
 ) -> jax.Array:
     kh, kw = kernel.shape[:2]
     multiplier = kernel.shape[3] // x.shape[3]
-    dtype = x.dtype  # of the result; the sum is wide, as inside a native convolution
+    dtype = x.dtype  # dtype of the result; the sum is wider, as inside a native convolution
     x, kernel = (a.astype(jnp.promote_types(dtype, jnp.float32)) for a in (x, kernel))
     x = jnp.repeat(x, multiplier, axis=3) if multiplier > 1 else x
     x = padded(x, (span(kh, dilation), span(kw, dilation)), stride, padding)
@@ -306,7 +320,7 @@ def _depthwise_shifted(
 def _depthwise_dense(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
 ) -> jax.Array:
-    """A full convolution whose kernel is zero between a channel and another channel's results."""
+    """Computes a full convolution, with zeros between a channel and other channels' results."""
     channels, results = x.shape[3], kernel.shape[3]
     own = np.arange(channels)[:, None] == np.arange(results) // (results // channels)
     return _conv_native(x, jnp.where(own, kernel, 0), stride, padding, dilation)
@@ -336,19 +350,19 @@ def _pool_shifted(
 
 
 def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
-    """The larger of two, `best` if they are equal: unlike `jnp.maximum` it splits no gradient."""
+    """Returns the larger; if equal, `best`, so that the gradient is not split (`jnp.maximum`)."""
     return jnp.where((new > best) | (new != new), new, best)
 
 
 def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.ndarray:
-    """How many pixels inside the map each window of one axis covers."""
+    """Returns the number of pixels inside the map for each window along one axis."""
     low, high = pads(size, window, stride, padding)
     starts = np.arange((size + low + high - window) // stride + 1) * stride - low
     return np.minimum(starts + window, size) - np.maximum(starts, 0)
 
 
 def _window_shares(size: int, windows: int) -> np.ndarray:
-    """[windows, size]: the weight of each pixel in each of the adaptive windows of one axis."""
+    """Returns [windows, size]: the weight of each pixel in each adaptive window along one axis."""
     shares = np.zeros((windows, size))
     for i in range(windows):
         window = slice(i * size // windows, -(-(i + 1) * size // windows))

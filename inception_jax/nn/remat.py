@@ -1,4 +1,4 @@
-"""Training with less memory: the backward pass recomputes what is cheap instead of storing it."""
+"""Rematerialisation: the backward pass recomputes what is cheap, to save memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _naming = jax.make_user_context(False)
 def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function with a gradient that stores only the outputs of convolutions.
 
-    The backward pass recomputes what lies between them: normalisation, ReLU, pools, concatenation,
-    depthwise convolutions. It also recomputes a convolution of the image, whose few channels cost
-    less than its large output. Sums of residual blocks are stored where a network marks them, as
+    The backward pass recomputes everything between them: normalisation, ReLU, pools, concatenation,
+    depthwise convolutions. It also recomputes a convolution of the image, because the image has few
+    channels and the output is large. Sums of residual blocks are stored if a network marks them, as
     Inception-ResNets and Xception do. The numbers are the same.
 
     Args:
-        function: of arrays, or trees of them.
+        function: function of arrays, or of trees of them.
     """
 
     def named(*args: Any) -> Any:
@@ -36,13 +36,13 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def save_for_backward(x: jax.Array, *, work: float = math.inf) -> jax.Array:
-    """Marks what `rematerialised` stores, if it is worth storing.
+    """Marks an array for `rematerialised` to store, if it is expensive enough.
 
-    The sums of a row of residual blocks are marked too. Otherwise the last block's gradient would
-    have all of them recomputed early and kept in memory until needed.
+    The sums of successive residual blocks are marked too. Otherwise the gradient of the last block
+    would cause all of them to be recomputed early and kept in memory until needed.
 
     Args:
-        x: a convolution's output, or such a sum.
-        work: multiplications behind each of its numbers.
+        x: output of a convolution, or such a sum.
+        work: multiplications for each of its numbers.
     """
     return checkpoint_name(x, _SAVED) if _naming.value and work >= _LEAST_WORK else x

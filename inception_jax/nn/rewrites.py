@@ -8,10 +8,9 @@ a function again if other rewritings are enabled.
 `pools`: an average pool before a 1x1 convolution moves after it, where there are fewer channels.
 `statistics`: BatchNorm computes mean and variance in one pass over the map.
 `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
-`repeats`: of equal layers in a row one is traced, and called for all.
-`gradients`: on CPUs, convolutions and BatchNorm have gradients written for them. The first
-    derivative is then for reverse mode only, so this is not enabled by default. The training
-    programme enables it.
+`repeats`: of several equal layers in a row, only one is traced; it is called for all.
+`gradients`: on CPUs, convolutions and BatchNorm have custom gradients. The first derivative then
+    works only in reverse mode, so it is not enabled by default. The training programme enables it.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _enabled = jax.make_user_context(DEFAULT_REWRITES)
 
 @contextlib.contextmanager
 def rewritten(*names: Rewrite) -> Iterator[None]:
-    """Traces with these rewritings and no others; with none, as the paper's sums are written.
+    """Enables these rewritings, and no others, for programs traced in the body.
 
     Args:
-        names: of `REWRITES`.
+        names: some of `REWRITES`; with none, everything is computed as in the paper.
 
     Raises:
         ValueError: for a name that is not among them.

@@ -1,4 +1,4 @@
-"""Which stages a network has; nothing is computed."""
+"""The stages of a network, found without computing anything."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class FeatureInfo:
 
     Attributes:
         name: its key in the dictionary that `features` returns.
-        channels: of its map.
-        reduction: side of the image divided by that of the map. Unpadded convolutions make a map
-            smaller by some more pixels: the last map of Inception V3 has 8x8 for 299x299.
-        tap: whether it is one of the stages, one for each size of map, that detectors and
-            segmenters use. timm's `features_only` returns the same ones where it has the network.
+        channels: channels of its map.
+        reduction: side of the image divided by the side of the map, as a power of two. Unpadded
+            convolutions make a map some pixels smaller than that: the last map of Inception V3 has
+            8x8 for 299x299.
+        tap: whether detectors and segmenters use this stage, one for each map size. timm's
+            `features_only` returns the same stages if it has the network.
     """
 
     name: str

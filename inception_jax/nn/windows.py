@@ -1,4 +1,4 @@
-"""Windows over maps: where they start, how they meet the border, and the slices under them."""
+"""Windows over maps: their starts, padding at the border, and the slices under them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import jax.numpy as jnp
 from jax import lax
 
 Padding = Literal["valid", "same", "symmetric", "ceil"]
-"""How a window meets the border.
+"""How the border of a map is padded.
 
-`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), the odd pixel of
-padding on the high side. `symmetric`: PyTorch's habit, k // 2 on both sides. `ceil`: Caffe's
-pooling, PyTorch's `ceil_mode`: as `valid`, but a last window may hang over the high side. For odd
-windows `same` and `symmetric` agree at stride 1, and at stride 2 only where the map's size is odd;
-`same` and `ceil` agree for a 3x3 window at stride 2 only where that size is even.
+- `valid`: no padding.
+- `same`: TensorFlow's rule: output size ceil(n / stride), an odd pixel of padding on the high side.
+- `symmetric`: k // 2 on both sides, as is usual in PyTorch.
+- `ceil`: as `valid`, but the last window may reach beyond the high side, as in Caffe's pooling and
+  PyTorch's `ceil_mode`.
+
+For odd windows, `same` and `symmetric` agree at stride 1, and at stride 2 only if the map's size is
+odd. For a 3x3 window at stride 2, `same` and `ceil` agree only if that size is even.
 """
 
 

@@ -1,9 +1,9 @@
-"""The programs whose FIDs are published, run as they are, with random weights in each one's layout.
+"""Runs other programs that compute FID, unchanged, with random weights in each one's layout.
 
-pytorch-fid, torch-fidelity, clean-fid and torchmetrics are installed packages. The others are
-copies of their repositories in the folder that the environment variable `FID_PROGRAMS` names:
-`guided-diffusion`, `TTUR`, `jax-fid-parallel` and `jax-fid`. A test that needs what is not there
-is skipped. The weights are written once, into `weights` in that folder if there is one.
+pytorch-fid, torch-fidelity, clean-fid and torchmetrics are installed packages. For the others, the
+environment variable `FID_PROGRAMS` names a folder with copies of their repositories:
+`guided-diffusion`, `TTUR`, `jax-fid-parallel` and `jax-fid`. A test is skipped if its program is
+missing. The weights are written once, into `weights` in that folder if there is one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ JAX_FID = "inception_v3_weights_fid.pickle"
 
 
 def weights(temporary: Path) -> Path:
-    """The folder of the weights, which are written if they are not there."""
+    """Returns the folder of the weights, which are written if missing."""
     folder = Path(os.environ.get("FID_PROGRAMS", temporary)) / "weights"
     if not (folder / JAX_FID).exists():
         write_weights(folder)
@@ -44,9 +44,9 @@ def weights(temporary: Path) -> Path:
 
 
 def write_weights(folder: Path) -> None:
-    """Writes one whole network with random numbers and hostile statistics in every layout.
+    """Writes one full-width network with random weights and extreme statistics in every layout.
 
-    Features are about as large as the published ones'.
+    Its features are about as large as those of the published weights.
     """
     torch = pytest.importorskip("torch")
     import reference_torch
@@ -78,7 +78,7 @@ def write_weights(folder: Path) -> None:
 
 
 def write_layouts(folder: Path, twin: Any) -> None:
-    """Writes a network's weights in every layout whose program is there."""
+    """Writes a network's weights in the layouts of all programs that are available."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _jax_fids(state: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _write_torchscript(folder: Path) -> None:
-    """As NVIDIA's file, which clean-fid fetches: `layers` takes normalised images."""
+    """A network like NVIDIA's file, which clean-fid downloads: `layers` takes normalised images."""
     import torch
 
     class Layers(torch.nn.Module):
@@ -199,7 +199,7 @@ def write_plain(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0, s
 
 
 def as_array(folder: Path) -> np.ndarray:
-    """All images of a folder of one size, uint8 [n, h, w, 3], in the order of their names."""
+    """Returns the images of a folder, all of one size, as uint8 [n, h, w, 3], sorted by name."""
     return np.stack([np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.iterdir())])
 
 
@@ -208,7 +208,7 @@ def as_array(folder: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def replaced(module: Any, **values: Any) -> Iterator[None]:
-    """Sets attributes of a module for a while."""
+    """Sets attributes of a module during the body."""
     before = {name: getattr(module, name) for name in values}
     for name, value in values.items():
         setattr(module, name, value)
@@ -220,12 +220,12 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
 
 
 def package(name: str) -> Any:
-    """An installed program, or the test is skipped."""
+    """Returns an installed program; skips the test if it is missing."""
     return pytest.importorskip(name, exc_type=ImportError)
 
 
 def repository(name: str) -> Path:
-    """The copy of a program's repository, or the test is skipped."""
+    """Returns the copy of a program's repository; skips the test if it is missing."""
     folder = os.environ.get("FID_PROGRAMS")
     if not folder or not (Path(folder) / name).is_dir():
         pytest.skip(f"no {name} in the folder that FID_PROGRAMS names")
@@ -233,7 +233,7 @@ def repository(name: str) -> Path:
 
 
 def module_of(name: str, path: Path) -> Any:
-    """Imports a file, and the folder that holds it if it belongs to a package."""
+    """Imports a file; if it belongs to a package, with its folder as the package."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -244,7 +244,7 @@ def module_of(name: str, path: Path) -> Any:
 
 
 def pytorch_fids(folder: Path, dims: int) -> Any:
-    """pytorch-fid's network; see its `get_activations`."""
+    """Returns pytorch-fid's network; see its `get_activations`."""
     inception = package("pytorch_fid.inception")
     import torch
 
@@ -254,7 +254,7 @@ def pytorch_fids(folder: Path, dims: int) -> Any:
 
 
 def torch_fidelitys(folder: Path, *names: str) -> Any:
-    """torch-fidelity's network."""
+    """Returns torch-fidelity's network."""
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
     return extractor.FeatureExtractorInceptionV3(
         "inception-v3-compat", list(names or ("2048",)), str(folder / PYTORCH)
@@ -262,14 +262,14 @@ def torch_fidelitys(folder: Path, *names: str) -> Any:
 
 
 def cleans(folder: Path) -> Callable[[Any], Any]:
-    """clean-fid's network, of images from 0 to 255 that were resized."""
+    """Returns clean-fid's network, which takes resized images from 0 to 255."""
     script = package("cleanfid.inception_torchscript")
     return script.InceptionV3W(str(folder), download=False)
 
 
 @contextlib.contextmanager
 def torchmetrics_weights(folder: Path) -> Iterator[Any]:
-    """Lets torchmetrics, which takes torch-fidelity's network, find the weights."""
+    """Makes torchmetrics, which uses torch-fidelity's network, load the random weights."""
     package("torchmetrics")
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
     import torch
@@ -280,13 +280,13 @@ def torchmetrics_weights(folder: Path) -> Iterator[Any]:
 
 
 def tensorflow_1() -> Any:
-    """TensorFlow with the interface of 2015."""
+    """Returns TensorFlow with its version 1 interface."""
     package("tensorflow")
     return importlib.import_module("tensorflow.compat.v1")
 
 
 def adm(folder: Path) -> Any:
-    """guided-diffusion's evaluator in a session."""
+    """Returns guided-diffusion's evaluator in a session."""
     path = repository("guided-diffusion") / "evaluations" / "evaluator.py"
     tf = tensorflow_1()
     module = module_of("evaluator", path)
@@ -296,7 +296,7 @@ def adm(folder: Path) -> Any:
 
 @functools.cache
 def ttur() -> Any:
-    """TTUR's module, which wants TensorFlow 1 under its old name."""
+    """Returns TTUR's module, which imports TensorFlow 1 by its old name."""
     path = repository("TTUR") / "fid.py"
     tf = tensorflow_1()
     package("imageio")
@@ -309,11 +309,11 @@ def ttur() -> Any:
 
 
 def ttur_statistics(folder: Path, images: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance as TTUR's program computes them of a folder."""
+    """Returns the mean and covariance that TTUR's program computes for a folder."""
     tf, module = tensorflow_1(), ttur()
     definition = tf.GraphDef()
     definition.ParseFromString((folder / GRAPH).read_bytes())
-    for node in definition.node:  # TensorFlow 2 takes no batch in place of one image
+    for node in definition.node:  # TensorFlow 2 does not accept a batch instead of one image
         if node.name == "ExpandDims":
             node.op = "Placeholder"
             del node.input[:]
@@ -328,7 +328,7 @@ def ttur_statistics(folder: Path, images: Path) -> tuple[np.ndarray, np.ndarray]
 
 
 def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
-    """jax-fid-parallel's module and its network, of images [n, h, w, 3] from 0 to 255."""
+    """Returns jax-fid-parallel's module and network, which takes [n, h, w, 3] from 0 to 255."""
     module = module_of("jax_fid_parallel", repository("jax-fid-parallel") / "fid.py")
     import jax
     import jax.numpy as jnp
@@ -348,12 +348,12 @@ def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarr
 
 
 def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
-    """jax-fid's `fid` module, its parameters and its network."""
+    """Returns jax-fid's `fid` module, its parameters and its network."""
     root = repository("jax-fid")
     import jax
     import jax.numpy as jnp
 
-    keras = types.ModuleType("keras.preprocessing.image")  # of its other way only
+    keras = types.ModuleType("keras.preprocessing.image")  # imported, but not used here
     keras.ImageDataGenerator = None  # type: ignore[attr-defined]
     names = ("keras", "keras.preprocessing", "keras.preprocessing.image")
     with pytest.MonkeyPatch.context() as patch:
@@ -375,7 +375,7 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def one_by_one(call: Callable[[Any], Any], images: Sequence[Any]) -> np.ndarray:
-    """Features of images of several sizes, by a PyTorch network."""
+    """Returns a PyTorch network's features of images of several sizes."""
     import torch
 
     with torch.no_grad():

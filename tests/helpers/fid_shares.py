@@ -1,7 +1,7 @@
-"""A distance that one or more processes compute on their devices, for comparison.
+"""Computes a distance in one or more processes on their devices, for comparison.
 
-`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints it. SHARED: images
-are spread over a mesh of all devices; else each process has a state of its own.
+`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints it. With SHARED,
+images are sharded over a mesh of all devices; otherwise each process has its own state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(batch: int, shared: bool, processes: int = 1, index: int = 0, port: int
 
 
 def spread(part: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Images on a mesh of all devices, filled up, with a mask."""
+    """Returns images on a mesh of all devices, padded, and their mask."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     total = -(-batch // jax.device_count()) * jax.device_count()
     mask = np.arange(total) < len(part)

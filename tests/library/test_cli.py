@@ -326,7 +326,7 @@ def test_predict_keeps_few_pictures_of_many(capsys, tmp_path, monkeypatch):
         code, out, err = run(capsys, "predict", ".", *options)
         assert code == 0, err
         assert out.endswith("wrote predictions.csv\nwrote predictions.png\n")
-        assert "pictures are of the first 3 of 5 images" in err
+        assert "the picture shows the first 3 of 5 images" in err
         with open("predictions.csv", newline="") as file:
             assert [row["file"] for row in csv.DictReader(file)] == [f"{i}.png" for i in range(5)]
         with Image.open("predictions.png") as sheet:

@@ -1,4 +1,4 @@
-"""Images on the devices: resized as on the host, and of the range that was stated."""
+"""Images on the devices: resizing as on the host, and checks of the stated range."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_images_are_resized_as_on_the_host(resize, size):
     image = pictures(1, size=size)[0]
     expected = resizing.resized(image, resize)
     found = device_images.resized(device_images.pixels(image[None]), resize)[0]
-    # Of numbers up to 255, which two roundings and the sum of some dozens of weights part.
+    # Pixels up to 255 may differ by two roundings and by the order of sums of some dozens of terms.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 / 127.5)
 
 
@@ -77,15 +77,15 @@ def test_grey_images_are_repeated():
 @pytest.mark.parametrize(
     ("images", "options", "words"),
     [
-        (pictures(2) / 255.0, {}, r"need their range.*float64 \[2, 24, 31, 3\].*value_range=\(0"),
+        (pictures(2) / 255.0, {}, r"need a value_range.*float64 \[2, 24, 31, 3\].*value_range=\(0"),
         (pictures(2).transpose(0, 3, 1, 2), {}, r"transpose\(0, 2, 3, 1\)"),
         (pictures(2)[0], {}, r"images\[None\]"),
         (pictures(2).astype(np.int32), {}, "uint8 or floats"),
-        (pictures(2), {"value_range": (0, 1)}, "uint8 images are from 0 to 255"),
+        (pictures(2), {"value_range": (0, 1)}, r"value_range of uint8 images is \(0, 255\)"),
         (pictures(2)[:, :0], {}, "without pixels"),
         (pictures(2) / 255.0, {"value_range": (1, 0)}, "black below white"),
         (pictures(2) / 255.0, {"value_range": (0, 1), "rounding": "up"}, "nearest, down, none"),
-        ([pictures(2)], {}, "an array of jax or NumPy, not a list"),
+        ([pictures(2)], {}, "a JAX or NumPy array, not a list"),
     ],
 )
 def test_images_that_are_none(images, options, words):
@@ -94,7 +94,7 @@ def test_images_that_are_none(images, options, words):
 
 
 def test_a_rule_that_rounds_refuses_what_is_not_rounded():
-    with pytest.raises(ValueError, match="takes images of 8 bits"):
+    with pytest.raises(ValueError, match="needs 8-bit images"):
         small().apply(None, pictures(2) / 255.0, value_range=(0, 1), rounding="none")
 
 
@@ -114,5 +114,5 @@ def test_a_range_that_is_not_that_of_the_images_is_refused(images, value_range):
 )
 def test_a_range_that_the_images_do_not_fill_is_doubted(images, value_range):
     found = small().update(small().init(), images, value_range=value_range)
-    with pytest.warns(UserWarning, match="is that the range that they have"):
+    with pytest.warns(UserWarning, match="is the stated range right"):
         metrics.statistics_of(found)

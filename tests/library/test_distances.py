@@ -18,7 +18,7 @@ from tests.helpers.metric_sets import distance, exact_distance, random_features,
 
 
 def test_running_statistics_are_those_of_all_at_once():
-    """Also where the mean is a million deviations away, in batches of any size."""
+    """This includes a mean of a million deviations, and batches of any size."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(3000, 12)) @ rng.normal(size=(12, 12)) + 1e6
     for batch in (1, 7, 999, 3000):
@@ -42,7 +42,7 @@ def test_results_may_be_taken_in_between():
 
 
 def test_statistics_refuse_what_has_none():
-    with pytest.raises(ValueError, match="two images at least; got 1"):
+    with pytest.raises(ValueError, match="at least two images; got 1"):
         metrics.Statistics.of(np.ones((1, 3)))
     with pytest.raises(ValueError, match="got 0"):
         metrics.RunningStatistics().result()
@@ -75,13 +75,13 @@ def test_frechet_distance_of_singular_covariances_is_exact(n, m):
     assert distance(a, b) == pytest.approx(expected, abs=1e-9 * traces)
     assert distance(b, a) == pytest.approx(expected, abs=1e-9 * traces)
     without = metrics.Statistics.of(b)
-    without = metrics.Statistics(without.mean, without.cov)  # as pytorch-fid's files are
+    without = metrics.Statistics(without.mean, without.cov)  # without a count, as in pytorch-fid
     found = metrics.frechet_distance(without, metrics.Statistics.of(a))
     assert found == pytest.approx(expected, abs=1e-6 * traces)
 
 
 def test_frechet_distance_of_uneven_variances_is_exact():
-    """Eigenvalues of the one covariance would leave 9 digits."""
+    """With eigenvalues of one covariance instead of Cholesky's method, 9 digits would be right."""
     scales = np.logspace(0, -3, 80)
     mixing = random_features(80, 80, 2)
     a, b = ((random_features(300, 80, seed) * scales) @ mixing for seed in (0, 1))
@@ -106,7 +106,7 @@ def test_frechet_distance_of_extremes():
 
 
 def test_rounded_covariances_give_a_distance():
-    """In float32 or float16 they have negative eigenvalues."""
+    """Covariances that are rounded to float32 or float16 have negative eigenvalues."""
     a, b = (metrics.Statistics.of(random_features(20, 60, seed)) for seed in (0, 1))
     expected = metrics.frechet_distance(a, b)
     for dtype, rel in ((np.float32, 1e-3), (np.float16, 0.05)):
@@ -117,7 +117,7 @@ def test_rounded_covariances_give_a_distance():
 
 def test_statistics_of_different_stages_have_no_distance():
     a, b = (metrics.Statistics.of(random_features(9, d, 0)) for d in (4, 5))
-    with pytest.raises(ValueError, match=r"4 features.*5"):
+    with pytest.raises(ValueError, match=r"4 and of 5 features"):
         metrics.frechet_distance(a, b)
 
 
@@ -151,7 +151,7 @@ def test_kernel_distance_draws_subsets_as_torch_fidelity():
 
 
 def test_kernel_distance_is_unbiased():
-    """Around zero for sets of one distribution, however small; FID is not."""
+    """For small sets of one distribution it is around zero, unlike FID."""
     rng = np.random.default_rng(0)
     values = [
         metrics.kernel_distance(
@@ -170,7 +170,7 @@ def test_kernel_distance_of_few_images():
         found = metrics.kernel_distance(a, b, subsets=5)
     assert found == metrics.kernel_distance(a, b, subsets=5, subset_size=12)
     assert found.std > 0
-    with pytest.warns(UserWarning, match="but one such subset"):
+    with pytest.warns(UserWarning, match="only one such subset"):
         assert np.isnan(metrics.kernel_distance(a, b[:12]).std)
     with pytest.raises(ValueError, match="two images"):
         metrics.kernel_distance(a[:1], b)
@@ -193,7 +193,7 @@ def test_inception_score_of_extremes():
     assert metrics.score_of_logits(np.zeros((20, 7))) == pytest.approx((1, 0))
     certain = 1e4 * np.eye(7)[np.arange(70) % 7]
     assert metrics.score_of_logits(certain) == pytest.approx((7, 0))
-    faint = np.array([[0, -745.0], [0, -1e4]])  # whose mean probability is no number any more
+    faint = np.array([[0, -745.0], [0, -1e4]])  # the mean probability underflows
     assert metrics.score_of_logits(faint, splits=1) == pytest.approx((1, 0))
     with pytest.raises(ValueError, match=r"5 images.*10 splits"):
         metrics.score_of_logits(np.zeros((5, 7)))
@@ -223,5 +223,5 @@ def test_precision_and_recall_of_extremes():
     assert metrics.manifold_precision_recall(a, a + 1e3) == (0, 0)
     narrow = np.concatenate([a[:5] + i * 1e-6 for i in range(5)])
     assert metrics.manifold_precision_recall(narrow, a) == (1, 5 / 20)
-    with pytest.raises(ValueError, match="more images than neighbours"):
+    with pytest.raises(ValueError, match="neighbours need more images"):
         metrics.manifold_precision_recall(a[:3], a)

@@ -31,13 +31,13 @@ def run(capsys, *argv) -> tuple[int, str, str]:
     return code, out, err
 
 
-@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
+@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID uses subsets")
 def test_command(capsys, tmp_path, weights):
     a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(11, seed=1, low=90))
     options = ["--weights", weights, "--batch-size", 11]
     code, out, err = run(capsys, a, b, "--metrics", "fid,kid,is,pr", *options)
     assert code == 0
-    assert "11/11" in err  # the bar
+    assert "11/11" in err  # the progress bar
     found = dict(line.split("  ") for line in out.splitlines())
     assert list(found) == ["preset", "FID", "KID", "IS", "precision", "recall", "F-score"]
     assert found["preset"].startswith("pytorch_fid, bilinear_torch, weights ")
@@ -56,7 +56,7 @@ def test_command(capsys, tmp_path, weights):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
+@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID uses subsets")
 def test_json_holds_everything(capsys, tmp_path, weights):
     a, b = write(tmp_path / "a", pictures(11)), write(tmp_path / "b", pictures(12, seed=1, low=90))
     options = ["--weights", weights, "--no-progress", "--metrics", "fid,kid,pr"]
@@ -97,14 +97,14 @@ def test_adm_prints_what_the_evaluator_prints(capsys, tmp_path, weights):
     expected = metrics.sfid(a, b, extractor=extractor(preset="adm"))
     assert float(found["sFID"]) == pytest.approx(expected, rel=1e-3)
 
-    # A reference without images: what needs them is left out, and said.
+    # With a reference of statistics only, metrics that need images are skipped, with a note.
     run(capsys, tmp_path / "b.npz", *options, "--save-stats", tmp_path / "ref.npz")
     _, out, err = run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options)
     again = dict(line.split("  ") for line in out.splitlines())
     assert list(again)[1:] == ["IS", "FID", "sFID"]
-    assert "left out, without what they need: pr" in err
+    assert "these sources do not allow it: pr" in err
     assert float(again["sFID"]) == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(ValueError, match="of statistics only FID"):
+    with pytest.raises(ValueError, match="statistics are enough for FID"):
         run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options, "--metrics", "pr")
     with pytest.raises(ValueError, match=r"different preset .*preset adm"):
         run(capsys, tmp_path / "a.npz", tmp_path / "ref.npz", *options[:3])
@@ -117,11 +117,11 @@ def test_files_of_two_presets_are_both_named(capsys, tmp_path, nothing_computed)
     for name, of in (("a", origin), ("b", clean), ("c", clean)):
         dataclasses.replace(found, origin=of).save(tmp_path / f"{name}.npz")
     a, b, c = (tmp_path / f"{name}.npz" for name in "abc")
-    words = r"preset and resize .*a\.npz is of preset pytorch_fid.*b\.npz is of preset clean"
+    words = r"preset and resize .*a\.npz has preset pytorch_fid.*b\.npz has preset clean"
     for sources in ((a, b), (c, a, b)):
         with pytest.raises(ValueError, match=words):
             run(capsys, *sources)
-    with pytest.raises(ValueError, match="the files are of preset clean, and pytorch_fid is asked"):
+    with pytest.raises(ValueError, match="the files were made with preset clean, not pytorch_fid"):
         run(capsys, b, c)
 
 
@@ -130,18 +130,18 @@ def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):
     for argv, words in [
         ([a], "second input"),
         ([a, tmp_path / "absent"], "no folder"),
-        ([a, a, "--save-stats", "x.npz"], "leave .*a out"),
+        ([a, a, "--save-stats", "x.npz"], "leave out .*a"),
         ([a, "--save-stats", "x.npy"], r"x\.npy.*\.npz"),
         ([a, "--save-stats", tmp_path / "no" / "x.npz"], "no folder"),
         ([a, "--dims", "64", "--metrics", "is"], "--dims 2048"),
         ([a, a, "--weights", tmp_path / "absent.pth"], r"absent\.pth"),
-        ([a, "--metrics", "is"], "5 images; the Inception Score.* needs 10"),
-        ([a, a, "--metrics", "is"], "leave .*a out"),
+        ([a, "--metrics", "is"], "5 images; the Inception Score.* needs at least 10"),
+        ([a, a, "--metrics", "is"], "leave out .*a"),
         ([a, a, "--metrics", "sfid"], "only --preset adm"),
         ([a, a, "--preset", "clean", "--dims", "64"], "clean-fid offers 2048 features"),
-        ([a, a, "--layout", "adm"], "--save-stats writes"),
+        ([a, a, "--layout", "adm"], "--layout needs --save-stats"),
         ([a, "--save-stats", "x.npz", "--layout", "adm"], "--preset adm"),
-        ([a, "--save-stats", "x.npz", "--json", "x.json"], "leave --json out"),
+        ([a, "--save-stats", "x.npz", "--json", "x.json"], "leave out --json"),
         ([a, a, "--json", tmp_path / "x.txt"], r"x\.txt: results end in \.json"),
     ]:
         with pytest.raises((ValueError, OSError), match=words):
@@ -157,7 +157,7 @@ def test_command_says_what_is_wrong(capsys, tmp_path, nothing_computed):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID of subsets")
+@pytest.mark.filterwarnings("ignore:.*images for 256 features", "ignore:KID uses subsets")
 def test_many_sets_against_one(capsys, tmp_path, weights):
     sets = [write(tmp_path / f"step{i}", pictures(6 + i, seed=i, low=30 * i)) for i in range(3)]
     real = write(tmp_path / "real", pictures(9, seed=9))
@@ -188,14 +188,14 @@ def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatc
         assert out == f"wrote {file}\n"
     wanted = ["--metrics", "fid,is,pr,dc"]
     _, expected, _ = run(capsys, a, b, *options, *wanted)
-    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # no image is computed any more
+    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # from here on no image is computed
     _, found, _ = run(capsys, *files, *options, *wanted)
     for ours, theirs in zip(found.splitlines()[1:], expected.splitlines()[1:], strict=True):
         name, value = ours.split("  ")
         assert name == theirs.split("  ")[0]
         expected_value = float(theirs.split("  ")[1].split()[0])
         assert float(value.split()[0]) == pytest.approx(expected_value, rel=1e-3)
-    with pytest.raises(ValueError, match=r"of preset pytorch_fid.*--preset pytorch_fid"):
+    with pytest.raises(ValueError, match=r"with preset pytorch_fid.*--preset pytorch_fid"):
         run(capsys, *files, *options, "--preset", "clean", "--metrics", "kid")
     _, found, _ = run(capsys, *files, "--no-progress")  # and no weights are needed
     assert found.splitlines()[0] == expected.splitlines()[0]
@@ -232,12 +232,12 @@ def test_features_of_another_network_are_named(capsys, tmp_path):
 def test_saving_is_of_one_set(capsys, tmp_path, nothing_computed):
     a = write(tmp_path / "a", pictures(5))
     for argv, words in [
-        ([a, a, "--save-features", "x.npz"], "--save-features is of one input: leave .*a out"),
+        ([a, a, "--save-features", "x.npz"], "--save-features takes one source: leave out .*a"),
         ([a, "--save-features", "x.txt"], r"x\.txt: features end in \.npz"),
-        ([a, "--save-features", "x.npz", "--metrics", "kid"], "leave --metrics out"),
-        ([a, a, "--metrics", "kid", "--bootstrap", "9"], "--bootstrap is of FID"),
-        ([a, a, "--features", "tiny", "--dims", "64"], "leave them out"),
-        ([a, "--features", "tiny", "--metrics", "is"], "is is of FID's network"),
+        ([a, "--save-features", "x.npz", "--metrics", "kid"], "leave out --metrics"),
+        ([a, a, "--metrics", "kid", "--bootstrap", "9"], "--bootstrap is for FID"),
+        ([a, a, "--features", "tiny", "--dims", "64"], "leave out --dims"),
+        ([a, "--features", "tiny", "--metrics", "is"], "is needs FID's network"),
     ]:
         with pytest.raises(ValueError, match=words):
             run(capsys, *argv)

@@ -1,4 +1,4 @@
-"""Every preset against the program whose numbers it stands for, where that is installed."""
+"""Every preset against the program that it imitates, if that is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers import fid_programs as programs
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
-COUNT = 300  # of which half are compared with the other half
+COUNT = 300  # images; one half is compared with the other
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Images of all modes, sizes and formats; the second half are darker."""
+    """Writes images of all modes, sizes and formats; the second half is darker."""
     folder = programs.write_images(tmp_path_factory.mktemp("mixed") / "first", COUNT // 2)
     second = programs.write_images(folder.parent / "second", COUNT // 2, seed=1, dark=0.8)
     for path in second.iterdir():
@@ -37,7 +37,7 @@ def mixed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """Images of one size, RGB, as PNG and JPEG."""
+    """Writes RGB images of one size, as PNG and JPEG."""
     folder = programs.write_plain(tmp_path_factory.mktemp("plain") / "first", COUNT // 2)
     second = programs.write_plain(folder.parent / "second", COUNT // 2, seed=1, dark=0.8)
     for path in second.iterdir():
@@ -75,7 +75,7 @@ def halves(features: metrics.Features) -> tuple[metrics.Features, metrics.Featur
 
 
 def of_columns(features: np.ndarray, preset: str) -> tuple[metrics.Features, metrics.Features]:
-    """Fewer features than images: so the program's root of the covariances is sound too."""
+    """Returns fewer features than images, so that the program's matrix root is accurate too."""
     origin = metrics.Origin(preset, "", 2048, "")
     few = np.ascontiguousarray(features[:, :: features.shape[1] // 50])
     return halves(metrics.Features(few.astype(np.float32), origin=origin))
@@ -86,10 +86,10 @@ def statistics_by_numpy(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exact_kid(x: np.ndarray, y: np.ndarray, preset: str) -> Any:
-    """KID in float64, drawn as the preset's program draws.
+    """Returns KID in float64, with the draws of the preset's program.
 
-    The programs sum the kernel in float32, whose rounding is up to 1e-4 of a small KID. Given their
-    features in float64, their own functions have to return this.
+    The programs sum the kernel in float32, where rounding is up to 1e-4 of a small KID. Given
+    features in float64, their own functions must return this number.
     """
     draws = preset_of(preset).kid_draws
     return metrics.kernel_distance(x, y, subsets=20, subset_size=60, draws=draws)
@@ -144,7 +144,7 @@ def test_torch_fidelity(weights, mixed):
     assert exact_kid(x.numpy(), y.numpy(), "torch_fidelity") == pytest.approx(
         tuple(in_float64.values()), rel=1e-9
     )
-    # Of this library's features, which differ from the program's in their last bits.
+    # With this library's features, because the program's differ in their last bits.
     exact = exact_kid(a.pooled, b.pooled, "torch_fidelity")
     assert exact == pytest.approx(tuple(in_float64.values()), rel=1e-5)
 
@@ -196,7 +196,7 @@ def test_clean_fid(weights, mixed, tmp_path):
     assert ours == pytest.approx(distance, rel=1e-6)
 
     x, y = (metrics.Features(z, origin=found.origin) for z in np.split(expected, 2))
-    for size in (60, 1000):  # more than there are: all of the smaller set
+    for size in (60, 1000):  # more than there are: then the whole smaller set
         np.random.seed(2020)
         distance = theirs.kernel_distance(x.pooled, y.pooled, 20, size)
         ours = scores.kid_of_features(x, y, subsets=20, subset_size=size)
@@ -229,7 +229,7 @@ def test_torchmetrics(weights, mixed):
     half = COUNT // 2
     given = [metrics.Features(x, origin=found.origin) for x in np.split(pooled, 2)]
     ours = scores.kid_of_features(*given, subsets=20, subset_size=60)
-    # It sums the kernel in float32, in an order that depends on the machine: not to be repeated.
+    # It sums the kernel in float32 in an order that depends on the machine, so only nearly equal.
     kernel = ((given[0].pooled @ given[1].pooled.T / 2048 + 1) ** 3).mean()
     rounding = float(4 * np.finfo(np.float32).eps * kernel)
     for dtype, tolerance in (
@@ -305,7 +305,7 @@ def test_guided_diffusion(weights, plain, tmp_path):
 
 @pytest.mark.parametrize("count", [120, 40])
 def test_ttur(count, weights, plain, tmp_path):
-    """Of 120 images it takes 100, of 40 all."""
+    """Of 120 images it uses 100, of 40 all."""
     for path in sorted(plain.iterdir())[:count]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     mean, cov = programs.ttur_statistics(weights, tmp_path)
@@ -332,7 +332,7 @@ def test_jax_fid_parallel(weights, plain):
 
 
 def test_jax_fid(weights, mixed, tmp_path):
-    """With `--img_size 299 299`; it takes colour and grey images only."""
+    """Tests `--img_size 299 299`; the program takes only colour and grey images."""
     module, variables, apply = programs.jax_fid(weights)
     for i, path in enumerate(p for p in files_of(mixed, "pytorch_fid") if p.suffix == ".jpg"):
         if Image.open(path).mode in ("RGB", "L") and i < 60:

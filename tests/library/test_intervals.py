@@ -1,4 +1,4 @@
-"""Density, coverage, the Gaussian kernel, intervals, extrapolation: against plain statements."""
+"""Density, coverage, the Gaussian kernel, intervals, extrapolation: against plain formulas."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_density_and_coverage_of_extremes():
     assert metrics.manifold_density_coverage(a, a).coverage == 1
     crowded = np.repeat(a[:1], 30, axis=0)
     assert metrics.manifold_density_coverage(crowded, a).coverage < 1
-    with pytest.raises(ValueError, match="more real images than neighbours"):
+    with pytest.raises(ValueError, match="neighbours need more real images"):
         metrics.manifold_density_coverage(a, a[:5])
     with pytest.raises(ValueError, match="not comparable"):
         metrics.manifold_density_coverage(a[:, :3], a)
@@ -90,7 +90,7 @@ def test_distances_to_one_set_are_scipys():
         weights = np.random.default_rng(0).integers(0, 4, n).astype(float)
         repeated = np.repeat(fake, weights.astype(int), axis=0)
         assert distance(fake, weights) == pytest.approx(scipys_distance(repeated, real), rel=1e-9)
-    few = random_features(9, 20, 0)  # of which scipy's root is noise
+    few = random_features(9, 20, 0)  # so few that scipy's root is noise
     expected = metrics.frechet_distance(metrics.Statistics.of(few), metrics.Statistics.of(real))
     assert distance(few) == pytest.approx(expected, rel=1e-6)
 
@@ -111,7 +111,7 @@ def test_bootstrap_is_that_of_repeated_images():
 
 
 def test_bootstrap_says_how_much_fid_varies():
-    """Its deviation is that of FIDs of other images of the same generator."""
+    """The interval's deviation agrees with that of FIDs of new images from the same generator."""
     real = metrics.Statistics.of(random_features(5000, 4, 1))
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(4, 4))
@@ -140,7 +140,7 @@ def test_fid_infinity_is_the_line_at_0():
 
 
 def test_fid_infinity_takes_off_the_bias():
-    """Of one distribution with itself it is 0, and the FID of few images is not."""
+    """For two sets of one distribution it is about 0, and the FID of few images is not."""
     rng = np.random.default_rng(0)
     real = metrics.Statistics(np.zeros(30), np.eye(30))
     fake = metrics.Features(rng.normal(size=(2000, 30)))
@@ -155,7 +155,7 @@ def test_too_little_for_an_interval():
         metrics.Features(random_features(9, 4, 0)),
         metrics.Statistics(np.zeros(4), np.eye(4)),
     )
-    with pytest.raises(ValueError, match="two resamples"):
+    with pytest.raises(ValueError, match="resamples must be at least 2"):
         metrics.bootstrap_fid(fake, real, resamples=1)
     with pytest.raises(ValueError, match="three sizes"):
         metrics.fid_infinity(fake, real, points=2)

@@ -1,4 +1,4 @@
-"""Features of images and the metrics of them, from files to numbers."""
+"""Features of images and metrics computed from them, from files to numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def twin():
 
 
 def torch_input(image: np.ndarray) -> torch.Tensor:
-    """As pytorch-fid feeds an image to its network."""
+    """Returns an image as pytorch-fid feeds it to its network."""
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     return 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
 
@@ -79,7 +79,7 @@ def test_bilinear_torch_is_torchs(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bilinear_tf1_is_the_formula_of_the_graph(size):
-    """Output pixel i lies at i * old / 299, and past the last pixel there is the last one."""
+    """Output pixel i is at i * old / 299; the last input pixel is repeated beyond its end."""
     image = pictures(1, size=size)[0]
     ours = resizing.resized(image, "bilinear_tf1")
     assert ours.shape == (299, 299, 3)
@@ -131,7 +131,7 @@ def test_features_do_not_depend_on_how_the_work_is_cut(options):
 
 
 def test_accelerators_share_a_batch():
-    """The way of several devices, on virtual ones; 5 images do not share out evenly."""
+    """Tests the code for several devices on virtual ones, with 5 images, not a multiple of them."""
     sharing = metrics.Extractor(network(), dims=64, batch_size=5)
     graphdef, state = nnx.split(ij.fold(network()))
 
@@ -242,14 +242,14 @@ def test_one_pass_serves_all_metrics(nothing_computed):
 
 def test_few_images_are_refused_before_work(nothing_computed, tmp_path):
     write(tmp_path / "five", pictures(5))
-    with pytest.raises(ValueError, match=r"five has 5 images; .* needs 10"):
+    with pytest.raises(ValueError, match=r"five has 5 images; .* needs at least 10"):
         metrics.inception_score(tmp_path / "five", extractor=extractor())
-    with pytest.raises(ValueError, match=r"five has 5 images; .* needs 8"):
+    with pytest.raises(ValueError, match=r"five has 5 images; .* needs at least 8"):
         metrics.precision_recall(
             tmp_path / "five", tmp_path / "five", neighbours=7, extractor=extractor()
         )
     for one in (pictures(1), write(tmp_path / "one", pictures(1))):
-        with pytest.raises(ValueError, match="two at least"):
+        with pytest.raises(ValueError, match="at least two"):
             metrics.fid(tmp_path / "five", one, extractor=extractor())
 
 
@@ -262,11 +262,11 @@ def test_few_images_of_an_iterator_are_refused():
 def test_statistics_serve_fid_alone(nothing_computed, tmp_path):
     metrics.Statistics.of(random_features(9, 4, 0)).save(tmp_path / "x.npz")
     for metric in (metrics.kid, metrics.precision_recall):
-        with pytest.raises(ValueError, match="of statistics only FID"):
+        with pytest.raises(ValueError, match="statistics are enough for FID only"):
             metric(metrics.Statistics.load(tmp_path / "x.npz"), pictures(9), extractor=extractor())
     with pytest.raises(ValueError, match="logits"):
         metrics.inception_score(pictures(20), extractor=extractor(dims=64))
-    with pytest.raises(ValueError, match="4 features are given, and 256 would be computed"):
+    with pytest.raises(ValueError, match="one input has 4 features, the other would have 256"):
         metrics.fid(pictures(9), metrics.Statistics.load(tmp_path / "x.npz"), extractor=extractor())
 
 
@@ -274,7 +274,7 @@ def test_statistics_serve_fid_alone(nothing_computed, tmp_path):
     ("source", "words"),
     [
         (pictures(3).astype(np.float32) / 255, r"uint8.*float32 \[3, 60, 70, 3\]"),
-        (pictures(3).transpose(0, 3, 1, 2), r"\[3, 3, 60, 70\]: channels come last"),
+        (pictures(3).transpose(0, 3, 1, 2), r"\[3, 3, 60, 70\]: put the channels last"),
         (pictures(3)[..., :2], r"\[3, 60, 70, 2\]"),
         (pictures(3)[0], r"\[n, h, w, 3\] .*; got uint8 \[60, 70, 3\]"),
         (Image.fromarray(pictures(1)[0]), "one image"),
@@ -291,7 +291,7 @@ def test_sources_that_are_none(source, words, nothing_computed):
 
 @pytest.mark.parametrize("bad", [pictures(1)[0] / 255, pictures(1)[0, :, :, 0], "absent.png"])
 def test_items_that_are_no_images(bad):
-    with pytest.raises(ValueError, match=r"images is uint8|absent\.png is not a whole image"):
+    with pytest.raises(ValueError, match=r"images must be uint8|absent\.png is not a whole image"):
         extractor().features([pictures(1)[0], bad])
 
 
@@ -345,7 +345,7 @@ def test_damaged_files(tmp_path):
     (tmp_path / "004.png").write_text("no image")
     with pytest.raises(metrics.UnreadableError, match=r"003\.png is not.*--skip-unreadable"):
         extractor(dims=64).features(tmp_path)
-    with pytest.warns(UserWarning, match=r"2 files.*left out: .*003\.png, .*004\.png"):
+    with pytest.warns(UserWarning, match=r"2 files.*skipped: .*003\.png, .*004\.png"):
         found = extractor(dims=64, skip_unreadable=True).features(tmp_path)
     assert_same_features(found, extractor(dims=64).features(pictures(5)[:3]))
 
@@ -357,10 +357,10 @@ def test_other_networks_are_refused():
     torchvisions = filled("inception_v3.tv_in1k", width_multiplier=0.1)
     with pytest.raises(ValueError, match=r"inception_v3\.tv_in1k has count_include_pad=True"):
         metrics.Extractor(torchvisions).load()
-    with pytest.raises(ValueError, match="not of inception_v1"):
+    with pytest.raises(ValueError, match="not those of inception_v1"):
         metrics.Extractor(filled("inception_v1", width_multiplier=0.1)).load()
     grey = filled("inception_v3.fid", width_multiplier=0.1, in_channels=1)
-    with pytest.raises(ValueError, match="1 channels"):
+    with pytest.raises(ValueError, match="takes 1"):
         metrics.Extractor(grey).load()
     with pytest.raises(ValueError, match=r"float32.*bfloat16"):
         metrics.Extractor(filled("inception_v3.fid", width_multiplier=0.1, dtype="bfloat16")).load()
@@ -371,7 +371,7 @@ def test_other_networks_are_refused():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dims": 100}, "dims is one of 64, 192, 768, 2048, not 100"),
+        ({"dims": 100}, "dims must be one of 64, 192, 768, 2048, not 100"),
         ({"resize": "bicubic"}, "bilinear_torch, bilinear_tf1"),
         ({"batch_size": 0}, "batch_size"),
         ({"workers": 0}, "workers"),
@@ -383,7 +383,7 @@ def test_options_that_are_not_there(options, words):
 
 
 def test_options_belong_to_one_extractor():
-    with pytest.raises(TypeError, match="give dims to the extractor"):
+    with pytest.raises(TypeError, match="give dims to the Extractor instead"):
         metrics.fid(pictures(3), pictures(3), extractor=extractor(), dims=64)
     with pytest.raises(TypeError, match="sizes"):
         metrics.fid(pictures(3), pictures(3), sizes=64)  # type: ignore[call-arg]
@@ -399,7 +399,7 @@ def test_the_library_is_imported_without_metrics():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A whole network with random numbers, in a file as pytorch-fid's."""
+    """Writes a full-width network with random weights in the layout of pytorch-fid's file."""
     twin = reference_torch.create_model("inception_v3.fid")
     generator = torch.Generator().manual_seed(0)
     norms = [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -1,4 +1,4 @@
-"""Sources of images other than folders and arrays; features of one's own; the page about loops."""
+"""Sources of images other than folders and arrays; the user's own features; the page on loops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def extractor() -> metrics.Extractor:
 def assert_features(source, images: np.ndarray):
     found = extractor().features(source)
     expected = extractor().features(images)
-    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=2e-7)  # a division compiled
+    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=2e-7)  # one division is compiled
     assert found.origin == expected.origin
 
 
@@ -59,7 +59,7 @@ def test_zip_files(tmp_path):
     assert_features(tmp_path / "a.zip", images)
     opened = extractor().open(tmp_path / "a.zip")
     assert opened.count == 5
-    for _ in range(2):  # more than once
+    for _ in range(2):  # can be read more than once
         assert len(extractor().features(opened)) == 5
 
 
@@ -79,7 +79,7 @@ def test_zip_files_that_are_none(tmp_path):
 
 
 def example(**features: bytes | list[int]) -> bytes:
-    """A `tf.train.Example`, written by hand."""
+    """Returns a `tf.train.Example`, encoded by hand."""
 
     def field(number: int, content: bytes) -> bytes:
         size, length = b"", len(content)
@@ -195,20 +195,20 @@ def test_floats_of_another_range_than_was_stated():
     images = pictures(5) / 255
     for array in (images, jnp.asarray(images, jnp.bfloat16)):
         source = metrics.Loader([array], value_range=(-1, 1), name="mine")
-        with pytest.warns(UserWarning, match=r"^mine reached only from 0\.5 to 1 of the stated"):
+        with pytest.warns(UserWarning, match=r"^mine use only 0\.5 to 1 of the stated"):
             extractor().features(source)
-    with pytest.warns(UserWarning, match=r"reached only from 0 to 0\.00392 of the stated range"):
+    with pytest.warns(UserWarning, match=r"use only 0 to 0\.00392 of the stated range"):
         extractor().features(images.round().astype(np.uint8))
     images[3, 5] = np.nan
-    with pytest.raises(ValueError, match="mine: there are NaN among the pixels"):
+    with pytest.raises(ValueError, match="mine: some pixels are NaN"):
         extractor().features(metrics.Loader([images], value_range=(0, 1), name="mine"))
 
 
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (pictures(3) / 255, r"got float64 .*: metrics\.Loader\(images, value_range=\(0, 1\)\)"),
-        (pictures(3).transpose(0, 3, 1, 2), "channels come last, np.moveaxis"),
+        (pictures(3) / 255, r"got float64 .*: give floats by metrics\.Loader\(images, value"),
+        (pictures(3).transpose(0, 3, 1, 2), "channels last with np.moveaxis"),
         (np.zeros((3, 8, 8, 4), np.uint8), r"got uint8 \[3, 8, 8, 4\]$"),
     ],
 )
@@ -231,13 +231,13 @@ def test_loaders_of_grain():
     ("source", "words"),
     [
         ([{"a": 1, "b": 2}], r"which of 'a', 'b' are the images\? Loader\(batches, key"),
-        (metrics.Loader([{"a": 1}], key="c"), "has 'a', and no 'c'"),
-        (metrics.Loader([(1, 2)], key=2), "has 2 parts, and no 2"),
+        (metrics.Loader([{"a": 1}], key="c"), "has 'a', but no 'c'"),
+        (metrics.Loader([(1, 2)], key=2), "has 2 parts, but no 2"),
         ([(1, 2)], r"which of the 2 parts of a batch are the images"),
         ([(pictures(2), pictures(2))], r"which of the 2 parts of a batch are the images"),
         (metrics.Loader([pictures(2)], key="image"), "ndarray, which has no 'image'"),
-        (metrics.Loader([pictures(2) / 255]), r"need their range; got float64 .*value_range"),
-        (metrics.Loader([pictures(2) * 1.0], value_range=(-1, 1)), "far outside of the stated"),
+        (metrics.Loader([pictures(2) / 255]), r"need a value_range; got float64 .*value_range"),
+        (metrics.Loader([pictures(2) * 1.0], value_range=(-1, 1)), "far outside the stated"),
     ],
 )
 def test_batches_without_images(source, words):
@@ -265,11 +265,11 @@ def test_generated_images():
 def test_generators_that_are_none():
     with pytest.raises(TypeError, match=r"metrics\.Generated\(function, count"):
         extractor().features(generate)
-    with pytest.raises(ValueError, match="two images at least"):
+    with pytest.raises(ValueError, match="count must be at least 2"):
         metrics.Generated(generate, count=1)
-    with pytest.raises(ValueError, match=r"50 images were asked for; got \[3, 4, 4, 3\]"):
+    with pytest.raises(ValueError, match=r"50 images were requested; got \[3, 4, 4, 3\]"):
         extractor().features(metrics.Generated(lambda key, n: jnp.zeros((3, 4, 4, 3)), count=9))
-    with pytest.raises(ValueError, match="need their range"):
+    with pytest.raises(ValueError, match="need a value_range"):
         extractor().features(metrics.Generated(generate, count=9))
     of_another_range = metrics.Generated(generate, count=50, value_range=(0, 1))
     with pytest.raises(ValueError, match=r"far outside .*from -1 to .*State the range"):
@@ -278,11 +278,11 @@ def test_generators_that_are_none():
     def upper_half(key, n):
         return jax.random.uniform(key, (n, 16, 16, 3))
 
-    with pytest.warns(UserWarning, match=r"reached only from 0\.5 to 1 of the stated range"):
+    with pytest.warns(UserWarning, match=r"use only 0\.5 to 1 of the stated range"):
         extractor().features(metrics.Generated(upper_half, count=50, value_range=(-1, 1)))
 
 
-# Features of one's own
+# The user's own features
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_features_of_a_network_in_a_file(network, tmp_path):
 )
 @pytest.mark.parametrize("size", [(500, 375), (60, 83)])
 def test_images_are_prepared_as_publishers_do(name, size):
-    """Where Pillow's whole numbers are resized, to the last bit before normalisation."""
+    """If Pillow resizes in integers, the pixels before normalisation are identical."""
     info = ij.model_info(name)
     image = pictures(1, size=size)[0]
     expected = ij.preprocess(name, image)
@@ -376,7 +376,7 @@ def test_a_plain_function_takes_images_as_they_are():
 def test_functions_that_give_no_features():
     for function in (lambda x: x, lambda x: x.mean((0, 1)), lambda x: 3):
         own = metrics.OwnFeatures(function, "odd", size=16)
-        with pytest.raises(ValueError, match=r"odd is to return features \[n, d\]"):
+        with pytest.raises(ValueError, match=r"odd must return features \[n, d\]"):
             metrics.Extractor(features=own).load()
     with pytest.raises(ValueError, match="not a int"):
         metrics.Extractor(features=3)
@@ -390,7 +390,7 @@ def test_functions_that_give_no_features():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for .* features")
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
-    """With a narrow network in place of the published weights."""
+    """The page runs unchanged, with a narrow network instead of the published weights."""
     narrow = filled("inception_v3.fid", width_multiplier=WIDTH, num_classes=CLASSES)
 
     def with_weights(weights=True, **options):

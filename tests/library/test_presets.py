@@ -1,4 +1,4 @@
-"""What tells the presets apart, each against a statement of its own."""
+"""The differences between presets, each against its own plain formula."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_names():
         "pytorch_fid", "tf2015", "adm", "torch_fidelity", "clean", "torchmetrics", "jax_fid",
     ]  # fmt: skip
     assert all(name == preset.name for name, preset in metrics.PRESETS.items())
-    with pytest.raises(ValueError, match=r"preset is one of pytorch_fid, .*, not 'cleanfid'"):
+    with pytest.raises(ValueError, match=r"preset must be one of pytorch_fid, .*, not 'cleanfid'"):
         metrics.fid(pictures(3), pictures(3), preset="cleanfid")
     with pytest.raises(ValueError, match="clean-fid offers 2048 features, not 64"):
         metrics.Extractor(preset="clean", dims=64)
@@ -57,7 +57,7 @@ def test_bilinear_antialias_is_torchs(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bicubic_pillow_resizes_each_channel_as_floats(size):
-    """Without rounding: the overshoot is clipped, and the fractions stay."""
+    """Pixels are not rounded: overshoot is clipped, and fractions stay."""
     image = pictures(1, size=size)[0] // 255 * 255
     found = resizing.pixels_resized(image, "bicubic_pillow")
     for i in range(3):
@@ -78,7 +78,7 @@ def test_bilinear_pillow_rounds_to_bytes():
     assert found.dtype == np.float32
     normal = resizing.resized(image, "bilinear_pillow")
     np.testing.assert_allclose(normal, 2 * (found / 255) - 1, atol=1e-6)
-    with pytest.raises(ValueError, match="uint8 is needed, not float32"):
+    with pytest.raises(ValueError, match="needs uint8, not float32"):
         resizing.resized(image.astype(np.float32), "bilinear_pillow")
 
 
@@ -113,7 +113,7 @@ def test_folders_are_read_as_each_program_does(tmp_path):
 
 
 def test_the_order_of_files_is_the_programs(tmp_path):
-    """Draws and shuffles depend on it."""
+    """Draws and shuffles depend on the order of files."""
     for name in ("a-b/x.png", "a/x.png", "a/x.JPG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -126,7 +126,7 @@ def test_the_order_of_files_is_the_programs(tmp_path):
 
 
 def test_ttur_takes_files_as_they_are_listed(tmp_path):
-    """Which images it leaves out depends on that."""
+    """Which images TTUR drops depends on this order."""
     for i in np.random.default_rng(0).permutation(40):
         (tmp_path / f"{i:02}.{'jpg' if i % 3 else 'png'}").touch()
     found = image_files(tmp_path, preset_of("tf2015").files)
@@ -135,7 +135,7 @@ def test_ttur_takes_files_as_they_are_listed(tmp_path):
 
 @pytest.mark.slow
 def test_arrays_in_folders(tmp_path):
-    """clean-fid reads images in `.npy` files, one each, and floats too."""
+    """clean-fid reads `.npy` files of one image each, also floats."""
     images = pictures(3)
     write(tmp_path / "a", images)
     (tmp_path / "b").mkdir()
@@ -150,7 +150,7 @@ def test_arrays_in_folders(tmp_path):
 
 
 def test_unit_floats_are_truncated():
-    """As torchmetrics' `normalize=True` does; rounding would give other pixels."""
+    """torchmetrics truncates with `normalize=True`; rounding would give other pixels."""
     floats = np.random.default_rng(0).uniform(size=(3, 20, 20, 3)).astype(np.float32)
     ours = extractor(preset="torchmetrics", dims=64)
     expected = (torch.from_numpy(floats) * 255).byte().numpy()
@@ -166,7 +166,7 @@ def test_unit_floats_are_truncated():
 def test_what_does_not_fill_a_batch_of_50_is_left_out():
     ours = extractor(preset="tf2015", batch_size=7)
     images = pictures(53, size=(2, 2))
-    with pytest.warns(UserWarning, match="the last 3 images are left out.*a batch of 50"):
+    with pytest.warns(UserWarning, match="the last 3 images are left out.*fewer than 50"):
         found = ours.features(images)
     np.testing.assert_allclose(found.pooled, ours.features(images[:50]).pooled, atol=1e-5)
     assert ours.statistics(images[:9]).count == 9  # fewer than one batch
@@ -210,7 +210,7 @@ def test_sfid_is_of_the_spatial_features():
 
 @pytest.mark.parametrize("batch", [1, 7, 3000])
 def test_means_in_float32_are_numpys(batch):
-    """To the last bit, in batches of any size."""
+    """Means are identical to NumPy's, in batches of any size."""
     values = np.random.default_rng(0).uniform(size=(3000, 12)).astype(np.float32)
     running = metrics.RunningStatistics(mean_dtype="float32")
     for start in range(0, len(values), batch):
@@ -231,7 +231,7 @@ def test_presets_tell_how_means_are_summed():
 
 
 def test_the_offset_is_under_the_root_only():
-    """jax-fid-parallel adds it always, which lowers its distances."""
+    """jax-fid-parallel always adds the offset, which lowers its distances."""
     a, b = (features(30, 50, seed, "jax_fid") for seed in (0, 1))
     covs = [np.cov(x.pooled, rowvar=False) for x in (a, b)]
     apart = a.pooled.mean(0).astype(np.float64) - b.pooled.mean(0)
@@ -290,7 +290,7 @@ def test_kid_draws_as_each_program(preset):
 
 
 def test_kid_in_float32_is_rounded_as_the_programs():
-    """Where it is small beside the kernel, the last digits are of the sums' rounding."""
+    """If KID is small compared with the kernel, its last digits depend on the rounding of sums."""
     a, b = features(60, 8, 0, "clean"), features(60, 8, 0, "clean")
     b = dataclasses.replace(b, pooled=b.pooled * np.float32(1.001))
     sums = dict(subsets=1, subset_size=60)
@@ -362,7 +362,7 @@ def test_the_evaluators_distances_are_in_float16_where_they_are_finite(scale, mo
 
 
 def test_sums_in_float16_are_tensorflows():
-    """What TensorFlow 2.21's `reduce_sum` gave on a CPU; sums in float32 differ in two."""
+    """Expected are the results of TensorFlow 2.21's `reduce_sum`; two differ from float32 sums."""
     numbers = np.random.default_rng(0).uniform(0, 1, (8, 2048)).astype(np.float16)
     expected = [1019.0, 1014.0, 1029.0, 1016.0, 1036.0, 1036.0, 1042.0, 1030.0]
     assert half_manifolds._sum(numbers).tolist() == expected

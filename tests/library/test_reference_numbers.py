@@ -1,4 +1,4 @@
-"""Every network gives the numbers that its PyTorch twin gave; PyTorch itself is not needed."""
+"""Every network reproduces numbers that its PyTorch twin computed; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 import inception_jax as ij
 from tests import reference_numbers
 
-# Sums over whole tensors cancel, some to a thousandth of their terms.
+# Sums over whole tensors, in which terms cancel, some to a thousandth.
 SUMS = ("gradients", "change of statistics")
-# float32 against float64, through normalisation by the statistics of few values, layer after layer.
+# float32 is compared with float64; normalisation by statistics of few values amplifies rounding.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-2}
 
 
 def only(names):
-    """All networks, of which these are in the default tests."""
+    """Returns all networks as parameters; all but these names are marked slow."""
     return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in ij.list_models()]
 
 
@@ -45,7 +45,7 @@ def assert_same(found, expected, rtol):
             np.testing.assert_allclose(found[what], value, rtol=0, atol=rtol * scale, err_msg=what)
 
 
-# The others are compared in continuous integration.
+# The other networks are compared in continuous integration.
 USUAL = {"inception_v1", "inception_resnet_v1"}
 
 
@@ -59,7 +59,7 @@ def test_jax_gives_the_numbers_of_the_file(name, file):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ij.list_models())
 def test_float32_is_near(name, file):
-    """The sums are left out: of their terms, rounding leaves too little."""
+    """Sums are skipped, because so many of their terms cancel that rounding dominates."""
     found = reference_numbers.of_jax(name, "float32")
     kept = {what: value for what, value in file[name].items() if what not in SUMS}
     assert_same({what: found[what] for what in kept}, kept, 1e-2)

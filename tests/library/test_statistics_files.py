@@ -1,4 +1,4 @@
-"""Files of statistics: ours, and those of other programs."""
+"""Files of statistics, this library's and those of other programs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_statistics_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"images\.npz holds arr_0 instead.*as an array"):
         metrics.Statistics.load(tmp_path / "images.npz")
     np.savez(tmp_path / "wrong.npz", mu=np.zeros(3), sigma=np.eye(4))
-    with pytest.raises(ValueError, match=r"wrong\.npz: a mean"):
+    with pytest.raises(ValueError, match=r"wrong\.npz: the mean must"):
         metrics.Statistics.load(tmp_path / "wrong.npz")
     np.savez(tmp_path / "object.npz", mu=np.array([{}]), sigma=np.eye(4))
     whole = (tmp_path / "wrong.npz").read_bytes()
@@ -102,14 +102,14 @@ def test_layouts_that_are_refused(tmp_path):
     plain = dataclasses.replace(statistics(), spatial=None)
     with pytest.raises(ValueError, match=r"mu_s|spatial statistics.*preset='adm'"):
         plain.save(tmp_path / "x.npz", layout="adm")
-    with pytest.raises(ValueError, match=r"layout is one of .*did you mean clean"):
+    with pytest.raises(ValueError, match=r"layout must be one of .*did you mean clean"):
         plain.save(tmp_path / "x.npz", layout="cleanfid")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
 def test_files_of_others_have_no_origin(names, tmp_path):
-    """JAX projects store float32."""
+    """Files of other programs have no origin; those of JAX projects are float32."""
     found = statistics()
     arrays = dict(zip(names, (np.float32(found.mean), np.float32(found.cov)), strict=True))
     np.savez(tmp_path / "x.npz", **arrays)
@@ -131,14 +131,14 @@ def test_files_of_others_have_no_origin(names, tmp_path):
     ],
 )
 def test_statistics_of_different_origins_are_refused(field, value, tmp_path, nothing_computed):
-    """With both named; not even the network is loaded."""
+    """The error names both origins, and comes before the network is loaded."""
     other = dataclasses.replace(ORIGIN, **{field: value})
     for name, origin in (("a", ORIGIN), ("b", other)):
         statistics(origin=origin).save(tmp_path / f"{name}.npz")
     with pytest.raises(ValueError, match=f"of different {field} ") as error:
         metrics.fid(tmp_path / "a.npz", tmp_path / "b.npz", weights="absent.pth")
     for name, origin in (("a", ORIGIN), ("b", other)):
-        assert f"{name}.npz is of {origin}" in str(error.value)
+        assert f"{name}.npz has {origin}" in str(error.value)
     features = [metrics.Features(random_features(9, 4, 0), origin=o) for o in (ORIGIN, other)]
     for metric in (metrics.kid, metrics.precision_recall):
         with pytest.raises(ValueError, match=f"of different {field} "):
@@ -155,7 +155,7 @@ def test_a_file_of_another_preset_is_refused_before_an_image_is_computed(
     dataclasses.replace(found, origin=dataclasses.replace(origin, preset="adm")).save(
         tmp_path / "x.npz"
     )
-    words = r"different preset .*x\.npz is of preset adm.*the other input is of preset pytorch_fid"
+    words = r"different preset .*x\.npz has preset adm.*the other input has preset pytorch_fid"
     with pytest.raises(ValueError, match=words):
         metrics.fid(pictures(9), tmp_path / "x.npz", extractor=extractor())
 
@@ -173,7 +173,7 @@ def test_fingerprints_are_of_the_numbers_that_features_depend_on(tmp_path):
     ij.save_weights(model, tmp_path / "x.safetensors")
     again = ij.load(tmp_path / "x.safetensors")
     assert fingerprint(again, 2048) == fingerprint(model, 2048)
-    again.fc.kernel[...] += 1  # no feature depends on it
+    again.fc.kernel[...] += 1  # the features do not depend on it
     assert fingerprint(again, 2048) == fingerprint(model, 2048)
     again.Mixed_7c.branch_pool.bn.mean[...] += 1e-3
     assert fingerprint(again, 2048) != fingerprint(model, 2048)
@@ -208,7 +208,7 @@ def test_large_arrays_are_read_in_parts(tmp_path, monkeypatch):
 
 
 def test_a_file_of_statistics_and_images(tmp_path):
-    """guided-diffusion's references: FID is of the statistics, the rest of their 10,000 images."""
+    """guided-diffusion's references hold both; FID uses the statistics, the rest the images."""
     found = statistics()
     images = pictures(5)
     np.savez(tmp_path / "x.npz", mu=found.mean, sigma=found.cov, arr_0=images)
@@ -224,7 +224,7 @@ def test_a_file_of_statistics_and_images(tmp_path):
     [
         (np.zeros((3, 4, 4, 3), np.float32), r"x\.npz|uint8 from 0 to 255.*float32"),
         (np.zeros((3, 4, 4), np.uint8), r"x\.npz: an array of images.*\[3, 4, 4\]"),
-        (np.zeros((1, 4, 4, 3), np.uint8), "two at least"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "at least two"),
         (np.array([{}]), "Python objects|whole"),
     ],
 )
@@ -241,5 +241,5 @@ def test_cut_files_of_images(tmp_path):
     with pytest.raises(ValueError, match=r"x\.npy ends before its last image"):
         extractor().features(tmp_path / "x.npy")
     (tmp_path / "x.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"x\.npy is not a whole file of an array"):
+    with pytest.raises(ValueError, match=r"x\.npy is damaged or holds no array"):
         extractor().features(tmp_path / "x.npy")

@@ -210,5 +210,5 @@ def test_processes_of_different_runs_are_refused(start, tmp_path):
     run = start(2, 1, "--workdir", "w", "--steps", "10", only_last=("--eval-every", "3"))
     for code, _, err in run.end(120):
         assert code == 2, err
-        assert "process(es) 1 have other options than process 0" in err
+        assert "process(es) 1 have different options from process 0" in err
     assert not (tmp_path / "w").exists()

@@ -140,7 +140,7 @@ def test_a_lost_configuration_is_compared_with_the_checkpoints_copy(
 
     forget_the_run(tmp_path / "w")
     path.unlink()
-    assert_refused(train_here(*options), "config.json is missing or damaged", "Restore it")
+    assert_refused(train_here(*options), "config.json is missing or damaged", "Restore the file")
 
 
 def test_a_workdir_of_an_earlier_version_resumes(trained, train_here, tmp_path):
@@ -148,7 +148,7 @@ def test_a_workdir_of_an_earlier_version_resumes(trained, train_here, tmp_path):
     code, out, err = train_here(*FOLDER, "--data-dir", "pets", "--steps", "6")
     assert code == 0, err
     assert "resuming at step 4" in out
-    assert "of an earlier version" in err
+    assert "by an earlier version" in err
     assert json.loads((tmp_path / "w/run.json").read_text())["project"]["classes"] == ["cat", "dog"]
 
 

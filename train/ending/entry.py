@@ -14,7 +14,7 @@ _SECONDS_TO_END = 10.0
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a program that ends with one line, and makes sure that the process ends.
+    """Runs the program, prints at most one last line, and makes sure that the process ends.
 
     Args:
         main: does the slow imports, and returns the exit code.
@@ -36,14 +36,14 @@ def run(main: Callable[[], int]) -> int:
     except SystemExit as error:  # --help, and errors of the command line
         code = error.code if isinstance(error.code, int) else 1
     last_line.say(None)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended, and Python forgets its handlers
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as it exits, Python drops its own handlers
     sigterm.end_within(_SECONDS_TO_END, code)
     return code
 
 
 def _begin() -> None:
     verbose = "--verbose" in sys.argv
-    with sigterm.held_back():  # between a fork and what follows it
+    with sigterm.held_back():  # between the fork and the lines after it
         sigterm.install()
         last_line.begin(verbose=verbose)
     sigterm.watch()

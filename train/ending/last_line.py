@@ -140,7 +140,7 @@ def _post_mortem(folder: str | None) -> str:
         try:
             path = storage.place(folder) / "error.log"
             path.write_text(printed)
-        except Exception:  # whatever it is, that line has to be said
+        except Exception:  # whatever it is, the line must be printed
             return f"error: {reason}"
         return f"error: {reason} (trace: {one_line(str(path))})"
     return f"error: {reason}"

@@ -38,7 +38,7 @@ def write(error: BaseException, folder: Path | None, process: int = 0) -> Path |
     )
     elsewhere = Path(tempfile.gettempdir(), f"inception_jax-{os.getpid()}-{name}")
     for path in (folder / name if folder is not None else None, elsewhere):
-        # A full disk, a bucket that does not answer: perhaps the very error.
+        # A full disk or a bucket that does not answer may be the very error to write down.
         with contextlib.suppress(Exception):
             if path is not None and path.parent.is_dir():
                 path.write_bytes(text.encode(errors="backslashreplace"))

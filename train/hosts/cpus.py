@@ -1,4 +1,4 @@
-"""How many CPU cores there are for this process."""
+"""The number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 def available_cores() -> int:
     """Returns the number of cores that this process may use.
 
-    Batch systems often grant a process fewer cores than the machine has.
+    Batch systems often allow a process fewer cores than the machine has.
     """
     if process_cpu_count := getattr(os, "process_cpu_count", None):  # Python 3.13
         return process_cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One axis, `data`, over all devices: batches are cut along it, everything else is copied."""
+"""Data parallelism: batches are split over all devices, and everything else is replicated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from train.hosts.host_options import BatchOptions
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:
-    """One axis over all devices, neighbours on it near each other; slices one after another."""
+    """Returns a mesh with one axis, `data`, over all devices.
+
+    Neighbours on the axis are close to each other. The devices of a slice are consecutive.
+    """
     types = (AxisType.Auto,)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
@@ -29,8 +32,8 @@ class Devices:
     """The shardings of a run.
 
     Args:
-        options: of the batch.
-        devices: to lay batches over; None for all that there are.
+        options: size and division of the batch.
+        devices: devices to split batches over; None: all.
 
     Raises:
         UsageError: if the devices cannot share a batch evenly.
@@ -49,8 +52,8 @@ class Devices:
         group = options.bn_group or part
         if part % group or (part // group % count and group % count):
             raise UsageError(
-                f"--bn-group {group}: {part} images at once on {count} device(s) cannot be cut "
-                "into groups of this size that lie evenly on them"
+                f"--bn-group {group}: {part} images at once on {count} device(s) cannot be split "
+                "into groups of this size that are spread evenly over the devices"
             )
         mesh = _mesh(devices or jax.devices())
         self.replicated = NamedSharding(mesh, PartitionSpec())
@@ -60,16 +63,16 @@ class Devices:
         self._part = NamedSharding(mesh, axes)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Makes global arrays of every process's share of a batch."""
+        """Returns global arrays of a batch, given this process's share of it."""
         return {
             name: jax.make_array_from_process_local_data(self.sharded, array)
             for name, array in batch.items()
         }
 
     def copy(self, array: np.ndarray) -> jax.Array:
-        """Puts an array that all processes have onto every device."""
+        """Returns an array on every device, given the same array in every process."""
         return jax.make_array_from_process_local_data(self.replicated, np.asarray(array))
 
     def spread(self, part: jax.Array) -> jax.Array:
-        """Lays a part of a batch [groups, images, ...] over the devices, groups whole if it can."""
+        """Splits [groups, images, ...] over the devices, by whole groups if possible."""
         return jax.lax.with_sharding_constraint(part, self._part)

@@ -1,11 +1,12 @@
-"""What a device can do at most."""
+"""Peak performance of devices."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# FLOP/s in bfloat16, of one jax device: a chip, or on v2 and v3 one of its two cores. Google's and
-# NVIDIA's data sheets, without sparsity; by the start of `device_kind`, the longest first.
+# FLOP/s in bfloat16 of one JAX device: a chip, or on v2 and v3 one of its two cores. From Google's
+# and NVIDIA's data sheets, without sparsity. Keys are the start of `device_kind`; the longest key
+# that fits counts.
 _PEAKS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -23,7 +24,7 @@ _PEAKS = {
     "NVIDIA B200": 2250e12,
 }
 
-# Cycles a second: the peak in bfloat16 over what the matrix units do in a cycle.
+# Cycles per second: the peak in bfloat16 divided by the operations of the matrix units per cycle.
 _CLOCKS = {
     "TPU v4": 1.05e9,
     "TPU v5 lite": 1.5e9,
@@ -31,7 +32,7 @@ _CLOCKS = {
     "TPU v6 lite": 1.75e9,
 }
 
-# Bytes a second between a chip and its memory: Google's data sheets.
+# Bytes per second between a chip and its memory, from Google's data sheets.
 _BANDWIDTHS = {
     "TPU v4": 1228e9,
     "TPU v5 lite": 819e9,
@@ -41,17 +42,17 @@ _BANDWIDTHS = {
 
 
 def peak_flops(kind: str) -> float | None:
-    """Returns the bfloat16 FLOP/s of a kind of device, None if it is not known."""
+    """Returns the peak FLOP/s in bfloat16 of a kind of device; None if unknown."""
     return _of(_PEAKS, kind)
 
 
 def clock(kind: str) -> float | None:
-    """Returns the cycles a second of a kind of TPU, None if it is not known."""
+    """Returns the cycles per second of a kind of TPU; None if unknown."""
     return _of(_CLOCKS, kind)
 
 
 def bandwidth(kind: str) -> float | None:
-    """Returns the bytes a second from and to a kind of TPU's memory, None if it is not known."""
+    """Returns the memory bandwidth of a kind of TPU in bytes per second; None if unknown."""
     return _of(_BANDWIDTHS, kind)
 
 

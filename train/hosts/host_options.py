@@ -16,7 +16,7 @@ class BatchOptions:
     """Images per step, over all devices."""
     grad_accum: Annotated[int, POSITIVE] = 1
     """Gradient accumulation: compute a batch in this number of parts, one after another. BatchNorm
-    uses the statistics of a part. The gradient and the update are those of the whole batch."""
+    uses the statistics of a part. The gradient and the update use the whole batch."""
     bn_group: Annotated[int, NOT_NEGATIVE] = 0
     """Images that share BatchNorm's statistics, like a replica in the papers. 0: the whole batch,
     or a part with grad-accum."""

@@ -1,4 +1,4 @@
-"""SIGTERM in a run of one process or of several: when to save, and when not to wait any longer."""
+"""SIGTERM in a run of one or several processes: when to save, and when to stop waiting."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from jax.experimental import multihost_utils
 from train.ending import sigterm
 from train.hosts import processes
 
-# jax's preemption service writes this key for all processes when one of them gets SIGTERM. The
-# name is not in its documentation; a test of two processes notices if it changes.
+# JAX's preemption service sets this key for all processes when one of them gets SIGTERM. The name
+# is not documented; a test with two processes fails if it changes.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 
-# Schedulers give 30 seconds or more. In these, processes that work come to their next step.
+# Schedulers allow 30 seconds or more. In that time, processes that work reach their next step.
 _SECONDS_WITHOUT_PROGRESS, _MOST_SECONDS = 15.0, 60.0
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_BETWEEN_QUESTIONS = 1.0  # each is a message to process 0
-# Process 0 ends last: it runs the service that the others are connected to.
+_SECONDS_BETWEEN_QUESTIONS = 1.0  # each question is a message to process 0
+# Process 0 ends last, because it runs the service that the others are connected to.
 _SECONDS_FOR_OTHERS = 2.0
 
 STALLED = (
-    "SIGTERM: not saved, because the processes of the run did not come to the same step (a batch "
-    "that does not come, or a lost process); the same command resumes from the last checkpoint"
+    "SIGTERM: not saved, because the processes of the run did not reach the same step (a batch is "
+    "missing, or a process is lost); the same command resumes from the last checkpoint"
 )
 
 
 class Preemption:
-    """Whether the run is to end: SIGTERM came, to this process or to any other.
+    """Tells whether the run has to end because this process or another one got SIGTERM.
 
-    A scheduler sends it some seconds before it takes the machine. Every process must ask as often
-    as the others, and all get the same answers: the first time at which all know.
+    A scheduler sends SIGTERM some seconds before it takes the machine. All processes must call this
+    object equally often. They get the same answers: True from the first call at which all of them
+    know.
 
-    Several processes can only save together. If one of them waits for a batch that does not come,
-    no process gets further: a thread then ends each of them, unsaved.
+    Several processes can only save together. If one of them waits for a batch that never comes, no
+    process can continue. A thread then ends each process without saving.
     """
 
     def __init__(self) -> None:
         self._asked = 0
         self._received = False
         self._progress = _Progress()
-        # With several processes jax's own service has the signal, and tells the others.
+        # With several processes, JAX's own service handles the signal and tells the others.
         self._alone = not jax.distributed.is_initialized()
         if self._alone:
             sigterm.begin()
@@ -57,7 +58,7 @@ class Preemption:
             processes.before_leaving(self._stop_watching)
 
     def save_first(self) -> None:
-        """From now on SIGTERM waits until it is asked for; before, it ends the process at once."""
+        """From now on, SIGTERM only sets a flag; before, it ends the process at once."""
         sigterm.save_first()
 
     def __call__(self) -> bool:
@@ -70,24 +71,25 @@ class Preemption:
         return self._received
 
     def now(self) -> bool:
-        """Says whether a process on its own has the signal; may be asked at any time.
+        """Returns whether a single process got the signal; can be called at any time.
 
-        Several processes must end at the same step, and one cannot know where the others are.
+        Always False with several processes: they must end at the same step, and a process does not
+        know where the others are.
         """
         return self._alone and sigterm.received()
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Marks work that takes long without a step: a compilation, a checkpoint."""
+        """Marks work that takes long without a step, such as a compilation or a checkpoint."""
         with self._progress.busy():
             yield
 
     def count_steps(self, computed: Callable[[], int]) -> None:
-        """Takes what counts the steps that devices have computed: they too are progress."""
+        """Sets a function that counts the steps that devices have computed, as further progress."""
         self._progress.computed = computed
 
     def _end_if_stalled(self) -> None:
-        """The thread: waits for the notice, then for the end or for a stall."""
+        """Runs in the thread: waits for the notice, then for the end or for a stall."""
         if not self._noticed():
             return
         sigterm.notice()
@@ -100,8 +102,8 @@ class Preemption:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _noticed(self) -> bool:
-        """Waits until a process of the run has got SIGTERM; False if the connection ends before."""
-        # Not public; libraries such as Orbax take it from here too.
+        """Waits until a process of the run gets SIGTERM; False if the connection ends first."""
+        # Not public, but libraries such as Orbax use it too.
         client: Any = distributed.global_state.client
         while not self._leaving.wait(_SECONDS_BETWEEN_QUESTIONS):
             try:
@@ -126,7 +128,7 @@ class Preemption:
 
 
 class _Progress:
-    """How long nothing has happened."""
+    """Measures the time without progress."""
 
     def __init__(self) -> None:
         self.computed: Callable[[], int] = lambda: 0
@@ -136,18 +138,18 @@ class _Progress:
         self._seen = 0
 
     def begin(self) -> None:
-        """Counts from now on, whatever happened before."""
+        """Starts the clock again."""
         self._last = time.monotonic()
 
     def mark(self) -> None:
-        """Notes that a step, or a batch of an evaluation, was begun."""
+        """Records that a step, or a batch of an evaluation, has started."""
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last)
         self._last = now
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Suspends the count."""
+        """Stops the clock during the body."""
         self._busy += 1
         try:
             yield
@@ -156,12 +158,12 @@ class _Progress:
             self.begin()
 
     def seconds_without(self) -> float:
-        """Seconds since the last sign of work."""
+        """Returns the seconds since the last progress."""
         if (computed := self.computed()) != self._seen:
             self._seen = computed
             self.begin()
         return 0.0 if self._busy else time.monotonic() - self._last
 
     def patience(self) -> float:
-        """Seconds that may pass: slow steps are no stall."""
+        """Returns the seconds that may pass before it is a stall; more if steps are slow."""
         return min(max(_SECONDS_WITHOUT_PROGRESS, 2 * self._longest), _MOST_SECONDS)

@@ -43,13 +43,13 @@ def connect(options: HostOptions) -> None:
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(
-            f"the processes of the run do not find each other ({reason}); give --coordinator, "
+            f"the processes of the run cannot find each other ({reason}); give --coordinator, "
             "--num-processes and --process-id, or --distributed off"
         ) from error
 
 
 def _in_cluster(options: HostOptions) -> bool:
-    """Says whether this process was started as one of several, or on a TPU machine."""
+    """Returns whether this process was started as one of several, or on a TPU machine."""
     env = os.environ
     return (
         options.coordinator is not None
@@ -61,16 +61,17 @@ def _in_cluster(options: HostOptions) -> bool:
 
 
 def is_main() -> bool:
-    """Says whether this process writes what the run leaves."""
-    # A process on its own need not ask the devices, which another run may hold.
+    """Returns whether this process writes the files of the run."""
+    # A single process need not ask the devices, which another run may be using.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def main_first(action: Callable[[], None]) -> None:
-    """Runs an action in process 0 while the others wait; its refusal is everyone's.
+    """Runs an action in process 0 while the others wait. If it fails, all processes raise.
 
     Raises:
-        UsageError, TrainingError, OSError: what the action raises; in the others, that it did.
+        UsageError, TrainingError, OSError: in process 0, the error of the action.
+        UsageError: in the others, that process 0 failed.
     """
     error: Exception | None = None
     if is_main():
@@ -79,31 +80,31 @@ def main_first(action: Callable[[], None]) -> None:
         except (UsageError, TrainingError, OSError) as refusal:
             error = refusal
     if several() and not all_agree(error is None) and error is None:
-        error = UsageError("process 0 has refused to start: see what it says")
+        error = UsageError("process 0 cannot start: see its message")
     if error is not None:
         raise error
 
 
 def all_agree(good: bool) -> bool:
-    """Says whether something is true in every process; all must ask."""
+    """Returns whether `good` is true in every process; all must call this."""
     if jax.process_count() == 1:
         return good
     return bool(np.all(multihost_utils.process_allgather(np.array(good))))
 
 
 def several() -> bool:
-    """Says whether this is one of several processes of a run."""
+    """Returns whether this is one of several processes of a run."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def check_same(digests: Mapping[str, str]) -> None:
-    """Makes sure that all processes of the run are of the same run; all must ask.
+    """Checks that all processes have the same digests; all must call this.
 
     Args:
-        digests: SHA-256 in hexadecimal, by what they are of.
+        digests: SHA-256 in hexadecimal, by what each is a digest of.
 
     Raises:
-        UsageError: in every process, naming what differs and where.
+        UsageError: in every process, naming what differs and in which processes.
     """
     if not several():
         return
@@ -114,22 +115,22 @@ def check_same(digests: Mapping[str, str]) -> None:
         if others:
             raise UsageError(
                 f"the processes of the run do not agree: process(es) {', '.join(map(str, others))} "
-                f"have other {what} than process 0. Start all with the same command, versions and "
-                "files"
+                f"have different {what} from process 0. Start all with the same command, versions "
+                "and files"
             )
 
 
 def total(count: int) -> int:
-    """Returns the sum of a number over all processes; all must ask."""
+    """Returns the sum of a number over all processes; all must call this."""
     if jax.process_count() == 1:
         return count
     return int(np.sum(multihost_utils.process_allgather(np.array(count))))
 
 
 def abandon(code: int) -> None:
-    """Ends this process at once if there are others, which may be lost or waiting for it.
+    """Ends this process at once if the run has several.
 
-    An orderly exit would wait for them to come to the same point.
+    A normal exit would wait for the others, which may be lost or waiting for this one.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -138,12 +139,12 @@ def abandon(code: int) -> None:
 
 
 def before_leaving(action: Callable[[], None]) -> None:
-    """Registers what uses the connection to the other processes, and has to end before it."""
+    """Registers a function that `leave` calls before it closes the connection."""
     _before_leaving.append(action)
 
 
 def leave() -> None:
-    """Ends the connection to the other processes, which wait for each other."""
+    """Closes the connection to the other processes; all wait for each other."""
     for action in _before_leaving:
         action()
     if jax.distributed.is_initialized():

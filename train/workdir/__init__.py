@@ -1,1 +1,1 @@
-"""The folder of a run: which run it belongs to, and which process works in it."""
+"""The folder of a run: which run it belongs to, and which process uses it."""

@@ -1,4 +1,4 @@
-"""Compares a run with what its workdir holds, and writes down whose workdir it is."""
+"""Checks that a workdir belongs to this run, and records in it which run it belongs to."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What was found in a workdir that this run may use.
+    """What `compare` found in a workdir that this run may use.
 
     Attributes:
-        own: this run's description, with the changes of its images so far.
-        resumes: whether there are checkpoints.
-        accepted: whether the images differ, and that was accepted.
-        notes: what the user should know.
+        own: description of this run, with earlier changes of its images.
+        resumes: whether there are checkpoints to resume from.
+        accepted: whether the images have changed and `--data-changed accept` allows it.
+        notes: messages for the user.
     """
 
     own: Identity
@@ -41,10 +41,10 @@ class Claim:
 
 
 def prepare(workdir: Path) -> None:
-    """Makes a workdir that can be written to.
+    """Creates a workdir, and checks that it can be written to.
 
     Raises:
-        UsageError: if it cannot be.
+        UsageError: if it cannot be created or written to.
         TrainingError: if its disk is full.
     """
     if storage.is_remote(workdir) and not str(workdir).startswith("gs://"):
@@ -53,21 +53,21 @@ def prepare(workdir: Path) -> None:
         )
     probe = workdir / ".writable"
     try:
-        if not storage.is_remote(workdir):  # where it would make a bucket of a wrong name
+        if not storage.is_remote(workdir):  # with a wrong name it would create a bucket
             workdir.mkdir(parents=True, exist_ok=True)
         probe.write_text("writable")
         probe.unlink()
-    except Exception as error:  # those of buckets have no base of their own
+    except Exception as error:  # errors of buckets have no base class of their own
         if getattr(error, "errno", None) in _NO_SPACE:
             raise full(workdir) from None
         raise UsageError(f"--workdir {workdir}: cannot be written to ({error})") from None
 
 
 def full(workdir: Path) -> TrainingError:
-    """The error of a full disk."""
+    """Returns the error for a full disk."""
     return TrainingError(
-        f"no space left on the disk of {workdir}: free some, and the same command resumes from the "
-        "last checkpoint"
+        f"no space left on the disk of {workdir}: free some; the same command then resumes from "
+        "the last checkpoint"
     )
 
 
@@ -79,17 +79,18 @@ def compare(
     *,
     evaluates: bool,
 ) -> Claim:
-    """Compares a run with the one that a workdir holds, and changes nothing.
+    """Compares this run with the one in a workdir. Changes nothing.
 
     Args:
-        workdir: of the run; need not exist.
+        workdir: folder of the run; need not exist.
         config: all options.
         own: description of this run.
-        saved: what the newest checkpoint says of its run, None if nothing.
-        evaluates: only the test images matter.
+        saved: description in the newest checkpoint; None if there is none.
+        evaluates: whether this run only evaluates, so that only the test images matter.
 
     Raises:
-        UsageError: if they are not the same run, naming what differs; if nothing tells.
+        UsageError: if they are different runs, naming what differs; if the files in the workdir do
+            not say which run it is.
     """
     resumes, results = has_checkpoints(workdir), _results(workdir)
     if not resumes and (not results or config.loop.start_over or evaluates):
@@ -106,25 +107,25 @@ def compare(
         raise UsageError(f"--workdir {workdir} belongs to another project: {other}: {elsewhere}")
     if not resumes:
         raise UsageError(
-            f"--workdir {workdir} holds {results[0].name} and no checkpoint to resume from: "
+            f"--workdir {workdir} holds {results[0].name}, but no checkpoint to resume from: "
             f"{elsewhere}, or --start-over to train from step 0 and replace it"
         )
     if changed := _changed_options(workdir, config, own, copies):
         raise UsageError(
-            f"--workdir {workdir} holds a run of another configuration "
+            f"--workdir {workdir} holds a run with another configuration "
             f"({'; '.join(changed)}): {elsewhere}"
         )
     if not copies:
         note = (
-            f"note: {workdir} is of an earlier version, which stored no class names and no digest "
-            f"of the images: today's are taken for them, and stored in {RUN}"
+            f"note: {workdir} was written by an earlier version, which stored no class names and "
+            f"no digest of the images: the current ones are stored in {RUN} now"
         )
         return Claim(own, True, notes=(note,))
     return _compare_images(workdir, config, own, copies, evaluates)
 
 
 def write(workdir: Path, claim: Claim) -> None:
-    """Writes `run.json`, and `config.json` where it is missing or images were changed.
+    """Writes `run.json`, and `config.json` if it is missing or the images have changed.
 
     Raises:
         OSError: if they cannot be written.
@@ -139,14 +140,14 @@ def write(workdir: Path, claim: Claim) -> None:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Returns whether a workdir holds checkpoints, whole or not."""
+    """Returns whether a workdir holds checkpoints, complete or not."""
     return any(path.name.isdigit() for path in storage.matches(workdir / "checkpoints", "*"))
 
 
 def holds_run_from(workdir: Path, init_from: Path) -> bool:
     """Returns whether a workdir holds checkpoints of a run that started from these weights.
 
-    Of a run that does not say what it started from it is taken to be so: it is refused later.
+    Also true if the workdir does not say what its run started from: `compare` refuses it later.
     """
     if not has_checkpoints(workdir):
         return False
@@ -158,7 +159,7 @@ def holds_run_from(workdir: Path, init_from: Path) -> bool:
 
 
 def stored_options(workdir: Path) -> dict[str, Any] | None:
-    """Returns the options that a workdir's files hold, None if none can be read."""
+    """Returns the options stored in a workdir; None if they cannot be read."""
     options = _read(workdir / CONFIG)
     if isinstance(options, dict):
         return options
@@ -167,7 +168,7 @@ def stored_options(workdir: Path) -> dict[str, Any] | None:
 
 
 def free_name(workdir: Path) -> Path:
-    """Returns a name like that of a workdir that is not taken."""
+    """Returns an unused name similar to a workdir's."""
     number = 2
     while (path := workdir.with_name(f"{workdir.name}-{number}")).exists():
         number += 1
@@ -177,10 +178,10 @@ def free_name(workdir: Path) -> Path:
 def _compare_images(
     workdir: Path, config: Any, own: Identity, copies: list[Identity], evaluates: bool
 ) -> Claim:
-    before = copies[0]  # run.json knows of changes since the checkpoint
+    before = copies[0]  # run.json, which may have newer changes than the checkpoint
     notes = []
     if versions := identity.other_versions(before, own):
-        notes.append(f"note: other versions than before, which may change rounding: {versions}")
+        notes.append(f"note: versions have changed, which may change rounding: {versions}")
     own = {**own, "data_changes": before.get("data_changes", [])}
     parts = ("test",) if evaluates else ("train", "test")
     other = identity.other_images(before, own, parts)
@@ -188,8 +189,8 @@ def _compare_images(
         return Claim(own, True, notes=tuple(notes))
     if config.data.data_changed != "accept":
         raise UsageError(
-            f"the images are not those of the run in {workdir}: {other}. Their order and all "
-            "numbers after a resume would change: restore the images, give another --workdir, or "
+            f"the images differ from those of the run in {workdir}: {other}. Resuming would change "
+            "their order and all later numbers: restore the images, give another --workdir, or "
             "continue with --data-changed accept"
         )
     notes.append(f"note: the images have changed, and --data-changed accepts it: {other}")
@@ -204,10 +205,10 @@ def _compare_images(
 def _changed_options(
     workdir: Path, config: Any, own: Identity, copies: list[Identity]
 ) -> list[str]:
-    """Compares with every place that has the options.
+    """Compares the options with all stored copies; returns those that differ and must not.
 
     Raises:
-        UsageError: if none has.
+        UsageError: if there is no readable copy.
     """
     places = [_read(workdir / CONFIG)]
     places += [copy["configuration"]["options"] for copy in copies]
@@ -215,15 +216,15 @@ def _changed_options(
     if not known:
         raise UsageError(
             f"{workdir / CONFIG} is missing or damaged, and neither {RUN} nor a checkpoint has a "
-            "copy: nothing tells with which options the checkpoints were trained. Restore it, or "
-            "give another --workdir"
+            "copy: the options of the checkpoints are not known. Restore the file, or give another "
+            "--workdir"
         )
     changed = [text for place in known for text in identity.other_options(place, own, config)]
     return list(dict.fromkeys(changed))
 
 
 def _other_classes(workdir: Path, own: Identity) -> str | None:
-    """Compares with the classes in the weights that a run of an earlier version left."""
+    """Compares the classes with those in the weights that a run of an earlier version wrote."""
 
     def facts() -> dict[str, Any]:
         with (
@@ -247,7 +248,7 @@ def _results(workdir: Path) -> list[Path]:
 
 
 def _is_identity(found: Any) -> TypeGuard[Identity]:
-    """Returns whether something has all that is compared: a damaged file counts as absent."""
+    """Returns whether `found` has all that is compared; if not, the file counts as absent."""
 
     def check() -> bool:
         project, data = found["project"], found["data"]
@@ -262,7 +263,7 @@ def _is_identity(found: Any) -> TypeGuard[Identity]:
 
 
 def _read(path: Path) -> Any:
-    """Returns what a JSON file holds, None if there is none or it is damaged."""
+    """Returns the content of a JSON file; None if there is no file or it is damaged."""
     return _attempt(lambda: json.loads(path.read_text()))
 
 

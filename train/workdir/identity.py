@@ -1,6 +1,6 @@
-"""Which run this is: its project, its images, its configuration, and what it is computed with.
+"""The description of a run: its project, images, configuration, and package versions.
 
-The same description stands in `run.json` and in every checkpoint. `docs/workdir.md` describes it.
+`run.json` and every checkpoint hold it. `docs/workdir.md` documents it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def describe(config: Any, dataset: Dataset, total: int) -> Identity:
 
     Args:
         config: all options.
-        dataset: of the run.
-        total: last step. Where the rate falls until then, another one changes the rate.
+        dataset: data set of the run.
+        total: last step. It is part of the description if the learning rate depends on it.
     """
     options = json.loads(json.dumps(fields.as_json(config)))
     if options["lr_schedule"] != "exponential":
@@ -66,7 +66,7 @@ def digest(value: Any) -> str:
 
 
 def shared(own: Identity) -> dict[str, str]:
-    """Returns the digests of what all processes of a run must have in common."""
+    """Returns the digests of everything that must be the same in all processes of a run."""
     options = own["configuration"]["options"]
     return {
         "class names": digest(own["project"]),
@@ -77,7 +77,7 @@ def shared(own: Identity) -> dict[str, str]:
 
 
 def other_project(before: Identity, now: Identity) -> str | None:
-    """Says how the projects of two runs differ, None if they do not."""
+    """Returns how the projects of two runs differ; None if they do not."""
     a, b = before["project"], now["project"]
     if a == b:
         return None
@@ -85,17 +85,17 @@ def other_project(before: Identity, now: Identity) -> str | None:
     pairs = enumerate(zip(a["classes"], b["classes"], strict=False))
     different = next(((i, x, y) for i, (x, y) in pairs if x != y), None)
     if len(a["classes"]) == len(b["classes"]) and different and different[0] >= _MOST_NAMES:
-        text += f" (class {different[0]} was {different[1]!r}, is {different[2]!r})"
+        text += f" (class {different[0]} was {different[1]!r}, now {different[2]!r})"
     return text
 
 
 def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str | None:
-    """Says how the images of two runs of one project differ, None if they do not.
+    """Returns how the images of two runs of one project differ; None if they do not.
 
     Args:
-        before: the run that is stored.
+        before: the stored run.
         now: this run.
-        parts: of "train" and "test", those to compare.
+        parts: which of "train" and "test" to compare.
     """
     found = []
     for part in parts:
@@ -116,9 +116,9 @@ def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str
 
 
 def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[str]:
-    """Lists the options that differ and must not.
+    """Returns the options that differ and must not.
 
-    An option that is younger than the stored ones had its default there.
+    An option that did not exist when the run was stored counts as having its default.
     """
     before = {**json.loads(json.dumps(fields.as_json(type(config)()))), **before}
     free = fields.may_change(config)
@@ -130,7 +130,7 @@ def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[st
 
 
 def other_versions(before: Identity, now: Identity) -> str | None:
-    """Says which packages have changed, None if none has."""
+    """Returns which package versions have changed; None if none has."""
     a, b = before.get("versions", {}), now["versions"]
     changed = [f"{name} {a[name]}, now {b[name]}" for name in b if a.get(name, b[name]) != b[name]]
     return ", ".join(changed) or None

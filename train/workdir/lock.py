@@ -1,8 +1,8 @@
-"""One run at a time in a workdir: `run.lock` names the process that works there.
+"""Allows one run at a time in a workdir: `run.lock` names the process that uses it.
 
-The file is created exclusively, which holds on network file systems and in buckets too, and its
-time of change is a heartbeat. Times are compared with each other only, never with this machine's
-clock.
+The file is created exclusively, which also works on network file systems and in buckets. Its
+modification time is the heartbeat. File times are compared only with each other, never with this
+machine's clock.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from train.errors import TrainingError, UsageError
 
 _NAME = "run.lock"
 _HEARTBEAT_SECONDS = 5.0
-_STALE_SECONDS = 120.0  # mounted buckets remember times for a minute
-_PARTIAL = ".[0-9]*.*"  # what `outputs.atomic_write` leaves if the process is killed
+_STALE_SECONDS = 120.0  # mounted buckets cache times for a minute
+_PARTIAL = ".[0-9]*.*"  # files that `outputs.atomic_write` leaves if the process is killed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Holder:
     """The process that a lock names.
 
     Attributes:
-        host: its name.
-        pid: number of the process there.
+        host: name of its machine.
+        pid: process id there.
         started: when the lock was taken, UTC.
-        token: another one for every lock.
-        machine: boot and process namespace, in which the number means a process.
-        born: when the process started, in the system's ticks; None if the system does not tell.
+        token: unique for each lock.
+        machine: boot and process namespace in which `pid` is valid.
+        born: when the process started, in system ticks; None if the system does not say.
     """
 
     host: str
@@ -67,7 +67,7 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.started} UTC"
 
     def is_dead(self) -> bool:
-        """Returns whether the process has certainly ended: only its own machine can know."""
+        """Returns whether the process has ended for certain, which only its own machine knows."""
         if self.machine != _machine() or self.host != socket.gethostname():
             return False
         if self.born is not None:
@@ -88,7 +88,7 @@ class Lock:
         workdir: an existing folder.
 
     Raises:
-        UsageError: if another run works there.
+        UsageError: if another run uses it.
         OSError: if the lock cannot be written.
     """
 
@@ -106,29 +106,29 @@ class Lock:
         sigterm.before_hard_end(self.release)
 
     def check(self) -> None:
-        """Makes sure that nobody has taken the lock, as after a long sleep of this machine.
+        """Checks that no other process has taken the lock, for example while this machine slept.
 
         Raises:
-            TrainingError: if somebody has.
+            TrainingError: if another process has.
         """
         holder = _read(self._path)
         if holder is not None and holder.token != self._own.token:
             raise TrainingError(
-                f"{self._path.parent} was taken over by {holder} while this process gave no sign "
-                "of life; this one ends without saving"
+                f"{self._path.parent} was taken over by {holder} while this process did not "
+                "respond; this process ends without saving"
             )
 
     def release(self) -> None:
-        """Deletes the lock if it is still this process's."""
+        """Deletes the lock, if this process still holds it."""
         self._ended.set()
-        if storage.is_remote(self._path):  # a beat on its way would create the lock again
+        if storage.is_remote(self._path):  # a pending heartbeat would create the lock again
             self._heart.join(_HEARTBEAT_SECONDS)
         holder = _read(self._path)
         if holder is not None and holder.token == self._own.token:
             self._path.unlink(missing_ok=True)
 
     def _take_over(self) -> None:
-        """Removes the lock of a process that has ended; returns if it is gone."""
+        """Removes the lock of a process that has ended; returns at once if there is no lock."""
         try:
             holder, reason = self._dead_holder()
         except FileNotFoundError:
@@ -139,11 +139,11 @@ class Lock:
             return
         aside = self._path.with_name(f"{_NAME}.{self._own.token}")
         try:
-            self._path.rename(aside)  # of several that try, one succeeds
+            self._path.rename(aside)  # if several processes try, one succeeds
         except FileNotFoundError:
             return
         moved = _read(aside)
-        if moved != holder:  # another one was faster, and this is its lock
+        if moved != holder:  # another process was faster, and this is its lock
             with contextlib.suppress(FileExistsError):
                 os.link(aside, self._path)
             aside.unlink()
@@ -152,11 +152,11 @@ class Lock:
         _report(holder, reason)
 
     def _dead_holder(self) -> tuple[Holder | None, str]:
-        """Returns whose lock it is, and how it is known that the process has ended.
+        """Returns the holder of the lock, and how it is known that its process has ended.
 
         Raises:
-            UsageError: if it has not.
-            FileNotFoundError: if there is no lock any more.
+            UsageError: if the process has not ended.
+            FileNotFoundError: if the lock is gone.
         """
         holder = _read(self._path)
         if holder is not None and holder.is_dead():
@@ -188,7 +188,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._ended.wait(_HEARTBEAT_SECONDS):
-            with contextlib.suppress(Exception):  # `check` finds a lock that is lost
+            with contextlib.suppress(Exception):  # if the lock is lost, `check` notices
                 holder = _read(self._path)
                 if holder is not None and holder.token == self._own.token:
                     storage.touch(self._path, self._text)
@@ -196,10 +196,10 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[Lock]:
-    """Holds the lock of a workdir in the body.
+    """Holds the lock of a workdir during the body.
 
     Raises:
-        UsageError: if another run works there.
+        UsageError: if another run uses the workdir.
     """
     lock = Lock(workdir)
     try:
@@ -209,7 +209,7 @@ def locked(workdir: Path) -> Iterator[Lock]:
 
 
 def _read(path: Path) -> Holder | None:
-    """Returns whom a lock names; None if that cannot be read, or there is no lock."""
+    """Returns the holder that a lock names; None if it cannot be read, or there is no lock."""
     for _ in range(5):
         try:
             if holder := _parsed(path.read_text()):
@@ -218,7 +218,7 @@ def _read(path: Path) -> Holder | None:
             return None
         except (OSError, ValueError):
             pass
-        time.sleep(0.1)  # being written at this moment, or damaged
+        time.sleep(0.1)  # just being written, or damaged
     return None
 
 
@@ -231,12 +231,12 @@ def _parsed(text: str) -> Holder | None:
 
 
 def _report(holder: Holder | None, reason: str) -> None:
-    who = holder or "a process that wrote no name"
+    who = holder or "an unknown process"
     print(f"note: took over the lock of {who}: {reason}", file=sys.stderr)
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock of the file system."""
+    """Returns the time by the clock of the file system."""
     probe = folder / f".now.{uuid.uuid4().hex}"
     try:
         storage.create(probe, "")
@@ -246,7 +246,7 @@ def _now(folder: Path) -> float:
 
 
 def _machine() -> str:
-    """Names what a process's number belongs to: containers have numbers of their own."""
+    """Returns a name for the scope of process ids; containers have their own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -256,8 +256,8 @@ def _machine() -> str:
 
 def _born(pid: int) -> int | None:
     try:
-        # The name in parentheses may hold anything.
+        # The process name in parentheses may hold spaces and parentheses.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else int(fields[18])  # ended, and not yet waited for
+        return None if state in "ZX" else int(fields[18])  # Z, X: ended, but not yet waited for
     except (OSError, ValueError, IndexError):
         return None
