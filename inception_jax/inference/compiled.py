@@ -118,7 +118,7 @@ def _computing_in(model: Model, dtype: DTypeLike) -> Model:
     copy = nnx.merge(*nnx.split(model))
     for _, layer in nnx.iter_modules(copy):
         if hasattr(layer, "dtype"):
-            layer.dtype = dtype
+            setattr(layer, "dtype", dtype)  # noqa: B010 - which layers have one is known here only
     return copy
 
 

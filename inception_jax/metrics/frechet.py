@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 from scipy import linalg
-from scipy.linalg import lapack
 
 from inception_jax.metrics.statistics import Statistics
+
+_reduced, _cholesky = linalg.get_lapack_funcs(("sygst", "potrf"), dtype=np.float64)
 
 
 def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> float:
@@ -100,7 +101,7 @@ def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
         root = _root(first)
         product = root.T @ second @ root
     else:  # R' second R, in a quarter of the operations of two products
-        product, _ = lapack.dsygst(second.T, triangle, itype=2, lower=1)
+        product, _ = _reduced(second.T, triangle, itype=2, lower=1)
     values = linalg.eigvalsh(product, lower=True, overwrite_a=True, check_finite=False)
     return float(np.sqrt(np.clip(values, 0, None)).sum())
 
@@ -113,7 +114,7 @@ def _triangle(cov: np.ndarray) -> np.ndarray | None:
     that the features before it do not explain. If the rank is not full, some pivot is only
     rounding: at most the number of features times the rounding of one operation.
     """
-    root, failed = lapack.dpotrf(cov.T, lower=1)  # symmetric; the transpose has LAPACK's order
+    root, failed = _cholesky(cov.T, lower=1)  # symmetric; the transpose has LAPACK's order
     if failed:
         return None
     shares = np.diagonal(root) ** 2 / np.diagonal(cov)
