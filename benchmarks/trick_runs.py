@@ -36,6 +36,7 @@ from train.run.command_line import Config
 
 EVALUATIONS = 8  # of a run, at even distances
 _AT_ONCE = 250  # test images
+_OF_THE_LOSS = ("image_size", "batch_size", "label_smoothing", "aux_weight")  # and of its gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,56 +99,75 @@ def torch_rmsprop(options: Any, rate: schedule.Schedule) -> optax.GradientTransf
     )
 
 
+class Program:
+    """The compiled gradients and predictions of a network, which arms of several optimisers share.
+
+    Args:
+        arm: one of them.
+        dataset: the images.
+    """
+
+    def __init__(self, arm: Arm, dataset: Dataset):
+        config = configuration(arm, arm.steps)
+        self._arm = arm
+        self._sizes = len(dataset.classes), dataset.channels
+        train_def, eval_def, *_ = functional.split(self.model(0))
+        size, network = config.input.image_size, config.network
+        augmentation = Augmentation(config.augmentation, network.arch, size, network.dtype)
+        forward = functional.make_forward(train_def, network)
+        loss = step.make_loss(forward, augmentation, config.step, len(dataset.classes))
+        predict = functional.make_predict(eval_def, network)
+
+        # The seed is an argument, so that one program serves all seeds.
+        def gradients(state: step.TrainState, batch: step.Batch, seed: Any) -> Any:
+            return step.make_gradients(loss, config.batch, seed)(state, batch)
+
+        def logits(params: step.Tree, stats: step.Tree, images: jax.Array) -> jax.Array:
+            return predict(params, stats, augmentation.prepare(images))
+
+        self.gradients = jax.jit(gradients)
+        self.logits = jax.jit(logits)
+
+    def model(self, seed: int) -> Model:
+        """Builds the network with the initial parameters of a seed."""
+        arm = self._arm
+        return trick_networks.build(arm.network, dict(arm.options), arm.change, *self._sizes, seed)
+
+
 class Trainer:
-    """An arm, compiled once for all seeds.
+    """Trains an arm.
 
     Args:
         arm: what to train.
         dataset: the images.
         steps: of a run.
+        programs: those of earlier arms, to which that of this arm is added.
     """
 
-    def __init__(self, arm: Arm, dataset: Dataset, steps: int):
-        self.arm, self.steps = arm, steps
+    def __init__(self, arm: Arm, dataset: Dataset, steps: int, programs: dict[str, Program]):
+        self.steps = steps
         self.dataset = _subset(dataset, arm.images)
         self.config = config = configuration(arm, steps)
-        classes = len(dataset.classes)
-        train_def, eval_def, *_ = functional.split(self.model(0))
-        count = len(self.dataset.train)
-        per_epoch, _ = schedule.length(config.schedule, config.batch.batch_size, count)
-        rate = schedule.learning_rate(config.schedule, config.batch.batch_size, per_epoch, steps)
+        key = _program_key(arm)
+        if key not in programs:
+            programs[key] = Program(arm, dataset)
+        self.program = programs[key]
+        size = config.batch.batch_size
+        per_epoch, _ = schedule.length(config.schedule, size, len(self.dataset.train))
+        rate = schedule.learning_rate(config.schedule, size, per_epoch, steps)
         make = torch_rmsprop if arm.torch_rule else make_optimizer
         self._tx = tx = make(config.optimizer, rate)
-        size, network = config.input.image_size, config.network
-        augmentation = Augmentation(config.augmentation, network.arch, size, network.dtype)
-        forward = functional.make_forward(train_def, network)
-        loss = step.make_loss(forward, augmentation, config.step, classes)
-        predict = functional.make_predict(eval_def, network)
 
-        # The seed is an argument, so that one program serves all seeds.
-        def train_step(state: step.TrainState, batch: step.Batch, seed: Any) -> Any:
-            gradients = step.make_gradients(loss, config.batch, seed)
-            return step.make_train_step(gradients, tx, config.step)(state, batch)
+        def update(state: step.TrainState, found: Any) -> tuple[step.TrainState, step.Metrics]:
+            return step.update(state, *found, tx, config.step)
 
-        def logits(params: step.Tree, stats: step.Tree, images: jax.Array) -> jax.Array:
-            return predict(params, stats, augmentation.prepare(images))
-
-        self._step = jax.jit(train_step, donate_argnums=0)
-        self._logits = jax.jit(logits)
+        self._update = jax.jit(update, donate_argnums=0)
         self._tests = list(self._test_batches())
-
-    def model(self, seed: int) -> Model:
-        """Builds the network with the initial parameters of a seed."""
-        channels, classes = self.dataset.channels, len(self.dataset.classes)
-        arm = self.arm
-        return trick_networks.build(
-            arm.network, dict(arm.options), arm.change, classes, channels, seed
-        )
 
     def run(self, seed: int) -> Run:
         """Trains with one seed, to the end or until the loss is not finite."""
-        started = time.monotonic()
-        _, _, params, stats = functional.split(self.model(seed))
+        started = time.process_time()
+        _, _, params, stats = functional.split(self.program.model(seed))
         averages = self.config.step.ema_decay > 0
         state = step.init_state(params, stats, self._tx, averages=averages)
         at = {round(self.steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
@@ -156,23 +176,24 @@ class Trainer:
             for i, batch in enumerate(batches, 1):
                 arrays = {name: batch[name] for name in ("image", "label")}
                 if not losses or math.isfinite(losses[-1]):
-                    state, metrics = self._step(state, arrays, seed)
+                    found = self.program.gradients(state, arrays, seed)
+                    state, metrics = self._update(state, found)
                     losses.append(float(metrics["loss"]))
                 if i in at:
                     curve.append((i, self._top1(*state.averaged)))
                     if averages:
                         raw_curve.append((i, self._top1(state.params, state.stats)))
-        found = self._predictions(*state.averaged)
-        bins = calibration(*found)
+        logits, labels = self._predictions(*state.averaged)
+        bins = calibration(logits, labels)
         return Run(
             losses,
             curve,
             raw_curve,
-            cross_entropy(*found),
+            cross_entropy(logits, labels),
             calibration_error(bins),
-            logit_gap(found[0]),
+            logit_gap(logits),
             bins,
-            time.monotonic() - started,
+            time.process_time() - started,
         )
 
     def _train_batches(self, seed: int) -> Any:
@@ -189,7 +210,7 @@ class Trainer:
 
     def _predictions(self, params: step.Tree, stats: step.Tree) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits and labels of the test images."""
-        logits = [self._logits(params, stats, batch["image"]) for batch in self._tests]
+        logits = [self.program.logits(params, stats, batch["image"]) for batch in self._tests]
         labels = [batch["label"] for batch in self._tests]
         mask = np.concatenate([batch["mask"] for batch in self._tests]) > 0
         return np.concatenate(jax.device_get(logits))[mask], np.concatenate(labels)[mask]
@@ -197,6 +218,13 @@ class Trainer:
     def _top1(self, params: step.Tree, stats: step.Tree) -> float:
         logits, labels = self._predictions(params, stats)
         return float((logits.argmax(1) == labels).mean())
+
+
+def _program_key(arm: Arm) -> str:
+    """Returns what an arm's gradients depend on: the network and the loss."""
+    training = {**BASE, **arm.training}
+    loss = [training.get(name) for name in _OF_THE_LOSS]
+    return json.dumps([arm.network, dict(arm.options), arm.change, loss], sort_keys=True)
 
 
 def _subset(dataset: Dataset, images: int | None) -> Dataset:

@@ -30,7 +30,7 @@ class Run:
         ece: expected calibration error of the test images at the end.
         gap: mean distance of a test image's largest logit from the mean of its others.
         bins: for each bin of the confidence: share of images, mean confidence, share of hits.
-        seconds: that the run took.
+        seconds: of the CPU that the run took.
     """
 
     losses: list[float]

@@ -11,7 +11,6 @@ ten times as long, and `--data-dir` takes a folder of images instead of the embe
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import page, trick_figures, trick_networks
 from benchmarks.trick_list import TRICKS, Claim, Trick
-from benchmarks.trick_runs import Arm, Results, Trainer, all_of, key_of
+from benchmarks.trick_runs import Arm, Program, Results, Trainer, all_of, key_of
 from benchmarks.trick_statistics import Interval, Run, paired_interval, verdict
 from inception_jax.analysis.macs import count_macs
 from train.data.datasets import Dataset
 from train.data.open_dataset import open_dataset
+from train.hosts.memory import keep_freed_memory
 
 CLAIM_HEAD = ["claim", "source", "measured", "first arm", "second arm", "difference, 95 %",
               "verdict"]  # fmt: skip
@@ -78,10 +78,11 @@ def main(options: Options) -> None:
         for seed in options.all_seeds
         if results.get(arm, dataset.name, options.steps_of(arm), seed) is None
     }
+    programs: dict[str, Program] = {}
     with tqdm(total=len(missing), unit="run") as progress:
         for key, trick in chosen.items():
             for arm in trick.arms:
-                _train(arm, dataset, options, results, progress)
+                _train(arm, dataset, options, results, programs, progress)
             _publish(key, trick, dataset, options, results)
     write_summary(dataset, options, results)
 
@@ -93,20 +94,24 @@ def _dataset(options: Options) -> Dataset:
     return dataclasses.replace(dataset, name=f"folder {options.data_dir.name}")
 
 
-def _train(arm: Arm, dataset: Dataset, options: Options, results: Results, progress: tqdm) -> None:
-    """Runs an arm with the seeds that are missing; they share one compiled program."""
+def _train(
+    arm: Arm,
+    dataset: Dataset,
+    options: Options,
+    results: Results,
+    programs: dict[str, Program],
+    progress: tqdm,
+) -> None:
+    """Runs an arm with the seeds that are missing."""
     steps = options.steps_of(arm)
     trainer = None
     for seed in options.all_seeds:
         if results.get(arm, dataset.name, steps, seed) is not None:
             continue
-        trainer = trainer or Trainer(arm, dataset, steps)
+        trainer = trainer or Trainer(arm, dataset, steps, programs)
         progress.set_postfix_str(f"{arm.name}, seed {seed}")
         results.add(arm, dataset.name, steps, seed, trainer.run(seed))
         progress.update()
-    if trainer is not None:  # the programs of forty arms would fill the memory
-        jax.clear_caches()
-        gc.collect()
 
 
 def _publish(key: str, trick: Trick, dataset: Dataset, options: Options, results: Results) -> None:
@@ -191,7 +196,7 @@ def _arms_table(
              f"{ended} of {len(own)}", f"{sum(run.seconds for run in own) / len(own):.0f} s"]
         )  # fmt: skip
     head = ["arm", "steps", "parameters", "MACs, M", "top-1, % (lowest to highest)", "not finite",
-            "time a run"]  # fmt: skip
+            "CPU time a run"]  # fmt: skip
     return page.table(head, rows)
 
 
@@ -236,4 +241,5 @@ def _counts(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main(tyro.cli(Options, description=__doc__))

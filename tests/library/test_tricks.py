@@ -173,7 +173,7 @@ def test_a_segment_a_channel_is_a_separable_convolution():
 def test_arms_train_alike_under_equal_seeds():
     """One step of two arms: the same images, and another result for another seed."""
     dataset = open_dataset("fashion_mnist")
-    trainer = trick_runs.Trainer(dataclasses.replace(REDUCTIONS[0], images=64), dataset, 1)
+    trainer = trick_runs.Trainer(dataclasses.replace(REDUCTIONS[0], images=64), dataset, 1, {})
     one, again, other = trainer.run(0), trainer.run(0), trainer.run(1)
     assert one.losses == again.losses
     assert one.curve == again.curve
@@ -181,7 +181,7 @@ def test_arms_train_alike_under_equal_seeds():
     assert 0 <= one.curve[-1][1] <= 1
     assert 0 <= one.ece <= 1
     renamed = dataclasses.replace(REDUCTIONS[0], images=64, training=REDUCTIONS[1].training)
-    assert trick_runs.Trainer(renamed, dataset, 1).run(0).losses == one.losses
+    assert trick_runs.Trainer(renamed, dataset, 1, {}).run(0).losses == one.losses
 
 
 def test_finished_runs_are_kept(tmp_path):
@@ -203,7 +203,7 @@ def test_a_cut_command_resumes_and_writes_the_page(tmp_path, monkeypatch):
     trained = []
 
     class Stand:
-        def __init__(self, arm, dataset, steps):
+        def __init__(self, arm, dataset, steps, programs):
             self.arm = arm
 
         def run(self, seed):

@@ -88,8 +88,9 @@ def split(
             deterministic=False,
             use_running_average=freeze_backbone,
             wide_gradients=wide_gradients,
+            raise_if_not_found=False,  # GoogLeNet as published has no BatchNorm
         ),
-        nnx.view(model, deterministic=True, use_running_average=True),
+        model.eval_view(),
     )
     (train_def, params, rest), (eval_def, *_) = (nnx.split(v, trained, ...) for v in views)
     return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
@@ -101,7 +102,11 @@ def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
     Like with a frozen backbone, it normalises with the running statistics.
     """
     view = nnx.view(
-        model, deterministic=False, use_running_average=True, wide_gradients=wide_gradients
+        model,
+        deterministic=False,
+        use_running_average=True,
+        wide_gradients=wide_gradients,
+        raise_if_not_found=False,
     )
     return nnx.split(view, nnx.Param, ...)[0]
 
