@@ -71,19 +71,19 @@ _NARROW: dict[str, Any] = dict(width_multiplier=0.25, dropout=0.0)
 def _v1(name: str, training: Mapping[str, Any], **more: Any) -> Arm:
     """Inception V1 with BatchNorm on small images: the cheapest network of the family."""
     options = {**_NARROW, **more.pop("options", {})}
-    return Arm(name, "inception_v1", options, {**_SIZE, **training}, more.pop("steps", 240), **more)
+    return Arm(name, "inception_v1", options, {**_SIZE, **training}, more.pop("steps", 160), **more)
 
 
 def _small(name: str, network: str, **options: Any) -> Arm:
     training = {**_ADAMW, "image_size": 28}
-    return Arm(name, network, options, training, 300)
+    return Arm(name, network, options, training, 160)
 
 
-_FEW: dict[str, Any] = dict(images=1000, steps=320)  # ten epochs of a few images: overfitting
+_FEW: dict[str, Any] = dict(images=500)  # ten epochs of a few images: overfitting
 
 LABEL_SMOOTHING = Trick(
     "Label smoothing",
-    """Inception V1 with BatchNorm, a quarter as wide, on images of 32 pixels; 1,000 training
+    """Inception V1 with BatchNorm, a quarter as wide, on images of 32 pixels; 500 training
     images, ten epochs; RMSProp with epsilon 1.0. Smoothing spreads 0.1 of the label over all
     classes. The logit gap is the distance of the largest logit from the mean of the others.""",
     (
@@ -160,7 +160,7 @@ AUXILIARY = Trick(
 
 
 def _norm(name: str, norm: str, factor: float) -> Arm:
-    return _v1(name, {**_SGD, "learning_rate": 0.01 * factor}, options={"norm": norm}, steps=320)
+    return _v1(name, {**_SGD, "learning_rate": 0.01 * factor}, options={"norm": norm})
 
 
 BATCH_NORM = Trick(
@@ -314,7 +314,7 @@ RECIPE = Trick(
     "Averaged weights, clipping, dropout",
     """Inception V1 with BatchNorm, a quarter as wide, on images of 32 pixels, with the V3 paper's
     RMSProp and schedule, by which the rate hardly falls in so few epochs. The average keeps 0.98 of
-    itself each step. The gradient's norm is limited to 2.0. Dropout, of 0.4, has 1,000 training
+    itself each step. The gradient's norm is limited to 2.0. Dropout, of 0.4, has 500 training
     images and ten epochs.""",
     (
         _v1("plain", _STEADY),
