@@ -40,6 +40,7 @@ def draw(
     for ax, unit in zip(axes[1 + reliability :], units, strict=True):
         rows = [(c, d) for c, d in zip(trick.claims, differences, strict=True)]
         _differences(ax, unit, [(c, d) for c, d in rows if c.measure.unit == unit])
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
