@@ -24,7 +24,7 @@ def smoothing() -> str:
         for share in (0.0, 0.1):
             own, other = targets(classes, share)
             gap = math.log(own / other) if other else math.inf
-            lowest = -sum(n * p * math.log(p) for n, p in ((1, own), (classes - 1, other)) if p)
+            lowest = sum(n * p * math.log(1 / p) for n, p in ((1, own), (classes - 1, other)) if p)
             rows.append(
                 [f"{classes:,}", f"{share:g}", f"{own:.4g}", f"{other:.4g}",
                  f"{gap:.2f}" if other else "∞", f"{lowest:.3f}"]

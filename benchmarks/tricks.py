@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -222,8 +223,9 @@ def write_summary(dataset: Dataset, options: Options, results: Results) -> None:
             for claim in trick.claims
         ]
     seeds = options.all_seeds
+    flags = os.environ.get("XLA_FLAGS")
     setting = f"""{dataset.name}; seeds {seeds[0]} to {seeds[-1]}; jax {jax.__version__} on
-    {jax.devices()[0].platform}."""
+    {jax.devices()[0].platform}{f", with XLA_FLAGS={flags}" if flags else ""}."""
     verdicts = [f"{word}: {count}" for word, count in _counts(rows)]
     page.publish(
         options.docs / "tricks.md",
