@@ -21,7 +21,7 @@ from inception_jax.nn.model import Maps, Model
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.ops import max_pool
 
-BN: dict[str, float] = dict(bn_eps=1e-3, bn_momentum=0.9)
+BN: dict[str, Any] = dict(bn_eps=1e-3, bn_momentum=0.9)
 
 
 class Small(Model):

@@ -158,8 +158,11 @@ class Trainer:
         make = torch_rmsprop if arm.torch_rule else make_optimizer
         self._tx = tx = make(config.optimizer, rate)
 
-        def update(state: step.TrainState, found: Any) -> tuple[step.TrainState, step.Metrics]:
-            return step.update(state, *found, tx, config.step)
+        def update(
+            state: step.TrainState, found: tuple[step.Tree, step.Tree, step.Metrics]
+        ) -> tuple[step.TrainState, step.Metrics]:
+            grads, stats, metrics = found
+            return step.update(state, grads, stats, metrics, tx, config.step)
 
         self._update = jax.jit(update, donate_argnums=0)
         self._tests = list(self._test_batches())
