@@ -94,6 +94,8 @@ def _differences(ax: Any, unit: str, rows: Sequence[tuple[Claim, Differences]]) 
 
 def _label(claim: Claim) -> str:
     other = claim.other_measure.name if claim.other_measure else claim.other
-    sign = {"higher": "above 0", "lower": "below 0", "equal": "none"}[claim.direction]
+    sign = {"higher": "above 0", "lower": "below 0", "equal": "none", "open": "nothing"}[
+        claim.direction
+    ]
     lines = [claim.arm, f"minus {other}:", claim.measure.name, f"(claimed: {sign})"]
     return "\n".join(part for line in lines for part in textwrap.wrap(line, 34))

@@ -126,8 +126,7 @@ OPTIMISERS = Trick(
         Claim("with a small epsilon TensorFlow's start at 1 makes the first steps smaller",
               "from their formulas", "RMSProp TF, eps 1e-3", "RMSProp PyTorch, eps 1e-3",
               measures.PEAK, "lower"),
-        Claim("Adam reaches what RMSProp does", "no claim of the family's", "Adam",
-              "RMSProp TF, eps 1e-3", measures.TOP1, "equal", margin=2.0),
+        Claim("Adam instead", "no claim", "Adam", "RMSProp TF, eps 1e-3", measures.TOP1, "open"),
     ),
 )  # fmt: skip
 

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-Direction = Literal["higher", "lower", "equal"]
-Verdict = Literal["seen", "not seen at this scale", "reversed"]
+Direction = Literal["higher", "lower", "equal", "open"]
+Verdict = Literal["seen", "not seen at this scale", "reversed", "no claim"]
 
 BINS = 10  # of the confidence, for the calibration error
 
@@ -92,9 +92,11 @@ def verdict(interval: Interval, claim: Direction, margin: float = 0.0) -> Verdic
 
     Args:
         interval: of the difference that the claim is about.
-        claim: the sign of the difference, or that there is none.
+        claim: the sign of the difference, or that there is none; "open": nothing is claimed.
         margin: the largest difference that still counts as none.
     """
+    if claim == "open":
+        return "no claim"
     if not all(map(math.isfinite, interval)):
         return "not seen at this scale"
     if claim == "equal":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,8 +171,13 @@ def claim_row(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[str]:
     ]
     second = claim.other if claim.other != claim.arm else other.name
     mean, low, high = (_number(value, digits, sign="+") for value in interval)
-    expected = {"higher": "higher", "lower": "lower", "equal": f"within ±{claim.margin:g}"}
-    measured = f"{claim.measure.name}, {claim.measure.unit}; claimed: {expected[claim.direction]}"
+    expected = {
+        "higher": "; claimed: higher",
+        "lower": "; claimed: lower",
+        "equal": f"; claimed: within ±{claim.margin:g}",
+        "open": "",
+    }
+    measured = f"{claim.measure.name}, {claim.measure.unit}{expected[claim.direction]}"
     return [
         claim.text, claim.source, measured, f"{claim.arm}: {means[0]}", f"{second}: {means[1]}",
         f"{mean} ({low} to {high})", f"**{word}**",
@@ -194,7 +200,7 @@ def _arms_table(
         rows.append(
             [arm.name, options.steps_of(arm), f"{params:,}", f"{macs / 1e6:.2f}",
              f"{sum(top1) / len(top1):.1f} ({min(top1):.1f} to {max(top1):.1f})",
-             f"{ended} of {len(own)}", f"{sum(run.seconds for run in own) / len(own):.0f} s"]
+             f"{ended} of {len(own)}", f"{statistics.median(run.seconds for run in own):.0f} s"]
         )  # fmt: skip
     head = ["arm", "steps", "parameters", "MACs, M", "top-1, % (lowest to highest)", "not finite",
             "CPU time a run"]  # fmt: skip
@@ -221,6 +227,7 @@ def write_summary(dataset: Dataset, options: Options, results: Results) -> None:
         rows += [
             [trick.title, claim.text, claim.source, judged(claim, runs)[1]]
             for claim in trick.claims
+            if claim.direction != "open"
         ]
     seeds = options.all_seeds
     flags = os.environ.get("XLA_FLAGS")

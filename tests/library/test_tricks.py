@@ -61,6 +61,7 @@ def test_the_rule_of_the_verdict(low, high, higher, lower, equal):
     assert measures.verdict(interval, "higher") == higher
     assert measures.verdict(interval, "lower") == lower
     assert measures.verdict(interval, "equal", margin=1.0) == equal
+    assert measures.verdict(interval, "open") == "no claim"
 
 
 def test_numbers_that_are_not_finite_prove_nothing():
