@@ -191,7 +191,8 @@ WINDOWS = Trick(
     "Large windows against small ones in a row",
     """A plain network that sees four 5x5 fields, two on maps of 14x14 and two of 7x7, with the
     library's `ConvBN`. The widths, in the names, give all arms nearly the same multiplications.
-    AdamW.""",
+    AdamW. Only the first two fields are on maps of the size that section 3.2 of V3 names, and they
+    are early layers, where it found that 3x1 and 1x3 do not work well.""",
     (
         _small("5x5, 24 wide", "windows", shapes=((5, 5),), channels=24),
         _small("two 3x3, 28 wide", "windows", shapes=((3, 3),) * 2, channels=28),
