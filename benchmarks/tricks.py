@@ -4,8 +4,9 @@
 
 trains every arm of every trick with the same seeds, compares the arms seed by seed, and writes a
 section for each trick, with a figure, into docs/tricks.md. A trick of a small network or of
-Inception V1 takes two to eight minutes on one core. Each finished run is kept in a file, so the same command resumes. `--steps-scale 10` trains
-ten times as long, and `--data-dir` takes a folder of images instead of the embedded ones.
+Inception V1 takes two to eight minutes on one core. Each finished run is kept in a file, so the
+same command resumes. `--steps-scale 10` trains ten times as long, and `--data-dir` takes a folder
+of images instead of the embedded ones.
 """
 
 from __future__ import annotations
