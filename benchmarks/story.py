@@ -27,7 +27,7 @@ from flax import nnx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import inception_jax as ij
-from benchmarks import page
+from benchmarks import page, story_training
 from benchmarks.story_in_chinese import translated
 from inception_jax.analysis import macs
 from inception_jax.create import abstract_model
@@ -613,6 +613,8 @@ def tables(docs: Path) -> dict[str, str]:
         "factors": factors(),
         "reductions": reductions(),
         "v2 and v3": grids("bn_inception", rethinking),
+        "smoothing": story_training.smoothing(),
+        "rmsprop": story_training.rmsprop(),
         "v3 and v4": grids("inception_v3", {"V3": "inception_v3", "V4": "inception_v4"}),
         "residual": residual(),
         "segments": segments(),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 from flax import nnx
 
 import inception_jax as ij
+from train.engine.training_options import OptimizerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "story.md"
@@ -91,3 +96,23 @@ def test_drawings_can_be_drawn():
             modules.setdefault(name, []).append(module)
     for name, wanted in modules.items():
         assert set(wanted) <= set(drawing.modules(name)), name
+
+
+def test_smoothed_labels_ask_for_finite_logits(story):
+    """The gradient vanishes at the gap that the story's formula gives, which its table has."""
+    classes, share = 10, 0.1
+    gap = math.log(1 + classes * (1 - share) / share)
+    targets = optax.smooth_labels(jax.nn.one_hot(jnp.array(0), classes), share)
+    logits = jnp.zeros(classes).at[0].set(gap)
+    loss, gradient = jax.value_and_grad(optax.softmax_cross_entropy)(logits, targets)
+    assert jnp.abs(gradient).max() < 1e-6
+    assert f"| {gap:.2f} | {loss:.3f} |" in story.story_training.smoothing()
+
+
+def test_rmsprop_with_epsilon_one_is_nearly_sgd(story):
+    """What the story says of its table: TensorFlow's form with a small gradient, and a large."""
+    options = OptimizerOptions(rms_eps=1.0)
+    first, later = story.story_training.step_sizes(options, 0.001, torch_form=False)
+    assert first == pytest.approx(0.001 / math.sqrt(2), rel=0.05)
+    assert later == pytest.approx(0.001, rel=1e-4)
+    assert story.story_training.step_sizes(options, 10.0, False)[1] == pytest.approx(1, abs=0.01)

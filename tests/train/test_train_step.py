@@ -110,6 +110,17 @@ def train(steps, model: nnx.Module | None = None, sharding=None, config=CONFIG, 
     return history
 
 
+def test_a_network_without_batch_norm_learns():
+    """GoogLeNet as published is one."""
+    model = Small()
+    model.conv = model.conv.conv
+    *_, (state, metrics) = train(3, model)
+    assert np.isfinite(metrics["loss"])
+    assert jax.tree.leaves(state.stats) == []
+    assert np.abs(state.params["conv"]["kernel"] - Small().conv.conv.kernel[...]).max() > 1e-4
+    functional.head_view(model)  # of a run that starts with the classifier alone
+
+
 def test_a_frozen_backbone_stays_and_its_classifiers_learn():
     start = Small()
     nnx.update(start.conv.bn, {"mean": jnp.full(6, 0.3), "var": jnp.full(6, 1.7)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -82,14 +83,15 @@ def split(
     if freeze_backbone:
         classifiers = [tuple(name.split(".")) for name in model.classifiers]
         trained = lambda path, _: any(path[: len(c)] == c for c in classifiers)  # noqa: E731
+    # GoogLeNet as published has no BatchNorm, so no layer takes `use_running_average`.
+    view = functools.partial(nnx.view, model, raise_if_not_found=False)
     views = (
-        nnx.view(
-            model,
+        view(
             deterministic=False,
             use_running_average=freeze_backbone,
             wide_gradients=wide_gradients,
         ),
-        nnx.view(model, deterministic=True, use_running_average=True),
+        view(deterministic=True, use_running_average=True),
     )
     (train_def, params, rest), (eval_def, *_) = (nnx.split(v, trained, ...) for v in views)
     return train_def, eval_def, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
@@ -101,7 +103,11 @@ def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
     Like with a frozen backbone, it normalises with the running statistics.
     """
     view = nnx.view(
-        model, deterministic=False, use_running_average=True, wide_gradients=wide_gradients
+        model,
+        deterministic=False,
+        use_running_average=True,
+        wide_gradients=wide_gradients,
+        raise_if_not_found=False,
     )
     return nnx.split(view, nnx.Param, ...)[0]
 

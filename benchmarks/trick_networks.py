@@ -1,0 +1,240 @@
+"""The networks of benchmarks/tricks.py that the library has no option for.
+
+Either a network of the library is changed after it was built, so that all other parameters keep
+their initial values, or a small one is composed of the library's layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import inception_jax as ij
+from inception_jax.models.inception_next import Block, InceptionDWConv
+from inception_jax.nn import init
+from inception_jax.nn.layers import Conv, ConvBN, DepthwiseConv, Linear, SeparableConvBN
+from inception_jax.nn.model import Maps, Model
+from inception_jax.nn.norms import BatchNorm
+from inception_jax.nn.ops import max_pool
+
+BN: dict[str, Any] = dict(bn_eps=1e-3, bn_momentum=0.9)
+
+
+class Small(Model):
+    """Layers in a row, global average pooling and a linear classifier.
+
+    Args:
+        layers: the first takes the images.
+        channels: of the last one's output.
+        num_classes: number of outputs.
+        in_channels: channels of the images.
+        rngs: source of the initial parameters.
+    """
+
+    min_size = 16
+
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        channels: int,
+        *,
+        num_classes: int,
+        in_channels: int,
+        rngs: nnx.Rngs,
+    ):
+        self.layers = nnx.List(layers)
+        self.in_channels = in_channels
+        self.dropout = nnx.Dropout(0.0, deterministic=True)
+        self.fc = Linear(channels, num_classes, rngs=rngs)
+
+    def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
+        for i, layer in enumerate(self.layers):
+            x = maps.add(f"layer{i}", layer(x))
+
+
+class SideBySide(nnx.Module):
+    """A strided 3x3 beside a strided pool, concatenated: figure 10 of 1512.00567."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs):
+        self.conv = ConvBN(in_channels, out_channels - in_channels, 3, 2, **BN, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([self.conv(x), pool(x)], axis=-1)
+
+
+class Segmented(nnx.Module):
+    """A 3x3 for each of some segments of the channels, 1x1 over all, BatchNorm, ReLU.
+
+    With one segment a channel this is Xception's separable convolution (1610.02357, section 1.2).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, segments: int, *, rngs: nnx.Rngs):
+        part = in_channels // segments
+        self.spatial = nnx.List([Conv(part, part, 3, rngs=rngs) for _ in range(segments)])
+        self.pointwise = Conv(in_channels, out_channels, rngs=rngs)
+        self.bn = BatchNorm(out_channels, eps=BN["bn_eps"], momentum=BN["bn_momentum"])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        parts = jnp.split(x, len(self.spatial), axis=-1)
+        parts = [conv(part) for conv, part in zip(self.spatial, parts, strict=True)]
+        return jax.nn.relu(self.bn(self.pointwise(jnp.concatenate(parts, axis=-1))))
+
+
+class Unnormalised(nnx.Module):
+    """A ConvBN's convolution with a bias and the ReLU, without its BatchNorm."""
+
+    def __init__(self, layer: ConvBN):
+        self.conv = layer.conv
+        self.conv.bias = nnx.Param(jnp.zeros(self.conv.kernel.shape[-1]))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(self.conv(x))
+
+
+def pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 windows at stride 2, as in the grid reductions."""
+    return max_pool(x, 3, 2, "same")
+
+
+def windows(
+    shapes: Sequence[tuple[int, int]], channels: int, linear: Sequence[int] = (), **sizes: Any
+) -> Small:
+    """Builds a network of five convolutions' fields, each taken apart in the same way.
+
+    The first layer halves the images; two fields follow, a pool, and two more.
+
+    Args:
+        shapes: windows of the convolutions in a row that make up one field.
+        channels: of every map.
+        linear: which of these convolutions have no ReLU.
+        **sizes: of `Small`.
+    """
+
+    def field() -> list[Any]:
+        return [
+            ConvBN(channels, channels, shape, relu=i not in linear, **BN, rngs=sizes["rngs"])
+            for i, shape in enumerate(shapes)
+        ]
+
+    first = ConvBN(sizes["in_channels"], channels, 3, 2, **BN, rngs=sizes["rngs"])
+    return Small([first, *field(), *field(), pool, *field(), *field()], channels, **sizes)
+
+
+def reductions(way: str, channels: int, **sizes: Any) -> Small:
+    """Builds a network with two grid reductions, each of which doubles the channels.
+
+    Args:
+        way: "conv, pool", "pool, conv" or "side by side", figures 9 and 10 of 1512.00567.
+        channels: of the first map.
+        **sizes: of `Small`.
+    """
+    rngs = sizes["rngs"]
+
+    def conv(into: int, out: int) -> ConvBN:
+        return ConvBN(into, out, 3, **BN, rngs=rngs)
+
+    ways: dict[str, Callable[[int], list[Any]]] = {
+        "conv, pool": lambda c: [conv(c, 2 * c), pool],
+        "pool, conv": lambda c: [pool, conv(c, 2 * c)],
+        "side by side": lambda c: [SideBySide(c, 2 * c, rngs=rngs)],
+    }
+    layers = [
+        conv(sizes["in_channels"], channels),
+        *ways[way](channels),
+        conv(2 * channels, 2 * channels),
+        *ways[way](2 * channels),
+        conv(4 * channels, 4 * channels),
+    ]
+    return Small(layers, 4 * channels, **sizes)
+
+
+def segments(count: int | None, channels: int, **sizes: Any) -> Small:
+    """Builds a network of four convolutions, each with so many segments; None: one a channel."""
+    rngs = sizes["rngs"]
+
+    def layer() -> list[Any]:
+        if count is None:
+            return [SeparableConvBN(channels, channels, **BN, rngs=rngs), jax.nn.relu]
+        return [Segmented(channels, channels, count, rngs=rngs)]
+
+    first = ConvBN(sizes["in_channels"], channels, 3, 2, **BN, rngs=rngs)
+    return Small([first, *layer(), *layer(), pool, *layer(), *layer()], channels, **sizes)
+
+
+SMALL: dict[str, Callable[..., Small]] = dict(
+    windows=windows, reductions=reductions, segments=segments
+)
+
+
+def without_aux(model: Any, rngs: nnx.Rngs) -> None:
+    """Removes Inception V3's auxiliary classifier."""
+    model.AuxLogits = nnx.data(None)
+
+
+def aux_without_norm(model: Any, rngs: nnx.Rngs) -> None:
+    """Removes the two BatchNorms of Inception V3's auxiliary classifier."""
+    model.AuxLogits.conv0 = Unnormalised(model.AuxLogits.conv0)
+    model.AuxLogits.conv1 = Unnormalised(model.AuxLogits.conv1)
+
+
+def relu_between(model: Any, rngs: nnx.Rngs) -> None:
+    """Puts a ReLU between all depthwise and pointwise convolutions."""
+    layers = [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, SeparableConvBN)]
+    for layer in layers:
+        setattr(layer, "depthwise", nnx.Sequential(layer.depthwise, jax.nn.relu))  # noqa: B010
+
+
+def mixers(ratio: float, band: int) -> Callable[[Any, nnx.Rngs], None]:
+    """Returns a change that gives InceptionNeXt other branches."""
+
+    def change(model: Any, rngs: nnx.Rngs) -> None:
+        def depthwise(channels: int, window: Any) -> DepthwiseConv:
+            kernel_init = init.truncated_normal(0.02)
+            return DepthwiseConv(channels, window, bias=True, kernel_init=kernel_init, rngs=rngs)
+
+        for block in [each for _, each in nnx.iter_modules(model) if isinstance(each, Block)]:
+            channels = block.gamma.shape[0]
+            block.token_mixer = InceptionDWConv(
+                channels, branch_ratio=ratio, band=band, depthwise=depthwise
+            )
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Any, nnx.Rngs], None]] = {
+    "no auxiliary classifier": without_aux,
+    "no BatchNorm in the auxiliary classifier": aux_without_norm,
+    "ReLU between depthwise and pointwise": relu_between,
+    "ratio 1/8, band 11": mixers(1 / 8, 11),
+    "ratio 1/4, band 11": mixers(1 / 4, 11),
+    "ratio 1/16, band 11": mixers(1 / 16, 11),
+    "ratio 1/8, band 7": mixers(1 / 8, 7),
+}
+
+
+def build(
+    network: str, options: dict[str, Any], change: str, classes: int, channels: int, seed: int
+) -> Model:
+    """Builds the network of an arm with its initial parameters.
+
+    Args:
+        network: a name of `create_model`, or of `SMALL`.
+        options: of the one or the other.
+        change: of `CHANGES`, or "".
+        classes: number of outputs.
+        channels: of the images.
+        seed: of the initial parameters.
+    """
+    sizes: dict[str, Any] = dict(num_classes=classes, in_channels=channels, rngs=nnx.Rngs(seed))
+    if network in SMALL:
+        model: Model = SMALL[network](**options, **sizes)
+        model.eval()
+    else:
+        model = ij.create_model(network, **options, **sizes)
+    if change:
+        CHANGES[change](model, nnx.Rngs(seed + 1_000_000))
+    return model

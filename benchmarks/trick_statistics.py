@@ -1,0 +1,188 @@
+"""What benchmarks/tricks.py measures of a run, and how it compares two arms."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Direction = Literal["higher", "lower", "equal", "open"]
+Verdict = Literal["seen", "not seen at this scale", "reversed", "no claim"]
+
+BINS = 10  # of the confidence, for the calibration error
+
+
+@dataclasses.dataclass
+class Run:
+    """What one training run led to.
+
+    Attributes:
+        losses: training loss of every step.
+        curve: step and test top-1, from 0 to 1, at even distances; of the averaged weights if
+            there are any.
+        raw_curve: the same of the weights without averaging; empty if nothing is averaged.
+        loss: cross-entropy of the test images at the end.
+        ece: expected calibration error of the test images at the end.
+        gap: mean distance of a test image's largest logit from the mean of its others.
+        bins: for each bin of the confidence: share of images, mean confidence, share of hits.
+        seconds: of the CPU that the run took.
+    """
+
+    losses: list[float]
+    curve: list[tuple[int, float]]
+    raw_curve: list[tuple[int, float]]
+    loss: float
+    ece: float
+    gap: float
+    bins: list[tuple[float, float, float]]
+    seconds: float
+
+
+class Interval(NamedTuple):
+    """A mean, and the bounds of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A number of a run.
+
+    Attributes:
+        name: as a table shows it.
+        of: computes it.
+        unit: of the number.
+        digits: that a table shows.
+    """
+
+    name: str
+    of: Callable[[Run], float]
+    unit: str
+    digits: int = 1
+
+
+def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
+    """Returns the mean of paired differences with Student's interval.
+
+    Args:
+        differences: one for each seed.
+        level: probability of the interval.
+
+    Raises:
+        ValueError: for fewer than two differences.
+    """
+    count = len(differences)
+    if count < 2:
+        raise ValueError(f"an interval needs two pairs at least; got {count}")
+    mean = float(np.mean(differences))
+    error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def verdict(interval: Interval, claim: Direction, margin: float = 0.0) -> Verdict:
+    """Says whether an interval agrees with a claim.
+
+    Args:
+        interval: of the difference that the claim is about.
+        claim: the sign of the difference, or that there is none; "open": nothing is claimed.
+        margin: the largest difference that still counts as none.
+    """
+    if claim == "open":
+        return "no claim"
+    if not all(map(math.isfinite, interval)):
+        return "not seen at this scale"
+    if claim == "equal":
+        if -margin <= interval.low and interval.high <= margin:
+            return "seen"
+        apart = interval.low > 0 or interval.high < 0
+        return "reversed" if apart else "not seen at this scale"
+    agrees, disagrees = interval.low > 0, interval.high < 0
+    if claim == "lower":
+        agrees, disagrees = disagrees, agrees
+    return "seen" if agrees else "reversed" if disagrees else "not seen at this scale"
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, float, float]]:
+    """Returns, for each bin of the confidence, share of images, mean confidence, share of hits.
+
+    Source: Guo et al. 2017, 1706.04599, section 2; bins of equal width.
+
+    Args:
+        logits: [n, classes].
+        labels: [n].
+    """
+    wide = logits.astype(np.float64)
+    odds = np.exp(wide - wide.max(1, keepdims=True))
+    confidence = (odds / odds.sum(1, keepdims=True)).max(1)
+    hits = wide.argmax(1) == labels
+    which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    bins = []
+    for i in range(BINS):
+        own = which == i
+        filled = bool(own.any())
+        means = (confidence[own].mean(), hits[own].mean()) if filled else (0.0, 0.0)
+        bins.append((float(own.mean()), *map(float, means)))
+    return bins
+
+
+def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float:
+    """Returns the expected calibration error: the mean distance of confidence and hits."""
+    return sum(share * abs(confidence - hits) for share, confidence, hits in bins)
+
+
+def logit_gap(logits: np.ndarray) -> float:
+    """Returns the mean distance of the largest logit from the mean of the others."""
+    others = (logits.sum(1) - logits.max(1)) / (logits.shape[1] - 1)
+    return float((logits.max(1) - others).mean())
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean cross-entropy of logits [n, classes] and labels [n]."""
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(1, keepdims=True)
+    own = np.take_along_axis(wide, labels[:, None], 1)[:, 0]
+    return float((np.log(np.exp(wide).sum(1)) - own).mean())
+
+
+def steps_to(accuracy: float) -> Callable[[Run], float]:
+    """Returns a function for the steps until a run's curve reaches an accuracy.
+
+    Between two evaluations the curve is a straight line. A run that never gets there counts with
+    all its steps.
+    """
+
+    def steps(run: Run) -> float:
+        points = [(0, 0.0), *run.curve]
+        for (step, low), (after, high) in itertools.pairwise(points):
+            if high >= accuracy:
+                return step + (after - step) * (accuracy - low) / (high - low)
+        return float(points[-1][0])
+
+    return steps
+
+
+def _early(run: Run) -> float:
+    return 100 * run.curve[max(len(run.curve) // 4 - 1, 0)][1]
+
+
+def _mean(run: Run) -> float:
+    return 100 * float(np.mean([top1 for _, top1 in run.curve]))
+
+
+TOP1 = Measure("top-1 at the end", lambda run: 100 * run.curve[-1][1], "points")
+RAW = Measure("top-1 without averaging", lambda run: 100 * run.raw_curve[-1][1], "points")
+EARLY = Measure("top-1 after a quarter of the steps", _early, "points")
+SPEED = Measure("mean top-1 over the run", _mean, "points")
+STEPS = Measure("steps to 60 % top-1", steps_to(0.6), "steps", 0)
+LOSS = Measure("test loss", lambda run: run.loss, "nats", 3)
+ECE = Measure("calibration error", lambda run: 100 * run.ece, "points")
+GAP = Measure("logit gap", lambda run: run.gap, "logits", 2)
+PEAK = Measure("largest training loss", lambda run: max(run.losses), "nats", 2)

@@ -1,0 +1,255 @@
+"""The tricks of the family's papers, measured: docs/tricks.md.
+
+    python benchmarks/tricks.py [--only TRICK ...] [--seeds N] [--steps-scale X]
+
+trains every arm of every trick with the same seeds, compares the arms seed by seed, and writes a
+section for each trick, with a figure, into docs/tricks.md. A trick of a small network or of
+Inception V1 takes two to eight minutes on one core. Each finished run is kept in a file, so the
+same command resumes. `--steps-scale 10` trains ten times as long, and `--data-dir` takes a folder
+of images instead of the embedded ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import tyro
+from flax import nnx
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import page, trick_figures, trick_networks
+from benchmarks.trick_list import TRICKS, Claim, Trick
+from benchmarks.trick_runs import Arm, Program, Results, Trainer, all_of, key_of
+from benchmarks.trick_statistics import Interval, Run, paired_interval, verdict
+from inception_jax.analysis.macs import count_macs
+from train.data.datasets import Dataset
+from train.data.open_dataset import open_dataset
+from train.hosts.memory import keep_freed_memory
+
+CLAIM_HEAD = ["claim", "source", "measured", "first arm", "second arm", "difference, 95 %",
+              "verdict"]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(page.Pages):
+    """Train the arms of the tricks, and compare them."""
+
+    only: tuple[str, ...] = ()
+    """Tricks to run; none: all of them."""
+    seeds: int = 5
+    """Number of seeds, the same for each arm."""
+    first_seed: int = 0
+    """The first of them."""
+    steps_scale: float = 1.0
+    """Factor on the steps of every run."""
+    data_dir: Path | None = None
+    """Folder of images, DIR/train/CLASS/* and DIR/val/CLASS/*. Not given: the embedded ones."""
+    results: Path = page.ROOT / "runs" / "tricks.json"
+    """File of the finished runs."""
+
+    def steps_of(self, arm: Arm) -> int:
+        """Returns the steps of a run of an arm."""
+        return max(round(arm.steps * self.steps_scale), 1)
+
+    @property
+    def all_seeds(self) -> range:
+        """Returns the seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+def main(options: Options) -> None:
+    """Runs what is missing, and writes the section of each trick that is complete."""
+    unknown = set(options.only) - TRICKS.keys()
+    if unknown or options.seeds < 2:
+        raise SystemExit(f"--only takes {', '.join(TRICKS)}; --seeds at least 2")
+    dataset = _dataset(options)
+    results = Results(options.results)
+    chosen = {key: TRICKS[key] for key in options.only or TRICKS}
+    arms = [arm for trick in chosen.values() for arm in trick.arms]
+    missing = {  # a set, because tricks may share an arm
+        key_of(arm, dataset.name, options.steps_of(arm), seed)
+        for arm in arms
+        for seed in options.all_seeds
+        if results.get(arm, dataset.name, options.steps_of(arm), seed) is None
+    }
+    programs: dict[str, Program] = {}
+    with tqdm(total=len(missing), unit="run") as progress:
+        for key, trick in chosen.items():
+            for arm in trick.arms:
+                _train(arm, dataset, options, results, programs, progress)
+            _publish(key, trick, dataset, options, results)
+    write_summary(dataset, options, results)
+
+
+def _dataset(options: Options) -> Dataset:
+    if options.data_dir is None:
+        return open_dataset("fashion_mnist")
+    dataset = open_dataset("folder", options.data_dir)
+    return dataclasses.replace(dataset, name=f"folder {options.data_dir.name}")
+
+
+def _train(
+    arm: Arm,
+    dataset: Dataset,
+    options: Options,
+    results: Results,
+    programs: dict[str, Program],
+    progress: tqdm,
+) -> None:
+    """Runs an arm with the seeds that are missing."""
+    steps = options.steps_of(arm)
+    trainer = None
+    for seed in options.all_seeds:
+        if results.get(arm, dataset.name, steps, seed) is not None:
+            continue
+        trainer = trainer or Trainer(arm, dataset, steps, programs)
+        progress.set_postfix_str(f"{arm.name}, seed {seed}")
+        results.add(arm, dataset.name, steps, seed, trainer.run(seed))
+        progress.update()
+
+
+def _publish(key: str, trick: Trick, dataset: Dataset, options: Options, results: Results) -> None:
+    runs = _runs(trick, dataset, options, results)
+    if runs is None:
+        return
+    picture = f"tricks.{key}.png"
+    trick_figures.draw(
+        trick, runs, [differences(claim, runs) for claim in trick.claims], options.docs / picture
+    )
+    parts = [
+        f"## {trick.title}",
+        page.paragraph(trick.setting),
+        _arms_table(trick, runs, dataset, options),
+        page.table(CLAIM_HEAD, [claim_row(claim, runs) for claim in trick.claims]),
+        f"![{trick.title}: test accuracy over the steps, and the differences]({picture})",
+    ]
+    text = "\n\n".join(parts)
+    print(f"\n{text}", flush=True)
+    page.write_section(options.docs / "tricks.md", key, text)
+
+
+def _runs(
+    trick: Trick, dataset: Dataset, options: Options, results: Results
+) -> dict[str, list[Run]] | None:
+    """Returns the runs of each arm, one a seed, or None if some are missing."""
+    found = {
+        arm.name: all_of(results, arm, dataset.name, options.steps_of(arm), options.all_seeds)
+        for arm in trick.arms
+    }
+    complete = {name: runs for name, runs in found.items() if runs is not None}
+    return complete if len(complete) == len(found) else None
+
+
+def differences(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[float]:
+    """Returns the differences that a claim is about, one a seed."""
+    other = claim.other_measure or claim.measure
+    pairs = zip(runs[claim.arm], runs[claim.other], strict=True)
+    return [claim.measure.of(one) - other.of(two) for one, two in pairs]
+
+
+def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, str]:
+    """Returns the interval of a claim's differences, and the verdict."""
+    interval = paired_interval(differences(claim, runs))
+    return interval, verdict(interval, claim.direction, claim.margin)
+
+
+def claim_row(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Returns a row of the table of claims."""
+    interval, word = judged(claim, runs)
+    other, digits = claim.other_measure or claim.measure, claim.measure.digits
+    means = [
+        _number(sum(map(measure.of, runs[arm])) / len(runs[arm]), digits)
+        for measure, arm in ((claim.measure, claim.arm), (other, claim.other))
+    ]
+    second = claim.other if claim.other != claim.arm else other.name
+    mean, low, high = (_number(value, digits, sign="+") for value in interval)
+    expected = {
+        "higher": "; claimed: higher",
+        "lower": "; claimed: lower",
+        "equal": f"; claimed: within ±{claim.margin:g}",
+        "open": "",
+    }
+    measured = f"{claim.measure.name}, {claim.measure.unit}{expected[claim.direction]}"
+    return [
+        claim.text, claim.source, measured, f"{claim.arm}: {means[0]}", f"{second}: {means[1]}",
+        f"{mean} ({low} to {high})", f"**{word}**",
+    ]  # fmt: skip
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    return f"{value:{sign}.{digits}f}" if math.isfinite(value) else "not finite"
+
+
+def _arms_table(
+    trick: Trick, runs: Mapping[str, Sequence[Run]], dataset: Dataset, options: Options
+) -> str:
+    rows = []
+    for arm in trick.arms:
+        params, macs = _cost(arm, dataset)
+        own = runs[arm.name]
+        top1 = [100 * run.curve[-1][1] for run in own]
+        ended = sum(not math.isfinite(run.losses[-1]) for run in own)
+        rows.append(
+            [arm.name, options.steps_of(arm), f"{params:,}", f"{macs / 1e6:.2f}",
+             f"{sum(top1) / len(top1):.1f} ({min(top1):.1f} to {max(top1):.1f})",
+             f"{ended} of {len(own)}", f"{statistics.median(run.seconds for run in own):.0f} s"]
+        )  # fmt: skip
+    head = ["arm", "steps", "parameters", "MACs, M", "top-1, % (lowest to highest)", "not finite",
+            "CPU time a run"]  # fmt: skip
+    return page.table(head, rows)
+
+
+def _cost(arm: Arm, dataset: Dataset) -> tuple[int, int]:
+    """Returns an arm's parameters, with an auxiliary classifier's, and multiply-accumulates."""
+    options, classes = dict(arm.options), len(dataset.classes)
+    model = trick_networks.build(arm.network, options, arm.change, classes, dataset.channels, 0)
+    size = arm.training["image_size"]
+    params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    return params, count_macs(model.eval_view(), (size, size), dataset.channels)
+
+
+def write_summary(dataset: Dataset, options: Options, results: Results) -> None:
+    """Writes the command, and the verdicts of all tricks whose runs are complete."""
+    rows, absent = [], []
+    for key, trick in TRICKS.items():
+        runs = _runs(trick, dataset, options, results)
+        if runs is None:
+            absent.append(f"`{key}`")
+            continue
+        rows += [
+            [trick.title, claim.text, claim.source, judged(claim, runs)[1]]
+            for claim in trick.claims
+            if claim.direction != "open"
+        ]
+    seeds = options.all_seeds
+    flags = os.environ.get("XLA_FLAGS")
+    setting = f"""{dataset.name}; seeds {seeds[0]} to {seeds[-1]}; jax {jax.__version__} on
+    {jax.devices()[0].platform}{f", with XLA_FLAGS={flags}" if flags else ""}."""
+    verdicts = [f"{word}: {count}" for word, count in _counts(rows)]
+    page.publish(
+        options.docs / "tricks.md",
+        "summary",
+        setting,
+        page.table(["trick", "claim", "source", "verdict"], rows),
+        f"{', '.join(verdicts)}; of {len(rows)} claims.",
+        f"Not run: {', '.join(absent)}." if absent else "",
+    )
+
+
+def _counts(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
+    for word in ("seen", "not seen at this scale", "reversed"):
+        yield word, sum(row[-1] == word for row in rows)
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main(tyro.cli(Options, description=__doc__))
