@@ -31,9 +31,9 @@ from benchmarks.trick_list import TRICKS, Claim, Trick
 from benchmarks.trick_runs import Arm, Program, Results, Trainer, all_of, key_of
 from benchmarks.trick_statistics import Interval, Run, paired_interval, verdict
 from inception_jax.analysis.macs import count_macs
+from inception_jax.memory import keep_freed_memory
 from train.data.datasets import Dataset
 from train.data.open_dataset import open_dataset
-from train.hosts.memory import keep_freed_memory
 
 CLAIM_HEAD = ["claim", "source", "measured", "first arm", "second arm", "difference, 95 %",
               "verdict"]  # fmt: skip
