@@ -36,7 +36,8 @@ def jit_predict(
     folded Xception would take 5 % more time. On CPUs, oneDNN computes float32 convolutions if XLA
     can call it (see `onednn`). The batch is split into parts that run in parallel: on a CPU one for
     each core, because XLA computes some convolutions on one core only; on accelerators one for each
-    device of this process. Each new batch size is compiled once.
+    device of this process. On a CPU a part is computed in pieces of at most eight images. Each new
+    batch size is compiled once.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
@@ -125,7 +126,8 @@ def _computing_in(model: Model, dtype: DTypeLike) -> Model:
 def _is_float32(model: Model) -> bool:
     """Returns whether all layers compute in float32."""
     layers = (module for _, module in nnx.iter_modules(model))
-    return all(getattr(layer, "dtype", jnp.float32) == jnp.float32 for layer in layers)
+    dtypes = (getattr(layer, "dtype", jnp.float32) for layer in layers)
+    return all(jnp.dtype(dtype) == jnp.float32 for dtype in dtypes)  # it may be a name
 
 
 def _logits(model: Model, images: jax.Array) -> Any:

@@ -100,13 +100,17 @@ def test_predict_cuts_the_batch_and_gives_all_of_it(n, parts):
 @pytest.mark.parametrize("native", [False, True])
 def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
     """As this machine computes them, and with the native convolutions that oneDNN would get."""
+    asked = []
     if native:
-        anything = {"xla_cpu_enable_fast_min_max": False}
-        monkeypatch.setattr("inception_jax.inference.compiled.compiler_options", lambda: anything)
+        monkeypatch.setattr(
+            "inception_jax.inference.compiled.compiler_options",
+            lambda: asked.append(1) or {"xla_cpu_enable_fast_min_max": False},
+        )
     model = network(name, "float32")
     images = images_for(model, "float32")
     expected = np.asarray(logits(model, images))
     compare(ij.jit_predict(model, parts=1)(images), expected, "float32", name)
+    assert bool(asked) == native
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto"])

@@ -97,14 +97,13 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
-        while step not in self._steps():
-            self._start(state, step, top1)
-            if finish:
-                self.wait()
-            elif self._writing is not None:
-                return
+        if step in self._steps():
+            return
+        saved = False
+        while not saved:
+            saved = self._start(state, step, top1) and (not finish or self.wait())
 
-    def _start(self, state: TrainState, step: int, top1: float | None) -> None:
+    def _start(self, state: TrainState, step: int, top1: float | None) -> bool:
         tree, error = _as_dict(state), None
         metadata: Any = {
             _CHECKSUMS: checksums(tree),
@@ -123,24 +122,29 @@ class Checkpoints:
             )
         except Exception as raised:  # a full disk raises many types of errors
             error = raised
-        self._check_saved(error)
+        return self._check_saved(error)
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         """Waits until the last save is on disk.
+
+        Returns:
+            Whether it is; false only in a bucket.
 
         Raises:
             TrainingError: if it fails; in a bucket, if it is the third in a row.
         """
         writing, self._writing = self._writing, None
         if writing is None:
-            return
+            return True
         error = None
         try:
             writing.result()
         except Exception as raised:
             error = raised
-        if self._check_saved(error):
+        saved = self._check_saved(error)
+        if saved:
             self._failed = 0
+        return saved
 
     def _check_saved(self, error: Exception | None) -> bool:
         """Returns whether a save has succeeded so far; after a failure that may pass, reports it.
