@@ -96,7 +96,8 @@ def test_predict_cuts_the_batch_and_gives_all_of_it(n, parts):
     assert predict(images).shape == (n, CLASSES)
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+# Dense and depthwise convolutions; the other kinds of fold add none.
+@pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto", "xception41"])
 @pytest.mark.parametrize("native", [False, True])
 def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
     """As this machine computes them, and with the native convolutions that oneDNN would get."""
@@ -113,7 +114,7 @@ def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
     assert bool(asked) == native
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto"])
+@pytest.mark.parametrize("name", ["inception_next_atto"])
 def test_predict_computes_in_another_dtype(name):
     model = network(name, "float32")
     narrow = filled(name, dtype=jnp.bfloat16, param_dtype="float32", **small(name))

@@ -171,6 +171,7 @@ def test_a_segment_a_channel_is_a_separable_convolution():
     np.testing.assert_allclose(one(x), jax.nn.relu(other(x)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_arms_train_alike_under_equal_seeds():
     """One step of two arms: the same images, and another result for another seed."""
     dataset = open_dataset("fashion_mnist")
