@@ -26,16 +26,24 @@ def story():
     return importlib.import_module("benchmarks.story")
 
 
+def _written(page: Path) -> dict[str, str]:
+    """Returns the sections that the benchmark writes into a page."""
+    pattern = r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$"
+    return dict(re.findall(pattern, page.read_text(), re.DOTALL | re.MULTILINE))
+
+
 @pytest.mark.slow
 def test_the_tables_are_what_is_counted(story):
-    pattern = re.compile(
-        r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$", re.DOTALL | re.MULTILINE
-    )
-    written = dict(pattern.findall(PAGE.read_text()))
-    counted = story.tables(PAGE.parent)
+    written, counted = _written(PAGE), story.tables(PAGE.parent)
     assert list(written) == list(counted), "the page has other sections"
     stale = [name for name in counted if written[name] != counted[name]]
     assert not stale, f"run python benchmarks/story.py: {stale}"
+
+
+def test_the_speeds_are_those_of_the_page_on_performance(story):
+    """Not slow: whoever measures anew changes that page alone and sees at once what hangs on it."""
+    speeds = story.speeds(PAGE.with_name("performance.md"))
+    assert _written(PAGE)["speeds"] == speeds, "run python benchmarks/story.py"
 
 
 def test_what_the_papers_count(story):
