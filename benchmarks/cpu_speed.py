@@ -61,8 +61,8 @@ class Options(page.Pages):
     )
     """Networks whose training step is timed."""
     implementations: tuple[str, ...] = tuple(dict.fromkeys((*INFERENCE, *TRAINING)))
-    """Some of: jax_plain, jax_rewritten, jax_gradients, jit_predict, keras, torch,
-    torch_channels_last, torch_compile, timm, onnxruntime, openvino. The baseline,
+    """Some of: jax_plain, jax_rewritten, jax_as_trained, jit_predict, jit_predict_bfloat16, keras,
+    torch, torch_channels_last, torch_compile, timm, onnxruntime, openvino. The baseline,
     torch_channels_last, always runs."""
     batch_size: int = 8
     """Images in a batch of inference."""

@@ -17,10 +17,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from inception_jax.inference.folding import fold
-from inception_jax.inference.onednn import compiler_options
 from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
+from inception_jax.nn.onednn import inference_options
 
 _MOST_AT_ONCE = 8  # images that a thread of a CPU computes
 Predict = Callable[[ArrayLike], jax.Array]
@@ -33,8 +33,8 @@ def jit_predict(
     """Returns a compiled function that classifies images, for repeated use.
 
     BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does this and a
-    folded Xception would take 5 % more time. On CPUs, oneDNN computes float32 convolutions if XLA
-    can call it (see `onednn`). The batch is split into parts that run in parallel: on a CPU one for
+    folded Xception would take 5 % more time. On CPUs, oneDNN computes the convolutions if XLA can
+    call it (see `nn.onednn`). The batch is split into parts that run in parallel: on a CPU one for
     each core, because XLA computes some convolutions on one core only; on accelerators one for each
     device of this process. On a CPU a part is computed in pieces of at most eight images. Each new
     batch size is compiled once.
@@ -43,8 +43,8 @@ def jit_predict(
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
         parts: number of parts; None: as many as there are cores or devices.
         dtype: what the network computes in; None: what it was created with. bfloat16 is fast on
-            accelerators and on CPUs with AMX or AVX512-BF16, slow on others. It has 8 significant
-            bits: with random weights the logits of the six networks of docs/performance.md differ
+            accelerators, and with oneDNN on CPUs that have AMX or AVX512-BF16 (half of float32's
+            time); it is slow on others. It has 8 significant bits: with random weights the logits of the six networks of docs/performance.md differ
             from float32's by 0.5 to 0.8 % of the largest. Parameters stay as they are.
 
     Returns:
@@ -82,7 +82,7 @@ def jit_call(
     if parts < 1 or (not on_cpu and parts > len(devices)):
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
     graphdef, state = state_for(model)
-    options = compiler_options() if on_cpu and _is_float32(model) else {}
+    options = inference_options(model) if on_cpu else {}
 
     def merged(state: dict, images: jax.Array) -> Tree:
         with native_convolutions() if options else contextlib.nullcontext():
@@ -121,13 +121,6 @@ def _computing_in(model: Model, dtype: DTypeLike) -> Model:
         if hasattr(layer, "dtype"):
             setattr(layer, "dtype", dtype)  # noqa: B010 - which layers have one is known here only
     return copy
-
-
-def _is_float32(model: Model) -> bool:
-    """Returns whether all layers compute in float32."""
-    layers = (module for _, module in nnx.iter_modules(model))
-    dtypes = (getattr(layer, "dtype", jnp.float32) for layer in layers)
-    return all(jnp.dtype(dtype) == jnp.float32 for dtype in dtypes)  # it may be a name
 
 
 def _logits(model: Model, images: jax.Array) -> Any:

@@ -29,7 +29,7 @@ def forced_form(form: Form) -> Iterator[None]:
 def native_convolutions() -> Iterator[None]:
     """Traces float32 convolutions in the native form on CPUs too.
 
-    For programs in which oneDNN computes them, see `inference.onednn`.
+    For programs in which oneDNN computes them, see `onednn`.
     """
     with _native_convolutions(True):
         yield

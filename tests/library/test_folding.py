@@ -9,9 +9,6 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.inference import onednn
-from inception_jax.nn import ops
-from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.norms import BatchNorm
 from tests.helpers.networks import (
     CLASSES,
@@ -104,8 +101,8 @@ def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
     asked = []
     if native:
         monkeypatch.setattr(
-            "inception_jax.inference.compiled.compiler_options",
-            lambda: asked.append(1) or {"xla_cpu_enable_fast_min_max": False},
+            "inception_jax.inference.compiled.inference_options",
+            lambda _: asked.append(1) or {"xla_cpu_enable_fast_min_max": False},
         )
     model = network(name, "float32")
     images = images_for(model, "float32")
@@ -123,41 +120,6 @@ def test_predict_computes_in_another_dtype(name):
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, ij.jit_predict(narrow)(images))
     assert np.asarray(logits(model, images)).dtype == np.float32  # the network stays as it is
-
-
-CONVOLUTIONS = {  # shape of the map, of the kernel, and how it is applied
-    "3x3": ((2, 9, 9, 16), (3, 3, 16, 8), {}),
-    "unpadded": ((2, 9, 9, 16), (3, 3, 16, 8), dict(stride=2, padding="valid")),
-    "1x1": ((2, 5, 5, 12), (1, 1, 12, 7), {}),
-    "depthwise": ((2, 9, 9, 24), (3, 3, 1, 24), {}),
-    "strided": ((2, 9, 9, 24), (3, 3, 1, 24), dict(stride=2)),
-    "dilated": ((2, 9, 9, 24), (3, 3, 1, 24), dict(dilation=2)),
-    "multiplied": ((2, 9, 9, 16), (3, 3, 1, 32), {}),
-    "band": ((2, 14, 14, 12), (1, 11, 1, 12), {}),
-    "of five channels": ((2, 7, 7, 5), (3, 3, 1, 5), {}),
-}
-
-
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_onednn_takes_every_convolution(case):
-    """XLA's own depthwise convolutions, to which it falls back, take a hundred times as long."""
-    options = onednn.compiler_options()
-    if not options:
-        pytest.skip("XLA's CPU backend has no oneDNN here")
-    *shapes, how = CONVOLUTIONS[case]
-    x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
-    depthwise = kernel.shape[2] != x.shape[3]
-    convolve = ops.depthwise_conv if depthwise else ops.conv
-
-    def compiled(options):
-        with native_convolutions():
-            return jax.jit(lambda *a: convolve(*a, **how)).lower(x, kernel).compile(options)
-
-    program = compiled(options)
-    assert " convolution(" not in program.as_text()
-    expected = convolve(x, kernel, **how)
-    rounding = 2e-6 * float(jnp.abs(expected).max())
-    np.testing.assert_allclose(program(x, kernel), expected, atol=rounding)
 
 
 def test_predict_says_what_is_wrong_with_images():

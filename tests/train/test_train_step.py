@@ -11,10 +11,11 @@ import optax
 import pytest
 from flax import nnx
 
+from inception_jax.nn.forms import convolutions_are_native
 from inception_jax.nn.layers import ConvBN, Linear, global_avg_pool
 from inception_jax.nn.rewrites import DEFAULT_REWRITES, REWRITES
 from train.config.fields import override
-from train.engine import functional
+from train.engine import functional, job
 from train.engine.augmentation import Augmentation
 from train.engine.functional import split
 from train.engine.step import (
@@ -366,3 +367,19 @@ def test_images_are_scaled_and_resized():
     assert out.shape == (1, 4, 4, 1)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out[0, [0, 0, 3], [0, 3, 3], 0].astype(np.float32), [-1, 1, -1])
+
+
+@pytest.mark.parametrize("options", [{}, {"xla_cpu_enable_fast_min_max": False}])
+def test_options_of_the_compiler_come_with_native_convolutions(options):
+    traced = []
+
+    def step(state, batch):
+        traced.append(convolutions_are_native(jnp.float32))
+        return state, batch
+
+    devices = Devices(CONFIG.batch)
+    state = jax.device_put(jnp.zeros(3), devices.replicated)
+    batch = jax.device_put(jnp.zeros((8, 2)), devices.sharded)
+    compiled = job.jit(step, devices, options).lower(state, batch).compile()
+    assert traced == [bool(options)]
+    assert [part.shape for part in compiled(state, batch)] == [(3,), (8, 2)]

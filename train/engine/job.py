@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 
+from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.model import Model
+from inception_jax.nn.onednn import CompilerOptions, training_options
 from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
 from train.data.loader import Batches
@@ -51,7 +53,8 @@ class Job:
     def lower(self, batch: Any, phase: Phase | None = None) -> Any:
         """Traces the training step of a phase, by default the last, for batches of this shape."""
         step = (phase or self.phases[-1]).step
-        return jit(step, self.devices).lower(self.state, batch)
+        options = training_options(self.model) if self.devices.platform == "cpu" else {}
+        return jit(step, self.devices, options).lower(self.state, batch)
 
     def flops(self, compiled: Any) -> float | None:
         """Returns the FLOPs of the compiled step on one device; None if unknown."""
@@ -60,11 +63,12 @@ class Job:
         return count * self.parts if count > 0 else None
 
 
-def jit(step: Callable[..., Any], devices: Devices) -> Any:
+def jit(step: Callable[..., Any], devices: Devices, options: CompilerOptions) -> Any:
     """Returns a training step for compilation, which donates the buffers of its state."""
     return jax.jit(
-        step,
+        native_convolutions()(step) if options else step,
         donate_argnums=0,
         in_shardings=(devices.replicated, devices.sharded),
         out_shardings=(devices.replicated, devices.replicated),
+        compiler_options=options or None,
     )

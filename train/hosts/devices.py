@@ -56,6 +56,7 @@ class Devices:
                 "into groups of this size that are spread evenly over the devices"
             )
         mesh = _mesh(devices or jax.devices())
+        self.platform: str = mesh.devices.flat[0].platform
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("data"))
         whole_groups = part // group % count == 0
