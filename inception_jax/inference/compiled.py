@@ -44,8 +44,9 @@ def jit_predict(
         parts: number of parts; None: as many as there are cores or devices.
         dtype: what the network computes in; None: what it was created with. bfloat16 is fast on
             accelerators, and with oneDNN on CPUs that have AMX or AVX512-BF16 (half of float32's
-            time); it is slow on others. It has 8 significant bits: with random weights the logits of the six networks of docs/performance.md differ
-            from float32's by 0.5 to 0.8 % of the largest. Parameters stay as they are.
+            time); it is slow on others. It has 8 significant bits: with random weights the logits
+            of the six networks of docs/performance.md differ from float32's by 0.5 to 0.8 % of the
+            largest. Parameters stay as they are.
 
     Returns:
         A function of images [n, h, w, c], normalised as `model_info` says, to logits
