@@ -146,10 +146,11 @@ def _evaluator(
 def _headline(
     config: Config, dataset: Dataset, info: ModelInfo, own_classes: int, matched: str
 ) -> list[str]:
-    passed = f", {dataset.passed_over} files skipped" if dataset.passed_over else ""
+    count = dataset.passed_over
+    skipped = f", {count:,} file{'s' * (count > 1)} skipped" if count else ""
     lines = [
         f"evaluating {printable(config.network.init_from)} as {config.network.arch} on "
-        f"{len(dataset.test):,} test images{passed} of {own_classes} class(es); accuracy is among "
+        f"{len(dataset.test):,} test images{skipped} of {own_classes} class(es); accuracy is among "
         f"all {len(dataset.classes)} classes of the weights; {matched}",
         f"images: {described(info)}",
     ]

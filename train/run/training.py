@@ -220,14 +220,14 @@ def _headline(config: Config, job: Job, start: int) -> str:
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
     scaled = f" = {config.schedule.learning_rate:g} x {size} / {base}" if base else ""
     count = job.dataset.passed_over
-    passed = f", {count:,} files skipped" if count else ""
+    skipped = f", {count:,} file{'s' * (count > 1)} skipped" if count else ""
     return (
         f"recipe {config.run.recipe}{_differences(config, job)}; all options are in "
         f"{config.run.workdir / 'config.json'}\n"
         f"{network.arch} x{network.width_multiplier:g}, {job.num_params:,} {trained}, "
         f"on {config.data.dataset} at {config.input.image_size} px "
         f"({len(job.dataset.train):,} training images, {len(job.dataset.test):,} test images"
-        f"{passed}), "
+        f"{skipped}), "
         f"highest rate {peak_rate(config.schedule, size):.4g}{scaled}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s) of {jax.process_count()} "
         "process(es): "
