@@ -61,7 +61,7 @@ class Options(page.Pages):
     )
     """Networks whose training step is timed."""
     implementations: tuple[str, ...] = tuple(dict.fromkeys((*INFERENCE, *TRAINING)))
-    """Some of: jax_plain, jax_rewritten, jax_as_trained, jit_predict, jit_predict_bfloat16, keras,
+    """Some of: jax_plain, jax_rewritten, jax_as_trained, jit_predict, bfloat16, keras,
     torch, torch_channels_last, torch_compile, timm, onnxruntime, openvino. The baseline,
     torch_channels_last, always runs."""
     batch_size: int = 8

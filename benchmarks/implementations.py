@@ -378,8 +378,8 @@ INFERENCE: dict[str, Implementation] = {
     "jit_predict": Implementation(
         "`inception_jax.jit_predict`, after `inception_jax.keep_freed_memory()`", jit_predict
     ),
-    "jit_predict_bfloat16": Implementation(
-        'the same with `dtype="bfloat16"`, whose logits differ by 0.5 to 0.8 % of the largest',
+    "bfloat16": Implementation(
+        '`jit_predict` with `dtype="bfloat16"`, whose logits differ by 0.5 to 0.8 % of the largest',
         partial(jit_predict, dtype="bfloat16"),
         False,
     ),

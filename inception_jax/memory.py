@@ -13,6 +13,8 @@ from inception_jax.tpu import DEVICES
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST_INT = 2**31 - 1
 
+_kept: list[bool] = []  # not empty once `keep_freed_memory` has changed the settings
+
 _ACCELERATORS = (*DEVICES, Path("/dev/nvidia0"), Path("/dev/kfd"))
 
 
@@ -36,7 +38,18 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST_INT), (_ARENA_MAX, 1))
+    _kept.append(True)
     return all([mallopt(*setting) for setting in settings])
+
+
+def return_freed_memory() -> None:
+    """Returns the memory that `keep_freed_memory` has kept so far to the kernel.
+
+    For loops that run for hours and allocate blocks of many sizes. These leave holes that nothing
+    fits into, so the kept memory would grow slowly.
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _has_accelerator() -> bool:

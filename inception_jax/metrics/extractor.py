@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from inception_jax.create import load, model_for
 from inception_jax.inference.compiled import cores
+from inception_jax.memory import return_freed_memory
 from inception_jax.metrics import feature_networks, state
 from inception_jax.metrics.device_images import Range, Rounding, pixel_range
 from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
@@ -41,6 +42,7 @@ NAME = "inception_v3.fid"
 
 Dims = Literal[64, 192, 768, 2048]
 DIMS: tuple[Dims, ...] = get_args(Dims)
+_RETURN_MEMORY = 250  # images after which freed memory is returned: refilling takes a hundredth
 _SPATIAL_STAGE, _SPATIAL_CHANNELS = "Mixed_6d", 7  # channels of the first branch, `mixed_6/conv`
 _STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
 
@@ -323,9 +325,13 @@ class Extractor:
             yield from self._generated(images.items)
             return
         pending: collections.deque[tuple[Any, int]] = collections.deque()
-        size = None
+        size, since = None, 0
         for batch in batches(images, self._loader):
             count = len(batch)
+            since += count
+            if since >= _RETURN_MEMORY:
+                return_freed_memory()
+                since = 0
             size = size or count
             if count < size:  # another shape would need another compilation
                 batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])

@@ -185,7 +185,7 @@ def _of_array(array: np.ndarray | StoredImages, unit_floats: bool, name: str = "
 def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
     """Prefetches images in threads, and yields them in order.
 
-    At most two batches are in memory besides the one that is yielded.
+    At most two batches are in memory: the one that is yielded, and the next.
 
     Yields:
         The network's input, float32 [n, h, w, c]; n is the batch size, or less at the end.
@@ -194,18 +194,21 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
         UnreadableError: for a file that is not a whole image, unless those are skipped.
         ValueError: for an array that is not an image.
     """
-    batch: list[np.ndarray] = []
+    batch, filled = np.empty(0), 0
     bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not options.progress)
     with bar, contextlib.closing(_loaded(images, options)) as loaded:
         for image in loaded:
-            batch.append(image)
-            if len(batch) == options.batch_size:
-                yield np.stack(batch)
-                bar.update(len(batch))
-                batch = []
-        if batch:
-            yield np.stack(batch)
-            bar.update(len(batch))
+            if filled == 0:
+                batch = np.empty((options.batch_size, *image.shape), image.dtype)
+            batch[filled] = image
+            filled += 1
+            if filled == options.batch_size:
+                yield batch
+                bar.update(filled)
+                filled = 0
+        if filled:
+            yield batch[:filled]
+            bar.update(filled)
 
 
 def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, None, None]:
@@ -231,7 +234,7 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
     try:
         for item in _one_by_one(images.items, options.unit_floats, images.name):
             waiting.append((item, pool.submit(_load, item, options.prepare)))
-            if len(waiting) >= 2 * options.batch_size:
+            if len(waiting) >= options.batch_size:
                 yield from first()
         while waiting:
             yield from first()

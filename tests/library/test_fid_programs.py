@@ -229,8 +229,8 @@ def test_torchmetrics(weights, mixed):
     half = COUNT // 2
     given = [metrics.Features(x, origin=found.origin) for x in np.split(pooled, 2)]
     ours = scores.kid_of_features(*given, subsets=20, subset_size=60)
-    # It sums 2,048 products in float32, in an order that depends on the machine (4.4 epsilons of the
-    # kernel were seen with AVX512), and the cube triples their rounding. In float64 both are equal.
+    # It sums 2,048 products in float32, in an order that depends on the machine, and the cube
+    # triples their rounding: 4.4 epsilons of the kernel were seen. In float64 both are equal.
     kernel = ((given[0].pooled @ given[1].pooled.T / 2048 + 1) ** 3).mean()
     rounding = float(8 * np.finfo(np.float32).eps * kernel)
     for dtype, tolerance in (
