@@ -157,7 +157,7 @@ def written_weights(folder: Path) -> Path:
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> Run:
-    """Returns this library's statistics, ready to run as in `inception-jax fid`."""
+    """Returns a function that computes statistics as `inception-jax fid` does."""
     import inception_jax as ij
     from inception_jax import metrics
     from tests.helpers.fid_programs import PYTORCH

@@ -67,9 +67,9 @@ class SideBySide(nnx.Module):
 
 
 class Segmented(nnx.Module):
-    """A 3x3 for each of some segments of the channels, 1x1 over all, BatchNorm, ReLU.
+    """A 3x3 for each segment of the channels, then a 1x1 over all of them, BatchNorm and ReLU.
 
-    With one segment a channel this is Xception's separable convolution (1610.02357, section 1.2).
+    If each channel is a segment, it is Xception's separable convolution (1610.02357, section 1.2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, segments: int, *, rngs: nnx.Rngs):

@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 @functools.cache  # `mkdocs serve` asks for the same pages at every change
 def converted(path: Path) -> tuple[str, dict[str, bytes]]:
-    """Returns a notebook as Markdown, and the pictures that it shows by their names."""
+    """Returns a notebook as Markdown, and a dict from names to its pictures."""
     notebook = nbformat.read(path, as_version=4)
     exporter = MarkdownExporter(display_data_priority=["image/svg+xml", "image/png", "text/plain"])
     body, resources = exporter.from_notebook_node(notebook)

@@ -23,10 +23,10 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU backend allocates the temporary arrays of a step anew in every step. glibc returns
     such large blocks to the kernel, which has to fill each page with zeros when it is used again.
-    On a CPU that takes a sixth of a training step's time, and an eighth of FID's. Peak memory stays
-    the same in training, and grows by a tenth for FID. `train/main.py` and the command `inception-
-    jax` call this function. A library must not make this decision for a program, so your own
-    program has to call it itself.
+    On a CPU that takes a sixth of a training step's time, and a sixteenth to an eighth of FID's.
+    Peak memory stays the same in training, and grows by a quarter for FID, which returns what is
+    kept every 250 images. `train/main.py` and the command `inception-jax` call this function. A
+    library must not make this decision for a program, so your own program has to call it itself.
 
     Call it before JAX starts threads, which would have arenas of their own. It does nothing if the
     C library is not glibc, or if there is an accelerator, which then holds the temporary arrays.

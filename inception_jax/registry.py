@@ -59,9 +59,9 @@ class Tag:
     """What one published set of weights needs, in addition to the network's defaults.
 
     Attributes:
-        readings: options of the network's constructor.
+        readings: options of the network's constructor with which it gives the publisher's numbers.
         source: the repository and file of the weights and of the published accuracy.
-        num_classes: rows of the classifier.
+        num_classes: outputs of the classifier.
         num_params: parameters without auxiliary heads; None: as for the network's default tag.
         input_size: side of the square images on which the publisher evaluates, in pixels.
         channel_order: the order of colours in the network's input.

@@ -92,7 +92,7 @@ def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a local path to write to; that file then replaces `path`, or is deleted."""
+    """Yields a local path to write to. That file replaces `path`; after an error it is deleted."""
     if not is_remote(path):
         with outputs.atomic_write(path) as partial:
             yield partial

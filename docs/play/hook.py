@@ -18,7 +18,7 @@ _MISSING = """!!! warning "This copy of the site was built without the page's pr
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replaces the application by a note where there is no program to run it."""
+    """Replaces the application by a note if its JavaScript has not been built."""
     if page.file.src_uri != _PAGE or _PROGRAM.exists():
         return markdown
     before, start, rest = markdown.partition(_START)

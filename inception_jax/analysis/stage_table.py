@@ -91,7 +91,7 @@ def summary(
 ) -> Summary:
     """Returns a table of a network's stages: shape, parameters, multiply-accumulates.
 
-    All numbers come from the traced program; nothing is computed.
+    All numbers come from the traced program. The network does not run.
 
     Args:
         model: a network, or a name that `create_model` takes.
@@ -138,7 +138,7 @@ def summary(
 
 
 def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
-    """Splits the equations after each one that computes a stage's map."""
+    """Yields the stages. Each ends with the equation that computes its map."""
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
     ends = {
         name: variable

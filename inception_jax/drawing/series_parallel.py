@@ -53,7 +53,7 @@ class _Arranger:
         self.pending = [(x, set(nodes_inside(part.nodes, x.first))) for x in framed]
 
     def walk(self, number: int, allowed: set[int], stop: int | None) -> list[Item]:
-        """Returns what is between a node and the join that ends its branch, if there is one."""
+        """Returns what follows a node, up to the join that ends its branch or the graph's end."""
         items: list[Item] = []
         while True:
             takers = [taker for taker in self.takers[number] if taker in allowed]

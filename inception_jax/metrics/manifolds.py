@@ -114,7 +114,7 @@ def share_within(
     distances: Callable[[np.ndarray, np.ndarray], np.ndarray],
     block: int,
 ) -> float:
-    """Returns the share of points that lie in one of the balls, or on its edge.
+    """Returns the share of points that lie inside or on the edge of at least one ball.
 
     Args:
         points: [n, d].

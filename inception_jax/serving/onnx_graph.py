@@ -48,10 +48,10 @@ class Graph:
     Attributes:
         nodes: each after those that compute its inputs.
         constants: by name, in ONNX's order of axes.
-        strided: by the name of a tensor that is every n-th row and m-th column of another, that
-            other tensor and (n, m).
-        means: by the name of a tensor that is a sum over windows or axes, a function that turns a
-            divisor into the mean, or None if that is not the number of summands.
+        strided: maps a tensor's name to (source, (n, m)). The tensor holds every n-th row and m-th
+            column of the source.
+        means: maps the name of a sum over windows or axes to a function. The function takes a
+            divisor and returns the mean, or None if the divisor is not the number of summands.
     """
 
     def __init__(self) -> None:

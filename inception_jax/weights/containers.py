@@ -35,7 +35,7 @@ class Content:
     """The tensors of a network, taken out of their containers.
 
     Attributes:
-        peeled: the tensors without a common prefix.
+        peeled: the tensors. A prefix that all their names had is removed.
         path: keys of the containers that they were in.
         notes: what a user should know about this, one sentence each.
     """

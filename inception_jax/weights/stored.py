@@ -74,10 +74,10 @@ class StoredTensor:
 
 @dataclasses.dataclass(eq=False)
 class Unreadable:
-    """A tensor that is not numbers in a row.
+    """A stored tensor that cannot be read, because its data is not a plain array of numbers.
 
     Attributes:
-        reason: why, for the message where it is needed.
+        reason: why it cannot be read. The error says so if the tensor is needed.
     """
 
     reason: str

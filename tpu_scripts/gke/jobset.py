@@ -7,8 +7,9 @@
         | kubectl apply -f -
 
 Devices are named as `train/main.py --compile-only` names them: v5e:4x4, v6e:8x8, tpu7x:2x2x2;
-2*v5e:16x16 for two slices; h100:2x8 for two nodes of eight GPUs. Needs Python alone. The cluster
-needs JobSet 0.10 or newer, with --queue Kueue, with --bucket the Cloud Storage FUSE driver.
+2*v5e:16x16 for two slices; h100:2x8 for two nodes of eight GPUs. This script needs only Python. The
+cluster needs JobSet 0.10 or newer. For `--queue` it also needs Kueue, and for `--bucket` the Cloud
+Storage FUSE driver.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def manifest(options: argparse.Namespace) -> str:
 
 
 def literal(argument: str) -> str:
-    """Returns a word in which Kubernetes, which replaces $(NAME), replaces nothing."""
+    """Escapes a word, so that Kubernetes does not replace a $(NAME) in it."""
     return argument.replace("$", "$$")
 
 

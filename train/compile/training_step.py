@@ -113,10 +113,10 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
 
 
 def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
-    """Returns the largest batch over all devices that fits into memory; 0 if none does.
+    """Returns the largest total batch of all devices that fits into memory; 0 if none fits.
 
-    Each device gets a multiple of eight images, or fewer than eight. The result is accurate to a
-    sixteenth: a batch larger by that does not fit.
+    Each device gets a multiple of eight images, or fewer than eight. A batch that is larger than
+    the result by one sixteenth does not fit.
 
     Args:
         config: of the run. The search starts from its batch size.

@@ -2,8 +2,8 @@
 
 timm's `rand-m9-mstd0.5-inc1` (`timm/data/auto_augment.py`) draws two of fifteen operations with
 replacement and applies each with probability 0.5. The magnitude is normally distributed with mean 9
-and standard deviation 0.5, clipped to 0 to 10. All operations change the image more as it grows.
-Uncovered corners are filled with ImageNet's mean color.
+and standard deviation 0.5, clipped to 0 to 10. Every operation changes the image more at a larger
+magnitude. Uncovered corners are filled with ImageNet's mean color.
 """
 
 from __future__ import annotations

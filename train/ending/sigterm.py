@@ -63,7 +63,7 @@ def received() -> bool:
 
 
 def notice() -> None:
-    """Notes that SIGTERM came to another process of the run, or to a library that handles it."""
+    """Records a SIGTERM that another process, or a handler of a library, has received."""
     _State.received = True
 
 

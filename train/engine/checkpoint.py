@@ -229,7 +229,7 @@ class Checkpoints:
         )
 
     def _check_readable(self, step: int) -> None:
-        """Raises an error if the disk cannot be read, as opposed to a damaged checkpoint.
+        """Raises an error if the disk cannot be read. It does not look for damage.
 
         Raises:
             TrainingError: with the file and the reason.

@@ -98,9 +98,9 @@ def split(
 
 
 def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
-    """Returns the graph for training only the classifiers, with the same parameters and rest.
+    """Returns a graph that trains only the classifiers. It takes the same parameters and rest.
 
-    Like with a frozen backbone, it normalises with the running statistics.
+    It normalises with the running statistics, as a network with a frozen backbone does.
     """
     view = nnx.view(
         model,

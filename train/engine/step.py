@@ -86,8 +86,8 @@ def make_gradients(
 
     A batch is split into groups. Each group has its own BatchNorm statistics, mixed images and
     random numbers, like a replica. The results are means over the groups. The batch is computed in
-    `grad_accum` parts, one after another, and the groups of a part in parallel. Up to rounding, a
-    batch in parts gives the same result as a batch with the same groups. `spread` shards a part
+    `grad_accum` parts, one after another, and the groups of a part in parallel. For the same
+    groups, the number of parts changes the result only by rounding. `spread` shards a part
     [groups, images, ...] over the devices.
     """
     parts = options.grad_accum

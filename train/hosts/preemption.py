@@ -165,5 +165,5 @@ class _Progress:
         return 0.0 if self._busy else time.monotonic() - self._last
 
     def patience(self) -> float:
-        """Returns the seconds that may pass before it is a stall; more if steps are slow."""
+        """Returns how many seconds without progress count as a stall: more if steps are slow."""
         return min(max(_SECONDS_WITHOUT_PROGRESS, 2 * self._longest), _MOST_SECONDS)

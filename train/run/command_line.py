@@ -181,7 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 def baseline(
     known: argparse.Namespace, dataset: Dataset, evaluated: WeightFile | None = None
 ) -> Config:
-    """Returns the configuration if only the options that decide the recipe are given.
+    """Returns the configuration of the recipe: other options that are given are ignored.
 
     Args:
         known: all options, `recipe` None where it is not given.

@@ -28,7 +28,7 @@ class Claim:
     """What `compare` found in a workdir that this run may use.
 
     Attributes:
-        own: description of this run, with earlier changes of its images.
+        own: description of this run. It lists earlier changes to the image files.
         resumes: whether there are checkpoints to resume from.
         accepted: whether the images have changed and `--data-changed accept` allows it.
         notes: messages for the user.

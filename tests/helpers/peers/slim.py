@@ -94,7 +94,7 @@ class InSlim:
 
 
 class InFaceNet(InSlim):
-    """David Sandberg's FaceNet, in which the numbers of facenet-pytorch's files were trained."""
+    """David Sandberg's FaceNet. The weights in facenet-pytorch's files were trained with it."""
 
     share = 0.005
 
