@@ -63,7 +63,7 @@ class Job:
         return count * self.parts if count > 0 else None
 
 
-def jit(step: Callable[..., Any], devices: Devices, options: CompilerOptions) -> Any:
+def jit(step: Callable[..., Any], devices: Devices, options: CompilerOptions | None = None) -> Any:
     """Returns a training step for compilation, which donates the buffers of its state."""
     return jax.jit(
         native_convolutions()(step) if options else step,
