@@ -1,7 +1,7 @@
-"""Metadata that only the place of a build knows: the addresses of the repository and the site.
+"""Adds the repository's addresses to the package metadata at build time.
 
-The repository may be forked and moved, so no address stands in it. The workflows set
-`REPOSITORY_URL`; a build elsewhere has no addresses.
+The addresses are not written in the repository, because it may be forked or moved. The workflows
+set `REPOSITORY_URL`; without that variable, a package has no addresses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class RepositoryAddresses(MetadataHookInterface):
-    """Fills in `project.urls`."""
+    """Metadata hook of hatch that fills in `project.urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Adds the addresses to a project's metadata."""
@@ -21,10 +21,10 @@ class RepositoryAddresses(MetadataHookInterface):
 
 
 def urls(repository: str) -> dict[str, str]:
-    """Returns the addresses to list on PyPI.
+    """Returns the addresses to list on PyPI, by their labels.
 
     Args:
-        repository: such as `https://github.com/OWNER/NAME`; empty: unknown.
+        repository: address such as `https://github.com/OWNER/NAME`; empty: unknown.
     """
     repository = repository.rstrip("/")
     if not repository:

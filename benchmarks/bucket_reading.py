@@ -1,9 +1,10 @@
-"""Times reading images from a bucket on loopback against local files: docs/input_pipeline.md.
+"""Times reading images from a bucket against reading local files.
 
     python benchmarks/bucket_reading.py
 
-Needs the extra `test`, which has a storage server. A real bucket takes longer to answer than
-loopback; one row models that by waiting `--answer-ms` before each image.
+prints a table and writes it into docs/input_pipeline.md. It needs the extra `test`, which installs
+a storage server; the bucket is on that server, on loopback. A real bucket takes longer to answer.
+One row models this: it waits `--answer-ms` before each image.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Options(page.Pages):
     threads: int = 16
     """Threads that read at the same time, as in the input pipeline."""
     answer_ms: float = 20.0
-    """Milliseconds that a real bucket takes to answer; one row waits so long before each image."""
+    """Milliseconds that a real bucket takes to answer. One row of the table waits this long before
+    each image."""
     repeats: int = 3
     """How often everything is timed."""
     batches: int = 24
@@ -52,7 +54,7 @@ class Options(page.Pages):
 
 
 def folder(root: Path, photos: list[bytes]) -> None:
-    """Writes photos as a data set of one class."""
+    """Writes photos as a data set of one class: all of them to train/, the first also to val/."""
     for split, chosen in (("train", photos), ("val", photos[:1])):
         (root / split / "class").mkdir(parents=True)
         for i, photo in enumerate(chosen):
@@ -60,7 +62,13 @@ def folder(root: Path, photos: list[bytes]) -> None:
 
 
 def reading(source: Source, threads: int, wait: float = 0.0) -> float:
-    """Returns images per second that several threads read."""
+    """Returns the images per second at which threads read a whole data set.
+
+    Args:
+        source: the data set.
+        threads: number of threads.
+        wait: seconds that a thread waits before each image.
+    """
 
     def read(index: int) -> int:
         time.sleep(wait)
@@ -73,7 +81,7 @@ def reading(source: Source, threads: int, wait: float = 0.0) -> float:
 
 
 def pipeline(dataset, batches: int) -> float:
-    """Returns images per second from files to batches, in this process, without the start."""
+    """Returns images per second from files to batches, in this process, after the first batch."""
     inputs = InputOptions(299, "inception", workers=0)
     with train_batches(dataset, inputs, 0, batches + 1, BATCH, 0) as found:
         next(found)
@@ -93,7 +101,7 @@ def copying(remote: Path, images: int) -> float:
 def methods(
     local: Path, remote: Path, options: Options
 ) -> Iterator[tuple[str, Callable[[], float]]]:
-    """Yields names of what is timed, and functions that time it."""
+    """Yields the name of each row, and a function that measures its images per second."""
     here, there = (open_dataset("folder", place) for place in (local / "folder", remote / "folder"))
     records = open_dataset("images", local / "records")
     many, wait = options.threads, options.answer_ms / 1e3

@@ -1,13 +1,13 @@
-"""Times networks on this machine's CPU against other implementations of them.
+"""Times this library's networks on this machine's CPU against other implementations.
 
-Every implementation has its own process, which is warmed up before anything is timed. Then they run
-one after another, once in each round, while the others wait. So other work on the machine affects
-all of them equally; ratios compare times of the same round. Implementations with the same weights
-must agree first; one that does not is not timed.
+Every implementation runs in its own process and is warmed up before it is timed. Each round runs
+the implementations one after another; the others wait. Other work on the machine therefore affects
+all of them equally, and ratios compare times of the same round. Before that, implementations with
+the same weights are compared with the baseline. One with different results is not timed.
 
     python benchmarks/cpu_speed.py [--archs ARCH ...] [--no-training] [--implementations NAME ...]
 
-prints tables and writes them into docs/performance.md. About 25 minutes on two idle cores.
+prints tables and writes them into docs/performance.md. It takes about 25 minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from benchmarks.workers import UnavailableError, Worker, in_turn
 
 KINDS = {"inference": INFERENCE, "training": TRAINING}
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-# Relative to the largest logit, or to the first loss. In the latter, BatchNorm's statistics of few
-# images amplify rounding.
+# Relative to the largest logit in inference, and to the first loss in training. In training,
+# BatchNorm's statistics of few images amplify rounding.
 TOLERANCE = {"inference": 1e-4, "training": 1e-3}
-WARM_UP = 1  # rounds that do not count
+WARM_UP = 1  # untimed rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Result:
         image_size: side of the images in pixels.
         seconds: seconds of each round, by implementation.
         left_out: why an implementation could not be timed, by implementation.
-        wrong: difference from the baseline of implementations that should agree, but do not.
-        difference: largest difference from the baseline of those that agree.
+        wrong: difference from the baseline, by implementation; only those that have the same
+            weights, but are not within the tolerance.
+        difference: largest difference from the baseline of those within the tolerance.
         idle: the largest share of a core that an implementation used while others ran.
     """
 
@@ -159,7 +160,10 @@ def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
 def start(
     names: list[str], kind: str, task: Task, options: Options, result: Result, bar: Any
 ) -> dict[str, Worker]:
-    """Starts the processes of implementations, as many at a time as there are cores."""
+    """Starts a process for each implementation, as many at a time as there are cores.
+
+    Returns the processes by name. Adds unavailable implementations to `result.left_out`.
+    """
     workers = {}
     with concurrent.futures.ThreadPoolExecutor(task.cores) as pool:
         waiting = {
@@ -182,7 +186,13 @@ def start(
 
 
 def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
-    """Removes implementations that have the same weights as the baseline, but other numbers."""
+    """Compares the implementations that have the baseline's weights with the baseline.
+
+    Those with different results are ended, removed from `workers`, and added to `result.wrong`.
+
+    Raises:
+        SystemExit: if the baseline is not available.
+    """
     if BASELINE not in workers:
         raise SystemExit(f"{result.arch}: {BASELINE}: {result.left_out[BASELINE]}")
     expected = workers[BASELINE].first

@@ -1,10 +1,10 @@
-"""Trains every network with its demo recipe; writes the table of docs/results.md.
+"""Trains every network with its demo recipe, and writes the table of docs/results.md.
 
     python benchmarks/demo_results.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
-Each network is trained by the README's command in its own process, N at a time; with more than one,
-times include waiting for each other. Networks with a finished run in FOLDER are not trained again.
-The page is rewritten after each run.
+Each network is trained by the README's command in its own process. N processes run at a time. They
+share the cores, so times are longer if N is above 1. Networks with a finished run in FOLDER are not
+trained again. The page is rewritten after each run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ class Options(page.Pages):
 
 
 def train(arch: str, folder: Path) -> None:
-    """Runs the command, unless it has finished before."""
+    """Trains a network in its own process, and writes its wall and CPU time to minutes.json.
+
+    Does nothing if that file exists, because then the run has finished.
+
+    Raises:
+        RuntimeError: if the training fails.
+    """
     timing = folder / "minutes.json"
     if timing.exists():
         return

@@ -1,11 +1,12 @@
-"""Measures how much this library and PyTorch differ, for each network: docs/equivalence.md.
+"""Measures how much each network differs from its PyTorch twin in `reference_torch`.
 
     python benchmarks/equivalence.py [--archs ARCH ...] [--no-traps]
 
-Needs the extra `test`. Both twins get the same random weights, scales and running statistics, the
-same images, and the same random linear loss on their logits. It takes half a minute to three
-minutes per network and dtype on one core. With only some of the networks, the table is printed but
-not written to the page.
+prints tables and writes them into docs/equivalence.md. It needs the extra `test`. Both networks get
+the same images and the same random weights, scales and running statistics. The loss is the same
+random linear function of their logits. One network in one dtype takes half a minute to three
+minutes on one core. With only some of the networks or dtypes, their table is printed but not
+written.
 """
 
 from __future__ import annotations
@@ -62,13 +63,16 @@ class Options(page.Pages):
     dtypes: tuple[str, ...] = DTYPES
     """Dtypes in which networks compute; parameters are float32 or wider in both libraries."""
     jobs: int = os.cpu_count() or 1
-    """Number of networks at the same time."""
+    """Number of networks to compare at the same time."""
     traps: bool = True
     """Also measure the effect of wrong options."""
 
 
 def main(options: Options) -> None:
-    """Compares and prints the tables; writes them to the page if they have all networks."""
+    """Compares the networks, prints the tables and writes them to the page.
+
+    The table of networks is only written if it has all networks and dtypes.
+    """
     target, machine = options.docs / "equivalence.md", page.machine("jax", "flax", "torch")
     rows = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
@@ -109,7 +113,10 @@ Results = dict[str, Mapping[str, np.ndarray]]
 
 
 def _in_jax(name: str, dtype: str) -> Results:
-    """Returns this library's logits and gradients, and the result of a step of RMSProp."""
+    """Returns this library's logits, gradients, and the results of one step of RMSProp.
+
+    The latter are the parameter updates and BatchNorm's running statistics.
+    """
     stored = "float32" if dtype == "bfloat16" else dtype
     model: Any = pair(name, stored, **options_for(name))[0]
     if dtype == "bfloat16":
@@ -146,7 +153,7 @@ def _in_jax(name: str, dtype: str) -> Results:
 
 
 def _in_torch(name: str, dtype: str) -> Results:
-    """Returns the same, computed by the PyTorch twin."""
+    """Returns the same results as `_in_jax`, computed by the PyTorch twin."""
     stored = "float32" if dtype == "bfloat16" else dtype
     model, _ = pair(name, stored, **options_for(name))
     twin = twin_of(model, name, stored, **options_for(name))
@@ -190,7 +197,11 @@ def _heads(out: Any) -> dict[str, Any]:
 
 
 def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """Returns the relative distance of all tensors together, in the Euclidean norm."""
+    """Returns the Euclidean distance of all tensors together, relative to the norm of `theirs`.
+
+    Raises:
+        ValueError: if the names of the tensors differ.
+    """
     if set(ours) != set(theirs):
         raise ValueError(f"the twins differ in {sorted(set(ours) ^ set(theirs))}")
     pairs = [(ours[k].astype(np.float64), theirs[k].astype(np.float64)) for k in ours]
@@ -199,7 +210,13 @@ def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -
 
 
 def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
-    """Returns a row with the effect of one wrong option in the twin, all else being equal."""
+    """Returns a table row with the effect of one wrong option on the twin's logits.
+
+    Args:
+        what: what is wrong, in words.
+        name: name of the network.
+        option: the wrong option and its value; all other options stay the same.
+    """
     base = {k: v for k, v in options_for(name).items() if k == "blocks"}
     model, _ = pair(name, "float32", **base)
     side = ij.model_info(name).input_size

@@ -1,14 +1,15 @@
-"""Times FID's statistics of a folder against pytorch-fid.
+"""Times the computation of FID's statistics of a folder against pytorch-fid.
 
-Both programs read the same folder in the same batches with the same weights, random ones unless a
-file is given. Each has its own process and its own defaults: pytorch-fid reads with one process per
-core, this library with one thread per core. They run in turn, once in each round, while the other
-waits. So other work on the machine affects both equally; ratios compare times of the same round.
-The means of their features are compared first.
+Both programs read the same folder in the same batches, with the same weights. The weights are
+random unless a file is given. Each program has its own process and its own defaults: pytorch-fid
+reads with one process per core, this library with one thread per core. They run in turn, once in
+each round, while the other waits. Other work on the machine therefore affects both equally, and
+ratios compare times of the same round. Before they are timed, the means of their features are
+compared.
 
     python benchmarks/fid_speed.py [--count N] [--sizes PIXELS ...] [--no-write]
 
-prints a table and writes it into docs/performance.md. Needs pytorch-fid and torchvision.
+prints a table and writes it into docs/performance.md. It needs pytorch-fid and torchvision.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def main(options: Options) -> None:
 
 
 def random_weights(folder: Path) -> Path:
-    """Writes random weights in the layout of pytorch-fid's file."""
+    """Writes random weights in the layout of pytorch-fid's file; returns the new file."""
     import torch
 
     import inception_jax as ij
@@ -102,7 +103,14 @@ def make_folder(folder: Path, count: int, size: int) -> None:
 
 
 def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[list[str], float]:
-    """Times both on one folder; returns a row of the table, and the difference of their means."""
+    """Times both programs on a folder of images of one size.
+
+    Returns:
+        A row of the table, and the relative difference of the means of their features.
+
+    Raises:
+        SystemExit: if the means differ too much, or one of the programs cannot run.
+    """
     images, count = folder / str(size), options.count
     make_folder(images, count, size)
     workers: dict[str, Worker] = {}
@@ -131,7 +139,7 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns this library's statistics, ready to run as in `inception-jax fid`."""
+    """Returns a function that computes a folder's feature mean as `inception-jax fid` does."""
     import inception_jax as ij
     from inception_jax import metrics
 
@@ -142,7 +150,10 @@ def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns pytorch-fid's statistics, ready to run as in its command, with local weights."""
+    """Returns a function that computes a folder's feature mean as pytorch-fid's command does.
+
+    It uses a local weight file instead of downloading one.
+    """
     import torch
     from pytorch_fid import fid_score, inception  # type: ignore[import-not-found]
 

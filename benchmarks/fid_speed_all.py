@@ -1,13 +1,16 @@
-"""Times FID against four programs: statistics of a folder, peak memory, and the distance itself.
+"""Times FID against four other programs, and measures its memory.
 
     python benchmarks/fid_speed_all.py [--count N] [--rounds N] [--results FILE] [--only PART ...]
 
-The programs are pytorch-fid, torch-fidelity, clean-fid and torchmetrics, if installed. Each reads
-the same folder of JPEG files with the same random weights and its own defaults, in its own process,
-in turn with this library's preset for it. Then the peak memory of this library is measured for
-folders of several sizes, and the Fréchet distance of 2,048 features is timed against the one with
-scipy's matrix root. When everything is measured, the tables are written into docs/performance.md.
-Run it on an idle machine. `--only` measures some parts, and `--results` keeps them in a file.
+The programs are pytorch-fid, torch-fidelity, clean-fid and torchmetrics, if they are installed. For
+each of them, this library has a preset that computes the same. Program and preset run in turn, each
+in its own process. They compute the statistics of the same folder of JPEG files with the same
+random weights; each program uses its own defaults. Two more parts follow. One measures the peak
+memory of this library for folders of several sizes. The other times the Fréchet distance of 2,048
+features against a distance by scipy's matrix square root.
+
+When all parts are measured, the tables are written into docs/performance.md. Run it on an idle
+machine. `--only` measures some parts, and `--results` stores them in a file.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Options(page.Pages):
     memory: tuple[int, ...] = (200, 1000)
     """Numbers of images for which the memory of FID's network is measured."""
     memory_narrow: tuple[int, ...] = (1000, 50_000)
-    """The same for a narrow network."""
+    """Numbers of images for which the memory of a narrow network is measured."""
     results: Path | None = None
     """File of results; parts it already has are not measured again, new ones are added."""
     only: tuple[str, ...] = ()
@@ -80,7 +83,7 @@ def main(options: Options) -> None:
 
 
 def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str]:
-    """Measures the requested parts that are missing; yields the name of each."""
+    """Measures the requested parts that `found` lacks, adds them to it, and yields their names."""
     wanted = [name for name in (*THEIRS, "memory", "distance") if name not in found]
     wanted = [name for name in wanted if not options.only or name in options.only]
     if "distance" in wanted:
@@ -101,7 +104,7 @@ def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str
 
 
 def publish(found: dict[str, Any], options: Options) -> None:
-    """Writes the section."""
+    """Writes the tables of all parts into the page."""
     ours, scipys, difference = found["distance"]
     page.publish(
         options.docs / "performance.md" if options.write else None,
@@ -127,7 +130,13 @@ _HEAD = ["preset", "program, images/s", "inception_jax, images/s", "ours / progr
 def beside(
     preset: str, theirs: Callable[..., Run], images: Path, weights: Path, options: Options
 ) -> list[str]:
-    """Times a program and this library's preset for it in turn; returns a row of the table."""
+    """Times a program in turn with this library's preset for it; returns a row of the table.
+
+    If the program is not available, the row has the reason instead of times.
+
+    Raises:
+        SystemExit: if the means of their features differ too much.
+    """
     workers: dict[str, Worker] = {}
     arguments = (images, weights, options.batch_size)
     try:
@@ -149,7 +158,7 @@ def beside(
 
 
 def written_weights(folder: Path) -> Path:
-    """Writes one random network in the layout of every program."""
+    """Writes one random network in the file layout of every program; returns the folder."""
     from tests.helpers import fid_programs
 
     fid_programs.write_weights(folder)
@@ -157,7 +166,10 @@ def written_weights(folder: Path) -> Path:
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> Run:
-    """Returns a function that computes statistics as `inception-jax fid` does."""
+    """Returns a function that computes a folder's feature mean with one of this library's presets.
+
+    It computes as `inception-jax fid` does.
+    """
     import inception_jax as ij
     from inception_jax import metrics
     from tests.helpers.fid_programs import PYTORCH
@@ -169,7 +181,7 @@ def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> 
 
 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns pytorch-fid's statistics, ready to run as in its command."""
+    """Returns a function that computes a folder's feature mean as pytorch-fid's command does."""
     from pytorch_fid import fid_score  # type: ignore[import-not-found]
 
     from tests.helpers import fid_programs
@@ -187,7 +199,7 @@ def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns torch-fidelity's statistics, ready to run."""
+    """Returns a function that computes a folder's feature mean with torch-fidelity."""
     from torch_fidelity import metric_fid, utils  # type: ignore[import-not-found]
 
     from tests.helpers import fid_programs
@@ -205,7 +217,10 @@ def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns clean-fid's statistics, ready to run."""
+    """Returns a function that computes a folder's feature mean and covariance with clean-fid.
+
+    The function returns the mean.
+    """
     import torch
     from cleanfid import fid  # type: ignore[import-not-found]
 
@@ -231,7 +246,10 @@ def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def torchmetrics(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns torchmetrics' mean, ready to run; PyTorch's loader reads the files for it."""
+    """Returns a function that computes a folder's feature mean with torchmetrics.
+
+    PyTorch's `DataLoader` reads the files.
+    """
     import torch
     from PIL import Image
 
@@ -287,7 +305,14 @@ def memories(images: Path, many: Path, weights: Path, options: Options) -> list[
 
 
 def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -> int:
-    """Computes statistics; returns the peak memory of this process in bytes."""
+    """Computes a folder's statistics; returns the peak memory of this process in bytes.
+
+    Args:
+        folder: folder of images.
+        weights: folder of weight files; not used for the narrow network.
+        batch_size: images in a batch.
+        narrow: use a random network that is `NARROW` times as wide.
+    """
     os.environ.update(ENVIRONMENT)
     if narrow:
         import inception_jax as ij
@@ -303,7 +328,11 @@ def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -
 
 
 def distances() -> tuple[float, float, float]:
-    """Returns the seconds of this library's distance and of scipy's, and their difference."""
+    """Times this library's Fréchet distance, and one by scipy's matrix square root.
+
+    Returns:
+        Seconds of this library's, seconds of scipy's, and the relative difference of the results.
+    """
     import scipy.linalg
 
     from inception_jax import metrics

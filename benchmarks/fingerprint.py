@@ -1,15 +1,16 @@
-"""Measures how often BatchNorm's statistics reveal how a network was built and fed.
-
-Trains narrow networks with all combinations of options and with several kinds of inputs, on photos
-and on the embedded images. Then it guesses the options of each network from its statistics:
+"""Measures how often BatchNorm's statistics reveal the options and the inputs of a network.
 
     python benchmarks/fingerprint.py --photos FOLDER    # FOLDER/class/*.jpg
 
-prints a table of how often an option was guessed, and how often correctly. Networks are stored in
-`--workdir`; the same command resumes. Two methods are compared. The first needs only NumPy:
-`inception_jax.weights.fingerprint`, which `inception-jax inspect` uses where it is reliable. The
-second runs the network on noise with each candidate option, computes the batch's statistics in
-every layer, and chooses the candidate that is nearest to the file's statistics. It is tried for
+trains narrow networks with all combinations of options and with several kinds of inputs, on photos
+and on the embedded Fashion-MNIST images. Then it guesses the options of each network from its
+statistics. It prints a table of how often an option was guessed, and how often correctly. Networks
+are stored in `--workdir`; the same command resumes.
+
+Two methods are compared. The first is `inception_jax.weights.fingerprint`, which needs only NumPy;
+`inception-jax inspect` uses it where it is reliable. The second runs the network on noise with each
+candidate value of an option and computes the batch's statistics in every layer. It chooses the
+value with the statistics that are nearest to the file's. It is tried for all options, including
 padding and epsilon, which the first method cannot guess.
 """
 
@@ -65,7 +66,7 @@ class Options:
     """Also try the second method, which takes most of the time."""
 
 
-# What is subtracted from pixels in [0, 1], what the difference is divided by, and the colour order.
+# For pixels in [0, 1]: the value to subtract, the divisor, and the order of the colours.
 INPUTS: dict[str, tuple[Any, Any, str]] = {
     "in [-1, 1]": (0.5, 0.5, "RGB"),
     "in [0, 1]": (0.0, 1.0, "RGB"),
@@ -86,7 +87,15 @@ FIRST = {"inception_v3": "Conv2d_1a_3x3", "xception": "block1_conv1"}  # others:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network: its options, and its inputs."""
+    """One network of the experiment.
+
+    Attributes:
+        arch: name of the network.
+        readings: options of the network that are guessed later.
+        pixels: kind of input, a key of `INPUTS`.
+        photos: whether it is trained on photos instead of the embedded images.
+        seed: seed of parameters, dropout and the choice of images.
+    """
 
     arch: str
     readings: dict[str, Any]
@@ -96,7 +105,7 @@ class Case:
 
 
 def cases(options: Options) -> Iterator[Case]:
-    """Yields every network of the experiment: all options, with kinds of inputs in turn."""
+    """Yields every network of the experiment: all options, cycling through the kinds of inputs."""
     for arch in options.arch:
         sides = READINGS[arch]
         grid = [dict(zip(sides, x, strict=True)) for x in itertools.product(*sides.values())]
@@ -107,7 +116,10 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def sources(options: Options) -> dict[bool, tuple[np.ndarray, np.ndarray]]:
-    """Returns pixels in [0, 1] and labels: of photos, and of the embedded grey images."""
+    """Returns images and labels: of photos under True, of the embedded grey images under False.
+
+    Images are uint8 [n, size, size, 3]. Without `options.photos` there is no True.
+    """
     embedded: Any = open_fashion_mnist().train
     grey = [
         (Image.fromarray(image[..., 0]), int(label))
@@ -134,14 +146,19 @@ def _resized(images: list[tuple[Image.Image, int]], size: int) -> tuple[np.ndarr
 
 
 def fed(pixels: np.ndarray, how: str) -> np.ndarray:
-    """Maps pixels in [0, 1] to the network's input."""
+    """Converts pixels in [0, 1] to the input of a network.
+
+    Args:
+        pixels: RGB [n, h, w, 3].
+        how: kind of input, a key of `INPUTS`.
+    """
     subtracted, divisor, order = INPUTS[how]
     pixels = pixels[..., ::-1] if order == "BGR" else pixels
     return ((pixels - subtracted) / divisor).astype(np.float32)
 
 
 def trained(case: Case, options: Options, data: tuple[np.ndarray, np.ndarray]) -> Model:
-    """Trains one network, with Adam."""
+    """Returns the network of a case, trained with Adam on images and labels."""
     model = ij.create_model(
         case.arch,
         num_classes=int(data[1].max()) + 1,
@@ -175,7 +192,15 @@ Answers = Iterator[tuple[str, Any, Any]]  # question, answer or None, truth
 
 
 def by_layers(model: Model, patches: Patches) -> Answers:
-    """Guesses with the method of `inspect`: equations of single layers, with noise or photos."""
+    """Guesses the inputs and the border of pools from single layers, as `inspect` does.
+
+    Args:
+        model: the network.
+        patches: noise or photos, by kind; the method uses the covariance of their pixels.
+
+    Yields:
+        The question, the answer or None, and the truth.
+    """
     arch, tensors, truth = spec_of(model).name, ij.to_torch(model), model.training or {}
     pixels = truth["pixels"].removesuffix(", BGR")
     right_order = INPUTS[truth["pixels"]][2]
@@ -191,7 +216,11 @@ def by_layers(model: Model, patches: Patches) -> Answers:
 
 
 def by_forward(model: Model, images: np.ndarray) -> Answers:
-    """Guesses by running the network: the option value with the nearest statistics wins."""
+    """Guesses each option by running the network with every value of it.
+
+    Yields:
+        The question, the value with the nearest batch statistics, and the truth.
+    """
     spec, state = spec_of(model), ij.to_torch(model)
     for option, values in READINGS[spec.name].items():
         distances = {value: _distance(spec, state, images, {option: value}) for value in values}
@@ -200,7 +229,14 @@ def by_forward(model: Model, images: np.ndarray) -> Answers:
 
 
 def _distance(spec: Spec, state: Any, images: np.ndarray, changed: dict[str, Any]) -> float:
-    """Returns how far a batch's statistics are from the network's own, over all layers."""
+    """Returns the distance of a batch's statistics from the running ones, summed over all layers.
+
+    Args:
+        spec: description of the network.
+        state: its parameters and running statistics.
+        images: the batch.
+        changed: options that replace the network's own.
+    """
     own = {**dict(spec.readings), **changed, "bn_momentum": 0.0, "dropout": 0.0}
     model = ij.create_model(
         spec.name,

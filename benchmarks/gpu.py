@@ -1,15 +1,15 @@
-"""Measures speed, memory and accuracy of the networks on an NVIDIA GPU, against timm.
+"""Measures speed, memory and accuracy of the networks on an NVIDIA GPU.
 
-It measures images per second of training and inference, for this library and timm's compiled
-network in turn, each in its own process; peak memory; how far float32 is from the CPU's numbers;
-whether runs repeat exactly; and FID.
+It times training and inference of this library's networks and of timm's compiled ones. The two run
+in turn, each in its own process. It also measures the peak memory, the difference of the logits
+from the CPU's, and the speed of FID, and checks whether two runs are exactly equal.
 
     pip install "jax[cuda13]" timm
     python benchmarks/gpu.py
 
-prints tables and writes them into docs/performance.md. It stops after eight minutes; the same
-command resumes with the parts that are missing. `--smoke` runs all parts on any machine, at sizes
-too small for meaningful numbers.
+prints tables and writes them into docs/performance.md. No part is started after eight minutes; the
+same command resumes with the missing parts. `--smoke` runs all parts on any machine, at sizes too
+small for meaningful numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from inception_jax.outputs import atomic_write
 # Two processes share the GPU's memory, so neither may allocate all of it.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
 DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
-DTYPES = ("bfloat16", "float32")  # the latter with TF32 products, the default of XLA and here
+DTYPES = ("bfloat16", "float32")  # float32 uses TF32 products, in XLA by default and in PyTorch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,14 @@ Part = Callable[[], dict[str, Any]]
 
 
 class Budget:
-    """The time in which parts may start."""
+    """The time limit after which no further part is started."""
 
     def __init__(self, minutes: float):
         self._end = time.monotonic() + 60 * minutes
 
     @property
     def seconds(self) -> float:
-        """Seconds left; negative if the time is over."""
+        """Seconds left; negative after the limit."""
         return self._end - time.monotonic()
 
 
@@ -150,7 +150,7 @@ def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
 
 
 def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[str, Part]]:
-    """Yields the parts to measure, the most important first."""
+    """Yields the name of each part and the function that measures it, the most important first."""
     task = partial(make_task, options, folder)
     for dtype in DTYPES:
         for arch in options.archs:
@@ -188,7 +188,15 @@ def make_task(options: Options, folder: Path, arch: str, dtype: str) -> Task:
 def speed(
     task: Callable[..., Task], arch: str, mode: str, dtype: str, options: Options, budget: Budget
 ) -> dict[str, Any]:
-    """Returns the images per second of both in all rounds, and why one was not timed."""
+    """Times this library's network and timm's in turn.
+
+    Returns:
+        Under `images_per_second`, the speeds in all rounds by implementation; under `left_out`,
+        why an implementation was not timed.
+
+    Raises:
+        LateError: if an implementation is not ready in time.
+    """
     training = mode == "training"
     builds = {
         "ours": partial(programs.ours, training=training),
@@ -220,7 +228,13 @@ def alone(
     budget: Budget,
     environment: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Returns the result of a program that has the GPU for itself."""
+    """Runs a program in a process while no other one uses the GPU; returns the program's result.
+
+    If the program is not available, the result has the reason under `left_out`.
+
+    Raises:
+        LateError: if it does not end in time.
+    """
     try:
         worker = Worker(
             partial(_once, program),
@@ -241,7 +255,15 @@ def _once(program: Callable[[Task], dict[str, Any]], task: Task) -> Callable[[],
 
 
 def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
-    """Returns the images per second from files to FID's statistics."""
+    """Times FID's statistics of a folder of JPEG files.
+
+    Returns:
+        Under `images_per_second`, the speed in each round, and a description of the `images`.
+        If FID is not available, the reason under `left_out`.
+
+    Raises:
+        LateError: if it is not ready in time.
+    """
     import inception_jax as ij
 
     count, size = (4, 64) if options.smoke else (2048, 256)

@@ -1,4 +1,4 @@
-"""The parts that `gpu.py` measures, each in its own process."""
+"""The programs that `gpu.py` runs, each in its own process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ _STEPS = 3  # training steps
 
 
 def ours(task: Task, *, training: bool) -> Run:
-    """Returns this library's network under `jax.jit`; a training step includes the update."""
+    """Returns a function that runs this library's network under `jax.jit`.
+
+    Args:
+        task: the network and its inputs.
+        training: run a training step including the update, not inference.
+    """
     from benchmarks.implementations import jax_inference
 
     build = jax_training if training else jax_inference
@@ -26,7 +31,16 @@ def ours(task: Task, *, training: bool) -> Run:
 
 
 def timm(task: Task, *, training: bool, compiled: bool) -> Run:
-    """Returns timm's network, channels last, with `torch.compile` if `compiled`."""
+    """Returns a function that runs timm's network, channels last.
+
+    Args:
+        task: the network and its inputs.
+        training: run a training step including the update, not inference.
+        compiled: use `torch.compile`.
+
+    Raises:
+        UnavailableError: if timm is not installed or has no such network.
+    """
     if importlib.util.find_spec("timm") is None:
         raise UnavailableError("timm is not installed")
     import timm  # type: ignore[import-not-found]
@@ -86,7 +100,10 @@ def memory(task: Task) -> dict[str, float | None]:
 
 
 def parity(task: Task) -> dict[str, float]:
-    """Returns how far logits are from the CPU's, relative to the largest, by matmul precision."""
+    """Returns the difference of the GPU's logits from the CPU's, by matmul precision.
+
+    It is the largest absolute difference divided by the largest absolute logit of the CPU.
+    """
     import jax
     from flax import nnx
 
@@ -116,7 +133,10 @@ def determinism(task: Task) -> dict[str, bool]:
 
 
 def fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns the computation of a folder's feature mean and covariance, ready to run."""
+    """Returns a function that computes a folder's feature mean and covariance, for FID.
+
+    The function returns the mean.
+    """
     from inception_jax import metrics
 
     extractor = metrics.Extractor(weights, batch_size=batch_size)

@@ -1,7 +1,7 @@
-"""Networks of this library and of others, ready to run repeatedly on a CPU.
+"""Networks of this library and of others, as functions that benchmarks can run repeatedly.
 
-Each is built in its own process. Libraries are imported only after the process has its environment,
-so that none sees another's settings or threads.
+Each is built in its own process. Libraries are imported after the environment variables of the
+process are set. Therefore no library sees the settings or threads of another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.workers import Run, UnavailableError
 from inception_jax.nn.rewrite_names import DEFAULT_REWRITES, REWRITES, Rewrite
 
-RATE = 1e-4  # learning rate, so low that no loss overflows however often a step is repeated
+RATE = 1e-4  # learning rate, low enough that repeated steps do not make the loss overflow
 
 KERAS = {
     "inception_v3": "InceptionV3",
@@ -57,8 +57,8 @@ class Implementation:
 
     Attributes:
         about: description for readers.
-        build: returns it ready to run; raises `UnavailableError`.
-        ours: whether it has the weights of the task, so that its numbers can be compared.
+        build: returns a function that runs it once; raises `UnavailableError` if it cannot run.
+        ours: whether it uses the task's weights, so that its results can be compared.
         environment: environment variables of its process.
     """
 
@@ -71,7 +71,8 @@ class Implementation:
 def random_model(arch: str) -> Any:
     """Returns a network with random parameters and statistics, without compiling anything.
 
-    They preserve the scale of activations, because processors are slow with denormal numbers.
+    The parameters preserve the scale of activations, because processors are slow with denormal
+    numbers.
     """
     import jax
     from flax import nnx
@@ -111,7 +112,12 @@ def _model(task: Task) -> Any:
 
 
 def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
-    """Returns `jax.jit` of the split network, ready to run."""
+    """Returns a function that runs the network under `jax.jit`.
+
+    Args:
+        task: the network and its inputs.
+        rewrites: names of the rewrites in `inception_jax.nn.rewrites` to apply.
+    """
     import jax
     from flax import nnx
 
@@ -129,7 +135,7 @@ def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
 
 
 def jit_predict(task: Task, *, dtype: str | None = None) -> Run:
-    """Returns this library's `jit_predict`, ready to run."""
+    """Returns a function that runs `inception_jax.jit_predict`, in `dtype` or the network's own."""
     import jax
 
     import inception_jax as ij
@@ -141,13 +147,23 @@ def jit_predict(task: Task, *, dtype: str | None = None) -> Run:
 
 
 def jax_training(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
-    """Returns a jitted step of gradient descent, which reuses the memory of its state."""
+    """Returns a function that runs a jitted step of gradient descent and returns the loss.
+
+    The step reuses the memory of its state.
+
+    Args:
+        task: the network and its inputs.
+        rewrites: names of the rewrites in `inception_jax.nn.rewrites` to apply.
+    """
     loss_fn, params, stats = jax_loss(task, rewrites=rewrites)
     return _repeated(descent(loss_fn), params, stats, task)
 
 
 def jax_as_trained(task: Task) -> Run:
-    """Returns a step of gradient descent with all that `train/main.py` does for speed."""
+    """Returns a function that runs a step of gradient descent as `train/main.py` compiles it.
+
+    The step has all rewrites, uses oneDNN where that is faster, and keeps freed memory.
+    """
     import inception_jax as ij
     from inception_jax.nn.forms import native_convolutions
     from inception_jax.nn.onednn import training_options
@@ -181,7 +197,15 @@ def jax_loss(task: Task, *, rewrites: Sequence[Rewrite]) -> tuple[Callable[..., 
 
 
 def descent(loss_fn: Callable[..., Any], options: dict[str, Any] | None = None) -> Any:
-    """Returns the jitted step for a loss that also returns the network's other state."""
+    """Returns a jitted step of gradient descent.
+
+    The step takes parameters, other state, images and labels, and reuses the memory of the first
+    two. It returns the new parameters, the new other state and the loss.
+
+    Args:
+        loss_fn: takes the same arguments; returns the loss and the new other state.
+        options: options of the compiler.
+    """
     import jax
 
     @partial(jax.jit, donate_argnums=(0, 1), compiler_options=options or None)
@@ -217,7 +241,7 @@ def _keras_model(task: Task) -> Any:
 
 
 def keras_inference(task: Task) -> Run:
-    """Returns `jax.jit` of Keras' `stateless_call`, ready to run."""
+    """Returns a function that runs Keras' network by `stateless_call` under `jax.jit`."""
     import jax
 
     model = _keras_model(task)
@@ -233,7 +257,7 @@ def keras_inference(task: Task) -> Run:
 
 
 def keras_training(task: Task) -> Run:
-    """Returns the same step of gradient descent for Keras' network."""
+    """Returns a function that runs the step of `jax_training` on Keras' network."""
     import optax
 
     model = _keras_model(task)
@@ -266,7 +290,7 @@ def _torch_images(task: Task, *, channels_last: bool) -> Any:
 
 
 def torch_inference(task: Task, *, channels_last: bool, compiled: bool = False) -> Run:
-    """Returns the PyTorch twin, eager or compiled, ready to run."""
+    """Returns a function that runs the PyTorch twin, eager or with `torch.compile`."""
     import torch
 
     model = _twin(task)
@@ -288,7 +312,7 @@ def _torch_run(model: Any, task: Task, channels_last: bool) -> Run:
 
 
 def torch_training(task: Task, *, channels_last: bool) -> Run:
-    """Returns the same step of gradient descent for the eager twin."""
+    """Returns a function that runs the step of `jax_training` on the PyTorch twin, eager."""
     import torch
 
     model = _twin(task).train()
@@ -309,7 +333,7 @@ def torch_training(task: Task, *, channels_last: bool) -> Run:
 
 
 def timm_inference(task: Task) -> Run:
-    """Returns timm's network, eager, channels last, ready to run."""
+    """Returns a function that runs timm's network, eager and channels last."""
     import torch
 
     timm = _imported("timm")
@@ -322,7 +346,7 @@ def timm_inference(task: Task) -> Run:
 
 
 def onnxruntime_inference(task: Task) -> Run:
-    """Returns an onnxruntime session of the file that `inception_jax.export` writes."""
+    """Returns a function that runs the file by `inception_jax.export` in onnxruntime."""
     onnxruntime = _imported("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.cores
@@ -334,7 +358,7 @@ def onnxruntime_inference(task: Task) -> Run:
 
 
 def openvino_inference(task: Task) -> Run:
-    """Returns an OpenVINO model of the file that `inception_jax.export` writes, in float32."""
+    """Returns a function that runs the file by `inception_jax.export` in OpenVINO, in float32."""
     openvino = _imported("openvino")
     settings = {"INFERENCE_NUM_THREADS": task.cores, "INFERENCE_PRECISION_HINT": "f32"}
     with tempfile.TemporaryDirectory() as folder:

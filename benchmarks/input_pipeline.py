@@ -4,8 +4,8 @@
 
 prints a table and writes it into docs/input_pipeline.md. Every repeat times all methods in turn on
 the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are the CPU
-time of one thread, which other work on the machine hardly changes. Only the whole pipeline with
-worker processes is in wall time.
+time of one thread, which other work on the machine hardly changes. Only the row of the whole
+pipeline, with worker processes, is measured in wall time.
 """
 
 from __future__ import annotations
@@ -61,7 +61,13 @@ class Options(page.Pages):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Images per second in every repeat, and those of the row to compare with."""
+    """A row of the table.
+
+    Attributes:
+        name: name of the method.
+        speeds: images per second in every repeat.
+        base: speeds of the method to compare with; None: none.
+    """
 
     name: str
     speeds: list[float]
@@ -89,7 +95,7 @@ def main(options: Options) -> None:
 
 
 def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
-    """Returns 4:2:0 JPEGs with hard edges, and with noise that has a spectrum like photos."""
+    """Returns 4:2:0 JPEGs with hard edges, and with noise that has the spectrum of photos."""
     rng = np.random.default_rng(seed)
     return [make_photo(rng, height, width) for _ in range(count)]
 
@@ -117,7 +123,10 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
 
 
 def reference_method() -> tuple[str, Method]:
-    """Returns torchvision's transforms of a PIL image; without torchvision, its Pillow calls."""
+    """Returns name and function of the method to compare with: torchvision's transforms.
+
+    If torchvision is not installed, the function is `pillow`.
+    """
     try:
         import torch
         from torchvision import transforms  # pyright: ignore[reportMissingImports]
@@ -136,7 +145,7 @@ def reference_method() -> tuple[str, Method]:
 
 
 def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Does the same as torchvision's RandomResizedCrop and RandomHorizontalFlip, with Pillow."""
+    """Does with Pillow what torchvision's RandomResizedCrop and RandomHorizontalFlip do."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     box = inception_box(image.height, image.width, rng, 0.08)
     image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
@@ -147,12 +156,12 @@ def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
 
 
 def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Runs this library's pipeline on a training image."""
+    """Decodes, crops, resizes and mirrors a training image with this library."""
     return train_view(data, rng, "inception", SIZE, 3, 0.08, True)[0]
 
 
 def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Runs this library's pipeline, but decodes the photo at full size."""
+    """Does the same as `ours`, but decodes the photo at full size."""
     reduction, decoding._reduction = decoding._reduction, lambda *_: 1
     try:
         return ours(data, rng)
@@ -163,7 +172,14 @@ def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
 def compare(
     methods: dict[str, Method], photos: list[bytes], options: Options, size: str
 ) -> list[Row]:
-    """Times the methods in turn."""
+    """Times the methods in turn; returns a row for each, to be compared with the first method.
+
+    Args:
+        methods: methods by name.
+        photos: JPEG files.
+        options: number of repeats and seed.
+        size: size of the photos, for the names of the rows.
+    """
     speeds: dict[str, list[float]] = {name: [] for name in methods}
     for repeat in range(options.repeats):
         for name, method in methods.items():
@@ -179,7 +195,10 @@ def compare(
 
 
 def whole_pipeline(photos: list[bytes], options: Options) -> Row:
-    """Times the way from files to batches with worker processes, without their start."""
+    """Times worker processes that turn files into batches; returns a row of the table.
+
+    The start of the processes is not timed.
+    """
     speeds = []
     with tempfile.TemporaryDirectory() as folder:
         for split, split_photos in (("train", photos), ("val", photos[:1])):

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/: each benchmark writes its own sections."""
+"""Writes results into the pages of docs/; each benchmark has its own sections."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Returns the median of some values, with the lowest and the highest."""
+    """Formats the median of values, followed by the lowest and the highest."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def paragraph(text: str) -> str:
-    """Returns a text in lines of at most 100 characters."""
+    """Wraps a text into lines of at most 100 characters."""
     return textwrap.fill(
         " ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False
     )
@@ -91,7 +91,9 @@ def command() -> str:
 
 
 def machine(*packages: str) -> str:
-    """Describes the machine, and how busy it is. Call this before the benchmark starts.
+    """Describes the machine, and how busy it is; warns if it is not idle.
+
+    Call this before the benchmark starts.
 
     Args:
         packages: packages to list with their versions, if they are installed.

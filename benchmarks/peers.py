@@ -1,19 +1,19 @@
-"""Measures how much this library and the publishers' own code differ, for each tag.
+"""Measures how much this library and the publishers' own code differ, for each published weight.
 
     python benchmarks/peers.py [--results FILE] [--only WORD ...]
 
-writes a table of docs/equivalence.md. It needs the extra `test`, and the publishers' packages that
-are to be compared:
+prints a table and writes it into docs/equivalence.md. It needs the extra `test`, and the
+publishers' packages to compare with:
 
     pip install torchvision timm pytorch-fid munch tf_slim tf_keras "opencv-python-headless<5"
     pip install --no-deps facenet facenet-pytorch pretrainedmodels
     pip install --no-deps tf-models-research-object-detection
 
-The last package has TF-slim's networks. OpenCV can read Caffe's files before version 5. Caffe
-itself must be built from source; with `typedef double Dtype` and NPY_FLOAT64 in `_caffe.cpp` it
-computes in float64. A network takes a minute on two cores. With `--results`, rows are stored in a
-file and measured once. So packages that conflict can be measured in two environments. The page is
-written when every network has a row.
+The last package has TF-slim's networks. OpenCV reads Caffe's files only before version 5. Caffe
+itself must be built from source. To compute in float64, build it with `typedef double Dtype` and
+NPY_FLOAT64 in `_caffe.cpp`. A network takes a minute on two cores. With `--results`, rows are
+stored in a file and not measured again. Packages that conflict can therefore be measured in two
+environments. The page is written when every network has a row.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Options(page.Pages):
-    """Compare networks with their publishers' own."""
+    """Compare networks with their publishers' code."""
 
     results: Path | None = None
     """File of rows; rows it has are not measured again, new ones are added."""
@@ -97,13 +97,16 @@ def _read(path: Path | None) -> dict[str, Row]:
 
 
 def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
-    """Returns whether dtypes are missing in a row. OpenCV has one, and so has each Caffe build."""
+    """Returns whether a network's row still lacks dtypes.
+
+    OpenCV computes in one dtype. Each build of Caffe does too, so its two dtypes need two builds.
+    """
     expected = {"cv2": 1}.get(peer.runtime, 2)
     return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected
 
 
 def _row(name: str) -> Row:
-    """Returns a row: the version, and the distances for each dtype."""
+    """Measures a network; returns the publisher's version, and the distances for each dtype."""
     warnings.simplefilter("ignore")  # the publishers' own
     peer = next(peer for peer in PEERS if str(peer) == name)
     theirs = peer.build()

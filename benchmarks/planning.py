@@ -1,11 +1,14 @@
-"""An arithmetic model of a whole training run on a pod: a table of docs/pods.md.
+"""Estimates a whole training run on a TPU pod with an arithmetic model.
 
     python benchmarks/planning.py [--step-scale 1.0] [--host-cores 56] ...
 
-Nothing is measured here. Every assumption is an option:
-`python benchmarks/planning.py --docs "" --preemptions-per-hour 1` prints the result and writes no
-page. The defaults are for Inception V3 with the recipe `inception_v3_tpu` on TPU v5e. The help of
-each option names its source.
+prints a table and writes it into docs/pods.md. Nothing is measured. Every assumption is an option,
+and the help of each option names its source. The defaults are for Inception V3 with the recipe
+`inception_v3_tpu` on TPU v5e.
+
+    python benchmarks/planning.py --docs "" --preemptions-per-hour 1
+
+prints the table and writes no page.
 """
 
 from __future__ import annotations
@@ -43,11 +46,12 @@ class Options:
     epochs_per_evaluation: float = 1.0
     """Epochs between two evaluations."""
     images_per_chip: int = 128
-    """Most images per chip at once: enough to fill its lanes."""
+    """Largest number of images per chip in a step: enough to fill the chip's lanes."""
     largest_batch: int = 16_384
     """Largest batch that still trains well. An assumption: the recipe was written for 1,024."""
 
-    # A step as estimated by the compiler: two rooflines of this page, and their ratio to cycles
+    # A step as estimated by the compiler: two rooflines from docs/pods.md, and the factor between
+    # roofline and cycles
     images_small: int = 32
     """Images per chip in the first compiled step."""
     ms_small: float = 27.3
@@ -153,7 +157,14 @@ class Estimate:
 
 
 def compute_ms(options: Options, images: float) -> float:
-    """Returns the milliseconds of computing a step, from a line through the two compiled steps."""
+    """Returns the milliseconds of computing a step.
+
+    The time is linear in the images per chip, through the two compiled steps in the options.
+
+    Args:
+        options: the assumptions.
+        images: images per chip.
+    """
     slope = (options.ms_large - options.ms_small) / (options.images_large - options.images_small)
     return options.step_scale * (options.ms_small + slope * (images - options.images_small))
 
@@ -219,7 +230,7 @@ def estimate(options: Options, chips: int) -> Estimate:
 
 
 def turning_points(options: Options) -> list[str]:
-    """Returns sentences that say when each part becomes the limit, on the largest slice."""
+    """Returns a sentence on each part of a run: when it becomes the limit, on the largest slice."""
     chips = options.slice_chips
     found = estimate(options, chips)
     images = found.batch / chips

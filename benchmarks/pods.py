@@ -1,10 +1,10 @@
-"""Memory and time of every network's training step on TPUs, as compiled: tables of docs/pods.md.
+"""Estimates memory and time of every network's training step on TPUs with the TPU compiler.
 
     python benchmarks/pods.py [--archs ARCH ...] [--full]
 
-Needs the extra `tpu`, but no TPU: every row is what `train/main.py --compile-only` reports with the
-TPU compiler. The first run takes hours, mostly for the search for the largest batch. Compiled
-programs are cached, so a second run only traces.
+prints tables and writes them into docs/pods.md. It needs the extra `tpu`, but no TPU: every row is
+the report of `train/main.py --compile-only`. The first run takes hours, mostly for the search for
+the largest batch. Compiled programs are cached, so a second run only traces.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ SLICE = "v5e:2x2"
 SLICES = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 LANES = 128  # images per chip: a multiple fills the lanes of the vector unit
 
-# Images per chip in a step: those of one replica if the recipe has replicas or is for one; a
-# quarter of Xception's 256; InceptionNeXt's authors had 128 (160 for atto) per GPU.
+# Images per chip in a step, by the start of a network's name. InceptionNeXt's authors had 128 per
+# GPU (160 for atto). Xception has a quarter of its recipe's 256. All others have 32, the images of
+# one replica in their recipes.
 EACH = {"inception_next_atto": 160, "inception_next": 128, "xception": 64, "": 32}
 
 Row = dict[str, Any]
@@ -49,25 +50,36 @@ class Options(page.Pages):
 
 
 def images_each(arch: str) -> int:
-    """Returns the images per chip for a network's recipe."""
+    """Returns the images per chip with which a network's step is compiled, see `EACH`."""
     return next(count for start, count in EACH.items() if arch.startswith(start))
 
 
 def command(arch: str, where: str, each: int, *more: str) -> list[str]:
-    """Returns the options of `train/main.py` for a row."""
+    """Returns the options of `train/main.py` that compile one step.
+
+    Args:
+        arch: name of the network.
+        where: devices to compile for, such as v5e:2x2.
+        each: images per device.
+        *more: further options.
+    """
     devices = len(topology.describe(where).devices)
     return ["--arch", arch, "--compile-only", where, "--dtype", "bfloat16",
             "--batch-size", str(each * devices), *more]  # fmt: skip
 
 
 def compiled(options: list[str]) -> Row:
-    """Returns the compiler's report on a step."""
+    """Compiles a step; returns the compiler's report.
+
+    Args:
+        options: options of `train/main.py`.
+    """
     config, dataset = parse(options)
     return training_step.compile_step(config, dataset, training_step.describe_topology(config))
 
 
 def network(arch: str) -> Row:
-    """Returns a row of the first table."""
+    """Returns the compiler's report on a network's step, with the largest batch that fits."""
     config, dataset = parse(command(arch, SLICE, images_each(arch)))
     target = training_step.describe_topology(config)
     found = training_step.compile_step(config, dataset, target)
@@ -91,7 +103,7 @@ def networks_table(rows: list[Row]) -> str:
 
 
 def slices_table(rows: list[Row]) -> str:
-    """Returns the table of Inception V3 on more and more chips."""
+    """Returns the table of Inception V3 on slices of increasing size."""
     head = ["slice", "chips", "batch", "arguments, GB", "temporaries, GB", "all-reduces",
             "all-reduced, MB", "gradients, MB", "roofline, ms",
             "images/s, all chips"]  # fmt: skip
@@ -112,7 +124,7 @@ def slices_table(rows: list[Row]) -> str:
 
 
 def reductions_table(rows: list[Row]) -> str:
-    """Returns the table of the dtypes in which gradients are summed."""
+    """Returns the table that compares the dtypes in which gradients are summed."""
     head = ["`--grad-reduce`", "all-reduces", "all-reduced, MB", "temporaries, GB", "roofline, ms"]
     lines = []
     for r in rows:
@@ -126,12 +138,15 @@ def reductions_table(rows: list[Row]) -> str:
 
 
 def all_reduces(row: Row) -> list[Row]:
-    """Returns the all-reduces of a step."""
+    """Returns the all-reduces in the compiler's report on a step."""
     return [c for c in row["collectives"] if c["kind"] == "all-reduce"]
 
 
 def gpus() -> str:
-    """Returns the GPU compiler's report on Inception V3 on a host of eight, if it is installed."""
+    """Returns the GPU compiler's report on Inception V3 on a host of eight GPUs, as a sentence.
+
+    If the compiler is not installed, the sentence says so.
+    """
     try:
         row = compiled(command("inception_v3", "h100:1x8", 64, "--recipe", "inception_v3_tpu"))
     except UsageError:
@@ -148,7 +163,7 @@ def gpus() -> str:
 
 
 def full_effort(row: Row) -> str:
-    """Returns the compiler's report on Inception V3 at full effort."""
+    """Returns the compiler's report on a step at full effort, as sentences."""
     left_out = ", ".join(f"{count} {kind}" for kind, count in row["without_cycles"].items())
     return (
         f"{row['cycles'] / 1e6:.1f} M cycles: {row['cycles_seconds'] * 1e3:.1f} ms at the chip's "
@@ -160,7 +175,7 @@ def full_effort(row: Row) -> str:
 
 
 def main(options: Options) -> None:
-    """Compiles, and writes the sections."""
+    """Compiles the steps, and writes all sections."""
     target = options.docs / "pods.md"
     rows = [apart(network, arch) for arch in tqdm(options.archs, unit="network")]
     capacity = f"{rows[0]['capacity_bytes'] / 1e9:.1f} GB per chip for programs"

@@ -1,15 +1,17 @@
 """Measures the effect of scaling the residuals of an Inception-ResNet (1602.07261, section 3.3).
 
-The authors saw their wide networks "die" early in the training: the last layer before the average
-pooling came to produce only zeros, even at lower learning rates. Multiplying the residuals by 0.1
-to 0.3 before they are added prevented it. Here the paper's Inception-ResNet-v2, narrow but three
-times as deep as in the figures, is trained on the embedded images with the paper's RMSProp, once
-for each scale, and once without scaling at a tenth of the learning rate. Everything else is the
-same for all runs, including initial parameters and the order of the images.
+The authors saw their wide networks "die" early in training: the last layer before the average
+pooling produced only zeros, even at lower learning rates. Multiplying the residuals by 0.1 to 0.3
+before adding them prevented this.
+
+This benchmark trains the paper's Inception-ResNet-v2 on the embedded Fashion-MNIST images with the
+paper's RMSProp. The network is narrow, but has three times as many blocks as in the paper's
+figures. There is one run for each scale, and one without scaling at a tenth of the learning rate.
+Everything else is the same in all runs, including initial parameters and the order of the images.
 
     python benchmarks/residual_scale.py
 
-prints a table, writes it into docs/residual_scale.md, and draws a picture next to that.
+prints a table, writes it into docs/residual_scale.md, and draws docs/residual_scale.png.
 """
 
 from __future__ import annotations
@@ -70,8 +72,8 @@ class Run:
         scale: factor on the residuals.
         learning_rate: initial learning rate.
         losses: loss of every step.
-        zeros: step, and share of zeros in the last layer.
-        sizes: step, and mean absolute value of the last layer.
+        zeros: pairs of a step and the share of zeros in the last layer.
+        sizes: pairs of a step and the mean absolute value of the last layer.
         top1: share of test images that are classified correctly.
     """
 

@@ -1,11 +1,13 @@
 """Times the start of a training run up to the first step, and the overhead of the training loop.
 
-The first step: a fresh process imports, builds the network and the first state, traces, compiles
-and computes a step. It does so first with an empty cache of compiled programs, then with the cache
-that this left; with all default rewritings (`inception_jax.nn.rewrites`) and with none, in turn.
+The first step: a fresh process imports the libraries, builds the network and the first state, then
+traces, compiles and runs a training step. One process has an empty cache of compiled programs. A
+second one has the cache that the first process filled. Networks with all default rewrites of
+`inception_jax.nn.rewrites` and without any are timed in turn.
 
-The loop: `train/engine/loop.py`, unchanged, around a step that computes nothing, but takes and
-returns a state of as many arrays as the network's. Batches are ready. The time is the loop's own.
+The loop: `train/engine/loop.py` runs unchanged around a step that computes nothing. This step takes
+and returns a state with as many arrays as the network's. Batches are prepared in advance. The
+remaining time is the loop's own.
 
     python benchmarks/startup.py [--archs ARCH ...] [--loop-archs ARCH ...] [--no-first-step]
 
@@ -108,7 +110,11 @@ def main(options: Options) -> None:
 
 
 def first_steps(options: Options) -> list[Row]:
-    """Times plain and rewritten networks in turn, each with an empty and then a filled cache."""
+    """Times the first step of plain and rewritten networks in turn.
+
+    Each is timed with an empty cache of compiled programs, and then with a filled one. Returns a
+    row for each network, cache and form.
+    """
     found: dict[tuple[str, str, str], list[Row]] = {}
     forms = {"plain": (), "rewritten": ij.DEFAULT_REWRITES}
     runs = list(itertools.product(range(options.repeats), options.archs, forms))
@@ -133,7 +139,10 @@ def _medians(rows: list[Row]) -> Row:
 def configured(
     arch: str, folder: str, batch_size: int, image_size: int | None
 ) -> tuple[Config, Dataset]:
-    """Returns a network's configuration for ImageNet, and ImageNet without its images."""
+    """Returns a network's configuration for training on ImageNet, and a data set without images.
+
+    The data set has the size and the classes of ImageNet.
+    """
     # Only `--compile-only` works without data; everything else is as in a real run.
     config, dataset = parse(
         ["--arch", arch, "--compile-only", "cpu", "--batch-size", str(batch_size)]
@@ -143,15 +152,15 @@ def configured(
 
 
 def first_step(config: Config, dataset: Dataset, born: float) -> Row:
-    """Goes from an empty process to the end of a training step, as `train/main.py` does.
+    """Builds, compiles and runs the first training step, as `train/main.py` does.
 
     Args:
         config: configuration of the run; its workdir has the cache of compiled programs.
         dataset: data set of the run.
-        born: when the process was started, by `time.monotonic`.
+        born: `time.monotonic()` when this process was started.
 
     Returns:
-        Seconds of every phase, and `peak_bytes`, the peak memory of the process.
+        Seconds of every phase in `PHASES`, and `peak_bytes`, the peak memory of the process.
     """
     import resource
 
@@ -200,7 +209,11 @@ def first_step_table(rows: list[Row]) -> str:
 
 
 def loop(arch: str, options: Options) -> Row:
-    """Returns a network's name, the arrays in its state, and milliseconds per step of the loop."""
+    """Times the loop for a network in a fresh process.
+
+    Returns:
+        The network's name under `arch`, and the results of `time_loop`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = configured(arch, folder, options.loop_batch_size, options.image_size)
         return {"arch": arch, **apart(time_loop, *run, options.loop_steps)}
@@ -235,15 +248,16 @@ class TimedStep:
 
 
 def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
-    """Times `train/engine/loop.py` around a compiled step that only passes its state on.
+    """Times `train/engine/loop.py` around a compiled step that only increments its counter.
 
-    All is as in a real run, with three exceptions. The step only counts, so the network takes no
-    time. Batches are already on the devices, so input takes no time. The run ends before it
-    evaluates.
+    Everything is as in a real run, with three exceptions. The network takes no time, because the
+    step does not run it. Input takes no time, because the batches are already on the devices. The
+    run ends before it evaluates.
 
     Returns:
-        Milliseconds of a step, `all`, and of the `call` of its program, as the median over means of
-        50 steps; and the number of `arrays` in the state.
+        `all`: milliseconds of a step of the loop. `call`: milliseconds of the call of the compiled
+        program in it. Both are medians over means of 50 steps. `arrays`: the number of arrays in
+        the state.
     """
     job = idle_job(config, dataset)
     batch = job.devices.put(blank_batch(config))
@@ -263,7 +277,10 @@ def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
 
 
 def idle_job(config: Config, dataset: Dataset) -> Any:
-    """Returns the job of a run, with zeros for parameters and a step that only counts."""
+    """Returns the job of a run, with zeros as parameters.
+
+    Its step only increments the counter in the state.
+    """
     build = functional.build
 
     def zeros(*args: Any, **options: Any) -> Any:
@@ -289,7 +306,7 @@ def blank_batch(config: Config) -> dict[str, np.ndarray]:
 
 
 def middle(seconds: list[float]) -> float:
-    """Returns the median, in milliseconds, over the means of stretches of 50 steps."""
+    """Averages every 50 consecutive steps; returns the median of these means in milliseconds."""
     stretches = [seconds[i : i + STRETCH] for i in range(0, len(seconds), STRETCH)]
     return 1e3 * statistics.median(sum(s) / len(s) for s in stretches)
 

@@ -3,9 +3,10 @@
     python benchmarks/story.py
 
 prints the tables of docs/story.md and writes them into that page and its translation,
-docs/story.zh.md, in about a minute. Networks and modules are built only as shapes, and counted on
-their traced programs, in the papers' arithmetic. Speeds are read from docs/performance.md: run this
-again whenever that page has new measurements.
+docs/story.zh.md, in about a minute. Networks and modules are built without parameter values. Their
+costs are counted on their traced programs, with the operations of the papers and not the library's
+rewrites of them. Speeds are read from docs/performance.md: run this again whenever that page has
+new measurements.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ class Cost:
         shape: shape of the result, without the batch.
         params: number of trainable parameters.
         macs: multiply-accumulates.
-        moved: numbers that convolutions, products and pools read and write, including kernels, as
-            if everything went through memory.
-        deep: layers with weights on the longest path.
-        layers: layers with weights in total.
+        moved: numbers that convolutions, matrix products and pools read and write, including
+            kernels, if nothing stays in a cache.
+        deep: number of layers with weights on the longest path.
+        layers: number of layers with weights in total.
     """
 
     shape: tuple[int, ...]
@@ -71,7 +72,7 @@ class Cost:
 
 
 Group = Sequence[tuple[str, Cost]]
-"""Names and costs; all are compared with the first."""
+"""Names and costs of rows of a table, which are compared with the first of them."""
 
 
 class Naive(nnx.Module):
@@ -79,7 +80,7 @@ class Naive(nnx.Module):
 
     Args:
         in_channels: channels of the input; the pool keeps all of them.
-        like: the module with reductions, which has the same widths.
+        like: the module with reductions; its branches have the same widths.
     """
 
     def __init__(self, in_channels: int, like: inception_v1.Inception):
@@ -116,7 +117,10 @@ class SideBySide(nnx.Module):
 
 
 class Segments(nnx.Module):
-    """A 1x1, then a 3x3 for each segment of its output: figure 3 of Xception's paper."""
+    """A 1x1 convolution, then a 3x3 for each segment of its channels.
+
+    It is figure 3 of Xception's paper.
+    """
 
     def __init__(self, channels: int, segments: int):
         self.pointwise = conv(channels, channels)
@@ -135,7 +139,7 @@ conv_bn = functools.partial(ConvBN, bn_eps=1e-3, bn_momentum=0.99, rngs=ONE_KEY)
 
 
 def network(name: str, **options: Any) -> Any:
-    """Returns a network built only as shapes."""
+    """Returns a network without parameter values, only with their shapes."""
     return _network(ij.model_info(name).arch, _readings(name, options))
 
 
@@ -150,7 +154,12 @@ def _network(arch: str, readings: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:
-    """Counts the cost of a module, or of what `build` returns, for an input [h, w, c]."""
+    """Counts the cost of a module for one input.
+
+    Args:
+        build: the module, or a function that returns it.
+        *shape: h, w and c of the input.
+    """
     module = build if isinstance(build, nnx.Module) else nnx.eval_shape(build)
     module.eval()
     graphdef, state = nnx.split(module)
@@ -172,11 +181,11 @@ def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:
 
 
 def _longest(program: Any, before: Sequence[int]) -> list[int]:
-    """Returns the number of layers with weights on the longest path to each output.
+    """Returns, for each output, the number of layers with weights on the longest path to it.
 
     Args:
         program: a jaxpr.
-        before: the number before each of its inputs.
+        before: for each input, the number of layers with weights on the longest path to it.
     """
     known = dict(zip(program.invars, before, strict=True))
 
@@ -207,8 +216,8 @@ def _whole(arch: str, readings: tuple[tuple[str, Any], ...], side: int) -> Cost:
     return cost(_network(arch, readings), side, side, 3)
 
 
-# The whole family: tags, the top-1 on ImageNet's validation set in percent (None without weights),
-# and who states it.
+# The whole family: tag, top-1 on ImageNet's validation set in percent (None without weights), and
+# the source of that number.
 _TIMM = "timm, `results-imagenet.csv`"
 FAMILY: tuple[tuple[str, float | None, str], ...] = (
     ("inception_v1.bvlc_in1k", 68.7, "Caffe, `bvlc_googlenet/readme.md`"),
@@ -282,7 +291,10 @@ def _naive(modules: Sequence[inception_v1.Inception]) -> list[Any]:
 
 
 def googlenets() -> str:
-    """Returns the table from GoogLeNet to BN-Inception, with BN-Inception's first layer."""
+    """Returns the table of the changes from GoogLeNet to BN-Inception.
+
+    They are the factorised 5x5 convolutions, and BN-Inception's separable first layer.
+    """
     stems = [network("bn_inception", stem=stem).conv1 for stem in ("conv", "separable")]
     networks = [
         ("GoogLeNet, BatchNorm for LRN", whole("inception_v1", kernel_5x5=5)),
@@ -300,9 +312,10 @@ def googlenets() -> str:
 
 
 def _of_3x3(evenly: bool = False) -> Any:
-    """Returns GoogLeNet with two 3x3 for each 5x5.
+    """Returns GoogLeNet with two 3x3 convolutions in place of each 5x5.
 
-    The first 3x3 has the full width. With `evenly`, both widen by the same factor.
+    The first 3x3 has as many output channels as the second one. With `evenly`, both increase the
+    channels by the same factor.
     """
     net = ij.create_model("inception_v1", rngs=ONE_KEY)
     for module in (getattr(net, f"inception{name}") for name in NINE):
@@ -313,7 +326,7 @@ def _of_3x3(evenly: bool = False) -> Any:
 
 
 def factors() -> str:
-    """Returns the table of convolutions and their factorised forms, kernels only."""
+    """Returns the table of convolutions and their factorised forms, without biases or BatchNorm."""
     v3 = network("inception_v3")
     stem = [layer.conv for layer in (v3.Conv2d_1a_3x3, v3.Conv2d_2a_3x3, v3.Conv2d_2b_3x3)]
     beside = lambda: SideBySide(conv(384, 384, (1, 3)), conv(384, 384, (3, 1)))  # noqa: E731
@@ -338,13 +351,16 @@ def factors() -> str:
 
 
 def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
-    """Counts the cost of convolutions in a row that keep the size and width of a map."""
+    """Counts the cost of consecutive convolutions that keep the shape of a feature map."""
     layers = lambda: nnx.Sequential(*(conv(channels, channels, window) for window in windows))  # noqa: E731
     return cost(layers, side, side, channels)
 
 
 def reductions() -> str:
-    """Returns the table of figures 9 and 10 of "Rethinking": 35x35x320 to 17x17x640, three ways."""
+    """Returns the table of three grid reductions from 35x35x320 to 17x17x640.
+
+    They are those of figures 9 and 10 of "Rethinking the Inception Architecture" (1512.00567).
+    """
     shape = (35, 35, 320)
     ways: dict[str, Callable[[], list[Any]]] = {
         "3x3 to 640, then pool": lambda: [conv(320, 640, 3), Pool()],
@@ -361,7 +377,8 @@ def reductions() -> str:
     return compared(list(zip(ways, costs, strict=True)), more=more)
 
 
-# Parts of a network, and how the names of their stages start. V4's first layers have modules too.
+# Prefixes of the names of stages, by part of a network. Stages before Mixed_5b are "first layers",
+# including V4's modules there.
 GRIDS = {
     "35x35 modules": "Mixed_5",
     "reduction": "Mixed_6a",
@@ -374,7 +391,12 @@ FIRST = "first layers"
 
 
 def grids(base: str, networks: Mapping[str, str]) -> str:
-    """Returns the table of the cost of networks' parts by map size, with the ratio to a base."""
+    """Returns the table of the cost of networks by part, such as all modules on 17x17 maps.
+
+    Args:
+        base: network to which the last row gives ratios.
+        networks: names of networks, by title.
+    """
     parts = [dict(_parts(name)) for name in networks.values()]
     first = whole(base)
     for cells, found in zip(parts, map(whole, networks.values()), strict=True):
@@ -409,7 +431,10 @@ def _parts(name: str) -> dict[str, list[str]]:
 
 
 def residual() -> str:
-    """Returns the table of V4's modules and residual blocks on equal maps, then whole networks."""
+    """Returns the table of Inception V4's modules against residual blocks on the same feature maps.
+
+    Its last rows compare whole networks.
+    """
     v4 = network("inception_v4")
     options: dict[str, Any] = dict(scale=0.1, conv=conv_bn, width=int)
     options["linear_conv"] = functools.partial(conv, bias=True)
@@ -561,7 +586,10 @@ def errata() -> str:
 
 
 def read(path: Path, name: str) -> list[dict[str, str]]:
-    """Reads the first table of a section; if headings repeat, the first column counts."""
+    """Reads the first table of a section; returns a dict from heading to cell for each row.
+
+    If several columns have the same heading, the first of them counts.
+    """
     text = path.read_text().partition(f"<!-- {name} -->")[2].partition(f"<!-- end {name} -->")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     head, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
@@ -569,10 +597,10 @@ def read(path: Path, name: str) -> list[dict[str, str]]:
 
 
 def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Returns a table of costs; each ratio is to the first of its group.
+    """Returns a table of costs, with ratios to the first row of each group.
 
     Args:
-        groups: names and costs.
+        *groups: names and costs of the rows.
         more: further columns, by heading.
     """
     extra = iter(zip(*more.values(), strict=True) if more else ())

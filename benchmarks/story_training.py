@@ -1,4 +1,4 @@
-"""The tables on training in docs/story.md: what smoothed labels ask for, how far RMSProp steps."""
+"""The tables on training in docs/story.md: label smoothing, and the step sizes of RMSProp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = (1, 100)
 
 
 def smoothing() -> str:
-    """The probabilities, logits and loss at which the gradient of smoothed labels vanishes."""
+    """Returns the table of the best probabilities, logits and loss for smoothed labels."""
     rows = []
     for classes in (10, 1000):
         for share in (0.0, 0.1):
@@ -35,13 +35,21 @@ def smoothing() -> str:
 
 
 def targets(classes: int, share: float) -> tuple[float, float]:
-    """Returns the smoothed target of the label, and that of each other class."""
+    """Returns the smoothed target of the label, and that of each other class.
+
+    Args:
+        classes: number of classes.
+        share: share of the label that is spread over all classes.
+    """
     smoothed = optax.smooth_labels(jax.nn.one_hot(jnp.array(0), classes), share)
     return float(smoothed[0]), float(smoothed[1])
 
 
 def rmsprop() -> str:
-    """Steps under a constant gradient without momentum, as multiples of the learning rate."""
+    """Returns the table of step sizes under a constant gradient, by SGD and two forms of RMSProp.
+
+    Step sizes are multiples of the learning rate, without momentum.
+    """
     rules = [("SGD", OptimizerOptions(optimizer="sgd"), False)]
     for eps in ("1.0", "1e-3"):
         for name in ("TensorFlow", "PyTorch"):
@@ -56,7 +64,15 @@ def rmsprop() -> str:
 
 
 def step_sizes(options: OptimizerOptions, gradient: float, torch_form: bool) -> list[float]:
-    """Returns the sizes of some steps at a learning rate of 1, without momentum and decay."""
+    """Returns the sizes of the steps in `STEPS` under a constant gradient.
+
+    The learning rate is 1. There is no momentum and no weight decay.
+
+    Args:
+        options: optimiser and epsilon.
+        gradient: the gradient.
+        torch_form: use PyTorch's form of RMSProp.
+    """
     plain = OptimizerOptions(
         optimizer=options.optimizer, rms_eps=options.rms_eps, momentum=0.0, weight_decay=0.0
     )

@@ -1,20 +1,21 @@
-"""The TPU compiler's estimates for this library's networks, plain ones and Keras'.
+"""Estimates this library's networks, their plain forms and Keras' with the TPU compiler.
 
     python benchmarks/tpu_estimates.py [--archs ARCH ...] [--modules ARCH.STAGE ...]
         [--family ARCH ...] [--full]
 
-writes tables of docs/performance.md. It needs the extra `tpu`, but no TPU, and `pip install keras`
-for Keras' rows. Every row is a program compiled by the TPU compiler for chips that are not
-attached. Compiled programs are cached. At quick effort, a network takes a minute or more, a module
-some seconds, and the default command half an hour.
+prints tables and writes them into docs/performance.md. Every row is a program that the TPU compiler
+compiles for chips that are not attached. So it needs the extra `tpu`, but no TPU. Keras' rows need
+`pip install keras`. The plain form of a network has none of the rewrites of
+`inception_jax.nn.rewrites`. Compiled programs are cached. At quick effort, a network takes a minute
+or more, a module some seconds, and the default command half an hour.
 
     python benchmarks/tpu_estimates.py --archs --modules --family $(inception-jax list)
 
-compares every network with its plain form, in an hour or more.
+compares every network with its plain form. This takes an hour or more.
 
     python benchmarks/tpu_estimates.py --archs inception_v3 --full
 
-compiles modules and a network at full effort, as for a real run, in an hour.
+compiles modules and a network at full effort, as for a real run. This takes an hour.
 """
 
 from __future__ import annotations
@@ -85,7 +86,18 @@ class Options(Work, page.Pages):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The compiler's estimates for a program on one chip."""
+    """The compiler's estimates for a program on one chip.
+
+    Attributes:
+        what: name of the network or module, and the mode.
+        form: name of the form, such as plain.
+        seconds: time by the roofline.
+        bytes: bytes that the program reads and writes.
+        temporaries: bytes of temporary memory.
+        cycles: cycles in total.
+        compile_seconds: time to compile.
+        operations: kind, cycles and bytes of each operation.
+    """
 
     what: str
     form: str
@@ -101,7 +113,17 @@ class Row:
 
 
 def compiled(what: str, form: str, made: Program, options: Options, effort: Effort) -> Row:
-    """Compiles a program for the topology, with replicated state and a batch split over devices."""
+    """Compiles a program for the topology in the options; returns the compiler's estimates.
+
+    The state is replicated, and the batch is split over the devices.
+
+    Args:
+        what: name of the network or module, and the mode.
+        form: name of the form.
+        made: the program.
+        options: topology.
+        effort: effort of the compiler.
+    """
     target = described(options.topology)
     function, state, batch = made
     mesh = Mesh(np.array(target.devices), ("data",))
@@ -141,7 +163,7 @@ def described(name: str) -> Topology:
 
 
 def ratio(base: float, value: float) -> str:
-    """Returns how many times smaller a value is than the base."""
+    """Returns base / value as text, "-" for a value of 0."""
     return f"{base / value:.2f}" if value else "-"
 
 
@@ -164,7 +186,14 @@ def table(rows: list[Row]) -> str:
 
 
 def cycles_table(rows: list[Row], kind: str) -> str:
-    """Returns the same table in the compiler's cycles, which mean little below full effort."""
+    """Returns a table of the compiler's cycles, with a line for each program.
+
+    The cycles are meaningful only at full effort.
+
+    Args:
+        rows: estimates at full effort.
+        kind: kind of the chip.
+    """
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = ["program", "form", "M cycles", "plain / this", "in convolutions", "in other operations",
             "large operations without an estimate",
@@ -205,10 +234,14 @@ def family_table(rows: list[Row]) -> str:
 
 
 def hybrid(row: Row, kind: str) -> float:
-    """Returns seconds on a kind of chip: convolutions by cycles, the rest by memory bandwidth.
+    """Estimates a program's seconds: convolutions by cycles, other operations by bandwidth.
 
-    The compiler's cycles overestimate elementwise loops 2.5 to 4 times. Returns 0 if the chip's
-    clock or bandwidth is unknown.
+    The cycles are not used for other operations, because the compiler overestimates elementwise
+    loops 2.5 to 4 times. Returns 0 if the chip's clock or memory bandwidth is unknown.
+
+    Args:
+        row: the compiler's estimates.
+        kind: kind of the chip.
     """
     clock, bandwidth = hardware.clock(kind), hardware.bandwidth(kind)
     if not clock or not bandwidth:
@@ -219,7 +252,10 @@ def hybrid(row: Row, kind: str) -> float:
 
 
 def keep_operations(row: Row, name: str) -> None:
-    """Writes every operation of a program, the most cycles first, to runs/tpu_operations/."""
+    """Writes the operations of a program to runs/tpu_operations/NAME.csv, the most cycles first.
+
+    Operations without cycles are skipped if they read and write at most 100 kB.
+    """
     OPERATIONS.mkdir(parents=True, exist_ok=True)
     ordered = sorted(row.operations, key=lambda o: (-(o["cycles"] or 0), -o["bytes"]))
     with (OPERATIONS / f"{name}.csv").open("w", newline="") as file:
@@ -229,14 +265,14 @@ def keep_operations(row: Row, name: str) -> None:
 
 
 def made(arch: str, form: str, mode: str, options: Options) -> Program:
-    """Returns the program of a row."""
+    """Returns the program of this library's network in a form and mode, or of Keras' network."""
     if form == "Keras 3":
         return keras_network(arch, mode, options)
     return network(arch, form, mode, options)
 
 
 def forms(arch: str, mode: str) -> list[str]:
-    """Returns the forms of a network, in the order of the table."""
+    """Returns the names of the forms in which a network is compiled, in the order of the table."""
     keras = arch in KERAS and importlib.util.find_spec("keras") is not None
     ours = ["plain", "rewritten", "memory saving" if mode == "train" else "folded"]
     return [*ours, "Keras 3"] if keras else ours

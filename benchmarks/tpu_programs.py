@@ -34,7 +34,7 @@ Program = tuple[Callable[..., Any], Tree, Tree]  # a function of a state and a b
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """How much a program computes."""
+    """Batch size and dtype of a program."""
 
     images: int = 128
     """Images per chip."""
@@ -43,7 +43,14 @@ class Work:
 
 
 def network(arch: str, form: str, mode: str, work: Work) -> Program:
-    """Returns a training step or a forward pass of one of this library's networks."""
+    """Returns a training step or a forward pass of one of this library's networks.
+
+    Args:
+        arch: name of the network.
+        form: "plain", "rewritten", "memory saving" (rematerialised) or "folded".
+        mode: "train" or "infer".
+        work: batch size and dtype.
+    """
     dtype = jnp.dtype(work.dtype)
     build = functools.partial(ij.create_model, arch, dtype=dtype)
     model = nnx.eval_shape(lambda: ij.fold(build()) if form == "folded" else build())
@@ -68,7 +75,7 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
 
 
 def keras_network(arch: str, mode: str, work: Work) -> Program:
-    """Returns the same program for Keras' network of that name, with its JAX backend."""
+    """Returns a training step or a forward pass of Keras' network, with the JAX backend."""
     import keras
 
     policy = "mixed_bfloat16" if work.dtype == "bfloat16" else work.dtype
@@ -88,7 +95,16 @@ def keras_network(arch: str, mode: str, work: Work) -> Program:
 def program(
     forward: Callable[..., Any], params: Tree, stats: Tree, size: int, mode: str, work: Work
 ) -> Program:
-    """Returns the program of a network: its logits, or a step of RMSProp on the cross entropy."""
+    """Returns a forward pass, or with the mode "train" a step of RMSProp on the cross-entropy.
+
+    Args:
+        forward: takes parameters, statistics and images; returns logits and new statistics.
+        params: parameters, abstract.
+        stats: statistics, abstract.
+        size: side of the images in pixels.
+        mode: "train" or "infer".
+        work: batch size.
+    """
     tx = optax.rmsprop(0.045, decay=0.9, eps=1.0, momentum=0.9)
     batch = (
         jax.ShapeDtypeStruct((work.images, size, size, 3), jnp.uint8),
@@ -119,7 +135,15 @@ def program(
 
 
 def module(name: str, form: str, work: Work) -> Program:
-    """Returns output and gradients of a module in training, with its output as the cotangent."""
+    """Returns the forward and backward pass of a module in training.
+
+    The backward pass starts from the module's output in place of a gradient of a loss.
+
+    Args:
+        name: ARCH.PATH of the module.
+        form: "plain", "rewritten" or "memory saving" (rematerialised).
+        work: batch size and dtype.
+    """
     arch, _, path = name.partition(".")
     dtype = jnp.dtype(work.dtype)
     model = abstract_model(arch, dtype=dtype)
@@ -147,7 +171,11 @@ def module(name: str, form: str, work: Work) -> Program:
 
 
 def at(model: Any, path: str) -> Any:
-    """Returns the module at a path; exits with the names there are if it does not exist."""
+    """Returns the module at a path, such as block35.0.
+
+    Raises:
+        SystemExit: if it does not exist; the message has the names that exist.
+    """
     for name in path.split("."):
         layers = isinstance(model, nnx.List)
         known = dict(enumerate(model)) if layers else vars(model)
@@ -160,7 +188,11 @@ def at(model: Any, path: str) -> Any:
 
 
 def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
-    """Returns the shape of the input of the module at a path, for one image."""
+    """Returns the shape of the input of the module at a path, for one image.
+
+    Raises:
+        SystemExit: if the model does not call the module.
+    """
     for equation in equations(tracing.trace(model, (size, size)).closed):
         if tracing.event(equation) == ("enter", path):
             return equation.invars[0].aval.shape
@@ -168,5 +200,5 @@ def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
 
 
 def form_of(form: str) -> contextlib.AbstractContextManager[None]:
-    """Returns a context without rewritings for "plain", else with the default ones."""
+    """Returns a context that applies no rewrites for "plain", and the default ones otherwise."""
     return ij.rewritten(*(() if form == "plain" else ij.DEFAULT_REWRITES))

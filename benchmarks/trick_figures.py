@@ -1,4 +1,4 @@
-"""The figures of docs/tricks.md: learning curves, and the paired differences of the claims."""
+"""The figures of docs/tricks.md: learning curves, and differences between arms, seed by seed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ Differences = Sequence[float]
 def draw(
     trick: Trick, runs: Mapping[str, list[Run]], differences: Sequence[Differences], path: Path
 ) -> None:
-    """Draws a trick.
+    """Draws the learning curves of a trick's arms, and the differences of its claims.
+
+    Claims about calibration add a reliability diagram.
 
     Args:
-        trick: what to draw.
-        runs: of each arm, one a seed.
-        differences: of each claim, one a seed.
-        path: of the picture.
+        trick: the trick.
+        runs: runs by the name of the arm, one for each seed.
+        differences: for each claim, the difference for each seed.
+        path: path of the picture.
     """
     units = list(dict.fromkeys(claim.measure.unit for claim in trick.claims))
     reliability = any(claim.measure is ECE for claim in trick.claims)

@@ -1,4 +1,6 @@
-"""The tricks of benchmarks/tricks.py as data: what is claimed, where, and which arms test it.
+"""The tricks of benchmarks/tricks.py as data: claims, their sources, and the arms that test them.
+
+An arm is one way to train one network. Each claim compares two arms.
 
 Sections are those of the papers on arXiv: V1 1409.4842, BN-Inception 1502.03167, V3 1512.00567, V4
 1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900.
@@ -17,17 +19,17 @@ from benchmarks.trick_statistics import Direction, Measure
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim: that a measure of one arm is higher or lower than that of another, or equal.
+    """A claim that one arm has a higher, a lower or an equal value of a measure than another arm.
 
     Attributes:
-        text: the claim.
+        text: the claim in words.
         source: paper and section.
-        arm: the first arm.
-        other: the arm that is subtracted, under the same seeds.
-        measure: of both.
-        direction: that is claimed of the difference.
-        other_measure: of the second arm, if it differs.
-        margin: the largest difference that counts as none, if none is claimed.
+        arm: name of the first arm.
+        other: name of the second arm; its value is subtracted, seed by seed.
+        measure: measure of both arms.
+        direction: the claimed sign of the difference; "open": nothing is claimed.
+        other_measure: measure of the second arm, if it is another one.
+        margin: for "equal", the largest difference that counts as equal.
     """
 
     text: str
@@ -46,9 +48,9 @@ class Trick:
 
     Attributes:
         title: heading of its section.
-        setting: what the arms share, and how they differ.
-        arms: all of them.
-        claims: all of them.
+        setting: description of the common setting of the arms, and of their differences.
+        arms: all arms.
+        claims: all claims.
     """
 
     title: str
@@ -57,7 +59,7 @@ class Trick:
     claims: tuple[Claim, ...]
 
 
-# Options of training, by the optimiser that they belong to.
+# Training options for each optimiser.
 _RMSPROP: dict[str, Any] = dict(
     optimizer="rmsprop", rms_decay=0.9, rms_eps=1.0, momentum=0.9, learning_rate=0.045
 )
@@ -69,7 +71,10 @@ _NARROW: dict[str, Any] = dict(width_multiplier=0.25, dropout=0.0)
 
 
 def _v1(name: str, training: Mapping[str, Any], **more: Any) -> Arm:
-    """Inception V1 with BatchNorm on small images: the cheapest network of the family."""
+    """Returns an arm of Inception V1 with BatchNorm on small images.
+
+    This is the cheapest network of the family.
+    """
     options = {**_NARROW, **more.pop("options", {})}
     return Arm(name, "inception_v1", options, {**_SIZE, **training}, more.pop("steps", 160), **more)
 

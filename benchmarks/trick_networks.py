@@ -1,7 +1,8 @@
 """The networks of benchmarks/tricks.py that the library has no option for.
 
-Either a network of the library is changed after it was built, so that all other parameters keep
-their initial values, or a small one is composed of the library's layers.
+Some are networks of the library that are changed after they were built, so that all other
+parameters keep their initial values. The others are small networks, composed of the library's
+layers.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ BN: dict[str, Any] = dict(bn_eps=1e-3, bn_momentum=0.9)
 
 
 class Small(Model):
-    """Layers in a row, global average pooling and a linear classifier.
+    """A sequence of layers, global average pooling and a linear classifier.
 
     Args:
-        layers: the first takes the images.
-        channels: of the last one's output.
+        layers: layers, each applied to the output of the one before; the first takes the images.
+        channels: channels of the last layer's output.
         num_classes: number of outputs.
         in_channels: channels of the images.
         rngs: source of the initial parameters.
@@ -67,9 +68,10 @@ class SideBySide(nnx.Module):
 
 
 class Segmented(nnx.Module):
-    """A 3x3 for each segment of the channels, then a 1x1 over all of them, BatchNorm and ReLU.
+    """A 3x3 for each segment of the channels, then a 1x1 over all channels, BatchNorm and ReLU.
 
-    If each channel is a segment, it is Xception's separable convolution (1610.02357, section 1.2).
+    If each segment is a single channel, this is Xception's separable convolution (1610.02357,
+    section 1.2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, segments: int, *, rngs: nnx.Rngs):
@@ -85,7 +87,7 @@ class Segmented(nnx.Module):
 
 
 class Unnormalised(nnx.Module):
-    """A ConvBN's convolution with a bias and the ReLU, without its BatchNorm."""
+    """A ConvBN with a bias in place of its BatchNorm."""
 
     def __init__(self, layer: ConvBN):
         self.conv = layer.conv
@@ -96,22 +98,22 @@ class Unnormalised(nnx.Module):
 
 
 def pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows at stride 2, as in the grid reductions."""
+    """Returns the maximum over 3x3 windows at stride 2, as in the grid reductions."""
     return max_pool(x, 3, 2, "same")
 
 
 def windows(
     shapes: Sequence[tuple[int, int]], channels: int, linear: Sequence[int] = (), **sizes: Any
 ) -> Small:
-    """Builds a network of five convolutions' fields, each taken apart in the same way.
+    """Builds a network with four equal groups of consecutive convolutions.
 
-    The first layer halves the images; two fields follow, a pool, and two more.
+    A strided 3x3 convolution comes first, and a pool is between the second and the third group.
 
     Args:
-        shapes: windows of the convolutions in a row that make up one field.
-        channels: of every map.
-        linear: which of these convolutions have no ReLU.
-        **sizes: of `Small`.
+        shapes: kernel sizes of the convolutions in a group.
+        channels: channels of every feature map.
+        linear: indices of the convolutions in a group that have no ReLU.
+        **sizes: num_classes, in_channels and rngs of `Small`.
     """
 
     def field() -> list[Any]:
@@ -129,8 +131,8 @@ def reductions(way: str, channels: int, **sizes: Any) -> Small:
 
     Args:
         way: "conv, pool", "pool, conv" or "side by side", figures 9 and 10 of 1512.00567.
-        channels: of the first map.
-        **sizes: of `Small`.
+        channels: channels of the first feature map.
+        **sizes: num_classes, in_channels and rngs of `Small`.
     """
     rngs = sizes["rngs"]
 
@@ -153,7 +155,13 @@ def reductions(way: str, channels: int, **sizes: Any) -> Small:
 
 
 def segments(count: int | None, channels: int, **sizes: Any) -> Small:
-    """Builds a network of four convolutions, each with so many segments; None: one a channel."""
+    """Builds a network of four convolutions by segments, see `Segmented`, after a strided 3x3.
+
+    Args:
+        count: number of segments; None: each channel is a segment.
+        channels: channels of every feature map.
+        **sizes: num_classes, in_channels and rngs of `Small`.
+    """
     rngs = sizes["rngs"]
 
     def layer() -> list[Any]:
@@ -189,7 +197,12 @@ def relu_between(model: Any, rngs: nnx.Rngs) -> None:
 
 
 def mixers(ratio: float, band: int) -> Callable[[Any, nnx.Rngs], None]:
-    """Returns a change that gives InceptionNeXt other branches."""
+    """Returns a function that replaces the token mixers of an InceptionNeXt.
+
+    Args:
+        ratio: share of the channels in each of the three convolution branches.
+        band: length of the 1 x band and band x 1 kernels.
+    """
 
     def change(model: Any, rngs: nnx.Rngs) -> None:
         def depthwise(channels: int, window: Any) -> DepthwiseConv:
@@ -222,12 +235,12 @@ def build(
     """Builds the network of an arm with its initial parameters.
 
     Args:
-        network: a name of `create_model`, or of `SMALL`.
-        options: of the one or the other.
-        change: of `CHANGES`, or "".
+        network: a name for `create_model`, or a name in `SMALL`.
+        options: options of the network.
+        change: a name in `CHANGES`; "": no change.
         classes: number of outputs.
-        channels: of the images.
-        seed: of the initial parameters.
+        channels: channels of the images.
+        seed: seed of the initial parameters.
     """
     sizes: dict[str, Any] = dict(num_classes=classes, in_channels=channels, rngs=nnx.Rngs(seed))
     if network in SMALL:

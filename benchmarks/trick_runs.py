@@ -1,4 +1,4 @@
-"""The training runs of benchmarks/tricks.py, by the parts of `train/`, and their results."""
+"""Trains the runs of benchmarks/tricks.py with the parts of `train/`, and stores their results."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ from train.engine.optimizer import make_optimizer
 from train.run.assembly import protocol
 from train.run.command_line import Config
 
-EVALUATIONS = 8  # of a run, at even distances
-_AT_ONCE = 250  # test images
-_OF_THE_LOSS = ("image_size", "batch_size", "label_smoothing", "aux_weight")  # and of its gradient
+EVALUATIONS = 8  # number of evaluations in a run, at even distances
+_AT_ONCE = 250  # largest number of test images in a batch
+# Training options on which the loss and its gradient depend.
+_OF_THE_LOSS = ("image_size", "batch_size", "label_smoothing", "aux_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +45,14 @@ class Arm:
     """One way to train one network.
 
     Attributes:
-        name: as tables and figures show it.
-        network: a name of `create_model`, or of `trick_networks.SMALL`.
-        options: of the network.
-        training: options of `train/main.py`, by name; the others are those of `BASE`.
-        steps: of a run.
-        change: of the built network, a name of `trick_networks.CHANGES`.
+        name: name in tables and figures.
+        network: a name for `create_model`, or a name in `trick_networks.SMALL`.
+        options: options of the network.
+        training: options of `train/main.py` by name; they override `BASE`.
+        steps: number of steps in a run.
+        change: change of the built network, a name in `trick_networks.CHANGES`; "": none.
         images: number of training images; None: all.
-        torch_rule: RMSProp in PyTorch's form.
+        torch_rule: use PyTorch's form of RMSProp.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Arm:
     torch_rule: bool = False
 
 
-# What all arms have in common: nothing that is a trick.
+# Training options of all arms, without any trick.
 BASE: dict[str, Any] = dict(
     batch_size=32,
     lr_schedule="cosine",
@@ -77,7 +78,7 @@ BASE: dict[str, Any] = dict(
 
 
 def configuration(arm: Arm, steps: int) -> Config:
-    """Returns the options of `train/main.py` for an arm."""
+    """Returns the configuration of the training programme for an arm."""
     changes = {**BASE, **arm.training, "steps": steps}
     if arm.network not in trick_networks.SMALL:
         changes["arch"] = arm.network
@@ -85,7 +86,7 @@ def configuration(arm: Arm, steps: int) -> Config:
 
 
 def torch_rmsprop(options: Any, rate: schedule.Schedule) -> optax.GradientTransformation:
-    """RMSProp as `torch.optim.RMSprop` computes it.
+    """Returns RMSProp in the form of `torch.optim.RMSprop`.
 
     Epsilon is outside the root, the mean square starts at zero, and the learning rate is applied
     after the momentum.
@@ -100,10 +101,12 @@ def torch_rmsprop(options: Any, rate: schedule.Schedule) -> optax.GradientTransf
 
 
 class Program:
-    """The compiled gradients and predictions of a network, which arms of several optimisers share.
+    """The compiled gradients and predictions of a network.
+
+    Arms that differ only in their optimiser share one program.
 
     Args:
-        arm: one of them.
+        arm: one of the arms that share it.
         dataset: the images.
     """
 
@@ -138,10 +141,11 @@ class Trainer:
     """Trains an arm.
 
     Args:
-        arm: what to train.
+        arm: the arm.
         dataset: the images.
-        steps: of a run.
-        programs: those of earlier arms, to which that of this arm is added.
+        steps: number of steps in a run.
+        programs: compiled programs of earlier arms, by key. The program of this arm is added, if
+            no earlier arm has the same one.
     """
 
     def __init__(self, arm: Arm, dataset: Dataset, steps: int, programs: dict[str, Program]):
@@ -168,7 +172,7 @@ class Trainer:
         self._tests = list(self._test_batches())
 
     def run(self, seed: int) -> Run:
-        """Trains with one seed, to the end or until the loss is not finite."""
+        """Trains with one seed, to the end or until the loss is not finite; returns the results."""
         started = time.process_time()
         _, _, params, stats = functional.split(self.program.model(seed))
         averages = self.config.step.ema_decay > 0
@@ -224,14 +228,19 @@ class Trainer:
 
 
 def _program_key(arm: Arm) -> str:
-    """Returns what an arm's gradients depend on: the network and the loss."""
+    """Returns a key of the network and the loss; arms with the same key share a program."""
     training = {**BASE, **arm.training}
     loss = [training.get(name) for name in _OF_THE_LOSS]
     return json.dumps([arm.network, dict(arm.options), arm.change, loss], sort_keys=True)
 
 
 def _subset(dataset: Dataset, images: int | None) -> Dataset:
-    """Returns the data set with so many of its training images, the same for every seed."""
+    """Returns the data set with a random part of its training images, the same for every seed.
+
+    Args:
+        dataset: the data set.
+        images: number of training images; None: all.
+    """
     if images is None or images >= len(dataset.train):
         return dataset
     chosen = np.random.default_rng(0).permutation(len(dataset.train))[:images]
@@ -239,10 +248,10 @@ def _subset(dataset: Dataset, images: int | None) -> Dataset:
 
 
 class Results:
-    """The finished runs, in a file that is rewritten after each.
+    """The results of finished runs, in a file that is rewritten after each run.
 
     Args:
-        path: of the file; made with the first run.
+        path: path of the file, which is created after the first run.
     """
 
     def __init__(self, path: Path):
@@ -250,7 +259,7 @@ class Results:
         self._runs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def get(self, arm: Arm, dataset: str, steps: int, seed: int) -> Run | None:
-        """Returns a finished run of this setting, or None."""
+        """Returns the finished run of an arm with this setting, or None."""
         saved = self._runs.get(key_of(arm, dataset, steps, seed))
         return None if saved is None else Run(**saved["run"])
 
@@ -273,7 +282,7 @@ def setting_of(arm: Arm, dataset: str, steps: int, seed: int) -> dict[str, Any]:
 
 
 def key_of(arm: Arm, dataset: str, steps: int, seed: int) -> str:
-    """Returns a short name for a setting, equal for arms that only differ in their names."""
+    """Returns a short key for a setting; arms that differ only in their names have the same key."""
     text = json.dumps(setting_of(arm, dataset, steps, seed), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

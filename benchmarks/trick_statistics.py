@@ -1,4 +1,4 @@
-"""What benchmarks/tricks.py measures of a run, and how it compares two arms."""
+"""Measures of the runs of benchmarks/tricks.py, and statistics to compare two arms."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from scipy import stats
 Direction = Literal["higher", "lower", "equal", "open"]
 Verdict = Literal["seen", "not seen at this scale", "reversed", "no claim"]
 
-BINS = 10  # of the confidence, for the calibration error
+BINS = 10  # number of bins of the confidence, for the calibration error
 
 
 @dataclasses.dataclass
 class Run:
-    """What one training run led to.
+    """The results of one training run.
 
     Attributes:
         losses: training loss of every step.
-        curve: step and test top-1, from 0 to 1, at even distances; of the averaged weights if
-            there are any.
-        raw_curve: the same of the weights without averaging; empty if nothing is averaged.
+        curve: pairs of a step and the test top-1 in [0, 1], at even distances. With weight
+            averaging, the top-1 is that of the averaged weights.
+        raw_curve: the same pairs for the weights without averaging; empty if there is no averaging.
         loss: cross-entropy of the test images at the end.
         ece: expected calibration error of the test images at the end.
-        gap: mean distance of a test image's largest logit from the mean of its others.
-        bins: for each bin of the confidence: share of images, mean confidence, share of hits.
-        seconds: of the CPU that the run took.
+        gap: mean over the test images of the largest logit minus the mean of the others.
+        bins: share of images, mean confidence and accuracy for each bin of the confidence.
+        seconds: CPU time of the run.
     """
 
     losses: list[float]
@@ -44,7 +44,7 @@ class Run:
 
 
 class Interval(NamedTuple):
-    """A mean, and the bounds of its interval."""
+    """A mean, and the bounds of its confidence interval."""
 
     mean: float
     low: float
@@ -53,13 +53,13 @@ class Interval(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A number of a run.
+    """A number that is computed from the results of a run.
 
     Attributes:
-        name: as a table shows it.
-        of: computes it.
-        unit: of the number.
-        digits: that a table shows.
+        name: name in tables.
+        of: function that computes the number.
+        unit: unit of the number.
+        digits: decimals in tables.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Measure:
 
 
 def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
-    """Returns the mean of paired differences with Student's interval.
+    """Returns the mean of paired differences with Student's confidence interval.
 
     Args:
-        differences: one for each seed.
-        level: probability of the interval.
+        differences: one difference for each seed.
+        level: confidence level.
 
     Raises:
         ValueError: for fewer than two differences.
@@ -88,12 +88,12 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
 
 
 def verdict(interval: Interval, claim: Direction, margin: float = 0.0) -> Verdict:
-    """Says whether an interval agrees with a claim.
+    """Returns whether a confidence interval agrees with a claim.
 
     Args:
-        interval: of the difference that the claim is about.
-        claim: the sign of the difference, or that there is none; "open": nothing is claimed.
-        margin: the largest difference that still counts as none.
+        interval: confidence interval of the difference that the claim is about.
+        claim: the claimed sign of the difference, or "equal"; "open": nothing is claimed.
+        margin: the largest difference that still counts as equal.
     """
     if claim == "open":
         return "no claim"
@@ -111,9 +111,10 @@ def verdict(interval: Interval, claim: Direction, margin: float = 0.0) -> Verdic
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, float, float]]:
-    """Returns, for each bin of the confidence, share of images, mean confidence, share of hits.
+    """Returns share of images, mean confidence and accuracy for each bin of the confidence.
 
-    Source: Guo et al. 2017, 1706.04599, section 2; bins of equal width.
+    The confidence is the largest probability of an image. Bins have equal widths. Source: Guo et
+    al. 2017, 1706.04599, section 2.
 
     Args:
         logits: [n, classes].
@@ -134,12 +135,22 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, flo
 
 
 def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float:
-    """Returns the expected calibration error: the mean distance of confidence and hits."""
+    """Returns the expected calibration error.
+
+    It is the mean absolute difference of confidence and accuracy, weighted by the share of images.
+
+    Args:
+        bins: result of `calibration`.
+    """
     return sum(share * abs(confidence - hits) for share, confidence, hits in bins)
 
 
 def logit_gap(logits: np.ndarray) -> float:
-    """Returns the mean distance of the largest logit from the mean of the others."""
+    """Returns the mean over all images of the largest logit minus the mean of the others.
+
+    Args:
+        logits: [n, classes].
+    """
     others = (logits.sum(1) - logits.max(1)) / (logits.shape[1] - 1)
     return float((logits.max(1) - others).mean())
 
@@ -153,10 +164,10 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def steps_to(accuracy: float) -> Callable[[Run], float]:
-    """Returns a function for the steps until a run's curve reaches an accuracy.
+    """Returns a function that computes how many steps a run needs to reach a test accuracy.
 
-    Between two evaluations the curve is a straight line. A run that never gets there counts with
-    all its steps.
+    The function interpolates linearly between two evaluations. If a run never reaches the accuracy,
+    the function returns its last step.
     """
 
     def steps(run: Run) -> float:

@@ -1,12 +1,12 @@
-"""The tricks of the family's papers, measured: docs/tricks.md.
+"""Measures the tricks in the papers of the Inception family, such as label smoothing.
 
     python benchmarks/tricks.py [--only TRICK ...] [--seeds N] [--steps-scale X]
 
-trains every arm of every trick with the same seeds, compares the arms seed by seed, and writes a
-section for each trick, with a figure, into docs/tricks.md. A trick of a small network or of
-Inception V1 takes two to eight minutes on one core. Each finished run is kept in a file, so the
-same command resumes. `--steps-scale 10` trains ten times as long, and `--data-dir` takes a folder
-of images instead of the embedded ones.
+trains networks with and without each trick; each such variant is called an arm. All arms have the
+same seeds and are compared seed by seed. The command writes a section with a figure for each trick
+into docs/tricks.md. A trick of a small network or of Inception V1 takes two to eight minutes on one
+core. Each finished run is stored in a file, so the same command resumes. `--steps-scale 10` trains
+ten times as long. `--data-dir` trains on a folder of images instead of the embedded Fashion-MNIST.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class Options(page.Pages):
     seeds: int = 5
     """Number of seeds, the same for each arm."""
     first_seed: int = 0
-    """The first of them."""
+    """The first seed; the others follow it."""
     steps_scale: float = 1.0
     """Factor on the steps of every run."""
     data_dir: Path | None = None
-    """Folder of images, DIR/train/CLASS/* and DIR/val/CLASS/*. Not given: the embedded ones."""
+    """Folder of images, DIR/train/CLASS/* and DIR/val/CLASS/*; default: the embedded images."""
     results: Path = page.ROOT / "runs" / "tricks.json"
-    """File of the finished runs."""
+    """File of the results of finished runs."""
 
     def steps_of(self, arm: Arm) -> int:
-        """Returns the steps of a run of an arm."""
+        """Returns the number of steps in a run of an arm."""
         return max(round(arm.steps * self.steps_scale), 1)
 
     @property
@@ -67,7 +67,7 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Runs what is missing, and writes the section of each trick that is complete."""
+    """Trains the missing runs, and writes the section of each trick with complete runs."""
     unknown = set(options.only) - TRICKS.keys()
     if unknown or options.seeds < 2:
         raise SystemExit(f"--only takes {', '.join(TRICKS)}; --seeds at least 2")
@@ -105,7 +105,7 @@ def _train(
     programs: dict[str, Program],
     progress: tqdm,
 ) -> None:
-    """Runs an arm with the seeds that are missing."""
+    """Trains an arm with every seed that `results` lacks, and adds the runs to it."""
     steps = options.steps_of(arm)
     trainer = None
     for seed in options.all_seeds:
@@ -140,7 +140,7 @@ def _publish(key: str, trick: Trick, dataset: Dataset, options: Options, results
 def _runs(
     trick: Trick, dataset: Dataset, options: Options, results: Results
 ) -> dict[str, list[Run]] | None:
-    """Returns the runs of each arm, one a seed, or None if some are missing."""
+    """Returns the runs by the name of the arm, one for each seed; None if some are missing."""
     found = {
         arm.name: all_of(results, arm, dataset.name, options.steps_of(arm), options.all_seeds)
         for arm in trick.arms
@@ -150,14 +150,14 @@ def _runs(
 
 
 def differences(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Returns the differences that a claim is about, one a seed."""
+    """Returns the difference that a claim is about, for each seed."""
     other = claim.other_measure or claim.measure
     pairs = zip(runs[claim.arm], runs[claim.other], strict=True)
     return [claim.measure.of(one) - other.of(two) for one, two in pairs]
 
 
 def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, str]:
-    """Returns the interval of a claim's differences, and the verdict."""
+    """Returns the confidence interval of a claim's differences, and the verdict on the claim."""
     interval = paired_interval(differences(claim, runs))
     return interval, verdict(interval, claim.direction, claim.margin)
 
@@ -209,7 +209,10 @@ def _arms_table(
 
 
 def _cost(arm: Arm, dataset: Dataset) -> tuple[int, int]:
-    """Returns an arm's parameters, with an auxiliary classifier's, and multiply-accumulates."""
+    """Returns the number of parameters of an arm's network, and its multiply-accumulates.
+
+    Only the parameters include an auxiliary classifier.
+    """
     options, classes = dict(arm.options), len(dataset.classes)
     model = trick_networks.build(arm.network, options, arm.change, classes, dataset.channels, 0)
     size = arm.training["image_size"]
@@ -218,7 +221,7 @@ def _cost(arm: Arm, dataset: Dataset) -> tuple[int, int]:
 
 
 def write_summary(dataset: Dataset, options: Options, results: Results) -> None:
-    """Writes the command, and the verdicts of all tricks whose runs are complete."""
+    """Writes the summary: the command, and the verdicts on all tricks with complete runs."""
     rows, absent = [], []
     for key, trick in TRICKS.items():
         runs = _runs(trick, dataset, options, results)

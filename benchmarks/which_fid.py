@@ -1,11 +1,12 @@
-"""Measures the same two folders with every program that prints FIDs, for docs/which_fid.md.
+"""Compares the FIDs that several programs compute for the same two folders.
 
     FID_PROGRAMS=FOLDER python benchmarks/which_fid.py [--weights FILE] [--count N] [--no-write]
 
-Makes two folders of synthetic photos and measures them with every preset. Also runs each preset's
-program, if it is installed (pytorch-fid, torch-fidelity, clean-fid, torchmetrics) or FOLDER has its
-repository (`guided-diffusion`, `TTUR`, `jax-fid-parallel`). Without pytorch-fid's weight file, all
-programs get the same random weights.
+prints tables and writes them into docs/which_fid.md. It makes two folders of synthetic photos and
+measures them with every preset of this library. A preset computes what another program computes.
+That program is also run, if it is installed (pytorch-fid, torch-fidelity, clean-fid, torchmetrics)
+or if FOLDER has its repository (`guided-diffusion`, `TTUR`, `jax-fid-parallel`). `--weights` takes
+pytorch-fid's weight file; without it, all programs get the same random weights.
 """
 
 from __future__ import annotations
@@ -86,7 +87,12 @@ def main(options: Options) -> None:
 
 
 def prepared_weights(file: Path | None, folder: Path) -> Path:
-    """Writes the weights in every program's layout."""
+    """Writes weights in the file layout of every program; returns their folder.
+
+    Args:
+        file: pytorch-fid's weight file; None: random weights.
+        folder: folder in which to make that folder.
+    """
     target = folder / "weights"
     if file is None:
         programs.write_weights(target)
@@ -98,7 +104,11 @@ def prepared_weights(file: Path | None, folder: Path) -> Path:
 
 
 def write_folders(folder: Path, options: Options) -> tuple[Path, Path]:
-    """Writes real photos as PNG, and generated ones, which are darker, as JPEG."""
+    """Writes "real" photos as PNG, and darker "generated" ones as JPEG.
+
+    Returns:
+        The folder of the generated photos, and that of the real ones.
+    """
     for name, seed in (("real", 0), ("generated", 10_000)):
         (folder / name).mkdir()
         for i in range(options.count):
@@ -128,7 +138,7 @@ def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) ->
 
 
 def by_program(preset: Preset, weights: Path, a: Path, b: Path, options: Options) -> Values | None:
-    """Returns the program's own values; None if the program is not available."""
+    """Returns the values that the preset's program computes; None if it is not available."""
     try:
         return _PROGRAMS[preset.name](weights, a, b, options)
     except pytest.skip.Exception:

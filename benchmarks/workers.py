@@ -1,4 +1,4 @@
-"""Runs work in separate processes: once, or again in every round."""
+"""Runs functions in separate processes, once or in several rounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[], np.ndarray]
-"""Computes once; returns, after everything has finished, numbers to compare implementations by."""
+"""Computes once, waits until everything has finished, and returns results for a comparison."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 _USUAL = multiprocessing.get_all_start_methods()[0]  # default of this platform and Python
@@ -25,7 +25,7 @@ class UnavailableError(Exception):
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a fresh process, which frees its memory when it ends."""
+    """Calls a function in a fresh process, so that its memory is freed; returns its result."""
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -38,9 +38,9 @@ class Worker:
     """An implementation in its own process, which waits until `run` is called.
 
     Attributes:
-        first: the numbers of its first run.
-        first_seconds: seconds that this run took, including compilation.
-        idle: the largest share of a core that it used while it waited.
+        first: results of the first run.
+        first_seconds: seconds of the first run, including compilation.
+        idle: the largest share of a core that the process used while it waited.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Worker:
         """Starts the process, and waits until the implementation has run once.
 
         Args:
-            build: returns the implementation, ready to run.
+            build: returns the function to run.
             arguments: arguments of `build`.
             environment: environment variables of the process.
-            seconds: time limit.
+            seconds: time limit for `build` and the first run.
 
         Raises:
-            LateError: if it takes longer.
-            UnavailableError: if it fails for another reason.
+            LateError: if they take longer.
+            UnavailableError: if they fail for another reason.
         """
         self._connection, theirs = _SPAWN.Pipe()
         # Not a daemon, because pytorch-fid starts its own processes.
@@ -104,7 +104,8 @@ def _serve(
 ) -> None:
     """Runs in the process: builds the implementation, then runs it on request."""
     os.environ.update(environment)
-    # A spawned process would spawn others; the implementation is to start its own as usual here.
+    # A spawned process would also spawn the processes that it starts. Implementations start theirs
+    # by the default method of the platform.
     multiprocessing.set_start_method(_USUAL, force=True)
     try:
         run = build(*arguments)
@@ -131,7 +132,7 @@ def _serve(
 def in_turn(
     workers: Mapping[str, Worker], rounds: int, done: Callable[[], Any]
 ) -> dict[str, list[float]]:
-    """Runs each worker once in every round, while the others wait; returns all seconds by name.
+    """Runs the workers one after another in every round, while the others wait.
 
     Other work on the machine affects all workers equally, so compare times of the same round.
 
@@ -139,6 +140,9 @@ def in_turn(
         workers: workers by name.
         rounds: number of rounds.
         done: called after each run.
+
+    Returns:
+        Seconds of each round, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):

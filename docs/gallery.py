@@ -41,7 +41,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fills in sections of the README, and links files outside the site to the repository."""
+    """Inserts sections of the README, and links files outside the site to the repository.
+
+    Without an address of the repository, such links become plain text.
+    """
     markdown = _README_SECTION.sub(lambda match: _readme_section(match.group(1)), markdown)
     known = {file.src_uri for file in files}
     here = os.path.dirname(page.file.src_uri)
@@ -62,7 +65,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _readme_section(title: str) -> str:
-    """Returns a section of the README as it belongs into a page of docs/."""
+    """Returns a section of the README, with links relative to docs/.
+
+    Raises:
+        ValueError: if the README has no section of that title.
+    """
     text = (_ROOT / "README.md").read_text(encoding="utf-8")
     section = re.search(rf"^## {title}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     if section is None:
@@ -71,7 +78,7 @@ def _readme_section(title: str) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Makes every drawing a link to its file, where a browser shows it large and can zoom."""
+    """Links every drawing to its file, so that a browser can show it large and zoom."""
     return _DRAWING.sub(r'<a class="drawing" href="\2" title="Open large">\1</a>', html)
 
 
@@ -94,7 +101,7 @@ def _gallery() -> Iterator[tuple[str, str]]:
 
 
 def _facts(name: str) -> str:
-    """Returns what a network is, in a sentence, with its paper and its chapter of the story."""
+    """Returns a network's idea, paper, size and chapter in the story, as Markdown."""
     info = ij.model_info(name)
     number = info.paper.rpartition("/")[2]
     authors, title, chapter = _PAPERS[number]
@@ -110,7 +117,7 @@ def _facts(name: str) -> str:
 
 @functools.cache
 def _drawn(name: str, module: str | None) -> str:
-    # `mkdocs serve` asks for the same drawings at every change.
+    # Cached, because `mkdocs serve` needs the same drawings at every change.
     return drawing.draw(name, module)
 
 
@@ -121,7 +128,7 @@ program: what is on the pictures is what is computed. `inception-jax draw NAME -
 FILE.svg` draws any of them, under any tag.
 """
 
-# By arXiv's number: authors, title, and the chapter's address in docs/story.md.
+# Authors, title and the anchor of the chapter in docs/story.md, by number on arXiv.
 _PAPERS = {
     "1409.4842": ("Szegedy et al.", "Going Deeper with Convolutions", "2014-googlenet"),
     "1502.03167": ("Ioffe and Szegedy", "Batch Normalization", "2015-bn-inception"),

@@ -13,7 +13,7 @@ from nbconvert import MarkdownExporter
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
-# In the order of the site; a test holds that none is missing.
+# In the order of the site; a test checks that none is missing.
 NAMES = (
     "transfer_learning",
     "googlenet_to_inceptionnext",
@@ -37,7 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds every notebook as a page with its pictures, and as a file."""
+    """Adds every notebook as a page with pictures, and as a file to download."""
     for name in NAMES:
         page, pictures = converted(FOLDER / f"{name}.ipynb")
         files.append(File.generated(config, f"examples/{name}.md", content=page))
@@ -48,9 +48,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-@functools.cache  # `mkdocs serve` asks for the same pages at every change
+@functools.cache  # `mkdocs serve` needs the same pages at every change
 def converted(path: Path) -> tuple[str, dict[str, bytes]]:
-    """Returns a notebook as Markdown, and a dict from names to its pictures."""
+    """Returns a notebook as Markdown, and its pictures by file name."""
     notebook = nbformat.read(path, as_version=4)
     exporter = MarkdownExporter(display_data_priority=["image/svg+xml", "image/png", "text/plain"])
     body, resources = exporter.from_notebook_node(notebook)

@@ -1,10 +1,11 @@
-"""Runs the notebooks of this folder, and keeps what they print and draw.
+"""Runs the notebooks of this folder and stores their output in them.
 
     python examples/run.py [NAME ...]            # all of them, or some: rewrites NAME.ipynb
     python examples/run.py --small --to DIR      # in seconds instead of minutes, for a test
 
-A cell whose metadata has an entry "small" sets how long a notebook takes. With --small this entry,
-which is code, runs after the cell and overrides it. Needs `pip install -e ".[dev]"`.
+Some cells set how long a notebook takes. The metadata of such a cell has an entry "small" with
+code. With --small, this code runs after the cell and overrides its settings. Needs
+`pip install -e ".[dev]"`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LONGEST = 1800  # seconds for a cell
 
 
 def main() -> None:
-    """Runs what the command line names."""
+    """Runs the notebooks that the command line names."""
     names = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
@@ -46,11 +47,11 @@ def main() -> None:
 
 
 def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
-    """Returns a notebook with the results of its cells.
+    """Runs a notebook; returns it with the output of its cells.
 
     Args:
-        path: of the notebook.
-        small: use the small sizes.
+        path: path of the notebook.
+        small: also run the code of the entries "small".
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails; the message has cell and error.
@@ -83,7 +84,7 @@ def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
 
 
 def shrink(output: nbformat.NotebookNode) -> None:
-    """Reduces a picture to 128 colours, if that makes it smaller: notebooks are in git."""
+    """Reduces a picture to 128 colours if that makes it smaller, because notebooks are in git."""
     data = output.get("data", {})
     if "image/png" not in data:
         return

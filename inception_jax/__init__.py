@@ -1,4 +1,4 @@
-"""The Inception family in JAX, with the numbers of its sources."""
+"""The Inception family of networks in JAX, with the same numbers as the published code."""
 
 import lazy_loader
 

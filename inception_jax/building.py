@@ -25,7 +25,10 @@ def build(
     rngs: nnx.Rngs,
     **readings: Any,
 ) -> Model:
-    """Builds a network in evaluation mode, with random parameters; see `create_model`."""
+    """Builds a network in evaluation mode, with random parameters.
+
+    The arguments are those of `create_model`, except `weights`.
+    """
     info = model_info(name)
     num_classes = info.num_classes if num_classes is None else num_classes
     readings = {**info.options, **readings}

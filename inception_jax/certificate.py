@@ -1,7 +1,7 @@
-"""A certificate for a weight file: what it contains, and how far JAX and PyTorch differ with it.
+"""A certificate for a weight file: what it contains, and how much JAX and PyTorch differ with it.
 
 The twin in `reference_torch` computes the same network in PyTorch with the same weights. For
-comparison, the certificate shows how much each wrong option would change the logits.
+comparison, the certificate also shows how much each wrong option would change the logits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weight_file import TRAINING_ONLY, spec_of
 from inception_jax.weights.weights_error import WeightsError, optional_library
 
-# Relative to the largest number of a map: rounding of some hundred layers.
+# Relative to the largest number of a feature map: rounding errors of some hundred layers.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 _IMAGES = 2
 
@@ -41,15 +41,15 @@ class Certificate:
     Attributes:
         source: name of the file.
         sha256: of its bytes.
-        found: the output of `inspect`.
-        name: the network and tag that it was loaded as.
+        found: the facts that `inspect` found, by title.
+        name: the network that it was loaded as, with its tag; see `create_model`.
         readings: all options of the network.
         image_size: size of the test images, in pixels.
-        distances: by precision and stage, the largest difference between JAX and the twin,
-            relative to the stage's largest number; the last stage is `logits`.
-        neighbours: for each variant that differs in one option, the same distance between its
-            logits and the correct ones, in float64.
-        passed: whether all distances are small enough to be rounding.
+        distances: by dtype and stage, the largest difference between JAX and the PyTorch twin,
+            divided by the stage's largest absolute value. The last stage is `logits`.
+        neighbours: by option, for each variant of the network that differs in one option: the
+            distance between its logits and the correct ones, in float64.
+        passed: whether all distances are within rounding error.
         versions: of the libraries.
     """
 
@@ -177,7 +177,7 @@ def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
 def _of_ours(
     model: Model, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
 ) -> dict[str, np.ndarray]:
-    """Returns all maps and the logits of the network in a precision."""
+    """Returns the feature maps of all stages and the logits, computed by JAX in this dtype."""
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":
             model = create_model(spec.name, weights=state, dtype=dtype, param_dtype=dtype,
@@ -261,7 +261,12 @@ def _sha256(path: Path) -> str:
 
 
 def as_page(certificate: Certificate, heading: str | None = None) -> str:
-    """Returns a certificate as Markdown, with its file's name or another heading."""
+    """Formats a certificate as Markdown.
+
+    Args:
+        certificate: what to format.
+        heading: the first line; None: the name of the file as a title.
+    """
     c = certificate
     result = "equal to rounding" if c.passed else "**not equal**"
     lines = [

@@ -1,4 +1,4 @@
-"""Names of classes."""
+"""The names of a network's classes."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ def of_published(name: str) -> tuple[str, ...] | None:
     """Returns the class names of a tag's published weights.
 
     Args:
-        name: see `create_model`. Weights of 1000 classes have ImageNet's names. The result is None
-            for others, such as FID's graph, which has 1008 classes in another order.
+        name: see `create_model`.
+
+    Returns:
+        ImageNet's names for weights of 1000 classes. None for others, such as FID's graph, which
+        has 1008 classes in another order.
     """
     return imagenet() if model_info(name).num_classes == 1000 else None
 

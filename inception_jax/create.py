@@ -26,7 +26,7 @@ from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_
 from inception_jax.weights.weights_error import WeightsError
 
 NO_HEAD: dict[str, Any] = dict(num_classes=0, aux_heads=False)
-"""Options for a network that returns its pooled features, whatever classifier its file has."""
+"""Options for a network that ignores its file's classifier and returns its pooled features."""
 
 
 def create_model(
@@ -46,7 +46,8 @@ def create_model(
 
     Args:
         name: `arch` or `arch.tag`, see `list_models`. `hf-hub:owner/name` is a network with its
-            weights on the Hugging Face hub, and `local-dir:PATH` the same in a folder: see `load`.
+            weights on the Hugging Face hub. `local-dir:PATH` is the same in a local folder. For
+            both, see `load`.
         weights: None: random parameters. True: the tag's published file, downloaded once and
             cached. Otherwise a source that `load_weights` takes.
         num_classes: number of outputs. None: that of the tag. 0: no classifier, and the network
@@ -137,7 +138,15 @@ def _opened(source: Any) -> tuple[WeightFile, Spec, Path]:
 
 
 def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[str, Any]) -> Model:
-    """Loads a network like `load`, with options that override those of the source."""
+    """Loads a network like `load`, with options that override those of the source.
+
+    Args:
+        name: the source, see `hub.is_source`.
+        weights: None or True; the source has its own weights.
+        num_classes: number of outputs; None: that of the source. For another number, the classifier
+            is replaced.
+        given: the other arguments of `create_model`. Defaults do not override the source.
+    """
     if weights is not None and weights is not True:
         raise ValueError(f"{name} has its own weights: leave weights out, or load_weights later")
     words.check_counts(1 if num_classes is None else num_classes, given["in_channels"])
@@ -154,7 +163,7 @@ def abstract_model(name: str, **options: Any) -> Model:
     """Builds a network that has shapes but no values, in a second or less.
 
     Args:
-        name: what `create_model` takes.
+        name: see `create_model`.
         **options: of `create_model`.
 
     Raises:
@@ -176,10 +185,11 @@ def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: A
 
 
 def _fetchable(name: str, weights: Any) -> Any:
-    """Raises an error if `weights` is another library's word for published weights.
+    """Returns `weights`, or the local path if it is a source on the hub.
 
     Raises:
-        WeightsError: with the value to use here, unless a file has that name.
+        WeightsError: if it is another library's word for published weights, and no file has that
+            name. The message states the value to use here.
     """
     if isinstance(weights, Mapping | WeightFile | bool) or files.exists(Path(str(weights))):
         return weights

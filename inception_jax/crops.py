@@ -24,14 +24,14 @@ _PILLOW = {
 
 
 def crop_of(picture: Picture, info: ModelInfo, channels: int) -> np.ndarray:
-    """Crops and resizes an image; [h, w, channels] from 0 to 255."""
+    """Crops and resizes an image; returns [h, w, channels] from 0 to 255."""
     if picture.image.mode == "L" and channels == 3:  # the same, in a third of the memory
         return np.repeat(cropped(picture.image, info), 3, axis=2)
     return cropped(picture.with_channels(channels), info)
 
 
 def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """Crops and resizes an image in mode "L" or "RGB"; [h, w, c] from 0 to 255."""
+    """Crops and resizes an image in mode "L" or "RGB"; returns [h, w, c] from 0 to 255."""
     if info.crop == "resize_crop":
         seen = _resize_crop(picture, info)
     elif info.crop == "crop_resize":
@@ -64,22 +64,22 @@ def described(info: ModelInfo) -> str:
 
 
 def rounds(info: ModelInfo) -> bool:
-    """Returns whether `cropped` returns whole numbers, uint8."""
+    """Returns whether `cropped` rounds to uint8. Otherwise it returns float32."""
     return info.interpolation in _PILLOW
 
 
 def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Normalises the result of `cropped`; float32 [1, h, w, c]."""
+    """Normalises the result of `cropped`; returns float32 [1, h, w, c]."""
     return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
 
 
 def scaled(pixels: Array, info: ModelInfo) -> Array:
-    """Normalises pixels; float32 of the same shape.
+    """Normalises pixels; returns float32 of the same shape.
 
     Args:
         pixels: [..., c] from 0 to 255, of NumPy or jax and any type, in the network's order of
             channels.
-        info: has the range, mean and deviation.
+        info: states the range, mean and standard deviation.
     """
     fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
     mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
@@ -124,7 +124,7 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
     Args:
         pixels: of any type.
         size: new length of the axis.
-        axis: which.
+        axis: the axis to resize.
         half_pixel: sample output pixel i at (i + 0.5) * scale - 0.5, clipped at the border, as
             PyTorch and TensorFlow 2 do; otherwise at i * scale, as TensorFlow 1 does.
     """
@@ -141,7 +141,7 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
 def linear_positions(
     old: int, size: int, *, half_pixel: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns which input pixels each output pixel lies between, and the share of the second.
+    """Returns the two input pixels next to each output pixel, and the weight of the second.
 
     Args:
         old: number of input pixels.
@@ -149,7 +149,8 @@ def linear_positions(
         half_pixel: see `interpolated`.
 
     Returns:
-        Indices, int [size], of the first and the second, and float32 [size].
+        The indices of the first pixels and of the second pixels, both int [size], and the weights,
+        float32 [size]. The first pixel has the weight 1 - weight.
     """
     at = _positions(old, size, half_pixel)
     low = np.minimum(at.astype(int), old - 1)
@@ -158,10 +159,11 @@ def linear_positions(
 
 
 def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
-    """Positions of output pixels among `old` input pixels, float32 [size].
+    """Returns the positions of output pixels on the axis of `old` input pixels, float32 [size].
 
-    Both libraries compute in float32. PyTorch's compiler fuses the multiplication and the
-    subtraction, with one rounding; here both are exact in float64, and then rounded once.
+    TensorFlow and PyTorch compute in float32. PyTorch's compiler fuses the multiplication and the
+    subtraction, so they are rounded once. Here they are computed in float64, which is exact, and
+    rounded once.
     """
     scale = np.float32(old / size)
     if not half_pixel:

@@ -40,7 +40,7 @@ def require(module: str, what: str, error: type[Exception] = ValueError) -> Modu
         error: the class to raise.
 
     Raises:
-        error: in one line that names the package and the extra that installs it.
+        error: if it cannot be imported. One line names the package and the extra that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -75,7 +75,7 @@ def missing(problem: ImportError, what: str) -> str:
         what: see `require`.
 
     Raises:
-        ImportError: the error itself, if it is a fault of this library.
+        ImportError: `problem` itself, if the missing module is one of this library's own.
     """
     if (problem.name or "").partition(".")[0] in ("inception_jax", "reference_torch", "train"):
         raise problem

@@ -171,7 +171,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 
 def ending(name: str) -> str:
-    """Returns a file name's ending as it is counted."""
+    """Returns a file name's suffix with the dot; "without an ending" if it has none."""
     _, dot, ending = name.rpartition(".")
     return dot + ending if ending and dot else "without an ending"
 
@@ -192,12 +192,12 @@ def _may_be_regular(entry: os.DirEntry[str]) -> bool:
 
 
 def _holds(outer: str, inner: str) -> bool:
-    """Returns whether a folder is the same as another, or a parent of it; both without links."""
+    """Returns whether `outer` is `inner` or a parent of it. Links must have been resolved."""
     return Path(inner).is_relative_to(outer)
 
 
 def _missing_readers() -> dict[str, str]:
-    """Maps suffixes that cannot be read here to what reading them needs."""
+    """Maps each image suffix that cannot be read here to the package that is missing."""
     missing: dict[str, str] = {}
     if importlib.util.find_spec("pillow_heif") is None:
         missing |= dict.fromkeys(_HEIF, "pillow-heif: pip install 'inception-jax[heif]'")

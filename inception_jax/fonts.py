@@ -36,10 +36,10 @@ def fallbacks(text: Iterable[str], has: Any) -> tuple[list[Path], frozenset[str]
 
     Args:
         text: text to draw.
-        has: the Pillow font.
+        has: the font, opened by Pillow.
 
     Returns:
-        Font files, and the characters that no font has.
+        The paths of these fonts, and the characters that no font has.
     """
     wanted = {char for line in text for char in line if not char.isspace()}
     missing = {char for char in wanted if not _has(has, char)}
@@ -66,7 +66,10 @@ def escaped(text: str, missing: Collection[str]) -> str:
 
 
 def say_missing(missing: Collection[str]) -> None:
-    """Prints on standard error that no font has some characters, once for the same characters."""
+    """Prints on standard error that no font has these characters.
+
+    Repeated calls with the same characters print nothing.
+    """
     if missing:
         _say("".join(sorted(missing)))
 

@@ -1,7 +1,7 @@
 """Reads images, for all parts of the library and of the training programme.
 
-Every image becomes 8 bits per channel, grey or RGB, by one table of rules. Damaged images, and
-images of unknown range, raise `BadImageError`. Notes report conversions.
+Every image is converted to 8 bits per channel, grey or RGB; the table in `read` has the rules.
+Damaged images, and images of unknown range, raise `BadImageError`. Notes report conversions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 _CUT_PNG = "PNG that was cut off before its end"
 
-# What libjpeg-turbo's TurboJPEG interface cannot do, but libjpeg, and so Pillow, can.
+# What libjpeg-turbo's TurboJPEG interface cannot decode, but libjpeg, and so Pillow, can.
 _UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
 # Padding between segments: TensorFlow and libjpeg skip it, and files of ImageNet have it.
 _HARMLESS = re.compile(r"extraneous bytes before marker")
@@ -101,7 +101,7 @@ class Picture(NamedTuple):
 
 
 def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Picture:
-    """Reads an image.
+    """Reads an image, and converts it by this table. Refused images raise `BadImageError`.
 
     | stored as | becomes | `as_pillow` |
     |---|---|---|
@@ -117,7 +117,7 @@ def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Pict
     | floating point | refused: its range is not stated | clipped |
     | several frames or pages | the first | the same |
     | EXIF orientation | applied if `upright`, else ignored | the same |
-    | damage | refused | what Pillow makes of it, if anything |
+    | damage | refused | read if Pillow can read it, else refused |
 
     Args:
         source: a path, the bytes of a file, a Pillow image, or pixels uint8 [h, w], [h, w, 1] or
@@ -145,8 +145,9 @@ def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Pict
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a regular file completely. Pipes and devices are refused, because reading may never
-    end.
+    """Reads all bytes of a regular file.
+
+    Pipes and devices are refused, because reading them may never end.
 
     Raises:
         BadImageError: if it is not a regular file, or has more than `MAX_BYTES`.
@@ -182,7 +183,7 @@ def _of_array(source: Any) -> Image.Image:
 
 
 def _remedy(array: np.ndarray) -> str:
-    """Returns a hint how to convert an array of another kind to an image."""
+    """Returns a hint for converting an unsuitable array to an image; empty if there is none."""
     if array.ndim == 4 or array.dtype == object:
         return ": one image at a time; ij.classify(model, images) takes many"
     if array.ndim < 2 or array.dtype.kind in "US":
@@ -263,9 +264,13 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
-    """Raises an error for damage that Pillow ignores.
+    """Checks an image for damage that Pillow ignores.
 
-    Returns the image, possibly already decoded.
+    Returns:
+        The image, possibly already decoded.
+
+    Raises:
+        BadImageError: if it is damaged.
     """
     if image.format == "PNG":
         _check_png(data)
@@ -289,13 +294,17 @@ def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
 
 
 def check_only_pillow_can(data: bytes, error: ValueError) -> None:
-    """Returns without error if simplejpeg's problem concerns a JPEG that Pillow can decode.
+    """Checks whether Pillow can decode a JPEG that simplejpeg cannot.
 
-    libjpeg-turbo reports only the first problem, so a file with padding is also checked for its end
-    marker.
+    simplejpeg reports only the first problem. If that is padding, which is harmless, the file is
+    also checked for its end marker.
+
+    Args:
+        data: the content of the file.
+        error: the error that simplejpeg raised.
 
     Raises:
-        BadImageError: for damage.
+        BadImageError: if the file is damaged.
     """
     reason = str(error)
     padded = _HARMLESS.search(reason) and b"\xff\xd9" in data[-4096:]
@@ -374,7 +383,11 @@ def _is_heif(data: bytes) -> bool:
 
 
 def _register_heif(data: bytes) -> None:
-    """Enables HEIC in Pillow if its plugin is installed."""
+    """Enables HEIC in Pillow if this is a HEIC file.
+
+    Raises:
+        BadImageError: if Pillow's plugin for it is not installed.
+    """
     if not _is_heif(data):
         return
     try:
@@ -386,7 +399,7 @@ def _register_heif(data: bytes) -> None:
 
 
 def _described(data: bytes) -> str:
-    """Says what a file is that is no image, by its first bytes."""
+    """Describes a file that is not an image, by its first bytes."""
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         return "an HTML page"

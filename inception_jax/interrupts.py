@@ -1,4 +1,4 @@
-"""Handles commands that end early: by Ctrl-C, by SIGTERM, or because their reader has stopped."""
+"""Handles commands that end early: by Ctrl-C, by SIGTERM, or because their output is closed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _raise(number: int, _: Any) -> None:
 
 
 def print_all(text: str) -> None:
-    """Prints a text, such as a help. It is no error if the reader stops early."""
+    """Prints a text. There is no error if the reader of standard output has stopped reading."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -49,7 +49,7 @@ def print_all(text: str) -> None:
 
 
 def _to_nowhere() -> None:
-    """Discards further output. Otherwise Python prints an error at its end."""
+    """Discards further output. Otherwise Python would print an error when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -64,7 +64,7 @@ def run_command(command: Callable[[], int]) -> int:
         as `head`, has stopped reading.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without a letter shows its number instead
+        if hasattr(stream, "reconfigure"):  # escape characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with sigterm_raises():

@@ -8,8 +8,8 @@ from typing import Any
 def printable(name: Any) -> str:
     r"""Returns a name as text for a terminal.
 
-    Line breaks, escape sequences and other characters without a shape are written as in Python,
-    such as `\n`. So are bytes of a path that are not UTF-8, such as `\xff`.
+    Characters that cannot be printed, such as line breaks, are escaped as in Python: `\n`. Bytes of
+    a path that are not UTF-8 are escaped too: `\xff`.
     """
     return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
 
@@ -32,7 +32,7 @@ class Counts:
         self._kinds[kind] = count + 1, first
 
     def update(self, other: Counts) -> None:
-        """Adds the counts of another."""
+        """Adds the counts of another object."""
         for kind, (count, first) in other._kinds.items():
             before, earlier = self._kinds.get(kind, (0, first))
             self._kinds[kind] = before + count, earlier

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from inception_jax.nearest import did_you_mean
 from inception_jax.version import __version__
 
-_FEW = 5  # choices that are all listed beside a near miss
+_FEW = 5  # up to this many choices, all are listed, even if one is suggested
 _NUMBER = re.compile(r"-\.?\d")
 
 
@@ -25,9 +25,9 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         *args: see `argparse.ArgumentParser`.
-        other_words: option names of other programs, with ours.
-        answers: options of other programs that do not exist here, with advice.
-        other_values: by option, other programs' names of its values, with ours.
+        other_words: other programs' option names, mapped to ours, which errors suggest.
+        answers: other programs' options that do not exist here, mapped to the advice to print.
+        other_values: for each option, other programs' values, mapped to ours.
         **kwargs: see `argparse.ArgumentParser`.
     """
 
@@ -46,7 +46,10 @@ class Parser(argparse.ArgumentParser):
         self._other_values = other_values or {}
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """Reports unknown options first, because they cause argparse's other errors."""
+        """Parses the known options; see `argparse.ArgumentParser`.
+
+        Unknown options are reported first, because they cause argparse's other errors.
+        """
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(self._checked(words), namespace)
 
@@ -92,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, wrong + hint)
 
     def explained(self, message: str) -> str:
-        """Returns argparse's message in our own words."""
+        """Returns argparse's error message in a shorter form."""
         message = message.removeprefix("argument ")
         message = message.replace("the following arguments are required:", "missing:")
         message = re.sub(r"expected (at least )?one argument$", "a value is missing", message)
@@ -127,7 +130,7 @@ def number(text: str) -> float:
 
 
 def versions(program: str) -> str:
-    """Returns the line of `--version` without importing packages."""
+    """Returns the text for `--version`: the versions of this library, jax, flax and Python."""
     parts = [f"{program} {__version__}"]
     for package in ("jax", "flax"):
         try:

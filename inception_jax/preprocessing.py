@@ -44,7 +44,17 @@ def preprocess(model: Any, image: Any) -> np.ndarray:
 
 
 def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.ndarray:
-    """`preprocess` with known facts; counts the images that `warn_of` warns about."""
+    """Crops, resizes and normalises an image, like `preprocess`.
+
+    Args:
+        image: see `preprocess`.
+        info: the facts of the network.
+        channels: of the network's images.
+        notes: here the images are counted that `warn_of` warns about.
+
+    Returns:
+        float32 [1, h, w, c], with the channels in the network's order.
+    """
     picture = images.read(image, upright=info.upright)
     if images.EXIF_IGNORED in picture.notes:
         name = image if isinstance(image, str | os.PathLike) else "an image in memory"
@@ -53,7 +63,7 @@ def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.nda
 
 
 def warn_of(notes: Counts) -> None:
-    """Warns about photos that a viewer rotates, but the network's source does not."""
+    """Warns about photos with an EXIF orientation that the network's source ignores."""
     for line in notes.lines():
         warnings.warn(f"{line}; {SEEN_AS_STORED}", stacklevel=3)
 

@@ -1,4 +1,4 @@
-"""Names of networks and of published weights, and what each of them needs."""
+"""The registry of networks and of published weights, with the facts about each."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class FrozenDict(dict):
 
 @dataclasses.dataclass(frozen=True)
 class Tag:
-    """What one published set of weights needs, in addition to the network's defaults.
+    """The facts about one published set of weights: options, source and preprocessing.
 
     Attributes:
-        readings: options of the network's constructor with which it gives the publisher's numbers.
+        readings: options of the network's constructor that reproduce the publisher's outputs.
         source: the repository and file of the weights and of the published accuracy.
         num_classes: outputs of the classifier.
-        num_params: parameters without auxiliary heads; None: as for the network's default tag.
+        num_params: number of parameters without auxiliary heads; None: that of the network.
         input_size: side of the square images on which the publisher evaluates, in pixels.
         channel_order: the order of colours in the network's input.
         input_range: the largest value of a pixel before `mean` is subtracted, 1 or 255.
         mean: subtracted from each channel, in the order of the network's input.
-        std: divides the difference.
+        std: divides each channel after `mean` was subtracted.
         crop: how the square is made. "resize_crop": resize the shorter side to
             input_size / crop_pct, then crop the centre. "crop_resize": crop the central crop_pct of
             both sides, then resize. "squash": resize the whole image, ignoring its aspect ratio.
@@ -132,7 +132,7 @@ class ModelInfo:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The network's own options, without `SHARED_OPTIONS`, with the values of this tag."""
+        """The network's own options with the values of this tag, without `SHARED_OPTIONS`."""
         return {**_DEFAULTS[self.arch], **self.readings}
 
     @property

@@ -1,7 +1,8 @@
 """Reads text files that people write: lists of classes, lists of images.
 
-Editors and spreadsheets leave traces in such files: byte order marks, carriage returns, trailing
-blanks, separators. Everything unambiguous is read. Anything else is an error with file and line.
+Editors and spreadsheets write byte order marks, carriage returns, trailing blanks and separators
+into such files. Everything unambiguous is read. Anything else raises an error that names the file
+and the line.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ def _counted(count: int, what: str) -> str:
 
 
 def _separated(lines: list[Line], count: int) -> list[Line]:
-    """Splits a line with all names; at commas only if this gives `count` names."""
+    """Splits a single line into names, at semicolons, commas or tabs.
+
+    Commas and tabs separate names only if this gives `count` names.
+    """
     if len(lines) > 1 or count < 2:
         return lines
     number, text = lines[0]

@@ -46,7 +46,11 @@ def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[by
 
 
 def _verify(crc: int, checksum: bytes, where: str, error: type[Exception]) -> None:
-    """Compares a CRC-32C, which TFRecord stores rotated and with an offset."""
+    """Compares a computed CRC-32C with the stored one, which is rotated and has an offset added.
+
+    Raises:
+        error: if they differ.
+    """
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if struct.pack("<I", masked) != checksum:
         raise error(f"{where}: wrong checksum: the file is damaged, or no TFRecord file")

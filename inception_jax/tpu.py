@@ -1,4 +1,4 @@
-"""Whether this machine has TPUs."""
+"""Detects TPUs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ DEVICES = (Path("/dev/accel0"), Path("/dev/vfio/0"))  # older and newer machines
 
 
 def on_tpu() -> bool:
-    """Says whether there are TPUs, by their devices and the library that runs them."""
+    """Returns whether this machine has TPUs and libtpu, the library that runs them."""
     return find_spec("libtpu") is not None and any(device.exists() for device in DEVICES)
 
 
 def quiet_without_tpu() -> None:
-    """Keeps libtpu, where it is installed only to compile, from complaining that there is no TPU.
+    """Prevents libtpu's messages about missing TPUs, if it is installed only to compile for them.
 
-    To be called before jax asks for devices.
+    Call this before jax looks for devices.
     """
     if not on_tpu():
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")

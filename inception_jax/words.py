@@ -188,7 +188,7 @@ ATTRIBUTES: dict[str, str] = {
 
 
 def key_of(name: str) -> str:
-    """Returns a name without case and punctuation, in which spellings differ."""
+    """Returns a name in lower case without punctuation, so that different spellings are equal."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -200,7 +200,7 @@ for _name, _who, _tag in NAMES:
 
 
 def about_name(name: str, known: Iterable[str]) -> str:
-    """Describes what an unknown name means elsewhere, or which names are similar.
+    """Explains an unknown name: what it means in other libraries, or which names are similar.
 
     Args:
         name: the unknown name.
@@ -290,7 +290,7 @@ def check_counts(num_classes: Any, in_channels: Any) -> None:
     """Checks the number of classes and of channels.
 
     Raises:
-        ValueError: if they are not integers of at least 0 and 1.
+        ValueError: if they are not integers, `num_classes` is below 0, or `in_channels` below 1.
     """
     for what, value, least, more in (
         ("num_classes", num_classes, 0, "; 0 gives features without a classifier"),

@@ -1,4 +1,8 @@
-"""Attributes and methods that users of timm expect: sizes, the classifier, two halves of a call."""
+"""The attributes and methods that users of timm expect of a network.
+
+They are `num_classes`, `num_features`, `get_classifier`, `reset_classifier`, `forward_features` and
+`forward_head`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,11 @@ from reference_torch.weights import tensors_of
 
 
 class Habits(nn.Module):
-    """Attributes and methods with timm's names, and errors that give the name here for others."""
+    """Base class with timm's names for attributes and methods.
+
+    The error for an unknown attribute names the equivalent here, if the attribute is another
+    library's.
+    """
 
     aux_names: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]]
@@ -30,7 +38,7 @@ class Habits(nn.Module):
         return self.get_classifier().in_features
 
     def get_classifier(self) -> Linear:
-        """Returns the layer with one output for each class."""
+        """Returns the last layer, which has one output for each class."""
         return self.get_submodule(self.classifiers[0])  # type: ignore[return-value]
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -54,12 +62,15 @@ class Habits(nn.Module):
                 setattr(module, leaf, getattr(module, leaf).with_outputs(int(num_classes)))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the last map [n, c, h, w], the input of `forward_head`."""
+        """Returns the last feature map [n, c, h, w], the input of `forward_head`."""
         own: Any = self
         return next(reversed(own.features(images).values()))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Classifies the last map; see the method of `inception_jax.nn.habits.Habits`."""
+        """Classifies the last feature map.
+
+        For arguments and result see `inception_jax.nn.habits.Habits`.
+        """
         own: Any = self
         embedding = own.embedding({"last": x})
         return (own._pre_logits if pre_logits else own.logits)(embedding)
@@ -67,7 +78,7 @@ class Habits(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Also accepts NumPy arrays, as returned by `inception_jax.to_torch`."""
+        """Loads a state dict of tensors, or of NumPy arrays as `inception_jax.to_torch` returns."""
         return super().load_state_dict(tensors_of(state_dict), strict=strict, assign=assign)
 
     def __getattr__(self, name: str) -> Any:

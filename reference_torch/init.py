@@ -13,28 +13,37 @@ _CUT_STD = 0.87962566103423978
 
 
 def conv_kernel(weight: torch.Tensor) -> None:
-    """TF-slim's `variance_scaling_initializer` for a weight [out, in, h, w]."""
+    """Initialises a weight [out, in, h, w] like TF-slim's `variance_scaling_initializer`."""
     _variance_scaling(weight, 2.0)
 
 
 def depthwise_kernel(weight: torch.Tensor) -> None:
-    """Initialises a depthwise weight [c, 1, h, w] that is not followed by a ReLU."""
+    """Initialises a depthwise weight [c, 1, h, w].
+
+    The variance has no factor of 2, because no ReLU follows directly.
+    """
     _variance_scaling(weight, 1.0)
 
 
 def linear_kernel(weight: torch.Tensor) -> None:
-    """Initialises a weight [out, in]."""
+    """Initialises a linear weight [out, in]."""
     _variance_scaling(weight, 1.0)
 
 
 def xavier(weight: torch.Tensor) -> None:
-    """Caffe's "xavier" filler: uniform, scaled by the number of inputs only."""
+    """Initialises a weight like Caffe's "xavier" filler.
+
+    It is uniform and scaled by the number of inputs only.
+    """
     bound = math.sqrt(3 / weight[0].numel())
     torch.nn.init.uniform_(weight, -bound, bound)
 
 
 def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
-    """A normal distribution truncated at two standard deviations."""
+    """Returns a function that initialises a weight.
+
+    It draws from a normal distribution truncated at two standard deviations.
+    """
     return functools.partial(_cut_normal, std=stddev)  # unlike a lambda, pickled with a layer
 
 

@@ -1,7 +1,7 @@
-"""The layers that the whole family is built from.
+"""The layers that all networks are built from.
 
 Tensors are [n, c, h, w]. Classes, arguments and attributes are those of `inception_jax.nn.layers`,
-which explains them.
+which documents them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Maker = Callable[..., Layer]
 """A layer's class with the options that all layers of a network share."""
 
 Width = Callable[[int], int]
-"""Maps a channel count of the paper to that of a wider or narrower network."""
+"""Maps the paper's channel count to that of a wider or narrower network."""
 
 KernelInit = Callable[[torch.Tensor], None]
 
@@ -59,7 +59,7 @@ class Conv(nn.Conv2d):
 class DepthwiseConv(Conv):
     """Depthwise convolution: every channel has its own filters.
 
-    Kernel [c * multiplier, 1, h, w].
+    The kernel is [c * multiplier, 1, h, w].
     """
 
     def __init__(
@@ -91,18 +91,17 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation.
 
     Args:
-        channels: size of the channel axis, over which nothing is averaged.
+        channels: number of channels; statistics are averaged over all other axes.
         eps: added to the variance.
         momentum: share of the old running average that a training step keeps, the convention of
-            TensorFlow, Keras and Flax. PyTorch's `momentum`, which this class passes on, is one
-            minus this.
+            TensorFlow, Keras and Flax. This class passes one minus it to PyTorch.
     """
 
     def __init__(self, channels: int, *, eps: float, momentum: float):
         super().__init__(channels, eps=eps, momentum=1 - momentum)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Also takes vectors [n, c], like the twin. PyTorch has another class for them."""
+        """Accepts vectors [n, c] too, which PyTorch's `BatchNorm2d` rejects."""
 
 
 class ConvBN(nn.Module):
@@ -137,8 +136,9 @@ class ConvBN(nn.Module):
 class SeparableConvBN(nn.Module):
     """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
 
-    There is no activation between the depthwise and the pointwise convolution: the paper's figure
-        10 finds it harmful."""
+    There is no activation between the depthwise and the pointwise convolution. The paper's figure
+    10 finds one harmful.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, bn_eps: float, bn_momentum: float):
         super().__init__()
@@ -207,7 +207,7 @@ class DropPath(nn.Module):
 
 
 class Chain(nn.Sequential):
-    """Layers one after another."""
+    """Calls layers in sequence."""
 
     def __init__(self, layers: Iterable[nn.Module] = ()):
         super().__init__(*layers)
@@ -226,7 +226,7 @@ def l2_normalised(x: torch.Tensor) -> torch.Tensor:
 def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
     """Maps images normalised with ImageNet's mean and standard deviation to [-1, 1].
 
-    torchvision's `transform_input`, a part of its pretrained GoogLeNet and Inception V3.
+    torchvision calls this `transform_input`. Its pretrained GoogLeNet and Inception V3 need it.
     """
     mean = images.new_tensor((0.485, 0.456, 0.406))[:, None, None]
     std = images.new_tensor((0.229, 0.224, 0.225))[:, None, None]
@@ -234,9 +234,9 @@ def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
 
 
 def channel_scaler(width_multiplier: float) -> Width:
-    """Returns the function that scales a channel count by a width multiplier.
+    """Returns a function that scales a channel count by a width multiplier.
 
-    TF-slim's `depth_multiplier`: rounded down, never below 16.
+    As for TF-slim's `depth_multiplier`, the result is rounded down and never below 16.
 
     Raises:
         ValueError: if the multiplier is not positive.

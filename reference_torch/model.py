@@ -1,4 +1,4 @@
-"""The base class of all networks: stages as features, and the head on the last stage."""
+"""The base class of all networks: named stages, and a classifier on the last feature map."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from reference_torch.habits import Habits
 from reference_torch.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
 
 Hook = Callable[[str, torch.Tensor], torch.Tensor]
-"""Called with a stage's name and map; the network continues with the map that it returns."""
+"""Maps a stage's name and feature map to the feature map with which the network continues."""
 
 
 class Maps:
-    """Collects the maps of a network's stages in forward order.
+    """Collects the feature maps of a network's stages, in forward order.
 
     Attributes:
-        by_name: each stage's map [n, c, h, w].
+        by_name: each stage's feature map [n, c, h, w].
     """
 
     def __init__(self, hook: Hook | None = None):
@@ -28,17 +28,21 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: torch.Tensor) -> torch.Tensor:
-        """Records a stage's map, and returns the map with which the network continues."""
+        """Records a stage's feature map, after the hook if there is one.
+
+        Returns:
+            The recorded feature map, with which the network continues.
+        """
         map = map if self._hook is None else self._hook(name, map)
         self.by_name[name] = map
         return map
 
 
 class Model(Habits):
-    """A network: images [n, c, h, w] to logits [n, num_classes].
+    """Base class of networks: images [n, c, h, w] to logits [n, num_classes].
 
-    Attributes and methods are those of `inception_jax.nn.model.Model`; PyTorch's `training` stands
-    for `in_training`.
+    Attributes and methods are those of `inception_jax.nn.model.Model`. PyTorch's `training`
+    replaces `in_training`.
     """
 
     min_size: ClassVar[int]
@@ -53,36 +57,52 @@ class Model(Habits):
     fc: Linear
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Computes all stages and adds their maps. Each network implements it."""
+        """Computes all stages and adds their feature maps to `maps`.
+
+        Every network implements it.
+        """
         raise NotImplementedError
 
     def features(
         self, images: torch.Tensor, *, hook: Hook | None = None
     ) -> OrderedDict[str, torch.Tensor]:
-        """Returns every stage's map [n, c, h, w] by its name, in forward order."""
+        """Returns every stage's feature map [n, c, h, w] by its name, in forward order.
+
+        Args:
+            images: floats [n, c, h, w].
+            hook: called with each stage's name and feature map. Its return value replaces the
+                feature map, in the result and as the input of the next stages.
+
+        Raises:
+            ValueError: for images of a wrong shape or type, see `layers.check_images`.
+        """
         check_images(images, self.min_size, self.in_channels)
         maps = Maps(hook)
         self._body(imagenet_to_inception(images) if self.transform_input else images, maps)
         return maps.by_name
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the input of the classifier for images: the mean of the last map, [n, d]."""
+        """Returns the classifier's input for images, [n, d]: the mean of the last feature map."""
         return self.embedding(self.features(images))
 
     def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Returns the input of the classifier for the maps of `features`, [n, d]."""
+        """Returns the classifier's input, [n, d], from the feature maps of `features`."""
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Classifies an embedding [n, d]; returns logits [n, num_classes]."""
+        """Classifies an embedding [n, d].
+
+        Returns:
+            Logits [n, num_classes]. A network without classes returns [n, d].
+        """
         return self.fc(self._pre_logits(embedding))
 
     def _pre_logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Returns the input of the last layer, [n, d]."""
+        """Returns the input of the last layer, [n, d], for an embedding."""
         return self.dropout(embedding)
 
     def classify(self, maps: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies the maps of `features`. Returns the same as a call."""
+        """Classifies the feature maps of `features`. Returns the same as `forward`."""
         logits = self.logits(self.embedding(maps))
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.training or not heads or None in heads.values():
@@ -91,5 +111,11 @@ class Model(Habits):
         return {"logits": logits, **{name: head(maps[stage]) for (name, head), stage in stages}}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Returns logits [n, num_classes]; in training with auxiliary classifiers a dict."""
+        """Classifies images.
+
+        Returns:
+            Logits [n, num_classes]; for a network without classes, the pooled features [n, d]. In
+            training with auxiliary classifiers, a dict of `logits` and of the auxiliary logits by
+            name, each [n, num_classes].
+        """
         return self.classify(self.features(images))

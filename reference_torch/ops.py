@@ -1,4 +1,4 @@
-"""Padding and pooling on NCHW tensors, by the rules of `inception_jax.nn.ops`."""
+"""Padding and pooling on NCHW tensors, with the rules of `inception_jax.nn.ops`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch.nn.functional as F
 Padding = Literal["valid", "same", "symmetric", "ceil"]
 """Padding of windows at the border.
 
-`valid`: no padding. `same`: TensorFlow's rule, output size ceil(n / stride), with the odd pixel of
-padding on the high side. `symmetric`: usual in PyTorch, k // 2 on both sides. `ceil`: Caffe's
-pooling and PyTorch's `ceil_mode`: like `valid`, but the last window may extend over the high side.
+- `valid`: no padding.
+- `same`: TensorFlow's rule: output size ceil(n / stride), an odd pixel of padding on the high side.
+- `symmetric`: k // 2 on both sides for a window of size k, as is usual in PyTorch.
+- `ceil`: like `valid`, but the last window may extend beyond the high side, as in Caffe's pooling
+  and PyTorch's `ceil_mode`.
 """
 
 PadMode = Literal["tf", "torch"]
-"""The rules of strided convolutions and max pools: TensorFlow's, or PyTorch's and Caffe's."""
+"""Padding of strided convolutions and max pools: TensorFlow's, or PyTorch's and Caffe's."""
 
 CONV_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "symmetric"}
 POOL_PADDING: dict[PadMode, Padding] = {"tf": "same", "torch": "ceil"}
@@ -42,14 +44,17 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 def pad(
     x: torch.Tensor, window: tuple[int, int], stride: int, padding: Padding, value: float = 0.0
 ) -> torch.Tensor:
-    """Pads [n, c, h, w] for a window; PyTorch's own layers cannot pad two sides differently."""
+    """Pads [n, c, h, w] with `value`, as a window needs.
+
+    PyTorch's own layers cannot pad the two sides of an axis differently.
+    """
     rows = pads(x.shape[2], window[0], stride, padding)
     cols = pads(x.shape[3], window[1], stride, padding)
     return F.pad(x, (*cols, *rows), value=value) if any((*rows, *cols)) else x
 
 
 def max_pool(x: torch.Tensor, window: int, stride: int, padding: Padding = "valid") -> torch.Tensor:
-    """Maximum over windows of [n, c, h, w]. Padding is never the maximum."""
+    """Returns the maximum over windows of [n, c, h, w]. Padding is never the maximum."""
     return F.max_pool2d(pad(x, (window, window), stride, padding, -math.inf), window, stride)
 
 
@@ -61,7 +66,11 @@ def avg_pool(
     *,
     count_include_pad: bool = False,
 ) -> torch.Tensor:
-    """Mean over windows of [n, c, h, w]. At the border it includes padding or not."""
+    """Returns the mean over windows of [n, c, h, w].
+
+    At the border, it divides by the size of the window if `count_include_pad`, else by the number
+    of pixels inside the feature map.
+    """
     total = F.avg_pool2d(pad(x, (window, window), stride, padding), window, stride)
     if count_include_pad or padding == "valid":
         return total
@@ -70,7 +79,7 @@ def avg_pool(
 
 
 def adaptive_avg_pool(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Means of [n, c, h, w] over size x size windows that cover the map, [n, c, size, size]."""
+    """Averages [n, c, h, w] over size x size windows that cover it, to [n, c, size, size]."""
     return F.adaptive_avg_pool2d(x, size)
 
 

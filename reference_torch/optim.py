@@ -1,4 +1,4 @@
-"""The optimiser of the Inception papers, in TensorFlow's form."""
+"""The optimiser of the Inception papers, as TensorFlow defines it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
     """RMSProp like `tf.train.RMSPropOptimizer`.
 
     It differs from `torch.optim.RMSprop` in three ways, which all matter with the papers' epsilon
-    of 1.0: the mean square starts at one, epsilon is under the root, and the learning rate is
-    applied before the momentum, so that a decaying rate does not shrink earlier steps in the
-    momentum:
+    of 1.0. The mean square starts at one. Epsilon is under the root. The learning rate is applied
+    before the momentum, so that a decaying rate does not shrink earlier steps in the momentum:
 
         square = decay * square + (1 - decay) * gradient^2
         step = momentum * step + lr * gradient / sqrt(square + eps)
         parameter = parameter - step
 
-    There is no `weight_decay`: in TensorFlow's code L2 is a term of the loss, so it is part of the
-    gradient before gradient clipping, which happens outside.
+    There is no `weight_decay`. In TensorFlow's code, L2 regularisation is a term of the loss, so it
+    is part of the gradient before gradient clipping, which this class does not do.
 
     Args:
         params: parameters, or groups of them.
@@ -31,7 +30,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
         eps: added to the mean square under the root.
 
     Raises:
-        ValueError: for a number outside its range.
+        ValueError: if `lr` or `eps` is negative; if `decay` or `momentum` is not in [0, 1).
     """
 
     def __init__(
@@ -59,7 +58,14 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Takes one step. `closure` recomputes the loss and its gradients."""
+        """Updates all parameters that have a gradient.
+
+        Args:
+            closure: recomputes the loss and its gradients first.
+
+        Returns:
+            The loss that `closure` returns; None without it.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Names of networks and of published weights, and the options that each of them needs."""
+"""The names of networks and of published weights, and the options that each of them needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MODELS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {}
 
 
 class UnknownModelError(KeyError):
-    """There is no network or tag of this name."""
+    """No network or tag has this name."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -33,7 +33,12 @@ def register(arch: str, model_class: type[nn.Module], tags: Tags) -> None:
 
 
 def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
-    """Returns the networks, or with `tags` the `name.tag`s, that fit a shell pattern, sorted."""
+    """Returns the sorted names of the networks that match a shell pattern.
+
+    Args:
+        pattern: shell pattern of names, such as "inception_v*".
+        tags: return names with tags, `arch.tag`, instead of networks.
+    """
     return sorted(
         name
         for name in _MODELS
@@ -59,10 +64,15 @@ def create_model(
     Args:
         name: `arch` or `arch.tag`, see `list_models`.
         weights: None for random parameters; a file of `inception_jax.save_weights`, the folder of a
-            run, or a `.pth` of this twin; or a state dict of tensors or NumPy arrays, such as
-            `inception_jax.to_torch` returns.
-        dtype: of parameters and computation.
-        param_dtype: None, or the same as `dtype`, because this twin computes in the dtype that it
+            training run, or a `.pth`, `.pt` or `.bin` file of this twin; or a state dict of tensors
+            or NumPy arrays, such as `inception_jax.to_torch` returns.
+        num_classes: number of classes; None: the tag's own, usually 1000. With 0 the network
+            returns its pooled features.
+        in_channels: channels of the images.
+        aux_heads: build auxiliary classifiers.
+        width_multiplier: scales every channel count.
+        dtype: dtype of the parameters and of the computation.
+        param_dtype: None or equal to `dtype`, because this twin computes in the dtype that it
             stores.
         **readings: more options of the network's class. They override those of the tag.
 
@@ -71,9 +81,9 @@ def create_model(
         RuntimeError: if the weights do not fit.
         TypeError: for an option that the network does not have.
         FileNotFoundError: if there is no such file of weights.
-        ValueError: if the file states that it is of another network; if the two dtypes differ
-            (`torch.autocast` is PyTorch's way to mix them); if the network has no auxiliary
-            classifiers; if a size is not an integer.
+        ValueError: if `weights` asks for published weights, which this twin does not download; if
+            the file is for another network; if the two dtypes differ (use `torch.autocast` to mix
+            them); if the network has no auxiliary classifiers; if a size is not an integer.
     """
     if name not in _MODELS:
         raise UnknownModelError(words.about_name(name, _MODELS))
@@ -103,7 +113,10 @@ def create_model(
 
 
 def _load(model: nn.Module, weights: Any, name: str, options: Mapping[str, Any]) -> None:
-    """Loads a state dict or a file. A network without classes skips the classifier."""
+    """Loads a state dict or a file of weights into a network.
+
+    A network without classes ignores the weights of classifiers.
+    """
     if not isinstance(weights, Mapping):
         hint = words.about_weights(weights, name, _MODELS)
         if weights is True or (hint is not None and not Path(weights).exists()):

@@ -1,4 +1,4 @@
-"""Weights of `inception_jax` as PyTorch tensors, from a mapping or a file."""
+"""Converts weights of `inception_jax`, from a mapping or a file, to PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
     """Reads a weight file into a state dict.
 
     Args:
-        path: a file of `inception_jax.save_weights`, or a `.pth`, `.pt` or `.bin` of this twin.
-        name: of the network that the weights are for.
-        options: how it was built, with `num_classes`, `in_channels` and `width_multiplier`.
+        path: a file of `inception_jax.save_weights`, a `.pth`, `.pt` or `.bin` file of this twin,
+            or a folder with `weights.safetensors` or `model.safetensors`.
+        name: name of the network that is to load the weights.
+        options: options of that network, with `num_classes`, `in_channels` and `width_multiplier`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file with another suffix, or one that states that it is of another
-            network.
+        ValueError: for a file with another suffix, or a file that says it is for another network.
     """
     path = Path(path)
     if path.is_dir() and (path / "weights.safetensors").is_file():
@@ -65,10 +65,10 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
 
 
 def _check(path: Path, said: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> None:
-    """Compares the network that a file states with the given one.
+    """Checks that a file's metadata describe the network that is to load it.
 
     Raises:
-        ValueError: with the call that fits.
+        ValueError: if they do not; the message has the call of `create_model` that fits.
     """
     needed = {
         "num_classes": said["num_classes"],

@@ -1,1 +1,1 @@
-"""The tests, by room; `tests.helpers` also serves benchmarks."""
+"""The tests of the library, of training and of TPU scripts; benchmarks also use `helpers`."""

@@ -6,13 +6,13 @@ from importlib.metadata import version
 
 # Two virtual devices show what one device hides: shardings, global statistics, padded batches.
 _FLAGS = "--xla_force_host_platform_device_count=2"
-# The older way of emitting loops compiles in a third of the time. Later releases do not have it,
-# and end at a flag that they do not know.
+# XLA's older loop emitter compiles in a third of the time. Later releases do not have it, and abort
+# if they get an unknown flag.
 if version("jaxlib") < "0.11":
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
-# One process per core: PyTorch and BLAS are not to start threads of their own.
+# The suite runs one process per core, so PyTorch and BLAS must not start threads of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
@@ -27,14 +27,14 @@ hypothesis.settings.register_profile(
     "suite",
     deadline=None,  # the first example compiles
     max_examples=25,
-    # The fixture that forces a form of the operations holds for all examples alike.
+    # The fixture that forces a form of the operations applies to all examples.
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("suite")
 
 _NETWORKS = set(ij.list_models())
 
-# Half the time to compile; what is compiled is the same, less optimised.
+# This halves the time to compile. Programs are the same, but less optimised.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -50,14 +50,14 @@ def dtype(request):
 
 @pytest.fixture
 def own_gradients_everywhere(monkeypatch):
-    """Lets the rewriting `gradients` change small convolutions too, which are left alone."""
+    """Makes the rewrite `gradients` change small convolutions too, which it normally skips."""
     monkeypatch.setattr(gradients, "_LARGE_MAP", 1)
     monkeypatch.setattr(gradients, "_LEAST_CHANNELS", 1)
 
 
 @pytest.fixture(scope="module")
 def optimizing_compiler():
-    """For tests that run long enough to earn the compiler's effort back."""
+    """Enables the compiler's optimisations, for tests that run long enough to benefit."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -65,8 +65,8 @@ def optimizing_compiler():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keeps the tests of one network, or of one file, in one process, which then reuses it."""
-    # Not by pytest-xdist's marks: pytest 9.2 does not hand them on.
+    """Runs the tests of one network, or of one file, in one process, which reuses its caches."""
+    # pytest-xdist's marks cannot be used: pytest 9.2 does not pass them on.
     scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
     scheduler._split_scope = _group
     config.option.loadscopereorder = False  # in the order of collection, see below
@@ -101,7 +101,10 @@ def last_group():
 
 @pytest.fixture(autouse=True)
 def forget_the_last_network(request, last_group):
-    """Compiled programs of the whole family would fill the machine's memory."""
+    """Clears caches after the last test of a network.
+
+    The compiled programs of all networks would fill the memory.
+    """
     group = _group(request.node.nodeid)
     if last_group[0] not in (None, group):
         forget()

@@ -1,8 +1,8 @@
-"""Numbers that every network must give, computed by its PyTorch twin in float64.
+"""Reference numbers of every network, computed by its PyTorch twin in float64.
 
-`python -m tests.reference_numbers [NAME...]` writes them to `reference_numbers.json`, with PyTorch.
-The tests compare JAX with the file, so they need none. NumPy draws parameters, statistics and
-images. Write the file again only if the numbers are meant to change.
+`python -m tests.reference_numbers [NAME...]` writes them to `reference_numbers.json` and needs
+PyTorch. The tests compare JAX with the file and do not need it. NumPy draws parameters, statistics
+and images. Write the file again only if the numbers are meant to change.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from tests.helpers.networks import CLASSES, named_leaves, network, options_for
 
 FILE = Path(__file__).with_suffix(".json")
 IMAGES, STEP, AUX_WEIGHT = 3, 0.1, 0.4  # STEP is the length of the step along the gradient
-# Of the running statistics: the papers', whatever a network's default is.
+# Momenta of the running statistics as in the papers, whatever a network's default is.
 MOMENTA = {
     **dict.fromkeys(("inception_v1", "inception_v2", "inception_v3", "inception_v4"), 0.9997),
     "inception_resnet_v2": 0.9997,
     "inception_resnet_v1": 0.995,
     "xception": 0.99,
 }
-TENSORS = 6  # of the kernels, and of the statistics, whose gradient or change is kept
+TENSORS = 6  # kernels with stored gradients, and statistics with stored changes
 
 Tensors = dict[str, np.ndarray]
 
 
 def of_jax(name: str, dtype: str) -> dict[str, Any]:
-    """Returns a network's logits before and after a training step, and what the step did."""
+    """Returns a network's numbers before, in and after one training step.
+
+    They are logits, loss, gradients and changes of running statistics.
+    """
     model = network(name, dtype, **_options(name))
     images, labels = batch(model, dtype)
     eval_def, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -72,7 +75,7 @@ def of_jax(name: str, dtype: str) -> dict[str, Any]:
 
 
 def of_pytorch(name: str) -> dict[str, Any]:
-    """The same, by the network's twin in float64."""
+    """Returns the numbers of `of_jax`, computed by the network's twin in float64."""
     import torch
     import torch.nn.functional as F
 
@@ -114,7 +117,7 @@ def batch(model: nnx.Module, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(logits: Any, loss: Any, grads: Tensors, moved: Tensors, after: Any) -> dict[str, Any]:
-    # The gradient of a bias before a BatchNorm is zero, of which rounding leaves something.
+    # The gradient of a bias before a BatchNorm is zero except for rounding.
     kernels = {name: grad for name, grad in grads.items() if grad.ndim > 1}
     return {
         "logits": np.asarray(logits).tolist(),
@@ -131,7 +134,10 @@ def _norm(grads: Tensors) -> float:
 
 
 def _projections(tensors: Tensors) -> dict[str, float]:
-    """One number of each of a few tensors, evenly spaced by name, which all its elements change."""
+    """Returns one number for each of a few tensors: a weighted sum of all its elements.
+
+    The tensors are evenly spaced by name.
+    """
     names = sorted(tensors)
     chosen = {names[i] for i in np.linspace(0, len(names) - 1, TENSORS).round().astype(int)}
     return {
@@ -141,7 +147,7 @@ def _projections(tensors: Tensors) -> dict[str, float]:
 
 
 def main() -> None:
-    """Writes the file, or the numbers of the networks that are named."""
+    """Writes the file, or updates the networks that the command line names."""
     names = ij.list_models()
     kept = json.loads(FILE.read_text()) if sys.argv[1:] else {}
     numbers = kept | {name: of_pytorch(name) for name in sys.argv[1:] or names}

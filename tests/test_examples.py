@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run."""
+"""Tests that the notebooks of examples/ run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name, tmp_path):
-    """At small size; what is asserted in a notebook holds there too."""
+    """Runs a notebook at small size, including its assertions."""
     pytest.importorskip("nbclient")
     command = [sys.executable, FOLDER / "run.py", name, "--small", "--to", tmp_path]
     subprocess.run(command, check=True)
@@ -33,7 +33,7 @@ LARGEST = 400_000  # bytes of a notebook
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_shows_its_results(name):
-    """It was run whole, from the first cell to the last, and its pictures are small."""
+    """The stored notebook was run from the first cell to the last, and the file is small."""
     path = FOLDER / f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert "".join(cells[0]["source"]).startswith("# ")

@@ -1,6 +1,7 @@
-"""The suite notices faults: each is planted in a copy of the tree, and a test must fail.
+"""Tests that the suite notices faults: each is planted in a copy, and a test must fail.
 
-Every row is a fault, the file, its text, the text that is planted, and the tests that must notice.
+A row has a fault's name, its file, the text there, the text planted instead, and the tests that
+must fail.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Fault(NamedTuple):
-    """A fault, and who must notice it."""
+    """A fault, and the tests that must fail because of it."""
 
     name: str
     file: str
@@ -255,7 +256,7 @@ FAULTS = [
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy of the tree."""
+    """Returns the path of a copy of the repository."""
     copy = tmp_path_factory.mktemp("planted") / "tree"
     ignored = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis", "runs")
     shutil.copytree(ROOT, copy, ignore=ignored)

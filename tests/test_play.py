@@ -1,4 +1,4 @@
-"""The page where one can play: its networks, and its program in a browser."""
+"""Tests the interactive page: its networks, and its program in a browser."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ ATOL = 1e-4  # of logits up to 10: another order of summation in float32
 
 
 def as_the_page_takes_it(image: Image.Image, *, swapped: bool = False) -> np.ndarray:
-    """Grey, in the middle of a black square, 28 x 28; by Pillow, uint8."""
+    """Returns an image as the page prepares it: grey, centred in a black square, 28 x 28.
+
+    Pillow computes it, as uint8. `swapped` inverts the image first.
+    """
     grey = image.convert("L")
     grey = ImageOps.invert(grey) if swapped else grey
     side = max(grey.size)
@@ -37,7 +40,7 @@ def as_the_page_takes_it(image: Image.Image, *, swapped: bool = False) -> np.nda
 
 
 def logits(name: str, picture: np.ndarray) -> np.ndarray:
-    """Logits of a 28 x 28 picture by onnxruntime in Python."""
+    """Returns the logits of a 28 x 28 picture, computed by onnxruntime in Python."""
     from inception_jax.crops import interpolated
 
     size = NETWORKS[name]["size"]
@@ -71,7 +74,7 @@ def test_most_samples_are_recognised():
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """A server of the page, built from its sources, without the site's theme."""
+    """Serves the page, built from its sources without the site's theme; yields the address."""
     modules = ROOT / "examples" / "play" / "node_modules"
     node = shutil.which("node")
     if PROGRAM is None or node is None or not modules.is_dir():
@@ -123,7 +126,7 @@ def shown_logits(browser: Browser) -> np.ndarray:
 
 @pytest.mark.slow
 def test_in_a_browser(browser, tmp_path):
-    """Samples, files, keyboard, touch; the numbers are Python's."""
+    """Tests samples, files, classes, keyboard and touch; the logits must match Python's."""
     assert browser.value("document.documentElement.scrollWidth <= innerWidth")
     browser.value("document.getElementById('play-check').click()")
     checked = "document.getElementById('play-checked').textContent"
@@ -140,7 +143,7 @@ def test_in_a_browser(browser, tmp_path):
 
 
 def check_files(browser: Browser, folder: Path) -> None:
-    """Pictures of odd sizes and colours: the same logits, whichever way they come."""
+    """Pictures of odd sizes and colours, chosen as files, give the same logits as in Python."""
     rng = np.random.default_rng(0)
     for k, (size, light) in enumerate([((57, 131), False), ((203, 90), True), ((5, 9), False)]):
         pixels = rng.integers(200 if light else 0, 256 if light else 90, (*size, 3), np.uint8)
@@ -175,7 +178,7 @@ def wait_until_close(browser: Browser, expected: np.ndarray) -> None:
 
 
 def check_classes_and_stages(browser: Browser) -> None:
-    """Five classes, of which each can be chosen for its heat map; every stage's map."""
+    """The page shows five classes, the chosen class's heat map, and every stage's map."""
     buttons = "document.querySelectorAll('#play-classes button')"
     assert browser.value(f"{buttons}.length") == 5
     heat = "document.getElementById('play-heat').toDataURL()"
@@ -192,7 +195,7 @@ def check_classes_and_stages(browser: Browser) -> None:
 
 
 def check_keyboard(browser: Browser) -> None:
-    """A line drawn by keys changes the picture and the logits."""
+    """A line drawn with the keyboard changes the picture and the logits."""
     browser.value("document.getElementById('play-clear').click()")
     wait_until_close(browser, logits(current(browser), np.zeros((SIDE, SIDE), np.uint8)))
     browser.value("document.getElementById('play-board').focus()")
@@ -204,7 +207,7 @@ def check_keyboard(browser: Browser) -> None:
 
 
 def check_touch(browser: Browser) -> None:
-    """So does a finger, and the page does not scroll under it."""
+    """A line drawn with a finger changes them too, and the page does not scroll."""
     browser.value("document.getElementById('play-clear').click()")
     browser.value("document.getElementById('play-board').scrollIntoView()")
     box = browser.value(
@@ -226,7 +229,7 @@ def current(browser: Browser) -> str:
 
 
 def settled_picture(browser: Browser) -> np.ndarray:
-    """The 28 x 28 pixels that the page shows as the network's input, once they stay."""
+    """Returns the 28 x 28 input that the page shows, once it has stopped changing."""
     data = (
         "(() => { const c = document.getElementById('play-input'); return [...c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); })()"

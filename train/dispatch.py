@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Executes the command; returns the last line of standard output."""
+    """Executes the command; returns the result to print as the last line."""
     if config.run.compile_only is not None:
         return training_step.describe(config, dataset)
     processes.connect(config.hosts)
@@ -72,7 +72,7 @@ def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def _with_trace(error: Exception, config: Config | None) -> str:
-    """Writes the trace of an error that ends the run; returns a one-line description."""
+    """Writes an error's traceback to `error.log`; returns a one-line description of the error."""
     folder = config.run.workdir if config else None
     process = config.hosts.process_id or 0 if config else 0
     path = trace.write(error, folder, process)
@@ -99,7 +99,10 @@ def _explain(error: Exception, folder: Path | None) -> str:
 
 
 def _peer_lost(error: Exception) -> bool:
-    """Says whether an error is of devices that wait for those of another process."""
+    """Returns whether an error may mean that another process of the run is lost.
+
+    Any error of the JAX runtime counts, if the run has several processes.
+    """
     return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
 
 

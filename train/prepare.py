@@ -2,8 +2,8 @@
 
     python train/prepare.py folder SRC DST      a folder of images, SRC/train/CLASS/IMAGE
     python train/prepare.py tfrecord SRC DST    a TFDS data set prepared as TFRecord, or ImageNet's
-                                                shards train-00000-of-01024 as made for the
-                                                Inception and TPU code
+                                                shards train-00000-of-01024, in the layout of
+                                                TensorFlow's Inception and TPU code
 
 The result is DST/NAME/VERSION; `--dataset NAME --data-dir DST` trains on it. Encoded images are
 copied unchanged.
@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        The exit code: 0; 2 for bad usage; 1 for another error; 130 after Ctrl-C, 143 after SIGTERM,
-        which keep nothing.
+        The exit code: 0 after success; 2 for bad usage; 1 for another error; 130 after Ctrl-C; 143
+        after SIGTERM. No unfinished data set is left behind.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(lambda: _run(words))

@@ -1,11 +1,11 @@
-"""Files on a disk or in a bucket: the one place that knows how the two differ.
+"""Files on a disk or in a bucket. Only this module distinguishes between the two.
 
-Elsewhere a path is a path: `place` makes a `pathlib.Path` of a local one, and of gs://... and
-s3://... what etils.epath makes of it, which has the methods of pathlib and reads and writes through
-fsspec. What pathlib can do and a bucket cannot is here.
+`place` returns a `pathlib.Path` for a local path. For gs://... and s3://... it returns a path of
+`etils.epath`, which has the same methods and reads and writes through fsspec. This module contains
+the operations of pathlib that do not work in a bucket.
 
-A bucket has no folders, no renaming and no appending, but an object appears whole or not at all,
-can be created only if it is absent, and deleted only if it is still the one that was read.
+A bucket has no folders, and cannot rename or append. But every write is atomic. Writing can depend
+on the condition that the object does not exist, and deleting on the condition that it is unchanged.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any, cast
 from inception_jax import extras, outputs
 from train.errors import UsageError
 
-# epath prefers TensorFlow where it is installed, whose own readers of buckets are gone. It asks
-# once, for the first path of anyone.
+# If TensorFlow is installed, epath uses it by default, but TensorFlow no longer reads buckets.
+# epath reads this variable only once, at the first path in the process.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
@@ -35,7 +35,8 @@ def place(text: str | os.PathLike[str]) -> Path:
     """Returns the path of a file or folder, local or in a bucket.
 
     Raises:
-        UsageError: for an address of another kind, or if what reads it is not installed.
+        UsageError: for another scheme, without the name of a bucket, or if the package that reads
+            the bucket is not installed.
     """
     text = os.fspath(text)
     scheme, mark, rest = text.partition("://")
@@ -53,7 +54,7 @@ def place(text: str | os.PathLike[str]) -> Path:
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Says whether a path is in a bucket."""
+    """Returns whether a path is in a bucket."""
     return "://" in os.fspath(path)
 
 
@@ -63,7 +64,7 @@ def absolute(path: Path) -> Path:
 
 
 def filesystem(path: str | os.PathLike[str]) -> Any:
-    """Returns fsspec's file system of a path in a bucket."""
+    """Returns the fsspec file system for a path in a bucket."""
     _prepare()
     import fsspec
 
@@ -71,7 +72,7 @@ def filesystem(path: str | os.PathLike[str]) -> Any:
 
 
 def matches(folder: Path, pattern: str) -> list[Path]:
-    """Returns what is in a folder, by a pattern as of `Path.glob`; nothing if there is none."""
+    """Returns the paths that match a pattern, like `Path.glob`; empty if the folder is missing."""
     try:
         return list(folder.glob(pattern))
     except FileNotFoundError:  # not even the bucket
@@ -79,12 +80,12 @@ def matches(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Returns what an object in a bucket holds."""
+    """Returns the content of an object in a bucket."""
     return filesystem(path).cat_file(os.fspath(path))
 
 
 def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
-    """Returns the sizes of all objects below a folder in a bucket, by their path below it."""
+    """Returns the sizes in bytes of all objects in a folder of a bucket, by relative path."""
     found = filesystem(folder).find(os.fspath(folder), detail=True)
     start = len(os.fspath(folder).partition("://")[2].rstrip("/")) + 1
     return {name[start:]: info["size"] for name, info in found.items()}
@@ -92,7 +93,10 @@ def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a local path to write to. That file replaces `path`; after an error it is deleted."""
+    """Yields a local path to write to.
+
+    If the body succeeds, the written file replaces `path` atomically. Otherwise it is deleted.
+    """
     if not is_remote(path):
         with outputs.atomic_write(path) as partial:
             yield partial
@@ -105,7 +109,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """Yields a local path with what a file holds, for libraries that read local files."""
+    """Yields a local path with the content of a file, for libraries that only read local files.
+
+    A file in a bucket is copied to a temporary file, which is deleted after the body.
+    """
     if not is_remote(path):
         yield path
         return
@@ -116,10 +123,12 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def create(path: Path, text: str) -> bool:
-    """Creates a file unless it exists; of several that try, one succeeds.
+    """Creates a file with a text, unless the file exists.
+
+    If several processes call this at the same time, exactly one of them creates the file.
 
     Returns:
-        Whether it did.
+        Whether this call created the file.
     """
     if is_remote(path):
         try:
@@ -141,7 +150,10 @@ def create(path: Path, text: str) -> bool:
 
 
 def touch(path: Path, text: str) -> None:
-    """Sets the time of change of a file that holds a text."""
+    """Sets the modification time of a file to now.
+
+    In a bucket, this writes the file again. `text` must be its content.
+    """
     if is_remote(path):
         filesystem(path).pipe_file(str(path), text.encode())
     else:
@@ -149,19 +161,22 @@ def touch(path: Path, text: str) -> None:
 
 
 def changed(path: Path) -> float:
-    """Returns a file's time of change, in seconds, by the clock of where it is.
+    """Returns a file's modification time in seconds, by the clock of its disk, server or bucket.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
     if is_remote(path):
         return filesystem(path).modified(str(path)).timestamp()
-    with path.open("rb") as file:  # opening asks the server, where looking may not
+    with path.open("rb") as file:  # opening asks a file server; `stat` may use a cache
         return os.fstat(file.fileno()).st_mtime
 
 
 def remove_if(path: Path, expected: Callable[[str], bool]) -> bool:
-    """Deletes an object in a bucket if it still holds what is expected; returns whether it did."""
+    """Deletes an object in a bucket if `expected` is true of its text; returns whether it did.
+
+    On Google Cloud Storage, an object that changes after it was read is not deleted.
+    """
     system = filesystem(path)
     try:
         info = system.info(str(path))
@@ -196,10 +211,11 @@ def move(path: Path, target: Path) -> None:
 class Log:
     """A text file that grows line by line.
 
-    In a bucket it is written as a whole, every ten seconds at most and at `flush`.
+    In a bucket, lines are buffered. The whole file is written again by `flush`, and by `append` if
+    ten seconds have passed since the last time.
 
     Args:
-        path: of the file, which exists.
+        path: an existing file.
     """
 
     def __init__(self, path: Path):
@@ -218,17 +234,20 @@ class Log:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is not written yet."""
+        """Writes the buffered lines."""
         if is_remote(self._path) and self._uploaded < len(self._text):
             filesystem(self._path).pipe_file(str(self._path), self._text.encode())
             self._uploaded, self._time = len(self._text), time.monotonic()
 
 
 class Mirror:
-    """A local folder for a library that knows no buckets; its files are uploaded at `flush`.
+    """A folder for a library that can only write local files.
+
+    The library writes to `folder`. If `path` is in a bucket, `folder` is a temporary folder, and
+    `flush` uploads its files to `path`. Otherwise `folder` is `path`.
 
     Args:
-        path: the folder that is meant. A local one is used itself.
+        path: the target folder, local or in a bucket.
     """
 
     def __init__(self, path: Path):
@@ -237,7 +256,7 @@ class Mirror:
         self.folder = _temporary_of(path) if is_remote(path) else path
 
     def flush(self) -> None:
-        """Uploads what has grown."""
+        """Uploads the files that are new or have another size than before."""
         if not is_remote(self._path):
             return
         for file in filter(Path.is_file, self.folder.rglob("*")):
@@ -256,9 +275,10 @@ class Mirror:
 
 
 def _temporary_of(path: Path) -> Path:
-    """Makes an empty local folder for a folder in a bucket, the same one every time.
+    """Creates an empty local folder for a folder in a bucket.
 
-    So a run that resumes removes what the one before left when it was killed.
+    Its name depends only on the user and the bucket's folder. So a run that resumes deletes the
+    files that it left when it was killed.
     """
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     user = getattr(os, "getuid", lambda: 0)()
@@ -273,9 +293,9 @@ def _upload(file: Path, target: Path) -> None:
 
 
 def _prepare() -> None:
-    """Sets what fsspec reads when a file system is first used."""
+    """Disables fsspec's cache of listings for buckets, unless the user has configured it."""
     import fsspec.config
 
     for scheme in ("gs", "gcs", "s3"):
-        # Several processes write: what was listed before says nothing.
+        # Several processes write, so a cached listing may be outdated.
         fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)

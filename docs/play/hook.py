@@ -1,4 +1,4 @@
-"""Hook of `mkdocs build`: says on the page where one can play if its program was not built."""
+"""Hook of `mkdocs build`: puts a note on the page play/ if its JavaScript has not been built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _MISSING = """!!! warning "This copy of the site was built without the page's pr
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replaces the application by a note if its JavaScript has not been built."""
+    """Replaces the application on the page by a note if its JavaScript has not been built.
+
+    Raises:
+        ValueError: if the page has no application.
+    """
     if page.file.src_uri != _PAGE or _PROGRAM.exists():
         return markdown
     before, start, rest = markdown.partition(_START)

@@ -1,11 +1,11 @@
-"""Makes the networks of the page where one can play: trains, exports, checks and writes them.
+"""Trains, exports, checks and writes the networks of the page docs/play/.
 
 From a checkout with `pip install -e ".[train,onnx]"`:
 
     python examples/play/make.py
 
-A run that is complete is not trained again. Everything that the page needs is then in docs/play/:
-an ONNX file for each network, a picture of each class, and networks.json.
+writes an ONNX file for each network, a picture of each class, and networks.json into docs/play/.
+A finished training run is not repeated.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from train.data.open_dataset import open_dataset
 # 2x2 pixels, too few for a heat map; Xception's has 3x3 as it is.
 NETWORKS: dict[str, list[str]] = {"inception_v1": ["--image-size", "112"], "xception": []}
 
-SIDE = 28  # of the pictures that the networks are trained on
+SIDE = 28  # side of the pictures that the networks are trained on
 LARGEST = 10_000_000  # bytes of all files together: they are in git
 TOLERANCE = 1e-4  # of the largest value; float32 rounding in another order of operations
 
 
 def main() -> None:
-    """Trains what is not trained yet, and writes docs/play/."""
+    """Trains the networks without a finished run, and writes docs/play/."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "play", metavar="DIR",
                         help="folder of the two runs; default: runs/play")  # fmt: skip
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def samples() -> tuple[list[str], list[np.ndarray]]:
-    """Returns each class' name, and its first test picture, uint8 [28, 28]."""
+    """Returns the names of the classes, and the first test picture of each, uint8 [28, 28]."""
     data = open_dataset("fashion_mnist")
     first: dict[int, np.ndarray] = {}
     for i in range(len(data.test)):
@@ -89,12 +89,16 @@ def network(path: Path, run: Path, pictures: list[np.ndarray]) -> tuple[dict[str
     """Trains and exports a network.
 
     Args:
-        path: of the ONNX file to write, named after the network.
+        path: path of the ONNX file to write, named after the network.
         run: folder of the training run.
         pictures: uint8 [28, 28] each.
 
     Returns:
-        What the page has to know of it, and its logits of the pictures by onnxruntime.
+        The network's entry in networks.json, and its logits of the pictures by onnxruntime.
+
+    Raises:
+        SystemExit: if the training or the export fails, if the network needs other preprocessing
+            than the page's, or if the ONNX file gives other outputs.
     """
     command = ["train/main.py", "--arch", path.stem, *NETWORKS[path.stem]]
     trained = subprocess.run(
@@ -133,19 +137,29 @@ def network(path: Path, run: Path, pictures: list[np.ndarray]) -> tuple[dict[str
 
 
 def count(module: Any) -> int:
-    """Returns the number of parameters of a module; of none, 0."""
+    """Returns the number of parameters of a module, 0 for None."""
     return sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param))) if module else 0
 
 
 def lines(entries: list[dict[str, Any]]) -> str:
-    """Returns entries as JSON, a line each."""
+    """Returns entries as a JSON array, with one entry in each line."""
     return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]"
 
 
 def check(
     model: Any, images: np.ndarray, outputs: dict[str, np.ndarray], stages: list[str]
 ) -> None:
-    """Compares a program's outputs with the network in JAX."""
+    """Checks the outputs of the ONNX file against the network in JAX.
+
+    Args:
+        model: the network in JAX.
+        images: preprocessed images.
+        outputs: outputs of the ONNX file by name: feature maps, logits and heat maps.
+        stages: names of the feature maps.
+
+    Raises:
+        SystemExit: if they differ.
+    """
     maps = ij.feature_extractor(model, stages)(images)
     cam = explain.grad_cam(model)
     for name in stages:
@@ -159,7 +173,11 @@ def check(
 
 
 def equal(what: str, ours: Any, theirs: Any) -> None:
-    """Ends with an error where two arrays differ by more than TOLERANCE of the largest value."""
+    """Checks that two arrays differ by at most TOLERANCE of the largest value.
+
+    Raises:
+        SystemExit: if they differ by more.
+    """
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     worst = np.abs(ours - theirs).max() / np.abs(theirs).max()
     if not worst <= TOLERANCE:

@@ -1,4 +1,4 @@
-"""A network's stages, shapes, multiply-accumulates and heat maps."""
+"""Analyses a network: its stages and their shapes, multiply-accumulates, and heat maps."""
 
 from inception_jax.analysis import explain
 

@@ -1,4 +1,4 @@
-"""Heat maps of the parts of an image that support a class: Grad-CAM."""
+"""Computes Grad-CAM heat maps, which show the parts of an image that support a class."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ def grad_cam(
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Returns a compiled function that computes heat maps.
 
-    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2): each channel of a stage
-    is weighted by the mean gradient of the class's logit over it. The positive part of the sum is
-    resized bilinearly to the image and divided by its maximum.
+    Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2) weights each channel of a
+    stage's feature map by the mean gradient of the class's logit with respect to that channel, and
+    adds the channels. The positive part of the sum is resized bilinearly to the image and divided
+    by its maximum.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
-        stage: name in `feature_info`; None: the last tap, which the classifier sees.
+        stage: name in `feature_info`; None: the last one, `model.taps[-1]`, which the classifier
+            takes as input.
 
     Returns:
         A function of images [n, h, w, c], normalised as `model_info` says, and of classes [n],
-        by default the most likely ones. It returns heat [n, h, w], float32 from 0 to 1, and logits
-        [n, num_classes]. If no part of an image supports the class, its heat is 0 everywhere.
+        by default the most likely ones. It returns heat maps [n, h, w], float32 from 0 to 1, and
+        logits [n, num_classes]. If no part of an image supports the class, its heat map is 0
+        everywhere.
 
     Raises:
         ValueError: for a stage that the network does not have; by the function, for images that the
@@ -84,9 +87,12 @@ def overlaid(image: Image.Image, heat: np.ndarray, opacity: float = 0.5) -> Imag
     """Returns an image overlaid with the colours of a heat map.
 
     Args:
-        image: of any size.
-        heat: [h, w] from 0 to 1, of the whole image.
-        opacity: of the colour where heat is 1. It decreases to 0 where heat is 0.
+        image: an image of any size.
+        heat: heat map of the whole image, [h, w] from 0 to 1. It is resized to the image.
+        opacity: opacity of the colours where the heat is 1. It decreases to 0 where the heat is 0.
+
+    Returns:
+        An RGB image of the size of `image`.
     """
     size = image.size
     warm = Image.fromarray(np.uint8(np.round(255 * heat))).resize(size, Image.Resampling.BILINEAR)

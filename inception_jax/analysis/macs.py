@@ -1,4 +1,4 @@
-"""Multiply-accumulates, counted on the traced program."""
+"""Counts multiply-accumulates in a network's traced program."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from inception_jax.nn import ops
 def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3) -> int:
     """Returns the multiply-accumulates of one image's forward pass.
 
-    Only convolutions and matrix products count. Padding counts like pixels, as in published
-    numbers.
+    Only convolutions and matrix products are counted. Multiplications with padding are counted too,
+    as in published numbers.
 
     Args:
-        model: in the mode to count. May be abstract (`nnx.eval_shape`), because nothing is
-            computed.
+        model: a network, counted in its current mode. May be abstract (`nnx.eval_shape`), because
+            nothing is computed.
         input_size: height and width of the image, in pixels.
         in_channels: channels of the image.
     """

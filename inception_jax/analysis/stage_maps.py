@@ -1,4 +1,4 @@
-"""Feature maps: lists the stages of a network and computes some of them."""
+"""Lists the stages of a network and computes the feature maps of some of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from inception_jax.nn.stages import feature_info
 def feature_extractor(
     model: Model, stages: Iterable[str] | None = None
 ) -> Callable[[ArrayLike], dict[str, jax.Array]]:
-    """Returns a compiled function that computes some stages and nothing else.
+    """Returns a compiled function that computes the feature maps of some stages and nothing else.
 
-    It can be called inside other compiled functions, and differentiated with respect to the images.
-    For gradients of parameters, call `model.features` inside a compiled function, which also
-    computes only what is used.
+    The function can be called inside other compiled functions, and differentiated with respect to
+    the images. For gradients of parameters, call `model.features` inside a compiled function
+    instead. There, too, only the maps that are used are computed.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
-        stages: names in `feature_info`; None: its taps.
+        stages: names in `feature_info`; None: those with `tap` set, one for each map size.
 
     Returns:
-        A function of images [n, h, w, c], normalised as `model_info` says, to the maps
-        [n, h', w', c'] by the stages' names, in forward order.
+        A function that maps images [n, h, w, c], normalised as `model_info` says, to a dict of
+        feature maps [n, h', w', c'] by stage name, in forward order.
 
     Raises:
         ValueError: for an unknown stage, or if no stage is given; from the function, for images
@@ -55,10 +55,11 @@ def feature_extractor(
 
 
 def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
-    """Checks names of stages.
+    """Checks that all wanted stages are known.
 
     Raises:
-        ValueError: for an unknown name, with similar ones, or if there is no name.
+        ValueError: for an unknown name; the message suggests similar ones. Also if no stage is
+            wanted.
     """
     if not wanted:
         raise ValueError(f"no stage is named; there are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""A table of a network's stages."""
+"""Makes a table of a network's stages."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ _POOLS = {"reduce_window_max": "max pool", "reduce_window_sum": "average pool"}
 
 @dataclasses.dataclass(frozen=True)
 class StageSummary:
-    """A row of a summary.
+    """A stage's row in the table of `summary`.
 
     Attributes:
-        name: of the stage in `features`; "classifier" for what follows the last one.
-        kind: class of the module, with the number of equal modules in a row, or the kind of pool.
-        shape: of its result for one image, [h, w, c]; [num_classes] for the classifier.
+        name: name of the stage in `features`; "classifier" for the layers after the last stage.
+        kind: class of the stage's module, with a count if it repeats, as in "20 x Block17". If the
+            stage consists of several modules, their names. Without parameters, "max pool",
+            "average pool" or "ReLU".
+        shape: shape of the feature map of one image, (h, w, c); (num_classes,) for the classifier.
         params: number of trainable parameters.
         macs: multiply-accumulates for one image, see `macs.count_macs`.
     """
@@ -95,8 +97,9 @@ def summary(
 
     Args:
         model: a network, or a name that `create_model` takes.
-        input_size: side, or height and width, of the image in pixels; None: the network's own.
-        **options: of `create_model`, if a name is given.
+        input_size: side, or height and width, of the image in pixels; None: the default of the
+            network.
+        **options: options of `create_model`, if a name is given.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
@@ -138,7 +141,7 @@ def summary(
 
 
 def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
-    """Yields the stages. Each ends with the equation that computes its map."""
+    """Yields the rows. A stage ends with the equation that computes its feature map."""
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
     ends = {
         name: variable

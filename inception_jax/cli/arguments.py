@@ -1,4 +1,4 @@
-"""Types of arguments that several commands have."""
+"""Arguments and types of arguments that several commands share."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _either() -> str:
 
 
 def _described(error: OSError) -> str:
-    """Removes the number of a system error, which does not help a user."""
+    """Returns the message of a system error without its number, which does not help a user."""
     if error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -1,4 +1,4 @@
-"""A sheet of many small pictures."""
+"""Draws many small pictures on one sheet."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SIDE, _GAP, _LINE = 168, 8, 15  # pixels
 def contact_sheet(
     pictures: Sequence[Image.Image], captions: Sequence[Sequence[str]]
 ) -> Image.Image:
-    """Returns the pictures in rows, each with its lines of text below it.
+    """Draws the pictures in rows on a new image, each with its caption below it.
 
     Args:
         pictures: of any sizes; each is shrunk to fit a square of 168 pixels.
-        captions: lines of text for each; lines that are too long are cut short.
+        captions: lines of text for each picture. Lines that are too long are truncated.
     """
     columns = max(1, min(len(pictures), round(math.sqrt(1.6 * len(pictures)))))
     lines = max(map(len, captions), default=0)

@@ -1,4 +1,4 @@
-"""`inception-jax convert`: weights from any layout to another."""
+"""`inception-jax convert`: converts weights from any known layout to another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads the weights, writes them in the other layout, and prints what that changed."""
+    """Loads the weights, writes them in the other layout, and prints what was changed."""
     check_writable(args.target, args.to)
     model = model_of(args.arch, args.source, **(NO_HEAD if args.no_head else {}))
     for note in save_as(model, args.target, args.to):

@@ -1,4 +1,4 @@
-"""`inception-jax draw`: a network, or a module of it, as a picture."""
+"""`inception-jax draw`: draws a network, or a module of it, as SVG."""
 
 from __future__ import annotations
 

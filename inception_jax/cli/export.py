@@ -1,4 +1,4 @@
-"""`inception-jax export`: a network as a program, ONNX or StableHLO."""
+"""`inception-jax export`: writes a network as an ONNX or StableHLO program."""
 
 from __future__ import annotations
 

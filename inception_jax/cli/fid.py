@@ -1,4 +1,4 @@
-"""`inception-jax fid`: metrics of generated and real images."""
+"""`inception-jax fid`: computes metrics of generated and real images, such as FID."""
 
 from __future__ import annotations
 
@@ -160,7 +160,10 @@ def _usual(
     generated: dict[str, report.Opened],
     real: tuple[str, report.Opened] | None,
 ) -> list[str]:
-    """Returns the metrics that the preset's program prints, if these sources allow them."""
+    """Returns the metrics that the preset's program prints.
+
+    Metrics that cannot be computed from these sources are skipped, with a note.
+    """
     preset, against = extractor.preset, real and real[1]
     left_out = [
         name
@@ -204,7 +207,11 @@ def _write(path: str, text: str) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises for arguments that do not go together, before anything is opened."""
+    """Checks the arguments before anything is opened.
+
+    Raises:
+        ValueError: if they cannot be combined, or a file cannot be written.
+    """
     if args.json and args.json != "-":
         check_target(args.json, (".json",), what="results")
     if args.save_stats or args.save_features:

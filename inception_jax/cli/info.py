@@ -1,4 +1,4 @@
-"""`inception-jax info`: the facts about a network or its weights."""
+"""`inception-jax info`: prints the facts about a network or its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inception-jax inspect`: what a weight file is."""
+"""`inception-jax inspect`: prints what a weight file contains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the file's format, layout and network; for unknown files also what differs."""
+    """Prints the file's format, layout and network.
+
+    If no network fits, prints how the file differs from the nearest one.
+    """
     found = inspect(args.file)
     print(found.source)
     facts = {title: text for title, text in found.facts.items() if text}

@@ -1,4 +1,4 @@
-"""`inception-jax list`: names of networks and of published weights."""
+"""`inception-jax list`: prints the names of networks and of published weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the networks that fit the pattern, with their tags; if there are none, the tags."""
+    """Prints the networks that match the pattern, with their tags.
+
+    If no network matches, prints the tags that match.
+    """
     names = matching(args.pattern)
     lines = [" ".join([name, *TAGS[name]]) for name in names] or matching(args.pattern, tags=True)
     if not lines:

@@ -1,4 +1,4 @@
-"""`inception-jax predict`: the most likely classes of images, and heat maps."""
+"""`inception-jax predict`: prints the most likely classes of images, and draws heat maps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Prediction:
         best: indices of the classes, the most likely first.
         scores: their probabilities.
         seen: the crop that the network saw.
-        heated: the crop overlaid with its heat map.
+        heated: the crop overlaid with its heat map; None without `--explain`.
     """
 
     path: Path
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the classes of images, for a folder as a table."""
+    """Prints the most likely classes of each image; for a folder, one line per image."""
     paths, from_folder, passed_over = _files(args.images)
     paths = _without_pictures(paths, args) if from_folder else paths
     _check(args, [] if from_folder else paths)
@@ -159,7 +159,7 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
 
 
 def _unread(total: int, broken: int, passed_over: Counts) -> str:
-    """Returns a line that says how many of a folder's files have no prediction, and why."""
+    """Returns a line with the number of files without a prediction, and the reasons."""
     reasons = [f"{broken} cannot be read"] if broken else []
     reasons += [f"skipped: {passed_over}"] if passed_over.total else []
     count = broken + passed_over.total
@@ -167,7 +167,11 @@ def _unread(total: int, broken: int, passed_over: Counts) -> str:
 
 
 def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
-    """Skips the pictures that an earlier run wrote."""
+    """Returns the paths without the pictures that an earlier run wrote.
+
+    Raises:
+        ValueError: if none are left.
+    """
     # Not `Path.resolve`, which raises for a link to itself.
     written = [os.path.realpath(path) for path in (args.sheet, args.explain) if path]
     left = [path for path in paths if os.path.realpath(path) not in written]
@@ -190,7 +194,7 @@ def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 
 
 class _Tally:
-    """Counts the predictions of each class, and those that agree with the name of the folder."""
+    """Counts the predictions of each class, and those that equal the name of the image's folder."""
 
     def __init__(self, names: Sequence[str]):
         self._names = names
@@ -297,7 +301,7 @@ def _with_table(
 def _first(
     predictions: Iterator[Prediction], names: Sequence[str], tally: _Tally, *, as_table: bool
 ) -> tuple[list[Prediction], int]:
-    """Prints all predictions; returns as many as a sheet shows, and the total number."""
+    """Prints all predictions. Returns those that fit on a contact sheet, and the total number."""
     shown: list[Prediction] = []
     count = 0
     for prediction in predictions:

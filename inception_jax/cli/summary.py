@@ -1,4 +1,4 @@
-"""`inception-jax summary`: a network's stages as a table."""
+"""`inception-jax summary`: prints a network's stages as a table."""
 
 from __future__ import annotations
 

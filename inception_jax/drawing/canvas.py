@@ -1,4 +1,4 @@
-"""The shapes of drawings: boxes, lines and texts, with positions in pixels."""
+"""The shapes of drawings: boxes, lines and texts; all positions are in pixels."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Text:
     """A line of text.
 
     Attributes:
-        x: of its start, middle or end, as `anchor` says.
-        y: of its baseline.
-        text: what it says.
-        size: of the font.
+        x: position of its start, middle or end, as `anchor` says.
+        y: position of its baseline.
+        text: its characters.
+        size: font size.
         bold: whether the font is bold.
         ink: its colour.
-        anchor: which of its points is at `x`.
+        anchor: the point of the text that is at `x`.
     """
 
     x: float
@@ -57,26 +57,26 @@ class Text:
 
     @property
     def width(self) -> float:
-        """Its width at the most, in any of the fonts."""
+        """Upper limit of its width in any of the fonts."""
         return text_width(self.text, self.size, bold=self.bold)
 
     def moved(self, dx: float, dy: float) -> Text:
-        """Returns it at another place."""
+        """Returns a copy moved by (dx, dy)."""
         return dataclasses.replace(self, x=self.x + dx, y=self.y + dy)
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A rectangle with its texts.
+    """A rectangle with texts.
 
     Attributes:
-        x: of its left side.
-        y: of its upper side.
-        width: of the rectangle.
-        height: of the rectangle.
-        colour: what it stands for.
-        texts: inside it.
-        title: shown when the mouse rests on it.
+        x: position of its left side.
+        y: position of its upper side.
+        width: width of the rectangle.
+        height: height of the rectangle.
+        colour: kind of operation, which sets the colour.
+        texts: the texts inside it.
+        title: tooltip.
         frame: whether it is only a dashed line around other boxes.
         round: whether it is a circle.
     """
@@ -92,7 +92,7 @@ class Box:
     round: bool = False
 
     def moved(self, dx: float, dy: float) -> Box:
-        """Returns it at another place."""
+        """Returns a copy moved by (dx, dy)."""
         texts = tuple(text.moved(dx, dy) for text in self.texts)
         return dataclasses.replace(self, x=self.x + dx, y=self.y + dy, texts=texts)
 
@@ -102,9 +102,9 @@ class Line:
     """Horizontal and vertical lines from point to point.
 
     Attributes:
-        points: two or more.
+        points: two or more points.
         arrow: whether the last point is the tip of an arrow.
-        dashed: for what is used in training only.
+        dashed: whether the line is dashed, for what is used in training only.
     """
 
     points: tuple[Point, ...]
@@ -112,7 +112,7 @@ class Line:
     dashed: bool = False
 
     def moved(self, dx: float, dy: float) -> Line:
-        """Returns it at another place."""
+        """Returns a copy moved by (dx, dy)."""
         points = tuple((x + dx, y + dy) for x, y in self.points)
         return dataclasses.replace(self, points=points)
 
@@ -125,11 +125,11 @@ class Drawing:
     """A finished drawing.
 
     Attributes:
-        width: in pixels.
-        height: in pixels.
-        title: for readers who cannot see it.
-        description: the same.
-        shapes: in the order in which they are painted.
+        width: width in pixels.
+        height: height in pixels.
+        title: title for screen readers.
+        description: description for screen readers.
+        shapes: the shapes, in the order in which they are painted.
     """
 
     width: float
@@ -140,13 +140,13 @@ class Drawing:
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Returns the width of a line of text at the most."""
+    """Returns an upper limit of the width of a line of text."""
     ems = sum(_EMS.get(character, 0.645) for character in text)
     return ems * size * (_BOLD if bold else 1)
 
 
 def moved(shapes: Iterable[Shape], dx: float, dy: float) -> list[Shape]:
-    """Returns shapes at another place."""
+    """Returns copies of shapes, moved by (dx, dy)."""
     return [shape.moved(dx, dy) for shape in shapes]
 
 
@@ -164,7 +164,17 @@ def framed(
     description: str,
     centred: bool,
 ) -> Drawing:
-    """Adds a heading above shapes that begin at (0, 0), and a legend below them."""
+    """Returns a drawing of some shapes with a heading above them and a legend below them.
+
+    Args:
+        shapes: shapes in an area that starts at (0, 0).
+        size: width and height of that area.
+        heading: first line; also the drawing's title.
+        subheading: second line.
+        legend: colours and what they stand for.
+        description: description for screen readers.
+        centred: centre the shapes; otherwise they start at the left.
+    """
     texts = [
         Text(MARGIN, MARGIN + 14, heading, TITLE, bold=True, anchor="start"),
         Text(MARGIN, MARGIN + 35, subheading, 12, ink=GREY, anchor="start"),
@@ -189,7 +199,7 @@ def framed(
 def _legend(
     entries: Sequence[tuple[Colour, Text]], width: float, top: float
 ) -> tuple[list[Shape], float]:
-    """The legend, in as many rows as it needs, and its lower end."""
+    """Returns the shapes of the legend, in as many rows as needed, and its bottom y."""
     shapes: list[Shape] = []
     x, y = 0.0, top
     for colour, text in entries:

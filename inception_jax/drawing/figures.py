@@ -1,4 +1,4 @@
-"""Makes the drawing of a network or of a module."""
+"""Draws a network or one of its modules."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def draw(
 ) -> str:
     """Draws a network, or one of its modules, from its traced program.
 
-    Nothing is computed and no weights are needed. Data flows from top to bottom; branches are side
+    Nothing is computed and no weights are needed. Data flows from top to bottom. Branches are side
     by side in the order of the code.
 
     Args:
-        name_or_model: a name that `create_model` takes, or a network. For a name, the drawing
-            includes all auxiliary classifiers that the network can have.
-        module: a stage of `features` ("Mixed_6b", "block17") or the path of a module
-            ("block17.0", "AuxLogits"); None: the whole network. Of equal modules in a row only
-            one is drawn.
-        input_size: side, or height and width, of the images in pixels; None: the network's own.
+        name_or_model: a name for `create_model`, or a network. For a name, the drawing includes all
+            auxiliary classifiers that the network can have.
+        module: a stage of `features` ("Mixed_6b", "block17") or the path of a module ("block17.0",
+            "AuxLogits"); None: the whole network. Of equal modules in a row only one is drawn.
+        input_size: height and width of the images in pixels, or one number for both; None: the
+            network's own.
 
     Returns:
         The text of an SVG file.
@@ -50,7 +50,7 @@ def draw(
 
 
 def drawing(network: Network, module: str | None) -> Drawing:
-    """Returns the boxes, lines and texts of a drawing, with their positions."""
+    """Returns the drawing of a network, or of one of its modules."""
     return _whole(network) if module is None else _module(network, module)
 
 
@@ -78,7 +78,11 @@ def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
 
 
 def _candidates(graph: Graph, aux_names: tuple[str, ...]) -> list[str]:
-    """The modules that stages and heads are made of, without plain layers."""
+    """Returns the paths of the modules in the stages and the classifiers.
+
+    Plain layers are left out: those of `nn.layers`, and classes that also occur inside other
+    modules.
+    """
     stages = subgraphs.stages(graph)
     nodes = [node for stage in stages for node in stage.nodes.values()]
     last = max((stage.result for stage in stages), default=0)

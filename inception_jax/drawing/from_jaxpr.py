@@ -1,8 +1,8 @@
 """Converts a traced program to a graph, equation by equation.
 
-Values that do not depend on the images are not nodes, and neither are equations that only rearrange
-numbers, such as casts and reshapes. Elementwise equations are nodes of kind `step`, which
-`simplify` names. If two chains of steps from one node meet again, as in x * cdf(x), a single step
+Values that do not depend on the images have no nodes. Equations that only rearrange numbers, such
+as casts and reshapes, have none either. Elementwise equations are nodes of kind `step`, which
+`simplify` names later. If two chains of steps from one node meet again, as in x * cdf(x), one step
 represents all of them.
 """
 
@@ -50,7 +50,7 @@ _Value = _Constant | int
 
 
 def read_graph(program: tracing.MarkedProgram) -> Graph:
-    """Returns the graph of a program, with nodes that no output depends on."""
+    """Returns the graph of a program, including nodes that no output depends on."""
     reader = _Reader()
     jaxpr = program.closed.jaxpr
     constants: list[_Value] = [_literal(value) for value in program.closed.consts]
@@ -70,12 +70,12 @@ class _Reader:
         self.scopes: list[str] = [""]
 
     def add(self, node: Node) -> int:
-        """Appends a node of the module that is being called; returns its number."""
+        """Appends a node to the module that is being called; returns the node's number."""
         self.nodes.append(dataclasses.replace(node, scope=self.scopes[-1]))
         return len(self.nodes) - 1
 
     def run(self, jaxpr: Any, constants: list[_Value], arguments: list[_Value]) -> list[_Value]:
-        """Reads a program, or one inside another; returns the values of its results."""
+        """Reads a jaxpr, which may be nested in another; returns the values of its outputs."""
         values: dict[Any, _Value] = dict(
             zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
         )
@@ -89,10 +89,10 @@ class _Reader:
         return [value(atom) for atom in jaxpr.outvars]
 
     def equation(self, equation: Any, operands: list[_Value]) -> list[_Value]:
-        """Returns the values of an equation's results."""
+        """Reads an equation; returns the values of its outputs."""
         inner = next((p for p in equation.params.values() if hasattr(p, "eqns")), None)
         sources = [operand for operand in operands if isinstance(operand, int)]
-        if inner is not None and "reduce" not in equation.primitive.name:  # runs it once
+        if inner is not None and "reduce" not in equation.primitive.name:  # e.g. `jit`
             constants: list[_Value] = [_literal(c) for c in getattr(inner, "consts", ())]
             return self.run(getattr(inner, "jaxpr", inner), constants, operands)
         if not sources:
@@ -105,7 +105,7 @@ class _Reader:
         return [self.node(equation, operands, sources)] * len(equation.outvars)
 
     def mark(self, kind: tracing.Event, name: str, source: int) -> int:
-        """Records where a module or a stage begins or ends."""
+        """Records the start or end of a module, a stage or a dropout; returns the value's node."""
         if kind == "dropout":
             return self.add(Node("dropout", (source,), self.nodes[source].shape, text=name))
         if kind == "stage":
@@ -118,14 +118,17 @@ class _Reader:
         return source
 
     def split(self, equation: Any, source: int) -> list[int]:
-        """Adds a node that splits channels, and one for each of its parts."""
+        """Adds a node that splits channels and a node for each part; returns the parts' numbers."""
         sizes = tuple(int(size) for size in equation.params["sizes"])
         whole = self.add(Node("split", (source,), self.nodes[source].shape, parts=sizes))
         shapes = [out.aval.shape[1:] for out in equation.outvars]
         return [self.add(Node("slice", (whole,), shape)) for shape in shapes]
 
     def node(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds the node of an equation, unless it only rearranges; returns its number."""
+        """Adds the node of an equation and returns its number.
+
+        An equation that only rearranges numbers adds no node; the number is its input's.
+        """
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         first = self.nodes[sources[0]]
         if name in _REARRANGING or (name == "pad" and shape == first.shape):
@@ -147,7 +150,11 @@ class _Reader:
         return self.elementwise(equation, operands, sources)
 
     def product(self, source: int, shape: tuple[int, ...], parameter: str) -> int:
-        """Adds a linear layer, or an average over windows that a constant matrix describes."""
+        """Adds the node of a matrix product and returns its number.
+
+        A product with a parameter is a linear layer. A product with a constant is an adaptive
+        average pool, which has one product for the rows and one for the columns.
+        """
         if parameter:
             return self.add(Node("linear", (source,), shape, parameter=parameter))
         if self.nodes[source].kind == "adaptive_pool":  # over the rows; this one is over columns
@@ -155,7 +162,10 @@ class _Reader:
         return self.add(Node("adaptive_pool", (source,), shape))
 
     def divided(self, source: int, divisor: _Value) -> int:
-        """Completes an average over windows; the same divisor for all counts the padding."""
+        """Completes an average pool, which is a sum that is then divided; returns its number.
+
+        If all windows have the same divisor, the average counts the padding.
+        """
         pool = self.nodes[source]
         one = isinstance(divisor, _Constant) and divisor.number is not None
         counts = one and any(any(pads) for pads in pool.padding)
@@ -163,7 +173,11 @@ class _Reader:
         return source
 
     def elementwise(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds a step, a step in which two chains of steps meet, or a node of several inputs."""
+        """Adds the node of an elementwise equation and returns its number.
+
+        The node is a step if the equation has one input, or if all its inputs are chains of steps
+        from one node. Otherwise it is a node with several inputs.
+        """
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         word = frozenset({name})
         if len(set(sources)) == 1:
@@ -183,7 +197,7 @@ class _Reader:
         return self.add(Node(kind, tuple(sources), shape, text=name))
 
     def chain(self, number: int) -> list[int]:
-        """Returns a node and those before it, as far as steps reach back."""
+        """Returns a node and the chain of steps before it, back to the first other node."""
         chain = [number]
         while self.nodes[number].kind in ("step", "slice", "split"):
             (number,) = self.nodes[number].inputs
@@ -247,7 +261,7 @@ def _literal(value: Any) -> _Constant:
 
 
 def _parameter(operands: list[_Value]) -> str:
-    """The path of the first parameter among the operands."""
+    """Returns the path of the first parameter among the operands; empty if there is none."""
     paths = [x.parameters[0] for x in operands if isinstance(x, _Constant) and x.parameters]
     return paths[0] if paths else ""
 

@@ -1,4 +1,4 @@
-"""What a network computes, as a graph of the operations that a paper's figure shows."""
+"""The graph of a network: the operations that a paper's figure would show."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Kind = Literal[
     "other",
     "step",
 ]
-"""`simplify` replaces `step` by what the step is, and folds `bias` into the layer before it."""
+"""`simplify` replaces `step` by a more specific kind, and folds `bias` into the layer before it."""
 
 Pair = tuple[int, int]
 
@@ -40,21 +40,21 @@ class Node:
 
     Attributes:
         kind: see `Kind`.
-        inputs: numbers of the nodes that it takes the results of, in the order of the code.
-        shape: of its result, without the batch.
+        inputs: numbers of its input nodes, in the order of the code.
+        shape: shape of its result, without the batch.
         scope: path of the innermost module that computes it.
-        parameter: path of the parameter that it takes; empty if it takes none.
-        text: name of an activation or norm, a factor, a dropout rate.
-        window: height and width of a window.
-        stride: steps of the window.
-        dilation: distances between the pixels of a window.
+        parameter: path of its parameter; empty if it has none.
+        text: name of an activation or norm, a factor, or a dropout rate.
+        window: height and width of the window.
+        stride: stride of the window along both axes.
+        dilation: distance between the pixels of the window along both axes.
         padding: low and high padding of both axes.
         depthwise: whether a convolution has groups.
-        valid: whether a convolution or pool lacks the padding that would keep the map's size.
+        valid: whether a convolution or pool lacks the padding that would keep the size.
         counts_padding: whether an average counts the padding at the border.
-        parts: sizes of the parts of a split.
-        after: what follows a convolution or normalisation in the same layer: "BN", "ReLU".
-        primitives: jax's, that a step is made of.
+        parts: channels of each part of a split.
+        after: operations after a convolution or normalisation in the same layer: "BN", "ReLU".
+        primitives: names of jax's primitives in a step.
     """
 
     kind: Kind
@@ -76,21 +76,22 @@ class Node:
 
     @property
     def layer(self) -> str:
-        """Path of the module that has its parameter."""
+        """Path of the module that owns its parameter."""
         return parent(self.parameter)
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A network.
+    """The graph of a network.
 
     Attributes:
-        nodes: by number; every node has a greater number than its inputs.
-        outputs: the nodes that the network returns: the logits, then those of its auxiliary
-            classifiers.
-        stages: the node of each map of `features`, by the map's name, in forward order.
-        calls: paths of the modules that were called, in the order of the calls.
-        modules: class of each module by its path; that of the network by the empty one.
+        nodes: nodes by number; a node has a greater number than its inputs.
+        outputs: numbers of the nodes that the network returns: the logits, then those of its
+            auxiliary classifiers.
+        stages: number of the node of each stage of `features`, by the stage's name, in forward
+            order.
+        calls: paths of the called modules, in the order of the calls.
+        modules: class of each module by its path; the network's path is empty.
     """
 
     nodes: Mapping[int, Node]
@@ -105,22 +106,22 @@ class Graph:
 
 
 def parent(path: str) -> str:
-    """Returns the path of the module that this one is an attribute of."""
+    """Returns the path of the module that contains this one; empty for the network."""
     return path.rpartition(".")[0]
 
 
 def inside(path: str, module: str) -> bool:
-    """Returns whether a path is that of a module or of something in it."""
+    """Returns whether a path is that of `module` or of something inside it."""
     return path == module or path.startswith(f"{module}.") or not module
 
 
 def nodes_inside(nodes: Mapping[int, Node], module: str) -> dict[int, Node]:
-    """Returns those of some nodes that a module computes."""
+    """Returns the nodes that a module or something inside it computes, by number."""
     return {number: node for number, node in nodes.items() if inside(node.scope, module)}
 
 
 def consumers(nodes: Mapping[int, Node]) -> dict[int, list[int]]:
-    """Returns the nodes that take each node's result, in the order of the code."""
+    """Returns the numbers of the nodes that use each node's result, in the order of the code."""
     takers: dict[int, list[int]] = {number: [] for number in nodes}
     for number, node in nodes.items():
         for source in dict.fromkeys(node.inputs):

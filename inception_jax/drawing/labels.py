@@ -1,4 +1,4 @@
-"""The texts and colours of boxes."""
+"""The texts and colours of boxes, and the entries of the legend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES: dict[Colour, dict[str, str]] = {
     "module": {"": "module"},
     "classifier": {"linear": "linear layer", "aux": "auxiliary classifier"},
 }
-"""What a colour stands for, by kind of node; "": for every kind."""
+"""What each colour stands for, by kind of node; "" is for every kind."""
 
 _FULL = {"BN": "batch norm", "LN": "layer norm", "LRN": "local response norm"}
 _COLOURS: dict[str, Colour] = {
@@ -53,10 +53,10 @@ _OTHERS = {
 
 
 def legend(kinds: Iterable[tuple[Colour, str]]) -> list[tuple[Colour, str]]:
-    """Returns what each colour of a drawing stands for in it.
+    """Returns the legend's entries: each colour of a drawing and what it stands for.
 
     Args:
-        kinds: colours and kinds of what is drawn.
+        kinds: the colours and kinds of the boxes in the drawing.
     """
     found = set(kinds)
     entries: list[tuple[Colour, str]] = []
@@ -102,8 +102,8 @@ def first_line(node: Node, *, channels: bool = True) -> str:
     """Returns the first line of a node's box.
 
     Args:
-        node: to be drawn.
-        channels: name the channels of the result.
+        node: node of the box.
+        channels: include the channels of the result.
     """
     out = f", {node.shape[-1]}" if channels else ""
     step = f" / {node.stride[0]}" if max(node.stride) > 1 else ""
@@ -123,9 +123,10 @@ def first_line(node: Node, *, channels: bool = True) -> str:
 
 
 def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
-    """Returns what follows most convolutions, by their colour: the legend says it once for all.
+    """Returns the operations that follow most convolutions of each colour, such as BN and ReLU.
 
-    Of two that follow equally many the shorter.
+    The legend names them, so that boxes need not repeat them. If two sets of operations are equally
+    frequent, the shorter is returned.
     """
     found: dict[Colour, Counter[tuple[str, ...]]] = {}
     for node in nodes:
@@ -141,8 +142,8 @@ def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str
     """Returns the second line of a node's box, which may be empty.
 
     Args:
-        node: to be drawn.
-        usual: what the legend says of convolutions.
+        node: node of the box.
+        usual: operations after convolutions that the legend names, see `usual_after`.
         module: path of the module that is drawn.
     """
     words = [layer_name(node, module)]
@@ -158,17 +159,20 @@ def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str
 
 
 def layer_name(node: Node, module: str) -> str:
-    """Returns the path of a node's layer inside the module that is drawn."""
+    """Returns the path of a node's layer inside the module that is drawn.
+
+    It is empty for a node without parameters or outside the module.
+    """
     path = node.layer if node.kind in ("conv", "linear", "norm") else ""
     if not path or not inside(path, module):
         return ""
     path = path[len(module) + 1 :] if module else path
-    # A convolution with what follows it has the name of the layer that both are in.
+    # A convolution drawn with the operations after it has the name of the layer that contains them.
     return path.removesuffix(".conv") if node.after else path
 
 
 def tooltip(node: Node) -> str:
-    """Returns all that is known of a node."""
+    """Returns a node's path, operation, padding and result shape."""
     words = [first_line(node), *(node.after if node.kind != "norm" else ())]
     if any(any(pads) for pads in node.padding):
         words.append(f"padding {' '.join(f'{low}+{high}' for low, high in node.padding)}")

@@ -1,8 +1,9 @@
-"""Places the boxes of a module: data flows downwards, branches are columns.
+"""Lays out the boxes of a module: data flows downwards, branches are columns.
 
-Every block of boxes begins at y = 0 and has an axis at x = 0, on which the boxes of a series are
-centred. A concatenation or a split is a bar as wide as its branches, so that their lines are
-straight. Widths are even numbers: their halves and sums are exact, and positions can be compared.
+A block is a group of boxes. It starts at y = 0 and has a vertical axis at x = 0. The boxes of a
+series are centred on the axis. A concatenation or a split is a bar as wide as its branches, so that
+the lines to them are straight. Widths are even numbers, so their halves and sums are exact, and
+positions can be compared.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ _BARS = ("concat", "split")
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all boxes of a drawing have in common.
+    """Properties that all boxes of a drawing share.
 
     Attributes:
-        graph: the network's.
-        nodes: those of the module, by number.
-        usual: what the legend says about convolutions.
+        graph: graph of the network.
+        nodes: nodes of the module, by number.
+        usual: operations after convolutions that the legend names, see `labels.usual_after`.
         module: path of the module that is drawn.
-        width: of all boxes but bars and circles; `place` sets it.
+        width: width of all boxes except bars and circles; set by `place`.
     """
 
     graph: Graph
@@ -58,17 +59,17 @@ class Style:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Boxes and lines around an axis.
+    """A group of boxes and lines around a vertical axis at x = 0.
 
     Attributes:
         left: extent to the left of the axis.
-        right: extent to the right.
-        height: of all.
-        entries: x of the lines that come in at the top.
-        through: those of the entries that continue as a line, not as a box.
+        right: extent to the right of the axis.
+        height: height of the group.
+        entries: x positions at which lines enter at the top.
+        through: the entries that continue as a line, without a box, and so need no arrow.
         exits: points at which lines leave.
         shapes: boxes and lines.
-        bar: whether it is one box, to be as wide as what is above or below it.
+        bar: whether the block is one box that may be widened to its neighbours.
     """
 
     left: float
@@ -81,7 +82,7 @@ class Block:
     bar: bool = False
 
     def moved(self, dx: float, dy: float) -> Block:
-        """Returns it at another place; its axis stays at x = 0."""
+        """Returns a copy with its shapes moved by (dx, dy); its axis stays at x = 0."""
         return dataclasses.replace(
             self,
             left=self.left - dx,
@@ -94,12 +95,15 @@ class Block:
 
 
 def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
-    """Places a module between a box for its input and one for its output.
+    """Lays out a module between a box for its input and one for its output.
 
     Args:
-        series: the module.
-        style: of the drawing.
-        ends: texts of these two boxes.
+        series: items of the module.
+        style: style of the drawing; its width is replaced.
+        ends: texts of the input box and the output box.
+
+    Returns:
+        The block of all boxes and lines.
     """
     style = dataclasses.replace(style, width=_widest(series, style))
     blocks = [_data(ends[0]), *(_item(item, style) for item in series), _data(ends[1])]
@@ -107,7 +111,7 @@ def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
 
 
 def _widest(series: Series, style: Style) -> float:
-    """The width that the widest box needs, without bars and circles."""
+    """Returns the width of the widest box, without bars and circles."""
     widths = [0.0]
     for item in series:
         if isinstance(item, Repeated):
@@ -120,7 +124,7 @@ def _widest(series: Series, style: Style) -> float:
 
 
 def _style_inside(style: Style, item: Repeated) -> Style:
-    """Inside a frame, paths begin at the repeated module."""
+    """Returns the style inside a frame, where paths are relative to the repeated module."""
     return dataclasses.replace(style, module=item.repeat.first)
 
 
@@ -182,7 +186,7 @@ def _box(box: Box, *, bar: bool) -> Block:
 
 
 def _widened(block: Block, other: Block) -> Block:
-    """A bar as wide as another block."""
+    """Returns a bar as wide as another block."""
     (box,) = block.shapes
     assert isinstance(box, Box)
     middle = (other.right - other.left) / 2
@@ -195,7 +199,7 @@ def _widened(block: Block, other: Block) -> Block:
 
 
 def _stack(blocks: Sequence[Block]) -> Block:
-    """Places blocks below each other, with lines between them."""
+    """Places blocks below each other, with lines between them; returns them as one block."""
     placed: list[Block] = []
     shapes: list[Shape] = []
     y = 0.0
@@ -227,7 +231,7 @@ def _gap(above: Block, below: Block) -> float:
 
 
 def _joined(above: Block, below: Block, top: float) -> list[Shape]:
-    """The lines from a block to the next one, which begins at `top`."""
+    """Returns the lines from a block to the next one, which begins at `top`."""
     start, bottom = above.exits[0]
     if len(above.exits) > 1:
         if below.bar:
@@ -256,7 +260,10 @@ def _to_circle(point: Point, top: float) -> Line:
 
 
 def _columns(item: Parallel, style: Style) -> Block:
-    """Places branches side by side; the axis is that of the main branch, or their middle."""
+    """Places branches side by side.
+
+    The axis is that of the main branch before a sum, or else the middle of the branches.
+    """
     placed: list[Block] = []
     x = main = 0.0
     for block in (_series(branch, style) for branch in item.branches):
@@ -277,7 +284,7 @@ def _columns(item: Parallel, style: Style) -> Block:
 
 
 def _frame(item: Repeated, style: Style) -> Block:
-    """A dashed frame around a repeated module, with a line in and out on the axis."""
+    """Returns a repeated module in a dashed frame, with a line in and out on the axis."""
     repeat = item.repeat
     times = f"{repeat.count} × " if repeat.count > 1 else ""
     name = Text(0, 0, times + style.graph.class_name(repeat.first), SMALL, True, GREY, "start")

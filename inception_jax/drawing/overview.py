@@ -1,4 +1,4 @@
-"""The boxes of a whole network's drawing: its stages, and what is between and after them."""
+"""The boxes of a whole network's drawing: its stages and the operations between them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Row:
     """A box of the overview.
 
     Attributes:
-        name: of the stage; empty for anything else.
-        text: what it is.
-        shape: of its result.
+        name: name of the stage; empty for other boxes.
+        text: description of the operation or module.
+        shape: shape of the result.
         colour: see `labels`.
-        aux: the auxiliary classifier that takes its result.
-        tooltip: shown when the mouse rests on it.
-        kind: of the node that it is, "aux" for an auxiliary classifier, else empty.
+        aux: box of the auxiliary classifier on this stage, if there is one.
+        tooltip: text shown on hovering.
+        kind: kind of the node that it shows; "aux" for an auxiliary classifier; else empty.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Row:
 
 
 def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
-    """Returns the boxes of a network, from its images to its logits."""
+    """Returns the boxes of a network, from its images to its logits, in forward order."""
     stages = subgraphs.stages(graph)
     parts = [subgraphs.find(graph, name) for name in aux_names if name in graph.calls]
     heads = {part.source: _head(graph, part) for part in parts}
@@ -54,7 +54,10 @@ def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
 
 
 def _groups(graph: Graph, stages: Sequence[Subgraph], with_head: set[int]) -> list[list[Subgraph]]:
-    """Groups many equal stages in a row, up to one with an auxiliary classifier."""
+    """Groups consecutive equal stages, three or more, that are drawn as one box.
+
+    A stage with an auxiliary classifier ends its group. Every other stage is a group of its own.
+    """
     groups: list[list[Subgraph]] = []
     for stage in stages:
         alike = bool(groups) and stage.only_node is None
@@ -94,7 +97,7 @@ def _stage(graph: Graph, group: Sequence[Subgraph], aux: Row | None) -> list[Row
 
 
 def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
-    """One of several different runs of equal modules in a chain."""
+    """Returns the box of equal modules in a row, in a stage that has several such runs."""
     name = repeat.first
     if repeat.count > 1:
         name = f"{repeat.first} – {repeat.last.rpartition('.')[2]}"
@@ -103,7 +106,10 @@ def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
 
 
 def describe(graph: Graph, part: Subgraph) -> str:
-    """Returns the classes of the modules in a part, and how many of each follow in a row."""
+    """Returns the classes of the modules in a part, with the number of equal ones in a row.
+
+    Operations of the network itself follow.
+    """
     members = subgraphs.outermost_modules(graph, part.nodes.values(), part.path)
     words = [_member(graph, part, member) for member in members]
     words += [labels.first_line(node) for node in part.nodes.values() if not node.scope]
@@ -111,7 +117,10 @@ def describe(graph: Graph, part: Subgraph) -> str:
 
 
 def _member(graph: Graph, part: Subgraph, path: str) -> str:
-    """A module's class, how often it repeats, and what it lacks of the modules before it."""
+    """Returns a module's class, how many equal ones follow in a row, and how it differs.
+
+    If up to two operations of the previous run are missing, the text names them ("without ...").
+    """
     firsts = [repeat.first for repeat in part.repeats]
     if path not in firsts:
         return graph.class_name(path)

@@ -28,10 +28,10 @@ _ASPECT = 4 / 3  # of the whole: width by height
 
 
 def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
-    """Lays out the boxes of a network in the number of columns that gives the best shape.
+    """Lays out the boxes of a network in the number of columns with the lowest `_cost`.
 
     Returns:
-        The boxes and lines, and the width and height of the whole.
+        The boxes and lines, and the width and height of the drawing.
     """
     splits = [_split(rows, count, more) for count in range(1, 6) for more in (0, -1, 1, -2, 2)]
     choices = [_in_columns(columns, max(map(_min_width, rows))) for columns in splits]
@@ -39,7 +39,7 @@ def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
 
 
 def _cost(width: float, height: float) -> float:
-    """Returns the area, weighted by how far the shape is from the preferred one."""
+    """Returns the area, weighted by how far the aspect ratio is from the preferred one."""
     aspect = width / height / _ASPECT
     return width * height * math.sqrt(max(aspect, 1 / aspect))
 
@@ -71,7 +71,10 @@ def _in_columns(columns: list[list[Row]], width: float) -> tuple[list[Shape], Po
 
 
 def _split(rows: Sequence[Row], count: int, more: int) -> list[list[Row]]:
-    """Splits rows into columns of about equal height; all but the last may have some more rows."""
+    """Splits rows into at most `count` columns of about equal height.
+
+    `more` makes all columns except the last that many rows higher, or lower if negative.
+    """
     total = sum(_height(row) + _GAP for row in rows)
     share = total / count + more * (_HIGH + _GAP)
     columns: list[list[Row]] = [[]]
@@ -119,7 +122,7 @@ def _box(row: Row, x: float, y: float, width: float) -> Box:
 
 
 def _passage(start: Point, between: float, end: float) -> Line:
-    """Returns the line from the end of one column to the start of the next."""
+    """Returns the line from the end of a column to the start of the next one."""
     x, y = start
     low, high = y + _GAP * 0.6, -_GAP
     return Line(((x, y), (x, low), (between, low), (between, high), (end, high), (end, 0)))

@@ -1,4 +1,4 @@
-"""Finds equal modules of a network."""
+"""Finds equal modules in a network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from inception_jax.nn.layers import Chain
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """Equal modules in a row, of which only the first is drawn.
+    """Equal modules in a row; only the first one is drawn.
 
     Attributes:
-        first: path of the first.
-        last: path of the last.
-        count: how many there are.
+        first: path of the first module.
+        last: path of the last module.
+        count: number of modules.
     """
 
     first: str
@@ -25,12 +25,12 @@ class Repeat:
 
 
 def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
-    """Returns a signature, which is equal for two parts of the same structure.
+    """Returns a value that is equal for parts of a network with the same structure.
 
     Args:
-        nodes: of a part.
-        widths: include the numbers of channels. Otherwise only whether a separable convolution
-            widens the map is included.
+        nodes: nodes of a part.
+        widths: include the numbers of channels. Otherwise, of these, only whether a separable
+            convolution increases them is included.
     """
     index_of = {number: index for index, number in enumerate(nodes)}
     rows: list[object] = []
@@ -43,7 +43,10 @@ def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
 
 
 def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
-    """Returns whether a node is the pointwise half of a widening separable convolution."""
+    """Returns whether a node ends a separable convolution that increases the channels.
+
+    This is its pointwise convolution.
+    """
     before = nodes.get(node.inputs[0])
     if before is None or node.depthwise or not before.depthwise:
         return False
@@ -51,12 +54,16 @@ def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
 
 
 def chains(graph: Graph, module: str) -> list[str]:
-    """Returns the chains that were called in a module, or the module itself if it is one."""
+    """Returns the paths of the called `Chain`s inside a module, itself included."""
     return [c for c in graph.calls if inside(c, module) and issubclass(graph.modules[c], Chain)]
 
 
 def runs(graph: Graph, chain: str) -> list[list[str]]:
-    """Returns the members of a chain, those that are equal and in a row together."""
+    """Groups the members of a chain into runs of equal modules.
+
+    Returns:
+        Lists of paths; a module without equal neighbours is a list of its own.
+    """
     groups: list[list[str]] = []
     previous: object = None
     for path in graph.calls:
@@ -72,7 +79,7 @@ def runs(graph: Graph, chain: str) -> list[list[str]]:
 
 
 def run_of(graph: Graph, path: str) -> list[str]:
-    """Returns a module and its equal neighbours in its chain."""
+    """Returns the paths of a module and of its equal neighbours in its chain."""
     chain = parent(path)
     if not chain or not issubclass(graph.modules[chain], Chain):
         return [path]
@@ -80,7 +87,10 @@ def run_of(graph: Graph, path: str) -> list[str]:
 
 
 def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
-    """Removes all but the first of equal modules; its result replaces that of the last."""
+    """Removes the nodes of all but the first of equal modules in a row.
+
+    Nodes that used the result of the last module use that of the first.
+    """
     others = {number for path in group[1:] for number in nodes_inside(nodes, path)}
     if not others:
         return nodes

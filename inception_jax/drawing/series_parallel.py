@@ -1,4 +1,4 @@
-"""A part of a network as nodes in series and in parallel."""
+"""Arranges the nodes of a part of a network in series and in parallel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from inception_jax.drawing.subgraphs import Subgraph
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """Branches side by side.
+    """Parallel branches.
 
     Attributes:
-        branches: from left to right.
-        summed: whether they end in a sum; then the last one is the main branch.
+        branches: branches from left to right.
+        summed: whether the branches end in a sum; the last one is then the main branch.
     """
 
     branches: tuple[Series, ...]
@@ -25,7 +25,7 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """Equal modules in a row, of which one is drawn."""
+    """Equal modules in a row, of which the first is drawn."""
 
     repeat: Repeat
     series: Series
@@ -35,11 +35,11 @@ Item = int | Parallel | Repeated
 """An int is the number of a node."""
 
 Series = tuple[Item, ...]
-"""One item after another; without items, only a line."""
+"""Items in sequence; an empty one is drawn as a line."""
 
 
 def arrange(part: Subgraph) -> Series:
-    """Splits a part at the nodes where branches begin and end."""
+    """Arranges the nodes of a part, split at the nodes where branches begin and end."""
     return tuple(_Arranger(part).walk(part.source, set(part.nodes), None))
 
 
@@ -53,7 +53,13 @@ class _Arranger:
         self.pending = [(x, set(nodes_inside(part.nodes, x.first))) for x in framed]
 
     def walk(self, number: int, allowed: set[int], stop: int | None) -> list[Item]:
-        """Returns what follows a node, up to the join that ends its branch or the graph's end."""
+        """Returns the items after a node.
+
+        Args:
+            number: the node.
+            allowed: nodes that may be visited.
+            stop: the node at which the branch ends; None: the end of the graph.
+        """
         items: list[Item] = []
         while True:
             takers = [taker for taker in self.takers[number] if taker in allowed]
@@ -78,7 +84,7 @@ class _Arranger:
                 number = join
 
     def always_passed(self, takers: list[int], allowed: set[int]) -> set[int]:
-        """Returns the nodes that are on every path from some nodes."""
+        """Returns the nodes that are on every path from all of `takers` to the end."""
         passed: dict[int, set[int]] = {}
         for number in sorted(allowed, reverse=True):
             onward = [passed[taker] for taker in self.takers[number] if taker in allowed]
@@ -86,7 +92,10 @@ class _Arranger:
         return set.intersection(*(passed[taker] for taker in takers))
 
     def groups(self, takers: list[int], allowed: set[int], join: int) -> list[list[int]]:
-        """Groups nodes whose branches meet before a join."""
+        """Groups the first nodes of branches.
+
+        Branches that meet before `join` are in one group.
+        """
         groups: list[list[int]] = []
         for taker in takers:
             meeting = [g for g in groups if min(self.always_passed([*g, taker], allowed)) != join]
@@ -96,9 +105,9 @@ class _Arranger:
         return groups
 
     def parallel(self, fork: int, takers: list[int], allowed: set[int], join: int) -> Parallel:
-        """Returns the branches between a fork and a join, in the order of the join's inputs.
+        """Returns the branches between two nodes, in the order of the inputs of `join`.
 
-        Before a sum, the branch with fewer nodes, the shortcut, comes first.
+        Before a sum, branches are sorted by their number of nodes, so the shortcut comes first.
         """
         branches = []
         for group in self.groups(takers, allowed, join):
@@ -123,7 +132,7 @@ class _Arranger:
 
 
 def node_numbers(series: Series) -> list[int]:
-    """Returns the numbers of all nodes of a series, in the order of the drawing."""
+    """Returns the numbers of all nodes in a series, in the order of the drawing."""
     found: list[int] = []
     for item in series:
         if isinstance(item, int):

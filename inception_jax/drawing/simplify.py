@@ -1,4 +1,4 @@
-"""Simplifies a graph of equations to the graph that a paper's figure shows.
+"""Simplifies a graph of equations to the graph that a paper's figure would show.
 
 Steps get the names that papers use. A BatchNorm or activation that a layer applies after its
 convolution becomes part of the convolution's node. A normalisation or activation in another module,
@@ -20,7 +20,7 @@ _ACTIVATIONS = {"erf": "GELU", "erfc": "GELU", "logistic": "SiLU", "tanh": "tanh
 
 
 def simplify(graph: Graph) -> Graph:
-    """Returns the graph of a network as in figures, without nodes on which no output depends."""
+    """Returns the simplified graph, without nodes that no output depends on."""
     draft = _Draft(graph)
     _name_steps(draft)
     _merge_steps(draft)
@@ -53,7 +53,7 @@ class _Draft:
         self._merged_into: dict[int, int] = {}
 
     def current(self, number: int) -> int:
-        """Returns the node into which a node of the original graph was merged."""
+        """Returns the number of the node that a node of the original graph was merged into."""
         while number in self._merged_into:
             number = self._merged_into[number]
         return number
@@ -67,7 +67,7 @@ class _Draft:
         self.nodes[number] = dataclasses.replace(self.nodes[number], **fields)  # pyright: ignore
 
     def merge(self, number: int, into: int) -> None:
-        """Removes a node; nodes that used its result use that of another."""
+        """Removes a node; nodes that used its result use that of the node `into` instead."""
         del self.nodes[number]
         self._merged_into[number] = into
         for other, node in self.nodes.items():
@@ -76,17 +76,17 @@ class _Draft:
                 self.replace(other, inputs=inputs)
 
     def of_kind(self, *kinds: Kind) -> list[int]:
-        """Returns the nodes of some kinds, in order."""
+        """Returns the numbers of the nodes of these kinds, in order."""
         return [number for number, node in self.nodes.items() if node.kind in kinds]
 
     def is_only_consumer(self, number: int) -> bool:
-        """Returns whether no other node uses the first input of this one."""
+        """Returns whether this node is the only one that uses its first input."""
         source = self.source(number)
         return [n for n, node in self.nodes.items() if source in node.inputs] == [number]
 
 
 def _used(graph: Graph) -> dict[int, Node]:
-    """Returns the nodes that an output depends on, and the images."""
+    """Returns the images and the nodes that an output depends on, by number."""
     used = {0, *graph.outputs}
     for number in sorted(graph.nodes, reverse=True):
         if number in used:
@@ -127,7 +127,7 @@ def _meaning(step: Node, modules: Mapping[str, type]) -> tuple[Kind, str]:
 
 
 def _merge_steps(draft: _Draft) -> None:
-    """Makes one node of the equations of a normalisation, or of an affine map."""
+    """Merges the equations of a normalisation, or of an affine map, into one node."""
     for number in draft.of_kind("norm", "affine"):
         node, source = draft.nodes[number], draft.source(number)
         before = draft.nodes[source]
@@ -139,7 +139,7 @@ def _merge_steps(draft: _Draft) -> None:
 
 
 def _fold_strides(draft: _Draft) -> None:
-    """Replaces a 1x1 convolution of every second pixel by one with a stride of two."""
+    """Replaces a slice of every second pixel and a 1x1 convolution by a stride of two."""
     for number in draft.of_kind("conv"):
         source = draft.source(number)
         before = draft.nodes[source]
@@ -160,10 +160,10 @@ def _fold_biases(draft: _Draft) -> None:
 
 
 def _fold_norms(draft: _Draft) -> None:
-    """Folds the normalisations of a module if each follows one of its convolutions.
+    """Folds a module's normalisations into its convolutions if each one follows a convolution.
 
-    If one does not, folds none, so that modules that normalise before their convolutions are drawn
-    so.
+    Otherwise it folds none of them: a module that normalises before its convolutions keeps separate
+    nodes.
     """
 
     def belongs(node: Node, before: Node) -> bool:
@@ -191,7 +191,10 @@ def _fold_activations(draft: _Draft) -> None:
 
 
 def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> None:
-    """Merges a node into the one before it if they belong together and nothing else uses it."""
+    """Merges a node into its input if `belongs` is true for both and nothing else uses the input.
+
+    The node's name is appended to the input's `after`.
+    """
     node, source = draft.nodes[number], draft.source(number)
     before = draft.nodes[source]
     if belongs(node, before) and draft.is_only_consumer(number):
@@ -200,9 +203,9 @@ def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> 
 
 
 def _flatten_splits(draft: _Draft) -> None:
-    """Merges the split of a part into the split before it, and drops the nodes of the parts.
+    """Merges nested splits into one, and removes the nodes of the parts.
 
-    A part that is concatenated as it is becomes an identity.
+    A part that is concatenated without any operation becomes an `identity`.
     """
     for number in draft.of_kind("split"):
         part = draft.source(number)

@@ -1,4 +1,4 @@
-"""The parts of a network that are drawn: its stages, and modules by their paths."""
+"""Finds the parts of a network that are drawn: stages by name and modules by path."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Subgraph:
     """A part of a network with one input and one output.
 
     Attributes:
-        name: of the stage, or path of the module.
-        path: of the module that it is; empty if it is none.
-        nodes: its operations by number; of equal modules in a row only the first one's.
-        source: number of the node that gives its input.
-        result: number of its last node, which `nodes` may have left out.
-        shapes: of its input and its output, without the batch.
-        repeats: its modules in chains, equal ones in a row together.
+        name: name of the stage, or path of the module.
+        path: path of the module that it is; empty if it is not one module.
+        nodes: its nodes by number; of equal modules in a row, only those of the first.
+        source: number of its input node, which is outside the part.
+        result: number of its last node, which may be missing in `nodes` because of repeats.
+        shapes: shapes of its input and its output, without the batch.
+        repeats: the members of its chains, with equal ones in a row grouped.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Subgraph:
 
     @property
     def only_node(self) -> Node | None:
-        """Its node, if there is one only."""
+        """Its node if it has exactly one, else None."""
         return next(iter(self.nodes.values())) if len(self.nodes) == 1 else None
 
 
@@ -43,11 +43,12 @@ def find(graph: Graph, name: str) -> Subgraph:
     """Returns a stage or a module.
 
     Args:
-        graph: a network's.
-        name: of a stage of `features`, or a module's path.
+        graph: graph of the network.
+        name: name of a stage of `features`, or path of a module.
 
     Raises:
-        ValueError: for a name that neither a stage nor a called module has, with near names.
+        ValueError: if no stage or called module has this name, with similar names; if the module
+            does not have one input and one output.
     """
     for stage in stages(graph):
         if stage.name == name:
@@ -59,10 +60,10 @@ def find(graph: Graph, name: str) -> Subgraph:
 
 
 def stages(graph: Graph) -> list[Subgraph]:
-    """Returns the stages that follow each other, in forward order.
+    """Returns the consecutive stages, in forward order.
 
-    A map inside a block is a stage of `features` too, but is left out here. So is what the network
-    itself computes between two stages: `nodes_between` has it.
+    Stages of `features` inside a block are left out. So are operations of the network itself
+    between two stages, see `nodes_between`.
     """
     found, before = [], 0
     for name, result in graph.stages.items():
@@ -78,7 +79,7 @@ def stages(graph: Graph) -> list[Subgraph]:
 
 
 def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
-    """Returns the nodes after one that another depends on, and that other, by number."""
+    """Returns the nodes after `before` that `result` depends on, and `result`, by number."""
     needed, found = {result}, []
     for number in sorted(graph.nodes, reverse=True):
         if number in needed and number > before:
@@ -88,14 +89,14 @@ def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
 
 
 def outermost_modules(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
-    """Returns the paths of the outermost modules that some nodes belong to.
+    """Returns the paths of the outermost modules that compute these nodes.
 
-    In place of a module with chains there are the modules in it, and the members of the chains.
+    A module that contains a `Chain` is replaced by the modules inside it.
 
     Args:
-        graph: a network's.
-        nodes: of a part of it.
-        module: path of a module that all of them belong to, which counts too.
+        graph: graph of the network.
+        nodes: nodes of a part of it.
+        module: path of a module that contains all of the nodes. It may itself be in the result.
     """
     scopes = {node.scope for node in nodes}
     tops: list[str] = []
@@ -126,7 +127,7 @@ def _sources(nodes: Mapping[int, Node]) -> set[int]:
 
 
 def _is_inner(graph: Graph, before: int, nodes: Mapping[int, Node]) -> bool:
-    """Whether nodes end inside a module, or take more than the result before them."""
+    """Returns whether nodes end inside a module, or have other inputs than `before`."""
     result = max(nodes)
     modules = [path for path in graph.calls if path and inside(nodes[result].scope, path)]
     later = [x for n, x in nodes_between(graph, before, graph.outputs[0]).items() if n > result]

@@ -1,4 +1,4 @@
-"""Drawings as SVG."""
+"""Writes drawings as SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOURS: dict[Colour, tuple[str, str]] = {
     "module": ("#e9e3f6", "#7d62b5"),
     "classifier": ("#dff2da", "#4f9142"),
 }
-"""Fill and border of each."""
+"""Fill and border of each kind of box."""
 
 
 def write(drawing: Drawing) -> str:
@@ -99,7 +99,7 @@ def _line(root: ElementTree.Element, line: Line) -> None:
 
 
 def _arrow(start: Point, tip: Point) -> tuple[Point, Point, list[Point]]:
-    """The tip of an arrow, the end of its line, and the two other corners of its head."""
+    """Returns the tip of an arrow, the end of its line, and the other corners of its head."""
     length, half = 7.0, 3.4
     dx = (tip[0] > start[0]) - (tip[0] < start[0])
     dy = (tip[1] > start[1]) - (tip[1] < start[1])

@@ -1,4 +1,4 @@
-"""A traced network, with everything that drawings show."""
+"""A traced network and the facts that drawings show."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from inception_jax.registry import model_info
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network, traced.
+    """A traced network.
 
     Attributes:
-        name: what `create_model` takes, or the class of a network that it did not build.
-        graph: its operations.
-        sizes: size of each parameter, by its path.
-        macs: multiply-accumulates of an image.
-        aux_names: of its auxiliary classifiers.
+        name: its name for `create_model`, or the class of a network that `create_model` did not
+            build.
+        graph: graph of its operations.
+        sizes: number of elements of each parameter, by its path.
+        macs: multiply-accumulates for one image.
+        aux_names: names of its auxiliary classifiers.
     """
 
     name: str
@@ -38,17 +39,17 @@ class Network:
     aux_names: tuple[str, ...]
 
     def parameters(self, module: str) -> int:
-        """Returns the total size of a module's parameters."""
+        """Returns the number of parameters in a module."""
         return sum(size for path, size in self.sizes.items() if inside(path, module))
 
 
 def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | None) -> Network:
-    """Traces a network; see `draw`. Results for names are cached.
+    """Traces a network; see `draw` for the arguments. Results for names are cached.
 
     Raises:
-        UnknownModelError: for a name that no network has.
-        ValueError: for images that the network cannot take; without a size for a network that
-            `create_model` did not build.
+        UnknownModelError: for an unknown name.
+        ValueError: for images that the network cannot take; if the size is missing for a network
+            that `create_model` did not build.
     """
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(name_or_model, str):
@@ -56,7 +57,7 @@ def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | N
     return _built(name_or_model, size)
 
 
-@functools.lru_cache(maxsize=64)  # a gallery draws ten modules of each network
+@functools.lru_cache(maxsize=64)  # a gallery draws about ten modules of one network
 def _named(name: str, size: tuple[int, int] | None) -> Network:
     aux_heads = bool(model_info(name).aux_heads)
     return _built(abstract_model(name, aux_heads=aux_heads), size)

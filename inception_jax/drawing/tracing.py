@@ -1,4 +1,7 @@
-"""Traces a network, with marks where its modules and stages begin and end."""
+"""Traces a network, with marks where its modules and stages begin and end.
+
+A mark is an identity equation with a name.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,8 @@ class MarkedProgram:
 def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
     """Traces a network with all its auxiliary classifiers; nothing is computed.
 
-    Every convolution and every pool is one equation, BatchNorm uses its running statistics, and
-    dropout is a mark.
+    Every convolution and every pool is one equation, BatchNorm uses its running statistics, and a
+    dropout is a mark instead of an operation.
 
     Raises:
         ValueError: for images that the network cannot take.
@@ -65,7 +68,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
 
 
 def event(equation: Any) -> tuple[Event, str] | None:
-    """Returns the kind and name of a mark; None for other equations."""
+    """Returns the kind and name of a mark; None for an equation that is no mark."""
     if equation.primitive.name != "name":
         return None
     prefix, _, rest = equation.params["name"].partition(":")
@@ -82,7 +85,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
-    """Replaces every submodule by one that marks its calls."""
+    """Replaces every submodule by a wrapper that marks its calls, in place."""
     for key, child in list(nnx.iter_children(parent)):
         if not isinstance(child, nnx.Module):
             continue
@@ -91,11 +94,11 @@ def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
             child = _MarkedDropout(0.0 if isinstance(child, layers.DropPath) else child.rate)
         elif callable(child):
             child = _Marked(child, _dotted((*path, key)))
-        setattr(parent, str(key), child)  # of a list too: its attributes are its indices
+        setattr(parent, str(key), child)  # a list's attributes are its indices
 
 
 class _Marked(nnx.Module):
-    """Replaces a module, and puts marks before and after calls of it and of its methods."""
+    """Wraps a module: puts marks before and after calls of it and of its methods."""
 
     def __init__(self, module: Any, path: str):
         self.module = module
@@ -117,18 +120,18 @@ class _Marked(nnx.Module):
         return lambda *args, **kwargs: self._between_marks(member, *args, **kwargs)
 
     def _between_marks(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a method that maps an array to one or several."""
+        """Calls a method of an array between marks; it may return several arrays."""
         x = _mark(args[0], "enter", self.path)
         leaves, tree = jax.tree.flatten(method(x, *args[1:], **kwargs))
         return jax.tree.unflatten(tree, [*leaves[:-1], _mark(leaves[-1], "leave", self.path)])
 
 
 class _MarkedDropout(nnx.Module):
-    """Replaces a dropout by a mark, or by nothing if its rate is 0."""
+    """Replaces a dropout layer by a mark, or by the identity if its rate is 0."""
 
     def __init__(self, rate: float):
         self.rate = rate
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        del rngs  # there are none
+        del rngs  # unused
         return _mark(x, "dropout", str(self.rate)) if self.rate else x

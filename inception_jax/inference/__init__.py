@@ -1,1 +1,1 @@
-"""Networks made faster for inference."""
+"""Fast inference: folds, compiles and runs networks, and names the most likely classes."""

@@ -1,4 +1,4 @@
-"""Classification: from images to the names of the most likely classes in one call."""
+"""Classifies images in one call and returns the names of the most likely classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BATCH = 16
 def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
     """Returns the most likely classes of images.
 
-    Warns once about photos with an EXIF orientation that the network's source ignores, with their
-    number.
+    One warning gives the number of photos with an EXIF orientation that the network's source
+    ignores.
 
     Args:
         model: from `create_model` or `load`, with weights.
-        images: one image, or an iterable of them: each what `preprocess` takes. An array
+        images: one image that `preprocess` takes, or an iterable of such images. An array
             uint8 [n, h, w, c] is n images.
         top: number of classes to return; all classes if there are fewer.
 
@@ -50,7 +50,7 @@ def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, fl
 
 
 def _each(images: Any) -> Any:
-    """Turns a single image into a list of one."""
+    """Returns a single image as a list of one; other inputs unchanged."""
     one = isinstance(images, str | bytes | Image.Image) or hasattr(images, "__fspath__")  # a path
     if one or getattr(images, "ndim", 4) < 4:
         return [images]
@@ -61,7 +61,7 @@ def _probabilities(model: Model, images: Iterable[Any], notes: Counts) -> Iterat
     predict, (info, channels) = jit_predict(model), facts_of(model)
     batch: list[np.ndarray] = []
     size = len(images) if hasattr(images, "__len__") else _BATCH  # pyright: ignore
-    size = min(max(size, 1), _BATCH)  # of all batches: each size is compiled
+    size = min(max(size, 1), _BATCH)  # one size for all batches, because each is compiled
 
     def computed() -> np.ndarray:
         filled = batch + [np.zeros_like(batch[0])] * (size - len(batch))

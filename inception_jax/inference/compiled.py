@@ -1,9 +1,10 @@
-"""Fast inference: folded, compiled, and distributed over the cores or devices of the machine."""
+"""Compiles networks for fast inference, and runs them on all cores or devices of the machine."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -20,11 +21,11 @@ from inception_jax.inference.folding import fold
 from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
-from inception_jax.nn.onednn import inference_options
+from inception_jax.nn.onednn import CompilerOptions, inference_options
 
-_MOST_AT_ONCE = 8  # images that a thread of a CPU computes
+_MOST_AT_ONCE = 8  # images in a piece that a CPU thread computes
 Predict = Callable[[ArrayLike], jax.Array]
-Tree = TypeVar("Tree")  # of arrays whose first axis is the images'
+Tree = TypeVar("Tree")  # arrays; the first axis is the batch
 
 
 def jit_predict(
@@ -32,25 +33,27 @@ def jit_predict(
 ) -> Predict:
     """Returns a compiled function that classifies images, for repeated use.
 
-    BatchNorms are folded (see `folding.fold`), except on TPUs, where the compiler does this and a
+    BatchNorms are folded (see `folding.fold`), except on TPUs: there the compiler does this, and a
     folded Xception would take 5 % more time. On CPUs, oneDNN computes the convolutions if XLA can
-    call it (see `nn.onednn`). The batch is split into parts that run in parallel: on a CPU one for
-    each core, because XLA computes some convolutions on one core only; on accelerators one for each
-    device of this process. On a CPU a part is computed in pieces of at most eight images. Each new
+    call it (see `nn.onednn`).
+
+    The batch is split into parts that run in parallel. On a CPU there is one part for each core,
+    because XLA computes some convolutions on one core only. A part is then computed in pieces of at
+    most eight images. On accelerators there is one part for each device of this process. Each new
     batch size is compiled once.
 
     Args:
         model: in any mode; evaluation mode is used. Later changes to it have no effect.
         parts: number of parts; None: as many as there are cores or devices.
-        dtype: what the network computes in; None: what it was created with. bfloat16 is fast on
-            accelerators, and with oneDNN on CPUs that have AMX or AVX512-BF16 (half of float32's
-            time); it is slow on others. It has 8 significant bits: with random weights the logits
-            of the six networks of docs/performance.md differ from float32's by 0.5 to 0.8 % of the
-            largest. Parameters stay as they are.
+        dtype: dtype in which the network computes; None: the one it was created with. Parameters
+            keep their dtype. bfloat16 is fast on accelerators, and on CPUs with AMX or AVX512-BF16
+            if oneDNN is used (half of float32's time). It is slow on other CPUs. It has 8
+            significant bits: with random weights, the logits of the six networks of
+            docs/performance.md differ from float32's by 0.5 to 0.8 % of the largest.
 
     Returns:
-        A function of images [n, h, w, c], normalised as `model_info` says, to logits
-        [n, num_classes], both in the dtype of computation or a wider one.
+        A function that maps images [n, h, w, c], normalised as `model_info` says, to logits
+        [n, num_classes]. Images and logits have the dtype of computation or a wider one.
 
     Raises:
         ValueError: for less than one part, or more parts than devices; for parameters narrower than
@@ -62,7 +65,7 @@ def jit_predict(
 def jit_call(
     model: Model, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a function like that of `jit_predict`, but for any computation.
+    """Returns a compiled function like `jit_predict`, but for any computation with the model.
 
     Args:
         model: see `jit_predict`.
@@ -76,20 +79,53 @@ def jit_call(
     Raises:
         ValueError: see `jit_predict`.
     """
+    return jit_frozen(frozen(model), call, parts=parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A network in evaluation mode, split as `nnx.split` does. It is folded, except on TPUs.
+
+    Attributes:
+        graphdef: the structure of the network. `nnx.merge(graphdef, params)` is the network.
+        params: a pure dict of arrays.
+        options: compiler options with which the network is fast on this machine.
+    """
+
+    graphdef: Any
+    params: dict[str, Any]
+    options: CompilerOptions
+
+
+def frozen(model: Model) -> Frozen:
+    """Returns a copy of a network for inference. The copy does not need `model` any more."""
+    model = model.eval_view()
+    platform = jax.local_devices()[0].platform
+    options = inference_options(model) if platform == "cpu" else {}
+    graphdef, params = nnx.split(model if platform == "tpu" else fold(model))
+    return Frozen(graphdef, nnx.to_pure_dict(params), options)
+
+
+def jit_frozen(
+    network: Frozen, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
+) -> Callable[[ArrayLike], Tree]:
+    """Returns a function like that of `jit_call`, for a network that is already frozen.
+
+    Raises:
+        ValueError: see `jit_predict`.
+    """
     devices = jax.local_devices()
-    platform = devices[0].platform
-    on_cpu = platform == "cpu"
+    on_cpu = devices[0].platform == "cpu"
     parts = parts or (cores() if on_cpu else len(devices))
     if parts < 1 or (not on_cpu and parts > len(devices)):
         raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
-    graphdef, state = state_for(model)
-    options = inference_options(model) if on_cpu else {}
+    graphdef, state = network.graphdef, network.params
 
     def merged(state: dict, images: jax.Array) -> Tree:
-        with native_convolutions() if options else contextlib.nullcontext():
+        with native_convolutions() if network.options else contextlib.nullcontext():
             return call(nnx.merge(graphdef, state), images)
 
-    compute = jax.jit(merged, compiler_options=options or None)
+    compute = jax.jit(merged, compiler_options=network.options or None)
     predict: Callable[[ArrayLike], Any] = lambda images: compute(state, jnp.asarray(images))  # noqa: E731
     if parts > 1 and on_cpu:
         predict = _in_threads(compute, state, parts)
@@ -103,20 +139,8 @@ def jit_call(
     return checked
 
 
-def state_for(model: Model) -> tuple[Any, dict[str, Any]]:
-    """Splits a network in evaluation mode like `nnx.split`, folded except on TPUs.
-
-    Returns:
-        The graph, and a pure dict of arrays: `nnx.merge` of both is the network.
-    """
-    model = model.eval_view()
-    on_tpu = jax.local_devices()[0].platform == "tpu"
-    graphdef, state = nnx.split(model if on_tpu else fold(model))
-    return graphdef, nnx.to_pure_dict(state)
-
-
 def _computing_in(model: Model, dtype: DTypeLike) -> Model:
-    """Returns a network with the same parameters that computes in another dtype."""
+    """Returns a copy of a network that computes in another dtype, with the same parameters."""
     copy = nnx.merge(*nnx.split(model))
     for _, layer in nnx.iter_modules(copy):
         if hasattr(layer, "dtype"):
@@ -129,7 +153,7 @@ def _logits(model: Model, images: jax.Array) -> Any:
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -157,10 +181,10 @@ def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], 
 
 
 def _piece(count: int, threads: int) -> int:
-    """Returns how many images a thread computes at once.
+    """Returns the number of images that a thread computes at once.
 
-    Few, because the maps of a large batch take memory and leave the cache; and such a number that
-    the last pieces are not filled with many zero images.
+    The number is small, because the feature maps of many images take memory and do not fit into the
+    cache. It is chosen so that few zero images are needed to fill the last piece.
     """
     rounds = -(-count // (threads * _MOST_AT_ONCE))
     pieces = [-(-count // (threads * (rounds + more))) for more in range(3)]

@@ -25,16 +25,17 @@ def fold(model: Network) -> Network:
     A BatchNorm is multiplied into the kernel and bias of the convolution before it, or of an
     unpadded convolution after it. InceptionNeXt's `gamma` and the residual scale are folded in the
     same way. A BatchNorm between ReLUs, as in the blocks of xception41p and xception65p, is kept.
-    Logits agree with the model's up to rounding. In bfloat16 the folded kernels are rounded.
+    Logits agree with those of the model up to rounding. If the network computes in
+    bfloat16, the folded kernels are rounded to it.
 
-    The copy has other parameters than the model, so it cannot be trained or saved.
+    The parameters of the copy differ from those of the model, so it cannot be trained or saved.
 
     Args:
         model: with parameters of float32 or wider. It is not changed.
 
     Raises:
         ValueError: if parameters are narrower than float32: published networks have variances
-            around 1e-14, and folded kernels would lose too many digits.
+            around 1e-14, and folded kernels of low precision would lose too many digits.
     """
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         if jnp.promote_types(leaf[...].dtype, jnp.float32) != leaf[...].dtype:

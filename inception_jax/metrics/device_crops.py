@@ -14,15 +14,18 @@ from inception_jax.registry import ModelInfo
 
 
 def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
-    """Prepares images for a network, as `inception_jax.preprocess` does on the host.
+    """Crops, resizes and normalises images as `inception_jax.preprocess` does on the host.
 
-    Where the host uses integer arithmetic, as Pillow does, the result is identical. Elsewhere it
-    agrees up to float32 rounding.
+    The result is identical where Pillow resizes in integer arithmetic. Otherwise it agrees up to
+    float32 rounding.
 
     Args:
         images: float32 [n, h, w, 3], whole numbers from 0 to 255.
         info: the network's crop, resizing and normalisation.
-        channels: channels the network takes, 1 or 3.
+        channels: number of input channels of the network, 1 or 3.
+
+    Returns:
+        The network's input, float32 [n, h', w', channels].
     """
     images = _luma(images) if channels == 1 else images
     images = _cropped(images, info)
@@ -32,7 +35,7 @@ def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
 
 
 def _luma(images: jax.Array) -> jax.Array:
-    """Pillow's conversion to grey, in integer arithmetic."""
+    """Converts RGB images to grey [n, h, w, 1] in integer arithmetic, as Pillow does."""
     red, green, blue = (images[..., i].astype(jnp.int32) for i in range(3))
     grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
     return grey.astype(jnp.float32)[..., None]

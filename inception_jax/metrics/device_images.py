@@ -1,8 +1,9 @@
-"""Converts images on the devices to pixels from 0 to 255, and resizes them as on the host.
+"""Scales images to pixels from 0 to 255 and resizes them, on the devices.
 
-The sampling weights are computed on the host, once for each size. Rules that read two pixels along
-an axis gather those pixels; the other rules are two matrix products. Pillow resizes 8-bit images in
-integer arithmetic, so the devices compute exactly the same pixels.
+The resizing rules are those of `resizing`, which run on the host. Rules without antialiasing read
+two pixels along each axis and are computed by gathering. The other rules are two matrix products.
+The weights of the pixels are computed on the host, once for each size. Pillow resizes 8-bit images
+in integer arithmetic, so the devices compute exactly the same pixels.
 """
 
 from __future__ import annotations
@@ -57,14 +58,15 @@ _ROUND = {"nearest": lambda x: jnp.floor(x + 0.5), "down": jnp.floor, "none": la
 
 
 def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -> jax.Array:
-    """Returns the smallest and the largest value of images, float32 [2], where 1 is white.
+    """Returns the smallest and the largest value of images, float32 [2].
 
-    Black is 0. For uint8 images the smallest value is always 0, because their range is certain.
+    Values are scaled so that 0 is black and 1 is white. For uint8 images 0 is returned as the
+    smallest value: their range is known, so only images that are all black deserve a warning.
 
     Args:
         images: see `pixels`.
         value_range: see `pixels`.
-        mask: bool [n], True for images that count.
+        mask: bool [n], False for images to ignore.
     """
     whole = images if images.dtype == jnp.uint8 else _scaled(images, value_range or (0, 255))
     found = whole.astype(jnp.float32) / 255
@@ -76,7 +78,10 @@ def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -
 
 
 def _scaled(images: jax.Array, value_range: Range) -> jax.Array:
-    """For (-1, 1) this computes (x + 1) * 127.5 in that order, exactly as samplers do."""
+    """Scales floats in `value_range` to 0 to 255, as float32.
+
+    For (-1, 1) it computes (x + 1) * 127.5 in this order, so it rounds like image samplers do.
+    """
     low, high = value_range
     return (images.astype(jnp.float32) - np.float32(low)) * np.float32(255 / (high - low))
 
@@ -124,7 +129,8 @@ def checked(images: ArrayLike, value_range: Range | None, rounding: Rounding) ->
 def resized(images: jax.Array, resize: Resize) -> jax.Array:
     """Resizes images to 299x299 by a named rule, and normalises them.
 
-    The result agrees with `resizing.resized` on the host up to float32 rounding.
+    The result, float32 [n, 299, 299, c], agrees with `resizing.resized` on the host up to float32
+    rounding.
 
     Args:
         images: float32 [n, h, w, c], from 0 to 255; whole numbers for "bilinear_pillow".
@@ -150,7 +156,7 @@ def _resized(images: jax.Array, resize: Resize) -> jax.Array:
 
 
 def interpolated(images: jax.Array, size: int, axis: int, *, half_pixel: bool) -> jax.Array:
-    """`crops.interpolated` on the devices."""
+    """Resizes one axis by linear interpolation without antialiasing; see `crops.interpolated`."""
     old = images.shape[axis]
     if half_pixel and old == size:
         return images
@@ -162,7 +168,7 @@ def interpolated(images: jax.Array, size: int, axis: int, *, half_pixel: bool) -
 
 
 def _product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
-    """Replaces an axis with weighted sums over it; weights [new, old]."""
+    """Resizes axis 1 or 2 of images by a matrix product with `weights` [new, old]."""
     letters = "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc"
     return jnp.einsum(letters, weights.astype(np.float32), images, precision="highest")
 
@@ -170,12 +176,15 @@ def _product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
 def pillow_resized(
     images: jax.Array, size: tuple[int, int], method: Literal["bilinear", "bicubic"]
 ) -> jax.Array:
-    """Resizes as Pillow does with 8-bit images: it rounds after each axis.
+    """Resizes 8-bit images exactly as Pillow does, which rounds after each axis.
 
     Args:
-        images: [n, h, w, c], whole numbers from 0 to 255.
-        size: height and width.
+        images: float32 [n, h, w, c], whole numbers from 0 to 255.
+        size: new height and width.
         method: Pillow's filter.
+
+    Returns:
+        float32 [n, height, width, c], whole numbers from 0 to 255.
     """
     old = images.shape[1:3]
     for axis in pillow_order(old, size, method):
@@ -185,7 +194,10 @@ def pillow_resized(
 
 
 def _whole_product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
-    """Sums exactly. Weights are split into 8-bit parts, so float32 sums stay below 2^24."""
+    """Resizes one axis with `whole_weights` and rounds to whole numbers from 0 to 255.
+
+    The sums are exact: the weights are split into 8-bit parts, so float32 sums stay below 2^24.
+    """
     total = jnp.int32(1 << (_PILLOW_BITS - 1))
     for bits, part in ((0, weights & 0xFF), (8, (weights >> 8) & 0xFF), (16, weights >> 16)):
         total = total + (_product(images, part, axis).astype(jnp.int32) << bits)
@@ -196,11 +208,17 @@ def _whole_product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Arr
 def pillow_order(
     old: tuple[int, int], new: tuple[int, int], method: Literal["bilinear", "bicubic"]
 ) -> tuple[int, ...]:
-    """Returns the axes that Pillow resizes, in its order. Pillow rounds after each axis.
+    """Returns the axes to resize, 0 for the height and 1 for the width, in Pillow's order.
 
-    Pillow up to version 12 resizes the width first; later versions choose by the sizes. To find out
-    the order, Pillow resizes an image of noise, and so does this module in both orders. If neither
-    agrees with Pillow, the width comes first.
+    The order matters because Pillow rounds after each axis. Pillow up to version 12 resizes the
+    width first. Later versions choose by the sizes. This function resizes an image of noise in
+    both orders and returns the order that agrees with Pillow. If neither agrees, the width comes
+    first. An axis of unchanged size is left out.
+
+    Args:
+        old: height and width before.
+        new: height and width after.
+        method: Pillow's filter.
     """
     axes = tuple(axis for axis in (1, 0) if old[axis] != new[axis])
     if len(axes) < 2:
@@ -230,7 +248,7 @@ def whole_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) ->
 def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -> np.ndarray:
     """Returns the weights with which Pillow resizes an axis, float64 [new, old].
 
-    Row i holds the weights of the `old` input pixels in output pixel i.
+    Row i holds the weights of all input pixels for output pixel i.
 
     Source: `precompute_coeffs` of Pillow's src/libImaging/Resample.c.
     """
@@ -251,7 +269,7 @@ def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -
 def nearest_pixels(old: int, new: int) -> np.ndarray:
     """Returns the index of the input pixel that Pillow picks for each output pixel, int [new].
 
-    Pillow itself resizes a ramp of `old` indices.
+    Found by letting Pillow resize the indices 0 to old - 1.
     """
     ramp = Image.fromarray(np.arange(old, dtype=np.int32)[None])
     return np.asarray(ramp.resize((new, 1), Image.Resampling.NEAREST))[0]
@@ -262,7 +280,7 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """The cubic convolution filter with a = -0.5."""
+    """Returns the values of the cubic convolution filter with a = -0.5."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * -0.5

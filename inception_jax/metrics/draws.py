@@ -1,4 +1,4 @@
-"""Random draws of images, seeded, as other programs make them."""
+"""Draws and shuffles images at random, with a seed, exactly as other programs do."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ Pair = tuple[np.ndarray, np.ndarray]
 def subset_pairs(
     generated: int, real: int, size: int, subsets: int, *, draws: Draws, seed: int
 ) -> Iterator[Pair]:
-    """Yields the indices of pairs of subsets, each drawn without replacement.
+    """Yields pairs of random subsets, each drawn without replacement.
 
-    torch-fidelity seeds its own generator. clean-fid and torchmetrics do not seed: call
-    `np.random.seed(seed)` or `torch.manual_seed(seed)` just before their draws to get the same
-    numbers. Both draw from the real images first; in clean-fid, these are `fdir2`.
+    torch-fidelity seeds its own generator. clean-fid and torchmetrics do not seed theirs. To get
+    the same subsets from them, call `np.random.seed(seed)` for clean-fid, or
+    `torch.manual_seed(seed)` for torchmetrics, just before they draw. These two programs draw from
+    the real images first. In clean-fid, the real images are `fdir2`.
 
     Args:
         generated: number of generated images.
         real: number of real images.
         size: number of images in a subset.
         subsets: number of pairs.
-        draws: the program that is imitated.
+        draws: the program to imitate.
         seed: seed of the generator.
+
+    Yields:
+        Indices of generated images and of real images, each int [size].
     """
     rng = np.random.RandomState(seed)
     for _ in range(subsets):
@@ -45,7 +49,13 @@ def subset_pairs(
 
 
 def shuffled(count: int, *, shuffle: Shuffle, seed: int) -> np.ndarray:
-    """Returns the indices of all images, shuffled as a program does; int [count]."""
+    """Returns the indices of all images in random order, int [count].
+
+    Args:
+        count: number of images.
+        shuffle: the program to imitate.
+        seed: seed of the generator; see `subset_pairs`.
+    """
     rng = np.random.RandomState(seed)
     return (
         rng.permutation(count) if shuffle == "torch_fidelity" else _torchs_permutation(rng, count)
@@ -58,7 +68,8 @@ def _torchs_permutation(
     """Returns the first `size` numbers of `torch.randperm(count)` on a CPU.
 
     PyTorch and NumPy use the same generator (MT19937) and seed it in the same way. PyTorch swaps
-    each place with itself or a later one, which is 32 random bits modulo the places left.
+    each element with itself or a later one: element i with i + r % (count - i), where r is 32
+    random bits.
     """
     bits = rng.randint(0, 2**32, max(count - 1, 0), dtype=np.uint32).astype(np.int64)
     steps = np.arange(len(bits))

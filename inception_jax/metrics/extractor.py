@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from inception_jax.create import load, model_for
 from inception_jax.inference.compiled import cores
-from inception_jax.memory import return_freed_memory
 from inception_jax.metrics import feature_networks, state
 from inception_jax.metrics.device_images import Range, Rounding, pixel_range
 from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
@@ -42,16 +41,15 @@ NAME = "inception_v3.fid"
 
 Dims = Literal[64, 192, 768, 2048]
 DIMS: tuple[Dims, ...] = get_args(Dims)
-_RETURN_MEMORY = 250  # images after which freed memory is returned: refilling takes a hundredth
 _SPATIAL_STAGE, _SPATIAL_CHANNELS = "Mixed_6d", 7  # channels of the first branch, `mixed_6/conv`
 _STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "Mixed_7c"}
 
 
 class Extractor:
-    """Turns images into features: reads, resizes and computes.
+    """Reads and resizes images and computes their features with FID's or another network.
 
-    The network computes in full float32 (precision "highest"), also on devices whose default is
-    bfloat16 or TF32. It is loaded and compiled when it is first needed.
+    The network computes in full float32 (precision "highest"), even on devices that use bfloat16
+    or TF32 by default. It is loaded and compiled when it is first needed.
 
     Args:
         weights: what `load_weights` takes, such as the path of pytorch-fid's
@@ -59,24 +57,25 @@ class Extractor:
             a network that `create_model("inception_v3.fid", weights=...)` built.
         features: a network to use instead of FID's: its name in `list_models`, loaded from
             `weights`; a file or folder that names its network; a network of this library; an
-            `OwnFeatures`; or a function of images, see `OwnFeatures.function`. Its own number of
-            features and its own resizing replace `dims` and `resize`.
-        preset: name in `PRESETS` of the program whose numbers are computed.
-        dims: number of features, which selects one of pytorch-fid's four stages. 2048 is the last
-            stage, the one FID is defined on.
+            `OwnFeatures`; or a function of images, see `OwnFeatures.function`. Its number of
+            features and its resizing override `dims` and `resize`.
+        preset: name in `PRESETS` of the program to imitate.
+        dims: number of features, which selects one of pytorch-fid's four stages. 2048 selects the
+            last stage, on which FID is defined.
         resize: a rule of `resizing.resized`; None: the preset's.
         batch_size: images per batch; a batch is split over the cores or devices.
         recursive: read the images in subfolders too; None: as the preset's program does.
         skip_unreadable: skip files that are not whole images, with a warning at the end.
         progress: show progress bars on stderr.
         workers: threads that read and resize; None: one for each core.
-        parts: see `jit_predict`.
-        block: number of images a device computes at once in `apply` and `update`, whatever the
-            batch size; None: all that it is given. With a block, features are identical to the last
-            bit for every batch size; see `on_devices.OnDevices`.
+        parts: number of parts of a batch that run in parallel; see `jit_predict`.
+        block: number of images that a device computes at once in `apply` and `update`, for every
+            batch size; None: all that it is given. With a block, features do not depend on the
+            batch size, to the last bit; see `on_devices.OnDevices`.
 
     Raises:
-        ValueError: for an invalid option; when the network is first used, if it is not FID's.
+        ValueError: for an invalid option; when the network is first used, if `features` is None
+            and the network is not FID's.
         WeightsError, FileNotFoundError: when the weights are first used, see `load_weights`.
     """
 
@@ -126,9 +125,11 @@ class Extractor:
         self._options = (batch_size, workers, skip_unreadable, progress, self.preset.unit_floats)
 
     def open(self, images: Any) -> Images | Statistics | Features:
-        """Finds out what a source of images is, without reading it; see `image_loader.open_images`.
+        """Opens a source of images, without reading an image; see `image_loader.open_images`.
 
-        Sources that are already open, statistics and features are returned unchanged.
+        Returns:
+            `Images`, or the `Statistics` or `Features` that a file holds. Objects of these three
+            types are returned unchanged.
         """
         if isinstance(images, Images | Statistics | Features):
             return images
@@ -137,18 +138,21 @@ class Extractor:
         return open_images(images, self.preset)
 
     def load(self) -> None:
-        """Loads the network now."""
+        """Loads the network now, instead of at its first use."""
         _ = self._network
 
     def features(self, images: Any) -> Features:
-        """Returns the features of images, which take 12 kB per image.
+        """Returns the features of images.
+
+        They take 12 kB per image, and 8 kB more with spatial features.
 
         Args:
-            images: a folder, an array uint8 [n, h, w, 3], or an iterable of images: paths, Pillow
-                images, arrays uint8 [h, w, 3] or [n, h, w, 3]. Features are returned unchanged.
+            images: a folder, an array uint8 [n, h, w, 3], or an iterable of paths, Pillow images
+                and arrays uint8 [h, w, 3] or [n, h, w, 3]; see `image_loader.open_images` for
+                more. `Features`, or a file of them, are returned unchanged.
 
         Raises:
-            ValueError: for fewer than two images, something that is no image, or statistics.
+            ValueError: for fewer than two images, an input that is not an image, or statistics.
         """
         opened = self.open(images)
         if isinstance(opened, Features):
@@ -163,11 +167,13 @@ class Extractor:
     def statistics(self, images: Any) -> Statistics:
         """Returns the statistics of images. Only a few batches are in memory at a time.
 
+        Statistics that are stored with the images are returned, not computed.
+
         Args:
-            images: what `features` takes, an `.npz` file of statistics, or statistics.
+            images: what `features` takes, an `.npz` file of statistics, or `Statistics`.
 
         Raises:
-            ValueError: for fewer than two images, or something that is no image.
+            ValueError: for fewer than two images, or an input that is not an image.
         """
         opened = self.open(images)
         if isinstance(opened, Statistics):
@@ -180,7 +186,7 @@ class Extractor:
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """How the features are computed. Loads the network."""
+        """How the features are computed. Loads the network if needed."""
         return self._network.origin
 
     @functools.cached_property
@@ -192,7 +198,7 @@ class Extractor:
 
     @property
     def params(self) -> Any:
-        """The network's parameters, a pytree of arrays. Loads the network."""
+        """The network's parameters, a pytree of arrays. Loads the network if needed."""
         return self._network.params
 
     def apply(
@@ -203,11 +209,11 @@ class Extractor:
         value_range: Range | None = None,
         rounding: Rounding | None = None,
     ) -> Features:
-        """Returns the features of images without copying them off the devices; can be compiled.
+        """Returns the features of images and keeps them on the devices; works under `jax.jit`.
 
         Args:
-            params: `self.params`, or None to use these. Inside a compiled function, pass them in
-                as an argument of that function; otherwise they become constants of the program.
+            params: parameters of the network; None: `self.params`. A compiled function should take
+                `self.params` as an argument; otherwise they become constants of its program.
             images: [n, h, w, 3] or grey [n, h, w, 1], uint8 or floats; a JAX or NumPy array, on one
                 device or sharded over a mesh along the first axis.
             value_range: see `device_images.pixels`.
@@ -223,11 +229,12 @@ class Extractor:
         return self._on_devices.apply(params, images, value_range, rounding)
 
     def init(self, *, keep: int = 0) -> State:
-        """Returns an empty state. Loads the network.
+        """Returns an empty state. Loads the network if needed.
 
         Args:
-            keep: number of images, from the first on, to keep the features of. Metrics other than
-                FID and sFID need them, see `metrics.features_of`. They take 12 kB per image.
+            keep: the state keeps the features of the first `keep` images. Metrics other than FID
+                and sFID need them, see `metrics.features_of`. They take 12 kB per image, and 8 kB
+                more with spatial features.
 
         Raises:
             ValueError: if `keep` is negative.
@@ -255,13 +262,13 @@ class Extractor:
         value_range: Range | None = None,
         rounding: Rounding | None = None,
     ) -> State:
-        """Returns the state with more images added, all on the devices; can be compiled.
+        """Returns the state with images added, all on the devices; works under `jax.jit`.
 
         Args:
             state: state of the images so far. It is not changed.
             images: see `apply`.
             mask: bool [n], False for images to ignore, such as the padding of the last batch. None:
-                all count.
+                no image is ignored.
             params: see `apply`.
             value_range: see `apply`.
             rounding: see `apply`.
@@ -298,7 +305,7 @@ class Extractor:
         return self._network.compiled(self._parts)
 
     def _kept(self, images: Images) -> Iterator[Features]:
-        """Yields features in batches, without those that the preset's program leaves out."""
+        """Yields features in batches; drops an incomplete last batch if the program does."""
         parts = self._computed(images)
         size = self.preset.whole_batches
         return whole_batches(parts, size, images.name) if size else parts
@@ -325,13 +332,9 @@ class Extractor:
             yield from self._generated(images.items)
             return
         pending: collections.deque[tuple[Any, int]] = collections.deque()
-        size, since = None, 0
+        size = None
         for batch in batches(images, self._loader):
             count = len(batch)
-            since += count
-            if since >= _RETURN_MEMORY:
-                return_freed_memory()
-                since = 0
             size = size or count
             if count < size:  # another shape would need another compilation
                 batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])
@@ -345,7 +348,7 @@ class Extractor:
 
 @functools.partial(jax.jit, static_argnames="value_range")
 def _pixel_range(images: jax.Array, value_range: Range | None, count: jax.Array) -> jax.Array:
-    """`device_images.pixel_range` of the first `count` images."""
+    """Returns `device_images.pixel_range` of the first `count` images."""
     return pixel_range(images, value_range, jnp.arange(len(images)) < count)
 
 

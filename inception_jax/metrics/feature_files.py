@@ -24,11 +24,11 @@ def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Orig
 
     Args:
         path: must end in `.npz`.
-        features: arrays [n, d] by kind, see `FIELDS`; None is skipped.
+        features: arrays [n, d] by kind, see `FIELDS`. Kinds that are None are left out.
         origin: how they were computed, if known.
 
     Raises:
-        ValueError: for another ending, or if no file can be written there.
+        ValueError: if `path` has another ending, or no file can be written there.
         OSError: if the disk is full; an existing file is then left unchanged.
     """
     path = check_target(path, (".npz",), what="features")
@@ -42,9 +42,11 @@ def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Orig
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns the arrays that `save` wrote, by kind, and the `origin`.
+    """Reads a file that `save` wrote.
 
-    Returns None if there is no such file, or if it holds no features.
+    Returns:
+        A dict of the arrays by kind, and the `Origin` or None as `origin`. None if there is no
+        such file, or it holds no features.
 
     Raises:
         ValueError: if the file is damaged.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from inception_jax.crops import as_input, crop_of, described, rounds
 from inception_jax.images import Picture
-from inception_jax.inference.compiled import jit_call, state_for
+from inception_jax.inference.compiled import frozen, jit_frozen
 from inception_jax.metrics import device_crops, device_images, resizing
 from inception_jax.metrics.origin import Origin, fingerprint_of
 from inception_jax.nn.model import Model
@@ -29,16 +29,16 @@ Outputs = tuple[jax.Array | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class OwnFeatures:
-    """A function that computes features.
+    """A user's function that computes features.
 
     Args:
         function: maps images, float32 [n, h, w, 3] from 0 to 1, to features [n, d]. If `params` are
             given, it is called with `params` and the images. It must work under `jax.jit`.
-        name: shown in results and stored in files of statistics.
+        name: name of the features, shown in results and stored in files of statistics.
         params: a pytree of arrays. Without it, arrays that the function closes over become
             constants of the compiled program.
-        size: height and width to which Pillow's 8-bit bilinear filter resizes images first; None:
-            images are not resized, and must all have one size.
+        size: images are first resized to `size` x `size` pixels with Pillow's 8-bit bilinear
+            filter. None: images are not resized, and must all have one size.
     """
 
     function: Function
@@ -65,9 +65,9 @@ class FeatureNetwork:
         on_host: prepares one image, uint8 [h, w, 3].
         on_devices: prepares images, float32 [n, h, w, 3] from 0 to 255.
         whole: whether `on_devices` needs whole numbers.
-        compiled: given a number of parts, returns `call` compiled, with `params` filled in, for
-            prepared images on the host.
-        origin: how its features are computed.
+        compiled: maps a number of parts, see `jit_predict`, to a compiled function. The function
+            maps prepared images on the host to features, with `params` filled in.
+        origin: how the features are computed.
     """
 
     params: Any
@@ -82,7 +82,7 @@ class FeatureNetwork:
 def of_fid(
     model: Model, call: Callable[[Model, jax.Array], Outputs], origin: Origin
 ) -> FeatureNetwork:
-    """Returns FID's network; `call` computes its features."""
+    """Returns a `FeatureNetwork` for FID's network; `call` computes the features."""
     resize: Any = origin.resize
     return FeatureNetwork(
         **_of_model(model, call),
@@ -94,13 +94,14 @@ def of_fid(
 
 
 def of_library(model: Model, preset: str) -> FeatureNetwork:
-    """Returns another network of this library. Its features are the input of its classifier.
+    """Returns a `FeatureNetwork` for any network of this library.
 
-    Images are prepared as `inception_jax.preprocess` does for that network.
+    The features are the input of its classifier. Images are prepared as `inception_jax.preprocess`
+    does for that network.
 
     Raises:
-        ValueError: for a network that was not built by `create_model`, takes neither grey nor
-            colour images, or computes in less than float32.
+        ValueError: if the network was not built by `create_model`, takes neither 1 nor 3 channels,
+            or computes in less than float32.
     """
     info, channels = facts_of(model)
     dtype = getattr(model.fc, "dtype", jnp.float32) if hasattr(model, "fc") else jnp.float32
@@ -125,7 +126,7 @@ def of_library(model: Model, preset: str) -> FeatureNetwork:
 
 
 def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
-    """Returns a network that calls the user's function.
+    """Returns a `FeatureNetwork` that calls the user's function.
 
     Raises:
         ValueError: if the function does not return features [n, d].
@@ -171,11 +172,11 @@ def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
 
 
 def _of_model(model: Model, call: Callable[[Model, jax.Array], Outputs]) -> dict[str, Any]:
-    graphdef, params = state_for(model)
+    network = frozen(model)  # `model` itself is not kept, which would take twice the memory
     return {
-        "params": params,
-        "call": lambda params, images: call(nnx.merge(graphdef, params), images),
-        "compiled": lambda parts: jit_call(model, call, parts=parts),
+        "params": network.params,
+        "call": lambda params, images: call(nnx.merge(network.graphdef, params), images),
+        "compiled": lambda parts: jit_frozen(network, call, parts=parts),
     }
 
 

@@ -23,12 +23,12 @@ class Features:
     """A network's features of images, as NumPy arrays, or as JAX arrays on the devices.
 
     Attributes:
-        pooled: float32 [n, d], a stage's map averaged over its pixels.
+        pooled: float32 [n, d], a stage's feature map averaged over its pixels.
         logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without the
             bias. The Inception Score needs them. None for stages before the last.
-        spatial: float32 [n, 2023], the first seven channels of a map before pooling, flattened row
+        spatial: float32 [n, 2023], the first seven channels of a 17x17 feature map, flattened row
             by row. sFID needs them. None unless the preset computes sFID.
-        origin: how they were computed; None if unknown.
+        origin: how the features were computed; None if unknown.
     """
 
     pooled: np.ndarray
@@ -41,7 +41,7 @@ class Features:
 
     @functools.cached_property
     def statistics(self) -> Statistics:
-        """Statistics of pooled and spatial features.
+        """Statistics of the pooled features, and of the spatial ones if there are any.
 
         Raises:
             ValueError: for fewer than two images.
@@ -50,13 +50,13 @@ class Features:
         return statistics_of([self], preset, self.origin)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an `.npz` file that metrics take in place of images; see `feature_files.save`."""
+        """Writes an `.npz` file that metrics accept instead of images; see `feature_files.save`."""
         features = {name: getattr(self, name) for name in feature_files.FIELDS}
         feature_files.save(path, features, self.origin)
 
     @classmethod
     def saved_in(cls, path: str | os.PathLike[str]) -> Features | None:
-        """Reads a file of `save`; returns None if there is no file, or it holds no features.
+        """Reads a file that `save` wrote; None if there is no such file, or it has no features.
 
         Raises:
             ValueError: if the file is damaged.
@@ -83,7 +83,9 @@ def joined(parts: Sequence[Features], origin: Origin | None) -> Features:
 
 
 def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | None) -> Statistics:
-    """Returns the statistics of batches of features, one of which is in memory at a time.
+    """Returns the statistics of features that come in batches.
+
+    The batches are read one after another, so not all of them have to be in memory.
 
     Raises:
         ValueError: for fewer than two images.
@@ -101,9 +103,10 @@ def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | No
 
 
 def whole_batches(parts: Iterable[Features], size: int, name: str) -> Iterator[Features]:
-    """Regroups features into multiples of `size`, and drops the images that are left at the end.
+    """Regroups features into batches that hold a multiple of `size` images, and yields them.
 
-    With fewer than `size` images in all, they are kept. Warns if images are dropped.
+    The images left over at the end are dropped, with a warning. If there are fewer than `size`
+    images in all, none is dropped.
     """
     held: list[Features] = []
     passed = False

@@ -13,30 +13,31 @@ _reduced, _cholesky = linalg.get_lapack_funcs(("sygst", "potrf"), dtype=np.float
 
 
 def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> float:
-    """Returns |mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½).
+    """Returns the squared Fréchet distance between two normal distributions.
 
-    It is never below 0, except with an offset.
+    The formula is |mean_a - mean_b|² + tr(cov_a + cov_b - 2 (cov_a cov_b)^½). The result is never
+    negative, except with an offset.
 
     The trace of the root is the sum of the square roots of the eigenvalues of R' cov_b R, where
     R R' = cov_a. R comes from the Cholesky decomposition, or from the eigenvalues of cov_a if its
     rank is not full. R' cov_b R is symmetric, so its eigenvalues are real. Eigenvalues that
-    rounding makes negative count as 0. No covariance, singular or not, gives a NaN or an imaginary
-    part, and nothing is added to a diagonal.
+    rounding makes negative count as 0. So the result is never NaN or complex, even for singular
+    covariances, and nothing has to be added to a diagonal.
 
-    pytorch-fid computes `scipy.linalg.sqrtm` of the product instead, which is not symmetric. With
+    pytorch-fid instead computes `scipy.linalg.sqrtm` of cov_a cov_b, which is not symmetric. With
     covariances of full rank, both agree to about 1e-10 of the FID. With fewer images than features,
-    the product has eigenvalues of 0, and scipy returns noise for their roots, at times complex: 40
+    the product has eigenvalues of 0. For their roots scipy returns noise, which may be complex: 40
     images per set gave FIDs that differ by 5e-7 of the traces. If scipy's root is not finite,
-    pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by some 1e-5 of the traces. This
+    pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by about 1e-5 of the traces. This
     function always follows the formula.
 
     Source: Dowson and Landau 1982; Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
     Args:
         a: statistics of d features.
-        b: likewise, of d features too.
+        b: statistics of d features.
         offset: added to the diagonals of both covariances under the root; jax-fid-parallel always
-            adds 1e-6. It lowers the distance, most of all with few images.
+            adds 1e-6. It lowers the distance, especially with few images.
 
     Raises:
         ValueError: for different numbers of features.
@@ -56,10 +57,12 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
 
 
 class DistanceTo:
-    """Fréchet distances of many sets of features to one set, whose covariance is factored once.
+    """A function that returns the Fréchet distance of features to one fixed set.
+
+    The fixed covariance is factored once, so many sets of features can be compared quickly.
 
     Args:
-        real: statistics of d features.
+        real: statistics of d features, the fixed set.
     """
 
     def __init__(self, real: Statistics):
@@ -67,10 +70,10 @@ class DistanceTo:
         self._root = _root(real.cov)
 
     def __call__(self, features: np.ndarray, weights: np.ndarray | None = None) -> float:
-        """Returns the distance of features [n, d].
+        """Returns the distance of a set of features to the fixed set.
 
         Args:
-            features: float64.
+            features: float64 [n, d].
             weights: how often each image counts, whole numbers [n]; None: once each.
         """
         counts = np.ones(len(features)) if weights is None else weights
@@ -88,7 +91,7 @@ class DistanceTo:
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
-    """Returns R [d, rank] with R R' = cov, from the eigenvalues."""
+    """Computes R [d, rank] with R R' = cov from the eigenvalues of cov."""
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(initial=0), 0)
     return vectors[:, kept] * np.sqrt(values[kept])
@@ -107,12 +110,15 @@ def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _triangle(cov: np.ndarray) -> np.ndarray | None:
-    """Returns R as `_root`, from the Cholesky decomposition; None if the rank is not full.
+    """Computes R [d, d] with R R' = cov by the Cholesky decomposition.
 
-    It takes a tenth of the time of eigenvalues, and is more exact: with variances that differ by
-    1e8, the trace had 14 correct digits instead of 8. A pivot is the share of a feature's variance
-    that the features before it do not explain. If the rank is not full, some pivot is only
-    rounding: at most the number of features times the rounding of one operation.
+    This takes a tenth of the time of `_root` and is more exact: with variances that differ by 1e8,
+    the trace had 14 correct digits instead of 8.
+
+    Returns:
+        R; None if cov does not have full rank. The rank is judged by the pivots. A pivot is the
+        share of a feature's variance that the features before it do not explain. If the rank is
+        not full, some pivot is only rounding error, at most d times that of one operation.
     """
     root, failed = _cholesky(cov.T, lower=1)  # symmetric; the transpose has LAPACK's order
     if failed:

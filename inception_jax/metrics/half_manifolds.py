@@ -1,10 +1,10 @@
-"""Precision and recall with the distances of guided-diffusion's evaluator.
+"""Precision and recall with the rounded distances of guided-diffusion's evaluator.
 
-The evaluator computes distances in float16 if they are finite there. That leaves three digits, so
-images near the edge of a ball can change sides. The numbers in papers include this rounding. It
-depends on the machine; this module rounds sums where TensorFlow rounds them on a CPU. The order in
-which TensorFlow sums products in float32 is unknown. So one sum in thousands is rounded the other
-way, and a share can differ by one image.
+The evaluator computes distances in float16, or in float32 if one overflows. float16 has three
+digits, so an image near the edge of a ball may be counted on the wrong side. The numbers in papers
+include this rounding, which depends on the machine. This module rounds sums where TensorFlow rounds
+them on a CPU. But the order in which TensorFlow sums products in float32 is unknown. So one sum in
+thousands is rounded differently, and precision or recall may differ by one image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def half_precision_recall(
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """Returns the squared distance of each image to its (k + 1)-th nearest one, itself included."""
+    """Returns each image's squared distance to its (k + 1)-th nearest one, float32 [n].
+
+    The image itself counts as the nearest one.
+    """
     radii = np.empty(len(features), np.float32)
     for rows in blocks(len(features), _BLOCK):
         nearest = np.empty((rows.stop - rows.start, 0), np.float32)
@@ -47,14 +50,17 @@ def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns squared distances [n, m]; float16 if all are finite, else float32."""
+    """Returns squared distances [n, m]; float16 if all are finite there, else float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         halves = _all_distances(x, y, np.float16)
     return halves if np.isfinite(halves).all() else _all_distances(x, y, np.float32)
 
 
 def _all_distances(x: np.ndarray, y: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
-    """Returns squared distances; each step is rounded to `dtype`, products summed in float32."""
+    """Returns squared distances [n, m]; each step is rounded to `dtype`.
+
+    The dot products of x and y are summed in float32, then rounded.
+    """
     x, y = x.astype(dtype), y.astype(dtype)
     squares_x, squares_y = (_sum(np.square(z)) for z in (x, y))
     wide = y.astype(np.float32).T
@@ -68,11 +74,12 @@ def _all_distances(x: np.ndarray, y: np.ndarray, dtype: type[np.floating]) -> np
 
 
 def _sum(numbers: np.ndarray) -> np.ndarray:
-    """Sums each row; float16 rows in the order in which TensorFlow adds them on a CPU.
+    """Sums each row. Adds float16 numbers in the order that TensorFlow uses on a CPU.
 
-    Rows of more than 1024 numbers are halved, and each half is summed. Shorter rows are summed in
-    float16, first every 32nd number, then the four groups of eight sums that this leaves. The
-    eight results are summed in float32.
+    A float16 row of more than 1024 numbers is halved, and each half is summed by itself. A shorter
+    row is cut into chunks of 32 numbers. The chunks are added in float16, which leaves 32 sums.
+    These are cut into four groups of eight, and the groups are added in float16. The remaining
+    eight sums are added in float32.
     """
     if numbers.dtype != np.float16:
         return numbers.sum(1)

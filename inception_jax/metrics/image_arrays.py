@@ -1,4 +1,4 @@
-"""Images in NumPy files: `.npy`, and the array `arr_0` of `.npz` files, as samplers write it."""
+"""Reads images from NumPy files: `.npy`, and the array `arr_0` that samplers write to `.npz`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK = 1 << 24  # bytes of images read at once
 
 
 class StoredImages:
-    """An array of images in a file, which is read in parts.
+    """An array of images in a file. Iterating over it reads the array in parts.
 
     Args:
         path: path of the file, `.npy` or `.npz`.

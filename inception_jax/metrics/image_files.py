@@ -1,4 +1,4 @@
-"""Finds the image files of a folder by a preset's rule."""
+"""Finds the image files of a folder, as the program of a preset does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from inception_jax.notes import Counts, printable
 
 
 def image_files(folder: Path, rule: Files = PRESETS[DEFAULT].files) -> list[Path]:
-    """Returns the image files of a folder in the order of the rule.
+    """Returns the paths of the image files in a folder, in the order of the rule.
 
-    Warns if other files are skipped, with their number.
+    If other files are skipped, a warning gives their number.
 
     Args:
         folder: must exist.

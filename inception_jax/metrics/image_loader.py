@@ -61,12 +61,12 @@ class UnreadableError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images that are opened, but not yet read.
+    """A source of images that is opened, but not yet read.
 
     Attributes:
         items: paths, encoded images, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3]; or
             `Generated`.
-        count: number of images; None if it is not known before the end.
+        count: number of images; None if it is unknown until all are read.
         name: name of the source, for messages.
         statistics: statistics stored in the same file, which may cover more images than these.
     """
@@ -102,17 +102,24 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
     """Checks a source of images and opens it, without reading an image.
 
     Args:
-        source: `Generated`, `Loader` or `Records`; a folder; a zip file of images; a file of
-            records, or several with a `*` in the path; an `.npz` file of statistics, of images
-            `arr_0`, or of both; an `.npy` file; an array uint8 [n, h, w, 3] or grey [n, h, w, 1];
-            a PyTorch tensor with its channels first or last; or an iterable of paths, Pillow
-            images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples of images and labels.
+        source: one of
+            - `Generated`, `Loader` or `Records`;
+            - the path of a folder of images, a zip file of images, or an `.npy` file;
+            - the path of a TFRecord or array_record file; a `*` in the path matches several;
+            - the path of an `.npz` file of statistics, of images `arr_0`, or of both;
+            - an array uint8 [n, h, w, 3] or grey [n, h, w, 1];
+            - a PyTorch tensor, channels first or last;
+            - an iterable of paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples
+              of images and labels.
         preset: decides which files and which arrays count as images.
+
+    Returns:
+        The opened images; or the statistics, if an `.npz` file holds no images.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
         ValueError: if the source cannot be used; the message says why.
-        TypeError: if it is none of these.
+        TypeError: if the source is of another type.
     """
     if isinstance(source, str | os.PathLike):
         return _at(Path(source), preset)
@@ -183,24 +190,27 @@ def _of_array(array: np.ndarray | StoredImages, unit_floats: bool, name: str = "
 
 
 def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
-    """Prefetches images in threads, and yields them in order.
+    """Prefetches images in threads, and yields batches of them in order.
 
     At most two batches are in memory: the one that is yielded, and the next.
 
     Yields:
-        The network's input, float32 [n, h, w, c]; n is the batch size, or less at the end.
+        The network's input, float32 [n, h, w, c]. n is the batch size; the last batch may be
+        smaller.
 
     Raises:
-        UnreadableError: for a file that is not a whole image, unless those are skipped.
+        UnreadableError: for a file that is not a whole image, unless such files are skipped.
         ValueError: for an array that is not an image.
     """
     batch, filled = np.empty(0), 0
+    slots = _Slots()
     bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not options.progress)
-    with bar, contextlib.closing(_loaded(images, options)) as loaded:
+    with bar, contextlib.closing(_loaded(images, options, slots)) as loaded:
         for image in loaded:
             if filled == 0:
                 batch = np.empty((options.batch_size, *image.shape), image.dtype)
             batch[filled] = image
+            slots.give_back(image)
             filled += 1
             if filled == options.batch_size:
                 yield batch
@@ -211,11 +221,44 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
             bar.update(filled)
 
 
-def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, None, None]:
+class _Slots:
+    """Arrays that are reused for the images that wait for their batch.
+
+    If each image had a new array, the arrays of a batch would leave as many holes in the process's
+    memory. The large arrays of the network do not fit into these holes, so memory would grow.
+    """
+
+    def __init__(self):
+        self._free: collections.deque[np.ndarray] = collections.deque()
+
+    def copied(self, image: np.ndarray) -> np.ndarray:
+        """Returns a copy of an image, in an array that was given back if one has its shape."""
+        try:
+            slot = self._free.popleft()
+        except IndexError:  # the first images, as long as none was given back
+            slot = image
+        if slot is image or (slot.shape, slot.dtype) != (image.shape, image.dtype):
+            slot = np.empty_like(image)
+        slot[...] = image
+        return slot
+
+    def give_back(self, slot: np.ndarray) -> None:
+        """Lets the next image overwrite an array."""
+        self._free.append(slot)
+
+
+def _loaded(
+    images: Images, options: LoaderOptions, slots: _Slots
+) -> Generator[np.ndarray, None, None]:
+    """Yields images in order, read and prepared in threads."""
     skipped: list[Path] = []
     notes = Counts()
     waiting: collections.deque[tuple[Any, concurrent.futures.Future]] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(options.workers, thread_name_prefix="images")
+
+    def load(item: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+        image, found = _load(item, options.prepare)
+        return slots.copied(image), found
 
     def first() -> Iterator[np.ndarray]:
         item, future = waiting.popleft()
@@ -233,7 +276,7 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 
     try:
         for item in _one_by_one(images.items, options.unit_floats, images.name):
-            waiting.append((item, pool.submit(_load, item, options.prepare)))
+            waiting.append((item, pool.submit(load, item)))
             if len(waiting) >= options.batch_size:
                 yield from first()
         while waiting:
@@ -252,7 +295,10 @@ def _loaded(images: Images, options: LoaderOptions) -> Generator[np.ndarray, Non
 
 
 def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[Any]:
-    """Yields single images from batches. Warns of black ones: floats from 0 to 1 cast to uint8."""
+    """Yields single images from images and batches.
+
+    Warns if all arrays are nearly black: they may be floats from 0 to 1, cast to uint8.
+    """
     high = -np.inf
     for item in items:
         if not isinstance(item, Encoded):  # `Encoded` is a tuple too
@@ -296,7 +342,7 @@ def _got(array: np.ndarray | StoredImages) -> str:
 
 
 def _as_bytes(image: np.ndarray) -> np.ndarray:
-    """Multiplies a float image by 255 and truncates, as torchmetrics with `normalize=True`."""
+    """Multiplies float images by 255 and truncates, as torchmetrics does if `normalize=True`."""
     if image.dtype == np.uint8:
         return image
     if not (image.min() >= 0 and image.max() <= 1):
@@ -311,7 +357,7 @@ def _in_colour(image: np.ndarray) -> np.ndarray:
 
 
 def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the network's input for one image, and the notes of `reader.read`."""
+    """Returns the network's input for one image, and notes on what its conversion loses."""
     if isinstance(item, np.ndarray):
         return prepare(item), ()
     if isinstance(item, str | os.PathLike) and Path(item).suffix == ".npy":
@@ -319,7 +365,7 @@ def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
     source, name = item if isinstance(item, Encoded) else (item, item)
     try:
         picture = reader.read(source, as_pillow=True)
-    except Exception as error:  # with an image in memory it is the caller's mistake, not a file's
+    except Exception as error:  # an image in memory is the caller's mistake, not a bad file
         if isinstance(item, Image.Image):
             raise
         reason = str(error).removeprefix(f"{printable(Path(name))}: ")
@@ -328,7 +374,7 @@ def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _array_at(path: Path) -> np.ndarray:
-    """Reads a `.npy` file of one image [h, w, 3] from 0 to 255, as clean-fid does."""
+    """Reads an `.npy` file of one image [h, w, 3] from 0 to 255, as clean-fid does."""
     try:
         image = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -339,6 +385,6 @@ def _array_at(path: Path) -> np.ndarray:
 
 
 def _warn_of(name: str, notes: Counts) -> None:
-    """Warns of what the conversion to 8 bits loses, once for the whole source."""
+    """Warns about images that lose information when converted to 8 bits, once per source."""
     for line in notes.lines():
         warnings.warn(f"{name}: {line}; {_AS_THE_PROGRAM}", stacklevel=2)

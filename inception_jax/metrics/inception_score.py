@@ -19,10 +19,10 @@ def score_of_logits(
     seed: int = 2020,
     ddof: int = 0,
 ) -> MeanStd:
-    """Returns exp of the mean KL divergence of p(class | image) from p(class).
+    """Returns the Inception Score: exp of the mean KL divergence of p(class | image) from p(class).
 
     As in the authors' code, the probabilities are the softmax of all 1008 logits without the
-    classifier's bias. The images are split in their order.
+    classifier's bias. Each split holds consecutive images.
 
     Source: Salimans et al. 2016, https://arxiv.org/abs/1606.03498, and
     https://github.com/openai/improved-gan.
@@ -30,15 +30,17 @@ def score_of_logits(
     Args:
         logits: [n, classes], without the bias.
         splits: number of splits of the images; each gets its own score.
-        split_size: number of images in each split except the last, which may be smaller; replaces
+        split_size: number of images in each split except the last, which may be smaller. Overrides
             `splits`.
         shuffle: shuffle the images first, as torch-fidelity or torchmetrics do. torchmetrics also
             rounds the size of a split up, so that the last split may be smaller.
-        seed: seed of the shuffle; call `torch.manual_seed(seed)` to get the same in torchmetrics.
-        ddof: the standard deviation divides by the number of splits minus this.
+        seed: seed of the shuffle. torchmetrics shuffles in the same way after
+            `torch.manual_seed(seed)`.
+        ddof: the divisor of the variance is the number of splits minus `ddof`, as in `np.std`.
 
     Returns:
-        Mean and standard deviation of the scores of the splits.
+        Mean and standard deviation of the scores of the splits. The latter is NaN if there are not
+        more than `ddof` splits.
 
     Raises:
         ValueError: for fewer images than splits.

@@ -22,16 +22,16 @@ def bootstrap_fid(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Returns the FID with a confidence interval, by resampling the generated images.
+    """Returns the FID and its confidence interval by the bootstrap.
 
-    Each resample draws as many images as there are, with replacement, and computes the FID.
-    Repeated images increase FID, so the mean of the resamples is too large. The interval is
-    therefore the FID of all images plus and minus a multiple of the resamples' standard deviation.
-    The real images are taken as fixed. So the intervals of two generators with the same real images
-    show whether the generators differ.
+    Each resample draws n of the n generated images, with replacement, and computes the FID.
+    Repeated images increase FID, so the mean of the resamples is too large. Therefore the interval
+    is the FID of all images plus and minus a multiple of the resamples' standard deviation. The
+    real images are not resampled. So the intervals of two generators with the same real images show
+    whether the generators differ.
 
-    A resample of n images with d features takes about 2 n d² operations and two decompositions: a
-    second or two for 5,000 images and 2,048 features.
+    A resample of n images with d features takes about 2 n d² operations and two decompositions.
+    For 5,000 images and 2,048 features this is a second or two.
 
     Source: Efron 1979; the normal interval.
 
@@ -41,6 +41,9 @@ def bootstrap_fid(
         resamples: number of resamples.
         level: confidence level of the interval.
         seed: seed of the draws.
+
+    Returns:
+        The FID of all images, the standard deviation of the resamples, and the bounds.
 
     Raises:
         ValueError: for too few images or resamples, a `level` outside 0 to 1, or features of
@@ -75,7 +78,7 @@ def fid_infinity(
 
     With n generated images, FID is too large by about c / n, where c depends on the generator. This
     function computes FID for random subsets of several sizes, fits a line over 1 / size, and
-    returns its value at 0. The real images are taken as fixed.
+    returns its value at 0. All real images are used for each size.
 
     Source: Chong and Forsyth 2020, https://arxiv.org/abs/1911.07023, and their code, which draws
     without a seed.
@@ -84,11 +87,12 @@ def fid_infinity(
         generated: features of each generated image.
         real: features of the real images, or their statistics.
         points: number of sizes, evenly spaced up to all images.
-        smallest: smallest size; None: a tenth of the images, 5,000 of 50,000 as in their code.
+        smallest: smallest size; None: a tenth of the images. For 50,000 images this is 5,000, as in
+            their code.
         seed: seed of the draws.
 
     Returns:
-        The extrapolated FID, the standard error of the line there, and 95 % bounds.
+        The extrapolated FID, its standard error from the fit, and the bounds of a 95 % interval.
 
     Raises:
         ValueError: for too few images or points, or features of different origins.

@@ -26,21 +26,22 @@ def kernel_distance(
     dtype: Literal["float64", "float32"] = "float64",
     sigma: float | None = None,
 ) -> MeanStd:
-    """Returns the squared maximum mean discrepancy with the kernel (x·y / d + 1)³, unbiased.
+    """Returns the unbiased estimate of the squared maximum mean discrepancy (KID).
 
-    With a `sigma`, the kernel is exp(-|x - y|² / (2 sigma²)): torch-fidelity's "rbf", which has
-    sigma 10 by default.
+    The kernel is (x·y / d + 1)³. With a `sigma`, it is exp(-|x - y|² / (2 sigma²)), which
+    torch-fidelity calls "rbf" and uses with sigma 10 by default.
 
-    The estimate is the mean over pairs of random subsets, drawn without replacement; by default as
-    torch-fidelity draws them. It can be negative if the distance is near 0.
+    The estimate is the mean over pairs of random subsets, drawn without replacement. It can be
+    negative if the distance is near 0.
 
-    The programs sum the kernel in float32. This loses the last two or three digits if KID is small
-    compared with the kernel. With dtype "float32" these digits agree with torch-fidelity's or
-    clean-fid's, as `draws` says; "float64" is exact. torchmetrics' last digits depend on how
-    PyTorch sums on a machine.
+    The programs named by `draws` sum the kernel in float32. This loses the last two or three digits
+    if KID is small compared with the kernel. With dtype "float32" these digits agree with those of
+    torch-fidelity or clean-fid. Those of torchmetrics depend on how PyTorch sums on a machine. With
+    dtype "float64" the digits are exact.
 
-    If a set is smaller than `subset_size`, subsets have the size of that set. If both sets have the
-    size of a subset, there is only one estimate, and the standard deviation is NaN.
+    If a set is smaller than `subset_size`, subsets have the size of that set, with a warning. If
+    both sets have the size of a subset, there is only one pair of subsets, and the standard
+    deviation is NaN.
 
     Source: Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401.
 
@@ -50,12 +51,13 @@ def kernel_distance(
         subsets: number of subsets.
         subset_size: number of images in each subset.
         seed: seed of the draws.
-        draws: the program that is imitated; see `draws.subset_pairs`.
-        dtype: in which the kernel is computed and summed.
+        draws: the program to imitate; see `draws.subset_pairs`.
+        dtype: dtype in which the kernel is computed and summed.
         sigma: width of the Gaussian kernel; None: the polynomial kernel.
 
     Returns:
-        Mean and standard deviation over the subsets. The latter is not the error of the mean.
+        Mean and standard deviation over the subsets. The latter is not the standard error of the
+        mean.
 
     Raises:
         ValueError: for fewer than two images, or different d.
@@ -91,14 +93,20 @@ def kernel_distance(
 
 
 def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Returns one subset pair's estimate, summed row by row to round as torch-fidelity does."""
+    """Returns the estimate of one pair of subsets, summed row by row as in torch-fidelity.
+
+    So it has torch-fidelity's rounding.
+    """
     count = len(a)
     pairs = _sum_of_pairs(a, kernel) + _sum_of_pairs(b, kernel)
     return float(pairs / (count * (count - 1)) - 2 * kernel(a, b).sum(0).sum() / count**2)
 
 
 def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Returns the same estimate, summed in one go to round as clean-fid does."""
+    """Returns the estimate of one pair of subsets, summed at once as in clean-fid.
+
+    So it has clean-fid's rounding.
+    """
     count = len(a)
     own = kernel(b, b) + kernel(a, a)
     pairs = (own.sum() - np.diagonal(own).sum()) / (count - 1)
@@ -106,7 +114,7 @@ def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
 
 
 def _sum_of_pairs(x: np.ndarray, kernel: Kernel) -> np.floating:
-    """Returns the sum of the kernel over all pairs of different images."""
+    """Returns the sum of the kernel over all ordered pairs of different images of a set."""
     found = kernel(x, x)
     return (found.sum(1) - np.diagonal(found)).sum()
 

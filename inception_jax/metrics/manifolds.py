@@ -34,7 +34,7 @@ def manifold_precision_recall(
         the share of real images within the manifold of the generated ones.
 
     Raises:
-        ValueError: for no more images than neighbours, or different d.
+        ValueError: if a set does not have more than k images, or for different d.
     """
     if generated.shape[1] != real.shape[1]:
         raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
@@ -57,10 +57,10 @@ def manifold_density_coverage(
 ) -> DensityCoverage:
     """Returns density and coverage of the balls around the features of the real images.
 
-    The radius of a ball is the distance to the k-th nearest other real image; its edge is outside.
-    Density is the mean number of balls that a generated image lies in, divided by k. Coverage is
-    the share of balls that hold a generated image. Unlike precision and recall, they are not
-    decided by one outlier with a large ball.
+    The radius of a ball is the distance to the k-th nearest other real image. Points on the edge of
+    a ball are outside. Density is the mean number of balls that a generated image lies in, divided
+    by k. Coverage is the share of balls that hold a generated image. Unlike for precision and
+    recall, a single outlier with a large ball does not decide the result.
 
     Source: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, and their package prdc.
 
@@ -70,7 +70,8 @@ def manifold_density_coverage(
         neighbours: k.
 
     Raises:
-        ValueError: for no more real images than neighbours, or different d.
+        ValueError: if there are not more than k real images, or no generated ones, or for
+            different d.
     """
     if generated.shape[1] != real.shape[1]:
         raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
@@ -92,7 +93,7 @@ def manifold_density_coverage(
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """Returns the squared distance of each image to its k-th nearest other one."""
+    """Returns each image's squared distance to its k-th nearest other one, [n]."""
     radii = np.empty(len(features))
     for rows in blocks(len(features)):
         nearest = np.empty((rows.stop - rows.start, 0))
@@ -132,7 +133,7 @@ def share_within(
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the squared distances [n, m]."""
+    """Returns the squared distances between points [n, d] and [m, d], as [n, m]."""
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)
     return np.maximum(squares - 2 * (x @ y.T), 0)
 

@@ -1,4 +1,4 @@
-"""What metrics return."""
+"""Types of the values that metrics return."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class MeanStd(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares from 0 to 1."""
+    """Precision and recall, each a share of images from 0 to 1."""
 
     precision: float
     recall: float
 
     @property
     def f_score(self) -> float:
-        """The harmonic mean of both, as torch-fidelity computes it."""
+        """Harmonic mean of precision and recall, as torch-fidelity computes it."""
         return 2 * self.precision * self.recall / max(1e-5, self.precision + self.recall)
 
 
 class DensityCoverage(NamedTuple):
-    """Density may be above 1; coverage is a share from 0 to 1."""
+    """Density, which may be above 1, and coverage, a share of images from 0 to 1."""
 
     density: float
     coverage: float

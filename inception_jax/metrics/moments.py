@@ -64,12 +64,12 @@ def empty(width: int) -> Moments:
 
 
 def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
-    """Adds features.
+    """Returns the sums with features added.
 
     Args:
         moments: sums so far.
         features: floats [n, d].
-        mask: bool [n], False for rows to ignore, which may hold anything.
+        mask: bool [n], False for rows to ignore, which may even be NaN.
     """
     dtype = moments.shift.dtype
     features = jnp.where(mask[:, None], features, 0).astype(dtype)
@@ -89,14 +89,15 @@ def _in_blocks(
     mask: jax.Array,
     shift: jax.Array,
 ) -> tuple[Sums, jax.Array]:
-    """Adds in blocks of at most `_ROWS` images, in a loop of a length the compiler does not know.
+    """Adds features in blocks of at most `_ROWS` images; returns the sums and the shift.
 
-    The loop makes the compiler store the features, so that they are rounded once. Without it, the
-    compiler recomputes the last operations of the network for each use of the features. It then
-    sums in another order, or fuses a product with a subtraction, so that one sum mixes differently
-    rounded features. `lax.optimization_barrier` does not prevent this; nor does a loop of one
-    iteration, which the compiler unrolls. For the same reason, the loop returns the shift that it
-    subtracted.
+    The loop over the blocks makes the compiler store the features, so that they are rounded once.
+    Without it, the compiler recomputes the last operations of the network for each use of the
+    features. It then sums in another order, or fuses a product with a subtraction, so that one sum
+    mixes differently rounded features. `lax.optimization_barrier` does not prevent this.
+
+    The compiler must not know the number of iterations, because it unrolls a loop of one iteration.
+    For the same reason, the loop returns the shift that it subtracted.
     """
     n, d = features.shape
     blocks = max(-(-n // _ROWS), 1)
@@ -125,7 +126,7 @@ def _add_wide(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Array
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Returns the sums over the features of both."""
+    """Returns the sums over the vectors of both."""
     shift = jnp.where(a.count == 0, b.shift, a.shift)
     a, b = about(a, shift), about(b, shift)
     return Moments(a.count + b.count, shift, _plus(a.total, b.total), _plus(a.outer, b.outer))
@@ -153,7 +154,7 @@ def mean_and_covariance(moments: Moments) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns the mean [d] and the unbiased covariance [d, d] in float64, and the count.
 
     Raises:
-        ValueError: for fewer than two features.
+        ValueError: for fewer than two vectors.
     """
     count = int(moments.count)
     if count < 2:
@@ -187,11 +188,15 @@ def _add_pairs(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Arra
 
 
 def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    """Cuts numbers into slices, whole numbers from -192 to 192.
+    """Cuts numbers into slices of 8 bits, whole numbers from -192 to 192.
+
+    Args:
+        high: the numbers rounded to float32, [n, d].
+        low: their rounding errors, [n, d].
 
     Returns:
-        slices [n, d], and a power of two for each column, [d]. A number is the sum of its slices
-        times 2^-7, 2^-15, ..., multiplied by that power.
+        A list of slices [n, d], and a scale [d], a power of two for each column. A number is
+        scale * (slices[0] * 2^-7 + slices[1] * 2^-15 + ...).
     """
     _, exponent = jnp.frexp(jnp.abs(high).max(0))
     exponent = jnp.clip(exponent, -60, 60)
@@ -213,11 +218,12 @@ def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array
 
 
 def _products(slices: list[jax.Array]) -> list[jax.Array]:
-    """Returns the sums of the products of slices i and j, one for each i + j below `_SLICES`.
+    """Returns, for each k below `_SLICES`, the sum [d, d] of the products of slices i and k - i.
 
-    Each is a sum of at most 6 * 128 products of whole numbers up to 2^14, two of the six up to
-    1.5 * 2^14. That is less than 2^24, so float32 sums are exact in any order. Slices of 8 bits are
-    exact in bfloat16 and TF32 too.
+    The sums run over all images and all i. So each has at most 6 * 128 terms, which are whole
+    numbers. At most two of the six products of an image reach 1.5 * 2^14, because slice 3 goes up
+    to 192. The others are at most 2^14. So all sums stay below 2^24, and float32 is exact in any
+    order. Slices of 8 bits are exact in bfloat16 and TF32 too.
     """
     products = []
     for order in range(_SLICES):
@@ -270,11 +276,11 @@ def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns a * b as a pair.
+    """Returns a * b as a pair of float32 numbers, the rounded product and its rounding error.
 
-    Every product here is exact, so it does not matter whether the compiler fuses it with an
-    addition. Dekker's formula would break: it subtracts a product that must have been rounded, and
-    a fused one is not.
+    Every product of halves is exact, so it does not matter whether the compiler fuses it with an
+    addition. Dekker's formula would break, because it subtracts a rounded product: if the compiler
+    fuses the two operations, the product is not rounded.
     """
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     first, lost = _two_sum(a_high * b_high, a_high * b_low)
@@ -283,14 +289,14 @@ def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Splits a number into two of 12 bits each."""
+    """Splits float32 numbers into two parts of 12 bits each, which add up to them."""
     bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000)
     high = lax.bitcast_convert_type(bits, jnp.float32)
     return high, x - high
 
 
 def _whole(count: jax.Array, dtype: Any) -> jax.Array:
-    """Returns a whole number as one float64 or a pair."""
+    """Returns an integer as one float64 number, [1], or as a pair of float32 numbers, [2]."""
     if dtype == jnp.float64:
         return count.astype(dtype)[None]
     low = count & 0xFFF

@@ -1,4 +1,4 @@
-"""Computes features on the devices from images there, as pure functions of the parameters."""
+"""Computes features of images that are on the devices, as pure functions of the parameters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LEAST = 2  # images per device, see `OnDevices`
 
 
 class OnDevices:
-    """A network as pure functions.
+    """A network as pure functions of its parameters and of images.
 
     Each device always gets at least two images, padded with black ones if necessary, because XLA's
     CPU compiler sums in another order for a single image. With two or more, features did not depend
     on the batch size in any test on CPUs, to the last bit. `block` guarantees this on all devices,
-    at some cost.
+    but takes more time.
 
     Args:
         network: the network with its parameters.
@@ -47,7 +47,7 @@ class OnDevices:
     def apply(
         self, params: Any, images: Any, value_range: Range | None, rounding: Rounding | None
     ) -> Features:
-        """Returns features of arrays [n, d]; see `Extractor.apply`."""
+        """Returns the features of images as JAX arrays; see `Extractor.apply`."""
         images, params, options = self._arguments(images, params, value_range, rounding)
         compute = functools.partial(self._apply, **options)
         first = jax.typeof(images).sharding.spec[:1]
@@ -62,7 +62,7 @@ class OnDevices:
         value_range: Range | None,
         rounding: Rounding | None,
     ) -> State:
-        """Returns the state with more images; see `Extractor.update`."""
+        """Returns the state with images added; see `Extractor.update`."""
         images, params, options = self._arguments(images, params, value_range, rounding)
         compute = functools.partial(self._update, **options)
         old, mask = jax.tree.map(_automatic, (old, mask))
@@ -134,7 +134,7 @@ class OnDevices:
             return jax.shard_map(local, **where, check_vma=False)(params, images)
 
     def _beside(self, images: jax.Array) -> Any:
-        """Returns the parameters on the devices of the images, copied there once."""
+        """Returns the parameters, copied to the devices of the images at the first call."""
         place = _place(images)
         if place is None:
             return self._network.params
@@ -154,7 +154,13 @@ def _place(images: jax.Array) -> Any:
 
 
 def _laid_out(images: jax.Array) -> tuple[jax.Array, tuple[str, ...], Mesh | None]:
-    """Returns images, the mesh axes over which they are sharded, if known, and their mesh."""
+    """Finds out how images are sharded.
+
+    Returns:
+        The images, moved to a mesh with automatic axes if they have explicit ones; the mesh axes
+        over which their first axis is sharded, empty if it is not or that is unknown; and their
+        mesh, None if they have none or are traced.
+    """
     if isinstance(images, jax.core.Tracer):
         sharding = jax.typeof(images).sharding
         explicit = AxisType.Explicit in sharding.mesh.axis_types
@@ -172,7 +178,10 @@ def _axes_of(spec: PartitionSpec) -> tuple[str, ...]:
 
 
 def _automatic(array: Any) -> Any:
-    """Moves an array to a mesh with automatic axes; with explicit ones JAX cannot pad or slice."""
+    """Moves an array from explicit to automatic mesh axes, because JAX pads and slices only those.
+
+    Other arrays are returned unchanged.
+    """
     sharding = getattr(array, "sharding", None)
     if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
         return array
@@ -184,7 +193,13 @@ def _automatic(array: Any) -> Any:
 
 
 def _in_automatic_axes(compute: Callable, images: jax.Array, out: PartitionSpec) -> Callable:
-    """Returns `compute`, run with the explicit axes of the caller's mesh made automatic."""
+    """Returns a function that calls `compute` with all mesh axes of the images automatic.
+
+    Args:
+        compute: the function to call.
+        images: their mesh may have explicit axes; if it has none, `compute` itself is returned.
+        out: sharding of the results over the explicit axes.
+    """
     mesh = jax.typeof(images).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return compute
@@ -204,7 +219,7 @@ def _in_blocks(
     *,
     block: int | None,
 ) -> Features:
-    """Computes features in blocks of one size, padding the last one."""
+    """Computes features in blocks of equal size; the last one is padded with black images."""
     count = images.shape[0]
     each = block or max(count, _LEAST)
     blocks = -(-count // each)

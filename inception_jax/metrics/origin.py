@@ -1,4 +1,4 @@
-"""Records how features were computed: only features of the same origin can be compared."""
+"""Records how features were computed. Only features of the same origin can be compared."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Origin:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Origin | None:
-        """Reads what `as_arrays` returned; None if a file does not have it.
+        """Reads the arrays of `as_arrays` among those of a file; None if they are missing.
 
         Raises:
-            ValueError: if an array is not of the right kind.
+            ValueError: if an array does not hold a single value of the right type.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not names - {"network"} <= arrays.keys():
@@ -66,7 +66,7 @@ def check_comparable(
     b: Origin | None,
     names: tuple[str | None, str | None] = (None, None),
 ) -> None:
-    """Compares the origins of two sets of features, if both are known.
+    """Checks that two sets of features have the same origin, if both origins are known.
 
     Args:
         a: origin of one set.
@@ -74,7 +74,7 @@ def check_comparable(
         names: names of the sets, if they have any.
 
     Raises:
-        ValueError: if they differ; the message names both.
+        ValueError: if the origins differ; the message shows both.
     """
     if a is None or b is None or a == b:
         return
@@ -94,14 +94,14 @@ def short(weights: str) -> str:
 
 
 def fingerprint(model: Model, dims: int) -> str:
-    """Returns the SHA-256 of the tensors that the features depend on.
+    """Returns a SHA-256 checksum of the weights that the features depend on.
 
     It is computed in float32, with the names and axes of the PyTorch twin. So files with the same
-    numbers have the same fingerprint, whatever their layout.
+    weights have the same fingerprint, whatever their layout.
 
     Args:
         model: Inception V3.
-        dims: number of features, which determines the last layer that counts.
+        dims: number of features, which determines the last layer that is included.
     """
     modules = dict.fromkeys(path.partition(".")[0] for path in model.layer_order)
     trunk = [module for module in modules if module not in ("AuxLogits", "fc")]
@@ -116,5 +116,5 @@ def fingerprint(model: Model, dims: int) -> str:
 
 
 def fingerprint_of(tensors: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of tensors, in float32, and their names."""
+    """Returns a SHA-256 checksum of the names of tensors and their values in float32."""
     return checksum({name: np.asarray(x, np.float32) for name, x in tensors.items()})

@@ -1,9 +1,9 @@
 """Presets: the programs that papers use for FID, and what each of them computes.
 
-A preset is plain data: which files of a folder are images, how an image is resized and normalised,
-which features are used, and how the metrics draw and sum. All presets use the same network, the
-Inception V3 of TensorFlow's graph of 2015-12-05. Every image is converted to 8-bit RGB by Pillow's
-`convert("RGB")`.
+A preset is plain data. It says which files of a folder are images, how an image is resized and
+normalised, which features are used, how random subsets are drawn, and in which precision sums are
+computed. All presets use the same network, the Inception V3 of TensorFlow's graph of 2015-12-05.
+Every image is converted to 8-bit RGB by Pillow's `convert("RGB")`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Files:
         match_case: whether the case of an ending matters.
         recursive: whether subfolders are read too.
         hidden: whether hidden files are read too.
-        order: "path" sorts by folder and name; "text" by the path as text; "real" by the path as
-            text with links resolved; "listed" by ending, then in the order in which the file system
-            lists files.
+        order: "path" sorts by folder and name. "text" sorts by the path as text. "real" does the
+            same after resolving links. "listed" sorts by ending; files of the same ending keep the
+            order in which the file system lists them.
     """
 
     endings: tuple[str, ...]
@@ -46,31 +46,33 @@ class Preset:
         name: name of the preset.
         program: name of the program.
         version: version of the program that this preset was compared with.
-        url: where its source is.
-        files: which files of a folder it reads.
-        resize: how it resizes and normalises images; see `resizing.resized`.
-        metrics: the metrics it computes, of "fid", "sfid", "kid", "is" and "pr".
-        default_metrics: the metrics it computes by default.
+        url: address of the program's source code.
+        files: which files of a folder the program reads.
+        resize: how the program resizes and normalises images; see `resizing.resized`.
+        metrics: the metrics that the program computes, of "fid", "sfid", "kid", "is" and "pr".
+        default_metrics: the metrics that `inception-jax fid` computes by default.
         network: name of the network that computes the features.
-        dims: the numbers of features it offers; the last is its default.
+        dims: the numbers of features that the program offers; the last is its default.
         logits: "unbiased": the Inception Score uses logits without the classifier's bias.
-        unit_floats: whether it takes float images from 0 to 1, multiplies by 255 and truncates.
-        whole_batches: batch size of a program that drops a last batch that is not full; 0: no
-            images are dropped.
-        mean_dtype: in which the mean of the features is summed; covariances are in float64.
+        unit_floats: whether the program accepts float images from 0 to 1, multiplies them by 255
+            and truncates.
+        whole_batches: batch size of a program that drops an incomplete last batch; 0: no images are
+            dropped.
+        mean_dtype: dtype in which the mean of the features is summed. Covariances are always
+            computed in float64.
         offset: added to the diagonals of both covariances under the root of the Fréchet distance.
         kid_subsets: number of subsets that KID draws.
-        kid_subset_size: number of images in each.
+        kid_subset_size: number of images in each subset.
         kid_draws: how the subsets are drawn; see `draws.subset_pairs`.
-        kid_dtype: in which the kernel is summed.
+        kid_dtype: dtype in which KID's kernel is computed and summed.
         is_splits: number of splits for the Inception Score.
-        is_split_size: number of images in each split except the last; replaces `is_splits`.
+        is_split_size: number of images in each split except the last; overrides `is_splits`.
         is_shuffle: how images are shuffled before they are split; None: not at all.
-        is_ddof: the deviation over the splits divides by their number minus this.
+        is_ddof: `ddof` of the standard deviation over the splits, as in `np.std`.
         pr_neighbours: k of precision and recall.
-        pr_dtype: in which distances for precision and recall are computed.
-        seed: seed of draws and shuffles. Programs that draw without a seed give the same numbers if
-            their generator is seeded with this just before.
+        pr_dtype: dtype in which the distances of precision and recall are computed.
+        seed: seed of draws and shuffles. A program that draws without a seed computes the same
+            numbers if its generator is seeded with this value just before.
     """
 
     name: str

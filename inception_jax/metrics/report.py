@@ -1,4 +1,4 @@
-"""Computes several metrics in one pass, and formats them with all that a reader needs to know."""
+"""Computes several metrics in one pass over the images, and formats them as text and JSON."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class ImageSet:
 
     @property
     def count(self) -> int | None:
-        """Number of images; None if a file of statistics does not say."""
+        """Number of images; None if a file of statistics does not state it."""
         return self.statistics.count
 
 
 def possible(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> tuple[str, ...]:
-    """Returns those of the named metrics that can be computed.
+    """Returns the names of those metrics that can be computed.
 
     Args:
         names: some of `METRICS`.
         a: the generated images.
-        b: the real images, if there are any.
+        b: the real images; None if there are none.
         preset: the preset in use.
     """
     return tuple(name for name in names if _problem(name, a, b, preset) is None)
@@ -106,11 +106,11 @@ def _without_spatial(source: Opened | None) -> bool:
 
 
 def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool) -> ImageSet:
-    """Computes the statistics of one set, and if needed its features, in one pass.
+    """Computes the statistics of one set, and its features if needed, in one pass.
 
     Args:
-        extractor: computes them.
-        opened: the set, as the extractor opened it.
+        extractor: computes features and statistics.
+        opened: what `extractor.open` returned.
         name: name of the source.
         per_image: whether the features of each image are needed.
     """
@@ -129,17 +129,19 @@ def sets_of(
     *,
     bootstrap: int = 0,
 ) -> Iterator[tuple[ImageSet, ImageSet | None]]:
-    """Checks all sets, then computes what the metrics need. The real images are computed once.
+    """Checks all sets, then computes the statistics and features that the metrics need.
+
+    Those of the real images are computed once.
 
     Args:
         extractor: computes features and statistics.
         names: some of `METRICS`.
         generated: one or more sets of generated images, by name.
         real: name and set of the real images, with which each generated set is compared.
-        bootstrap: number of resamples for the interval of FID; 0: no interval.
+        bootstrap: number of resamples for the confidence interval of FID; 0: no interval.
 
     Yields:
-        A set of generated images, and the set of real images.
+        For each generated set, that set and the set of real images, None if there is none.
 
     Raises:
         ValueError: see `check` and `scores.open_all`.
@@ -160,10 +162,10 @@ def sets_of(
 
 
 def _check_origins(preset: Preset, sources: Sequence[tuple[str, Opened]]) -> None:
-    """Compares the origins that files state, before any image is computed.
+    """Raises a ValueError if files of statistics or features state different origins.
 
-    If there are only files, it also checks that their preset is the requested one. If there are
-    images too, `open_all` compares the files with the extractor.
+    It runs before any image is read. If all sets are such files, it also checks that their preset
+    is the requested one. If there are images too, `open_all` compares the files with the extractor.
     """
     known = [(name, _known(source)) for name, source in sources]
     origins = [(name, files.origin) for name, files in known if files and files.origin]
@@ -183,14 +185,19 @@ def _known(source: Opened) -> Statistics | Features | None:
 def measured(
     names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset, *, bootstrap: int = 0
 ) -> Values:
-    """Returns metrics by name; those with a deviation are a `MeanStd` or an `Interval`.
+    """Computes metrics.
 
     Args:
         names: some of `METRICS`.
         a: the generated images.
-        b: the real images.
+        b: the real images; None if no metric needs them.
         preset: used for statistics that do not state their preset.
-        bootstrap: see `sets_of`.
+        bootstrap: number of resamples; see `sets_of`.
+
+    Returns:
+        Values by name. "kid" and "is" are a `MeanStd`, "fid_inf" and "fid_interval" an `Interval`,
+        all others numbers. "pr" yields "precision", "recall" and "f_score"; "dc" yields "density"
+        and "coverage".
     """
     values: Values = {}
     for name in names:
@@ -271,14 +278,14 @@ def _text(name: str, value: Any) -> str:
 
 
 def origin_of(a: ImageSet, b: ImageSet | None) -> Origin | None:
-    """Returns how the features were computed; None if the files do not say."""
+    """Returns how the features were computed; None if the files do not state it."""
     return a.statistics.origin or (b and b.statistics.origin) or None
 
 
 def record(extractor: Extractor, values: Values, a: ImageSet, b: ImageSet | None) -> dict[str, Any]:
-    """Returns a result and how it was computed, ready for JSON.
+    """Returns the metrics and how they were computed, as plain data for JSON.
 
-    A deviation that does not exist (NaN) is null.
+    NaN, such as the standard deviation of a single value, becomes None (null in JSON).
     """
     origin = origin_of(a, b)
     unknown = {field.name: None for field in dataclasses.fields(Origin)}

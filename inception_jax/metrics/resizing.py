@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, get_args
+import functools
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ def resized(image: np.ndarray, resize: Resize) -> np.ndarray:
     as clean-fid calls it; Pillow's resizing of an RGB image, as jax-fid calls it.
 
     Args:
-        image: [h, w, 3] from 0 to 255; uint8, or floats for rules that do not round.
+        image: [h, w, 3] from 0 to 255; uint8, or floats for all rules but `bilinear_pillow`.
         resize: the rule.
 
     Returns:
@@ -52,7 +53,7 @@ def resized(image: np.ndarray, resize: Resize) -> np.ndarray:
 
 
 def pixels_resized(image: np.ndarray, resize: Resize) -> np.ndarray:
-    """Returns float32 [299, 299, 3], not normalised; see `resized`."""
+    """Resizes an image to float32 [299, 299, 3] without normalising it; see `resized`."""
     if resize == "bilinear_pillow":
         if image.dtype != np.uint8:
             raise ValueError(f"{resize} rounds to 8 bits, so it needs uint8, not {image.dtype}")
@@ -70,7 +71,7 @@ def pixels_resized(image: np.ndarray, resize: Resize) -> np.ndarray:
 
 
 def normalised(pixels: _Array, resize: Resize) -> _Array:
-    """Maps float32 pixels from 0 to 255 to about [-1, 1], as programs with this rule do.
+    """Normalises float32 pixels from 0 to 255 to about [-1, 1]; see the table of `resized`.
 
     Args:
         pixels: a NumPy or JAX array of any shape.
@@ -87,22 +88,53 @@ def _bicubic(channel: np.ndarray) -> np.ndarray:
 
 
 def _smoothed(image: np.ndarray) -> np.ndarray:
-    """Resizes the width first, then the height, as PyTorch does."""
-    height, width, channels = image.shape
-    rows = image.astype(np.float32)
-    if width != SIDE:
-        rows = np.einsum("ow,hwc->hoc", smoothing_weights(width), rows, optimize=True)
-    if height != SIDE:
-        flat = rows.reshape(height, -1)
-        rows = (smoothing_weights(height) @ flat).reshape(SIDE, SIDE, channels)
-    return rows
+    """Resizes by `bilinear_antialias`: the width first, then the height, as PyTorch does."""
+    for axis in (1, 0):
+        if image.shape[axis] != SIDE:
+            image = _weighted(image, axis)
+    return image.astype(np.float32)
+
+
+def _weighted(image: np.ndarray, axis: int) -> np.ndarray:
+    """Resizes one axis by `smoothing_weights`; returns float32."""
+    indices, weights = _smoothing_taps(image.shape[axis])
+    shape = [1] * image.ndim
+    shape[axis] = SIDE
+    total: Any = np.float32(0)
+    for index, weight in zip(indices, weights, strict=True):
+        product = image.take(index, axis) * weight.reshape(shape)
+        total = (product + total).astype(np.float32)
+    return total
+
+
+@functools.lru_cache(maxsize=64)
+def _smoothing_taps(old: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the non-zero columns of `smoothing_weights` for each output pixel.
+
+    A product with the whole matrix would start the threads of NumPy's BLAS, which slow down the
+    network.
+
+    Returns:
+        Indices of input pixels and their weights, both [k, 299]. k is the largest number of input
+        pixels for an output pixel; output pixels that need fewer have weights of zero. Where k is
+        2, the weights are float64: products are then exact, so that a product and its sum are
+        rounded once, as by the fused multiply-add in PyTorch.
+    """
+    weights = smoothing_weights(old)
+    first = (weights > 0).argmax(1)
+    most = int((weights > 0).sum(1).max())
+    indices = np.minimum(first[:, None] + np.arange(most), old - 1)
+    taps = np.take_along_axis(weights, indices, axis=1)
+    taps[first[:, None] + np.arange(most) >= old] = 0
+    return indices.T.copy(), taps.T.astype(np.float64 if most == 2 else np.float32)
 
 
 def smoothing_weights(old: int) -> np.ndarray:
-    """Returns the weights of `old` input pixels in 299 output pixels, float32 [299, old].
+    """Returns the weights with which `bilinear_antialias` resizes an axis, float32 [299, old].
 
-    The filter is a triangle. It is two output pixels wide if the image shrinks, else two input
-    pixels. All is computed in float32, as in PyTorch.
+    Row i holds the weights of the `old` input pixels for output pixel i. The filter is a triangle.
+    It is two output pixels wide if the image shrinks, else two input pixels. All steps are computed
+    in float32, as in PyTorch.
     """
     one, half = np.float32(1), np.float32(0.5)
     scale = np.float32(old) / np.float32(SIDE)

@@ -1,4 +1,4 @@
-"""One function for each metric, from images to the number."""
+"""One function for each metric, which computes it from images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from inception_jax.weights.weight_file import Source
 
 
 class Options(TypedDict, total=False):
-    """How images become features; see `Extractor`."""
+    """Options of `Extractor`, which computes the features."""
 
     weights: Source | Model
     preset: str
@@ -41,8 +41,9 @@ class Options(TypedDict, total=False):
 def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack[Options]) -> float:
     """Returns the Fréchet Inception Distance of two sets of images.
 
-    It is the number that the preset's program computes, by default pytorch-fid with its weights.
-    With fewer images than features FID is far too large, in any implementation. A warning says so.
+    The result is the number that the preset's program computes, by default pytorch-fid with its
+    weights. With fewer images than features, FID is far too large in any implementation. A warning
+    says so.
 
     Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
@@ -51,15 +52,16 @@ def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack
             `arr_0`; an `.npy` file of images; an array uint8 [n, h, w, 3]; an iterable of images
             (paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3]); `Statistics`; or
             `Features`.
-        b: likewise.
-        extractor: replaces the options; for repeated use, because it is compiled once.
+        b: the other set, see `a`.
+        extractor: used instead of options. Reuse one for several calls, because it is compiled
+            only once.
         **options: options of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
             skip_unreadable, progress, workers, parts.
 
     Raises:
         ValueError: for a set of fewer than two images, images or files that cannot be read, or
-            statistics of another preset, resizing, weights or number of features; if possible,
-            before the first image is computed.
+            statistics of another preset, resizing, weights or number of features. Raised before
+            the first image is computed, if possible.
         FileNotFoundError: if there is no such folder or file.
         WeightsError: see `load_weights`.
     """
@@ -76,8 +78,8 @@ def sfid(
     Source: Nash et al. 2021, https://arxiv.org/abs/2103.03841.
 
     Args:
-        a: see `fid`; files of statistics must include spatial statistics.
-        b: likewise.
+        a: see `fid`; statistics must include spatial ones.
+        b: the other set, see `a`.
         extractor: see `fid`.
         **options: see `fid`; the default preset is "adm".
 
@@ -94,11 +96,11 @@ def sfid(
 def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
     """Returns `frechet_distance` with the options of the preset that the statistics state.
 
-    Warns if there are no more images than features.
+    Warns if a set does not have more images than features.
 
     Args:
         a: statistics of d features.
-        b: likewise, of d features too.
+        b: statistics of d features.
         preset: used for statistics that do not state their preset; None: the default.
 
     Raises:
@@ -153,10 +155,10 @@ def kid(
     """Returns the Kernel Inception Distance of two sets of images; see `kernel_distance`.
 
     Args:
-        a: what `fid` takes, except statistics.
-        b: likewise.
+        a: generated images; what `fid` takes, except statistics.
+        b: real images; what `fid` takes, except statistics.
         subsets: number of subsets; None: the preset's.
-        subset_size: number of images in each; None: the preset's.
+        subset_size: number of images in each subset; None: the preset's.
         seed: seed of the draws; None: the preset's.
         extractor: see `fid`.
         **options: see `fid`.
@@ -230,7 +232,7 @@ _NO_LOGITS = "the Inception Score needs logits, which only the last stage has: u
 
 
 def score_splits(preset: Preset) -> int:
-    """Returns the smallest number of images the Inception Score can be computed from."""
+    """Returns the smallest number of images from which the Inception Score can be computed."""
     return 2 if preset.is_split_size else preset.is_splits
 
 
@@ -262,8 +264,8 @@ def precision_recall(
     """Returns improved precision and recall; see `manifold_precision_recall`.
 
     Args:
-        generated: what `fid` takes, except statistics.
-        real: likewise.
+        generated: generated images; what `fid` takes, except statistics.
+        real: real images; what `fid` takes, except statistics.
         neighbours: k, which sets the radii of the balls around features; None: the preset's.
         extractor: see `fid`.
         **options: see `fid`.
@@ -297,13 +299,16 @@ def precision_recall_of_features(
 def open_all(
     extractor: Extractor, *sources: Any, per_image: bool = False, least: int = 2
 ) -> list[Images | Statistics | Features]:
-    """Opens and checks sources, and loads the network if needed, before any image is computed.
+    """Opens and checks sources of images before any image is computed.
 
     Args:
-        extractor: opens them; its network is loaded if there are images.
+        extractor: opens the sources. Its network is loaded if one of them holds images.
         *sources: what `fid` takes.
-        per_image: whether the features of each image are needed, which statistics do not have.
-        least: smallest number of images.
+        per_image: whether the features of each image are needed. Statistics are then rejected.
+        least: smallest number of images of each source.
+
+    Returns:
+        What `extractor.open` returns for each source.
 
     Raises:
         ValueError: see `fid`.
@@ -330,7 +335,7 @@ def open_all(
 def check_count(
     source: Images | Statistics | Features, least: int, metric: str = "the metric"
 ) -> None:
-    """Raises a ValueError if there are fewer images than needed, as far as that is known."""
+    """Raises a ValueError if a source is known to have fewer images than needed."""
     if isinstance(source, Images) and source.count is not None and source.count < least:
         raise ValueError(
             f"{source.name} has {source.count} images; {metric} needs at least {least}"
@@ -363,7 +368,7 @@ def result(state: State, real: Any) -> float:
 
     Args:
         state: state of the generated images.
-        real: another state, `Statistics`, the path of an `.npz` file of them, or `Features`.
+        real: another state, `Statistics`, the path of an `.npz` file of statistics, or `Features`.
 
     Raises:
         ValueError: see `statistics_of`; for statistics of another origin or number of features.

@@ -1,4 +1,4 @@
-"""More sources of images: generators, data loaders, zip files, and files of records."""
+"""Sources of images besides folders and arrays: generators, data loaders, zip and record files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Generated:
         function: maps a `jax.random` key and a number n to images [n, h, w, 3]; uint8, or floats in
             `value_range`.
         count: number of images to generate.
-        batch_size: n in every call; images beyond `count` are dropped.
+        batch_size: the number n of every call. The last batch may have more images than needed;
+            they are dropped.
         seed: seed of the keys; each batch gets its own key.
         value_range: see `Extractor.apply`.
         rounding: see `Extractor.apply`.
@@ -67,7 +68,7 @@ class Generated:
             )
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yields batches, and the number of images of each to keep."""
+        """Yields batches, each with the number of its images to keep."""
         key = jax.random.key(self.seed)
         for number, start in enumerate(range(0, self.count, self.batch_size)):
             images = self.function(jax.random.fold_in(key, number), self.batch_size)
@@ -83,17 +84,17 @@ class Generated:
 class Loader:
     """Images from the batches of a data loader, such as Grain's or PyTorch's, as uint8.
 
-    A batch is an array or a list of images, a tuple or list of images and other things, or a
-    mapping.
+    A batch is an array of images, a list of images, or a tuple, list or mapping that holds such
+    images and other data, such as labels.
 
     Args:
         batches: yields the batches.
-        key: name or position of the images in a batch. None: one of the usual names, or the only
-            part with the shape of images.
+        key: name or position of the images in a batch. None: a usual name such as "image", or the
+            only part with the shape of images.
         value_range: the values of black and white in float images: (0, 1), (-1, 1) or (0, 255).
         rounding: how float images are rounded to whole numbers from 0 to 255: "nearest" or "down".
-        channels_first: whether images are [n, c, h, w]. None: only PyTorch tensors of such a shape
-            are.
+        channels_first: whether images are [n, c, h, w]. None: only PyTorch tensors that have 1 or 3
+            channels there, and not in the last axis.
         count: number of images, for the progress bar.
         name: name of the images, for messages.
     """
@@ -135,7 +136,7 @@ class Loader:
 
 
 def images_in(batch: Any, key: str | int | None = None, name: str = "images") -> Any:
-    """Returns the images of a batch that may hold other things too; see `Loader`.
+    """Returns the images of a batch that may hold other data too; see `Loader`.
 
     Raises:
         ValueError: if they are not found; the message says what the batch holds.
@@ -181,7 +182,12 @@ def _place_of_images(batch: Sequence[Any], name: str) -> int | None:
 
 
 def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
-    """Returns NumPy, JAX or PyTorch images as a NumPy array, channels last."""
+    """Returns NumPy, JAX or PyTorch images as a NumPy array with the channels last.
+
+    Args:
+        images: an array, or a tuple or list of arrays of equal shape, which are stacked.
+        channels_first: see `Loader`.
+    """
     if isinstance(images, tuple | list):
         images = np.stack([as_array(image, channels_first) for image in images])
         channels_first = False
@@ -237,7 +243,7 @@ def _is_image(name: str) -> bool:
 
 
 class _Again:
-    """An iterable that starts a new iterator each time."""
+    """An iterable that can be read several times: each pass calls `start` again."""
 
     def __init__(self, start: Callable[[], Iterator[Any]]):
         self._start = start
@@ -247,7 +253,14 @@ class _Again:
 
 
 def record_files(path: Path) -> list[Path]:
-    """Returns the files of records at a path, which may have a `*`; empty if there are others."""
+    """Returns the TFRecord or array_record files that a path names.
+
+    Args:
+        path: path of a file; a `*` in it matches several files.
+
+    Returns:
+        Sorted paths; empty if nothing matches, or if a path is not named like such a file.
+    """
     text = str(path)
     found = [path]
     if "*" in text and not path.exists():
@@ -264,7 +277,7 @@ class Records:
 
     Args:
         files: paths of the files.
-        key: name of the image in an example; None: one of the usual names.
+        key: name of the image in an example; None: a usual name such as "image/encoded".
 
     Raises:
         FileNotFoundError: if a file does not exist.
@@ -287,7 +300,7 @@ class Records:
 
     @property
     def count(self) -> int | None:
-        """Number of images; None for TFRecord files, which do not say."""
+        """Number of images; None for TFRecord files, which do not store it."""
         if not all(_ARRAY_RECORD in path.name for path in self.files):
             return None
         return sum(reader.num_records() for reader in map(_array_record, self.files))

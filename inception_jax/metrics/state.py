@@ -1,11 +1,11 @@
-"""State of a metric for images that stay on the devices: a pytree that is updated and merged.
+"""State of a metric for images that stay on the devices: a pytree to update and merge.
 
     state = extractor.init()
     state = extractor.update(state, images)
     metrics.result(state, real)
 
-The state does not depend on the order of the images, nor on the batches, except for the features it
-keeps: those of the first images.
+The state does not depend on the order of the images or on the batch size. The only exception is
+the features that it can keep, those of the first images.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class State:
     """Sums over the images so far, and the features that are kept; a pytree of arrays.
 
     Attributes:
-        moments: sums over the features, by their field in `Features`.
-        kept: features of the first images, [size, d], by the same fields; empty if none are kept.
+        moments: sums over the features, by field of `Features`.
+        kept: features of the first images, [size, d], by field of `Features`; empty if none are
+            kept.
         pixel_range: float32 [2], the smallest and the largest value of the images before clipping,
             where 0 is black and 1 is white; see `device_images.pixel_range`.
         origin: how features are computed; None if unknown.
@@ -60,12 +61,12 @@ def init(
     keep: int | Mapping[str, tuple[int, int]] = 0,
     origin: Origin | None = None,
 ) -> State:
-    """Returns an empty state; `Extractor.init` fills in the arguments.
+    """Returns an empty state. `Extractor.init` does the same for its own features.
 
     Args:
-        widths: number of features; or a mapping from fields of `Features` to numbers.
-        keep: number of images to keep the features of; or a mapping from fields of `Features` to
-            shapes (size, d).
+        widths: number of pooled features; or a mapping from fields of `Features` to numbers.
+        keep: the state keeps the pooled features of the first `keep` images; or a mapping from
+            fields of `Features` to the shapes (size, d) to keep.
         origin: how features are computed.
     """
     widths = {"pooled": widths} if isinstance(widths, int) else dict(widths)
@@ -82,16 +83,16 @@ def init(
 def add(
     state: State, features: Features, mask: jax.Array | None = None, pixel_range: Any = None
 ) -> State:
-    """Adds features, from `Extractor.apply` or elsewhere.
+    """Returns the state with features added, from `Extractor.apply` or elsewhere.
 
     Args:
-        state: state so far.
+        state: state so far. It is not changed.
         features: features [n, d]; they must have all fields that the state has.
-        mask: bool [n], False for rows to ignore. None: all count.
+        mask: bool [n], False for rows to ignore. None: no row is ignored.
         pixel_range: range of the images, see `State`; None: not recorded.
 
     Raises:
-        ValueError: for features of another kind, number or origin than the state's.
+        ValueError: if the features lack a field of the state, or have another number or origin.
     """
     check_comparable(state.origin, features.origin)
     pooled = features.pooled
@@ -138,7 +139,7 @@ def _wider(a: jax.Array, b: Any) -> jax.Array:
 
 
 def merge(a: State, b: State) -> State:
-    """Returns one state for the images of both; can be compiled.
+    """Returns one state for the images of both; works under `jax.jit`.
 
     Raises:
         ValueError: for states of different fields, numbers or origins of features.
@@ -157,9 +158,9 @@ def merge(a: State, b: State) -> State:
 
 
 def merge_over(state: State, axis_name: str) -> State:
-    """Merges the states of all devices along a mesh axis, in `jax.shard_map` or `jax.pmap`.
+    """Merges the states of all devices along a mesh axis, inside `jax.shard_map` or `jax.pmap`.
 
-    It gathers all states, so each device briefly holds as many as there are devices.
+    It gathers all states, so each device briefly holds the states of all devices.
 
     Args:
         state: state of this device.
@@ -174,10 +175,10 @@ def merge_over(state: State, axis_name: str) -> State:
 
 
 def across_processes(state: State) -> State:
-    """Merges the states of all processes of `jax.distributed`, each with its own images.
+    """Merges the states of all processes of `jax.distributed`, if each has seen its own images.
 
-    Every process must call it. Do not call it if one `jax.jit` runs over the devices of all
-    processes: its states are merged already.
+    Every process must call this function. Do not call it if one `jax.jit` runs over the devices of
+    all processes, because its state already covers all images.
 
     Returns:
         The same state in every process, with NumPy arrays.
@@ -206,7 +207,7 @@ def across_processes(state: State) -> State:
 
 
 def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
-    """Gathers the arrays of all processes, [processes, ...]; large ones in pieces."""
+    """Returns the arrays of all processes, [processes, ...]. Gathers large ones in pieces."""
     if leaf.nbytes <= _AT_ONCE:
         return np.asarray(gather(leaf))
     flat = leaf.reshape(-1)
@@ -219,7 +220,7 @@ def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
 
 
 def statistics_of(state: State) -> Statistics:
-    """Returns the statistics of the images, to compare or to save.
+    """Returns the statistics of the images of a state.
 
     Raises:
         ValueError: for fewer than two images, features that are not finite, or images far outside
@@ -237,10 +238,10 @@ def statistics_of(state: State) -> Statistics:
 
 
 def features_of(state: State) -> Features:
-    """Returns the features that were kept, those of the first images, in order.
+    """Returns the features that the state kept: those of the first images, in order.
 
     Raises:
-        ValueError: if none were kept.
+        ValueError: if the state keeps none.
     """
     if not state.kept:
         raise ValueError("this state keeps no features: extractor.init(keep=N) keeps the first N")
@@ -254,7 +255,7 @@ def _on_host(state: State) -> State:
 
 
 def _fetched(array: Any) -> np.ndarray:
-    """Returns an array, sharded in any way, as NumPy."""
+    """Copies an array to NumPy; gathers it first if it is sharded over several processes."""
     whole = getattr(array, "is_fully_addressable", True) or array.is_fully_replicated
     if whole:
         return np.asarray(array)

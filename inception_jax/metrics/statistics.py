@@ -14,7 +14,7 @@ from inception_jax.metrics import statistics_files
 from inception_jax.metrics.origin import Origin
 from inception_jax.notes import printable
 
-_ROWS = 1024  # images gathered before they are multiplied: a product of fewer rows takes as long
+_ROWS = 1024  # images merged at once, because a product of fewer rows takes as much time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,13 +24,13 @@ class Statistics:
     Attributes:
         mean: float64 [d].
         cov: float64 [d, d], the unbiased estimate (divided by n - 1), as `np.cov` gives it.
-        count: number of images; None if a file does not say.
+        count: number of images; None if a file does not state it.
         origin: how the features were computed; None if unknown.
         spatial: statistics of the spatial features, for sFID; None if there are none.
         name: name of the file that they were read from, for messages.
 
     Raises:
-        ValueError: if the shapes do not fit, a number is not finite, or `cov` is not symmetric.
+        ValueError: if the shapes do not match, a number is not finite, or `cov` is not symmetric.
     """
 
     mean: np.ndarray
@@ -57,7 +57,7 @@ class Statistics:
     def of(
         cls, features: np.ndarray, *, mean_dtype: Literal["float64", "float32"] = "float64"
     ) -> Statistics:
-        """Returns the statistics of features [n, d]; see `RunningStatistics`.
+        """Computes the statistics of features [n, d]; see `RunningStatistics` for `mean_dtype`.
 
         Raises:
             ValueError: for fewer than two images, or a number that is not finite.
@@ -78,7 +78,7 @@ class Statistics:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, or holds something else.
+            ValueError: if the file is damaged, or holds no valid statistics.
         """
         path = Path(path)
         arrays = statistics_files.arrays_of(path)
@@ -91,7 +91,7 @@ class Statistics:
         """Returns the statistics among the arrays of a file; None if there are none.
 
         Raises:
-            ValueError: if they do not fit.
+            ValueError: if they are invalid, see `Statistics`; the message names `path`.
         """
         if (pooled := statistics_files.pooled(arrays)) is None:
             return None
@@ -106,16 +106,16 @@ class Statistics:
 
 
 class RunningStatistics:
-    """Statistics of any number of images, in the memory of one covariance.
+    """Computes statistics batch by batch, for any number of images.
 
-    Batches are merged by the formulas of Chan, Golub and LeVeque (1979), in which the squares of
-    each batch are about its own mean. So no digits are lost if the mean is large compared with the
-    deviation.
+    It holds one mean and one covariance in memory, and about a thousand rows of features. Batches
+    are merged by the formulas of Chan, Golub and LeVeque (1979), which centre each batch at its
+    own mean. So no digits are lost if the mean is large compared with the standard deviation.
 
     Args:
-        mean_dtype: "float64" is exact. "float32" sums the mean in float32, image by image, as
-            several programs do with `np.mean` of float32 features. The covariance is about the
-            exact mean in both cases, as in `np.cov`.
+        mean_dtype: dtype in which the mean is summed. "float64" is exact. "float32" adds image
+            after image, as several programs do with `np.mean` of float32 features. The covariance
+            uses the exact mean in both cases, as in `np.cov`.
     """
 
     def __init__(self, *, mean_dtype: Literal["float64", "float32"] = "float64"):

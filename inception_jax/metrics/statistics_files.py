@@ -1,4 +1,4 @@
-"""Reads and writes files of statistics, this library's and other programs'."""
+"""Reads and writes files of statistics, in the layouts of this library and of other programs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def save(
     count: int | None,
     origin: Origin | None,
 ) -> None:
-    """Writes an `.npz` file for the programs that read this layout.
+    """Writes an `.npz` file of statistics in one of several layouts.
 
     | layout | arrays | read by |
     |---|---|---|
@@ -57,8 +57,8 @@ def save(
         origin: how the features were computed, if known.
 
     Raises:
-        ValueError: for another ending or layout, for "adm" without spatial statistics, or if no
-            file can be written there.
+        ValueError: if `path` has another ending, for another layout, for "adm" without spatial
+            statistics, or if no file can be written there.
         OSError: if the disk is full; an existing file is then left unchanged.
     """
     path = check_target(path, (".npz",), what="statistics")
@@ -78,7 +78,7 @@ def save(
 
 
 def check_layout(layout: str, *, spatial: bool) -> None:
-    """Raises a ValueError for an unknown layout, or one that needs missing spatial statistics."""
+    """Raises a ValueError for an unknown layout, or for "adm" without spatial statistics."""
     if layout not in LAYOUTS:
         hint = did_you_mean(layout, LAYOUTS)
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}{hint}")
@@ -98,13 +98,13 @@ def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
 
 
 def spatial(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns mean and covariance of the spatial features; None if there are none."""
+    """Returns the spatial mean and covariance in the arrays of a file; None if there are none."""
     mean, cov = _SPATIAL
     return (arrays[mean], arrays[cov]) if arrays.keys() >= {mean, cov} else None
 
 
 def nothing_there(arrays: Mapping[str, np.ndarray], path: Path) -> ValueError:
-    """Returns the error for a file that holds no statistics."""
+    """Returns the exception to raise for a file that holds no statistics."""
     images = ": give those images as an array" if "arr_0" in arrays else ""
     return ValueError(
         f"{path} holds {', '.join(arrays) or 'nothing'} instead of pytorch-fid's mu and "
@@ -122,7 +122,9 @@ def warn_of_unknown_origin(path: Path) -> None:
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of statistics; others, which may be large, are returned empty.
+    """Returns the arrays of an `.npz` file by name.
+
+    Arrays that are not part of the statistics may be large, so they are replaced by empty ones.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -1,4 +1,4 @@
-"""Checks that images have the stated range of values: raises if they cannot, warns if unlikely."""
+"""Checks that images have the stated range of values: raises if impossible, warns if unlikely."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _REMEDY = "value_range=(0, 1), (-1, 1) or (0, 255)"
 
 
 def check_far(low: float, high: float, name: str = "images") -> None:
-    """Raises for images far outside the stated range, which would be clipped almost everywhere.
+    """Raises an error for images far outside the stated range, where clipping would ruin them.
 
     Args:
         low: smallest value of the images, where 0 is black and 1 is white.
-        high: largest value.
+        high: largest value of the images, on the same scale.
         name: name of the images, for messages.
 
     Raises:
-        ValueError: if the images are far outside, or a value is NaN.
+        ValueError: if `low` is below -0.5, `high` is above 1.5, or one of them is NaN.
     """
     if np.isnan(low) or np.isnan(high):
         raise ValueError(f"{name}: some pixels are NaN: check what generates the images")
@@ -30,11 +30,11 @@ def check_far(low: float, high: float, name: str = "images") -> None:
 
 
 def warn_of_part(low: float, high: float, name: str = "images", *, stacklevel: int = 2) -> None:
-    """Warns of images that are all nearly black, or use only the upper half of the stated range.
+    """Warns if all images are nearly black, or use only the upper half of the stated range.
 
     Args:
-        low: see `check_far`; infinite if there are no images.
-        high: likewise.
+        low: see `check_far`; inf if there are no images.
+        high: see `check_far`; -inf if there are no images.
         name: name of the images, for messages.
         stacklevel: as for `warnings.warn`, counted from the caller.
     """

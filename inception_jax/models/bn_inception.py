@@ -1,10 +1,10 @@
 """BN-Inception (Ioffe & Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training").
 
-Reads beside the table in the paper's appendix. TF-slim and the TPU repository call this network
-`inception_v2`, and so does the Inception V4 paper; the V2 of "Rethinking the Inception
-Architecture" is another one, `inception_v2.py`. The table prints 576 channels for 4c and 4d, whose
-filters sum to 608: Caffe's weights have 608, TF-slim has 576 by a narrower pool branch. Shapes are
-those of a 224x224 image with Caffe's widths.
+Read this file next to the table in the paper's appendix. TF-slim, the TPU repository and the
+Inception V4 paper call this network `inception_v2`. The V2 of "Rethinking the Inception
+Architecture" is a different network, see `inception_v2.py`. The table prints 576 channels for 4c
+and 4d, but their filters sum to 608. Caffe's weights have 608; TF-slim has 576, because its pool
+branch is narrower. Shapes are those of a 224x224 image with Caffe's widths.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ StemKind = Literal["conv", "separable"]
 class SeparableStem(nnx.Module):
     """First layer of the paper and TF-slim: depthwise 7x7 with multiplier 8, pointwise, ReLU.
 
-    It alone has a bias instead of BatchNorm, in TF-slim.
+    As in TF-slim, it has a bias and no BatchNorm, unlike all other convolutions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, **types: Any):
@@ -50,7 +50,10 @@ class SeparableStem(nnx.Module):
 
 
 class Inception(nnx.Module):
-    """Module with two 3x3 instead of the 5x5; arguments in the order of the paper's table."""
+    """Inception module with two 3x3 convolutions in place of V1's 5x5.
+
+    The arguments are in the order of the paper's table.
+    """
 
     def __init__(
         self,
@@ -98,10 +101,11 @@ class Inception(nnx.Module):
 
 
 class InceptionReduction(nnx.Module):
-    """3c and 4e: the module at stride 2, without a 1x1 branch; the max pool passes through.
+    """Modules 3c and 4e: stride 2, no 1x1 branch, and a max pool without a convolution after it.
 
-    On maps of an odd size Caffe's pool would give one pixel less than its convolutions, and its
-    network cannot be built; ours pools by SAME, which is the same on even maps and fits on odd.
+    For feature maps of odd size, Caffe's pool returns one pixel less than its convolutions, so
+    Caffe's network cannot be built. Here the pool uses SAME padding by default, which gives the
+    same result for even sizes and fits for odd ones.
     """
 
     def __init__(
@@ -137,16 +141,17 @@ class InceptionReduction(nnx.Module):
 
 
 class BNInception(Model):
-    """BN-Inception. Variants are options.
+    """BN-Inception; options select its variants.
 
     Args:
-        dropout: dropout rate of the pooled features; none in the paper and Caffe, 0.2 in TF-slim.
-        stem: "conv": a full 7x7, as Caffe. "separable": depthwise and pointwise, as the paper and
-            TF-slim.
-        conv_bias: convolutions have a bias before BatchNorm, as in Caffe's files.
-        pad_mode: "torch": strided convolutions pad alike on both sides, max pools round up, as
-            Caffe. "tf": SAME, as TF-slim. They differ in convolutions at even sizes.
-        count_include_pad: the average pools divide by 9 at the border too, as in Caffe, and not in
+        dropout: dropout rate of the pooled features; 0 in the paper and Caffe, 0.2 in TF-slim.
+        stem: "conv": a full 7x7 convolution, as in Caffe. "separable": depthwise and pointwise, as
+            in the paper and TF-slim.
+        conv_bias: give convolutions a bias before BatchNorm, as in Caffe's files.
+        pad_mode: "torch": strided convolutions pad both sides equally and max pools round their
+            size up, as in Caffe. "tf": SAME padding, as in TF-slim. The convolutions differ for
+            even sizes, the pools for odd ones.
+        count_include_pad: the average pools divide by 9 at the border too. True in Caffe, False in
             TF-slim.
         pool_4cd: channels of the pool branch of 4c and 4d: 128 in the paper and Caffe, 96 in
             TF-slim.

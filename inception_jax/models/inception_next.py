@@ -1,9 +1,9 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
-Read this file next to the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise
-filters are split into a small square, two bands and an identity, side by side. Names of layers
-are those of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a
-224x224 image.
+Read this file next to the paper's figure 3 and table 2. The network is ConvNeXt with its large
+depthwise filters split into parallel branches: a small square, two bands and an identity. Layers
+have the names of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for
+a 224x224 image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ Size = Literal["atto", "tiny", "small", "base"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Blocks and channels of the four stages, and the share and length of the band filters."""
+    """The sizes of a network.
+
+    Attributes:
+        depths: number of blocks of each stage.
+        dims: number of channels of each stage.
+        branch_ratio: share of the channels in each convolved group, see `InceptionDWConv`.
+        band: length of the band filters.
+    """
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
@@ -57,8 +64,8 @@ MLP_RATIOS = (4, 4, 4, 3)
 class InceptionDWConv(nnx.Module):
     """Inception depthwise convolution, the paper's algorithm 1.
 
-    Most channels pass unchanged. Three groups, each with a share `branch_ratio` of the channels, go
-    through a 3x3, a 1 x band and a band x 1.
+    Three groups of channels go through a 3x3, a 1 x band and a band x 1 convolution. Each group has
+    the share `branch_ratio` of all channels. The other channels pass unchanged.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class InceptionDWConv(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two 1x1 convolutions with a GELU between them, the exact one with the error function."""
+    """Two 1x1 convolutions with an exact GELU (with the error function) between them."""
 
     def __init__(self, channels: int, hidden: int, *, conv: Maker[Conv]):
         self.fc1 = conv(channels, hidden, 1)
@@ -89,7 +96,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
+    """Residual block x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
 
     def __init__(
         self,
@@ -114,7 +121,7 @@ class Block(nnx.Module):
         return x + self.drop_path(branch, rngs=rngs)
 
     def fold(self) -> None:
-        """Folds the normalisation and gamma into the convolutions beside them, for `fold`."""
+        """Folds the normalisation and gamma into the MLP's convolutions, for `folding.fold`."""
         if isinstance(self.norm, BatchNorm):
             self.mlp.fc1.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -123,7 +130,7 @@ class Block(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """4x4 patches, 224x224 -> 56x56."""
+    """4x4 convolution of stride 4 and BatchNorm, 224x224 -> 56x56."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, conv: Maker[Conv], norm: Maker[BatchNorm]
@@ -140,7 +147,7 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """BatchNorm and 2x2 patches between two stages."""
+    """BatchNorm and a 2x2 convolution of stride 2 between two stages."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, conv: Maker[Conv], norm: Maker[BatchNorm]
@@ -159,7 +166,7 @@ class Downsample(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Downsampling, but for the first stage, and blocks."""
+    """A stage: downsampling (none in the first stage), then blocks."""
 
     def __init__(self, downsample: Downsample | None, blocks: list[Block]):
         self.downsample = nnx.data(downsample)
@@ -193,19 +200,19 @@ class Head(nnx.Module):
         return self.fc2(self.hidden(x, rngs=rngs))
 
     def hidden(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns what the last layer takes, after dropout."""
+        """Returns the input of the last linear layer, after dropout."""
         x = self.norm(jax.nn.gelu(self.fc1(x), approximate=False))
         return self.dropout(x, rngs=rngs)
 
 
 class InceptionNeXt(Model):
-    """InceptionNeXt of four sizes.
+    """InceptionNeXt in four sizes.
 
     Args:
-        size: see `SHAPES`.
+        size: "atto", "tiny", "small" or "base", see `SHAPES`.
         dropout: dropout rate of the head's hidden layer.
         drop_path: stochastic depth: rate at which examples skip the last block in training. It
-            decreases to 0 at the first block.
+            decreases linearly to 0 at the first block.
     """
 
     min_size = 32

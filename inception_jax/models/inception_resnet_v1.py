@@ -1,9 +1,9 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
-Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published: those
-that exist embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a
-sixth block8 and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used
-at 160x160.
+Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published. The
+published weights are for face embeddings. They come from FaceNet's TensorFlow code and its port
+facenet-pytorch, which add a sixth block8 and a bottleneck of 512. Shapes are those of a 299x299
+image; the face weights are used at 160x160.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Head = Literal["face", "classifier"]
 
 
 class Residual(nnx.Module):
-    """The end of a residual module: relu(x + scale * up(branches)).
+    """Base class of residual modules: relu(x + scale * up(branches)).
 
-    The 1x1 back up to the input's width has a bias and no BatchNorm.
+    `up` is a 1x1 convolution to the channels of `x`, with a bias and without BatchNorm.
     """
 
     up: Conv
@@ -49,18 +49,21 @@ class Residual(nnx.Module):
     relu: bool = True
 
     def _add(self, x: jax.Array, branches: list[jax.Array]) -> jax.Array:
-        """Adds the branches to the module's input."""
+        """Concatenates the branches, applies `up`, scales the result and adds it to `x`."""
         x = save_for_backward(x + self.scale * self.up(jnp.concatenate(branches, axis=-1)))
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Folds the scale into the 1x1, for `folding.fold`."""
+        """Folds the scale into the 1x1 convolution `up`, for `folding.fold`."""
         self.up.scale_output(self.scale)
         self.scale = 1.0
 
 
 class Block35(Residual):
-    """35x35 residual module, figure 10; figure 16 with other widths of the longest branch."""
+    """35x35 residual module, figure 10.
+
+    Inception-ResNet-v2 uses it with a wider longest branch, figure 16.
+    """
 
     def __init__(
         self,
@@ -95,7 +98,10 @@ class Block35(Residual):
 
 
 class Block17(Residual):
-    """17x17 residual module, figure 11; figure 17 with other widths."""
+    """17x17 residual module, figure 11.
+
+    Inception-ResNet-v2 uses it with other widths, figure 17.
+    """
 
     def __init__(
         self,
@@ -125,7 +131,10 @@ class Block17(Residual):
 
 
 class ReductionB(nnx.Module):
-    """Grid reduction 17x17 -> 8x8, figure 12; figure 18 with other widths."""
+    """Grid reduction 17x17 -> 8x8, figure 12.
+
+    Inception-ResNet-v2 uses it with other widths, figure 18.
+    """
 
     def __init__(
         self,
@@ -161,7 +170,10 @@ class ReductionB(nnx.Module):
 
 
 class Block8(Residual):
-    """8x8 residual module, figure 13; figure 19 with other widths."""
+    """8x8 residual module, figure 13.
+
+    Inception-ResNet-v2 uses it with other widths, figure 19.
+    """
 
     def __init__(
         self,
@@ -199,7 +211,16 @@ def chain(
     linear_last: bool = False,
     **options: Any,
 ) -> Chain:
-    """Equal residual modules in a row; a linear last one adds at full scale and has no ReLU."""
+    """Returns a chain of equal residual modules.
+
+    Args:
+        kind: class of the modules.
+        count: number of modules.
+        channels: arguments of `kind`.
+        scale: factor on the branches before they are added.
+        linear_last: the last module has a scale of 1 and no ReLU.
+        options: keywords of `kind`.
+    """
     blocks = [kind(*channels, scale=scale, **options) for _ in range(count - linear_last)]
     if linear_last:
         blocks.append(kind(*channels, scale=1.0, relu=False, **options))
@@ -207,18 +228,19 @@ def chain(
 
 
 class InceptionResNetV1(Model):
-    """Inception-ResNet-v1. Variants are options.
+    """Inception-ResNet-v1; options select its variants.
 
     Args:
         dropout: dropout rate of the pooled features; 0.2 in the paper, 0.6 in facenet-pytorch.
-        head: "face": a linear layer without bias and a BatchNorm before the classifier, as FaceNet;
-            `embed` returns its numbers, which facenet-pytorch then divides by their norm.
-            "classifier": the paper's, on the pooled features.
+        head: "face": FaceNet's head, a linear layer without bias and a BatchNorm before the
+            classifier. `embed` then returns the output of this BatchNorm, which facenet-pytorch
+            divides by its norm. "classifier": the paper's head, a classifier of the pooled
+            features.
         embedding_size: size of the embedding of a face head; 128 in FaceNet's files of 2017.
         blocks: numbers of block35, block17 and block8.
-        linear_last_block: the last block8 adds at full scale and has no ReLU, as in FaceNet.
-        scales: factors on the branches of the three kinds of block before they are added, the
-            paper's section 3.3. The defaults are the authors' code's.
+        linear_last_block: the last block8 has a scale of 1 and no ReLU, as in FaceNet.
+        scales: factors on the branches of block35, block17 and block8 before they are added, the
+            paper's section 3.3. The defaults are those of the authors' code.
     """
 
     min_size = 75
@@ -295,18 +317,18 @@ class InceptionResNetV1(Model):
         x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: jax.Array, *, normalise: bool = False) -> jax.Array:
-        """Returns what the classifier sees: [n, embedding_size] with a face head, else [n, 1792].
+        """Returns the classifier's input: [n, embedding_size] with a face head, else [n, 1792].
 
         Args:
             images: floats [n, h, w, c].
-            normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
-                then the cosines by which faces are compared.
+            normalise: divide each vector by its norm, as facenet-pytorch does. The dot product of
+                two such vectors is their cosine similarity, by which faces are compared.
         """
         x = super().embed(images)
         return l2_normalised(x) if normalise else x
 
     def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns what the classifier sees of the maps of `features`, after dropout."""
+        """Returns the classifier's input, after dropout, from the feature maps of `features`."""
         x = self.dropout(super().embedding(maps), rngs=rngs)  # 1792
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
@@ -325,8 +347,8 @@ class InceptionResNetV1(Model):
             self.bottleneck_bn = folded(self.bottleneck_bn, self.bottleneck)
 
 
-# What each published weight file needs, and what its publisher feeds it: faces, cut out and resized
-# to 160x160, as (x - 127.5) / 128.
+# The options that each published weight file needs, and its publisher's preprocessing: cropped
+# faces, resized to 160x160, as (x - 127.5) / 128.
 _FACE: dict[str, Any] = dict(
     input_size=160,
     mean=(0.5, 0.5, 0.5),

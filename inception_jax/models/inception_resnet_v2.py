@@ -1,11 +1,11 @@
 """Inception-ResNet-v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
 Read this file next to the paper's figures 16 to 19. Every public weight file comes from the
-authors' code, TF-slim's `nets/inception_resnet_v2.py`, which is another network than the paper's:
-V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
-convolution. Both are here. The residual modules and the last reduction are v1's, with other widths.
-Shapes are those of TF-slim's network for a 299x299 image, with the paper's beside them where they
-differ.
+authors' code, TF-slim's `nets/inception_resnet_v2.py`. That network differs from the paper's: it
+has V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
+convolution. Both are here. The residual modules and the last reduction are those of v1 with other
+widths. Shapes are those of TF-slim's network for a 299x299 image, followed by the paper's where
+they differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Source = Literal["slim", "paper"]
 
 
 class Mixed5b(InceptionA):
-    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1.
+    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1 branch.
 
     The paper has no such module.
     """
@@ -40,17 +40,18 @@ class Mixed5b(InceptionA):
 
 
 class InceptionResNetV2(Model):
-    """Inception-ResNet-v2. Variants are options.
+    """Inception-ResNet-v2; options select its variants.
 
     Args:
-        aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
-            training then returns its logits too.
-        dropout: dropout rate of the pooled features. The paper and TF-slim keep 0.8.
+        aux_heads: build TF-slim's auxiliary classifier, which the paper's figures do not show; in
+            training, its logits are returned too.
+        dropout: dropout rate of the pooled features. The paper and TF-slim give the share that is
+            kept, 0.8.
         layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
         blocks: numbers of block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the
             paper.
-        linear_last_block: the last block8 adds at full scale and has no ReLU, as in TF-slim.
-        scales: factors on the branches of the three kinds of block before they are added, the
+        linear_last_block: the last block8 has a scale of 1 and no ReLU, as in TF-slim.
+        scales: factors on the branches of block35, block17 and block8 before they are added, the
             paper's section 3.3. The defaults are TF-slim's.
     """
 
@@ -88,7 +89,7 @@ class InceptionResNetV2(Model):
         self.in_channels = in_channels
         self.layout = layout
 
-        # Stem: TF-slim's, figure 14 of Inception-ResNet-v1 and a module, or V4's, figure 3
+        # Stem: TF-slim's (figure 14 of Inception-ResNet-v1, then Mixed_5b) or V4's (figure 3)
         self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
         self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
         self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
@@ -105,8 +106,8 @@ class InceptionResNetV2(Model):
             self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
             c35 = self.Mixed_5a.out_channels
         # Residual modules and reductions, figures 16 to 19: v1's, with other widths. Figure 17
-        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither fits the sum of the
-        # reduction before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
+        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither is the number of
+        # channels before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
         # The caption of figure 18 names the wrong network.
         self.block35 = chain(Block35, blocks[0], c35, 48, 64, scale=scales[0], **residual)
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)

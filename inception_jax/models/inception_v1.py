@@ -1,9 +1,9 @@
 """Inception V1, GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions").
 
-Read this file next to the paper's table 1. The paper's network has biases, response normalisation
-and true 5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one.
-TF-slim and torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of
-a 224x224 image.
+Read this file next to the paper's table 1. The paper's network has biases, local response
+normalisation and 5x5 convolutions. Of the published weights, only Caffe's BVLC GoogLeNet is for
+that network. TF-slim and torchvision add BatchNorm, and have a 3x3 convolution in place of the 5x5.
+Shapes are those of a 224x224 image.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Norm = Literal["bn", "lrn"]
 
 
 class ConvReLU(nnx.Module):
-    """Convolution with bias, ReLU: the paper's layer, from before BatchNorm.
+    """Convolution with bias, ReLU: the paper's layer, which has no BatchNorm.
 
-    Initial values are those of Caffe's `bvlc_googlenet`; the paper names none.
+    Initial values are those of Caffe's `bvlc_googlenet`; the paper does not state any.
     """
 
     def __init__(
@@ -63,7 +63,10 @@ class ConvReLU(nnx.Module):
 
 
 class Inception(nnx.Module):
-    """Module with dimension reductions, the paper's figure 2(b); arguments in table 1's order."""
+    """Inception module with dimension reductions, the paper's figure 2(b).
+
+    The arguments are in the order of the paper's table 1.
+    """
 
     def __init__(
         self,
@@ -106,11 +109,11 @@ class Inception(nnx.Module):
 
 
 class InceptionAux(nnx.Module):
-    """Auxiliary classifier on a 14x14 map, the paper's section 5.
+    """Auxiliary classifier on a 14x14 feature map, the paper's section 5.
 
-    Its first linear layer takes 4x4 pixels. The paper averages 5x5 windows at stride 3, which gives
-    them on 14x14 maps alone; torchvision cuts a map of any size in four, and so does ours where the
-    paper's rule does not fit.
+    Its first linear layer needs a 4x4 feature map. The paper averages 5x5 windows at stride 3,
+    which gives 4x4 for 14x14. torchvision averages feature maps of any size to 4x4. With `pool`
+    "5x5", other sizes than 14x14 are averaged as in torchvision.
     """
 
     def __init__(
@@ -142,22 +145,22 @@ class InceptionAux(nnx.Module):
 
 
 class InceptionV1(Model):
-    """GoogLeNet. Variants are options.
+    """GoogLeNet; options select its variants.
 
     Args:
         dropout: dropout rate of the pooled features; 0.4 in the paper, 0.2 in TF-slim and
             torchvision.
-        aux_dropout: the same inside the auxiliary classifiers.
-        norm: "bn": BatchNorm after every convolution, without bias. "lrn": the paper's network,
-            biases, and response normalisation after the first pool and before the second.
-        pad_mode: "tf": SAME, as TF-slim. "torch": 3 pixels around the first convolution, and max
-            pools that round up without padding, as torchvision and Caffe. They differ at every
-            even size in the convolution, at odd sizes in the pools.
-        kernel_5x5: window of the "5x5" branch: 5 in the paper and Caffe, 3 in TF-slim, probably by
+        aux_dropout: dropout rate in the auxiliary classifiers.
+        norm: "bn": BatchNorm after every convolution, no biases. "lrn": as in the paper, biases,
+            and local response normalisation after the first pool and before the second.
+        pad_mode: "tf": SAME padding, as in TF-slim. "torch": 3 pixels around the first
+            convolution's input, and max pools that round their size up without padding, as in
+            torchvision and Caffe. The convolution differs for even sizes, the pools for odd ones.
+        kernel_5x5: window of the "5x5" branch: 5 in the paper and Caffe; 3 in TF-slim, probably by
             mistake, and in torchvision, which has TF-slim's weights.
         maxpool4_window: window of the pool before 5a: 3 in the paper and Caffe, 2 in TF-slim and
             torchvision.
-        aux_pool: "adaptive" as torchvision, "5x5" as the paper and Caffe, see `InceptionAux`.
+        aux_pool: "adaptive" as in torchvision, "5x5" as in the paper and Caffe, see `InceptionAux`.
         transform_input: take images normalised with ImageNet's mean and standard deviation and map
             them to [-1, 1], as torchvision's pretrained network does. Only for three channels.
     """

@@ -1,9 +1,10 @@
 """Inception V2 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
 Read this file next to the paper's table 1 and figures 5 to 8 and 10. The numbers of filters inside
-the modules were in a supplement that is lost. We use those of V3, with two 3x3 instead of the 5x5
-of its first modules: their sums are those that the table prints. No weights were ever published.
-TF-slim's `inception_v2` is another network, `bn_inception.py`. Shapes are those of a 299x299 image.
+the modules were in a supplement that is lost. This file uses those of V3, with two 3x3 convolutions
+in place of the 5x5 of its first modules. The channels of each module then sum to the numbers in the
+table. No weights were ever published. TF-slim's `inception_v2` is a different network, see
+`bn_inception.py`. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ UNPADDED: dict[str, Any] = dict(padding="valid", pool_padding="valid")
 
 
 class InceptionA(Inception):
-    """35x35 module with two 3x3 for a 5x5, the paper's figure 5: BN-Inception's module."""
+    """35x35 module with two 3x3 convolutions in place of a 5x5, the paper's figure 5.
+
+    It is BN-Inception's module with other widths.
+    """
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -82,7 +86,7 @@ class InceptionB(nnx.Module):
 
 
 class ReductionB(InceptionReduction):
-    """Grid reduction 17x17 -> 8x8, the paper's figure 10 again."""
+    """Grid reduction 17x17 -> 8x8, also the paper's figure 10."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -91,18 +95,22 @@ class ReductionB(InceptionReduction):
 
 
 class InceptionC(InceptionE):
-    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7: V3's."""
+    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7.
+
+    It is the same as V3's `InceptionE`.
+    """
 
 
 class InceptionV2(Model):
-    """Inception V2. Variants are options.
+    """Inception V2; options select its variants.
 
     Args:
-        n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6, 3
-            in a widely read retelling that keeps 7 for V3.
-        aux_position: the map under the auxiliary classifier: the last 17x17 in the paper's figure
-            8, the first, after the reduction, in the retelling.
-        dropout: dropout rate of the pooled features; TF-slim's for V3, the paper names none.
+        n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6; 3
+            in the tag `blog`, a widely read summary of the paper that has 7 in V3 only.
+        aux_position: the feature map that the auxiliary classifier uses: the last 17x17 one in the
+            paper's figure 8, the first one, after the reduction, in the tag `blog`.
+        dropout: dropout rate of the pooled features. The paper states none; the default is that of
+            TF-slim's V3.
     """
 
     min_size = 75
@@ -158,7 +166,7 @@ class InceptionV2(Model):
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by a name in TF-slim's manner, in forward order."""
+        """Adds every stage's map [n, h, w, c] in forward order, with names in TF-slim's style."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -167,7 +175,7 @@ class InceptionV2(Model):
         x = maps.add("Conv2d_3b_3x3", self.Conv2d_3b_3x3(x))  # 71x71x80
         x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 35x35x192
         x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x288
-        # The table counts 3, 5 and 2 modules: the last of the first two rows is the reduction.
+        # The table counts 3, 5 and 2 modules. The last of the 3 and of the 5 is the reduction.
         x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x288
         x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
         x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768

@@ -1,8 +1,8 @@
 """Inception V3 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
-The paper prints no table of this network; like every public weight file we follow the authors'
-code, TF-slim's `nets/inception_v3.py`, and keep torchvision's attribute names. Where that code and
-the paper differ, a comment says so. Shapes are those of a 299x299 image.
+The paper prints no table of this network. This file follows the authors' code, TF-slim's
+`nets/inception_v3.py`, as every public weight file does. Attribute names are torchvision's. Where
+that code and the paper differ, a comment says so. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from inception_jax.registry import IMAGENET, KERAS, SLIM, Tag, register
 class InceptionA(nnx.Module):
     """35x35 module, the paper's figure 5.
 
-    The figure has two 3x3 in the second branch; the authors' code, and so every weight file, has
-    one 5x5 there.
+    The figure has two 3x3 convolutions in the second branch. The authors' code, and therefore every
+    weight file, has one 5x5.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InceptionA(nnx.Module):
 class InceptionB(nnx.Module):
     """Grid reduction 35x35 -> 17x17, the paper's figure 10.
 
-    The figure has a 1x1 before the first branch's 3x3; the authors' code does not.
+    The figure has a 1x1 before the first branch's 3x3. The authors' code has none.
     """
 
     def __init__(
@@ -222,11 +222,11 @@ class InceptionE(nnx.Module):
 
 
 class InceptionAux(nnx.Module):
-    """Auxiliary classifier on the last 17x17 map, the paper's figure 8 and section 4.
+    """Auxiliary classifier on the last 17x17 feature map, the paper's figure 8 and section 4.
 
-    The published head needs the 17x17 map of a 299x299 image. On smaller maps ours averages over
-    what there is and sets the result in the middle of 5x5 zeros; on larger ones it averages the
-    second convolution's output, as torchvision does.
+    The published head needs the 17x17 feature map of a 299x299 image. On smaller ones, the pooling
+    window is limited to the feature map, and the pooled result is padded with zeros to 5x5. On
+    larger ones, the second convolution's output is averaged, as in torchvision.
     """
 
     def __init__(
@@ -258,14 +258,14 @@ def _at_least_5x5(x: jax.Array) -> jax.Array:
 
 
 class InceptionV3(Model):
-    """Inception V3. Variants are options.
+    """Inception V3; options select its variants.
 
     Args:
-        dropout: dropout rate of the pooled features. TF-slim keeps 0.8.
+        dropout: dropout rate of the pooled features. TF-slim gives the share that is kept, 0.8.
         count_include_pad: the average pools divide by 9 at the border too. False in TF-slim, Keras
             and pytorch-fid, True in torchvision and timm.
-        mixed_7c_pool: the last module's pool branch. "max" in the 2015-12-05 graph that FID uses,
-            probably a slip of its authors; "avg" everywhere else.
+        mixed_7c_pool: kind of the pool in the last module: "max" in the 2015-12-05 graph that FID
+            uses, probably by mistake; "avg" everywhere else.
         transform_input: take images normalised with ImageNet's mean and standard deviation and map
             them to [-1, 1], as torchvision's pretrained network does. Only for three channels.
     """

@@ -1,7 +1,7 @@
 """Inception V4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
 Read this file next to the paper's figures 3 to 9. Every public weight file comes from the authors'
-code, TF-slim's `nets/inception_v4.py`; where that code and a figure differ, a comment says so.
+code, TF-slim's `nets/inception_v4.py`. Where that code and a figure differ, a comment says so.
 Shapes are those of a 299x299 image.
 """
 
@@ -26,7 +26,7 @@ from inception_jax.registry import SLIM, Tag, register
 
 
 class Mixed3a(nnx.Module):
-    """The stem's first pair, figure 3: pool beside convolution, 147x147 -> 73x73."""
+    """The stem's first pair of branches, figure 3: pool and convolution, 147x147 -> 73x73."""
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
         self.branch3x3 = conv(in_channels, width(96), 3, stride=2, padding="valid")
@@ -38,9 +38,9 @@ class Mixed3a(nnx.Module):
 
 
 class Mixed4a(nnx.Module):
-    """The stem's second pair, figure 3: 3x3 without and with 1x7 and 7x1 before it.
+    """The stem's second pair of branches, figure 3: 1x1 - 3x3, and 1x1 - 1x7 - 7x1 - 3x3.
 
-    The figure has the 7x1 first; the authors' code the 1x7.
+    The figure has the 7x1 before the 1x7. The authors' code has the 1x7 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -63,9 +63,9 @@ class Mixed4a(nnx.Module):
 
 
 class Mixed5a(nnx.Module):
-    """The stem's third pair, figure 3: convolution beside pool, 71x71 -> 35x35.
+    """The stem's third pair of branches, figure 3: convolution and pool, 71x71 -> 35x35.
 
-    The figure forgets the convolution's stride of 2.
+    The convolution has a stride of 2, which the figure omits.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -78,7 +78,10 @@ class Mixed5a(nnx.Module):
 
 
 class InceptionA(Inception):
-    """35x35 module, figure 4: BN-Inception's module with other widths."""
+    """35x35 module, figure 4.
+
+    It is BN-Inception's module with other widths.
+    """
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -88,10 +91,10 @@ class InceptionA(Inception):
 
 
 class ReductionA(inception_v3.InceptionB):
-    """Grid reduction 35x35 -> 17x17, figure 7: V3's; k, l, m and n are its widths in table 1.
+    """Grid reduction 35x35 -> 17x17, figure 7: V3's `InceptionB` with other widths.
 
-    The paper uses it three times: here with 192, 224, 256, 384, in Inception-ResNet-v1 with 192,
-    192, 256, 384, in Inception-ResNet-v2 with 256, 256, 384, 384.
+    The widths k, l, m and n are in table 1: 192, 224, 256, 384 for Inception V4; 192, 192, 256, 384
+    for Inception-ResNet-v1; 256, 256, 384, 384 for Inception-ResNet-v2.
     """
 
     def __init__(self, in_channels: int, k: int, l: int, m: int, n: int, **common: Any):  # noqa: E741
@@ -101,8 +104,8 @@ class ReductionA(inception_v3.InceptionB):
 class InceptionB(nnx.Module):
     """17x17 module, figure 5.
 
-    The figure prints 1x7 twice in its third branch; the second is a 7x1. In the fourth it has the
-    1x7 first, the authors' code the 7x1.
+    The figure prints 1x7 twice in its third branch; the second one is a 7x1. In the fourth branch,
+    the figure has the 1x7 first, while the authors' code has the 7x1 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -133,7 +136,7 @@ class InceptionB(nnx.Module):
 
 
 class ReductionB(inception_v3.InceptionD):
-    """Grid reduction 17x17 -> 8x8, figure 8: V3's with other widths."""
+    """Grid reduction 17x17 -> 8x8, figure 8: V3's `InceptionD` with other widths."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(in_channels, c3x3=192, c7x7=256, c7x7x3=320, **common)
@@ -142,7 +145,8 @@ class ReductionB(inception_v3.InceptionD):
 class InceptionC(nnx.Module):
     """8x8 module, figure 6.
 
-    The figure has the 1x3 before the 3x1 in its fourth branch; the authors' code the 3x1.
+    In the fourth branch, the figure has the 1x3 before the 3x1. The authors' code has the 3x1
+    first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -176,9 +180,10 @@ class InceptionV4(Model):
     """Inception V4.
 
     Args:
-        aux_heads: build the auxiliary classifier, which TF-slim has and the paper does not draw;
-            training then returns its logits too.
-        dropout: dropout rate of the pooled features. The paper and TF-slim keep 0.8.
+        aux_heads: build TF-slim's auxiliary classifier, which the paper's figures do not show; in
+            training, its logits are returned too.
+        dropout: dropout rate of the pooled features. The paper and TF-slim give the share that is
+            kept, 0.8.
     """
 
     min_size = 75

@@ -1,8 +1,8 @@
 """Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
 
 Read this file next to the paper's figure 5. Blocks are numbered as in the author's code, Keras'
-`applications/xception.py`; timm and Cadene number from the first residual block, so their block 1
-is block 2 here. Shapes are those of a 299x299 image.
+`applications/xception.py`. timm and Cadene start with the first residual block, so their block 1 is
+block 2 here. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from inception_jax.registry import KERAS, Tag, register
 
 
 class DownBlock(nnx.Module):
-    """Two separable convolutions and a max pool beside a strided 1x1 shortcut.
+    """Two separable convolutions and a max pool, plus a strided 1x1 shortcut.
 
-    The shortcut takes the input as it comes, before the ReLU that opens the block.
+    The input of the shortcut is the block's input, before the first ReLU.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DownBlock(nnx.Module):
 
 
 class MiddleBlock(nnx.Module):
-    """Three separable convolutions, each after a ReLU, added to the input."""
+    """Three separable convolutions, each after a ReLU, plus the block's input."""
 
     def __init__(self, channels: int, *, sepconv: Maker[SeparableConvBN]):
         self.sepconv1 = sepconv(channels, channels)
@@ -74,16 +74,16 @@ class MiddleBlock(nnx.Module):
 
 
 class Xception(Model):
-    """Xception. Variants are options.
+    """Xception; options select its variants.
 
     Args:
-        dropout: dropout rate of the pooled features; 0.5 in the paper's section 4.5, none in Keras
-            and timm.
-        pad_mode: how the strided max pools meet the border: "tf" as Keras (`SAME`), "torch" as timm
-            and Cadene (one pixel on each side). They differ wherever a map's side is even: at 299
-            pixels in the second pool.
-        bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights,
-            1e-5 in timm and Cadene, which run the same weights.
+        dropout: dropout rate of the pooled features; 0.5 in the paper's section 4.5, 0 in Keras and
+            timm.
+        pad_mode: padding of the strided max pools: "tf" as in Keras (`SAME`), "torch" as in timm
+            and Cadene (one pixel on each side). They differ for feature maps with an even side: at
+            299 pixels, in the second pool.
+        bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights;
+            1e-5 in timm and Cadene, which use the same weights.
     """
 
     min_size = 71
@@ -140,8 +140,8 @@ class Xception(Model):
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c] by its name in Keras, in forward order.
 
-        Residual blocks give their sum, before any ReLU. Three of them also give their input after
-        their first ReLU, which is where timm taps them.
+        The stage of a residual block is its sum, before any ReLU. Blocks 3, 4 and 13 have a second
+        stage, their input after the first ReLU, which timm uses as a feature map.
         """
         # x is 299x299x3
         x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32

@@ -1,9 +1,9 @@
 """Aligned Xception 41, 65 and 71 (Chen et al. 2018, DeepLabv3+, "Encoder-Decoder with Atrous...").
 
-Read this file next to the paper's figure 4: Xception with strided convolutions instead of max
-pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and
-65p, with normalisation before the convolutions, are timm's. All weights are timm's or converted
-there. Shapes are those of xception65 for a 299x299 image.
+Read this file next to the paper's figure 4. The network is Xception with strided convolutions
+instead of max pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The
+variants 41p and 65p, with normalisation before the convolutions, are timm's. All weights were
+trained or converted by timm. Shapes are those of xception65 for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -74,13 +74,15 @@ class SeparableConv(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Three separable convolutions, the last one strided, beside a shortcut.
+    """Three separable convolutions, the last one strided, plus a shortcut.
 
     Args:
         in_channels: channels of the input.
-        channels: of the three convolutions.
-        relu_first: a ReLU before each separable convolution and none inside it; else two inside.
-        skip: add the input, through a 1x1 convolution where the shape changes.
+        channels: output channels of the three convolutions.
+        stride: stride of the last convolution and the shortcut.
+        relu_first: one ReLU before each separable convolution. Otherwise, two inside each: after
+            the depthwise and after the pointwise convolution.
+        skip: add the input, through a 1x1 convolution if the shape changes.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class Block(nnx.Module):
 
 
 class PreBlock(nnx.Module):
-    """41p and 65p: BatchNorm and ReLU before each separable convolution, nothing inside it.
+    """Block of 41p and 65p: BatchNorm and ReLU before each separable convolution, none inside it.
 
     The shortcut starts after the first normalisation and ReLU, unlike that of a pre-activation
     ResNet, and has no BatchNorm.
@@ -184,24 +186,27 @@ class PreBlock(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Folds two of the normalisations, for `folding.fold`; before the first is a sum."""
+        """Folds the second and third normalisation into the convolutions before them.
+
+        Called by `folding.fold`. The first one stays: no convolution of the block is before it.
+        """
         self.norm2 = folded(self.norm2, self.pointwise1)
         self.norm3 = folded(self.norm3, self.pointwise2)
 
 
 class XceptionAligned(Model):
-    """Aligned Xception. Variants are options.
+    """Aligned Xception; options select its variants.
 
     Args:
         layers: 41, 65 or 71, see `FLOWS`.
-        preact: blocks of the variants p, see `PreBlock`.
-        output_stride: image size divided by the size of the last map: 32, or 16 or 8 with dilated
-            filters instead of strides. As in timm, xception71 with 8 has one shortcut convolution
-            less, because one block then has neither a stride nor more channels. Weights of the
-            other strides do not fit it.
+        preact: use the blocks of the variants 41p and 65p, see `PreBlock`.
+        output_stride: image size divided by the size of the last feature map: 32, 16 or 8. 16 and 8
+            use dilated filters instead of strides. As in timm, xception71 with 8 has one shortcut
+            convolution less, because one block then has neither a stride nor more channels. Weights
+            of the other strides do not fit it.
         dropout: dropout rate of the pooled features.
         drop_path: stochastic depth: rate at which examples skip the last block in training. It
-            decreases to 0 at the first block.
+            decreases linearly to 0 at the first block.
 
     Raises:
         ValueError: for another number of layers or another output stride.
@@ -284,10 +289,11 @@ class XceptionAligned(Model):
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
         """Adds every stage's map [n, h, w, c], in forward order.
 
-        Blocks are numbered from 1 through entry, middle and exit flow. Their stage is the sum,
-        before the ReLU. `act`, the last map after the ReLU, exists only in 41p and 65p. A block
-        with a stride has another stage, where timm has its tap: the input of its last separable
-        convolution, `block1_act3`, or `block1_conv2` before the normalisation.
+        Blocks are numbered from 1 through entry, middle and exit flow. The stage of a block, such
+        as `block1`, is its sum before any ReLU. In 41p and 65p, a stage `act` follows the last
+        block: its feature map after a ReLU. A strided block has a second stage, which timm uses as
+        a feature map: the input of the block's last separable convolution, `block1_act3`. In 41p
+        and 65p it is taken before the normalisation, `block1_conv2`.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
@@ -311,9 +317,10 @@ class XceptionAligned(Model):
 def _block_options(
     strides: list[int], output_stride: int, drop_path: float
 ) -> list[dict[str, Any]]:
-    """Stride, dilation and drop rate of each block.
+    """Returns the keywords `stride`, `dilation` and `drop_path` of each block.
 
-    A stride beyond `output_stride` becomes the dilation of the blocks after it.
+    A stride that would exceed `output_stride` is replaced by 1, and multiplies the dilation of the
+    later blocks.
     """
     options, reduction, dilation = [], 2, 1  # the stem has halved the image
     for i, stride in enumerate(strides):

@@ -1,1 +1,1 @@
-"""Layers and operations: no names of networks, no files."""
+"""Layers and operations that all networks share; nothing here reads files or knows a network."""

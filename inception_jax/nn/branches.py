@@ -1,4 +1,8 @@
-"""The branches of a module, computed together if the rewritings for that are enabled."""
+"""Computes the branches of an Inception module.
+
+The rewritings `siblings` and `pools` (see `rewrites`) compute the first layers of several branches
+together.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,13 @@ class ConvLayer(Protocol):
 
 
 def siblings(x: jax.Array, *layers: ConvLayer) -> list[jax.Array]:
-    """Applies layers with 1x1 kernels to one input."""
+    """Applies several layers with 1x1 kernels to the same input.
+
+    With the rewriting `siblings` (see `rewrites`), their convolutions are computed as one.
+
+    Returns:
+        The output of each layer, in the order of `layers`.
+    """
     if not rewrites.enabled("siblings"):
         return [layer(x) for layer in layers]
     return _finish(layers, *_products(x, layers))
@@ -43,10 +53,20 @@ def siblings_with_pool(
     pool: PoolKind = "avg",
     count_include_pad: bool = False,
 ) -> list[jax.Array]:
-    """Applies layers with 1x1 kernels to one input, and `pooled` to its 3x3 pool.
+    """Applies layers with 1x1 kernels to one input, and a last one after a 3x3 pool of that input.
+
+    With the rewritings `siblings` and `pools` (see `rewrites`), the convolutions are computed
+    together, and an average pool is applied after its convolution.
+
+    Args:
+        x: [n, h, w, c].
+        layers: layers with 1x1 kernels, applied to `x`.
+        pooled: layer with a 1x1 kernel, applied to the pooled `x`.
+        pool: kind of the pool. It has stride 1 and keeps the height and width.
+        count_include_pad: see `ops.avg_pool`.
 
     Returns:
-        The outputs of `layers`, then that of `pooled`.
+        The outputs of `layers`, then the output of `pooled`.
     """
     if pool == "max":
         return [*siblings(x, *layers), pooled(ops.max_pool(x, 3, 1, "same"))]
@@ -65,10 +85,11 @@ def siblings_with_pool(
 
 
 def _products(x: jax.Array, layers: Sequence[ConvLayer]) -> tuple[jax.Array, list[int]]:
-    """Convolves for all layers at once.
+    """Computes the convolutions of all layers as one, without their biases.
 
     Returns:
-        The output channels of all layers, and where those of each layer but the last end.
+        The outputs of all layers, concatenated along the channels, and the channel indices at which
+        to split them.
     """
     kernels = [layer.conv.kernel_for_ops() for layer in layers]
     products = ops.conv(x.astype(layers[0].conv.dtype), jnp.concatenate(kernels, axis=-1))

@@ -1,4 +1,8 @@
-"""Chooses the form in which an operation is computed by the platform that runs the program."""
+"""Chooses an implementation (form) of an operation by the platform that runs the program.
+
+`shifted` is the form for CPUs. `native` is a single XLA operation, for TPUs, GPUs and other
+platforms. `dense` is a form for TPUs only.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +24,39 @@ _native_convolutions = jax.make_user_context(False)
 
 @contextlib.contextmanager
 def forced_form(form: Form) -> Iterator[None]:
-    """Traces with one form on every platform, for tests and counts that depend on it."""
+    """Context manager: traces operations in one form for every platform.
+
+    For tests and for counts that depend on the form.
+    """
     with _forced(form):
         yield
 
 
 @contextlib.contextmanager
 def native_convolutions() -> Iterator[None]:
-    """Traces float32 convolutions in the native form on CPUs too.
+    """Context manager: traces float32 convolutions as XLA's own operation on CPUs too.
 
-    For programs in which oneDNN computes them, see `onednn`.
+    For programs whose convolutions oneDNN computes, see `onednn`.
     """
     with _native_convolutions(True):
         yield
 
 
 def convolutions_are_native(dtype: DTypeLike) -> bool:
-    """Returns whether convolutions that are traced now have the native form on CPUs too."""
+    """Returns whether `native_convolutions` is active and applies to this dtype."""
     return _native_convolutions.value and dtype == jnp.float32
 
 
 def by_platform(
     shifted: Callable, native: Callable, *args, dense: Callable | None = None
 ) -> Callable:
-    """Returns a function of arrays that uses the form for the platform it is lowered for.
+    """Returns a function of arrays that runs the form of the platform that it is compiled for.
 
     Args:
         shifted: form for CPUs.
-        native: form for TPUs, GPUs and others.
-        args: further arguments of all forms, after the arrays.
-        dense: form for TPUs, if it differs.
+        native: form for TPUs, GPUs and other platforms.
+        args: further arguments of all forms, passed after the arrays.
+        dense: form for TPUs, if it differs from `native`.
     """
     forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
     forms = {name: functools.partial(trailing, form, args) for name, form in forms.items()}

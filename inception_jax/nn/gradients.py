@@ -1,12 +1,13 @@
-"""Gradients of convolutions in the form that CPUs run fastest: the rewriting `gradients`.
+"""Gradients of convolutions that are faster on CPUs: the rewriting `gradients` (see `rewrites`).
 
-XLA's CPU backend computes a kernel's gradient as a convolution with a window as large as the map,
-and writes the gradient of each shifted slice as a separate padded map. As matrix products and sums
-of shifted slices, the same sums take a third of the time or less.
+XLA's CPU backend computes a kernel's gradient as a convolution with a window as large as the
+feature map. For depthwise convolutions, it writes the gradient of each shifted slice as a separate
+padded array. The gradients here are matrix products and sums of shifted slices instead. They take a
+third of the time or less.
 
-A function with such a gradient has reverse-mode derivatives of any order, and forward-mode
-derivatives of its gradient. Its first derivative has no forward mode: for `jax.jvp`, trace without
-this rewriting.
+A function with such a gradient has reverse-mode derivatives of any order. Its gradient can also be
+differentiated in forward mode, but the function itself cannot: for `jax.jvp`, trace without this
+rewriting.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ _LEAST_CHANNELS = 64  # products of fewer channels do not fill the processor's v
 
 
 def pointwise(multiply: Convolve) -> Convolve:
-    """Gives a 1x1 convolution of stride 1 its gradient: two matrix products."""
+    """Returns a 1x1 convolution of stride 1 with a custom gradient.
+
+    The gradients of the input and of the kernel are one matrix product each.
+    """
 
     def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         return g @ kernel[0, 0].T
@@ -42,11 +46,13 @@ def pointwise(multiply: Convolve) -> Convolve:
 
 
 def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) -> Convolve:
-    """Gives a convolution with a window of several pixels its kernel's gradient, in pieces.
+    """Returns a convolution with a window of several pixels, with a custom gradient if faster.
 
-    For large maps the gradient is a sum over groups of images, because XLA takes up to five times
-    as long for all at once. Strided and upright kernels get one product for each tap. Other shapes
-    keep XLA's own gradient, which is as fast.
+    - At stride 1, for feature maps of at least 64x64 pixels: the kernel's gradient is a sum over
+      groups of images, because XLA takes up to five times as long for the whole batch at once.
+    - For a stride above 1 or an n x 1 kernel, with at least 64 input channels: the kernel's
+      gradient is one matrix product for each position in the kernel.
+    - Otherwise XLA's own gradient is as fast.
 
     Args:
         convolve: function of x, the kernel and `args`.
@@ -55,7 +61,7 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
         args: stride and padding.
 
     Returns:
-        The function with its gradient, or as it is.
+        `convolve` with a custom gradient, or unchanged if XLA's own gradient is as fast.
     """
     (kh, kw, channels, _), (stride, _) = kernel.shape, args
     pixels = x.shape[1] * x.shape[2]
@@ -75,10 +81,11 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
 
 
 def _turned(padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    """The gradient of x, of stride 1: g convolved with the kernel turned round.
+    """Returns the gradient of x at stride 1: g convolved with the kernel rotated by 180 degrees.
 
-    The kernel's axes are exchanged before. XLA would have the convolution do it, and in a function
-    that is called for repeated layers it then computes that convolution forty times slower.
+    The kernel is rotated and its channel axes are swapped before the convolution. If XLA's
+    convolution swapped them instead, it would be forty times slower in a function that is called
+    for repeated layers.
     """
     turned = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     widths = _widths(x.shape[1:3], kernel.shape[:2], padding)
@@ -89,7 +96,10 @@ def _turned(padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> 
 
 
 def _widths(sizes: tuple[int, ...], spans: tuple[int, ...], padding: Padding) -> list:
-    """How much the gradient of an output is padded on each side for that of the input."""
+    """Returns the (low, high) padding of the output's gradient on each axis, at stride 1.
+
+    With it, the convolution with the rotated kernel has the size of the input.
+    """
     widths = []
     for n, s in zip(sizes, spans, strict=True):
         low, high = pads(n, s, 1, padding)
@@ -128,11 +138,12 @@ def _by_images(
 
 
 def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
-    """Gives a depthwise convolution of stride 1, with one filter per channel, its gradients.
+    """Returns a depthwise convolution with a custom gradient.
 
-    The gradient of the input is the same sum of shifted slices, with the kernel rotated by 180
-    degrees. The gradient of the kernel adds up rows into a map [n, w, c] for each pixel of the
-    kernel, because sums over whole maps are slower.
+    It must have stride 1 and one filter per channel. The gradient of the input is a sum of shifted
+    slices, with the kernel rotated by 180 degrees. The gradient of the kernel is accumulated row by
+    row in one array [n, 1, w, c] for each position in the kernel, because sums over whole feature
+    maps are slower.
     """
 
     def spans(kernel: jax.Array) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""timm's names on a network: sizes, the classifier, `forward_features` and `forward_head`."""
+"""The attributes and methods that users of timm expect of a network.
+
+They are `num_classes`, `num_features`, `get_classifier`, `reset_classifier`, `forward_features` and
+`forward_head`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,11 @@ from inception_jax.nn.layers import Linear
 
 
 class Habits(nnx.Module):
-    """Attributes and methods with timm's names; errors name the equivalent of others."""
+    """Base class with timm's names for attributes and methods.
+
+    The error for an unknown attribute names the equivalent here, if the attribute is another
+    library's.
+    """
 
     aux_names: ClassVar[tuple[str, ...]]
     classifiers: ClassVar[tuple[str, ...]]
@@ -29,7 +37,7 @@ class Habits(nnx.Module):
         return self.get_classifier().in_features
 
     def get_classifier(self) -> Linear:
-        """Returns the layer whose size is the number of classes."""
+        """Returns the last layer, which has one output for each class."""
         return _at(self, self.classifiers[0])
 
     def reset_classifier(self, num_classes: int, rngs: nnx.Rngs | None = None) -> None:
@@ -68,20 +76,20 @@ class Habits(nnx.Module):
         own.classes = own.training = None
 
     def forward_features(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the last map [n, h, w, c], which `forward_head` takes."""
+        """Returns the last feature map [n, h, w, c], the input of `forward_head`."""
         own: Any = self
         return next(reversed(own.features(images, rngs=rngs).values()))
 
     def forward_head(
         self, x: jax.Array, pre_logits: bool = False, *, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
-        """Classifies the last map.
+        """Classifies the last feature map.
 
         Args:
-            x: what `forward_features` returns, [n, h, w, c].
+            x: result of `forward_features`, [n, h, w, c].
             pre_logits: return the input of the last layer, [n, d]: the pooled features, or for
                 InceptionNeXt the hidden layer of its head.
-            rngs: with a stream `dropout`; needed only in training.
+            rngs: random numbers with a stream `dropout`; needed only in training.
 
         Returns:
             Logits [n, num_classes]; with `pre_logits`, [n, d].

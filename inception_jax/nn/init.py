@@ -1,4 +1,4 @@
-"""Initial values of kernels, as the papers' TensorFlow code draws them."""
+"""Initial values of kernels, with the distributions of the papers' TensorFlow code."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ _CUT_DEVIATION = 0.87962566103423978
 
 
 def truncated_normal(stddev: float) -> nnx.Initializer:
-    """Returns a normal distribution truncated at two standard deviations.
+    """Returns an initializer: a normal distribution truncated at two standard deviations.
 
-    As `tf.truncated_normal_initializer`.
+    It equals `tf.truncated_normal_initializer`.
     """
     return _Initializer(_cut_normal, _fixed, stddev)
 
 
 def scaled_normal(scale: float) -> nnx.Initializer:
-    """Returns a truncated normal distribution of variance `scale` / number of inputs.
+    """Returns an initializer: a truncated normal distribution of variance `scale` / fan-in.
 
-    As `tf.variance_scaling_initializer(scale, mode="fan_in")`.
+    It equals `tf.variance_scaling_initializer(scale, mode="fan_in")`.
     """
     return _Initializer(_cut_normal, _by_inputs, scale)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Initializer:
-    """An initializer of kernels `(..., in, out)`: `draw` times `factor(parameter, fan_in)`.
+    """Initializes a kernel `(..., in, out)` with `draw`, multiplied by `factor(parameter, fan_in)`.
 
-    A network has kernels of up to a hundred shapes. Compiling a draw for each would take twenty
-    seconds for Inception V3. JAX's generator is counter-based: the first numbers are the same
-    however many are drawn. So one program for each power of two serves all shapes.
+    It draws a power of two of numbers and keeps as many as the kernel needs. One compiled program
+    then serves many shapes. A network has kernels of up to a hundred shapes, and compiling a
+    program for each would take twenty seconds for Inception V3. The values do not change, because
+    JAX's generator is counter-based: the first numbers are the same however many are drawn.
 
-    Initializers with the same fields are equal, and so are networks with layers that store them.
+    Initializers with the same fields are equal, so networks that store them have equal graph
+    definitions.
     """
 
     draw: Callable[..., jax.Array]
@@ -107,5 +109,7 @@ class _OneKey:
 
 
 ONE_KEY: Any = _OneKey()
-"""Replaces `nnx.Rngs` where a network is traced without numbers. Tracing the counter of `nnx.Rngs`
-takes quadratic time, 5/6 of the build of Inception-ResNet-v2."""
+"""Replaces `nnx.Rngs` where a network is built without values (`nnx.eval_shape`).
+
+Tracing the counter of `nnx.Rngs` takes quadratic time, 5/6 of the build of Inception-ResNet-v2.
+"""

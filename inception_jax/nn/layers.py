@@ -1,9 +1,9 @@
-"""The layers that the whole family is built from.
+"""The layers that all networks are built from.
 
-Arrays are [n, h, w, c]. A layer computes and returns `dtype`, and stores its parameters in
+Arrays are [n, h, w, c]. A layer computes in `dtype`, returns `dtype`, and stores its parameters in
 `param_dtype`. Kernels are rounded to `dtype`. Biases and scales are applied unrounded, then the
-result is rounded. Gradients are summed in `param_dtype`, also over devices; after
-`nnx.view(model, wide_gradients=False)`, those of kernels are summed in `dtype`.
+result is rounded. Gradients are summed in `param_dtype`, also over devices. The gradients of
+kernels are summed in `dtype` after `nnx.view(model, wide_gradients=False)`.
 
 `reference_torch.layers` has the same layers with the same attributes.
 """
@@ -44,14 +44,15 @@ class Weighted(nnx.Module):
     wide_gradients: bool = True
 
     def set_view(self, wide_gradients: bool | None = None) -> None:
-        """Takes its part of `nnx.view(model, wide_gradients=...)`."""
+        """Sets `wide_gradients`; called by `nnx.view(model, wide_gradients=...)`."""
         if wide_gradients is not None:
             self.wide_gradients = wide_gradients
 
     def kernel_for_ops(self) -> jax.Array:
         """Returns the kernel: unrounded if `wide_gradients`, else rounded to `dtype`.
 
-        `ops` round it in either case. The dtype here is the one its gradient is summed in.
+        The functions of `ops` round it to `dtype` in either case. The dtype of the returned kernel
+        is the dtype in which its gradient is summed.
         """
         kernel = self.kernel[...]
         return kernel if self.wide_gradients else kernel.astype(self.dtype)
@@ -69,9 +70,9 @@ class Weighted(nnx.Module):
         self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
 
     def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
-        """Folds `gain * input + shift`, for each input channel, into kernel and bias.
+        """Folds `gain * input + shift`, for each input channel, into the kernel and the bias.
 
-        Needs padding "valid".
+        The layer must not pad its input, because the shift does not apply to padded zeros.
         """
         kernel = self.kernel[...]
         self.scale_output(1.0, shift @ kernel.sum((0, 1)))
@@ -168,7 +169,11 @@ class DepthwiseConv(Weighted):
 
 
 def folded(norm: BatchNorm | Folded, layer: Weighted) -> Folded:
-    """Folds a normalisation into the layer before it; returns what replaces the normalisation."""
+    """Folds a normalisation into the layer before it.
+
+    Returns:
+        The `Folded` module that replaces the normalisation.
+    """
     if isinstance(norm, BatchNorm):
         layer.scale_output(*norm.affine())
     return Folded()
@@ -222,7 +227,10 @@ class ConvBN(nnx.Module):
 
     @property
     def norm_of_batch(self) -> BatchNorm | None:
-        """The normalisation, if it uses batch statistics of the convolution's own output."""
+        """The BatchNorm, if its statistics are those of the convolution's own output; else None.
+
+        That is so in training, if the convolution has no bias.
+        """
         if isinstance(self.bn, Folded) or self.bn.use_running_average or self.conv.bias is not None:
             return None
         return self.bn
@@ -231,8 +239,8 @@ class ConvBN(nnx.Module):
         """Applies bias, normalisation and ReLU to the convolution's output.
 
         Args:
-            x: what `conv.convolve` returns.
-            moments: of x, where they are already known.
+            x: output of `conv.convolve`.
+            moments: mean and variance of `x`, if they are already known.
         """
         fused = self.relu and enabled("gradients")  # one gradient for both
         x = self.bn(self.conv.add_bias(x), moments, relu=fused)
@@ -246,8 +254,8 @@ class ConvBN(nnx.Module):
 class SeparableConvBN(nnx.Module):
     """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
 
-    Nothing stands between the depthwise and the pointwise convolution: the paper's figure 10 finds
-    an activation there harmful.
+    There is no activation between the depthwise and the pointwise convolution. The paper's figure
+    10 finds one harmful.
     """
 
     def __init__(
@@ -324,11 +332,11 @@ class DropPath(nnx.Dropout):
 
 
 class Chain(nnx.List):
-    """Layers one after another; each is also called with the named arguments.
+    """Calls layers in sequence, and passes the keyword arguments to each of them.
 
-    Inside a program, layers that differ only in their parameters are traced once, see `rewrites`.
-    This traces Inception-ResNet's forty blocks in a seventh of the time. The compiled program still
-    has all of them.
+    With the rewriting `repeats` (see `rewrites`), `jax.jit` traces layers that differ only in their
+    parameters once. This traces Inception-ResNet's forty blocks in a seventh of the time. The
+    compiled program still has all of them.
     """
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
@@ -367,9 +375,9 @@ def l2_normalised(x: jax.Array) -> jax.Array:
 
 
 def imagenet_to_inception(images: jax.Array) -> jax.Array:
-    """Maps images normalised with ImageNet's mean and deviation to [-1, 1].
+    """Maps images normalised with ImageNet's mean and standard deviation to [-1, 1].
 
-    torchvision's `transform_input`, a part of its pretrained GoogLeNet and Inception V3.
+    torchvision calls this `transform_input`. Its pretrained GoogLeNet and Inception V3 need it.
     """
     mean, std = jnp.asarray(IMAGENET_MEAN, images.dtype), jnp.asarray(IMAGENET_STD, images.dtype)
     return images * (std / 0.5) + (mean - 0.5) / 0.5
@@ -378,7 +386,7 @@ def imagenet_to_inception(images: jax.Array) -> jax.Array:
 def channel_scaler(width_multiplier: float) -> Width:
     """Returns a function that scales a channel count by a width multiplier.
 
-    As TF-slim's `depth_multiplier`: rounded down, never below 16.
+    As for TF-slim's `depth_multiplier`, the result is rounded down and never below 16.
 
     Raises:
         ValueError: if the multiplier is not positive.
@@ -421,7 +429,7 @@ def check_is_array(images: Any) -> None:
     """Checks that images are a JAX or NumPy array.
 
     Raises:
-        ValueError: if they are not; the message says how to prepare them.
+        ValueError: if they are not; the message says how to convert them.
     """
     kind = f"{type(images).__module__}.{type(images).__name__}"
     if kind.startswith("torch."):

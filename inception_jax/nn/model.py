@@ -1,4 +1,4 @@
-"""The base class of all networks: stages as features, and the head on the last stage."""
+"""The base class of all networks: named stages, and a classifier on the last feature map."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from inception_jax.nn.habits import Habits
 from inception_jax.nn.layers import Linear, check_images, global_avg_pool, imagenet_to_inception
 
 Hook = Callable[[str, jax.Array], jax.Array]
-"""Called with a stage's name and map; the network continues with the map that it returns."""
+"""Maps a stage's name and feature map to the feature map with which the network continues."""
 
 Record = Callable[[jax.Array], jax.Array]
-"""Records a map inside a block; the block continues with the map that it returns."""
+"""Records a feature map inside a block; returns the one with which the block continues."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """How `create_model` built a network; its attribute `spec`, also stored with its weights."""
+    """The name, sizes and options with which `create_model` built a network.
+
+    It is the network's attribute `spec`, and is stored in its weight files.
+    """
 
     name: str
     num_classes: int
@@ -34,10 +37,10 @@ class Spec:
 
 
 class Maps:
-    """The maps of a network's stages, in forward order, as its `_body` computes them.
+    """Collects the feature maps of a network's stages, in forward order.
 
     Attributes:
-        by_name: each stage's map [n, h, w, c].
+        by_name: each stage's feature map [n, h, w, c].
     """
 
     def __init__(self, hook: Hook | None = None):
@@ -45,17 +48,21 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: jax.Array) -> jax.Array:
-        """Records a stage's map, and returns the map with which the network continues."""
+        """Records a stage's feature map, after the hook if there is one.
+
+        Returns:
+            The recorded feature map, with which the network continues.
+        """
         map = map if self._hook is None else self._hook(name, map)
         self.by_name[name] = map
         return map
 
 
 class Model(Habits):
-    """A network: images [n, h, w, c] to logits [n, num_classes].
+    """Base class of networks: images [n, h, w, c] to logits [n, num_classes].
 
-    A network defines its layers, with `dropout` and `fc` as its classifier, and its `_body`. A
-    network with another head overrides `embedding` or `logits`.
+    A subclass defines its layers, with `dropout` and `fc` as its classifier, and `_body`. A network
+    with another head overrides `embedding` or `logits`.
 
     All constructors take `num_classes` and `in_channels`, the sizes of output and input, and these
     keywords:
@@ -72,24 +79,26 @@ class Model(Habits):
 
     Attributes:
         min_size: smallest height and width of images, in pixels.
-        aux_names: attributes of the auxiliary classifiers, and their names in the output. Each
-            attribute is None, or is called with the map of its stage and `rngs`.
-        aux_stages: the stages that they classify, in the same order.
-        classifiers: paths of the layers whose size is the number of classes.
-        taps: the stages for detectors and segmenters, one for each map size, as in timm if it has
-            the network; see `inception_jax.features`.
-        inner_taps: those taps that are not stages, but inside a block or before one.
-        transform_input: whether images, normalised with ImageNet's mean and deviation, are mapped
-            to [-1, 1] first.
+        aux_names: attributes of the auxiliary classifiers, which are also their names in the
+            output. Each attribute is None, or is called with the feature map of its stage and
+            `rngs`.
+        aux_stages: names of the stages that the auxiliary classifiers use, in the same order.
+        classifiers: paths of the layers that have one output for each class.
+        taps: names of the stages for detectors and segmenters, one for each feature map size; see
+            `inception_jax.features`. They are timm's if it has the network.
+        inner_taps: the taps inside a block, not at the end of one.
+        transform_input: whether the network maps images that are normalised with ImageNet's mean
+            and standard deviation to [-1, 1] first.
         deterministic: True in evaluation; set by `train`, `eval` and `nnx.view`, as for
             `nnx.Dropout`.
-        spec: how `create_model` built it; None for a network built by its class.
-        info: a `ModelInfo`: the facts of its tag, overridden by those of its weight file; None for
-            a network built by its class.
-        classes: names of the outputs; None if unknown.
-        training: how it was trained, if its weight file says so: `dataset`, `recipe`, `result`.
-        layer_order: paths of all its layers in the order of their definition, which the numbered
-            names of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
+        spec: how `create_model` built the network; None if it was built by its class.
+        info: a `ModelInfo`: the facts of the network's tag, overridden by those of its weight file;
+            None if it was built by its class.
+        classes: names of the classes; None if unknown.
+        training: how the weights were trained, if their file says so: `dataset`, `recipe`,
+            `result`.
+        layer_order: paths of all layers in the order of their definition, which the numbered names
+            of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
             `nnx.eval_shape` sort attributes by name.
     """
 
@@ -111,7 +120,7 @@ class Model(Habits):
     fc: Linear
 
     def __repr__(self) -> str:
-        """Returns one line.
+        """Returns one line with the class, the name and the number of parameters.
 
         `nnx.display(model)` shows every layer, `inception_jax.summary` the stages.
         """
@@ -130,35 +139,39 @@ class Model(Habits):
         return not self.deterministic
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Takes its part of `nnx.view(model, deterministic=...)`."""
+        """Sets `deterministic`; called by `nnx.view(model, deterministic=...)`."""
         if deterministic is not None:
             self.deterministic = deterministic
 
     def eval_view(self) -> Self:
-        """Returns a view in evaluation mode, which shares the arrays; the network is unchanged."""
+        """Returns a view of the network in evaluation mode.
+
+        The view shares the network's arrays. The network itself is unchanged.
+        """
         options = dict(deterministic=True, use_running_average=True)
         return nnx.view(self, **options, raise_if_not_found=False)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Computes all stages and adds their maps; every network has its own.
+        """Computes all stages and adds their feature maps to `maps`; every network implements it.
 
         Args:
             x: images [n, h, w, c].
-            maps: where to add each stage's map.
-            rngs: with a stream `dropout`, for stochastic depth in training.
+            maps: collects each stage's feature map.
+            rngs: random numbers with a stream `dropout`, for stochastic depth in training.
         """
         raise NotImplementedError
 
     def features(
         self, images: jax.Array, *, rngs: nnx.Rngs | None = None, hook: Hook | None = None
     ) -> OrderedDict[str, jax.Array]:
-        """Returns every stage's map [n, h, w, c] by its name, in forward order.
+        """Returns every stage's feature map [n, h, w, c] by its name, in forward order.
 
         Args:
             images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed only in training with stochastic depth.
-            hook: called with each stage's name and map. Its return value replaces the map, in the
-                result and in the stages after it.
+            rngs: random numbers with a stream `dropout`; needed only in training with stochastic
+                depth.
+            hook: called with each stage's name and feature map. Its return value replaces the
+                feature map, in the result and as the input of the next stages.
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.
@@ -169,7 +182,7 @@ class Model(Habits):
         return maps.by_name
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """Returns the classifier's input for images, the mean of the last map, [n, d].
+        """Returns the classifier's input for images, [n, d]: the mean of the last feature map.
 
         Args:
             images: floats [n, h, w, c], normalised as `model_info` says.
@@ -177,21 +190,25 @@ class Model(Habits):
         return self.embedding(self.features(images))
 
     def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the classifier's input, [n, d], given the maps of `features`."""
+        """Returns the classifier's input, [n, d], from the feature maps of `features`."""
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns logits [n, num_classes] of an embedding [n, d]; the latter without classes."""
+        """Classifies an embedding [n, d].
+
+        Returns:
+            Logits [n, num_classes]. A network without classes returns [n, d].
+        """
         return self.fc(self._pre_logits(embedding, rngs=rngs))
 
     def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the input of the last layer, [n, d]."""
+        """Returns the input of the last layer, [n, d], for an embedding."""
         return self.dropout(embedding, rngs=rngs)
 
     def classify(
         self, maps: dict[str, jax.Array], *, rngs: nnx.Rngs | None = None
     ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies the maps of `features`; see `__call__` for arguments and result."""
+        """Classifies the feature maps of `features`; see `__call__` for arguments and result."""
         logits = self.logits(self.embedding(maps, rngs=rngs), rngs=rngs)
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.in_training or not heads or None in heads.values():
@@ -209,12 +226,12 @@ class Model(Habits):
 
         Args:
             images: floats [n, h, w, c], normalised as `model_info` says.
-            rngs: with a stream `dropout`; needed only in training.
+            rngs: random numbers with a stream `dropout`; needed only in training.
 
         Returns:
-            Logits [n, num_classes]; without classes the pooled features [n, d]. In training with
-            auxiliary classifiers, a dict of `logits` and the auxiliary logits by name, each
-            [n, num_classes].
+            Logits [n, num_classes]; for a network without classes, the pooled features [n, d]. In
+            training with auxiliary classifiers, a dict of `logits` and of the auxiliary logits by
+            name, each [n, num_classes].
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.

@@ -61,11 +61,11 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: jax.Array, moments: Moments | None = None, *, relu: bool = False
     ) -> jax.Array:
-        """Normalises [..., c].
+        """Normalises the last axis of [..., c].
 
         Args:
-            x: a map.
-            moments: moments of x over all its images, if they are already known.
+            x: feature map [..., c].
+            moments: mean and variance of `x` over the whole batch, if they are already known.
             relu: apply a ReLU to the result.
 
         Raises:
@@ -82,13 +82,16 @@ class BatchNorm(nnx.Module):
         return normalise(arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Returns each channel's gain and shift in evaluation, float32 or wider."""
+        """Returns the gain and the shift of each channel that evaluation applies.
+
+        Both are float32 or wider.
+        """
         mean, var = self.mean[...], self.var[...]
         gain = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.eps)
         return gain, self.bias[...].astype(var.dtype) - mean * gain
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Takes its part of `nnx.view(model, use_running_average=...)`."""
+        """Sets `use_running_average`; called by `nnx.view(model, use_running_average=...)`."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
@@ -112,7 +115,7 @@ class BatchNorm(nnx.Module):
 
 
 Arrays = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-"""A map in the dtype of the sums, then mean, variance, scale and bias [c]."""
+"""A feature map in the dtype of the sums, then mean, variance, scale and bias [c]."""
 
 
 def _normalise(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
@@ -129,11 +132,12 @@ def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeL
 
 
 def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
-    """Does the same as `_normalise`, with a custom gradient that reads the maps only twice.
+    """Returns the same as `_normalise`, with a custom gradient that is faster on CPUs.
 
-    It reads them once for both sums, and once for the gradient of x, which is the minimum. With the
-    automatic gradient, XLA's CPU backend reads them again for every sum. Mean and variance must be
-    those of x, because the gradient of x includes the way through them.
+    The gradient reads the feature maps only twice: once for the sums over the batch, and once for
+    the gradient of x. This is the minimum. With the automatic gradient, XLA's CPU backend reads
+    them again for every sum. Mean and variance must be computed from x, because the gradient of x
+    includes their dependence on x.
     """
 
     @jax.custom_vjp
@@ -174,12 +178,12 @@ def _batch_gradients(
 def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
     """Returns mean and biased variance of each channel of [..., c], in float32 or wider.
 
-    If the rewriting `statistics` is enabled, one pass over x sums x - shift and its square, and
-    devices communicate once. Without the shift, the variance would lose digits if the mean is far
-    from zero, because two large squares would be subtracted.
+    With the rewriting `statistics` (see `rewrites`), one pass over x sums x - shift and its square,
+    and devices communicate once. Without the shift, the variance would lose digits if the mean is
+    far from zero, because two large squares would be subtracted.
 
     Args:
-        x: a map.
+        x: feature map [..., c].
         shift: approximate means of the channels, such as the running means.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -195,7 +199,10 @@ def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
 
 
 class Folded(nnx.Module):
-    """Replaces a BatchNorm that was folded into a convolution: returns its input."""
+    """Replaces a BatchNorm that was folded into a convolution.
+
+    It returns its input, after a ReLU if the call asks for one.
+    """
 
     use_running_average = True
 
@@ -206,7 +213,7 @@ class Folded(nnx.Module):
         return jax.nn.relu(x) if relu else x
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Raises for training mode.
+        """Rejects training mode, because a folded network cannot be trained.
 
         Raises:
             ValueError: for `nnx.view(model, use_running_average=False)`.
@@ -218,7 +225,7 @@ class Folded(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalises the last axis of [n, d] to mean 0 and variance 1, then scales and shifts it.
 
-    Computed in float32 or wider, returned in `dtype`.
+    It computes in float32 or wider and returns `dtype`.
     """
 
     # Not `nnx.LayerNorm`: it first multiplies the scale by the reciprocal deviation, which rounds

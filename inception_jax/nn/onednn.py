@@ -1,8 +1,8 @@
-"""Convolutions by oneDNN, if XLA's CPU backend can call it.
+"""Compiler options with which XLA's CPU backend calls oneDNN for convolutions.
 
-jaxlib has oneDNN from 0.11 on for x86 processors, disabled by default. With it, Inception V3
-classifies a sixth faster in float32, and twice as fast in bfloat16 on AVX512-BF16. Matrix products
-stay with XLA's own library, which is faster for them.
+jaxlib includes oneDNN for x86 processors from version 0.11 on, disabled by default. With it,
+Inception V3 classifies a sixth faster in float32, and twice as fast in bfloat16 on AVX512-BF16.
+Matrix products stay with XLA's own library, which is faster for them.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ def inference_options(model: nnx.Module) -> CompilerOptions:
         dtype in which the network computes.
     """
     layers = _convolutions(model)
-    dtypes = {jnp.dtype(layer.dtype).name for layer in layers}  # a layer may have a name for it
+    dtypes = {jnp.dtype(layer.dtype).name for layer in layers}  # a dtype may be a name
     return compiler_options(dtypes.pop()) if len(dtypes) == 1 else {}
 
 
 def training_options(model: nnx.Module) -> CompilerOptions:
     """Returns the options for a training step, like `inference_options`.
 
-    Only in float32, and only where a step was measured to be faster: for networks with many weights
-    and few depthwise convolutions. With four images of 299 pixels, Inception-ResNet-v2's step takes
-    a sixth less time, V4's a twentieth and V3's little; Xception's would take a sixth more.
+    They are empty unless a step was measured to be faster with oneDNN: in float32, for networks
+    with many weights and few depthwise convolutions. With four images of 299x299 pixels, a step of
+    Inception-ResNet-v2 takes a sixth less time, one of V4 a twentieth less, and one of V3 slightly
+    less. A step of Xception would take a sixth more.
     """
     layers = _convolutions(model)
     if any(jnp.dtype(layer.dtype) != jnp.float32 for layer in layers):
@@ -65,10 +66,12 @@ def _convolutions(model: nnx.Module) -> list[Conv | DepthwiseConv]:
 def compiler_options(dtype: str = "float32") -> CompilerOptions:
     """Returns the options with which oneDNN computes convolutions of a dtype on this CPU.
 
-    It compiles one small convolution to find out, because no version number says so.
+    The first call for a dtype compiles a small convolution to test this, because no version number
+    tells.
 
     Returns:
-        Options for `jax.jit` and `Lowered.compile`; empty if this jaxlib cannot call oneDNN for it.
+        Options for `jax.jit` and `Lowered.compile`; empty if this jaxlib cannot call oneDNN for the
+        dtype.
     """
     if dtype not in _DTYPES:
         return {}

@@ -1,10 +1,10 @@
-"""Convolution and pooling on NHWC arrays, in the form that each platform runs fastest.
+"""Convolution and pooling on NHWC arrays, in the form that is fastest on each platform.
 
 XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
-slower than the same sums written over shifted slices or as a matrix product. On TPUs and GPUs it is
-the other way round. Each function here has both forms. The form is chosen when the program is
-lowered, for the platform that runs it, even if a CPU compiles for a TPU. All forms give the same
-numbers and the same gradients, also if several pixels are the maximum.
+slower than the same sums over shifted slices or as a matrix product. On TPUs and GPUs it is the
+other way round. Each function here has both forms. The form is chosen when the program is lowered,
+for the platform that runs it, even if a CPU compiles for a TPU. All forms give the same numbers and
+the same gradients, even if several pixels of a max pool's window are equal.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ def depthwise_conv(
 
     Args:
         x: [n, h, w, c].
-        kernel: [kh, kw, 1, c * m]; the m results of a channel are neighbours. It may have a wider
+        kernel: [kh, kw, 1, c * m]; the m outputs of a channel are adjacent. It may have a wider
             dtype, as for `conv`.
         stride: step of the window along both axes.
         padding: see `Padding`.
-        dilation: distance between the pixels under a filter, along both axes.
+        dilation: distance between the pixels that a filter multiplies, along both axes.
     """
     # TPUs' matrix units are wider than so few channels. By the compiler's estimate in cycles,
     # multiplying by zeros between channels costs less than separating the channels.
@@ -125,10 +125,10 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
-    """Maximum over windows of [n, h, w, c].
+    """Returns the maximum over windows of [n, h, w, c].
 
-    Padding is never the maximum, and NaN always is. If several pixels are the maximum, the first in
-    reading order gets the whole gradient, as in PyTorch and TensorFlow.
+    Padding is never the maximum. A window with a NaN returns NaN. If several pixels are the
+    maximum, the first in row-major order gets the whole gradient, as in PyTorch and TensorFlow.
     """
     shifted = functools.partial(_pool_shifted, _first_max, -jnp.inf)
     native = functools.partial(_pool_native, lax.max, -jnp.inf)
@@ -143,7 +143,7 @@ def avg_pool(
     *,
     count_include_pad: bool = False,
 ) -> jax.Array:
-    """Mean over windows of [n, h, w, c], summed in float32 or wider, returned in x's dtype.
+    """Returns the mean over windows of [n, h, w, c], summed in float32 or wider, in x's dtype.
 
     Args:
         x: [n, h, w, c].
@@ -151,7 +151,7 @@ def avg_pool(
         stride: step of the window along both axes.
         padding: see `Padding`.
         count_include_pad: at the border, divide by the size of the window (PyTorch's default)
-            instead of the number of pixels inside the map (TensorFlow's rule).
+            instead of the number of pixels inside the feature map (TensorFlow's rule).
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     shifted = functools.partial(_pool_shifted, lax.add, 0)
@@ -165,10 +165,10 @@ def avg_pool(
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
-    """Means of [n, h, w, c] over size x size windows that cover the map, [n, size, size, c].
+    """Averages [n, h, w, c] over size x size windows that cover it, to [n, size, size, c].
 
     On an axis of n pixels, window i goes from floor(i n / size) to ceil((i + 1) n / size), as in
-    PyTorch's `AdaptiveAvgPool2d`. Summed in float32 or wider, returned in x's dtype.
+    PyTorch's `AdaptiveAvgPool2d`. Sums are float32 or wider; the result has x's dtype.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     rows, cols = (_window_shares(n, size).astype(wide.dtype) for n in x.shape[1:3])
@@ -181,7 +181,8 @@ def local_response_norm(
     """Divides [n, h, w, c] by (1 + alpha * mean of squares of `size` neighbouring channels)^beta.
 
     The mean counts missing neighbours as zeros, as in Caffe and PyTorch. TensorFlow's `tf.nn.lrn`
-    uses the sum, so its alpha is a fifth. Computed in float32 or wider, returned in x's dtype.
+    uses the sum, so the equivalent alpha there is alpha / size. The result is computed in float32
+    or wider and returned in x's dtype.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     squares = jnp.pad(jnp.square(wide), [(0, 0)] * 3 + [(size // 2, size // 2)])
@@ -190,7 +191,14 @@ def local_response_norm(
 
 
 def _conv_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Callable:
-    """Returns the convolution for a window of several pixels."""
+    """Returns the convolution with a window of several pixels, as a function of x and the kernel.
+
+    Args:
+        x: [n, h, w, c]; only its shape and dtype matter.
+        kernel: [kh, kw, c, d]; only its shape matters.
+        stride: step of the window along both axes.
+        padding: see `Padding`.
+    """
     bordered = padding == "valid" and kernel.shape[0] > stride
     native = convolutions_are_native(x.dtype) or not bordered
     shifted = _conv_native if native else _conv_bordered
@@ -219,9 +227,10 @@ def _conv_native(
 def _with_wide_kernel(
     multiply: Callable, kernel_gradient: Callable, *, always: bool = False
 ) -> Callable:
-    """Returns `multiply(x, kernel)` for kernels of a wider dtype than x.
+    """Returns `multiply` as a function that also takes kernels of a wider dtype than x.
 
-    Forward-mode differentiation is not possible if `kernel_gradient` is used.
+    The kernel is rounded to x's dtype. If its dtype is wider, its gradient is computed by
+    `kernel_gradient`. Forward-mode differentiation is then not possible.
 
     Args:
         multiply: function of x and a kernel of x's dtype.
@@ -254,7 +263,7 @@ def _with_wide_kernel(
 def _kernel_gradient(
     convolve: Callable, stride: int, padding: Padding, dilation: int = 1
 ) -> Callable:
-    """Returns the gradient of a convolution's kernel, see `_with_wide_kernel`."""
+    """Returns the argument `kernel_gradient` of `_with_wide_kernel` for a convolution."""
     # Read now, because the rewriting may be disabled again when the backward pass is traced.
     transposed = _pullback if enabled("gradients") else jax.linear_transpose
 
@@ -284,7 +293,10 @@ def _kernel_gradient(
 
 
 def _pullback(function: Callable, x: jax.Array) -> Callable:
-    """Replaces `jax.linear_transpose` for functions with a custom gradient."""
+    """Returns the function that maps the gradient of `function(x)` to the gradient of x.
+
+    Unlike `jax.linear_transpose`, it works for functions with a custom gradient.
+    """
     return jax.vjp(function, x)[1]
 
 
@@ -294,7 +306,7 @@ def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) ->
 
 
 def _conv_bordered(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Computes an unpadded convolution over a map with one more row of zeros.
+    """Computes an unpadded convolution with one added row of zeros, and drops the extra output.
 
     XLA's CPU backend takes up to four times as long for a convolution without any padding.
     """
@@ -320,7 +332,10 @@ def _depthwise_shifted(
 def _depthwise_dense(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int
 ) -> jax.Array:
-    """Computes a full convolution, with zeros between a channel and other channels' results."""
+    """Computes a depthwise convolution as a full convolution.
+
+    Its kernel is zero between an input channel and the outputs of other channels.
+    """
     channels, results = x.shape[3], kernel.shape[3]
     own = np.arange(channels)[:, None] == np.arange(results) // (results // channels)
     return _conv_native(x, jnp.where(own, kernel, 0), stride, padding, dilation)
@@ -350,12 +365,15 @@ def _pool_shifted(
 
 
 def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
-    """Returns the larger; if equal, `best`, so that the gradient is not split (`jnp.maximum`)."""
+    """Returns the larger value, or `best` if both are equal.
+
+    `best` then gets the whole gradient. `jnp.maximum` would split it between the two.
+    """
     return jnp.where((new > best) | (new != new), new, best)
 
 
 def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.ndarray:
-    """Returns the number of pixels inside the map for each window along one axis."""
+    """Returns the number of pixels inside the feature map for each window along one axis."""
     low, high = pads(size, window, stride, padding)
     starts = np.arange((size + low + high - window) // stride + 1) * stride - low
     return np.minimum(starts + window, size) - np.maximum(starts, 0)

@@ -1,4 +1,4 @@
-"""Rematerialisation: the backward pass recomputes what is cheap, to save memory."""
+"""Rematerialisation: the backward pass recomputes cheap operations, to save memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The backward pass recomputes everything between them: normalisation, ReLU, pools, concatenation,
     depthwise convolutions. It also recomputes a convolution of the image, because the image has few
-    channels and the output is large. Sums of residual blocks are stored if a network marks them, as
-    Inception-ResNets and Xception do. The numbers are the same.
+    channels and the output is large. Sums of residual blocks are stored if a network marks them
+    with `save_for_backward`, as Inception-ResNets and Xception do. The numbers are the same.
 
     Args:
-        function: function of arrays, or of trees of them.
+        function: function of arrays or pytrees of arrays.
     """
 
     def named(*args: Any) -> Any:
@@ -36,13 +36,14 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def save_for_backward(x: jax.Array, *, work: float = math.inf) -> jax.Array:
-    """Marks an array for `rematerialised` to store, if it is expensive enough.
+    """Marks an array that the gradient of `rematerialised` stores, if it is expensive to compute.
 
-    The sums of successive residual blocks are marked too. Otherwise the gradient of the last block
-    would cause all of them to be recomputed early and kept in memory until needed.
+    Outside `rematerialised` the mark has no effect. The sums of successive residual blocks are
+    marked too. Otherwise the gradient of the last block would cause all of them to be recomputed
+    early and kept in memory until needed.
 
     Args:
-        x: output of a convolution, or such a sum.
-        work: multiplications for each of its numbers.
+        x: output of a convolution, or the sum of a residual block.
+        work: multiplications for each element of `x`. Below 64, `x` is not marked.
     """
     return checkpoint_name(x, _SAVED) if _naming.value and work >= _LEAST_WORK else x

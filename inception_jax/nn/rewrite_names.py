@@ -1,4 +1,7 @@
-"""The names of the rewritings, see `rewrites.py`, for those who do not wait for jax."""
+"""The names of the rewritings that `rewrites` explains.
+
+This module does not import jax, so that a command line can list the names without loading it.
+"""
 
 from __future__ import annotations
 

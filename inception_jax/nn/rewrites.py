@@ -1,16 +1,16 @@
-"""Rewritings: exact changes of a network's program that make it faster, and which are enabled.
+"""Rewritings: exact transformations of a network's program that make it faster.
 
 Most replace sums by equal sums that cost less memory traffic. None changes a parameter, its name or
-its shape, and all results agree to rounding. They take effect when a program is traced; JAX traces
-a function again if other rewritings are enabled.
+its shape, and all results agree to rounding. The rewritings that are enabled take effect when a
+program is traced. JAX traces a function again if other rewritings are enabled.
 
-`siblings`: 1x1 convolutions of one input become one convolution with concatenated kernels.
-`pools`: an average pool before a 1x1 convolution moves after it, where there are fewer channels.
-`statistics`: BatchNorm computes mean and variance in one pass over the map.
-`depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
-`repeats`: of several equal layers in a row, only one is traced; it is called for all.
-`gradients`: on CPUs, convolutions and BatchNorm have custom gradients. The first derivative then
-    works only in reverse mode, so it is not enabled by default. The training programme enables it.
+- `siblings`: 1x1 convolutions of one input become one convolution with concatenated kernels.
+- `pools`: an average pool before a 1x1 convolution moves after it, where there are fewer channels.
+- `statistics`: BatchNorm computes mean and variance in one pass over the feature map.
+- `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
+- `repeats`: of layers in a chain that differ only in their parameters, only one is traced.
+- `gradients`: on CPUs, convolutions and BatchNorm have custom gradients. The first derivative then
+  works only in reverse mode, so it is not enabled by default. The training programme enables it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ _enabled = jax.make_user_context(DEFAULT_REWRITES)
 
 @contextlib.contextmanager
 def rewritten(*names: Rewrite) -> Iterator[None]:
-    """Enables these rewritings, and no others, for programs traced in the body.
+    """Context manager: enables these rewritings and disables all others.
+
+    It applies to programs that are traced inside it.
 
     Args:
         names: some of `REWRITES`; with none, everything is computed as in the paper.
 
     Raises:
-        ValueError: for a name that is not among them.
+        ValueError: for a name that is not in `REWRITES`.
     """
     unknown = [name for name in names if name not in REWRITES]
     if unknown:
@@ -43,5 +45,5 @@ def rewritten(*names: Rewrite) -> Iterator[None]:
 
 
 def enabled(name: Rewrite) -> bool:
-    """Returns whether programs that are traced now are rewritten in this way."""
+    """Returns whether a rewriting is enabled for programs that are traced now."""
     return name in _enabled.value

@@ -1,4 +1,4 @@
-"""The stages of a network, found without computing anything."""
+"""Finds the stages of a network without computing anything."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _LARGE = 4096  # pixels; ignores the border that unpadded convolutions remove
 
 @dataclasses.dataclass(frozen=True)
 class FeatureInfo:
-    """A stage of a network.
+    """Facts about a stage of a network.
 
     Attributes:
-        name: its key in the dictionary that `features` returns.
-        channels: channels of its map.
-        reduction: side of the image divided by the side of the map, as a power of two. Unpadded
-            convolutions make a map some pixels smaller than that: the last map of Inception V3 has
-            8x8 for 299x299.
-        tap: whether detectors and segmenters use this stage, one for each map size. timm's
+        name: key in the dictionary that `features` returns.
+        channels: channels of the stage's feature map.
+        reduction: downsampling factor: size of the image divided by the size of the feature map,
+            rounded to a power of two. Unpadded convolutions make a feature map some pixels smaller:
+            the last one of Inception V3 is 8x8 for 299x299.
+        tap: whether detectors and segmenters use this stage, one for each feature map size. timm's
             `features_only` returns the same stages if it has the network.
     """
 
@@ -54,6 +54,6 @@ def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
 
 
 def stages_of(model_class: type[Model], options: dict[str, Any]) -> tuple[FeatureInfo, ...]:
-    """Returns the stages of the network that a class builds with these options."""
+    """Returns the stages of the network that `model_class` builds with these options."""
     build = lambda: model_class(rngs=ONE_KEY, **options)  # type: ignore[call-arg]  # noqa: E731
     return feature_info(nnx.eval_shape(build))

@@ -1,4 +1,4 @@
-"""Windows over maps: their starts, padding at the border, and the slices under them."""
+"""Windows over feature maps: their start positions, border padding and slices."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from jax import lax
 
 Padding = Literal["valid", "same", "symmetric", "ceil"]
-"""How the border of a map is padded.
+"""How the border of a feature map is padded.
 
 - `valid`: no padding.
 - `same`: TensorFlow's rule: output size ceil(n / stride), an odd pixel of padding on the high side.
-- `symmetric`: k // 2 on both sides, as is usual in PyTorch.
-- `ceil`: as `valid`, but the last window may reach beyond the high side, as in Caffe's pooling and
-  PyTorch's `ceil_mode`.
+- `symmetric`: k // 2 on both sides for a window of size k, as is usual in PyTorch.
+- `ceil`: like `valid`, but the last window may extend beyond the high side, as in Caffe's pooling
+  and PyTorch's `ceil_mode`.
 
-For odd windows, `same` and `symmetric` agree at stride 1, and at stride 2 only if the map's size is
-odd. For a 3x3 window at stride 2, `same` and `ceil` agree only if that size is even.
+For odd windows, `same` and `symmetric` agree at stride 1. At stride 2 they agree only for odd
+sizes. For a 3x3 window at stride 2, `same` and `ceil` agree only for even sizes.
 """
 
 
@@ -47,7 +47,7 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 def padded(
     x: jax.Array, window: Sequence[int], stride: int, padding: Padding, value: Any = 0
 ) -> jax.Array:
-    """Returns [n, h, w, c] with its border, filled with `value`."""
+    """Returns [n, h, w, c] padded with `value` at the border, as the window needs."""
     (top, bottom), (left, right) = (
         pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], window, strict=True)
     )
@@ -56,7 +56,10 @@ def padded(
 
 
 def shifts(x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1) -> list[jax.Array]:
-    """Returns the slices of a padded map under the window's 1st, 2nd, ... pixel along one axis."""
+    """Returns one strided slice of a padded feature map for each position in a window.
+
+    Slice i holds, for every output pixel, the input pixel at the window's position i along `axis`.
+    """
     count = (x.shape[axis] - span(window, dilation)) // stride + 1
     length = (count - 1) * stride + 1
     starts = range(0, window * dilation, dilation)
@@ -64,18 +67,18 @@ def shifts(x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1)
 
 
 def span(window: int, dilation: int) -> int:
-    """Returns the number of pixels from the first to the last under a dilated window."""
+    """Returns the number of pixels from the first to the last one of a dilated window."""
     return (window - 1) * dilation + 1
 
 
 def weighted_sum(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """Returns the depthwise convolution of a padded map, as a sum of shifted slices.
+    """Returns the depthwise convolution of a padded feature map, as a sum of shifted slices.
 
     Args:
-        x: [n, h, w, c], with its border.
+        x: [n, h, w, c], already padded.
         kernel: [kh, kw, 1, c].
         stride: step of the window along both axes.
-        dilation: distance between the pixels under the window.
+        dilation: distance between the pixels that a filter multiplies.
     """
     kh, kw = kernel.shape[:2]
     terms = [

@@ -1,4 +1,4 @@
-"""Networks as folders for the Hugging Face hub, in this library's layout and in timm's."""
+"""Saves networks as folders for the Hugging Face hub, in the layout of this library or of timm."""
 
 from inception_jax.pretrained.folder import push_to_hub, save_pretrained
 

@@ -1,4 +1,4 @@
-"""The model card: `README.md` of a folder, with a header for the Hugging Face hub."""
+"""Writes the model card: a folder's `README.md`, with a header for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def card_of(
         model: built by `create_model`.
         repository: `owner/name` on the hub, or a folder's path.
         layout: "inception_jax" or "timm".
-        license: identifier of a licence, such as "apache-2.0"; None: none is stated.
-        certificate: of the folder's weight file, to be shown.
+        license: identifier of a licence, such as "apache-2.0"; None: the card states no licence.
+        certificate: certificate of the folder's weight file; None: the card has none.
     """
     name = repository.rpartition("/")[2] or repository
     results = list(_results(model))

@@ -41,21 +41,22 @@ def save_pretrained(
 ) -> None:
     """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
 
-    `load` reads the folder, and the Hugging Face hub can store it. A card that was edited is kept.
+    `load` reads the folder, and the Hugging Face hub can store it. An existing card is overwritten,
+    unless you edited it and deleted the marker in its last line. Then it is kept, with a warning.
 
     Args:
         model: built by `create_model`.
-        folder: created if missing.
+        folder: path of the folder, created if missing.
         layout: "inception_jax", or "timm" for a folder that `timm.create_model("local-dir:...")`
             loads too, with the same logits.
-        repository: `owner/name` on the hub, for the card; None: the folder.
+        repository: `owner/name` on the hub, shown in the card; None: the folder's path is shown.
         license: identifier of a licence for the card, such as "apache-2.0".
-        certificate: add a certificate to the card: the distance between the network and its PyTorch
-            twin with these weights, see `inception-jax certify`. It needs torch and takes a minute
-            or more.
+        certificate: add a certificate to the card, which states how far the network and its PyTorch
+            twin differ with these weights; see `inception-jax certify`. It needs torch and takes a
+            minute or more.
 
     Raises:
-        ValueError: for another layout.
+        ValueError: for another layout, or if `folder` is a file.
         WeightsError: if the model was not built by `create_model`; if timm does not have the
             network or would compute different results; if torch is missing for a certificate.
         OSError: if the folder cannot be written.
@@ -91,7 +92,7 @@ def save_pretrained(
 
 
 def _certificate(folder: Path) -> Certificate:
-    """Certifies the file that was written."""
+    """Returns a certificate for the weight file that was written; see `certificate`."""
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
 
@@ -110,7 +111,7 @@ def push_to_hub(
     license: str | None = None,
     certificate: bool = False,
 ) -> str:
-    """Uploads the folder of `save_pretrained` to the Hugging Face hub; returns its address.
+    """Uploads the folder that `save_pretrained` writes to the Hugging Face hub.
 
     A missing repository is created. An existing model card is kept.
 
@@ -119,11 +120,14 @@ def push_to_hub(
         repository: `owner/name`.
         layout: see `save_pretrained`.
         private: make a new repository private; None: the owner's default.
-        token: access token; None: that of `hf auth login`, or `$HF_TOKEN`.
+        token: access token; None: the one of `hf auth login`, or `$HF_TOKEN`.
         revision: branch to write to; None: main.
         message: commit message.
         license: see `save_pretrained`.
         certificate: see `save_pretrained`.
+
+    Returns:
+        Address of the commit.
 
     Raises:
         WeightsError, ValueError: see `save_pretrained`; raised before the upload.
@@ -149,14 +153,17 @@ def push_to_hub(
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """Returns the facts in the weight file, for readers and for the hub's search."""
+    """Returns the content of `config.json`, for readers and for the hub's search.
+
+    The weight file contains the same facts.
+    """
     said = {**dataclasses.asdict(spec_of(model)), **dataclasses.asdict(Facts.of(model))}
     said["readings"] = dict(said["readings"])
     return {"library": "inception_jax", "architecture_name": said.pop("name"), **said}
 
 
 def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
-    """Returns a copy of the network in timm's form, and timm's configuration."""
+    """Returns a copy of the network that timm can load, and timm's configuration of it."""
     spec, notes = spec_of(model), []
     arch = spec.name.partition(".")[0]
     layout = layouts.for_writing("timm", arch)
@@ -183,10 +190,11 @@ def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
 
 
 def _take_inception_range(model: Model) -> None:
-    """Moves `transform_input` from the network into the mean and standard deviation of its images.
+    """Removes `transform_input` from the network, and changes its preprocessing to match.
 
-    The network multiplies (p - mean) / std by S / 0.5 and adds (M - 0.5) / 0.5, with ImageNet's
-    mean M and standard deviation S. This equals (p - mean') / std'.
+    With `transform_input`, the network multiplies normalised pixels (p - mean) / std by S / 0.5 and
+    adds (M - 0.5) / 0.5, with ImageNet's mean M and standard deviation S. This equals
+    (p - mean') / std' with another mean' and std', which replace those in `model.info`.
     """
     spec, info = spec_of(model), model.info
     readings = {**dict(spec.readings), "transform_input": False}

@@ -1,4 +1,8 @@
-"""jax's primitives of convolutions and pools; see `primitives`."""
+"""Translates jax's convolutions and pools to ONNX nodes, for `primitives`.
+
+Each function appends the nodes of one jax primitive to a graph, and returns the result. `params`
+are the primitive's parameters, and `results` the shapes and dtypes of its outputs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,13 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor
 
 
 def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:
-    """Convolves images, with groups and dilation."""
+    """Appends a convolution of images, possibly with groups or dilation.
+
+    A strided slice before a 1x1 convolution becomes a stride of the convolution.
+
+    Raises:
+        ExportError: for other kinds of convolution, or a kernel that is not constant.
+    """
     numbers = params["dimension_numbers"]
     specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
     plain = specs == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -39,12 +49,15 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 
 
 def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Takes the maximum over windows, without the padding."""
+    """Appends a max pool. Padded pixels are never the maximum."""
     return graph.add("MaxPool", x, shape=results[0].shape, **_window(params))
 
 
 def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Sums windows, as an average times the window's area; see `Graph.means` for the average."""
+    """Appends a sum over windows, as an average pool times the window's area.
+
+    If the sum is divided later to get a mean, `Graph.means` gives the average pool itself.
+    """
     window, shape = _window(params), results[0].shape
     area = math.prod(window["kernel_shape"])
     mean = graph.add("AveragePool", x, shape=shape, count_include_pad=1, **window)
@@ -77,7 +90,7 @@ def _window(params: dict) -> dict[str, Any]:
 
 
 def _pixels_in_windows(shape: tuple, params: dict) -> np.ndarray:
-    """The number of pixels in each window, without padding, [1, h, w, 1]."""
+    """Returns the number of pixels in each window, without padding, [1, h, w, 1]."""
     counts = []
     for axis in (1, 2):
         low, high = params["padding"][axis]

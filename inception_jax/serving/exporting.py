@@ -1,4 +1,4 @@
-"""Writes a network as a program."""
+"""Exports a network as an ONNX or StableHLO file."""
 
 from __future__ import annotations
 
@@ -35,37 +35,38 @@ def export(
 ) -> None:
     """Writes a network as a program that contains its weights. Writing is atomic.
 
-    The program takes `images` [n, h, w, c] for any n, and returns float `logits` [n, num_classes]
+    The program takes `images` [n, h, w, c] for any n. It returns float `logits` [n, num_classes],
     or `embedding` [n, d]. It always computes in evaluation mode. The images are float32, normalised
-    as `model.info` says, or with `normalise` uint8 pixels. The preprocessing and the class names
-    are stored as JSON: in the ONNX file's metadata under "inception_jax", and for StableHLO in a
-    second file, `FILE.json`.
+    as `model.info` states; with `normalise` they are uint8 pixels.
 
-    With `stages` or `heat` the program has further outputs. An ONNX file returns them after the
-    first, by name; a StableHLO program then returns a dictionary.
+    The preprocessing and the class names are stored as JSON. An ONNX file has them in its metadata
+    under "inception_jax". For StableHLO they are in a second file, `FILE.json`.
+
+    With `stages` or `heat` the program has more outputs. ONNX returns them by name after the first
+    output. StableHLO returns a dictionary of all outputs.
 
     Args:
         model: any network of this library, folded or not.
         path: ends in `.onnx` or `.stablehlo`, depending on the format.
-        format: "onnx" for onnxruntime and others, of float32 networks only; "stablehlo" for
+        format: "onnx" for onnxruntime and others, only for float32 networks; "stablehlo" for
             `jax.export.deserialize`, on CPUs, TPUs and NVIDIA's GPUs.
         image_size: side of the square, or height and width, in pixels; None: the network's own.
         normalise: take pixels 0 to 255 as uint8 [n, h, w, c], RGB or grey, and apply what
             `preprocess` applies after cropping and resizing: channel order, range, mean and
             standard deviation.
         embedding: return the result of `model.embed` instead of the logits.
-        stages: names in `feature_info`; the maps [n, h', w', c'] of these stages become outputs
-            with their names.
-        heat: add the output `heat`, float32 [n, h', w', num_classes]: what `grad_cam` computes for
-            each class at the last stage, before it is resized and divided by its maximum. Only for
-            networks that classify the mean of the last map by one linear layer.
+        stages: names in `feature_info`. The feature maps [n, h', w', c'] of these stages become
+            outputs with their names.
+        heat: add the output `heat`, float32 [n, h', w', num_classes]: the Grad-CAM of each class at
+            the last stage, before `grad_cam` resizes it and divides it by its maximum. This needs a
+            network whose classifier is one linear layer on the mean of the last feature map.
 
     Raises:
-        ExportError: if the format is unknown or does not fit the path; if no file can be written
-            there; if a package is missing; if the network needs larger images; if the size or the
-            normalisation of a network that `create_model` did not build is needed; if a network
-            for other than RGB or grey images is to normalise them; if a stage does not exist, or
-            the heat needs gradients; if the format cannot express the network.
+        ExportError: if the format is unknown, or cannot express the network; if the path does not
+            fit the format, or cannot be written; if a package is missing; if the images are too
+            small for the network; if a stage does not exist; if the network's classifier does not
+            allow `heat`; if `normalise` is set for images that are neither RGB nor grey; if
+            `create_model` did not build the network, and its size or normalisation is needed.
     """
     path = check_target(path, format)
     size = _size_for(model, image_size)
@@ -81,7 +82,7 @@ def export(
 
 
 def check_target(path: str | os.PathLike[str], format: str) -> Path:
-    """Raises an error for a path or format that would fail later.
+    """Checks the path, the format and the packages for an export, and returns the path.
 
     Raises:
         ExportError: see `export`.
@@ -95,7 +96,7 @@ def check_target(path: str | os.PathLike[str], format: str) -> Path:
 
 
 def check_size(size: int | tuple[int, int], min_size: int) -> tuple[int, int]:
-    """Returns height and width.
+    """Returns the height and width of images, and checks that a network can take them.
 
     Raises:
         ExportError: if the images are too small for the network.

@@ -1,4 +1,4 @@
-"""Converts a traced program to an ONNX graph; expressions of constants are computed."""
+"""Converts a traced program to an ONNX graph. Expressions of constants are evaluated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ _INLINED = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": 
 
 
 def lower(graph: Graph, traced: ClosedJaxpr, operands: Sequence[Operand]) -> list[Operand]:
-    """Appends a program's nodes to a graph; returns its results.
+    """Appends a program's nodes to a graph.
+
+    Args:
+        graph: is extended.
+        traced: the program.
+        operands: its inputs.
+
+    Returns:
+        The results of the program.
 
     Raises:
         ExportError: for anything that ONNX cannot express.

@@ -23,11 +23,11 @@ class _Affine:
 
 
 def fold_channels(graph: Graph, outputs: list[str]) -> None:
-    """Folds factors and summands of channels into the convolution before them.
+    """Folds the scales and shifts of channels into the preceding convolutions, in place.
 
-    These are BatchNorm in evaluation mode, biases and scales. Those that follow no convolution
-    become one node. Computed in float64 and rounded once, so results agree to rounding. Nodes that
-    no output depends on are removed.
+    The scales and shifts are biases and BatchNorm in evaluation mode. A sequence of them that
+    follows no convolution becomes one BatchNorm node. They are combined in float64 and rounded
+    once, so the results are equal up to rounding. Nodes that no output depends on are removed.
     """
     _drop_unused(graph, outputs)  # an unused node would count as a use
     uses = Counter([name for node in graph.nodes for name in node.inputs] + outputs)
@@ -61,7 +61,7 @@ def _drop_unused(graph: Graph, outputs: list[str]) -> None:
 
 
 def _affine(graph: Graph, node: Node) -> _Affine | None:
-    """Returns a node as a factor and a summand of each channel, if it is that."""
+    """Returns a node as a factor and a summand per channel; None if it is another operation."""
     if node.op not in ("Add", "Sub", "Mul", "Div"):
         return None
     first, second = node.inputs

@@ -1,7 +1,7 @@
-"""An ONNX graph while it is built.
+"""An ONNX graph under construction.
 
-ONNX has channels first: a tensor of four axes is [n, c, h, w] in the graph. Only the images and a
-result of four axes are transposed.
+ONNX has channels first: a tensor of rank 4 is [n, c, h, w] in the graph. Only the input images and
+results of rank 4 are transposed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Operand = Tensor | np.ndarray
 
 @dataclasses.dataclass
 class Node:
-    """An operation on tensors and constants, which it takes by name."""
+    """An operation. Its inputs and outputs are the names of tensors and constants."""
 
     op: str
     inputs: list[str]
@@ -43,15 +43,15 @@ class Node:
 
 
 class Graph:
-    """Nodes in the order of computation, and the constants that they take.
+    """Nodes in the order of computation, and the constants that they use.
 
     Attributes:
         nodes: each after those that compute its inputs.
         constants: by name, in ONNX's order of axes.
-        strided: maps a tensor's name to (source, (n, m)). The tensor holds every n-th row and m-th
-            column of the source.
+        strided: maps the name of a sliced tensor to (source, (n, m)), if the tensor is every n-th
+            row and m-th column of the source.
         means: maps the name of a sum over windows or axes to a function. The function takes a
-            divisor and returns the mean, or None if the divisor is not the number of summands.
+            divisor. It returns the mean, or None if the divisor is not the number of summands.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Graph:
         return tensors
 
     def constant(self, array: np.ndarray) -> str:
-        """Adds a constant, one of four axes with channels first; returns its name."""
+        """Adds a constant, and returns its name. Rank 4 is transposed to channels first."""
         name = self._new("constant")
         self.constants[name] = array.transpose(CHANNELS_FIRST) if array.ndim == 4 else array
         return name
@@ -91,5 +91,5 @@ class Graph:
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """Returns the index in ONNX's order of an axis in jax's order."""
+    """Converts the index of an axis from jax's order to ONNX's."""
     return CHANNELS_FIRST.index(axis) if rank == 4 else axis

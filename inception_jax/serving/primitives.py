@@ -1,4 +1,4 @@
-"""Translates jax's primitives to nodes of an ONNX graph, those that this library's networks use."""
+"""Translates jax's primitives to ONNX nodes: all primitives that this library's networks use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
     "max": ("Max", np.maximum),
     "neg": ("Neg", np.negative),
 }
-"""ONNX's names, and the same on NumPy arrays for what is constant."""
+"""ONNX's operators, and the NumPy functions that evaluate them for constants."""
 
 
 def handler_of(primitive: str) -> Handler:
@@ -74,7 +74,7 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends 1 - erf(x) as 1 + erf(-x).
 
-    In jax's GELU x is negated, and runtimes recognise the result.
+    jax's GELU negates x, so this gives the form of a GELU that runtimes recognise.
     """
     erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
     return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
@@ -103,7 +103,7 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Adds axes of size 1, as `keepdims` does; ONNX broadcasts them as jax does."""
+    """Appends axes of size 1, as `keepdims` does. ONNX broadcasts them as jax does."""
     old, shape = params["broadcast_dimensions"], results[0].shape
     new = [axis for axis in range(len(shape)) if axis not in old]
     same = all(shape[axis] == size for axis, size in zip(old, x.shape, strict=True))

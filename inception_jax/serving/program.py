@@ -1,4 +1,4 @@
-"""The function of a network that is exported."""
+"""Builds the function that `export` writes for a network."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Program:
 
     Attributes:
         name: see `create_model`; empty for a network built directly from its class.
-        function: maps images to arrays by the names in `outputs`.
-        images: their shape and dtype; the first axis is symbolic.
+        function: maps images to a dict of arrays, by the names in `outputs`.
+        images: the shape and dtype of the images; the first axis is symbolic.
         outputs: names of the results, in order: "logits" or "embedding", then "heat" and stages.
         facts: information for users of the file, as JSON: `network`, `height`, `width`,
             `preprocessing`, `normalised_inside`, `classes`.
@@ -101,7 +101,11 @@ def _check_stages(model: Model, stages: Sequence[str]) -> None:
 
 
 def _check_heat(model: Model) -> None:
-    """Refuses networks of which `_heat` would not be Grad-CAM."""
+    """Checks that `_heat` computes Grad-CAM for this network.
+
+    Raises:
+        ExportError: if the classifier is not one linear layer on the mean of the last map.
+    """
     kind = type(model)
     plain = all(
         getattr(kind, name) is getattr(Model, name)
@@ -115,10 +119,10 @@ def _check_heat(model: Model) -> None:
 
 
 def _heat(network: Model, map: jax.Array) -> jax.Array:
-    """Grad-CAM of every class at the last map, [n, h, w, num_classes].
+    """Returns the Grad-CAM of every class at the last feature map, [n, h, w, num_classes].
 
-    The logits are the last map's mean times a matrix, so their gradients are that matrix divided by
-    the number of pixels, for every image. A 1x1 convolution multiplies by it.
+    The logits are the mean of the last map times a matrix. For every image, their gradients are
+    therefore this matrix divided by the number of pixels. A 1x1 convolution multiplies by it.
     """
     pixels = map.shape[1] * map.shape[2]
     kernel = network.fc.kernel[...].astype(map.dtype) / pixels

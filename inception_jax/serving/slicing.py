@@ -1,4 +1,8 @@
-"""jax's primitives that slice, pad, reverse and concatenate tensors; see `primitives`."""
+"""Translates jax's slices, pads, reversals and concatenations to ONNX nodes, for `primitives`.
+
+Each function appends the nodes of one jax primitive to a graph, and returns the result. `params`
+are the primitive's parameters, and `results` the shapes and dtypes of its outputs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
-    """Concatenates tensors along an axis."""
+    """Appends a concatenation of tensors along an axis."""
     shape = results[0].shape
     return graph.add(
         "Concat", *operands, shape=shape, axis=axis_of(params["dimension"], len(shape))
@@ -17,21 +21,27 @@ def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -
 
 
 def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
-    """Splits an axis into parts."""
+    """Appends a split of an axis into parts."""
     sizes = np.asarray(params["sizes"], np.int64)
     axis = axis_of(params["axis"], len(x.shape))
     return graph.add_many("Split", x, sizes, shapes=[r.shape for r in results], axis=axis)
 
 
 def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Slices every axis, in steps."""
+    """Appends a slice of every axis, possibly with strides."""
     strides = params["strides"] or (1,) * len(x.shape)
     cuts = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
     return _slice(graph, x, dict(enumerate(cuts)), results[0].shape)
 
 
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
-    """Slices some axes in equal steps: x[:, ::2] is a gather if the batch size is unknown."""
+    """Appends a slice of some axes in equal steps.
+
+    jax expresses x[:, ::2] as a gather if the batch size is unknown.
+
+    Raises:
+        ExportError: for other gathers.
+    """
     numbers, rank = params["dimension_numbers"], len(x.shape)
     axes = numbers.start_index_map
     rest = tuple(axis for axis in range(rank) if axis not in axes)
@@ -50,13 +60,17 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
 
 
 def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Reverses axes."""
+    """Appends a reversal of axes."""
     backwards = (-1, np.iinfo(np.int64).min, -1)
     return _cut(graph, x, dict.fromkeys(params["dimensions"], backwards), x.shape)
 
 
 def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) -> Tensor:
-    """Pads a tensor, or cuts it where the padding is negative."""
+    """Appends padding. Negative padding crops the tensor.
+
+    Raises:
+        ExportError: for padding between pixels.
+    """
     if any(inside for _, _, inside in params["padding_config"]):
         raise ExportError("export cannot write padding between pixels as ONNX")
     ends = np.zeros((2, len(x.shape)), np.int64)
@@ -76,7 +90,14 @@ def _slice(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Ten
 
 
 def _cut(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Tensor:
-    """Slices axes from a start to an end, in steps."""
+    """Appends a slice.
+
+    Args:
+        graph: is extended.
+        x: the tensor to slice.
+        cuts: (start, end, step) by axis, in jax's order of axes.
+        shape: of the result.
+    """
     axes = np.asarray([axis_of(axis, len(x.shape)) for axis in cuts], np.int64)
     starts, ends, steps = np.asarray(list(cuts.values()), np.int64).reshape(-1, 3).T
     return graph.add("Slice", x, starts, ends, axes, steps, shape=shape)

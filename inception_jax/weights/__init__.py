@@ -1,4 +1,4 @@
-"""Weights in and out."""
+"""Loads, saves and converts the weights of networks."""
 
 from inception_jax.weights.loading import load_weights
 from inception_jax.weights.saving import save_weights, to_torch

@@ -1,4 +1,4 @@
-"""Reads Caffe files as tensors by name, from the names and blobs of the protocol buffer."""
+"""Reads the weights in Caffe files (`.caffemodel`)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ _FIELDS = {
 
 
 def read(path: Path) -> Tensors:
-    """Reads the blobs of a `.caffemodel`. A key is the layer's name and the blob's number:
-    `conv1/0`.
+    """Reads the blobs of a `.caffemodel` file.
+
+    Returns:
+        Arrays by the layer's name and the blob's number, such as `conv1/0`.
 
     Raises:
         WeightsError: if the file is damaged or another kind of file.

@@ -1,7 +1,8 @@
-"""Finds the tensors in training checkpoints, pickled networks, and files with moving averages.
+"""Finds a network's tensors in training checkpoints, pickled networks and other nested objects.
 
-A source consists of dicts, lists and unknown objects. Every dict of tensors in it is a candidate.
-`peel` returns the one whose names match a known layout.
+The object that was read from a file consists of dicts, lists and `Opaque` objects, which are
+instances of unknown classes. Every dict of tensors in it is a candidate. `peel` returns the tensors
+whose names match a known layout.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from inception_jax.weights.stored import as_array, is_tensor
 from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weights_error import WeightsError
 
-# Lightning's WeightAveraging stores the average as `state_dict`, together with this.
+# Lightning's WeightAveraging stores the average as `state_dict`, and the raw weights as this.
 _NOT_AVERAGED = "current_model_state"
 # Common wrappers: no note reports that they were opened.
 _USUAL = {"", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"}
@@ -32,12 +33,12 @@ _ALIASES = 4  # references to one container that are followed: pickles may have 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Content:
-    """The tensors of a network, taken out of their containers.
+    """The tensors of a network, without the containers that they were in.
 
     Attributes:
-        peeled: the tensors. A prefix that all their names had is removed.
-        path: keys of the containers that they were in.
-        notes: what a user should know about this, one sentence each.
+        peeled: the tensors, and the prefix that was removed from their names.
+        path: keys of the containers, the outermost first.
+        notes: sentences for the user, such as which of several networks was chosen.
     """
 
     peeled: Peeled
@@ -46,15 +47,19 @@ class Content:
 
 
 def peel(source: Any, part: str = "") -> Content:
-    """Returns the tensors of the network in a source.
+    """Returns the tensors of the network in an object that was read from a file.
+
+    If no names match a known layout, the largest dict of tensors is returned.
 
     Args:
-        source: an object of dicts, lists and unknown objects.
-        part: selects one of several networks: its keys or its prefix, joined by dots. Empty: the
+        source: an object made of dicts, lists and `Opaque` objects.
+        part: the network to return, if there are several. It is named by the keys of its
+            containers, by the prefix of its tensors' names, or by both, joined by dots. Empty: the
             moving average if there is one, else the only network.
 
     Raises:
-        WeightsError: if there is no network, or there are several with different weights.
+        WeightsError: if there are no tensors, if no network is called `part`, or if it is not
+            clear which of several networks with different weights is meant.
     """
     candidates = list(_candidates(source))
     for group in (candidates, *_nested(source)):
@@ -62,7 +67,7 @@ def peel(source: Any, part: str = "") -> Content:
         if found:
             return _chosen(found, _asked(found, part) if part else [])
     if not candidates:
-        raise WeightsError(f"it holds no tensors by name, but {_described(source)}")
+        raise WeightsError(f"it contains no named tensors, but {_described(source)}")
     if part:
         raise WeightsError(f"it contains no known network, and none under {part!r}")
     path, names = max(candidates, key=lambda candidate: len(candidate[1]))
@@ -70,7 +75,11 @@ def peel(source: Any, part: str = "") -> Content:
 
 
 def _asked(found: list[Content], part: str) -> list[Content]:
-    """Returns the networks that a name selects."""
+    """Returns the networks that `part` selects; see `peel`.
+
+    Raises:
+        WeightsError: if there are none.
+    """
     wanted = f"{part.strip('./')}.".replace("/", ".")
     asked = [x for x in found if any(f"{place}.".startswith(wanted) for place in _places(x))]
     if not asked:
@@ -79,13 +88,13 @@ def _asked(found: list[Content], part: str) -> list[Content]:
 
 
 def _places(content: Content) -> tuple[str, str, str]:
-    """Returns the names of a network: its keys, its prefix, and both together."""
+    """Returns the names that select a network: its keys, its prefix, and both joined."""
     keys, prefix = ".".join(content.path), content.peeled.prefix.strip("./").replace("/", ".")
     return keys, prefix, ".".join(filter(None, (keys, prefix)))
 
 
 def _names(found: list[Content]) -> list[str]:
-    """Names networks by what distinguishes them: their keys, their prefixes, or both."""
+    """Returns a name for each network: its keys, its prefix, or both if only both are unique."""
     kinds = list(zip(*map(_places, found), strict=True))
     best = next((x for x in kinds if len(set(x)) == len(found) and all(x)), kinds[-1])
     return [name or "(without a prefix)" for name in best]
@@ -155,14 +164,17 @@ def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]
         tensors = {_text(key): value for key, value in entries.items() if is_tensor(value)}
         if tensors:
             yield path, tensors
-        if seen[id(item)] == 1:  # however often others refer to it
+        if seen[id(item)] == 1:  # at the first visit only
             inner = [(k, value) for k, value in entries.items() if not is_tensor(value)]
             named = [(_text(key), value) for key, value in inner]
             queue += [((*path, k), value) for k, value in named if not OPTIMISER.fullmatch(k)]
 
 
 def _nested(source: Any) -> Iterator[list[tuple[tuple[str, ...], dict[str, Any]]]]:
-    """Yields the tensors of nested dicts by their full paths, with either separator."""
+    """Yields the tensors of nested dicts by their full paths: joined by dots, then by slashes.
+
+    Each item is a list with one candidate, as `_candidates` yields it, or with none.
+    """
     for separator in "./":
         flat = dict(_flat(_entries(source), "", separator, collections.Counter()))
         yield [((), flat)] if flat else []
@@ -208,7 +220,7 @@ def _is_module(item: Any) -> bool:
 def _module_tensors(
     item: Opaque, prefix: str, seen: collections.Counter[int]
 ) -> Iterator[tuple[str, Any]]:
-    """Returns the state dict of a network that was pickled whole, or of TorchScript's."""
+    """Yields the state dict of a network that was pickled whole, or of a TorchScript module."""
     seen[id(item)] += 1
     if seen[id(item)] > _ALIASES or prefix.count(".") > _DEPTH:
         return

@@ -1,4 +1,7 @@
-"""Recognises the format of a file by its first bytes, not by its name; explains other files."""
+"""Recognises the format of a weight file by its first bytes, not by its name.
+
+For other files, such as HTML pages or archives, an error says what they are.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,11 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")  # of TensorFlow's tables: old ch
 
 
 def recognise(path: Path) -> Kind:
-    """Returns the reader that a file needs.
+    """Returns the format of a weight file.
 
     Raises:
-        WeightsError: if it has no weights or no reader here. The message says what it is.
+        WeightsError: if the file has no weights, or its format is not supported. The message says
+            what the file is.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -171,7 +175,13 @@ def _json(path: Path, head: bytes) -> Kind:
 
 
 def _protobuf(path: Path, head: bytes) -> Kind:
-    """Recognises protocol buffers, which have no magic bytes, by their first field."""
+    """Returns the format of a file without magic bytes, such as a protocol buffer.
+
+    Protocol buffers are recognised by their first field.
+
+    Raises:
+        WeightsError: if the format is unknown or not supported.
+    """
     if path.name.endswith(".meta"):
         return "TensorFlow checkpoint"
     if head[:3] == b"\x08\x01\x12" and path.suffix == ".pb":
@@ -179,8 +189,8 @@ def _protobuf(path: Path, head: bytes) -> Kind:
     if head[0] == 0x08:
         raise _not_weights(path, "perhaps an ONNX program", "Give the weights it was made of")
     if head[0] == 0x0A:
-        # A graph begins with a node, which begins with its name. Caffe's begins with the network's
-        # name.
+        # A graph begins with a node, and the node with its name. A Caffe file begins with the
+        # network's name.
         begins_with_node = re.match(rb"\x0a[\x80-\xff]*[\x00-\x7f]\x0a", head) is not None
         is_graph = path.suffix == ".pb" or (path.suffix != ".caffemodel" and begins_with_node)
         return "TensorFlow graph" if is_graph else "Caffe"
@@ -193,7 +203,10 @@ def _protobuf(path: Path, head: bytes) -> Kind:
 
 
 def _is_old_pickle(head: bytes) -> bool:
-    """Recognises pickles of protocol 0 or 1, which have no magic bytes: a dict, or a call."""
+    """Returns whether a file may be a pickle of protocol 0 or 1, which have no magic bytes.
+
+    Such a pickle begins with a dict, a list or a name such as `collections.OrderedDict`.
+    """
     return head[:3] in (b"(dp", b"}q\x00", b"(lp", b"cco") or head[:2] == b"}("
 
 

@@ -1,4 +1,4 @@
-"""Fetching published weight files, once, into the user's cache."""
+"""Downloads published weight files, once, into the user's cache."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _HUB_FILE = "model.safetensors"
 
 
 def fetch(name: str) -> Path:
-    """Returns the published weight file of a tag, from the cache or else from the web.
+    """Returns the path of a tag's published weight file, and downloads it if it is not cached.
 
-    Files from the Hugging Face hub are in its own cache, the others in `cache_folder()`. What is
-    cached is used without a network, after its checksum has been compared again.
+    Files from the Hugging Face hub are in the hub's own cache, the others in `cache_folder()`. A
+    cached file needs no network connection. Its checksum, if known, is verified at each call.
 
     Raises:
-        WeightsError: if nothing is published under this name, the file cannot be fetched, or its
+        WeightsError: if nothing is published under this name, the file cannot be downloaded, or its
             checksum is wrong.
     """
     published = PUBLISHED.get(name)
@@ -34,7 +34,7 @@ def fetch(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """`$INCEPTION_JAX_CACHE`, or the system's own place for caches."""
+    """Returns `$INCEPTION_JAX_CACHE`, or a folder in the system's default place for caches."""
     import pooch
 
     return Path(os.environ.get("INCEPTION_JAX_CACHE") or pooch.os_cache("inception_jax"))
@@ -75,7 +75,7 @@ def _from_hub(name: str, repository: str) -> Path:
     cached = huggingface_hub.try_to_load_from_cache(repository, _HUB_FILE)
     if isinstance(cached, str):
         return _checked_hub(cached)
-    # Without a network the hub's client tells of each of its retries.
+    # Offline, the hub's client logs each of its retries.
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -91,7 +91,10 @@ def _from_hub(name: str, repository: str) -> Path:
 
 
 def _checked_hub(path: str) -> Path:
-    """The hub's cache keeps a large file under its SHA-256."""
+    """Verifies a file in the hub's cache, and returns its path.
+
+    The hub's cache names large files by their SHA-256. Small files are not verified.
+    """
     digest = Path(path).resolve().name
     if len(digest) == 64:
         _compare(Path(path), f"sha256:{digest}")
@@ -106,7 +109,7 @@ def _compare(path: Path, checksum: str) -> None:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     if not found.startswith(expected):
         raise WeightsError(
-            f"{path} has the {algorithm} {found}, where its publisher's has {expected}: it is "
+            f"{path} has the {algorithm} {found}, but its publisher's has {expected}: it is "
             "damaged or another file; delete it and try again"
         )
 

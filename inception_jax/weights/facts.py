@@ -44,7 +44,13 @@ class Facts:
 
     @classmethod
     def from_json(cls, found: Any) -> Facts | None:
-        """Reads the facts in a file; None for a file of a version that had no facts.
+        """Reads the facts in the metadata of a weight file.
+
+        Args:
+            found: the decoded JSON; None for a file of an older version, which had no facts.
+
+        Returns:
+            The facts; None if `found` is None.
 
         Raises:
             ValueError, KeyError, TypeError, AttributeError: if they are invalid.
@@ -66,7 +72,7 @@ class Facts:
                    str(found["version"]))  # fmt: skip
 
     def tell(self, model: Model) -> None:
-        """Sets the facts of a network."""
+        """Sets `info`, `classes` and `training` of a network to these facts."""
         assert model.spec is not None
         info = dataclasses.replace(model_info(model.spec.name), **self.preprocessing)
         if len(info.mean) == 3:  # unless the file already describes grey images
@@ -78,7 +84,7 @@ class Facts:
 
 
 def warn_of_old_file(name: str, source: object) -> None:
-    """Warns about what a file of an older version does not contain."""
+    """Warns that a file of an older version lacks the preprocessing and the class names."""
     warnings.warn(
         f"{source} was written by an older version, which stored no image size, crop, "
         f"normalisation and class names: those of {name} are assumed",
@@ -96,7 +102,12 @@ def checksum(tensors: Tensors) -> str:
 
 
 def verify(stated: Any, tensors: Tensors, name: str) -> None:
-    """Compares the checksum in a file, if it has one.
+    """Compares the checksum that a file states with the checksum of its tensors.
+
+    Args:
+        stated: the file's checksum; None: nothing is compared.
+        tensors: as they were read.
+        name: of the file, for the message.
 
     Raises:
         WeightsError: if the tensors have changed.

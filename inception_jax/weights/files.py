@@ -52,7 +52,7 @@ _IN_FOLDER = (
     "*.index",
     "*.ckpt",
     "*.pth",
-    "*model_states.pt",  # DeepSpeed's, beside the optimiser's
+    "*model_states.pt",  # DeepSpeed's, next to the optimiser's
     "*.pt",
     "*.keras",
     "*.h5",
@@ -73,7 +73,7 @@ class Read:
 
     Attributes:
         content: tensors by name, or the object in a pickle, see `containers`.
-        metadata: the file's own; empty if its format has none.
+        metadata: the metadata in the file; empty if its format has none.
         format: description of the format.
     """
 
@@ -86,8 +86,8 @@ def read(path: str | os.PathLike[str]) -> Read:
     """Reads a weight file or folder with the reader that fits its content.
 
     Raises:
-        FileNotFoundError: if there is none.
-        WeightsError: if it cannot be read; saying what it is, if that is known.
+        FileNotFoundError: if there is no such file or folder.
+        WeightsError: if it cannot be read. The message says what it is, if that is known.
     """
     path = Path(path)
     if path.is_dir():
@@ -105,10 +105,13 @@ def read(path: str | os.PathLike[str]) -> Read:
 
 
 def check_readable(name: str) -> None:
-    """Raises an error before the download if the package that reads a file is missing.
+    """Checks that the package that reads a file is installed, before the file is downloaded.
+
+    Args:
+        name: of the file, or its address.
 
     Raises:
-        WeightsError: with the name of the package.
+        WeightsError: if the package is missing. The message names it.
     """
     for library, endings in _NEEDS.items():
         if name.endswith(endings):
@@ -116,7 +119,10 @@ def check_readable(name: str) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Returns whether there is a weight file. A TensorFlow checkpoint consists of several files."""
+    """Returns whether a path exists, or is the prefix of the files of a TensorFlow checkpoint.
+
+    In `FILE#NAME`, only FILE has to exist.
+    """
     return _is_there(split_part(path)[0])
 
 
@@ -125,9 +131,9 @@ def _is_there(path: Path) -> bool:
 
 
 def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Splits `FILE#NAME` into a file and the name of a network in it, empty for the whole file.
+    """Splits `FILE#NAME` into a file and the name of a network in it.
 
-    If a file has `#` in its own name, that file is used.
+    The name is empty for the whole file. If a file has `#` in its own name, that file is used.
     """
     whole = Path(path)
     file, mark, part = str(path).rpartition("#")
@@ -137,9 +143,9 @@ def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def _in_folder(folder: Path) -> Path:
-    if (folder / "checkpoint").is_file():  # TensorFlow's note of its newest
+    if (folder / "checkpoint").is_file():  # names TensorFlow's newest
         return folder / "checkpoint"
-    latest = folder / "latest"  # DeepSpeed's note of its newest
+    latest = folder / "latest"  # names DeepSpeed's newest
     if latest.is_file() and latest.stat().st_size < _MOST_OF_A_NAME:
         name = latest.read_text(errors="replace").strip()
         if Path(name).name == name and (folder / name).is_dir():

@@ -23,10 +23,10 @@ from inception_jax.nn.layers import IMAGENET_MEAN, IMAGENET_STD
 from inception_jax.registry import ModelInfo
 from inception_jax.weights.torch_names import Tensors
 
-_GREY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photos, of [0, 1]
+_GREY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photos, in [0, 1]
 _MARGIN = 2.0  # smallest margin between the best answer and the next
-_WORST = 6.0  # of the best input; more fits none
-_COLOUR = 0.02  # between the means of red and blue; less may be grey
+_WORST = 6.0  # largest misfit of the best answer; above it, none fits
+_COLOUR = 0.02  # smallest difference between the means of red and blue; less may be grey
 
 # What a first layer sees of pixels in [0, 1]: mean subtracted, divisor.
 _INPUTS: dict[str, tuple[tuple[float, ...], float]] = {
@@ -49,9 +49,9 @@ class Input:
     """The training images of a network, as its first layer saw them.
 
     Attributes:
-        range: the mapping of pixels; one of several common ones.
-        order: "RGB" or "BGR"; empty if the means do not show it.
-        mean: of the pixels, in [0, 1], in the order of the channels.
+        range: how pixels were scaled: a key of `_INPUTS`, such as "in [-1, 1]".
+        order: "RGB" or "BGR"; empty if the statistics do not show it.
+        mean: the mean of each channel of the images, in [0, 1].
     """
 
     range: str
@@ -60,16 +60,19 @@ class Input:
 
 
 def input_of(tensors: Tensors, first: str, images: np.ndarray | None = None) -> Input | None:
-    """Returns what the first layer shows about the training images; None if it shows nothing.
+    """Guesses how the training images were preprocessed, from the first layer's statistics.
 
     Args:
-        tensors: by the twin's names.
-        first: name of the first convolution, such as "conv1".
+        tensors: by their names in the PyTorch twin.
+        first: name of the first layer, such as "conv1".
         images: [n, h, w, 3] with the contrast of photos; None: `natural_images`.
+
+    Returns:
+        None if the layer has no BatchNorm, or if its statistics do not show the preprocessing.
     """
     try:
         kernel, mean, variance = _layer(tensors, first)
-    except KeyError:  # it has no BatchNorm, or not here
+    except KeyError:  # no BatchNorm under this name
         return None
     if kernel.shape[1] != 3 or len(kernel) < 8 or np.ptp(variance) == 0:
         return None
@@ -91,7 +94,7 @@ def input_of(tensors: Tensors, first: str, images: np.ndarray | None = None) -> 
 
 
 def expected_input(info: ModelInfo) -> str:
-    """Returns the range of the network's input pixels, one of those of `Input`."""
+    """Returns the value of `Input.range` that is closest to a network's preprocessing."""
     subtracted = np.asarray(info.mean) / info.input_range
     divisor = np.asarray(info.std) / info.input_range
     if info.options.get("transform_input"):
@@ -141,19 +144,27 @@ def natural_images(size: int = 96, count: int = 8) -> np.ndarray:
 
 
 def _covariance(window: int, images: np.ndarray | None = None) -> np.ndarray:
-    """Of the pixels in a square of images, in the order [h, w, channel]."""
+    """Returns the covariance of the numbers in a window of images, flattened [h, w, channel].
+
+    Args:
+        window: side of the square window, in pixels.
+        images: see `input_of`.
+    """
     images = natural_images() if images is None else images
     patches = np.lib.stride_tricks.sliding_window_view(images, (window, window), axis=(1, 2))
     return np.cov(patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, window * window * 3)[::3].T)
 
 
 def border_of_pools(tensors: Tensors, arch: str) -> float | None:
-    """Returns how average pools treat their border.
+    """Measures how much average pools reduce the mean at their border.
+
+    The unit is the reduction by pools that always divide by 9, on maps of the published sizes.
 
     Returns:
-        0: the pools divide by the number of pixels inside the map (`count_include_pad=False`). 1:
-        by 9, on maps of the published sizes. Above 1: by 9, on smaller maps. None: this network
-        does not show it, or a tensor is missing.
+        About 0: the pools divide by the number of pixels inside the map
+        (`count_include_pad=False`). About 1: they divide by 9 (`count_include_pad=True`). Above 1:
+        they divide by 9, on smaller maps. None: this network does not show it, or a tensor is
+        missing.
     """
     sides = _SIDES.get(arch)
     found = list(_losses(tensors, sides)) if sides else []
@@ -166,7 +177,7 @@ def counts_border(share: float) -> bool | None:
 
 
 def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
-    """Returns how much each module's pool border reduces the mean, relative to dividing by 9."""
+    """Yields the number that `border_of_pools` describes, for each module with an average pool."""
     for name in tensors:
         match = _POOL.fullmatch(name)
         if match is None or match[2] not in sides:

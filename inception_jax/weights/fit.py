@@ -1,4 +1,4 @@
-"""Measures how many of a network's tensors a file has, by names and ranks, for any width."""
+"""Compares the shapes of a file's tensors with those of a network of any width."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from inception_jax.weights.torch_names import Tensors, torch_shapes
 
 @functools.lru_cache(maxsize=64)
 def skeleton(name: str) -> Model:
-    """Returns a network without values for a name. It is cached; do not change it."""
+    """Builds a network that has shapes but no values. It is cached: do not change it."""
     return nnx.eval_shape(lambda: build(name, rngs=ONE_KEY))
 
 
 def backbone_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the twin's tensors, without the classifiers."""
+    """Returns the shapes of the PyTorch twin's tensors by name, without the classifiers."""
     heads = tuple(f"{path}." for path in (*model.classifiers, *model.aux_names))
     shapes = torch_shapes(model)
     return {name: shape for name, shape in shapes.items() if not name.startswith(heads)}
@@ -28,9 +28,11 @@ def backbone_shapes(model: Model) -> dict[str, tuple[int, ...]]:
 def options(tensors: Tensors, model: Model) -> dict[str, int]:
     """Returns the options of a network that follow from the shapes of a file's tensors.
 
+    These are `in_channels` and `embedding_size`, if the file shows them.
+
     Args:
-        tensors: by the twin's names.
-        model: any of the same kind.
+        tensors: by their names in the PyTorch twin.
+        model: a network of the same class, with any options.
     """
     found = {}
     shapes = torch_shapes(model)

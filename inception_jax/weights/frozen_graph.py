@@ -1,4 +1,4 @@
-"""Reads the variables of a frozen graph, whose BatchNorm may be folded into the convolutions."""
+"""Reads the variables of a frozen graph, and restores BatchNorm layers that were folded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _EPS = 1e-3  # epsilon of all TF-slim networks, and of the layers here
 
 
 def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Tensors:
-    """Returns a `GraphDef`'s constants by the names of the original variables.
+    """Returns a frozen graph's constants by the names of the original variables.
 
-    If a convolution has lost its BatchNorm, it gets one that applies the scale and shift that
-    follow the convolution in the graph.
+    If the BatchNorm of a convolution was folded, the result has a new one. It applies the scale and
+    shift that follow the convolution in the graph.
 
     Args:
-        graph: the protocol buffer.
+        graph: the `GraphDef` protocol buffer.
         to_array: converts a tensor of the graph to an array.
     """
     nodes = {node.name: node for node in graph.node}
@@ -64,7 +64,7 @@ class _Reader:
         self.constants = constants
 
     def unfolded(self, product: Any, known: Tensors) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields the kernel and BatchNorm of a convolution, unless all its variables are known."""
+        """Yields the kernel and a new BatchNorm of a convolution, unless its own are in `known`."""
         kernel = self._constant(_inputs(product)[1])
         if kernel is None:
             return

@@ -1,7 +1,7 @@
 """Translates variables of DeepLab's Xception and of TensorFlow's Inception graph of 2015.
 
-FID uses this graph, `classify_image_graph_def.pb`. Its layers are numbered in each tower of a
-module. In the order of `_GRAPH` they correspond to our layers in the order of definition.
+FID uses this graph, `classify_image_graph_def.pb`. It numbers the layers in each tower of a module.
+`_GRAPH` lists the names of these layers in the order in which ours are defined.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _GRAPH = {
 
 
 def graph_of_2015(tensors: Tensors, model: Model) -> Tensors:
-    """Translates the constants of the graph to the twin's names and axis order."""
+    """Translates the constants of the graph of 2015 to the PyTorch twin's names and axis order."""
     places = dict(_graph_places(model.layer_order))
     result: Tensors = {}
     for name, tensor in tensors.items():
@@ -77,7 +77,7 @@ _UNIT = re.compile(
 
 
 def deeplab(tensors: Tensors, model: Model) -> Tensors:
-    """Translates a checkpoint of DeepLab's Xception to the twin's names and axis order."""
+    """Translates DeepLab's Xception checkpoint to the PyTorch twin's names and axis order."""
     result: Tensors = {}
     for name, tensor in tensors.items():
         layer, _, leaf = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""Classifiers under other names than their publisher's, and heads that are no classifier."""
+"""Finds classifiers with unusual names, and the tensors of other heads."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ _BESIDE = re.compile(
 def adopt(
     tensors: Tensors, outside: Mapping[str, Any], model: Model
 ) -> tuple[Tensors, tuple[str, ...]]:
-    """Gives the classifier its name, where the only other layer of a file can be nothing else.
+    """Renames the classifier if the file has it under an unknown name.
 
-    That is one linear layer, whatever it is called, with as many inputs as the classifier has.
+    The classifier is recognised if it is the only layer outside the backbone, is linear, and has as
+    many inputs as the model's classifier.
 
     Args:
-        tensors: by the twin's names, as far as the layout knows them.
-        outside: tensors beside the network's.
-        model: built for the weights, or of the same kind.
+        tensors: by their names in the PyTorch twin, as far as the layout knows them.
+        outside: the tensors of the file that do not belong to the network.
+        model: built for the weights, or a network of the same class.
 
     Returns:
-        The tensors with the classifier, and what the file calls it, if it has another name.
+        The tensors with the classifier, and the names that its kernel and its bias had. There are
+        no such names if nothing was renamed.
     """
     classifier = model.classifiers[0]
     shapes = torch_shapes(model)
@@ -60,7 +62,7 @@ def adopt(
 
 
 def _is_beside(name: str, tensor: Any) -> bool:
-    """Returns whether a tensor is none of a head: normalisation of pixels, weights of classes."""
+    """Returns whether a tensor belongs to no layer, such as pixel statistics or loss weights."""
     return _BESIDE.fullmatch(name) is not None or (
         _PIXELS.fullmatch(name) is not None and math.prod(tensor.shape) <= _MOST_CHANNELS
     )
@@ -84,12 +86,15 @@ def _is(name: str, leaf: str) -> bool:
 
 
 def head_of(tensors: Tensors, model: Model, known: str = "") -> Tensors:
-    """Returns the tensors that the network has no module for: those of another head.
+    """Returns the tensors of a head that the network does not have.
+
+    The network has no tensors of these names, and their names are not those of its backbone or its
+    auxiliary heads.
 
     Args:
-        tensors: by the twin's names, as far as the layout knows them.
+        tensors: by their names in the PyTorch twin, as far as the layout knows them.
         model: the network.
-        known: pattern of names that are of its backbone in a publisher's layout.
+        known: pattern of the backbone's names in a publisher's layout.
     """
     own = tuple(f"{name}." for name in _modules(model))
     shapes = torch_shapes(model)

@@ -1,4 +1,4 @@
-"""Folders with a network: those of a run, and of the Hugging Face hub."""
+"""Finds a network's weights in the folder of a training run, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_source(name: str) -> bool:
 
 
 def fetched(source: Any) -> Path:
-    """Returns a local path. A repository of the hub is downloaded once.
+    """Returns the local path of a source. A repository of the hub is downloaded once.
 
     Args:
         source: a path; `local-dir:PATH`; `hf-hub:owner/name`, or `hf-hub:owner/name@revision`.
@@ -61,10 +61,12 @@ def _from_hub(source: str, repository: str, revision: str) -> Path:
 
 
 def weights_in(path: Path) -> Path:
-    """Returns the weight file in the folder of a run or of the hub. A file is returned unchanged.
+    """Returns the weight file in a folder; any other path is returned unchanged.
+
+    The file is `weights.safetensors` of a training run, or `model.safetensors` of the hub.
 
     Raises:
-        FileNotFoundError: if a folder has none.
+        FileNotFoundError: if a folder has neither.
     """
     if not path.is_dir():
         return path

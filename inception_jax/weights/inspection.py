@@ -39,9 +39,9 @@ class Inspection:
 
     Attributes:
         source: the file.
-        facts: text to print, by title; empty values are skipped.
+        facts: texts to print, by title. Empty texts are not printed.
         names: every name with which `create_model` builds a network that fits; may be empty.
-        differences: from the nearest network, if none fits.
+        differences: how the file differs from the nearest network, if none fits.
     """
 
     source: str
@@ -116,7 +116,10 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
 
 
 def _apart(names: tuple[str, ...]) -> str:
-    """Returns the differences between names that the file itself does not show."""
+    """Describes the options and preprocessing in which the fitting networks differ.
+
+    The file itself does not show which of them is right.
+    """
     facts = {name: {**model_info(name).options, **model_info(name).preprocessing} for name in names}
     differing = {
         option: {name: own[option] for name, own in facts.items()}
@@ -141,7 +144,7 @@ def _with(values: Mapping[str, Any], value: Any) -> str:
 
 
 def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
-    """Returns what BatchNorm's statistics show, and which names fit."""
+    """Guesses the training options from BatchNorm's statistics, and the names that agree."""
     model = fit.skeleton(names[0])
     shapes = torch_shapes(model)
     first = next(n for n, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)
@@ -175,7 +178,7 @@ def _agrees(name: str, found: fingerprint.Input | None, counts: bool | None) -> 
 
 
 def _sizes(tensors: Tensors, model: Model) -> dict[str, str]:
-    """Returns classes, channels and width, from the shapes in a file."""
+    """Describes the classes, channels and width that follow from the shapes in a file."""
     shapes = torch_shapes(model)
     head = tensors.get(f"{model.classifiers[0]}.weight")
     last = [key for key, shape in shapes.items() if len(shape) == 4 and key in tensors][-1]
@@ -203,7 +206,7 @@ def _about(tensors: Tensors) -> dict[str, str]:
 
 
 def _statistics(tensors: Tensors, model: Model) -> str:
-    """Describes numbers that look wrong; empty if there are none."""
+    """Describes values that look wrong; without any, says that the network looks trained."""
     own = {name: tensors[name] for name in torch_shapes(model) if name in tensors}
     try:
         found = numbers.check(own)

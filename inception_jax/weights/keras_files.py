@@ -1,4 +1,4 @@
-"""Reads files of Keras and TensorFlow.js as tensors by name; writes Keras' files."""
+"""Reads the weight files of Keras and TensorFlow.js, and writes those of Keras."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _DAMAGE = (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError,
 
 
 def read_hdf5(path: Path) -> Tensors:
-    """Reads a `.h5` file. Keys are `conv2d_7/kernel` in old files, `layers/conv2d_7/vars/0` in
-    Keras 3's.
+    """Reads the tensors of a `.h5` file.
 
-    If a backbone is a layer of another model, its name comes before those of its layers.
+    Names are `conv2d_7/kernel` in the legacy format, and `layers/conv2d_7/vars/0` in the format of
+    Keras 3. If the backbone is a layer of another model, its name precedes those of its layers.
 
     Raises:
         WeightsError: if it is not a complete HDF5 file of a Keras model.
@@ -92,7 +92,7 @@ def write_hdf5(path: Path, layers: Sequence[Stored], legacy: bool) -> None:
     Args:
         path: of the file.
         layers: in the order of `model.layers`.
-        legacy: with names, like Keras 1 and 2; otherwise with indices, like Keras 3.
+        legacy: store the layers by name, like Keras 1 and 2; otherwise by index, like Keras 3.
     """
     h5py = optional_library("h5py", path)
     with h5py.File(path, "w") as root:
@@ -116,7 +116,7 @@ def _write_legacy(root: Any, layers: Sequence[Stored]) -> None:
 
 
 def _check_heaps(content: bytes | mmap.mmap) -> None:
-    """Raises an error for a damaged heap of strings, in which libhdf5 would loop forever.
+    """Raises a ValueError for a damaged heap of strings, which makes libhdf5 loop forever.
 
     A heap is a collection of objects: index, count, size and content, each padded to 8 bytes.
     Object 0 is the free space, and its size includes its header.
@@ -146,7 +146,13 @@ def _legacy(h5py: ModuleType, group: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _strings(h5py: ModuleType, attributes: Any, name: str) -> list[str]:
-    """Reads a list of strings. Of a damaged list of other types, libhdf5 may crash."""
+    """Reads a list of strings.
+
+    A list of another type is rejected first, because libhdf5 may crash if it is damaged.
+
+    Raises:
+        ValueError: for a list of another type.
+    """
     dtype = attributes.get_id(name).dtype
     # An empty list has the type of NumPy's empty array.
     if h5py.check_string_dtype(dtype) is None and dtype.kind != "f":
@@ -165,7 +171,10 @@ def _leaf(name: str) -> str:
 
 
 def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Handles Keras 3's backbone in another model: `layers/functional/layers/conv2d/vars/0`."""
+    """Yields the tensors of a file in the format of Keras 3, without optimiser state.
+
+    Names include the model that contains a backbone: `layers/functional/layers/conv2d/vars/0`.
+    """
     found: list[tuple[str, np.ndarray]] = []
 
     def visit(name: str, item: Any) -> None:

@@ -1,10 +1,12 @@
 """Translates the layers of Keras' InceptionV3, InceptionResNetV2 and Xception.
 
-Some layers have explicit names (`block2_sepconv1`, `conv_7b`). Others have their class and a number
-(`conv2d_7`). These numbers continue from whatever the program built before, so only their order
-matters: it is the order in which layers were created, which is the order of our attributes. Keras
-3's own files (`.weights.h5`, `.keras`) contain only a class and an index, `layers/conv2d_7`, in the
-order of `model.layers`, which is by distance from the output and not by creation.
+Some layers have explicit names (`block2_sepconv1`, `conv_7b`). Others are named by their class and
+a number (`conv2d_7`). The numbers depend on what the program built before, so only their order
+counts. They follow the order in which layers were created, and our attributes have the same order.
+
+Keras 3's own files (`.weights.h5`, `.keras`) name every layer by its class and an index
+(`layers/conv2d_7`). The index follows the order of `model.layers`, in which layers are sorted by
+their distance from the output, not by creation.
 """
 
 from __future__ import annotations
@@ -52,9 +54,9 @@ class Place(NamedTuple):
     """A layer of Keras' network.
 
     Attributes:
-        kind: its class.
-        name: what Keras calls it; empty: numbered automatically.
-        path: the beginning of the twin's names for its tensors.
+        kind: the class of the layer.
+        name: the explicit name in Keras; empty if Keras numbers the layer.
+        path: the path of the layer, with which its tensors' names in the PyTorch twin begin.
     """
 
     kind: Kind
@@ -66,9 +68,9 @@ class Stored(NamedTuple):
     """A layer as stored by Keras.
 
     Attributes:
-        automatic: its class and number in the order of layers, which Keras 3 stores.
-        name: its explicit name, or its class and number in the order of creation.
-        tensors: by leaf, in Keras' order.
+        automatic: the class, and a number in the order of `model.layers`, as Keras 3 stores it.
+        name: the explicit name; else the class, and a number in the order of creation.
+        tensors: by names such as "kernel", in the order in which Keras stores them.
     """
 
     automatic: str
@@ -88,10 +90,10 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str | None:
 
 
 def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
-    """Translates a Keras file to the twin's names and axis order.
+    """Translates a Keras file to the PyTorch twin's names and axis order.
 
     Args:
-        tensors: by `conv2d_7/kernel`, `layers/conv2d_7/vars/0` and the like.
+        tensors: by their names in the file, `conv2d_7/kernel` or `layers/conv2d_7/vars/0`.
         layers: paths of our layers in the order of definition.
     """
     places = list(_places(layers))
@@ -111,9 +113,9 @@ def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator
     """Yields the layers of Keras' network in the order of its `model.layers`.
 
     Args:
-        state: the twin's.
+        state: the state dict of the PyTorch twin.
         layers: paths of our layers in the order of definition.
-        bn_scale: whether Keras' BatchNorm has a scale. If not, the scale must be one in `state`.
+        bn_scale: whether Keras' BatchNorm has a scale. If not, all scales in `state` must be 1.
     """
     places = list(_places(layers))
     made = _numbers([place for place in places if not place.name])
@@ -155,7 +157,7 @@ def _numbered(layers: set[str], kind: str) -> list[str]:
 
 
 def _found(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
-    """Returns the places of layers by their names in a file."""
+    """Maps the names of layers in a file to the layers of Keras' network."""
     present = {_layer(name) for name in tensors}
     if any(name.startswith("layers/") for name in tensors):
         found, numbered = {}, _in_layers_order(places)
@@ -213,7 +215,10 @@ def _given_name(path: str) -> str:
 
 
 def _in_layers_order(places: Sequence[Place]) -> list[Place]:
-    """Sorts each module's layers by distance from its end, and ties by creation."""
+    """Sorts layers like `model.layers`: in each module, the farthest from its end come first.
+
+    Layers at the same distance keep the order of creation.
+    """
     modules = [_module(place.path) for place in places]
     position = {module: i for i, module in reversed(list(enumerate(modules)))}
     steps = _last_steps(places)

@@ -1,7 +1,7 @@
 """The layouts of published files: their publisher, how to recognise them, which options they need.
 
-A layout maps a file's tensors to the twin's names and axis order. It also lists the options with
-which the file was trained. Other options would give wrong outputs, so loading with them fails.
+A layout maps a file's tensors to the PyTorch twin's names and axis order. It also lists the options
+with which the file was trained. Other options would give wrong outputs, so loading with them fails.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ class Layout:
     """How one publisher stores one or several networks.
 
     Attributes:
-        name: for messages.
+        name: shown in messages.
         archs: the networks that such files may contain.
-        recognise: returns whether a file has this layout. None: this layout is only for writing;
-            another layout reads the files.
-        readings: options of the network's constructor that the files need.
-        names: maps the twin's names to the file's, which has the twin's axis order.
-        more_names: maps additional names in files to the twin's.
-        translate: maps a file's tensors to the twin's names and axis order, if renaming is not
-            enough.
-        background: if a classifier has one row too many, row 0 is the background class, as in
-            TF-slim.
-        head_optional: files without a classifier are common, for computing features.
-        bn_scale: BatchNorm has a scale in these files.
-        writes: the formats of `inception-jax convert` that this layout writes.
-        refusal: why no network here can compute such files; empty if one can.
-        modules: pattern of a backbone's names, if there are no `names`.
+        recognise: returns whether a file has this layout. None: this layout is only used for
+            writing; another layout reads the files.
+        readings: options of the network's constructor that such weights need.
+        names: maps the PyTorch twin's names to those in the file. The axis order is the same.
+        more_names: maps additional names in files to the PyTorch twin's.
+        translate: maps a file's tensors to the PyTorch twin's names and axis order, if renaming is
+            not enough.
+        background: whether the classifier may have one row more than there are classes, as in
+            TF-slim. This row 0 is the background class, and is removed.
+        head_optional: whether files may lack a classifier, because they are used for features.
+        bn_scale: whether BatchNorm has a scale in these files.
+        writes: the formats of `inception-jax convert` that are written in this layout.
+        refusal: why no network of this library can use such weights; empty if one can.
+        modules: pattern of the backbone's names in the file, if `names` is None.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Layout:
     refusal: str = ""
 
     def backbone(self, model: Model) -> str:
-        """Returns a pattern of the backbone's names, without classifiers."""
+        """Returns a pattern of the backbone's names in the file, without classifiers."""
         if self.names is None:
             return self.modules
         heads = tuple(f"{path}." for path in model.classifiers)
@@ -66,7 +66,13 @@ class Layout:
         return "|".join(sorted(beginnings))
 
     def to_twin(self, tensors: Tensors, model: Model, num_classes: int) -> Tensors:
-        """Translates a file's tensors to the names and axis orders of a model's twin."""
+        """Translates a file's tensors to the names and axis orders of a model's PyTorch twin.
+
+        Args:
+            tensors: by their names in the file.
+            model: the network that is loaded.
+            num_classes: of the model; a classifier with one row more has a background class.
+        """
         if self.translate:
             tensors = _with_unit_scales(self.translate(tensors, model))
         else:
@@ -93,7 +99,7 @@ def _is_row_longer(name: str, tensor: np.ndarray, model: Model, num_classes: int
 
 
 def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Removes or adds axes of size one to match our shapes.
+    """Removes or adds axes of size one to give a tensor this shape, if that is possible.
 
     Old PyTorch wrote vectors as [1, c], and Caffe as [1, 1, 1, c]. An old Xception has 1x1 kernels
     of shape [out, in].
@@ -116,7 +122,7 @@ def _with_unit_scales(tensors: Tensors) -> Tensors:
 
 
 def find(tensors: Tensors) -> Layout | None:
-    """Returns the publisher's layout of names; None if they may be the twin's."""
+    """Returns the publisher's layout that has these names; None if there is none."""
     return next((x for x in LAYOUTS if x.recognise and x.recognise(tensors)), None)
 
 
@@ -232,7 +238,7 @@ LAYOUTS = (
         readings=dict(_V3, mixed_7c_pool="max", bn_eps=1e-3),
         names=published_names.same,
     ),
-    # The twin's names too, so that no reading can be asked for.
+    # These are also the twin's names, so no options can be derived from them.
     Layout(
         name="torchvision or timm Inception V3",
         archs=("inception_v3",),

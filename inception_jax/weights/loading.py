@@ -1,4 +1,4 @@
-"""Loading weights: from a file or mapping, through its layout, into the network or not at all."""
+"""Loads weights from a file or mapping into a network, completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,36 +21,51 @@ from inception_jax.weights.weights_error import WeightsError
 def load_weights(
     model: Model, source: Source | WeightFile, head: bool = True, skip: Sequence[str] = ()
 ) -> None:
-    """Replaces all parameters and running statistics of a model, or none.
+    """Replaces all parameters and running statistics of a model. If it fails, none are changed.
 
-    Takes files of `save_weights`; state dicts of `reference_torch`; the PyTorch files of
-    torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid; Keras' InceptionV3,
-    InceptionResNetV2 and Xception, its TensorFlow.js form too; TF-slim's, FaceNet's and DeepLab's
-    checkpoints and graphs; Caffe's GoogLeNet. Files and layouts are recognised by their content.
-    What trainers put around the weights is taken off: dicts under any key, optimiser state,
-    averages, prefixes of names. Unless it is only a usual wrapper, a warning names it. A classifier
-    of one linear layer is found under any name. Tensors of an auxiliary head that the model was
-    built without are ignored; of 1001 classes, the background. The first kernel is fitted to images
-    of other than three channels, and files of face networks without a classifier leave it as it is,
-    both with a warning. What a whole file of `save_weights` says of its network becomes the
-    model's: `info`, `classes` and `training`.
+    Files are recognised by their content:
+
+    - files of `save_weights`, and state dicts of `reference_torch`;
+    - PyTorch files of torchvision, timm, sail-sg, Cadene, facenet-pytorch and pytorch-fid;
+    - Keras' InceptionV3, InceptionResNetV2 and Xception, also in the format of TensorFlow.js;
+    - checkpoints and graphs of TF-slim, FaceNet and DeepLab;
+    - Caffe's GoogLeNet.
+
+    The network may be inside a training checkpoint: dicts are searched under any key, prefixes of
+    names are removed, and optimiser state is ignored. If there is a moving average of the weights,
+    it is used. A warning names the dict, unless it is the only network and its key is a common one.
+    A classifier of one linear layer is found under any name.
+
+    Two kinds of tensors are ignored: auxiliary heads that the model was built without, and the
+    background class of a classifier of 1001 classes.
+
+    Two differences cause a warning. If the model's images do not have three channels, the kernel of
+    the first convolution is adapted to them. If the file of a face network has no classifier, the
+    model keeps its own.
+
+    A file of `save_weights` that is loaded completely also sets `model.info`, `model.classes` and
+    `model.training`.
 
     Args:
         model: built by `create_model`.
-        source: a file in the format of safetensors, PyTorch, Keras, TensorFlow (a checkpoint, a
-            graph, a SavedModel), TensorFlow.js, Caffe or a pickle or `.npz` of NumPy arrays; a
-            folder with one; `FILE#NAME`, one network of several in a file; or a mapping of names to
-            arrays or tensors, which may be nested as training checkpoints are. No code in a file is
-            run. True: the published file of the model's tag, see `create_model`.
-        head: load the classifiers too. False skips them, for another number of classes, and
-            whatever the file has in their place, which a warning lists.
-        skip: paths of modules that keep their values, such as "AuxLogits" or "Mixed_7c"; the
+        source: one of these:
+            a file in the format of safetensors, PyTorch, Keras, TensorFlow (a checkpoint, a graph,
+            a SavedModel), TensorFlow.js or Caffe, or a pickle or `.npz` of NumPy arrays;
+            a folder with one such file;
+            `FILE#NAME`, for one of several networks in a file;
+            a mapping of names to arrays or tensors, which may be nested like a training checkpoint;
+            True, for the published file of the model's tag, see `create_model`.
+            No code in a file is executed.
+        head: load the classifiers too. False: the model keeps its own, for example because it has
+            another number of classes. The file's classifier is skipped. Tensors of another head
+            are skipped too, and a warning lists them.
+        skip: paths of modules that keep their values, such as "AuxLogits" or "Mixed_7c". The
             source's tensors for them are ignored.
 
     Raises:
-        WeightsError: if anything is missing, unexpected, of another shape or not finite, if a
-            variance is negative, if the layout needs other options of the network, if several
-            networks are in the source, or the file cannot be read.
+        WeightsError: if a tensor is missing, unexpected, of another shape or not finite; if a
+            variance is negative; if the layout needs other options of the network; if it is not
+            clear which of several networks in the source is meant; or if the file cannot be read.
         FileNotFoundError: if there is no such file.
         ValueError: if the model has no module of a name in `skip`.
     """
@@ -60,7 +75,7 @@ def load_weights(
     file, tensors, notes = _translated(model, source)
     headless = head and model.num_classes > 0 and file.lacks_head(model)
     whole = head and not headless and not skip
-    # A network without classes has no place for the published classifier, which is no loss.
+    # A network without classes needs no classifier: the file's is skipped without a note.
     unwanted = () if model.num_classes else model.classifiers
     asked = tuple(f"{path}." for path in (*skip, *unwanted))
     if headless or not head or not model.num_classes:
@@ -86,8 +101,9 @@ def load_weights(
 def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
     """Returns the paths of classifiers and auxiliary heads that a source has no weights for.
 
-    `load_weights` with them as `skip` loads all else. They are auxiliary heads of which the source
-    has nothing, and all classifiers if one is missing or has another number of classes.
+    `load_weights` with these paths as `skip` loads everything else. An auxiliary head is returned
+    if the source has none of its tensors. All classifiers are returned if one of them is missing or
+    has another number of classes.
 
     Raises:
         WeightsError: if the layout needs other options of the network, or the file cannot be
@@ -124,7 +140,14 @@ def _translated(model: Model, source: Source | WeightFile) -> tuple[WeightFile, 
 
 
 def _assign(model: Model, tensors: Tensors, skip: Sequence[str], file: WeightFile) -> list[str]:
-    """Loads all or nothing; returns notes on numbers that look wrong."""
+    """Sets all parameters and running statistics, or none if an error is raised.
+
+    Returns:
+        Notes on values that look wrong.
+
+    Raises:
+        WeightsError: if the tensors do not fit the model, or their values are invalid.
+    """
     absent = tuple(f"{name}." for name in model.aux_names if getattr(model, name) is None)
     skipped = tuple(f"{path}." for path in skip)
     left = {
@@ -192,10 +215,10 @@ def _misfit(
 def _adapted(
     path: torch_names.Path, array: np.ndarray, shape: tuple[int, ...], in_channels: int
 ) -> np.ndarray:
-    """Fits a first kernel for colour images to other channels, as timm does.
+    """Adapts the first convolution's kernel from 3 channels to `in_channels`, as timm does.
 
-    For grey images the three are summed; for more channels they are repeated in turn and scaled by
-    3 / channels.
+    For grey images, the three channels are summed. Otherwise they are repeated cyclically and
+    scaled by 3 / in_channels. Other arrays are returned unchanged.
     """
     is_first = path[-1] == "kernel" and len(shape) == 4 and shape[2] == in_channels != 3
     if not is_first or array.shape != (*shape[:2], 3, shape[3]):

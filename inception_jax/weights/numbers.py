@@ -1,4 +1,4 @@
-"""Checks for numbers that no trained network has: an error if they must be wrong, else a note."""
+"""Checks weights: impossible values raise an error, unlikely values are returned as notes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from inception_jax.weights.weights_error import WeightsError
 
 
 def check(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Checks tensors by the twin's names.
+    """Checks the values of tensors.
+
+    Args:
+        tensors: by their names in the PyTorch twin.
 
     Returns:
-        Notes on layers without information, which may be intended.
+        Notes on tensors whose numbers are all the same, which may be intended.
 
     Raises:
-        WeightsError: for tensors that are not floating-point, NaN, infinity and negative variances.
+        WeightsError: if a tensor is not floating-point, or has NaN, infinity or a negative
+            variance.
     """
     types = [f"{name} ({x.dtype})" for name, x in tensors.items() if not _is_float(x)]
     if types:
@@ -43,7 +47,7 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 
 def _is_same(name: str, array: np.ndarray) -> bool:
-    """Returns whether all numbers of a kernel are equal, or all of a variance or scale are zero."""
+    """Returns whether a kernel is constant, or a BatchNorm's variance or scale is all zero."""
     if array.size < 2:
         return False
     if array.ndim > 1:

@@ -1,4 +1,4 @@
-"""Weights written as other libraries store them."""
+"""Writes weights in the formats of other libraries."""
 
 from __future__ import annotations
 
@@ -37,21 +37,22 @@ _ENDINGS: dict[Format, tuple[str, ...]] = {
 
 
 def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None) -> list[str]:
-    """Writes weights for another library, whole or not at all.
+    """Writes a network's weights in the format of this or another library. Writing is atomic.
 
     Args:
         model: built by `create_model`.
-        path: `.safetensors` for ours, timm and torchvision; `.pth`, `.pt` or `.bin` for the twin,
-            timm and torchvision; `.weights.h5` or `.h5` for Keras.
-        to: the format; None: ours for `.safetensors`, the twin's for PyTorch's endings, Keras' for
-            `.h5`.
+        path: the file to write. Its suffix is `.safetensors` for this library, timm or
+            torchvision; `.pth`, `.pt` or `.bin` for the PyTorch twin, timm or torchvision;
+            `.weights.h5` or `.h5` for Keras.
+        to: the format. None: this library's for `.safetensors`, the PyTorch twin's for `.pth`,
+            `.pt` and `.bin`, Keras' for `.h5`.
 
     Returns:
-        What was changed on the way, a sentence each.
+        Notes for the user, one sentence each, such as what was changed to fit the format.
 
     Raises:
-        WeightsError: if the library has no such network, or computes it otherwise, or the ending is
-            none of its.
+        WeightsError: if the other library does not have this network, or would compute other
+            results; if the suffix is not one of the format's; or if no file can be written there.
     """
     path, to = check_writable(path, to)
     if to == "inception_jax":
@@ -65,14 +66,14 @@ def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None
 
 
 def check_writable(path: str | os.PathLike[str], to: Format | None = None) -> tuple[Path, Format]:
-    """Refuses a path that `save_as` could not write, before any weights are read.
+    """Checks that `save_as` can write a path, before any weights are read.
 
     Returns:
         The path and the format.
 
     Raises:
-        WeightsError: if no file can be written there, if the ending is none of the format's, or if
-            a package is missing.
+        WeightsError: if no file can be written there, if the suffix is not one of the format's, or
+            if a package is missing.
     """
     path = Path(path)
     to = to or _usual(path)
@@ -92,10 +93,10 @@ def _usual(path: Path) -> Format:
 
 
 def check_layout(model: Model, to: Format) -> Layout:
-    """Returns how a library lays out a network.
+    """Returns the layout of a network's weights in another library.
 
     Raises:
-        WeightsError: if it has no such network, or computes it otherwise.
+        WeightsError: if the library does not have this network, or would compute other results.
     """
     spec = spec_of(model)
     arch = spec.name.partition(".")[0]
@@ -148,9 +149,12 @@ def _write_keras(model: Model, path: Path, layout: Layout) -> list[str]:
 
 
 def _fold_bn_scale(state: Tensors) -> int:
-    """Multiplies BatchNorm's scales into the kernels before them and the means; returns how many.
+    """Multiplies BatchNorm's scales into the preceding kernels and the running means, in place.
 
     scale * (k * x - mean) / deviation = ((scale k) * x - scale mean) / deviation
+
+    Returns:
+        The number of layers that were changed.
     """
     count = 0
     for name, scale in list(state.items()):

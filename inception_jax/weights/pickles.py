@@ -1,4 +1,4 @@
-"""Pickles as plain data. Nothing that a pickle names is imported, and nothing is called.
+"""Reads pickles as plain data. Nothing that a pickle names is imported or called.
 
 Python's own unpickler calls whatever a file names. Here each opcode only moves data: a class or
 function stays its name, and a call of one becomes an `Opaque` record of the name and its arguments.
@@ -48,14 +48,14 @@ class Name:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Opaque:
-    """An object of an unknown class: what the pickle contains about it, as data.
+    """An object of an unknown class, as the data that the pickle contains about it.
 
     Attributes:
-        name: of its class, or of the function that would have made it.
-        args: what that would have been called with.
-        state: what would have been set on it, usually a dict of its attributes.
-        entries: what would have been stored in it, by key, where it is a kind of dict.
-        elements: what would have been appended to it, where it is a kind of list.
+        name: of its class, or of the function that creates it.
+        args: the arguments of the class or function.
+        state: the state that unpickling sets, usually a dict of attributes.
+        entries: the items of an object that is a kind of dict.
+        elements: the elements of an object that is a kind of list.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Opaque:
         return f"<{self.name}>"  # what it holds may be deep beyond any stack
 
     def attributes(self) -> dict[Any, Any]:
-        """Returns its entries and attributes, of `__slots__` too."""
+        """Returns the entries and attributes by name, including those of `__slots__`."""
         states = self.state if isinstance(self.state, tuple) else (self.state,)
         found = dict(self.entries)
         for state in states:
@@ -78,19 +78,19 @@ class Opaque:
 
 
 Data = Mapping[str, Callable[..., Any]]
-"""Functions that make data of arguments, by the full name that stands for them in a pickle."""
+"""Functions that build data from arguments, by the full name that a pickle uses for them."""
 
 
 def load(stream: Any, data: Data, persistent: Callable[[Any], Any] | None = None) -> Any:
-    """Reads one pickle, and leaves a stream at its end.
+    """Reads one pickle. A stream is then positioned at the end of the pickle.
 
     Args:
         stream: a binary file or bytes.
-        data: what becomes data; every other name becomes `Opaque`.
-        persistent: makes data of a persistent id.
+        data: functions that build data, by name. A call of any other name becomes `Opaque`.
+        persistent: returns the data for a persistent id. None: the id becomes `Opaque`.
 
     Raises:
-        PickleError: if it is no whole pickle.
+        PickleError: if the pickle is damaged or truncated.
     """
     machine = _Machine(data, persistent)
     stream = io.BytesIO(stream) if isinstance(stream, bytes) else stream
@@ -101,11 +101,11 @@ def load(stream: Any, data: Data, persistent: Callable[[Any], Any] | None = None
             machine.step(opcode.name, arg)
     except PickleError:
         raise
-    # What opcodes in a wrong order, missing bytes and arguments of a wrong kind raise.
+    # Raised by opcodes in a wrong order, missing bytes and arguments of a wrong type.
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
             ValueError) as error:  # fmt: skip
         raise PickleError(f"damaged ({type(error).__name__}: {error!s:.200})") from None
-    raise PickleError("it ends in the middle")
+    raise PickleError("it is truncated")
 
 
 class _Machine:
@@ -212,7 +212,7 @@ class _Machine:
     _newobj = _reduce
 
     def _newobj_ex(self, _: Any) -> None:
-        self.stack.pop()  # keyword arguments, which nothing that is data here has
+        self.stack.pop()  # keyword arguments: no function in `data` needs any
         self._reduce(None)
 
     def _inst(self, arg: str) -> None:
@@ -227,7 +227,7 @@ class _Machine:
         state, owner = self.stack.pop(), self.stack[-1]
         if isinstance(owner, Opaque):
             owner.state = state
-        elif hasattr(type(owner), "build"):  # of the data that is made in two steps
+        elif hasattr(type(owner), "build"):  # data that is built in two steps
             owner.build(state)
 
     def _binpersid(self, _: Any) -> None:
@@ -247,12 +247,16 @@ class _Machine:
 
 
 def entries(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Returns a dict of pairs. Keys that are no plain values are wrapped, and so not hashed."""
+    """Returns a dict of pairs.
+
+    Keys other than strings, numbers, bytes and None are wrapped in `Opaque`, so that they are not
+    hashed.
+    """
     return {key if isinstance(key, _KEYS) else Opaque("key", (key,)): value for key, value in pairs}
 
 
 def made(made_by: Any, args: tuple[Any, ...], data: Data) -> Any:
-    """Returns the data that a call stands for; a record of the call where that is not known."""
+    """Returns the data that a call stands for; `Opaque` if `data` has no function for it."""
     name = str(made_by) if isinstance(made_by, Name) else f"a call of {type(made_by).__name__}"
     maker = data.get(name) if isinstance(made_by, Name) else None
     return maker(*args) if maker else Opaque(name, args)
@@ -260,5 +264,5 @@ def made(made_by: Any, args: tuple[Any, ...], data: Data) -> Any:
 
 def _checked(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise PickleError(f"damaged: a {type(value).__name__} in the place of a {kind.__name__}")
+        raise PickleError(f"damaged: a {type(value).__name__} instead of a {kind.__name__}")
     return value

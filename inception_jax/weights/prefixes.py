@@ -30,7 +30,7 @@ _COUNTS = re.compile(
     r"decay|step|steps|epoch|iteration|iterations|global_step|local_step|save_counter|"
     r"learning_rate|lr|best_\w+|beta\d_power|_extra_state|initted)"
 )
-# TensorFlow's optimiser slots: a variable's name with one more component. Averages are no slots.
+# TensorFlow's optimiser slots: a variable's name with one more component. Averages are not slots.
 _SLOT = re.compile(
     r"(?:.*/)?(?:weights|biases|depthwise_weights|pointwise_weights|gamma|beta|moving_mean|"
     r"moving_variance|kernel|bias|depthwise_kernel|pointwise_kernel)/"
@@ -38,7 +38,7 @@ _SLOT = re.compile(
 )
 _TRAINING = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
 
-# What a trainer adds among a network's modules and its classifier does not see: DeepfakeBench's.
+# A module that DeepfakeBench adds to the network, and that its classifier does not use.
 _UNUSED = re.compile(r"adjust_channel\.")
 # If a checkpoint has both, the averaged weights are the network that its author evaluated.
 AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
@@ -68,7 +68,8 @@ class Peeled:
     Attributes:
         tensors: by the names of their layout.
         prefix: the removed prefix.
-        outside: the tensors that do not have the prefix, by their full names, without counters.
+        outside: the tensors that do not have the prefix, by their full names. Training counters
+            are left out.
     """
 
     tensors: dict[str, Any]
@@ -77,13 +78,16 @@ class Peeled:
 
 
 def listed(names: Collection[str]) -> str:
-    """Lists names, at most a few of them."""
+    """Joins names for a message: at most six, then the number of the others."""
     shown = list(names)[:_SHOWN]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def without_wrappers(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Removes wrappers' components from names, and removes counters of training."""
+    """Removes what wrappers add to names, such as `module.`; drops counters and optimiser state.
+
+    Weights that were pruned by `torch.nn.utils.prune` are multiplied by their masks.
+    """
     return {
         _SEQUENCE.sub(r"\1.", _INFIX.sub("", name)): tensor
         for name, tensor in _unpruned(tensors).items()
@@ -108,7 +112,7 @@ def _unpruned(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
 def _is_bookkeeping(name: str, tensor: Any) -> bool:
     if _SLOT.fullmatch(name) or _TRAINING.match(name):
         return True
-    # In other layouts they are counters too. The twin's are kept, because its files are complete.
+    # Kept, because complete files of the PyTorch twin contain these counters.
     if name.endswith("num_batches_tracked"):
         return False
     is_count = str(getattr(tensor, "dtype", "")).rpartition(".")[2].startswith(("int", "uint"))
@@ -168,7 +172,7 @@ def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_root(named: dict[str, Any]) -> list[Peeled]:
-    """Returns TF-slim's networks that are stored under another scope, or none."""
+    """Returns the TF-slim network that is stored under another scope, if there is one."""
     for prefix, rest in {"": named, **_by_prefix(named)}.items():
         root = slim_layouts.root_of(rest)
         if root:

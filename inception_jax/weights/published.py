@@ -11,11 +11,11 @@ class Published(NamedTuple):
     """A weight file on the web.
 
     Attributes:
-        address: of the file; `hf:` and a repository for `model.safetensors` on the Hugging Face
-            hub, whose own SHA-256 is compared.
-        checksum: "algorithm:digits", as stated by the publisher or by others. A short one is the
-            beginning of the checksum, which the publisher put into the file name. Empty: nobody
-            states one, and only the archive's own checksum is compared.
+        address: the file's URL. `hf:REPOSITORY` is `model.safetensors` in a repository of the
+            Hugging Face hub, and is verified by the hub's own SHA-256.
+        checksum: "algorithm:digits", as stated by the publisher or by others. If it is short, it
+            is the beginning of the checksum, from the file name. Empty: nobody states one, and only
+            the archive's own checksum is verified.
     """
 
     address: str

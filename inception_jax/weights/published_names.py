@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 
 Names = dict[str, str]
-"""Ours to theirs."""
+"""Our tensor names, mapped to the names in the file."""
 Renaming = Callable[[Iterable[str]], Names]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -28,7 +28,12 @@ def _renamed(name: str, rules: Iterable[Rule]) -> str:
 
 
 def _layers(names: dict[str, str], *endings: tuple[str, str]) -> list[Rule]:
-    """Rules for the last parts of tensor names: ours, and those in the file."""
+    """Returns rules for all combinations of layers and endings of tensor names.
+
+    Args:
+        names: our names of layers, mapped to the file's.
+        *endings: pairs of our ending and the file's.
+    """
     return [
         (rf"{ours}\.{ending}", f"{theirs}{there}")
         for ending, there in endings
@@ -37,10 +42,15 @@ def _layers(names: dict[str, str], *endings: tuple[str, str]) -> list[Rule]:
 
 
 def _branches(ours: str, theirs: str, *names: str) -> list[Rule]:
-    """Rules that rename our branches, in order, to `branch0`, `branch1`, ...
+    """Returns rules that rename the branches of a module, in order, to `branch0`, `branch1`, ...
 
-    A branch with several layers is a sequence in the file, and numbered from 1 here. A pool is
-    layer 0 of its branch.
+    In the file, the layers of a branch are numbered from 0; our names count from 1. The pool is
+    layer 0 of its branch, so the convolution after it is layer 1.
+
+    Args:
+        ours: our name of the module.
+        theirs: the file's name of the module.
+        *names: our names of the branches.
     """
     rules: list[Rule] = []
     for i, name in enumerate(names):
@@ -110,8 +120,9 @@ def _rep(match: re.Match[str], offset: int = 0) -> str:
     return f"block{block}.rep.{3 * layer - 2 - (block == 1) + offset}"
 
 
-# Their blocks are one less than ours. Inside `rep`, ReLUs count as layers: a block that opens with
-# one has its convolutions at 1, 4, 7, the first block at 0, 3; a BatchNorm follows each.
+# The file's block numbers are one less than ours. ReLUs count as layers inside `rep`: a block that
+# begins with a ReLU has its convolutions at 1, 4 and 7, the first block at 0 and 3. A BatchNorm
+# follows each convolution.
 xception = _renaming(
     (r"block1_conv(\d)\.conv\.", r"conv\1."),
     (r"block1_conv(\d)\.bn\.", r"bn\1."),
@@ -171,7 +182,12 @@ inception_v4 = _renaming(
 
 
 def _resnet(repeats: tuple[str, str, str], last: int) -> list[Rule]:
-    """Rules of both Inception-ResNets: the last block8 is separate from the repeated ones."""
+    """Returns the rules that both Inception-ResNets share.
+
+    Args:
+        repeats: the file's names of the sequences of block35, block17 and block8.
+        last: our index of the last block8, which is outside these sequences in the file.
+    """
     block35, block17, block8 = repeats
     return [
         (r"Conv2d_(\d\w)_\dx\d\.", r"conv2d_\1."),
@@ -227,17 +243,21 @@ _aligned_preact = _renaming(
 
 
 def xception_aligned(names: Iterable[str]) -> Names:
-    """timm `xception41`, `65`, `71`."""
+    """Maps our names to those of timm's `xception41`, `xception65` and `xception71`."""
     return _counted_through(_aligned(names))
 
 
 def xception_aligned_preact(names: Iterable[str]) -> Names:
-    """timm `xception41p`, `65p`."""
+    """Maps our names to those of timm's `xception41p` and `xception65p`."""
     return _counted_through(_aligned_preact(names))
 
 
 def _counted_through(names: Names) -> Names:
-    """Rules for blocks, which are numbered through all flows there and from 0 in each flow here."""
+    """Renumbers the blocks in the file's names.
+
+    Our blocks are numbered from 0 in each flow. In the file, the numbers continue from flow to
+    flow.
+    """
     found = {m[0] for m in (re.match(r"\w+_flow\.\d+\.", name) for name in names.values()) if m}
     flows = ("entry", "middle", "exit")
     blocks = sorted(found, key=lambda b: (flows.index(b.partition("_")[0]), int(b.split(".")[1])))

@@ -1,4 +1,4 @@
-"""Safetensors files as tensors by name, with their metadata; and writing them."""
+"""Reads and writes safetensors files with their metadata."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
 def write(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically.
+
+    Raises:
+        WeightsError: if the path does not end in `.safetensors`, or no file can be written there.
+    """
     path = check_target(path, (".safetensors",), error=WeightsError, what="weights")
     with atomic_write(path) as partial:
         safetensors.numpy.save_file(dict(tensors), partial, dict(metadata))

@@ -19,7 +19,7 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
     """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
 
     bfloat16 is returned as float32, because NumPy and `torch.from_numpy` have no bfloat16.
-    `load_weights(model, mapping)` is the inverse, equal to the last bit.
+    `load_weights(model, mapping)` is the exact inverse.
     """
     return {
         name: array.astype(np.float32) if array.dtype == jnp.bfloat16 else array

@@ -27,7 +27,7 @@ _LEAVES = {
 }
 LEAF = "|".join(_LEAVES)
 MODULE = r"(?:Conv2d_\d\w_\dx\d|Mixed_\d\w|Repeat(?:_\d)?|Block8)/"
-"""Returns a pattern of the modules of all networks, inside the scope of the network."""
+"""Pattern of the modules of all networks, inside the scope of the network."""
 _AVERAGE = "/ExponentialMovingAverage"
 # Other variables of training: optimiser slots and counters, FaceNet's centre loss.
 _TRAINING = re.compile(
@@ -38,7 +38,12 @@ _TRAINING = re.compile(
 
 
 def _modules(theirs: str, ours: str) -> dict[str, str]:
-    """Returns module names of the first networks, whose letters start at b there."""
+    """Maps the module names of TF-slim's V1 or V2 to ours, which have other letters.
+
+    Args:
+        theirs: TF-slim's names after `Mixed_`, separated by blanks.
+        ours: our names after `inception`, in the same order.
+    """
     stem = {"Conv2d_1a_7x7": "conv1", "Conv2d_2b_1x1": "conv2", "Conv2d_2c_3x3": "conv3"}
     pairs = zip(theirs.split(), ours.split(), strict=True)
     return stem | {f"Mixed_{there}": f"inception{here}" for there, here in pairs}
@@ -62,7 +67,14 @@ _ROOTS = {
 
 
 def root_of(names: Iterable[str]) -> str:
-    """Returns the scope of the network whose modules have these names; empty for no network."""
+    """Returns TF-slim's scope of a network, such as "InceptionV3", by its module names.
+
+    Args:
+        names: of the variables, without the scope of the network.
+
+    Returns:
+        The scope; empty if the names are not those of a network.
+    """
     names = list(names)
     if not any(re.match(r"(?:Mixed_\d\w|Repeat/block35_1)/Branch_\d/", name) for name in names):
         return ""
@@ -71,14 +83,14 @@ def root_of(names: Iterable[str]) -> str:
 
 
 def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
-    """Translates a checkpoint's variables to the twin's names and axis order.
+    """Translates a checkpoint's variables to the PyTorch twin's names and axis order.
 
-    If there are moving averages, they replace the variables that they average.
+    If a variable has a moving average, the average is used.
 
     Args:
-        tensors: by `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights` and the like.
+        tensors: by names such as `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights`.
         layers: paths of our layers in the order of definition.
-        root: the scope of the whole network.
+        root: the scope of the whole network, such as "InceptionV3".
     """
     variables = _without_training(tensors)
     places = _places({_scope(name) for name in variables} - {""}, layers, root)
@@ -107,7 +119,7 @@ def _without_training(tensors: Tensors) -> Tensors:
 
 
 def _scope(name: str) -> str:
-    """Returns the layer of a variable; empty if it belongs to no layer."""
+    """Returns the scope of the layer that has a variable; empty for other variables."""
     match = re.fullmatch(rf"(.+)/(?:{LEAF})", name)
     return match[1].removesuffix("/BatchNorm") if match else ""
 
@@ -139,7 +151,7 @@ def _to_torch_order(leaf: str, tensor: np.ndarray, is_linear: bool) -> np.ndarra
 
 
 def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str, str]:
-    """Maps their layers' scopes to the paths of ours."""
+    """Maps the scopes of TF-slim's layers to the paths of our layers."""
     places: dict[str, str] = {}
     modules: dict[str, list[tuple[tuple[str, str, str], str]]] = {}
     for scope in scopes:
@@ -159,7 +171,7 @@ def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str
 
 
 def _split(scope: str, root: str) -> tuple[str, str]:
-    """Returns our module, and the rest of the scope inside it."""
+    """Returns the path of our module, and the rest of the scope inside it."""
     parts = scope.split("/")
     if parts[0] == "Logits":
         return "fc", ""

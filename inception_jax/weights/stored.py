@@ -1,4 +1,4 @@
-"""Tensors that stay in their file until they are read, and what a pickle makes them of."""
+"""Tensors that stay in their file until they are read, and the functions that unpickle them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _MOST_BYTES = 1 << 34  # of one tensor; the largest of any network here has 10^7
 
 @dataclasses.dataclass(eq=False)
 class Storage:
-    """Numbers in a file that tensors are views of.
+    """A block of numbers in a file. Tensors are views of it.
 
     Attributes:
-        kind: PyTorch's name of their type; "untyped" where each tensor has its own.
+        kind: PyTorch's name of the dtype, such as "float"; "untyped" if each tensor states its own.
         read: returns the bytes.
     """
 
@@ -54,10 +54,10 @@ class StoredTensor:
     strides: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """Returns its numbers.
+        """Reads the tensor from the file.
 
         Raises:
-            PickleError: if the view reaches beyond the storage.
+            PickleError: if the tensor is too large, or the view reaches beyond the storage.
         """
         if math.prod(self.shape) * self.dtype.itemsize > _MOST_BYTES:
             raise PickleError(f"a tensor of the shape {self.shape}")
@@ -89,14 +89,21 @@ class Unreadable:
 
 
 class PickledArray:
-    """A NumPy array, which a pickle makes in two steps; or a list of the objects in one."""
+    """A NumPy array in a pickle, which creates it empty and then calls `build`.
+
+    An array of objects has a list of these objects instead, in `objects`.
+    """
 
     def __init__(self, *_: Any):
         self.array: np.ndarray | None = None
         self.objects: list[Any] = []
 
     def build(self, state: Any) -> None:
-        """Takes (version, shape, dtype, whether columns come first, bytes)."""
+        """Sets the content.
+
+        Args:
+            state: (version, shape, dtype, whether the order is Fortran's, bytes or objects).
+        """
         _, shape, dtype, is_fortran, content = state
         if isinstance(content, list):
             self.objects = content
@@ -105,11 +112,15 @@ class PickledArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array's."""
+        """The shape of the array; () if there is none."""
         return () if self.array is None else self.array.shape
 
     def read(self) -> np.ndarray:
-        """Returns the array."""
+        """Returns the array.
+
+        Raises:
+            PickleError: if it is an array of objects, or has no numbers.
+        """
         if self.array is None:
             what = "of objects" if self.objects else "without numbers"
             raise PickleError(f"an array {what}")
@@ -117,26 +128,30 @@ class PickledArray:
 
 
 class PickledType:
-    """A NumPy dtype, whose byte order a pickle adds in a second step."""
+    """A NumPy dtype in a pickle, which creates it and then sets the byte order by `build`."""
 
     def __init__(self, code: Any = "", *_: Any):
         self.code = code.name if isinstance(code, Name) else code if isinstance(code, str) else ""
         self.order = "<"
 
     def build(self, state: Any) -> None:
-        """Takes (version, byte order, ...)."""
+        """Sets the byte order.
+
+        Args:
+            state: (version, byte order, ...).
+        """
         self.order = state[1] if state[1] in ("<", ">") else "<"
 
     def dtype(self) -> np.dtype:
-        """Returns it.
+        """Returns the NumPy dtype.
 
         Raises:
-            PickleError: if it is none of numbers.
+            PickleError: if it is not numeric or boolean.
         """
         if self.code == "bfloat16":
             return np.dtype(jnp.bfloat16)
         if not re.fullmatch(r"[<>=|]?[a-z]\w{0,15}", self.code):
-            raise PickleError("an array of no plain numbers")
+            raise PickleError("an array of an unknown type")
         dtype = np.dtype(self.code)
         dtype = dtype.newbyteorder(">") if self.order == ">" else dtype
         if dtype.kind not in "biufc":
@@ -158,14 +173,14 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
     sizes = tuple(values)
     if not all(type(size) is int and size >= 0 for size in sizes):
-        raise PickleError("damaged: a size that is no whole number")
+        raise PickleError("damaged: a size that is not a whole number")
     return sizes
 
 
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
 ) -> StoredTensor | Unreadable:
-    """Of `torch._utils._rebuild_tensor_v2`, and of `_rebuild_tensor` before it."""
+    """Replaces `torch._utils._rebuild_tensor_v2`, and `_rebuild_tensor` of older files."""
     metadata = rest[2] if len(rest) > 2 else None
     return _view(storage, offset, shape, strides, None, metadata)
 
@@ -200,7 +215,11 @@ def _first(first: Any, *_: Any) -> Any:
 
 
 def _from_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
-    """Of a subclass of tensors: the tensor that it is made of."""
+    """Replaces `torch._tensor._rebuild_from_type`, which creates a subclass of `Tensor`.
+
+    Returns:
+        The plain tensor that the subclass is made of.
+    """
     return made(function, tuple(args), DATA)
 
 
@@ -248,13 +267,13 @@ def is_tensor(value: Any) -> bool:
 
 
 def as_array(tensor: Any) -> np.ndarray:
-    """Returns the numbers of a NumPy or JAX array, a tensor of PyTorch, or one in a file."""
+    """Converts a NumPy or JAX array, a PyTorch tensor or a stored tensor to a NumPy array."""
     if hasattr(tensor, "read"):
         return tensor.read()
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
-        if str(tensor.dtype) == "torch.bfloat16":  # which NumPy has not: its bits are kept
-            import torch  # the tensor is of it
+        if str(tensor.dtype) == "torch.bfloat16":  # NumPy lacks it: keep the bits
+            import torch  # installed, because it made the tensor
 
             return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
         return tensor.resolve_neg().resolve_conj().numpy()

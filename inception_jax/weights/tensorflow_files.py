@@ -1,4 +1,4 @@
-"""Reads TensorFlow checkpoints and frozen graphs as tensors by name."""
+"""Reads the variables of TensorFlow checkpoints, frozen graphs and SavedModels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Returns whether a path is the common beginning of the file names of a checkpoint."""
+    """Returns whether a path is the prefix of a checkpoint's files, such as `model.ckpt`."""
     return _index(path).is_file()
 
 
@@ -38,15 +38,16 @@ def _index(path: Path) -> Path:
 def read_checkpoint(path: Path) -> Tensors:
     """Reads all variables of a checkpoint, in the format of 2016 or in today's format.
 
-    Variables of checkpoints by Keras and TensorFlow 2 get the names of their objects.
+    Keras and TensorFlow 2 store a variable under the path of its object. Here it gets its original
+    name, if the file states it and no other variable has it.
 
     Args:
-        path: one file, such as `inception_v3.ckpt`; the files `model.ckpt.index` and
-            `model.ckpt.data-...`, by one of them or by `model.ckpt`; or the text file `checkpoint`,
-            which names the newest one.
+        path: a single file, such as `inception_v3.ckpt`; one of the files `model.ckpt.index` and
+            `model.ckpt.data-...`, or their prefix `model.ckpt`; or the text file `checkpoint`,
+            which names the newest checkpoint.
 
     Raises:
-        WeightsError: if a file is missing, cut short, or no checkpoint.
+        WeightsError: if a file is missing, truncated, or not a checkpoint.
     """
     tf = _tensorflow(path)
     prefix = _newest(path) if path.name == "checkpoint" else _prefix(path)
@@ -67,7 +68,7 @@ def read_checkpoint(path: Path) -> Tensors:
 
 
 def _object_names(reader: Any) -> dict[str, str]:
-    """Returns the original names of TensorFlow 2's variables by their stored paths."""
+    """Maps the stored paths of TensorFlow 2's variables to their original, unique names."""
     protobuf = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
     graph = protobuf.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
     pairs = [
@@ -89,10 +90,10 @@ def _newest(path: Path) -> Path:
 
 
 def read_archive(path: Path) -> Tensors:
-    """Reads the checkpoint or frozen graph in a `.tar.gz`, as TF-slim publishes them.
+    """Reads the checkpoint, frozen graph or SavedModel in a `.tar.gz`, such as TF-slim's.
 
     Raises:
-        WeightsError: if the archive is damaged, or does not contain exactly one.
+        WeightsError: if the archive is damaged, or does not contain exactly one network.
     """
     try:
         with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
@@ -117,16 +118,19 @@ def read_archive(path: Path) -> Tensors:
 
 
 def _prefix(path: Path) -> Path:
-    """Returns the common beginning of the file names of a checkpoint."""
+    """Returns the prefix of a checkpoint's files, given one of them."""
     is_part = path.suffix in (".index", ".meta") or path.suffix.startswith(".data-")
     return path.with_suffix("") if is_part else path
 
 
 def read_saved_model(path: Path) -> Tensors:
-    """Reads the variables of a SavedModel by its `saved_model.pb`; if it is frozen, its constants.
+    """Reads the variables of a SavedModel. If it is frozen, they are the constants of its graph.
+
+    Args:
+        path: of its `saved_model.pb`.
 
     Raises:
-        WeightsError: if it is damaged or has neither.
+        WeightsError: if it is damaged or has no variables.
     """
     variables = path.parent / "variables" / "variables"
     if exists(variables):
@@ -135,10 +139,10 @@ def read_saved_model(path: Path) -> Tensors:
 
 
 def read_graph(path: Path) -> Tensors:
-    """Reads the variables of a frozen graph, a `.pb` file, where they are constants.
+    """Reads the variables of a frozen graph: a `.pb` file that stores them as constants.
 
-    A BatchNorm that was folded into its convolution is restored with a mean of 0, a variance of 1,
-    and the shift.
+    If a BatchNorm was folded into its convolution, it is restored with a mean of 0 and a variance
+    of 1. Its scale and shift are those that follow the convolution in the graph.
 
     Raises:
         WeightsError: if the file is damaged or another kind of file.

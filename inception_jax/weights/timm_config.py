@@ -31,10 +31,10 @@ _IGNORED = ("drop_rate", "drop_path_rate", "num_classes", "in_chans", "aux_logit
 
 
 def find(folder: Path) -> dict[str, Any] | None:
-    """Returns the configuration of a folder in timm's layout; None for another folder.
+    """Reads the `config.json` of a folder in timm's layout; returns None for another folder.
 
     Raises:
-        WeightsError: if its `config.json` cannot be read.
+        WeightsError: if the file is not JSON.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -47,10 +47,16 @@ def find(folder: Path) -> dict[str, Any] | None:
 
 
 def described(file: WeightFile, config: Mapping[str, Any], folder: Path) -> WeightFile:
-    """Adds the facts in timm's configuration to the tensors of a network.
+    """Returns a weight file with the facts in timm's configuration added.
+
+    Args:
+        file: the weights.
+        config: the content of `config.json`.
+        folder: where it was read, for messages.
 
     Raises:
-        WeightsError: for a network outside the family, or a configuration that ours cannot have.
+        WeightsError: if the configuration is damaged, or this library does not have its network or
+            its options.
     """
     try:
         spec, layout = _spec(config)
@@ -156,7 +162,7 @@ def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
     """
     spec, info = spec_of(model), model.info
     if info.channel_order != "rgb" or info.input_range != 1:
-        raise WeightsError("timm prepares RGB images of [0, 1] alone: write this library's layout")
+        raise WeightsError("timm prepares only RGB images in [0, 1]: write this library's layout")
     notes = []
     modes = {ours: theirs for theirs, ours in _CROP_MODES.items()}
     mode, crop_pct = modes.get(info.crop, "center"), info.crop_pct

@@ -101,7 +101,7 @@ class _Archive:
 
 
 def _once(read: Callable[[], bytes]) -> Callable[[], bytes]:
-    """Reads a storage once for all the tensors that share it."""
+    """Returns a function that calls `read` only once, and returns the same bytes at each call."""
     kept: list[bytes] = []
 
     def reader() -> bytes:
@@ -113,7 +113,7 @@ def _once(read: Callable[[], bytes]) -> Callable[[], bytes]:
 
 
 def _kind(storage_type: Any) -> str:
-    """`torch.FloatStorage` -> float."""
+    """Returns the dtype in the name of a storage's class: "float" for `torch.FloatStorage`."""
     if not isinstance(storage_type, Name):
         raise PickleError("a storage without a type")
     return storage_type.name.removesuffix("Storage").lower()
@@ -166,7 +166,7 @@ def _legacy(file: Any) -> Any:
         size = count * _ITEM_SIZES.get(storages[key].kind, 1)
         contents[key] = file.read(size) if 0 <= size <= len(file) else b""
         if len(contents[key]) != size:
-            raise PickleError("it ends in the middle")
+            raise PickleError("it is truncated")
     return found
 
 
@@ -207,7 +207,7 @@ def read_numpy_object(path: Path) -> Any:
         raise damaged(path, "NumPy file of a dict", error) from None
     objects = getattr(found, "objects", None)
     if not objects or len(objects) != 1:
-        raise WeightsError(f"{path} holds an array of objects, and no dict of arrays by name")
+        raise WeightsError(f"{path} holds an array of objects, not a dict of arrays by name")
     return objects[0]
 
 

@@ -30,16 +30,17 @@ class WeightFile:
     """The weights of a file or mapping, as they were read.
 
     Attributes:
-        tensors: by the names of the file.
-        spec: how `create_model` built the network that `save_weights` wrote; None for other files.
-        facts: what else a file of `save_weights` states about its network; see `facts.Facts`.
+        tensors: by their names in the file, without the prefix.
+        spec: the name and options with which `create_model` built the network; None if the file
+            does not state them.
+        facts: what else the file states about its network; None if it states nothing.
         outside: tensors that do not belong to the network, by their full names; see
             `prefixes.Peeled`.
         notes: what was ignored or removed while reading, one sentence each.
         format: description of the file format.
-        path: keys of the containers that the tensors were in.
-        prefix: the prefix that was removed from their names.
-        layout: the publisher's layout; None if the names are the twin's.
+        path: keys of the containers in which the tensors were.
+        prefix: the prefix that was removed from the tensors' names.
+        layout: the publisher's layout; None if the names are the PyTorch twin's, or unknown.
     """
 
     tensors: Tensors
@@ -53,10 +54,14 @@ class WeightFile:
     prefix: str = ""
 
     def check(self, name: str, readings: Mapping[str, Any]) -> None:
-        """Raises an error for weights of another network, or that need other options.
+        """Checks that the weights are those of a network, and do not need other options.
+
+        Args:
+            name: of the network, see `create_model`.
+            readings: the network's options.
 
         Raises:
-            WeightsError: with the tags that fit.
+            WeightsError: if they do not fit. The message names the tags that fit.
         """
         if self.spec:
             owner, needed = self.spec.name, self.spec.readings
@@ -85,7 +90,7 @@ class WeightFile:
             raise WeightsError(f"{what} needs other options of {name}: {', '.join(wrong)}{hint}")
 
     def _nearest(self, archs: tuple[str, ...]) -> str:
-        """Returns which network of its layout a file contains.
+        """Returns which of several networks the file most likely contains.
 
         Raises:
             WeightsError: if the file has only few of the network's tensor names.
@@ -99,7 +104,7 @@ class WeightFile:
         return name
 
     def to_twin(self, model: Model) -> Tensors:
-        """Returns the tensors with the names and axis orders of a model's twin."""
+        """Returns the tensors with the names and axis orders of a model's PyTorch twin."""
         return self.translated(model)[0]
 
     def translated(self, model: Model) -> tuple[Tensors, list[str]]:
@@ -115,12 +120,17 @@ class WeightFile:
         return tensors, [*self.notes, *notes]
 
     def other_head(self, tensors: Tensors, model: Model) -> Tensors:
-        """Returns the tensors outside the backbone that `to_twin` could not use."""
+        """Returns the tensors of another head, which the model does not have.
+
+        Args:
+            tensors: the result of `to_twin`.
+            model: the network.
+        """
         known = self.layout.backbone(model) if self.layout else ""
         return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
-        """Returns whether this is a publisher's file without a classifier."""
+        """Returns whether the file has no classifier, and its layout allows this."""
         if self.layout is None or not self.layout.head_optional:
             return False
         heads = tuple(f"{name}." for name in model.classifiers)
@@ -132,7 +142,7 @@ def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
     unchanged.
 
     Args:
-        name: the network, whose published file is read if the source is True.
+        name: of the network. If the source is True, the published file of this name is read.
         source: see `load_weights`.
 
     Raises:
@@ -204,7 +214,7 @@ def _saved(text: str, tensors: Tensors, name: str) -> tuple[Spec, Facts | None]:
 
 
 def spec_of(model: Model) -> Spec:
-    """Returns how a model was built.
+    """Returns the name and options with which a model was built.
 
     Raises:
         WeightsError: if it was built directly from its class.
@@ -236,21 +246,22 @@ def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) ->
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as JSON would return it: a list for a tuple."""
+    """Converts a value like JSON: a tuple becomes a list."""
     return json.loads(json.dumps(value))
 
 
 def nearest(file: WeightFile, names: Iterable[str]) -> tuple[str, float]:
-    """Returns the network with the largest share of tensors in a file, and this share."""
+    """Returns the name of the network with the largest `share` of a file, and this share."""
     shares = {name: share(file, name) for name in names}
     best = max(shares, key=lambda name: shares[name])
     return best, shares[best]
 
 
 def share(file: WeightFile, name: str) -> float:
-    """Returns the share of tensors that a network and a file have in common, without classifiers.
+    """Returns the share of the tensors that are both in a network and in a file, from 0 to 1.
 
-    Tensors are in common if their name and window are equal, for any width.
+    Tensors count as the same if their names and kernel windows are equal. The width may differ.
+    Classifiers and auxiliary heads are not counted.
     """
     model = fit.skeleton(name)
     needed = fit.backbone_shapes(model)

@@ -1,4 +1,4 @@
-"""Errors of weights and of the libraries that read them."""
+"""The error for weights that cannot be used, and functions that create it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 20
 
 
 class WeightsError(ValueError):
-    """Weights do not fit the network, or cannot be read. The network is as it was.
+    """Weights do not fit the network, or cannot be read. The network is unchanged.
 
     Attributes:
         missing: names that the network needs and the source lacks.
@@ -39,15 +39,19 @@ class WeightsError(ValueError):
 
 
 def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> WeightsError:
-    """Returns the error for a file that cannot be read as what its name says."""
+    """Returns the error for a file that is damaged, or not of the expected kind."""
     reason = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
     return WeightsError(f"{path} is not a whole {kind}: {reason}. Copy or download it again")
 
 
 def optional_library(module: str, path: str | os.PathLike[str]) -> Any:
-    """Imports what only files of one kind need.
+    """Imports a module that only files of one kind need.
+
+    Args:
+        module: such as "h5py".
+        path: of the file, for the message.
 
     Raises:
-        WeightsError: naming the extra that installs it.
+        WeightsError: if it is not installed. The message names the extra that installs it.
     """
     return extras.require(module, f"{path}: such a file", WeightsError)

@@ -1,10 +1,10 @@
 """BN-Inception (Ioffe & Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training").
 
-Reads beside the table in the paper's appendix. TF-slim and the TPU repository call this network
-`inception_v2`, and so does the Inception V4 paper; the V2 of "Rethinking the Inception
-Architecture" is another one, `inception_v2.py`. The table prints 576 channels for 4c and 4d, whose
-filters sum to 608: Caffe's weights have 608, TF-slim has 576 by a narrower pool branch. Shapes are
-those of a 224x224 image with Caffe's widths.
+Read this file next to the table in the paper's appendix. TF-slim, the TPU repository and the
+Inception V4 paper call this network `inception_v2`. The V2 of "Rethinking the Inception
+Architecture" is a different network, see `inception_v2.py`. The table prints 576 channels for 4c
+and 4d, but their filters sum to 608. Caffe's weights have 608; TF-slim has 576, because its pool
+branch is narrower. Shapes are those of a 224x224 image with Caffe's widths.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ StemKind = Literal["conv", "separable"]
 class SeparableStem(nn.Module):
     """First layer of the paper and TF-slim: depthwise 7x7 with multiplier 8, pointwise, ReLU.
 
-    It alone has a bias instead of BatchNorm, in TF-slim.
+    As in TF-slim, it has a bias and no BatchNorm, unlike all other convolutions.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -42,7 +42,10 @@ class SeparableStem(nn.Module):
 
 
 class Inception(nn.Module):
-    """Module with two 3x3 instead of the 5x5; arguments in the order of the paper's table."""
+    """Inception module with two 3x3 convolutions in place of V1's 5x5.
+
+    The arguments are in the order of the paper's table.
+    """
 
     def __init__(
         self,
@@ -88,10 +91,11 @@ class Inception(nn.Module):
 
 
 class InceptionReduction(nn.Module):
-    """3c and 4e: the module at stride 2, without a 1x1 branch; the max pool passes through.
+    """Modules 3c and 4e: stride 2, no 1x1 branch, and a max pool without a convolution after it.
 
-    On maps of an odd size Caffe's pool would give one pixel less than its convolutions, and its
-    network cannot be built; ours pools by SAME, which is the same on even maps and fits on odd.
+    For feature maps of odd size, Caffe's pool returns one pixel less than its convolutions, so
+    Caffe's network cannot be built. Here the pool uses SAME padding by default, which gives the
+    same result for even sizes and fits for odd ones.
     """
 
     def __init__(
@@ -127,9 +131,9 @@ class InceptionReduction(nn.Module):
 
 
 class BNInception(Model):
-    """BN-Inception. Variants are options.
+    """BN-Inception; options select its variants.
 
-    `inception_jax.models.BNInception` explains its options.
+    `inception_jax.models.BNInception` documents the options.
     """
 
     min_size = 32
@@ -205,7 +209,7 @@ class BNInception(Model):
         x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "bn_inception",
     BNInception,

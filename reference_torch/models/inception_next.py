@@ -1,9 +1,9 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
-Read this file next to the paper's figure 3 and table 2: ConvNeXt's block, whose large depthwise
-filters are split into a small square, two bands and an identity, side by side. Names of layers
-are those of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for a
-224x224 image.
+Read this file next to the paper's figure 3 and table 2. The network is ConvNeXt with its large
+depthwise filters split into parallel branches: a small square, two bands and an identity. Layers
+have the names of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for
+a 224x224 image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ Size = Literal["atto", "tiny", "small", "base"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Blocks and channels of the four stages, and the share and length of the band filters."""
+    """The sizes of a network.
+
+    Attributes:
+        depths: number of blocks of each stage.
+        dims: number of channels of each stage.
+        branch_ratio: share of the channels in each convolved group, see `InceptionDWConv`.
+        band: length of the band filters.
+    """
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
@@ -56,8 +63,8 @@ MLP_RATIOS = (4, 4, 4, 3)
 class InceptionDWConv(nn.Module):
     """Inception depthwise convolution, the paper's algorithm 1.
 
-    Most channels pass unchanged. Three groups, each with a share `branch_ratio` of the channels, go
-    through a 3x3, a 1 x band and a band x 1.
+    Three groups of channels go through a 3x3, a 1 x band and a band x 1 convolution. Each group has
+    the share `branch_ratio` of all channels. The other channels pass unchanged.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class InceptionDWConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two 1x1 convolutions with a GELU between them, the exact one with the error function."""
+    """Two 1x1 convolutions with an exact GELU (with the error function) between them."""
 
     def __init__(self, channels: int, hidden: int, *, conv: Maker[Conv]):
         super().__init__()
@@ -90,7 +97,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
+    """Residual block x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
 
     def __init__(
         self,
@@ -116,7 +123,7 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """4x4 patches, 224x224 -> 56x56."""
+    """4x4 convolution of stride 4 and BatchNorm, 224x224 -> 56x56."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, conv: Maker[Conv], norm: Maker[BatchNorm]
@@ -130,7 +137,7 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """BatchNorm and 2x2 patches between two stages."""
+    """BatchNorm and a 2x2 convolution of stride 2 between two stages."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, conv: Maker[Conv], norm: Maker[BatchNorm]
@@ -144,7 +151,7 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """Downsampling, but for the first stage, and blocks."""
+    """A stage: downsampling (none in the first stage), then blocks."""
 
     def __init__(self, downsample: Downsample | None, blocks: list[Block]):
         super().__init__()
@@ -178,14 +185,14 @@ class Head(nn.Module):
         return self.fc2(self.hidden(x)) if self.fc2.out_features else x
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns what the last layer takes, after dropout."""
+        """Returns the input of the last linear layer, after dropout."""
         return self.dropout(self.norm(F.gelu(self.fc1(x))))
 
 
 class InceptionNeXt(Model):
-    """InceptionNeXt of four sizes.
+    """InceptionNeXt in four sizes.
 
-    `inception_jax.models.InceptionNeXt` explains its options.
+    `inception_jax.models.InceptionNeXt` documents the options.
     """
 
     min_size = 32
@@ -257,7 +264,7 @@ class InceptionNeXt(Model):
         return self.head.fc1.in_features
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 def _register(size: Size, drop_path: float, **more: dict[str, Any]) -> None:
     readings = dict(size=size, drop_path=drop_path)
     tags = {"": readings, "sail_in1k": readings, **more}

@@ -1,9 +1,9 @@
 """Inception-ResNet-v1 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
-Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published: those
-that exist embed faces, from FaceNet's TensorFlow code and its port facenet-pytorch, which add a
-sixth block8 and a bottleneck of 512. Shapes are those of a 299x299 image; the face weights are used
-at 160x160.
+Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published. The
+published weights are for face embeddings. They come from FaceNet's TensorFlow code and its port
+facenet-pytorch, which add a sixth block8 and a bottleneck of 512. Shapes are those of a 299x299
+image; the face weights are used at 160x160.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Head = Literal["face", "classifier"]
 
 
 class Residual(nn.Module):
-    """The end of a residual module: relu(x + scale * up(branches)).
+    """Base class of residual modules: relu(x + scale * up(branches)).
 
-    The 1x1 back up to the input's width has a bias and no BatchNorm.
+    `up` is a 1x1 convolution to the channels of `x`, with a bias and without BatchNorm.
     """
 
     up: Conv
@@ -45,13 +45,16 @@ class Residual(nn.Module):
     relu: bool = True
 
     def _add(self, x: torch.Tensor, branches: list[torch.Tensor]) -> torch.Tensor:
-        """Adds the branches to the module's input."""
+        """Concatenates the branches, applies `up`, scales the result and adds it to `x`."""
         x = x + self.scale * self.up(torch.cat(branches, dim=1))
         return F.relu(x) if self.relu else x
 
 
 class Block35(Residual):
-    """35x35 residual module, figure 10; figure 16 with other widths of the longest branch."""
+    """35x35 residual module, figure 10.
+
+    Inception-ResNet-v2 uses it with a wider longest branch, figure 16.
+    """
 
     def __init__(
         self,
@@ -87,7 +90,10 @@ class Block35(Residual):
 
 
 class Block17(Residual):
-    """17x17 residual module, figure 11; figure 17 with other widths."""
+    """17x17 residual module, figure 11.
+
+    Inception-ResNet-v2 uses it with other widths, figure 17.
+    """
 
     def __init__(
         self,
@@ -119,7 +125,10 @@ class Block17(Residual):
 
 
 class ReductionB(nn.Module):
-    """Grid reduction 17x17 -> 8x8, figure 12; figure 18 with other widths."""
+    """Grid reduction 17x17 -> 8x8, figure 12.
+
+    Inception-ResNet-v2 uses it with other widths, figure 18.
+    """
 
     def __init__(
         self,
@@ -156,7 +165,10 @@ class ReductionB(nn.Module):
 
 
 class Block8(Residual):
-    """8x8 residual module, figure 13; figure 19 with other widths."""
+    """8x8 residual module, figure 13.
+
+    Inception-ResNet-v2 uses it with other widths, figure 19.
+    """
 
     def __init__(
         self,
@@ -196,7 +208,16 @@ def chain(
     linear_last: bool = False,
     **options: Any,
 ) -> Chain:
-    """Equal residual modules in a row; a linear last one adds at full scale and has no ReLU."""
+    """Returns a chain of equal residual modules.
+
+    Args:
+        kind: class of the modules.
+        count: number of modules.
+        channels: arguments of `kind`.
+        scale: factor on the branches before they are added.
+        linear_last: the last module has a scale of 1 and no ReLU.
+        options: keywords of `kind`.
+    """
     blocks = [kind(*channels, scale=scale, **options) for _ in range(count - linear_last)]
     if linear_last:
         blocks.append(kind(*channels, scale=1.0, relu=False, **options))
@@ -204,9 +225,9 @@ def chain(
 
 
 class InceptionResNetV1(Model):
-    """Inception-ResNet-v1. Variants are options.
+    """Inception-ResNet-v1; options select its variants.
 
-    `inception_jax.models.InceptionResNetV1` explains its options.
+    `inception_jax.models.InceptionResNetV1` documents the options.
     """
 
     min_size = 75
@@ -277,18 +298,18 @@ class InceptionResNetV1(Model):
         x = maps.add("block8", self.block8(x))  # 8x8x1792
 
     def embed(self, images: torch.Tensor, *, normalise: bool = False) -> torch.Tensor:
-        """Returns what the classifier sees: [n, embedding_size] with a face head, else [n, 1792].
+        """Returns the classifier's input: [n, embedding_size] with a face head, else [n, 1792].
 
         Args:
             images: floats [n, c, h, w].
-            normalise: divide each vector by its norm, as facenet-pytorch does; products of two are
-                then the cosines by which faces are compared.
+            normalise: divide each vector by its norm, as facenet-pytorch does. The dot product of
+                two such vectors is their cosine similarity, by which faces are compared.
         """
         x = super().embed(images)
         return l2_normalised(x) if normalise else x
 
     def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Returns what the classifier sees of the maps of `features`, after dropout."""
+        """Returns the classifier's input, after dropout, from the feature maps of `features`."""
         x = self.dropout(super().embedding(maps))  # 1792
         if self.bottleneck is None or self.bottleneck_bn is None:
             return x
@@ -302,7 +323,7 @@ class InceptionResNetV1(Model):
         return embedding  # dropout is before the bottleneck
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "inception_resnet_v1",
     InceptionResNetV1,

@@ -1,11 +1,11 @@
 """Inception-ResNet-v2 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
 Read this file next to the paper's figures 16 to 19. Every public weight file comes from the
-authors' code, TF-slim's `nets/inception_resnet_v2.py`, which is another network than the paper's:
-V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
-convolution. Both are here. The residual modules and the last reduction are v1's, with other widths.
-Shapes are those of TF-slim's network for a 299x299 image, with the paper's beside them where they
-differ.
+authors' code, TF-slim's `nets/inception_resnet_v2.py`. That network differs from the paper's: it
+has V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
+convolution. Both are here. The residual modules and the last reduction are those of v1 with other
+widths. Shapes are those of TF-slim's network for a 299x299 image, followed by the paper's where
+they differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Source = Literal["slim", "paper"]
 
 
 class Mixed5b(InceptionA):
-    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1.
+    """The end of TF-slim's stem: V3's 35x35 module with a wider 1x1 branch.
 
     The paper has no such module.
     """
@@ -38,9 +38,9 @@ class Mixed5b(InceptionA):
 
 
 class InceptionResNetV2(Model):
-    """Inception-ResNet-v2. Variants are options.
+    """Inception-ResNet-v2; options select its variants.
 
-    `inception_jax.models.InceptionResNetV2` explains its options.
+    `inception_jax.models.InceptionResNetV2` documents the options.
     """
 
     min_size = 75
@@ -73,7 +73,7 @@ class InceptionResNetV2(Model):
         self.in_channels = in_channels
         self.layout = layout
 
-        # Stem: TF-slim's, figure 14 of Inception-ResNet-v1 and a module, or V4's, figure 3
+        # Stem: TF-slim's (figure 14 of Inception-ResNet-v1, then Mixed_5b) or V4's (figure 3)
         self.Conv2d_1a_3x3 = conv(in_channels, width(32), 3, stride=2, padding="valid")
         self.Conv2d_2a_3x3 = conv(width(32), width(32), 3, padding="valid")
         self.Conv2d_2b_3x3 = conv(width(32), width(64), 3)
@@ -90,8 +90,8 @@ class InceptionResNetV2(Model):
             self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
             c35 = self.Mixed_5a.out_channels
         # Residual modules and reductions, figures 16 to 19: v1's, with other widths. Figure 17
-        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither fits the sum of the
-        # reduction before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
+        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither is the number of
+        # channels before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
         # The caption of figure 18 names the wrong network.
         self.block35 = chain(Block35, blocks[0], c35, 48, 64, scale=scales[0], **residual)
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
@@ -134,7 +134,7 @@ class InceptionResNetV2(Model):
             x = maps.add("Conv2d_7b_1x1", self.Conv2d_7b_1x1(x))  # 8x8x1536
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "inception_resnet_v2",
     InceptionResNetV2,

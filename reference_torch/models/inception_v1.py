@@ -1,9 +1,9 @@
 """Inception V1, GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions").
 
-Read this file next to the paper's table 1. The paper's network has biases, response normalisation
-and true 5x5 convolutions; of the published weights only Caffe's BVLC GoogLeNet is of that one.
-TF-slim and torchvision put BatchNorm in, and a 3x3 where the paper has its 5x5. Shapes are those of
-a 224x224 image.
+Read this file next to the paper's table 1. The paper's network has biases, local response
+normalisation and 5x5 convolutions. Of the published weights, only Caffe's BVLC GoogLeNet is for
+that network. TF-slim and torchvision add BatchNorm, and have a 3x3 convolution in place of the 5x5.
+Shapes are those of a 224x224 image.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Norm = Literal["bn", "lrn"]
 
 
 class ConvReLU(nn.Module):
-    """Convolution with bias, ReLU: the paper's layer, from before BatchNorm.
+    """Convolution with bias, ReLU: the paper's layer, which has no BatchNorm.
 
-    Initial values are those of Caffe's `bvlc_googlenet`; the paper names none.
+    Initial values are those of Caffe's `bvlc_googlenet`; the paper does not state any.
     """
 
     def __init__(
@@ -65,7 +65,10 @@ class ConvReLU(nn.Module):
 
 
 class Inception(nn.Module):
-    """Module with dimension reductions, the paper's figure 2(b); arguments in table 1's order."""
+    """Inception module with dimension reductions, the paper's figure 2(b).
+
+    The arguments are in the order of the paper's table 1.
+    """
 
     def __init__(
         self,
@@ -103,11 +106,11 @@ class Inception(nn.Module):
 
 
 class InceptionAux(nn.Module):
-    """Auxiliary classifier on a 14x14 map, the paper's section 5.
+    """Auxiliary classifier on a 14x14 feature map, the paper's section 5.
 
-    Its first linear layer takes 4x4 pixels. The paper averages 5x5 windows at stride 3, which gives
-    them on 14x14 maps alone; torchvision cuts a map of any size in four, and so does ours where the
-    paper's rule does not fit.
+    Its first linear layer needs a 4x4 feature map. The paper averages 5x5 windows at stride 3,
+    which gives 4x4 for 14x14. torchvision averages feature maps of any size to 4x4. With `pool`
+    "5x5", other sizes than 14x14 are averaged as in torchvision.
     """
 
     def __init__(
@@ -139,9 +142,9 @@ class InceptionAux(nn.Module):
 
 
 class InceptionV1(Model):
-    """GoogLeNet. Variants are options.
+    """GoogLeNet; options select its variants.
 
-    `inception_jax.models.InceptionV1` explains its options.
+    `inception_jax.models.InceptionV1` documents the options.
     """
 
     min_size = 32
@@ -223,7 +226,7 @@ class InceptionV1(Model):
         x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "inception_v1",
     InceptionV1,

@@ -1,9 +1,10 @@
 """Inception V2 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
 Read this file next to the paper's table 1 and figures 5 to 8 and 10. The numbers of filters inside
-the modules were in a supplement that is lost. We use those of V3, with two 3x3 instead of the 5x5
-of its first modules: their sums are those that the table prints. No weights were ever published.
-TF-slim's `inception_v2` is another network, `bn_inception.py`. Shapes are those of a 299x299 image.
+the modules were in a supplement that is lost. This file uses those of V3, with two 3x3 convolutions
+in place of the 5x5 of its first modules. The channels of each module then sum to the numbers in the
+table. No weights were ever published. TF-slim's `inception_v2` is a different network, see
+`bn_inception.py`. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ UNPADDED: dict[str, Any] = dict(padding="valid", pool_padding="valid")
 
 
 class InceptionA(Inception):
-    """35x35 module with two 3x3 for a 5x5, the paper's figure 5: BN-Inception's module."""
+    """35x35 module with two 3x3 convolutions in place of a 5x5, the paper's figure 5.
+
+    It is BN-Inception's module with other widths.
+    """
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -79,7 +83,7 @@ class InceptionB(nn.Module):
 
 
 class ReductionB(InceptionReduction):
-    """Grid reduction 17x17 -> 8x8, the paper's figure 10 again."""
+    """Grid reduction 17x17 -> 8x8, also the paper's figure 10."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -88,13 +92,16 @@ class ReductionB(InceptionReduction):
 
 
 class InceptionC(InceptionE):
-    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7: V3's."""
+    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7.
+
+    It is the same as V3's `InceptionE`.
+    """
 
 
 class InceptionV2(Model):
-    """Inception V2. Variants are options.
+    """Inception V2; options select its variants.
 
-    `inception_jax.models.InceptionV2` explains its options.
+    `inception_jax.models.InceptionV2` documents the options.
     """
 
     min_size = 75
@@ -146,7 +153,7 @@ class InceptionV2(Model):
         self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds every stage's map [n, c, h, w] by a name in TF-slim's manner, in forward order."""
+        """Adds every stage's map [n, c, h, w] in forward order, with names in TF-slim's style."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -155,7 +162,7 @@ class InceptionV2(Model):
         x = maps.add("Conv2d_3b_3x3", self.Conv2d_3b_3x3(x))  # 71x71x80
         x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 35x35x192
         x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x288
-        # The table counts 3, 5 and 2 modules: the last of the first two rows is the reduction.
+        # The table counts 3, 5 and 2 modules. The last of the 3 and of the 5 is the reduction.
         x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x288
         x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
         x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768
@@ -168,7 +175,7 @@ class InceptionV2(Model):
         x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "inception_v2",
     InceptionV2,

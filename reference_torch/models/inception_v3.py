@@ -1,8 +1,8 @@
 """Inception V3 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
-The paper prints no table of this network; like every public weight file we follow the authors'
-code, TF-slim's `nets/inception_v3.py`, and keep torchvision's attribute names. Where that code and
-the paper differ, a comment says so. Shapes are those of a 299x299 image.
+The paper prints no table of this network. This file follows the authors' code, TF-slim's
+`nets/inception_v3.py`, as every public weight file does. Attribute names are torchvision's. Where
+that code and the paper differ, a comment says so. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PoolKind = Literal["avg", "max"]
 class InceptionA(nn.Module):
     """35x35 module, the paper's figure 5.
 
-    The figure has two 3x3 in the second branch; the authors' code, and so every weight file, has
-    one 5x5 there.
+    The figure has two 3x3 convolutions in the second branch. The authors' code, and therefore every
+    weight file, has one 5x5.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class InceptionA(nn.Module):
 class InceptionB(nn.Module):
     """Grid reduction 35x35 -> 17x17, the paper's figure 10.
 
-    The figure has a 1x1 before the first branch's 3x3; the authors' code does not.
+    The figure has a 1x1 before the first branch's 3x3. The authors' code has none.
     """
 
     def __init__(
@@ -214,11 +214,11 @@ class InceptionE(nn.Module):
 
 
 class InceptionAux(nn.Module):
-    """Auxiliary classifier on the last 17x17 map, the paper's figure 8 and section 4.
+    """Auxiliary classifier on the last 17x17 feature map, the paper's figure 8 and section 4.
 
-    The published head needs the 17x17 map of a 299x299 image. On smaller maps ours averages over
-    what there is and sets the result in the middle of 5x5 zeros; on larger ones it averages the
-    second convolution's output, as torchvision does.
+    The published head needs the 17x17 feature map of a 299x299 image. On smaller ones, the pooling
+    window is limited to the feature map, and the pooled result is padded with zeros to 5x5. On
+    larger ones, the second convolution's output is averaged, as in torchvision.
     """
 
     def __init__(
@@ -249,9 +249,9 @@ def _at_least_5x5(x: torch.Tensor) -> torch.Tensor:
 
 
 class InceptionV3(Model):
-    """Inception V3. Variants are options.
+    """Inception V3; options select its variants.
 
-    `inception_jax.models.InceptionV3` explains its options.
+    `inception_jax.models.InceptionV3` documents the options.
     """
 
     min_size = 75
@@ -326,7 +326,7 @@ class InceptionV3(Model):
         x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "inception_v3",
     InceptionV3,

@@ -1,7 +1,7 @@
 """Inception V4 (Szegedy et al. 2016, "Inception-v4, Inception-ResNet and the Impact...").
 
 Read this file next to the paper's figures 3 to 9. Every public weight file comes from the authors'
-code, TF-slim's `nets/inception_v4.py`; where that code and a figure differ, a comment says so.
+code, TF-slim's `nets/inception_v4.py`. Where that code and a figure differ, a comment says so.
 Shapes are those of a 299x299 image.
 """
 
@@ -23,7 +23,7 @@ from reference_torch.registry import register
 
 
 class Mixed3a(nn.Module):
-    """The stem's first pair, figure 3: pool beside convolution, 147x147 -> 73x73."""
+    """The stem's first pair of branches, figure 3: pool and convolution, 147x147 -> 73x73."""
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
         super().__init__()
@@ -36,9 +36,9 @@ class Mixed3a(nn.Module):
 
 
 class Mixed4a(nn.Module):
-    """The stem's second pair, figure 3: 3x3 without and with 1x7 and 7x1 before it.
+    """The stem's second pair of branches, figure 3: 1x1 - 3x3, and 1x1 - 1x7 - 7x1 - 3x3.
 
-    The figure has the 7x1 first; the authors' code the 1x7.
+    The figure has the 7x1 before the 1x7. The authors' code has the 1x7 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -61,9 +61,9 @@ class Mixed4a(nn.Module):
 
 
 class Mixed5a(nn.Module):
-    """The stem's third pair, figure 3: convolution beside pool, 71x71 -> 35x35.
+    """The stem's third pair of branches, figure 3: convolution and pool, 71x71 -> 35x35.
 
-    The figure forgets the convolution's stride of 2.
+    The convolution has a stride of 2, which the figure omits.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -77,7 +77,10 @@ class Mixed5a(nn.Module):
 
 
 class InceptionA(Inception):
-    """35x35 module, figure 4: BN-Inception's module with other widths."""
+    """35x35 module, figure 4.
+
+    It is BN-Inception's module with other widths.
+    """
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -87,10 +90,10 @@ class InceptionA(Inception):
 
 
 class ReductionA(inception_v3.InceptionB):
-    """Grid reduction 35x35 -> 17x17, figure 7: V3's; k, l, m and n are its widths in table 1.
+    """Grid reduction 35x35 -> 17x17, figure 7: V3's `InceptionB` with other widths.
 
-    The paper uses it three times: here with 192, 224, 256, 384, in Inception-ResNet-v1 with 192,
-    192, 256, 384, in Inception-ResNet-v2 with 256, 256, 384, 384.
+    The widths k, l, m and n are in table 1: 192, 224, 256, 384 for Inception V4; 192, 192, 256, 384
+    for Inception-ResNet-v1; 256, 256, 384, 384 for Inception-ResNet-v2.
     """
 
     def __init__(self, in_channels: int, k: int, l: int, m: int, n: int, **common: Any):  # noqa: E741
@@ -100,8 +103,8 @@ class ReductionA(inception_v3.InceptionB):
 class InceptionB(nn.Module):
     """17x17 module, figure 5.
 
-    The figure prints 1x7 twice in its third branch; the second is a 7x1. In the fourth it has the
-    1x7 first, the authors' code the 7x1.
+    The figure prints 1x7 twice in its third branch; the second one is a 7x1. In the fourth branch,
+    the figure has the 1x7 first, while the authors' code has the 7x1 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -132,7 +135,7 @@ class InceptionB(nn.Module):
 
 
 class ReductionB(inception_v3.InceptionD):
-    """Grid reduction 17x17 -> 8x8, figure 8: V3's with other widths."""
+    """Grid reduction 17x17 -> 8x8, figure 8: V3's `InceptionD` with other widths."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(in_channels, c3x3=192, c7x7=256, c7x7x3=320, **common)
@@ -141,7 +144,8 @@ class ReductionB(inception_v3.InceptionD):
 class InceptionC(nn.Module):
     """8x8 module, figure 6.
 
-    The figure has the 1x3 before the 3x1 in its fourth branch; the authors' code the 3x1.
+    In the fourth branch, the figure has the 1x3 before the 3x1. The authors' code has the 3x1
+    first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -175,7 +179,7 @@ class InceptionC(nn.Module):
 class InceptionV4(Model):
     """Inception V4.
 
-    `inception_jax.models.InceptionV4` explains its options.
+    `inception_jax.models.InceptionV4` documents the options.
     """
 
     min_size = 75
@@ -259,7 +263,7 @@ class InceptionV4(Model):
         x = maps.add("Mixed_7d", self.Mixed_7d(x))  # 8x8x1536
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "inception_v4",
     InceptionV4,

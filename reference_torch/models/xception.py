@@ -1,8 +1,8 @@
 """Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
 
 Read this file next to the paper's figure 5. Blocks are numbered as in the author's code, Keras'
-`applications/xception.py`; timm and Cadene number from the first residual block, so their block 1
-is block 2 here. Shapes are those of a 299x299 image.
+`applications/xception.py`. timm and Cadene start with the first residual block, so their block 1 is
+block 2 here. Shapes are those of a 299x299 image.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from reference_torch.registry import register
 
 
 class DownBlock(nn.Module):
-    """Two separable convolutions and a max pool beside a strided 1x1 shortcut.
+    """Two separable convolutions and a max pool, plus a strided 1x1 shortcut.
 
-    The shortcut takes the input as it comes, before the ReLU that opens the block.
+    The input of the shortcut is the block's input, before the first ReLU.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DownBlock(nn.Module):
 
 
 class MiddleBlock(nn.Module):
-    """Three separable convolutions, each after a ReLU, added to the input."""
+    """Three separable convolutions, each after a ReLU, plus the block's input."""
 
     def __init__(self, channels: int, *, sepconv: Maker[SeparableConvBN]):
         super().__init__()
@@ -71,9 +71,9 @@ class MiddleBlock(nn.Module):
 
 
 class Xception(Model):
-    """Xception. Variants are options.
+    """Xception; options select its variants.
 
-    `inception_jax.models.Xception` explains its options.
+    `inception_jax.models.Xception` documents the options.
     """
 
     min_size = 71
@@ -127,8 +127,8 @@ class Xception(Model):
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w] by its name in Keras, in forward order.
 
-        Residual blocks give their sum, to which no ReLU has been applied; of three there is also
-        what the next block makes of it first, which is where timm taps them.
+        The stage of a residual block is its sum, before any ReLU. Blocks 3, 4 and 13 have a second
+        stage, their input after the first ReLU, which timm uses as a feature map.
         """
         # x is 299x299x3
         x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32
@@ -152,7 +152,7 @@ class Xception(Model):
         x = maps.add("block14_sepconv2", F.relu(self.block14_sepconv2(x)))  # 10x10x2048
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 register(
     "xception",
     Xception,

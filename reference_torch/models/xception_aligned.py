@@ -1,9 +1,9 @@
 """Aligned Xception 41, 65 and 71 (Chen et al. 2018, DeepLabv3+, "Encoder-Decoder with Atrous...").
 
-Read this file next to the paper's figure 4: Xception with strided convolutions instead of max
-pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The variants 41p and
-65p, with normalisation before the convolutions, are timm's. All weights are timm's or converted
-there. Shapes are those of xception65 for a 299x299 image.
+Read this file next to the paper's figure 4. The network is Xception with strided convolutions
+instead of max pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The
+variants 41p and 65p, with normalisation before the convolutions, are timm's. All weights were
+trained or converted by timm. Shapes are those of xception65 for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ class SeparableConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Three separable convolutions, the last one strided, beside a shortcut.
+    """Three separable convolutions, the last one strided, plus a shortcut.
 
     Args:
         in_channels: channels of the input.
-        channels: of the three convolutions.
-        relu_first: a ReLU before each separable convolution and none inside it; else two inside.
-        skip: add the input, through a 1x1 convolution where the shape changes.
+        channels: output channels of the three convolutions.
+        stride: stride of the last convolution and the shortcut.
+        relu_first: one ReLU before each separable convolution. Otherwise, two inside each: after
+            the depthwise and after the pointwise convolution.
+        skip: add the input, through a 1x1 convolution if the shape changes.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class Block(nn.Module):
 
 
 class PreBlock(nn.Module):
-    """41p and 65p: BatchNorm and ReLU before each separable convolution, nothing inside it.
+    """Block of 41p and 65p: BatchNorm and ReLU before each separable convolution, none inside it.
 
     The shortcut starts after the first normalisation and ReLU, unlike that of a pre-activation
     ResNet, and has no BatchNorm.
@@ -174,9 +176,9 @@ class PreBlock(nn.Module):
 
 
 class XceptionAligned(Model):
-    """Aligned Xception. Variants are options.
+    """Aligned Xception; options select its variants.
 
-    `inception_jax.models.XceptionAligned` explains its options.
+    `inception_jax.models.XceptionAligned` documents the options.
 
     Raises:
         ValueError: for another number of layers or another output stride.
@@ -254,10 +256,11 @@ class XceptionAligned(Model):
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's map [n, c, h, w], in forward order.
 
-        Blocks are numbered from 1 through entry, middle and exit flow. Their stage is the sum,
-        before the ReLU. `act`, the last map after the ReLU, exists only in 41p and 65p. A block
-        with a stride has another stage, where timm has its tap: the input of its last separable
-        convolution, `block1_act3`, or `block1_conv2` before the normalisation.
+        Blocks are numbered from 1 through entry, middle and exit flow. The stage of a block, such
+        as `block1`, is its sum before any ReLU. In 41p and 65p, a stage `act` follows the last
+        block: its feature map after a ReLU. A strided block has a second stage, which timm uses as
+        a feature map: the input of the block's last separable convolution, `block1_act3`. In 41p
+        and 65p it is taken before the normalisation, `block1_conv2`.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
@@ -279,9 +282,10 @@ class XceptionAligned(Model):
 def _block_options(
     strides: list[int], output_stride: int, drop_path: float
 ) -> list[dict[str, Any]]:
-    """Stride, dilation and drop rate of each block.
+    """Returns the keywords `stride`, `dilation` and `drop_path` of each block.
 
-    A stride beyond `output_stride` becomes the dilation of the blocks after it.
+    A stride that would exceed `output_stride` is replaced by 1, and multiplies the dilation of the
+    later blocks.
     """
     options, reduction, dilation = [], 2, 1  # the stem has halved the image
     for i, stride in enumerate(strides):
@@ -294,7 +298,7 @@ def _block_options(
     return options
 
 
-# What each published weight file needs; "" is the recommended reading.
+# The options that each published weight file needs; "" is the recommended variant.
 def _register(arch: str, readings: dict[str, Any], tags: list[str]) -> None:
     register(arch, XceptionAligned, tags={tag: readings for tag in ["", *tags]})
 

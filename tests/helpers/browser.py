@@ -101,7 +101,7 @@ class Browser:
         return event
 
     def open(self, address: str) -> None:
-        """Goes to an address."""
+        """Navigates to an address."""
         self.call("Page.navigate", url=address)
 
     def value(self, expression: str) -> Any:

@@ -21,13 +21,13 @@ BUCKET = "bucket"
 
 
 class Server:
-    """A storage server, which may be killed and started again.
+    """A storage server that can be killed and started again.
 
     Args:
-        folder: of its objects.
+        folder: where the objects are stored.
 
     Attributes:
-        env: what a process has to have in its environment to use it.
+        env: environment variables that a process needs to use the server.
     """
 
     def __init__(self, folder: Path):
@@ -37,7 +37,7 @@ class Server:
         self.env = {
             "STORAGE_EMULATOR_HOST": address,
             "TENSORSTORE_GCS_HTTP_URL": address,
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks Google what kind of bucket it is
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # or gcsfs asks Google about it
         }
         self._address = address
         os.chmod(_PROGRAM, 0o755)
@@ -56,7 +56,7 @@ class Server:
         self._process.wait()
 
     def file(self, name: str) -> Path:
-        """Returns the file that holds an object, to damage it."""
+        """Returns the path of an object's file, so that a test can damage it."""
         return self._folder / BUCKET / name
 
     def _answers(self) -> bool:

@@ -31,7 +31,10 @@ def blob(tensor: np.ndarray, old: bool) -> bytes:
 
 
 def caffemodel(layers: Mapping[str, Sequence[np.ndarray]], old: bool = False) -> bytes:
-    """Each layer's blobs, as Caffe wrote in 2014 (V1LayerParameter) or writes today."""
+    """Returns a file with the blobs of each layer.
+
+    `old` selects the format of 2014 (V1LayerParameter); otherwise it is today's.
+    """
     content = message(1, b"GoogleNet")
     for layer, blobs in layers.items():
         name, blob_field, layer_field = (4, 6, 2) if old else (1, 7, 100)

@@ -1,4 +1,4 @@
-"""Clusters of several hosts on loopback: host names of their own, and a Slurm of several nodes."""
+"""Simulates clusters of several hosts on loopback: host names, and Slurm with several nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    """Waits for a condition, and returns what it says."""
+    """Waits until a condition is true, and returns its value.
+
+    Raises:
+        AssertionError: with `what`, if it is not true after `seconds`.
+    """
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, what
@@ -29,9 +33,9 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
 
 
 def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
-    """Returns the start of a command that knows further host names, all of this machine.
+    """Returns the start of a command for which further host names resolve to this machine.
 
-    The command gets a view of the file system of its own, with another `/etc/hosts`.
+    The command runs in a mount namespace of its own, with another `/etc/hosts`.
     """
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(names)}\n")
@@ -40,7 +44,7 @@ def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def own_names_missing(folder: Path) -> str | None:
-    """Says why this machine cannot give commands host names of their own, None if it can."""
+    """Returns why commands cannot get further host names on this machine, None if they can."""
     if shutil.which("unshare") is None:
         return "unshare is not installed (package util-linux)"
     command = [*with_hosts(folder, ["another-host"]), "getent", "hosts", "another-host"]
@@ -49,10 +53,12 @@ def own_names_missing(folder: Path) -> str | None:
 
 
 class Slurm:
-    """A Slurm on this machine alone, with its own key, ports and files; see `slurm`.
+    """A Slurm cluster on this machine, with its own key, ports and files.
+
+    The function `slurm` starts and stops it.
 
     Attributes:
-        env: the environment in which its commands find it.
+        env: the environment in which Slurm's commands find the cluster.
     """
 
     def __init__(self, folder: Path, nodes: int):
@@ -62,7 +68,7 @@ class Slurm:
         self.env = {**os.environ, "SLURM_CONF": str(conf)}
 
     def ask(self, *command: str) -> str:
-        """Runs a command of Slurm; returns what it prints."""
+        """Runs a Slurm command and returns its output."""
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout.strip()
@@ -72,21 +78,21 @@ class Slurm:
         return self.ask("squeue", "--noheader", "--states=all", "--format=%T", f"--job={job}")
 
     def wait_for(self, job: str, *states: str) -> str:
-        """Waits until a job is in one of these states."""
+        """Waits until a job is in one of these states, and returns the state."""
         what = f"job {job} does not become {' or '.join(states)}"
         return until(lambda: (now := self.state(job)) in states and now, what)
 
     def at_once(self, job: str) -> None:
-        """Starts a job that was put back into the queue, which Slurm would do two minutes later.
+        """Starts a requeued job now; Slurm would start it two minutes later.
 
-        A node starts no job that it has ended within the time of `cred_expire`.
+        A node does not start a job that it ended less than `cred_expire` ago.
         """
         self.wait_for(job, "PENDING")
         time.sleep(3)
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def end_jobs(self) -> None:
-        """Kills what runs, which would outlive the daemons, also after a test that failed."""
+        """Kills running jobs, also after a failed test; they would outlive the daemons."""
         subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], env=self.env, check=False)
         subprocess.run(["scancel", "--me"], env=self.env, check=False)
 
@@ -104,7 +110,7 @@ class Slurm:
 
 @contextlib.contextmanager
 def slurm(folder: Path, nodes: int) -> Iterator[Slurm]:
-    """Runs a Slurm of some nodes, n0, n1, ..., with 32 cores each."""
+    """Runs Slurm with the nodes n0, n1, ..., of 32 cores each, and yields the cluster."""
     for name in ("munge", "state"):
         (folder / name).mkdir()
         (folder / name).chmod(0o755)
@@ -136,7 +142,7 @@ def slurm(folder: Path, nodes: int) -> Iterator[Slurm]:
 
 
 def slurm_missing() -> str | None:
-    """Says why there can be no Slurm here, None if there can."""
+    """Returns why Slurm cannot run here, None if it can."""
     if os.geteuid() != 0:
         return "the daemons of Slurm are started by root"
     for program, package in (("munged", "munge"), ("slurmctld", "slurm-wlm"),

@@ -114,7 +114,10 @@ def _jax_fids(state: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _write_torchscript(folder: Path) -> None:
-    """A network like NVIDIA's file, which clean-fid downloads: `layers` takes normalised images."""
+    """Writes a network like NVIDIA's file, which clean-fid downloads.
+
+    Its attribute `layers` takes normalised images.
+    """
     import torch
 
     class Layers(torch.nn.Module):
@@ -208,7 +211,7 @@ def as_array(folder: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def replaced(module: Any, **values: Any) -> Iterator[None]:
-    """Sets attributes of a module during the body."""
+    """Replaces attributes of a module inside a `with` block."""
     before = {name: getattr(module, name) for name in values}
     for name, value in values.items():
         setattr(module, name, value)
@@ -233,7 +236,7 @@ def repository(name: str) -> Path:
 
 
 def module_of(name: str, path: Path) -> Any:
-    """Imports a file; if it belongs to a package, with its folder as the package."""
+    """Imports a file as a module with the given name."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -254,7 +257,7 @@ def pytorch_fids(folder: Path, dims: int) -> Any:
 
 
 def torch_fidelitys(folder: Path, *names: str) -> Any:
-    """Returns torch-fidelity's network."""
+    """Returns torch-fidelity's network with the named features, or else the 2048 pooled ones."""
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
     return extractor.FeatureExtractorInceptionV3(
         "inception-v3-compat", list(names or ("2048",)), str(folder / PYTORCH)
@@ -269,7 +272,10 @@ def cleans(folder: Path) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def torchmetrics_weights(folder: Path) -> Iterator[Any]:
-    """Makes torchmetrics, which uses torch-fidelity's network, load the random weights."""
+    """Makes torchmetrics load the random weights, and yields `torchmetrics.image`.
+
+    torchmetrics uses torch-fidelity's network.
+    """
     package("torchmetrics")
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
     import torch
@@ -375,7 +381,7 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def one_by_one(call: Callable[[Any], Any], images: Sequence[Any]) -> np.ndarray:
-    """Returns a PyTorch network's features of images of several sizes."""
+    """Returns a PyTorch network's features of images of several sizes, which cannot be batched."""
     import torch
 
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Computes a distance in one or more processes on their devices, for comparison.
+"""Computes a distance in one or more processes, so that tests can compare the results.
 
-`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints it. With SHARED,
-images are sharded over a mesh of all devices; otherwise each process has its own state.
+`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints it. If SHARED is 1,
+images are sharded over a mesh of all devices; if it is 0, each process has its own state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(batch: int, shared: bool, processes: int = 1, index: int = 0, port: int
 
 
 def spread(part: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Returns images on a mesh of all devices, padded, and their mask."""
+    """Returns padded images on a mesh of all devices, and the mask of the real images."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     total = -(-batch // jax.device_count()) * jax.device_count()
     mask = np.arange(total) < len(part)

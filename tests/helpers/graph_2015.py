@@ -14,12 +14,12 @@ SIDE = 299
 
 
 def write_graph(path: Path, state: Mapping[str, np.ndarray], layers: Any) -> None:
-    """Writes the graph as it was published: operations, names, and a version that allows them.
+    """Writes the graph as it was published, with its operations, names and graph version.
 
     Args:
-        path: of the file.
+        path: the file to write.
         state: the twin's tensors by name.
-        layers: `layer_order` of the model.
+        layers: the model's `layer_order`.
     """
     tf = __import__("tensorflow").compat.v1
     scopes = {path: scope for scope, path in _graph_places(layers)}
@@ -33,7 +33,7 @@ def write_graph(path: Path, state: Mapping[str, np.ndarray], layers: Any) -> Non
 
 
 def _add_norms(definition: Any, scopes: Mapping[str, str]) -> None:
-    """Puts the old normalisation, which TensorFlow runs but no longer builds, in its place."""
+    """Replaces each normalisation by the old operation that TensorFlow runs but cannot build."""
     from tensorflow.core.framework import types_pb2
 
     norms = {f"{scope}/batchnorm": scope for scope in scopes.values()}

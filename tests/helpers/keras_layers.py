@@ -1,11 +1,11 @@
-"""Keras' own lists of the layers of its networks, and their tensors as Keras has them."""
+"""Lists the layers of Keras' networks, and converts tensors to Keras' names and axes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Layers in the order of `model.layers`, as Keras 3.3 and 3.15 list them: a number n is conv2d_n,
-# which a BatchNorm of the same number follows; the numbers are in the order of creation.
+# Layers in the order of `model.layers` in Keras 3.3 and 3.15. A number n stands for conv2d_n
+# and the BatchNorm of the same number that follows. Numbers are in the order of creation.
 V3_LAYERS = """
 0 1 2 3 4 8 6 9 5 7 10 11 15 13 16 12 14 17 18 22 20 23 19 21 24 25 27 28 26 29
 34 35 31 36 32 37 30 33 38 39 44 45 41 46 42 47 40 43 48 49 54 55 51 56 52 57 50 53 58 59
@@ -35,7 +35,7 @@ _SHORTCUTS = {2: 0, 3: 1, 4: 2, 13: 3}  # Xception's layers without a name of th
 
 
 def xception_layers() -> list[tuple[str, str, str]]:
-    """Class, name and path of every layer, in the order of `model.layers`."""
+    """Returns class, name and our path of every layer, in the order of `model.layers`."""
     layers = []
     for i in (1, 2):
         layers.append(("conv2d", f"block1_conv{i}", f"block1_conv{i}.conv"))
@@ -54,7 +54,10 @@ def xception_layers() -> list[tuple[str, str, str]]:
 
 
 def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
-    """The same for V3 and Inception-ResNet-v2, whose n-th made layer is our twin's n-th."""
+    """Returns class, name and our path of every layer of V3 or Inception-ResNet-v2.
+
+    The n-th convolution that Keras creates is our twin's n-th.
+    """
     paths = [name for name, _ in twin.named_modules()]
     made = [p for p in paths if p.endswith(".conv") and not p.startswith(("Aux", "Conv2d_7b"))]
     layers = []
@@ -74,7 +77,10 @@ def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
 
 
 def keras_tensors(kind: str, path: str, state: dict[str, np.ndarray], gamma: bool) -> dict:
-    """A layer's tensors in Keras' order, names and axes."""
+    """Returns a layer's tensors with Keras' order, names and axes.
+
+    BatchNorm has a scale only if `gamma` is true.
+    """
     if kind == "batch_normalization":
         names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
         names["moving_variance"] = "running_var"
@@ -90,7 +96,10 @@ def keras_tensors(kind: str, path: str, state: dict[str, np.ndarray], gamma: boo
 
 
 def later(name: str) -> str:
-    """The numbers of a second model in one program; they pass from two digits to three."""
+    """Returns the name that a layer has in the second model of a program.
+
+    Automatic numbers continue, and pass from two digits to three.
+    """
     prefix, _, number = name.rpartition("_")
     automatic = prefix in ("conv2d", "batch_normalization")
     return f"{prefix}_{int(number) + 94}" if automatic else name

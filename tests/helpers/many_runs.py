@@ -1,7 +1,7 @@
-"""Starts many runs of the network of three layers without importing everything each time.
+"""Starts many training runs of the three-layer network without importing everything each time.
 
-`Runs` starts a process that imports the programme and then forks for every run: jax has no thread
-before it is asked for devices. What happens to a run while it imports is not seen this way.
+`Runs` starts a process that imports the programme and forks for each run. Forking is safe, because
+JAX has no threads before it is asked for devices. Tests cannot disturb a run during its imports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Run:
-    """A run, in a process of its own; as a `subprocess.Popen`."""
+    """A run in its own process, with an interface like `subprocess.Popen`."""
 
     def __init__(self, runs: Runs, pid: int, out: Path, err: Path):
         self._runs, self.pid, self.returncode = runs, pid, None
@@ -43,10 +43,10 @@ class Run:
         return self.returncode
 
     def end(self, seconds: float) -> tuple[str, str]:
-        """Waits for the end; returns what is left of standard output, and standard error.
+        """Waits for the end; returns the rest of standard output, and all of standard error.
 
         Raises:
-            TimeoutError: if it does not end.
+            TimeoutError: if the run does not end; it is killed.
         """
         until = time.monotonic() + seconds
         left: list[str] = []
@@ -65,10 +65,10 @@ class Run:
 
 
 class Runs(contextlib.AbstractContextManager):
-    """Starts runs; a context manager.
+    """A context manager that starts runs.
 
     Args:
-        environment: of all runs.
+        environment: environment variables of all runs.
     """
 
     def __init__(self, environment: dict[str, str]):
@@ -86,19 +86,19 @@ class Runs(contextlib.AbstractContextManager):
         self._process.__exit__(None, None, None)  # closes its input, at which it ends
 
     def ask(self, **order: Any) -> Any:
-        """Sends an order; returns the answer."""
+        """Sends a request to the process that forks; returns its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(order), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
     def start(self, folder: Path, options: list[str], file_size: int | None = None) -> Run:
-        """Starts a run.
+        """Starts a run and returns it.
 
         Args:
-            folder: its working directory.
-            options: of the command line.
-            file_size: bytes that no file may exceed, as if the disk were full.
+            folder: the working directory.
+            options: command-line options.
+            file_size: largest size of a file in bytes, to simulate a full disk.
         """
         self._count += 1
         pipes = [folder / f".{name}{self._count}" for name in ("out", "err")]
@@ -129,7 +129,10 @@ def _serve() -> None:
 
 
 def _become(order: dict[str, Any]) -> None:
-    """Makes this process what the order says."""
+    """Makes this process the run that the request describes.
+
+    Sets the working directory, standard streams, arguments and the limit of file sizes.
+    """
     os.chdir(order["folder"])
     for number, name in enumerate([os.devnull, *order["pipes"]]):
         descriptor = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY)

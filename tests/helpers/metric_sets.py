@@ -31,7 +31,7 @@ def network():
 
 @functools.cache
 def extractor(**options) -> metrics.Extractor:
-    """A narrow network, compiled once for each set of options."""
+    """Returns an extractor with a narrow network, compiled once for each set of options."""
     return metrics.Extractor(network(), **{"batch_size": 4, **options})
 
 
@@ -48,7 +48,10 @@ def scipys_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def exact_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The trace of the root is the nuclear norm of the product of the centred features."""
+    """Returns the Fréchet distance of two sets of features, without a matrix root.
+
+    The root's trace is the nuclear norm of the product of the centred features.
+    """
     centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
     nuclear = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
     traces = sum((x**2).sum() for x in centred)

@@ -24,7 +24,7 @@ WIDTH = 0.125
 CLASSES = 10
 
 
-# An option that is wrong for a network's plain name, by what it is about.
+# Networks, each with an option that is wrong for it, by the subject of the option.
 WRONG_READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "GoogLeNet's first padding": ("inception_v1", {"pad_mode": "torch"}),
     "GoogLeNet's last pool": ("inception_v1.bvlc_in1k", {"maxpool4_window": 2}),
@@ -42,7 +42,7 @@ WRONG_READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "input transform": ("inception_v3", {"transform_input": True}),
 }
 
-# More blocks, or wider ones, of the very code of another network.
+# Networks that run another network's code with more or wider blocks.
 DEEP = {
     "inception_next_base",
     "inception_next_small",
@@ -54,14 +54,14 @@ DEEP = {
 
 
 def deep_ones_slow(names: list[str]) -> list[Any]:
-    """Parameters for a test; the turn of the deep ones is with `-m slow`."""
+    """Returns the names as test parameters; deep networks are marked slow."""
     return [
         pytest.param(name, marks=pytest.mark.slow) if name.partition(".")[0] in DEEP else name
         for name in names
     ]
 
 
-# One of each kind of module, for what works on any network by one code.
+# One network of each kind of module, for functions with the same code for any network.
 _KINDS = {
     "inception_v1",
     "inception_v3",
@@ -72,14 +72,14 @@ _KINDS = {
 
 
 def one_of_each_kind(names: list[str]) -> list[Any]:
-    """Parameters for a test; the turn of all but five networks is with `-m slow`."""
+    """Returns the names as test parameters; all but five networks are marked slow."""
     return [
         name if name in _KINDS else pytest.param(name, marks=pytest.mark.slow) for name in names
     ]
 
 
 def distinct_readings() -> list[str]:
-    """One name for each set of options that changes what a network computes."""
+    """Returns one name for each set of options that changes what a network computes."""
     seen: dict[Any, str] = {}
     for name in [*ij.list_models(), *ij.list_models(tags=True)]:
         info = ij.model_info(name)
@@ -90,14 +90,14 @@ def distinct_readings() -> list[str]:
 
 
 def options_for(name: str) -> dict:
-    """Everything that there is to compare, and of blocks in a row two."""
+    """Returns options that build auxiliary heads, and two blocks of each repeated kind."""
     readings = ij.model_info(name).options
     options: dict = {"aux_heads": True} if ij.model_info(name).aux_heads else {}
     return options | ({"blocks": (2, 2, 2)} if "blocks" in readings else {})
 
 
 def not_random(name: str) -> dict[str, float]:
-    """The options that turn off what draws random numbers in training."""
+    """Returns the options that turn off dropout and drop path."""
     readings = ij.model_info(name).options
     return {option: 0.0 for option in readings if "drop" in option}
 
@@ -106,42 +106,42 @@ _caches: list[Callable[[], None]] = []
 
 
 def kept_for_a_network(function: Callable) -> Callable:
-    """A cache that `forget` clears."""
+    """Caches a function's results until `forget` is called."""
     cached = functools.cache(function)
     _caches.append(cached.cache_clear)
     return cached
 
 
 def forget() -> None:
-    """Clears what is cached for more tests of the same network."""
+    """Clears the results that `kept_for_a_network` has cached."""
     for clear in _caches:
         clear()
 
 
 def skeleton(name: str, **options: Any) -> nnx.Module:
-    """Returns a network of its own without numbers, which weights can be loaded into."""
+    """Returns a new network with shapes instead of arrays; weights can be loaded into it."""
     return nnx.clone(_traced(name, tuple(sorted(options.items()))))
 
 
 @kept_for_a_network
 def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
-    # Seconds for a deep network; a copy of it takes some milliseconds.
+    # Tracing a deep network takes seconds, copying the result some milliseconds.
     return abstract_model(name, **dict(options))
 
 
 def filled(name: str, **options) -> nnx.Module:
-    """Returns a network of its own with random numbers of everything, see `fill`."""
+    """Returns a new network with random values in every tensor, see `fill`."""
     model = skeleton(name, **options)
     fill(model)
     return model
 
 
 def fill(model: nnx.Module) -> None:
-    """Draws every tensor, in float32, from a seed of its own name.
+    """Fills every tensor with random numbers, drawn in float32 with a seed from its name.
 
-    So neither jax's random numbers nor the order of the tensors matter, and both precisions start
-    from the same numbers. Fresh networks have ones and zeros where these have random scales, biases
-    and statistics, which hide a swapped or forgotten tensor. Nothing is compiled.
+    The numbers depend neither on JAX's random numbers nor on the order of the tensors, and are the
+    same in both precisions. Scales, biases and statistics are random too: in a new network they are
+    ones and zeros, which hide a swapped or missing tensor. Nothing is compiled.
     """
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -161,14 +161,17 @@ def fill(model: nnx.Module) -> None:
 
 
 def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers for a tensor of a file; of a variance, none below zero."""
+    """Returns random numbers for a tensor of a file; variances are not negative."""
     numbers = rng.normal(size=shape).astype(np.float32)
     return np.abs(numbers) if name.endswith(("running_var", "moving_variance")) else numbers
 
 
 @kept_for_a_network
 def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
-    """Returns a narrow network in evaluation mode, filled. Do not change it: it is shared."""
+    """Returns a narrow network with random tensors, in evaluation mode.
+
+    The network is shared: do not change it. For `hostile` see `make_hostile`.
+    """
     model = filled(name, dtype=dtype, param_dtype=dtype, **{**small(name), **options})
     if hostile:
         make_hostile(model)
@@ -176,14 +179,15 @@ def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> 
 
 
 def small(name: str) -> dict[str, Any]:
-    """Options of a network that a test can afford, with nothing random in training."""
+    """Returns options for a narrow network with few classes and no randomness in training."""
     return {"width_multiplier": WIDTH, "num_classes": CLASSES, **not_random(name)}
 
 
 def make_hostile(model: nnx.Module) -> None:
-    """Lets running variances fall to 1e-14, as in a published file, where epsilon decides.
+    """Sets a tenth of the running variances to 1e-14, as in a published file.
 
-    With scales that keep the signal's size: the channels would blow up layer after layer.
+    There, epsilon decides the result. The scales are reduced to keep the signal's size, which would
+    otherwise grow layer after layer.
     """
     rng = np.random.default_rng(1)
     for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
@@ -194,7 +198,7 @@ def make_hostile(model: nnx.Module) -> None:
 
 
 def calibrate(model: nnx.Module, images: np.ndarray) -> None:
-    """Leaves BatchNorm as it is in a fresh network that has seen a batch of images."""
+    """Sets BatchNorm to scale 1, bias 0, and the statistics of a batch of images."""
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -230,7 +234,7 @@ def random_images(
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """A tensor of PyTorch in our axis order."""
+    """Returns a PyTorch tensor as an array; images become [n, h, w, c]."""
     array = tensor.detach().numpy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
@@ -242,7 +246,10 @@ def compare(
     what: str,
     scale: float | None = None,
 ) -> None:
-    """Asserts equality to the precision of a dtype, relative to the largest number or a scale."""
+    """Asserts equality within the tolerance of a dtype, relative to `scale`.
+
+    `scale` defaults to the largest element of `theirs`.
+    """
     ours = np.asarray(ours)
     theirs = to_numpy(theirs) if hasattr(theirs, "detach") else np.asarray(theirs)
     assert ours.dtype == theirs.dtype == dtype, (what, ours.dtype, theirs.dtype)
@@ -253,7 +260,7 @@ def compare(
 
 
 def named_leaves(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Leaves of a state or gradient by their twin's names, in its axis order."""
+    """Returns the leaves of a state or gradient by the twin's names, in the twin's axis order."""
     return {
         torch_names.torch_name(path): torch_names.to_torch_order(path, np.asarray(leaf))
         for path, leaf in torch_names.walk(dict(state))

@@ -1,4 +1,4 @@
-"""Measures the pages of a built site in headless Chromium: what overflows, which tables are cut.
+"""Measures in headless Chromium which pages of a built site overflow, and which tables are cut.
 
 python tests/helpers/page_widths.py SITE 390 1400
 """
@@ -64,11 +64,11 @@ class Measured:
 
 
 def measure(site: Path, width: int) -> list[Measured]:
-    """Loads every page of a site at a width in CSS pixels.
+    """Measures every page of a site at a width in CSS pixels.
 
     Raises:
-        FileNotFoundError: if no Chromium is installed.
-        RuntimeError: if Chromium did not finish; with its messages.
+        FileNotFoundError: if Chromium is not installed.
+        RuntimeError: if Chromium did not finish; it contains Chromium's messages.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -95,7 +95,7 @@ def measure(site: Path, width: int) -> list[Measured]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serves a folder on a free local port."""
+    """Serves a folder on a free local port, and yields the address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -109,7 +109,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints what is too wide."""
+    """Prints the pages that are too wide or have cut tables."""
     site, *widths = sys.argv[1:]
     for width in map(int, widths):
         found = measure(Path(site), width)

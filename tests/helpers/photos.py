@@ -1,4 +1,4 @@
-"""Photos of odd sizes, kinds and formats, as folders in the wild have them."""
+"""Photos of odd sizes, modes and formats, as real folders have them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = [
 
 
 def photo(height: int, width: int, seed: int) -> Image.Image:
-    """Coloured patches, shapes with sharp edges, and noise."""
+    """Returns a photo-like image with coloured patches, sharp edges and noise."""
     rng = np.random.default_rng(seed)
     patches = rng.integers(0, 256, (max(height // 9, 1), max(width // 9, 1), 3), np.uint8)
     image = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
@@ -31,18 +31,18 @@ def photo(height: int, width: int, seed: int) -> Image.Image:
 
 
 def turned(orientation: int = 6) -> Image.Exif:
-    """EXIF data that state an orientation."""
+    """Returns EXIF data with an orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
 def write_photos(folder: Path, count: int = 50, scale: int = 1) -> list[Path]:
-    """Writes photos of twelve kinds that all libraries read alike; returns their paths.
+    """Writes photos of twelve kinds that all libraries decode alike; returns their paths.
 
     Args:
-        folder: made if absent.
-        count: how many.
+        folder: created if missing.
+        count: number of photos.
         scale: divides the sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)

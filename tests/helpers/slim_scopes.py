@@ -1,14 +1,14 @@
-"""The scopes of TF-slim's and FaceNet's convolutions, from the publishers' code, in its order.
+"""Lists the scopes of TF-slim's and FaceNet's convolutions in the order of the publishers' code.
 
-That is the paper's order and so our twins': the n-th convolution there is the n-th here. The heads
-of slim's auxiliary classifiers stand apart.
+This is the paper's order, and our twins': the n-th convolution there is the n-th here. The heads of
+slim's auxiliary classifiers are listed separately.
 """
 
 from __future__ import annotations
 
 
 def module(name: str, *branches: str) -> list[str]:
-    """The scopes of a module whose branches are given as `0a_1x1 0b_3x3`."""
+    """Returns the scopes of a module; a branch is given as `0a_1x1 0b_3x3`."""
     return [
         f"{name}/Branch_{i}/Conv2d_{conv}"
         for i, branch in enumerate(branches)
@@ -51,7 +51,7 @@ SCOPES: dict[str, tuple[str, list[str]]] = {
             *_EARLY_STEM,
             *modules(3, "bc", *_INCEPTION),
             *modules(4, "bcdef", *_INCEPTION),
-            # A slip of theirs: both are step a.
+            # An inconsistency of theirs: both are step a.
             *module("Mixed_5b", "0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0a_3x3", "0b_1x1"),
             *modules(5, "c", *_INCEPTION),
             "Logits/Conv2d_0c_1x1",
@@ -74,7 +74,7 @@ SCOPES: dict[str, tuple[str, list[str]]] = {
         [
             *_STEM,
             *module("Mixed_5b", "0a_1x1", "0a_1x1 0b_5x5", _DOUBLE, "0b_1x1"),
-            # Slips of theirs: this one, the 1x1 of Mixed_6a, and Mixed_7b's two steps b.
+            # Their inconsistencies: this one, the 1x1 of Mixed_6a, and two steps b in Mixed_7b.
             "Mixed_5c/Branch_0/Conv2d_0a_1x1",
             "Mixed_5c/Branch_1/Conv2d_0b_1x1",
             "Mixed_5c/Branch_1/Conv_1_0c_5x5",

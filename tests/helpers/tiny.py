@@ -1,7 +1,7 @@
-"""A network of three layers, for tests of what stands around one: it compiles in a second.
+"""A three-layer network that compiles in a second, for tests of the training programme.
 
-`python -m tests.helpers.tiny` is `train/main.py` with one network more, `--arch tiny`. Where the
-working directory has a file `stall`, no image comes until the file is gone.
+`python -m tests.helpers.tiny` is `train/main.py` with one more network, `--arch tiny`. While the
+working directory has a file `stall`, the run gets no images.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    # What train/main.py does before anything slow is imported.
+    # As in train/main.py, before slow imports.
     import os
     import signal
 
@@ -68,7 +68,7 @@ class Tiny(Model):
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Lets `create_model` and the training programme know the network."""
+    """Registers the network with `create_model` and the training programme in a `with` block."""
     from train.config.demo import DEMO
 
     facts = registry.Tag(source="this file", input_size=16)
@@ -83,7 +83,7 @@ def registered() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stalling(file: Path) -> Iterator[None]:
-    """Lets images come from what hangs as long as a file exists, as a mounted disk may."""
+    """Makes reading images wait while a file exists, as a mounted disk may hang."""
     from train.data.pipeline import _TestImages, _TrainingImages
 
     def stalled(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ def stalling(file: Path) -> Iterator[None]:
 
 
 def run() -> int:
-    """Runs the programme; returns the exit code."""
+    """Runs the training programme with this network; returns the exit code."""
     from train.dispatch import main
 
     with registered(), stalling(Path("stall").absolute()):

@@ -1,6 +1,6 @@
-"""Pairs of a network here and its PyTorch twin with the same random numbers in them.
+"""Pairs of one of our networks and its PyTorch twin, with the same random tensors.
 
-Importing this skips a test module where PyTorch is not installed.
+Importing this module skips a test module if PyTorch is not installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def pair(
 
 
 def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
-    """Returns a new twin of a network, built with its own options, with the same numbers."""
+    """Returns a new PyTorch twin of a network, with the same tensors.
+
+    `options` are those with which the network was built.
+    """
     return reference_torch.create_model(
         name,
         dtype=getattr(torch, dtype),

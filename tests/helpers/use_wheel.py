@@ -1,7 +1,7 @@
-"""Uses an installed package by its public names: run in an environment that has the wheel alone.
+"""Uses the installed package by its public names, in an environment with the wheel only.
 
 It needs neither the checkout nor pytest. Weights are random, so it checks shapes, names and a round
-trip through a file, and that PyTorch and the optional packages are not needed.
+trip through a file. It also checks that PyTorch and the optional packages are not needed.
 """
 
 from __future__ import annotations

@@ -16,14 +16,17 @@ def encode(pixels: np.ndarray, kind: str = "JPEG", mode: str | None = None, **op
 
 
 def gradient(height: int, width: int) -> np.ndarray:
-    """Red grows to the right and green downwards, so a color tells where it comes from."""
+    """Returns an image in which red grows to the right and green downwards.
+
+    So a pixel's color gives its position.
+    """
     y, x = np.mgrid[:height, :width]
     red, green = 255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1)
     return np.stack([red, green, np.full_like(red, 128)], axis=-1).round().astype(np.uint8)
 
 
 def write_folder(root: Path, counts: dict[str, dict[str, int]], size: int = 24) -> Path:
-    """Writes split/class/name.jpg: an image's color is its own."""
+    """Writes images as split/class/name.jpg, each with its own color; returns `root`."""
     number = 0
     for split, classes in counts.items():
         for name, count in classes.items():

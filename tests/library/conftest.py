@@ -1,4 +1,4 @@
-"""What the library's tests share."""
+"""Fixtures shared by the library's tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caffe's GoogLeNet: a `.caffemodel` written here byte by byte, with the prototxt's layers."""
+"""Tests loading Caffe's GoogLeNet from `.caffemodel` files, encoded here byte by byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `inception-jax`."""
+"""Tests the command `inception-jax`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def run(capsys, *argv: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A network at full width, which other libraries' files are of, and its file."""
+    """Returns the tensors of a full-width Xception, and the path of its weights file.
+
+    Files of other libraries exist for the full width only.
+    """
     model = filled("xception.keras_in1k", num_classes=7)
     path = tmp_path_factory.mktemp("whole") / "whole.safetensors"
     ij.save_weights(model, path)
@@ -58,7 +61,7 @@ def test_list(capsys):
 
 
 def test_the_command_alone(capsys):
-    """Help, versions, examples, and what a command that does not exist may mean."""
+    """Help lists all commands, a command's help has examples, and `--version` names versions."""
     code, out, _ = run(capsys)
     assert code == 0
     assert out == run(capsys, "--help")[1] == run(capsys, "help")[1]
@@ -106,7 +109,7 @@ def test_info(capsys):
 
 
 def test_convert_to_and_fro(capsys, tmp_path, whole):
-    """Through every format that has the network, and back to the same numbers."""
+    """Conversion through four file formats gives identical tensors."""
     expected, source = whole
     steps = [
         ("a.pth", []),
@@ -120,7 +123,7 @@ def test_convert_to_and_fro(capsys, tmp_path, whole):
         assert (code, err) == (0, "")
         assert out == f"wrote {tmp_path / file}\n"
         source = tmp_path / file
-    # The last file says itself which network it is; its own format is a copy.
+    # The last file names its network. Converting to its own format copies it.
     code, out, err = run(capsys, "convert", source, tmp_path / "e.safetensors")
     assert (code, err) == (0, "")
     final = safetensors.numpy.load_file(tmp_path / "e.safetensors")
@@ -208,7 +211,7 @@ def test_the_width_of_other_libraries_is_fixed(capsys, tmp_path):
     code, _, err = run(capsys, "convert", *files, "--arch", "xception.tf_in1k", "--to", "timm")
     assert code == 2
     assert f"width multiplier; the model's is {WIDTH}" in err
-    # Our own, and the twin's, have it.
+    # Our own format and the twin's support other widths.
     assert run(capsys, "convert", *files, "--arch", "xception.tf_in1k")[0] == 0
     torch = pytest.importorskip("torch")
     loaded = torch.load(files[1], weights_only=True)
@@ -272,7 +275,7 @@ def test_a_reader_that_stops_early_is_no_error():
 
 
 def test_predict_a_folder(capsys, tmp_path, monkeypatch):
-    """A table and a sheet of all images; what is no image is left out and named."""
+    """`predict` on a folder writes a table and a sheet of images, and skips unreadable images."""
     monkeypatch.chdir(tmp_path)
     model = filled("inception_v1.tv_in1k", width_multiplier=WIDTH)
     ij.save_weights(model, "w.safetensors")
@@ -322,7 +325,7 @@ def test_predict_keeps_few_pictures_of_many(capsys, tmp_path, monkeypatch):
         Image.new("RGB", (30, 30), (50 * i, 0, 0)).save(f"{i}.png")
     options = ["--arch", "inception_v1.tv_in1k", "--weights", "w.safetensors"]
     options += ["--csv", "predictions.csv", "--sheet", "predictions.png"]
-    for _ in range(2):  # the first run's sheet is no image of the second
+    for _ in range(2):  # the second run skips the first one's sheet
         code, out, err = run(capsys, "predict", ".", *options)
         assert code == 0, err
         assert out.endswith("wrote predictions.csv\nwrote predictions.png\n")
@@ -380,7 +383,10 @@ def test_predict_with_the_weights_of_a_run(capsys, tmp_path, photograph):
 
 
 def test_a_file_says_what_is_needed_to_use_it(capsys, tmp_path, photograph):
-    """No network's name, size or class file is given; what old files do not say is a note."""
+    """A saved file is used without naming its network, image size or classes.
+
+    A file of an older version loads with a warning. A damaged file is refused.
+    """
     model = ij.create_model("xception", in_channels=1, **SMALL)
     model.info = dataclasses.replace(model.info, input_size=71, crop="squash", upright=True)
     model.classes = tuple(f"kind {i}" for i in range(model.spec.num_classes))
@@ -460,7 +466,7 @@ def test_imagenet_names():
 
 
 def test_the_installed_command():
-    """In a process of its own: exit code, and no PyTorch or TensorFlow imported."""
+    """`list` runs in a new process and does not import JAX, PyTorch, TensorFlow or h5py."""
     code = (
         "import sys; from inception_jax.cli.commands import main;"
         "code = main(['list', 'xception']);"

@@ -1,4 +1,4 @@
-"""Whatever happens to a file's names and tensors: it loads exactly, or nothing is loaded."""
+"""Property tests of the converter: a file loads exactly, or fails and loads nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import inception_jax as ij
 from inception_jax.weights import layouts, torch_names
 from tests.helpers.networks import DEEP, WIDTH, filled
 
-# A network of each kind of layout, the smallest of its kind.
+# The smallest network of each kind of layout.
 FILES = ["inception_v1.tv_in1k", "bn_inception.caffe_in1k", "inception_v1.slim_in1k"]
 
-# A file takes a tenth of a second, and is damaged in one of four ways or loses names at random: a
-# few tell what many would.
+# A file takes a tenth of a second. It is damaged in one of four ways, or loses names at random, so
+# few examples suffice.
 few = hypothesis.settings(max_examples=10)
 
 
 @functools.cache
 def file_of(name: str):
-    """A network to load into, what it is then, and a file in its publisher's names."""
+    """Returns a network, the tensors that it must load, and a file with its publisher's names."""
     model = filled(name, width_multiplier=WIDTH, num_classes=10)
     if name.endswith("slim_in1k"):
         ours = test_slim_files.numbers(model)
@@ -124,7 +124,7 @@ def _nan(tensor: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("layout", [x for x in layouts.LAYOUTS if x.names], ids=lambda x: x.name)
 def test_names_are_one_to_one(layout):
-    """No two of our tensors share a place in a file, so that writing loses none."""
+    """No two of our tensors map to the same name in a file, so writing loses none."""
     for arch in set(layout.archs) - DEEP:
         model = test_layouts.build(arch)
         names = layout.names(torch_names.torch_shapes(model))

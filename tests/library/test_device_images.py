@@ -1,4 +1,4 @@
-"""Images on the devices: resizing as on the host, and checks of the stated range."""
+"""Tests images on devices: resizing as on the host, and checks of the stated value range."""
 
 from __future__ import annotations
 

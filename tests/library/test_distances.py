@@ -1,4 +1,4 @@
-"""Statistics, distances and scores of features, against formulas."""
+"""Tests statistics, distances and scores of features against plain formulas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.metric_sets import distance, exact_distance, random_features,
 
 
 def test_running_statistics_are_those_of_all_at_once():
-    """This includes a mean of a million deviations, and batches of any size."""
+    """Statistics do not depend on the batch size, even with a mean of a million."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(3000, 12)) @ rng.normal(size=(12, 12)) + 1e6
     for batch in (1, 7, 999, 3000):
@@ -81,7 +81,10 @@ def test_frechet_distance_of_singular_covariances_is_exact(n, m):
 
 
 def test_frechet_distance_of_uneven_variances_is_exact():
-    """With eigenvalues of one covariance instead of Cholesky's method, 9 digits would be right."""
+    """The distance is exact even if variances differ a millionfold.
+
+    With eigenvalues of one covariance instead of Cholesky's method, only 9 digits would be right.
+    """
     scales = np.logspace(0, -3, 80)
     mixing = random_features(80, 80, 2)
     a, b = ((random_features(300, 80, seed) * scales) @ mixing for seed in (0, 1))
@@ -106,7 +109,7 @@ def test_frechet_distance_of_extremes():
 
 
 def test_rounded_covariances_give_a_distance():
-    """Covariances that are rounded to float32 or float16 have negative eigenvalues."""
+    """Covariances rounded to float32 or float16 work, although some eigenvalues are negative."""
     a, b = (metrics.Statistics.of(random_features(20, 60, seed)) for seed in (0, 1))
     expected = metrics.frechet_distance(a, b)
     for dtype, rel in ((np.float32, 1e-3), (np.float16, 0.05)):

@@ -1,4 +1,4 @@
-"""Files as trainers leave them: what surrounds the tensors, and what is no weight file."""
+"""Tests weight files as training programs write them, and files that hold no weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def fresh(name: str = NAME, **options):
 
 
 def files_of(name: str, layout: layouts.Layout | None) -> tuple[dict, dict]:
-    """A file in the names of a layout, or in our own, and the twin's state that it is."""
+    """Returns a file with the names of a layout, and the same tensors by the twin's names.
+
+    Without a layout, the file has our own names.
+    """
     rng = np.random.default_rng(0)
     shapes = torch_shapes(fresh(name))
     ours = {key: made_up(rng, key, shape) for key, shape in shapes.items()}
@@ -63,7 +66,7 @@ OTHER = {name: tensor * 2 for name, tensor in TENSORS.items()}
 
 
 def load(source, name: str = NAME, head: bool = True, **options):
-    """Loads a source; returns the twin's state, and what was noted."""
+    """Loads a source; returns the loaded tensors by the twin's names, and the warnings' text."""
     model = fresh(name, **options)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -72,7 +75,7 @@ def load(source, name: str = NAME, head: bool = True, **options):
     loaded = {
         key: to_torch_order(path, np.asarray(leaf))
         for key, (path, leaf) in leaves.items()
-        if head or not isinstance(leaf, jax.ShapeDtypeStruct)  # which was left out
+        if head or not isinstance(leaf, jax.ShapeDtypeStruct)  # not loaded
     }
     return loaded, "; ".join(str(w.message) for w in said)
 
@@ -86,7 +89,7 @@ def check(source, expected=OURS, **options) -> str:
 
 
 def trainer(tensors=TENSORS, **more) -> dict:
-    """What timm's CheckpointSaver and torchvision's scripts write."""
+    """Returns a checkpoint as timm's CheckpointSaver and torchvision's scripts write it."""
     weights = [torch.nn.Parameter(torch.ones(3))]
     optimizer = torch.optim.AdamW(weights)
     weights[0].sum().backward()
@@ -112,7 +115,7 @@ def test_training_checkpoints_under_any_name(name, legacy, tmp_path):
 
 
 class Whole(torch.nn.Module):
-    """A trainer's own module around the network."""
+    """A user's module that contains the network as its `encoder`."""
 
     def __init__(self, twin):
         super().__init__()
@@ -153,7 +156,7 @@ def test_averages(twin, tmp_path):
 
 
 def test_what_optimisers_keep_is_no_network():
-    """By the names of the weights, as some store it."""
+    """Optimiser states are not loaded, even if their entries have the names of the weights."""
     moments = {key: tensor * 0.1 for key, tensor in TENSORS.items()}
     check({"params": TENSORS, "opt": {"mu": moments}, "optimizer_state": moments})
     check({"model": TENSORS, "opt_m": {f"exp_avg.{key}": x for key, x in moments.items()}})
@@ -183,7 +186,7 @@ def test_prefixes(prefix):
 
 
 def test_wrappers_within_names():
-    """Of FSDP, activation checkpointing and compiled parts."""
+    """Names load with the parts that FSDP, activation checkpointing and `torch.compile` insert."""
     for part in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module."):
         names = {k.replace("inception4a.", f"inception4a.{part}"): v for k, v in TENSORS.items()}
         assert check(names) == ""
@@ -272,7 +275,7 @@ WEIGHT, BIAS = TENSORS["fc.weight"], TENSORS["fc.bias"]
 
 @pytest.mark.parametrize("name", ["fc__1", "last_linear__1", "classifier", "head__fc", "heads__0"])
 def test_a_classifier_under_any_name(name):
-    """Of FaceForensics, and of all who put a dropout before theirs."""
+    """The classifier is found by other names, as in FaceForensics or after a dropout."""
     head = {f"{name}__weight": WEIGHT, f"{name}__bias": BIAS}
     called = name.replace("__", ".")
     assert f"the classifier is {called}.weight and {called}.bias" in check(with_head(**head))
@@ -290,7 +293,7 @@ def test_other_heads_are_left_out_and_listed():
         with pytest.raises(ij.WeightsError, match=r"head=False .*leaves .*fc\.0\.weight"):
             load(tensors)
         assert "fc.3.bias" in check(tensors, head=False)
-    # What belongs to the backbone is never left out.
+    # Tensors of the backbone are never skipped.
     for name in ("inception5c.branch1.conv.weight", "conv9.conv.weight"):
         with pytest.raises(ij.WeightsError) as error:
             load({**TENSORS, name: torch.ones(3, 3, 1, 1)}, head=False)
@@ -374,7 +377,7 @@ def test_formats_by_content(tmp_path):
 
 
 class Sum(torch.nn.Module):
-    """A scripted network: its tensors in modules of their names."""
+    """A module to trace: it holds each tensor as a buffer at the place that its name gives."""
 
     def __init__(self, tensors):
         super().__init__()
@@ -491,7 +494,7 @@ def test_cut_downloads(keep, tmp_path):
 
 
 def test_other_networks_are_not_called_by_a_name_of_ours():
-    """Names that layouts are recognised by, in a network that is none of them."""
+    """Another network with some names of a known layout is not mistaken for that layout."""
     for name in (
         "stages.{}.downsample.0.weight",
         "block{}.rep.1.weight",
@@ -504,7 +507,10 @@ def test_other_networks_are_not_called_by_a_name_of_ours():
 
 
 def test_deeplab_in_pytorch_is_refused():
-    """Its shortcuts see what its branches changed."""
+    """DeepLab's Xception in PyTorch is refused.
+
+    Its residual branches change the shortcut's input in place.
+    """
     names = [f"block{i}.rep.{j}.{leaf}.weight" for i in (1, 2, 20) for j in (0, 1, 2, 3)
              for leaf in ("conv1", "bn", "pointwise")]  # fmt: skip
     with pytest.raises(ij.WeightsError, match=r"DeepLab's Xception in PyTorch.*in place"):
@@ -514,7 +520,7 @@ def test_deeplab_in_pytorch_is_refused():
 
 
 def test_what_was_found_is_kept():
-    """For who wants to know what a file is."""
+    """`open_weights` reports the path, prefix and layout that it found in a file."""
     file = open_weights(NAME, {"x": {f"net.{key}": tensor for key, tensor in TENSORS.items()}})
     assert (file.path, file.prefix) == (("x",), "net.")
     assert file.layout is layout("torchvision GoogLeNet")

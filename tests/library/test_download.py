@@ -1,4 +1,4 @@
-"""Published files, fetched from a stand-in server on this machine."""
+"""Tests downloads of published files from a local server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = {"num_classes": 10, "width_multiplier": 0.05}
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; those of `/timm/` with the headers of the Hugging Face hub."""
+    """Serves a folder; adds the headers of the Hugging Face hub to files in `/timm/`."""
 
     requests: list[str] = []  # noqa: RUF012  # of all handlers, which live for one request each
 
@@ -42,7 +42,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server of `tmp_path/web`, and caches in `tmp_path`."""
+    """Serves `tmp_path/web`, also as the Hugging Face hub, and yields the server's address.
+
+    Downloads are cached in `tmp_path`.
+    """
     (tmp_path / "web").mkdir()
     handler = functools.partial(Handler, directory=str(tmp_path / "web"))
     Handler.requests.clear()
@@ -56,12 +59,12 @@ def server(tmp_path, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield address
         running.shutdown()
-    gc.collect()  # so that its complaint comes here
+    gc.collect()  # so that its warnings appear here
 
 
 @pytest.fixture
 def model(server, tmp_path, monkeypatch):
-    """A network whose weights the server has, as `xception.keras_in1k` and on the hub."""
+    """Returns a network, and puts its weights on the server as a plain file and on the hub."""
     model = ij.create_model("xception.keras_in1k", **SMALL)
     folder = tmp_path / "web/timm/xception.keras_in1k/resolve/main"
     folder.mkdir(parents=True)
@@ -99,7 +102,7 @@ def test_a_wrong_checksum(server, model, tmp_path, monkeypatch):
     with pytest.raises(ij.WeightsError, match="00000000"):
         load()
     assert not list((tmp_path / "cache").iterdir())
-    # A file in the cache that has rotted since.
+    # A file in the cache was damaged later.
     publish(monkeypatch, f"{server}/x.safetensors", "md5:1234")
     (tmp_path / "cache/x.safetensors").write_text("rotten")
     with pytest.raises(ij.WeightsError, match=r"x\.safetensors has the md5.*delete it"):
@@ -163,6 +166,6 @@ def test_every_tag_with_weights_has_a_file():
     lengths = {"sha256": 64, "md5": 32}
     for file in published.PUBLISHED.values():
         algorithm, _, digits = file.checksum.partition(":")
-        # Whole, or the beginning that stands in the file's name.
+        # The whole checksum, or the start of it from the file's name.
         assert not digits or len(digits) == lengths[algorithm] or f"-{digits}." in file.address
     assert download.cache_folder().name == "inception_jax"

@@ -1,4 +1,4 @@
-"""Drawings: that they show what the code computes, and that they can be read."""
+"""Tests that drawings show what the code computes, and that they are legible."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from inception_jax.drawing.canvas import Box, Drawing, Line, Text
 from inception_jax.drawing.figures import drawing
 from inception_jax.drawing.traced_network import Network, network_of
 
-# One network or tag of every class, and those with other modules than their class's others.
+# One network or tag of every class, and more where a tag has other modules.
 NETWORKS = [
     "bn_inception.slim_in1k",
     "inception_next_atto",
@@ -43,7 +43,10 @@ def part_of(network, module):
 
 
 def outline(network, module):
-    """A module as nested lists: boxes by their texts, branches as tuples."""
+    """Returns a module as nested lists: strings for boxes, tuples for parallel branches.
+
+    A dictionary maps a number of repetitions to the repeated part.
+    """
     part = part_of(network, module)
     return _outline(series_parallel.arrange(part), part)
 
@@ -131,7 +134,7 @@ def test_residual_blocks_are_drawn_once(short):
     assert outline(short, "block17") == [{3: block}]
     assert outline(short, "block17.1") == block
     last = outline(short, "block8.2")
-    assert last[-1] == "+"  # the last block has no ReLU, and a factor of one is none
+    assert last[-1] == "+"  # the last block has no ReLU, and a scale of one is not drawn
     assert last[0][1][-1] == "1×1 conv, 2080"
     assert outline(short, "block8")[1] == {1: last}
 
@@ -251,7 +254,7 @@ def test_one_module_of_each_kind(name, expected):
 def test_modules_of_every_width():
     found = modules("inception_v3", widths=True)
     assert set(modules("inception_v3")) < set(found)
-    # Mixed_6c and Mixed_6d are alike to the last channel.
+    # Mixed_6c and Mixed_6d have equal widths.
     assert [name for name in found if name.startswith("Mixed_6")] == [
         "Mixed_6a",
         "Mixed_6b",
@@ -274,7 +277,7 @@ def test_drawings_can_be_read(name):
         picture = drawing(network, module)
         check(picture)
         nodes = part_of(name, module).nodes.values()
-        edges = sum(len(set(node.inputs)) for node in nodes) + 1  # the last to the output
+        edges = sum(len(set(node.inputs)) for node in nodes) + 1  # and one to the output
         assert len([line for line in shapes(picture, Line) if line.arrow]) == edges
         assert not any(node.kind in ("step", "bias", "other", "slice") for node in nodes)
     for module in (None, *modules(name)):
@@ -321,7 +324,7 @@ def span(start, end):
 
 
 def shrunk(piece):
-    """Without its ends, which touch what it connects."""
+    """Returns a line's rectangle without its ends, which touch the boxes that it connects."""
     left, top, right, bottom = piece
     return (left, top + 1, right, bottom - 1) if left == right else (left + 1, top, right - 1, top)
 
@@ -342,7 +345,7 @@ def cross(one, other):
 
 
 def real_width(text):
-    """In DejaVu Sans, which is wider than what readers are likely to have."""
+    """Returns a text's width in DejaVu Sans, which is wider than most readers' fonts."""
     return _font(text.bold).getlength(text.text) * text.size / 100
 
 
@@ -386,7 +389,7 @@ def test_sizes_that_do_not_do():
     with pytest.raises(ValueError, match="at least 75x75"):
         draw("inception_v3", input_size=74)
     model = abstract_model("inception_v1")
-    model.spec = None  # as in a network that its class has built
+    model.spec = None  # as if the class had been called directly
     with pytest.raises(ValueError, match="say input_size"):
         draw(model)
     assert "20×32×256" in draw(model, "inception3a", input_size=(160, 256))

@@ -1,7 +1,7 @@
-"""The equivalence ladder: every network against its PyTorch twin, step by step.
+"""The equivalence ladder: compares every network with its PyTorch twin, level by level.
 
-A mistake shows on the lowest rung that it touches: blocks alone, then stages, logits, auxiliary
-logits, gradients, running statistics.
+The levels are single blocks, stages, logits, auxiliary logits, gradients and running statistics.
+The first level that fails locates a mistake.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ ARCHS = deep_ones_slow(ij.list_models())
 
 
 def size_of(name: str, kind: str) -> tuple[int, int]:
-    """Height and width; odd and even sizes, and one of each, are what sets paddings apart."""
+    """Returns a height and width of the given kind.
+
+    Odd, even and non-square sizes are all needed to tell the padding rules apart.
+    """
     smallest = ij.model_info(name).min_size
     odd, even = (smallest + 24) | 1, smallest // 2 * 2 + 24
     return {
@@ -52,19 +55,19 @@ def size_of(name: str, kind: str) -> tuple[int, int]:
     }[kind]
 
 
-@pytest.mark.slow  # says which block; that something is wrong, the stages and gradients say too
+@pytest.mark.slow  # names the wrong block; stages and gradients also fail
 @pytest.mark.parametrize("dtype", ["float32", "float64"], indirect=True)
 @pytest.mark.parametrize("name", ARCHS)
 def test_blocks_alone(name, dtype):
-    """Each block gets the very input that the twin's block got, so errors do not add up.
+    """Compares each block's output, gradients and updated statistics in training mode.
 
-    Its output, gradients and the running statistics that it leaves, in training; what it does in
-    evaluation is among the stages.
+    Each block gets the same input as the twin's block, so errors do not add up. The test of stages
+    covers evaluation mode.
     """
     model, twin = pair(name, dtype, **options_for(name))
     blocks = _blocks(twin)
-    # In float32 a ReLU or a maximum that rounding tips over changes a gradient by far more than
-    # rounding. Such a tie belongs to one draw of images; a mistake shows in all.
+    # In float32, rounding can flip a ReLU or a maximum, which changes a gradient by far more than
+    # rounding does. This depends on the images; a mistake shows with all images.
     for seed in range(3 if dtype == "float32" else 1):
         size = (
             model.min_size + 32
@@ -85,7 +88,7 @@ def test_blocks_alone(name, dtype):
 
 
 def _blocks(twin: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The top-level blocks by name; of those of one class, the first and the last."""
+    """Returns top-level blocks by name: the first and the last of each class."""
     kinds = {}
     for key, child in twin.named_children():
         inner = child.named_children() if isinstance(child, Chain) else [("", child)]
@@ -106,7 +109,10 @@ def _submodule(model: nnx.Module, key: str) -> nnx.Module:
 def _block_inputs(
     twin: torch.nn.Module, blocks: dict[str, torch.nn.Module], images: np.ndarray
 ) -> dict[str, torch.Tensor]:
-    """What each block of the twin sees, auxiliary heads too, with the statistics left alone."""
+    """Returns the input of each of the twin's blocks, including auxiliary heads.
+
+    Only BatchNorm runs in evaluation mode, so the statistics do not change.
+    """
     seen = {}
     hooks = [
         block.register_forward_hook(lambda _, x, y, key=key: seen.update({key: x[0]}))
@@ -148,7 +154,7 @@ def _check_block(block, twin, x, dtype, what):
     _compare_parameters(grads, new_stats, twin, dtype, what)
 
 
-# A bias before a BatchNorm has a gradient of zero, of which rounding leaves something; what is
+# The gradient of a bias before a BatchNorm is zero except for rounding. A gradient that is
 # smaller than this share of the largest gradient is compared on the scale of the largest.
 ZERO = {"float32": 1e-4, "float64": 1e-12}
 
@@ -172,7 +178,7 @@ def _compare_parameters(grads, new_stats, twin, dtype, what):
     ("kind", "dtype"),
     [
         ("minimum", "float32"),
-        # Without `-m slow` the readings and the reference numbers stand for these.
+        # Without `-m slow`, test_readings and the reference numbers cover these cases.
         pytest.param("odd", "float32", marks=pytest.mark.slow),
         pytest.param("minimum", "float64", marks=pytest.mark.slow),
         pytest.param("odd", "float64", marks=pytest.mark.slow),
@@ -203,7 +209,7 @@ def _compare_stages(name, kind, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_full_size(name):
-    """The published width, image size and number of classes."""
+    """Compares logits at the published width, image size and number of classes."""
     with jax.enable_x64(True):
         model, twin = pair(name, "float64", width_multiplier=1.0, num_classes=None)
         size = ij.model_info(name).input_size
@@ -220,7 +226,10 @@ def test_full_size(name):
     ],
 )
 def test_readings(name):
-    """Every reading that a tag asks for, with running variances down to 1e-14."""
+    """Compares logits for every set of options that a tag uses.
+
+    Some running variances are 1e-14, so that epsilon matters.
+    """
     with jax.enable_x64(True):
         options = options_for(name)
         if ij.model_info(name).num_classes != 1000:
@@ -231,11 +240,11 @@ def test_readings(name):
         compare(logits, twin(to_nchw(images)), "float64", name)
 
 
-@pytest.mark.slow  # says which gradient; that one is wrong, the reference numbers say too
+@pytest.mark.slow  # names the wrong gradient; the reference numbers also fail
 @pytest.mark.parametrize("rewrites", [ij.DEFAULT_REWRITES, ij.REWRITES], ids=["default", "all"])
 @pytest.mark.parametrize("name", ARCHS)
 def test_training_step(name, rewrites, own_gradients_everywhere):
-    """Logits in training, auxiliary logits, all gradients, and the statistics left behind."""
+    """Compares all logits, all gradients and the updated statistics of a training step."""
     with jax.enable_x64(True), ij.rewritten(*rewrites):
         model, twin, images, pulls = _training(name, "float64")
         graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -260,12 +269,12 @@ def test_training_step(name, rewrites, own_gradients_everywhere):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_training_in_float32(name):
-    """Logits and statistics as close to those in float64 as PyTorch's own float32 is.
+    """Float32 logits and statistics are about as close to float64 as PyTorch's float32.
 
-    1e-5 cannot be asked of the whole chain: normalising with a small batch's statistics, layer
-    after layer, amplifies rounding a hundredfold in both frameworks. Each block alone, with its
-    gradients, is within 1e-5, above. The chain's gradients in float32 say nothing more: one ReLU of
-    thirty thousand that rounding tips over, in either framework, changes them by half a percent.
+    The tolerance of 1e-5 does not fit a whole network: normalisation by a small batch's statistics,
+    layer after layer, amplifies rounding a hundredfold in both frameworks. `test_blocks_alone`
+    checks each block and its gradients within 1e-5. The whole network's float32 gradients would add
+    nothing. They change by half a percent if rounding flips one ReLU of thirty thousand.
     """
     model, twin, images, _ = _training(name, "float32")
     outputs, stats = run(model, lambda m, x: _forward(m, x)[0], images)
@@ -280,7 +289,10 @@ def test_training_in_float32(name):
 
 
 def _training(name, dtype):
-    """Both networks in training mode, images, and the loss as a weight of each logit."""
+    """Returns both networks in training mode, images, and one weight for each logit.
+
+    The loss is the weighted sum of all logits.
+    """
     model, _ = pair(name, dtype, **options_for(name))
     twin = twin_of(model, name, dtype, **options_for(name)).train()
     model = nnx.merge(*nnx.split(model))  # the pair is shared
@@ -314,11 +326,11 @@ def _distance(ours, truth):
 
 @pytest.mark.parametrize(("what", "name", "option"), [(k, *v) for k, v in WRONG_READINGS.items()])
 def test_a_wrong_reading_is_noticed(what, name, option):
-    """The ladder can fail: one wrong option in a twin, everything else equal."""
+    """One wrong option in the twin makes the comparison fail."""
     base = {k: v for k, v in options_for(name).items() if k == "blocks"}
     model = network(name, "float32", **base)
-    # At this size Xception's second pool gets an even map, where the paddings differ, and Inception
-    # V3's last module one of 3x3, where the pools do.
+    # At this size Xception's second pool gets an even map, where the paddings differ.
+    # Inception V3's last module gets a 3x3 map, where the pools differ.
     images = to_nchw(random_images(model, "float32", (147, 147)))
     right, wrong = (
         twin_of(model, name, "float32", **base, **options)(images) for options in ({}, option)
@@ -329,7 +341,7 @@ def test_a_wrong_reading_is_noticed(what, name, option):
 
 
 def test_momentum_is_noticed():
-    """PyTorch's convention in place of ours leaves other running statistics."""
+    """PyTorch's momentum convention gives other running statistics, so the comparison fails."""
     model, twin = pair("xception", "float32")
     block, x = twin.block1_conv1, torch.randn(2, 3, 71, 71)
     theirs = copy.deepcopy(block).train()
@@ -345,11 +357,11 @@ def test_momentum_is_noticed():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_bfloat16(name):
-    """As close to float32 as PyTorch's bfloat16 is, on a network calibrated to its images.
+    """Bfloat16 logits are about as close to float32 as PyTorch's bfloat16 logits.
 
-    2 %, which a trained network keeps, cannot be asked of a random one: BatchNorm takes the common
-    part of its signal away and leaves the rounding, in both frameworks alike, so that after forty
-    layers a tenth of the logits is rounding.
+    The network is calibrated to its images. A trained network would stay within 2 %, but a random
+    one does not: BatchNorm removes the common part of its signal and keeps the rounding. After
+    forty layers a tenth of the logits is rounding, in both frameworks.
     """
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **options_for(name)}
     wide = abstract_model(name, **options)

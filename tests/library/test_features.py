@@ -1,4 +1,4 @@
-"""Stages as features, the table of them, and Grad-CAM."""
+"""Tests stages as features, the table of stages, and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_every_stage_is_described(name):
     for info in infos:
         _, h, w, c = maps[info.name].shape
         assert c == info.channels
-        # Convolutions without padding take off at most six of the last map's pixels.
+        # Unpadded convolutions remove at most six pixels of the last map.
         assert 0 <= 640 / info.reduction - h < 7
         assert 0 <= 512 / info.reduction - w < 7
     taps = [(info.channels, info.reduction) for info in infos if info.tap]
     assert tuple(info.name for info in infos if info.tap) == model.taps
-    # Each tap is of another size, and none of a smaller map is before it.
+    # The taps' reductions are distinct and increase.
     assert [r for _, r in taps] == sorted({r for _, r in taps})
     assert taps == TIMM.get(name, taps)
 
@@ -58,11 +58,11 @@ def test_some_stages_without_the_rest():
     images = np.random.default_rng(0).normal(size=(2, 70, 96, 3)).astype(np.float32)
     extract = ij.feature_extractor(model, ["inception3b", "conv3"])
     maps = extract(images)
-    assert list(maps) == ["conv3", "inception3b"]  # in forward order, whatever was asked first
+    assert list(maps) == ["conv3", "inception3b"]  # in forward order, not as requested
     every, _ = run(model, lambda m, x: m.features(x), images)
     for name, map in maps.items():
         np.testing.assert_allclose(map, every[name], rtol=1e-4, atol=1e-5)
-    # Inside another program too, and differentiated.
+    # It also works in another compiled function, and can be differentiated.
     gradient = jax.jit(jax.grad(lambda x: extract(x)["conv3"].sum()))(images)
     assert gradient.shape == images.shape
     assert np.abs(gradient).max() > 0
@@ -131,7 +131,7 @@ def test_a_hook_sees_and_replaces_maps(name):
     ],
 )
 def test_grad_cam(name, stage):
-    """Against the definition: the gradient by differences along each channel's mean."""
+    """Compares Grad-CAM with its definition, with gradients from finite differences."""
     with jax.enable_x64(True):
         model = network(name, "float64")
         size = model.min_size + 20
@@ -183,7 +183,7 @@ def test_heat_is_laid_over_the_picture():
     heat[:, 4:] = 1
     mixed = np.asarray(explain.overlaid(picture, heat))
     assert mixed.shape == (30, 40, 3)
-    np.testing.assert_array_equal(mixed[15, 2], (10, 120, 200))  # nothing to see: as it was
+    np.testing.assert_array_equal(mixed[15, 2], (10, 120, 200))  # no heat: unchanged
     assert mixed[15, 38, 0] > 100  # yellow
 
 
@@ -216,7 +216,11 @@ def test_summary(name):
 
 
 def test_a_network_in_training_is_looked_at_in_evaluation():
-    """Whatever its mode: with drop path, dropout and an auxiliary classifier in use."""
+    """Features, heat maps, predictions and summaries are those of evaluation mode.
+
+    A network in training mode gives the same results and keeps its mode. It uses drop path, dropout
+    and an auxiliary classifier.
+    """
     options = dict(width_multiplier=WIDTH, aux_heads=True, dropout=0.5)
     model = filled("inception_v1.tv_in1k", **options)
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""`inception-jax fid`."""
+"""Tests `inception-jax fid`."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_saved_features_serve_every_metric(capsys, tmp_path, weights, monkeypatc
         assert out == f"wrote {file}\n"
     wanted = ["--metrics", "fid,is,pr,dc"]
     _, expected, _ = run(capsys, a, b, *options, *wanted)
-    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # from here on no image is computed
+    monkeypatch.setattr(metrics.Extractor, "_computed", None)  # no more image is computed
     _, found, _ = run(capsys, *files, *options, *wanted)
     for ours, theirs in zip(found.splitlines()[1:], expected.splitlines()[1:], strict=True):
         name, value = ours.split("  ")

@@ -1,4 +1,4 @@
-"""Every preset against the program that it imitates, if that is installed."""
+"""Compares every preset with the program that it reproduces, if that program is installed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def halves(features: metrics.Features) -> tuple[metrics.Features, metrics.Featur
 
 
 def of_columns(features: np.ndarray, preset: str) -> tuple[metrics.Features, metrics.Features]:
-    """Returns fewer features than images, so that the program's matrix root is accurate too."""
+    """Returns two halves of the images with only some features.
+
+    There are fewer features than images, so that the program's matrix root is accurate too.
+    """
     origin = metrics.Origin(preset, "", 2048, "")
     few = np.ascontiguousarray(features[:, :: features.shape[1] // 50])
     return halves(metrics.Features(few.astype(np.float32), origin=origin))
@@ -86,10 +89,10 @@ def statistics_by_numpy(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exact_kid(x: np.ndarray, y: np.ndarray, preset: str) -> Any:
-    """Returns KID in float64, with the draws of the preset's program.
+    """Returns KID in float64, with the random subsets of the preset's program.
 
     The programs sum the kernel in float32, where rounding is up to 1e-4 of a small KID. Given
-    features in float64, their own functions must return this number.
+    float64 features, their own functions must return this number.
     """
     draws = preset_of(preset).kid_draws
     return metrics.kernel_distance(x, y, subsets=20, subset_size=60, draws=draws)
@@ -196,7 +199,7 @@ def test_clean_fid(weights, mixed, tmp_path):
     assert ours == pytest.approx(distance, rel=1e-6)
 
     x, y = (metrics.Features(z, origin=found.origin) for z in np.split(expected, 2))
-    for size in (60, 1000):  # more than there are: then the whole smaller set
+    for size in (60, 1000):  # 1000 exceeds the sets: uses the whole smaller set
         np.random.seed(2020)
         distance = theirs.kernel_distance(x.pooled, y.pooled, 20, size)
         ours = scores.kid_of_features(x, y, subsets=20, subset_size=size)
@@ -237,7 +240,7 @@ def test_torchmetrics(weights, mixed):
         (torch.float32, {"abs": rounding}),
         (torch.float64, {"rel": 1e-9}),
     ):
-        kid.reset()  # or it returns what it has computed before
+        kid.reset()  # or it returns its cached result
         kid.fake_features, kid.real_features = (
             [torch.tensor(part, dtype=dtype)] for part in np.split(pooled, 2)
         )
@@ -307,7 +310,7 @@ def test_guided_diffusion(weights, plain, tmp_path):
 
 @pytest.mark.parametrize("count", [120, 40])
 def test_ttur(count, weights, plain, tmp_path):
-    """Of 120 images it uses 100, of 40 all."""
+    """TTUR drops an incomplete last batch: it uses 100 of 120 images, but all of 40."""
     for path in sorted(plain.iterdir())[:count]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     mean, cov = programs.ttur_statistics(weights, tmp_path)
@@ -317,7 +320,7 @@ def test_ttur(count, weights, plain, tmp_path):
     np.testing.assert_allclose(found.cov, cov, rtol=0, atol=1e-5 * cov.max())
 
 
-# jax-fid and what was copied from it
+# jax-fid and programs copied from it
 
 
 def test_jax_fid_parallel(weights, plain):
@@ -334,7 +337,7 @@ def test_jax_fid_parallel(weights, plain):
 
 
 def test_jax_fid(weights, mixed, tmp_path):
-    """Tests `--img_size 299 299`; the program takes only colour and grey images."""
+    """Compares with `jax-fid --img_size 299 299`, which reads only colour and grey images."""
     module, variables, apply = programs.jax_fid(weights)
     for i, path in enumerate(p for p in files_of(mixed, "pytorch_fid") if p.suffix == ".jpg"):
         if Image.open(path).mode in ("RGB", "L") and i < 60:

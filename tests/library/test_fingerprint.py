@@ -1,4 +1,4 @@
-"""What BatchNorm's statistics tell of a network's training images, and of its pools."""
+"""Tests what BatchNorm's statistics reveal of a network's training images and its pools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ INPUTS = {
 
 
 def seen(pixels: str, order: str = "RGB") -> np.ndarray:
-    """Photos, so to speak, as a first layer sees them. Not the noise that is compared with."""
+    """Returns photo-like images as a first layer receives them.
+
+    This noise differs from the reference noise that `fingerprint` compares with.
+    """
     images = fingerprint.natural_images(40, 5) + COLOURS
     subtracted, divisor = INPUTS[pixels]
     images = (images - subtracted) / np.asarray(divisor)

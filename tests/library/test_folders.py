@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and what is said of the others."""
+"""Tests which files of a folder are used as images, and how the others are reported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_only_regular_files_are_images(tmp_path):
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "link.jpg").symlink_to("a.jpg")
     listing = folders.image_files(tmp_path)
-    # Broken links are listed: whoever reads them gets the error.
+    # Broken links are listed, and fail when they are read.
     assert relative(listing, tmp_path) == ["a.jpg", "gone.jpg", "link.jpg", "own.jpg"]
     assert "3 not a regular file" in str(listing.passed_over)
     for name in ("pipe.jpg", "pipe_link.jpg", "zeros.jpg"):
@@ -82,10 +82,10 @@ def test_loops_and_links_inside_are_not_followed(tmp_path):
     found = {os.path.basename(path) for path in listing.images}
     assert (found, len(listing.images)) == ({"x.jpg", "y.jpg", "z.jpg"}, 3)
     assert "6 link to a folder that is read already" in str(listing.passed_over)
-    # A class is not read under another class's name.
+    # Images of one class are not listed under another class.
     walk = folders.Walk(tmp_path / "root")
     assert [os.path.basename(path) for path in walk.images(a)] == ["x.jpg", "z.jpg"]
-    (tmp_path / "linked").symlink_to(tmp_path / "root")  # a link that is asked for is followed
+    (tmp_path / "linked").symlink_to(tmp_path / "root")  # an explicitly given link is followed
     assert len(folders.image_files(tmp_path / "linked").images) == 3
 
 
@@ -98,7 +98,7 @@ def test_names_are_printable():
 @pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_large_images_take_little_memory(mode, kind, monkeypatch):
-    """In strips and by one channel there are the same pixels."""
+    """A large image that is read in strips, grey ones with one channel, gives the same pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (70, 41, 3), np.uint8)
     if mode == "I;16":
         pixels = pixels[..., 0].astype(np.uint16) * 251

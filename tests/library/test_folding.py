@@ -1,4 +1,4 @@
-"""Folded networks and their prediction give the logits of the network that they were made from."""
+"""Tests that folded networks, and their predictions, give the original network's logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.networks import (
     small,
 )
 
-# Every kind of fold; more of the same with `-m slow`.
+# Networks with every kind of fold; the others run with `-m slow`.
 KINDS = {"inception_v3", "inception_resnet_v1", "inception_next_atto", "xception41", "xception41p"}
 READINGS = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
@@ -57,7 +57,7 @@ def test_folding_survives_tiny_variances(name, dtype):
     model = network(name, dtype, hostile=True)
     images = images_for(model, dtype)
     expected = np.asarray(logits(model, images))
-    # Twice the tolerance in all: both are rounded, and neither is the truth.
+    # The tolerance is doubled, because both results are rounded.
     scale = 2 * np.abs(expected).max()
     compare(logits(ij.fold(model), images), expected, dtype, name, scale)
 
@@ -97,7 +97,10 @@ def test_predict_cuts_the_batch_and_gives_all_of_it(n, parts):
 @pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto", "xception41"])
 @pytest.mark.parametrize("native", [False, True])
 def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
-    """As this machine computes them, and with the native convolutions that oneDNN would get."""
+    """`jit_predict` gives the logits in the form for this CPU, and with native convolutions.
+
+    oneDNN would get native convolutions.
+    """
     asked = []
     if native:
         monkeypatch.setattr(

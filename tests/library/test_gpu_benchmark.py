@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` on a CPU: all of its parts run, and a run that was cut is resumed."""
+"""Tests `benchmarks/gpu.py` on a CPU: all parts run, and an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_part_that_was_late_is_tried_again_with_more_time(tmp_path, monkeypatc
     monkeypatch.setattr(gpu, "parts_of", lambda *_: [("fid", quick), ("x y", late)])
     gpu.main(options)
     assert "1 of 2 parts are missing" in capsys.readouterr().out
-    gpu.main(options)  # the whole time was not enough
+    gpu.main(options)  # the second try has the whole time, and fails too
     out = capsys.readouterr().out
     assert "x y: not ready after 1.0 minutes" in out
     assert "missing" not in out

@@ -1,4 +1,4 @@
-"""What users of timm, torchvision and Keras write: understood, or answered in one line."""
+"""Tests habits of timm's, torchvision's and Keras' users: they work, or an error gives a hint."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ IN_THE_WILD = {
     "inceptionnext_tiny": "inception_next_tiny.sail_in1k",
     "inceptionnext_base_384": "inception_next_base.sail_in1k_384",
 }
-# What they call as we do.
+# Names that these libraries share with us.
 OURS = [
     "inception_v3", "inception_v4", "inception_resnet_v2", "xception", "xception41", "xception71",
     "inception_v3.tv_in1k", "inception_v3.gluon_in1k", "inception_resnet_v2.tf_ens_adv_in1k",
@@ -91,7 +91,7 @@ def test_names_that_are_the_same(name):
 def test_the_table_names_tags_that_there_are():
     known = {*ij.list_models(), *ij.list_models(tags=True)}
     assert {tag for _, _, tag in words.NAMES} <= known
-    assert not {name for name, _, _ in words.NAMES} & known  # or nobody would ever be answered
+    assert not {name for name, _, _ in words.NAMES} & known  # or the hint would never be shown
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,10 @@ HEADS = ["inception_v3", "inception_resnet_v1", "inception_next_atto"]  # each k
     [n if n in HEADS else pytest.param(n, marks=pytest.mark.slow) for n in ij.list_models()],
 )
 def test_no_classes_in_every_network(name):
-    """In training and evaluation, with what would be auxiliary classifiers left out."""
+    """Every network works without classes, in training and in evaluation mode.
+
+    Auxiliary classifiers need classes, so they are absent, and asking for them is an error.
+    """
     blocks = {"blocks": (2, 2, 2)} if "blocks" in ij.model_info(name).options else {}
     model = abstract_model(name, num_classes=0, width_multiplier=0.1, **blocks)
     x = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
@@ -251,7 +254,10 @@ def test_attributes_with_other_names(network):
 
 
 def test_networks_are_copied_and_compared(network):
-    """Layers keep their initialiser, which must not make two equal networks differ."""
+    """Networks built alike have equal graph definitions, and copies and pickles work.
+
+    Layers store their initialiser, which must not make two equal networks differ.
+    """
     other = ij.create_model("tiny", num_classes=4, rngs=nnx.Rngs(1))
     assert nnx.graphdef(other) == nnx.graphdef(network)
     x = images(2, 16, 16, 3)

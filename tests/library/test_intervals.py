@@ -1,4 +1,4 @@
-"""Density, coverage, the Gaussian kernel, intervals, extrapolation: against plain formulas."""
+"""Tests density, coverage, Gaussian kernel, intervals and extrapolation with plain formulas."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_bootstrap_is_that_of_repeated_images():
 
 
 def test_bootstrap_says_how_much_fid_varies():
-    """The interval's deviation agrees with that of FIDs of new images from the same generator."""
+    """The bootstrap's standard deviation agrees with that of FID over new sets of images."""
     real = metrics.Statistics.of(random_features(5000, 4, 1))
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(4, 4))
@@ -140,7 +140,7 @@ def test_fid_infinity_is_the_line_at_0():
 
 
 def test_fid_infinity_takes_off_the_bias():
-    """For two sets of one distribution it is about 0, and the FID of few images is not."""
+    """For two sets of one distribution, FID infinity is near 0; FID of few images is not."""
     rng = np.random.default_rng(0)
     real = metrics.Statistics(np.zeros(30), np.eye(30))
     fake = metrics.Features(rng.normal(size=(2000, 30)))

@@ -1,4 +1,4 @@
-"""Keras' files, written here from Keras' own lists of layers."""
+"""Tests Keras' files, which are written here from Keras' lists of layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ import reference_torch
 
 
 class Case:
-    """A network, its numbers, and its layers as Keras has them."""
+    """A network's tensors, with its layers in Keras' order and names."""
 
     def __init__(self, arch: str):
         name, options = f"{arch}.keras_in1k", {"width_multiplier": WIDTH, "num_classes": 10}
@@ -64,7 +64,10 @@ class Case:
 
 
 def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None:
-    """As `model.save_weights("x.h5")`; names of several models in one program go on counting."""
+    """Writes a file as Keras' `model.save_weights("x.h5")` does.
+
+    Layers are numbered as in the second model of a program: Keras continues to count.
+    """
     with h5py.File(file, "w") as root:
         entries = case.tensors(top)
         np.random.default_rng(0).shuffle(entries)  # an HDF5 file's own order means nothing
@@ -77,7 +80,10 @@ def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None
 
 
 def write_indexed(file, case: Case, top: bool = True, inside: str = "") -> None:
-    """As Keras 3's `model.save_weights("x.weights.h5")`: a class and an index."""
+    """Writes a file as Keras 3's `model.save_weights("x.weights.h5")` does.
+
+    Layers are named by class and index, below the prefix `inside`.
+    """
     counts: dict[str, int] = {}
     with h5py.File(file, "w") as root:
         root.create_group("layers/activation/vars")
@@ -96,7 +102,7 @@ def write_archive(file: Path, case: Case) -> None:
 
 
 def write_tensorflow_js(file: Path, case: Case) -> None:
-    """Two shards that split a tensor, one group in 16-bit codes."""
+    """Writes a TensorFlow.js model with two shards, split within a tensor."""
     entries = [
         (f"{name}/{leaf}", tensor)
         for _, name, tensors in case.tensors()
@@ -129,7 +135,7 @@ ARCHS = [
 
 @pytest.mark.parametrize(
     ("name", "kinds"),
-    [  # the readers are the same for all, the lists of layers are not
+    [  # networks share the readers, but not the lists of layers
         ("xception", WRITERS),
         ("inception_v3", ("model.h5", "model.weights.h5")),
         ("inception_resnet_v2", ("model.h5", "model.weights.h5")),
@@ -210,7 +216,7 @@ def test_quantised_codes(tmp_path):
 
 
 def damaged(tmp_path: Path, case: Case):
-    """Yields files that are no whole weights, each of them named for what is wrong."""
+    """Yields a description and a path for each kind of damaged, incomplete or unrelated file."""
     for file, write in WRITERS.items():
         path = tmp_path / file
         write(path, case)
@@ -265,7 +271,7 @@ def test_refused_by_another_reading(name, other, tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1 << 40])
 def test_a_damaged_heap_of_names(size, tmp_path):
-    """libhdf5 would look for the heap's next object for ever."""
+    """A heap with an object of impossible size is refused; libhdf5 would search it for ever."""
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [b"conv"]
@@ -278,7 +284,7 @@ def test_a_damaged_heap_of_names(size, tmp_path):
         at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
     content[at + 8 : at + 16] = size.to_bytes(8, "little")
     with pytest.raises(ValueError, match="impossible size"):
-        keras_files._check_heaps(bytes(content))  # before the next line, which might not return
+        keras_files._check_heaps(bytes(content))  # first, because the next line might not return
     path.write_bytes(content)
     with pytest.raises(ij.WeightsError, match="impossible size"):
         keras_files.read_hdf5(path)

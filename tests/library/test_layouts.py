@@ -1,7 +1,7 @@
-"""The names in published PyTorch files, written down from the publishers' code.
+"""Tests the names in published PyTorch files, listed here from the publishers' code.
 
-Those files list their layers in the paper's order, as our twins do, so the n-th name there belongs
-to the n-th tensor here. That is another way to the same pairs than the rules of the reader.
+Those files list their layers in the paper's order, as our twins do. So the n-th name there belongs
+to the n-th tensor here. This finds the pairs without the rules of the reader.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ def norm(prefix: str) -> list[str]:
 
 
 def module(prefix: str, *layers: int | str) -> list[str]:
-    """Branches of one layer (0), of several in a sequence, or of a pool and a layer ("pool")."""
+    """Returns the tensor names of a module with one branch per argument.
+
+    0 is a branch of one layer, another number is a sequence of that many layers, and "pool" is a
+    pool and a layer.
+    """
     names = []
     for i, count in enumerate(layers):
         branch = f"{prefix}.branch{i}"
@@ -170,7 +174,7 @@ def build(name: str, **options) -> nnx.Module:
 
 
 def numbered(name: str, **options) -> tuple[dict, dict]:
-    """A published file with numbers of its own in every tensor, and the twin's state of it."""
+    """Returns a published file with random tensors, and the same tensors by the twin's names."""
     options = {"width_multiplier": WIDTH, **options}
     torch = pytest.importorskip("torch")
     reference_torch = pytest.importorskip("reference_torch")
@@ -216,7 +220,7 @@ def test_the_background_is_left_out(name):
 
 
 def test_vectors_of_two_axes():
-    """Cadene's file of BN-Inception was written by a PyTorch that kept them as [1, c]."""
+    """Cadene's file of BN-Inception is from an old PyTorch, which stored vectors as [1, c]."""
     foreign, ours = numbered("bn_inception.caffe_in1k")
     old = {k: v[None] if "_bn." in k and v.ndim == 1 else v for k, v in foreign.items()}
     model = build("bn_inception.caffe_in1k")
@@ -242,7 +246,7 @@ def test_a_file_of_another_reading_is_refused(name, wrong, reason):
 
 
 def test_kernels_of_two_axes():
-    """An old file of Xception has its 1x1 kernels as [out, in]."""
+    """An old file of Xception stores its 1x1 kernels as [out, in]."""
     ours = ij.to_torch(filled("xception.tf_in1k", width_multiplier=WIDTH, num_classes=10))
     names = published_names.xception(ours)
     old = {
@@ -256,7 +260,7 @@ def test_kernels_of_two_axes():
 
 
 def test_a_kernel_on_its_side_is_another():
-    """As large, and 1x7 in the place of a 7x1."""
+    """A 1x7 kernel in place of a 7x1 is refused, although it has as many elements."""
     foreign, _ = numbered("inception_v4.tf_in1k")
     name = "features.11.branch1.1.conv.weight"
     foreign[name] = foreign[name].transpose(0, 1, 3, 2)
@@ -266,14 +270,18 @@ def test_a_kernel_on_its_side_is_another():
 
 
 def test_a_file_of_v3_says_so_elsewhere():
-    """torchvision's and timm's names are our own."""
+    """A V3 file has torchvision's and timm's names, which are ours: the error says it is V3's."""
     file = ij.to_torch(filled("inception_v3", width_multiplier=WIDTH))
     with pytest.raises(ij.WeightsError, match=r"of inception_v3 .*not of xc.*v3\.tv_in1k"):
         ij.load_weights(build("xception"), file)
 
 
 def test_faces_without_a_classifier():
-    """facenet-pytorch has one only where it was asked to classify."""
+    """A file of facenet-pytorch without a classifier loads, with a warning.
+
+    facenet-pytorch builds a classifier only on request. `load_weights` keeps the model's
+    classifier, and `create_model` initialises it randomly.
+    """
     foreign, ours = numbered("inception_resnet_v1.vggface2")
     features = {k: v for k, v in foreign.items() if not k.startswith("logits.")}
     model = filled("inception_resnet_v1.vggface2", width_multiplier=WIDTH, num_classes=3)
@@ -282,7 +290,7 @@ def test_faces_without_a_classifier():
         ij.load_weights(model, features)
     np.testing.assert_array_equal(model.fc.kernel[...], before)
     np.testing.assert_array_equal(model.bottleneck.kernel[...].T, ours["bottleneck.weight"])
-    # The same from the start.
+    # `create_model` does the same.
     with pytest.warns(UserWarning, match="no classifier") as said:
         whole = ij.create_model(
             "inception_resnet_v1.vggface2",
@@ -294,14 +302,14 @@ def test_faces_without_a_classifier():
     assert len(said) == 1
     np.testing.assert_array_equal(whole.bottleneck.kernel[...], model.bottleneck.kernel[...])
     assert float(jnp.std(whole.fc.kernel[...])) > 0
-    del features["last_bn.bias"]  # all else is still needed
+    del features["last_bn.bias"]  # all other tensors are still needed
     with pytest.raises(ij.WeightsError) as error:
         ij.load_weights(model, features)
     assert error.value.missing == ("bottleneck_bn.bias",)
 
 
 def test_1008_rows_are_the_graph_of_fid():
-    """Whose names are torchvision's, but not its pools."""
+    """A V3 file with 1008 classes is FID's: it has torchvision's names, but other pools."""
     file = ij.to_torch(filled("inception_v3.fid", width_multiplier=WIDTH))
     ij.load_weights(build("inception_v3.fid"), file)
     for options in ({}, {"num_classes": 1008}):
@@ -310,7 +318,7 @@ def test_1008_rows_are_the_graph_of_fid():
 
 
 def test_own_files_with_tuples_in_their_reading(tmp_path):
-    """JSON gives lists back; blocks of (2, 2, 2) are still the same reading."""
+    """Options that are tuples match after saving, although JSON turns them into lists."""
     model = network("inception_resnet_v1", "float32", blocks=(2, 2, 2))
     ij.save_weights(model, tmp_path / "x.safetensors")
     options = {"num_classes": 10, "width_multiplier": WIDTH}

@@ -1,14 +1,16 @@
-"""Features of images and metrics computed from them, from files to numbers."""
+"""Tests features of images and the metrics computed from them, from files to results."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import itertools
 import re
 import subprocess
 import sys
 import threading
+import weakref
 
 import jax
 import numpy as np
@@ -131,7 +133,7 @@ def test_features_do_not_depend_on_how_the_work_is_cut(options):
 
 
 def test_accelerators_share_a_batch():
-    """Tests the code for several devices on virtual ones, with 5 images, not a multiple of them."""
+    """Virtual devices share a batch of 5 images, which they cannot divide evenly."""
     sharing = metrics.Extractor(network(), dims=64, batch_size=5)
     graphdef, state = nnx.split(ij.fold(network()))
 
@@ -189,6 +191,37 @@ def test_reading_ahead_is_bounded(count):
         read += len(batch)
         assert taken <= read + 2 * 4
     assert read == taken == count
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_images_that_wait_do_not_overwrite_each_other(batch_size):
+    """Images wait for their batch in reused arrays; those of the caller are never reused."""
+    images = pictures(21, size=(4, 4)).astype(np.float32)
+    before = images.copy()
+    source = itertools.chain(np.uint8(images[:10]), np.uint8(images[10:]))
+    given: list[np.ndarray] = []
+
+    def unchanged(image: np.ndarray) -> np.ndarray:
+        given.append(image)
+        return image
+
+    options = LoaderOptions(unchanged, batch_size, 3, skip_unreadable=False, progress=False)
+    found = np.concatenate(list(batches(open_images(source), options)))
+    np.testing.assert_array_equal(found, before)
+    assert {image.tobytes() for image in given} == {image.tobytes() for image in np.uint8(before)}
+
+
+def test_the_network_is_not_kept_twice():
+    """Once the network is folded, the extractor does not keep the network it was made of."""
+    model = ij.create_model("inception_v3.fid", width_multiplier=0.05)
+    alive = weakref.ref(model)
+    ours = metrics.Extractor(model)
+    ours.load()
+    ours.__dict__["_weights"] = None  # as of an extractor whose weights are a path
+    del model
+    gc.collect()
+    assert alive() is None
+    assert len(ours.features(pictures(2))) == 2
 
 
 def test_readings_end_with_their_threads():
@@ -394,7 +427,7 @@ def test_the_library_is_imported_without_metrics():
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
-# At full width, and beside pytorch-fid
+# At full width, and compared with pytorch-fid
 
 
 @pytest.fixture(scope="module")

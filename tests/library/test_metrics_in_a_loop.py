@@ -53,7 +53,7 @@ def assert_exact(found: moments.Moments, features: np.ndarray):
 
 
 def summed(features: np.ndarray, batch: int) -> moments.Moments:
-    """Sums features in batches; the last batch is padded with values that must not count."""
+    """Sums features in batches; the last batch is padded with NaN, which the mask excludes."""
     found = moments.empty(features.shape[1])
     add = jax.jit(moments.add)
     for start in range(0, len(features), batch):
@@ -68,7 +68,7 @@ def summed(features: np.ndarray, batch: int) -> moments.Moments:
 @pytest.mark.parametrize("batch", [1, 7, 50, 500])
 @pytest.mark.parametrize("offset", [0, 1e4])
 def test_sums_are_those_of_more_than_float64(batch, offset, x64):
-    """This includes means much larger than the deviation, and columns of different scales."""
+    """Sums match extended precision for large means and columns of different scales."""
     features = features_with(offset)[: 60 if batch == 1 else None]
     with jax.enable_x64(x64):
         found = summed(features, batch)
@@ -88,7 +88,7 @@ def test_sums_are_merged(x64):
 
 
 def test_plain_float32_would_not_do():
-    """Plain float32 sums fail the tolerance of the tests above."""
+    """Plain float32 sums would fail the tests above."""
     features = features_with(0)
     plain = np.cov(features, rowvar=False, dtype=np.float32)
     assert np.abs(plain - exact(features)[1]).max() > 1e-8 * np.abs(plain).max()
@@ -126,7 +126,7 @@ def test_result_takes_a_file(tmp_path):
 
 
 def test_in_float64():
-    """With x64 enabled, the network still computes in float32."""
+    """With x64 enabled, results stay equal to 1e-9; the network still computes in float32."""
     fake, real = pictures(24), pictures(24, seed=1, low=90)
     expected = metrics.result(updated(fake), updated(real))
     with jax.enable_x64(True):
@@ -152,7 +152,10 @@ def test_masked_images_do_not_count():
 
 
 def test_a_step_of_ones_own_may_be_compiled():
-    """The compiled step has a generator in it, and captures no arrays."""
+    """A user's compiled step may contain a generator and `update`, also in a scan.
+
+    Parameters are arguments of the step, so it captures no arrays.
+    """
     who = small()
     network = {"mean": jnp.full(3, 0.3)}
 
@@ -263,7 +266,7 @@ def test_features_that_are_no_numbers_are_found():
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_images_on_several_devices(axis_type):
-    """2 virtual devices have at least one image each, inside and outside of the caller's step."""
+    """Images sharded over 2 virtual devices give the same results, in a compiled step or not."""
     who, images = small(), pictures(24)
     mesh = jax.make_mesh((2,), ("data",), (axis_type,))
     place = NamedSharding(mesh, PartitionSpec("data"))
@@ -312,7 +315,7 @@ def test_blocks_change_nothing(block):
 
 
 def run_shares(batch: int, shared: bool, processes: int, devices: int) -> float:
-    """Returns the number that `tests.helpers.fid_shares` prints; it must always be the same."""
+    """Runs `tests.helpers.fid_shares` and returns its distance, equal in all processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -337,7 +340,7 @@ def run_shares(batch: int, shared: bool, processes: int, devices: int) -> float:
 
 @pytest.mark.slow
 def test_batches_devices_and_processes_change_nothing():
-    """Goes from images through a narrow Inception V3 to the distance."""
+    """FID of a narrow Inception V3 does not depend on batch size, devices or processes."""
     expected = run_shares(50, shared=False, processes=1, devices=1)
     assert expected > 1
     for batch, shared, processes, devices in [

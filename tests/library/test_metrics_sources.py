@@ -1,4 +1,4 @@
-"""Sources of images other than folders and arrays; the user's own features; the page on loops."""
+"""Tests other sources than folders and arrays, users' own features, and the page on loops."""
 
 from __future__ import annotations
 
@@ -332,7 +332,10 @@ def test_features_of_a_network_in_a_file(network, tmp_path):
 )
 @pytest.mark.parametrize("size", [(500, 375), (60, 83)])
 def test_images_are_prepared_as_publishers_do(name, size):
-    """If Pillow resizes in integers, the pixels before normalisation are identical."""
+    """Images prepared on devices equal those of `preprocess`, up to rounding.
+
+    If Pillow resizes in integers, the pixels before normalisation are identical.
+    """
     info = ij.model_info(name)
     image = pictures(1, size=size)[0]
     expected = ij.preprocess(name, image)

@@ -1,4 +1,4 @@
-"""What `Model` gives to every network: hooks, modes, and the head on the maps."""
+"""Tests what `Model` gives to every network: hooks, modes, and the head on feature maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shapes(model: nnx.Module, call, *args):
     ],
 )
 def test_a_hook_replaces_any_map(name):
-    """Of stages, and of the maps inside blocks that have a name too."""
+    """A hook can replace a stage's feature map, and any named feature map inside a block."""
     model = filled(name, width_multiplier=WIDTH, num_classes=7)
     images = jax.random.normal(jax.random.key(0), (2, 40, 48, 3))
 
@@ -54,8 +54,8 @@ def test_a_hook_replaces_any_map(name):
     found, _ = run(model, zeroed, images)
     after = list(maps).index(changed)
     for i, stage in enumerate(maps):
-        # Bit-equal without XLA's older way of emitting loops, which the suite compiles with: it
-        # rounds otherwise in two programs. What is computed from zeros is far away.
+        # Bit-equal without XLA's older loop emitter, which the suite uses: it rounds differently
+        # in two programs. Maps computed from zeros differ much more.
         same = np.allclose(found[stage], maps[stage], rtol=1e-4, atol=1e-4)
         assert same == (i < after), stage
     assert not np.asarray(found[changed]).any()
@@ -76,7 +76,7 @@ def test_the_twins_hook_is_the_same():
 
 
 def test_training_mode():
-    """By `train`, `eval` and `nnx.view`; auxiliary classifiers answer in training alone."""
+    """`train`, `eval` and `nnx.view` set the mode; only training has auxiliary logits."""
     images = jax.ShapeDtypeStruct((2, 40, 40, 3), jnp.float32)
     options = dict(width_multiplier=WIDTH, num_classes=7)
 

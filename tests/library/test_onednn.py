@@ -1,4 +1,4 @@
-"""oneDNN's convolutions: which programs get them, and that the numbers stay the same."""
+"""Tests which programs use oneDNN's convolutions, and that the results stay the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ CONVOLUTIONS = {  # shape of the map, of the kernel, and how it is applied
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_onednn_takes_every_convolution(case):
-    """XLA's own depthwise convolutions, to which it falls back, take a hundred times as long."""
+    """oneDNN computes every convolution; no convolution of XLA is left in the program.
+
+    XLA's own depthwise convolutions, its fallback, take a hundred times as long.
+    """
     options = options_or_skip()
     *shapes, how = CONVOLUTIONS[case]
     x, kernel = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
@@ -68,7 +71,10 @@ def test_bfloat16_is_as_close_as_without():
 
 @pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2"])
 def test_gradients_are_those_without(name, own_gradients_everywhere):
-    """With the running statistics: those of a small batch would magnify rounding a thousandfold."""
+    """Gradients with oneDNN equal those without.
+
+    BatchNorm uses the running statistics: a small batch's would magnify rounding a thousandfold.
+    """
     options = options_or_skip()
     model = network(name, "float32")
     images = random_images(model, "float32", (83, 91), n=2)

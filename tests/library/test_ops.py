@@ -1,4 +1,4 @@
-"""Both forms of every operation, against each other and against PyTorch."""
+"""Compares the forms of every operation with each other and with PyTorch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def form(request):
 
 
 def in_form(form, call):
-    """Runs a call in one form; both are compiled afresh."""
+    """Runs a call with one form of the operations, which is compiled separately."""
     with ops.forced_form(form):
         return call()
 
@@ -59,7 +59,10 @@ def nhwc(x):
 
 
 def value_and_pullback(function, *args):
-    """One program: operation by operation, each of them would be compiled for each shape."""
+    """Returns a function's output and the gradients for a fixed cotangent, as one program.
+
+    Without `jit`, each operation would be compiled for each shape.
+    """
 
     @jax.jit
     def both(*args):
@@ -71,7 +74,7 @@ def value_and_pullback(function, *args):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_padding_follows_tensorflow_and_pytorch(padding):
-    """Every case, as nothing is compiled."""
+    """Checks `pads` for all small sizes, windows and strides, as this compiles nothing."""
     for n, window, stride in itertools.product(range(3, 10), range(1, 4), range(1, 4)):
         low, high = ops.pads(n, window, stride, padding)
         assert (low, high) == torch_ops.pads(n, window, stride, padding)
@@ -89,7 +92,10 @@ def test_padding_follows_tensorflow_and_pytorch(padding):
 @pytest.mark.parametrize("form", FORMS, indirect=True)
 @given(case=cases)
 def test_max_pool_equals_pytorch_with_ties(form, case):
-    """Few distinct values make ties, at which the gradient's way is a convention."""
+    """Max pools equal PyTorch's, also in the gradient at ties, which is a convention.
+
+    Inputs with few distinct values have many ties.
+    """
     rng = np.random.default_rng(case["seed"])
     x = rng.integers(-1, 2, (2, *case["size"], 3)).astype(np.float32)
     pool = lambda x: ops.max_pool(x, case["window"], case["stride"], case["padding"])  # noqa: E731
@@ -121,7 +127,7 @@ def test_avg_pool_equals_pytorch(form, include, case):
 
 @pytest.mark.parametrize("include", [False, True])
 def test_average_at_the_border(include):
-    """A map of ones: only the outermost pixels know whether the padding counts."""
+    """In a map of ones, only the averages at the border depend on whether padding counts."""
     out = ops.avg_pool(jnp.ones((1, 5, 5, 1)), 3, 1, "same", count_include_pad=include)[0, :, :, 0]
     theirs = F.avg_pool2d(torch.ones(1, 1, 5, 5), 3, 1, 1, count_include_pad=include)[0, 0]
     np.testing.assert_allclose(out, theirs, rtol=1e-6)
@@ -165,7 +171,7 @@ def test_adaptive_average_equals_pytorch(height, width, size):
 
 
 def test_response_normalisation_equals_caffes_formula():
-    """Values of a size at which the divisor matters; the formula as Caffe's manual has it."""
+    """Checks the formula in Caffe's manual with values large enough to change the divisor."""
     x = np.random.default_rng(0).normal(size=(2, 3, 3, 8)).astype(np.float32) * 100
     ours = ops.local_response_norm(jnp.asarray(x))
     for c in range(8):
@@ -194,7 +200,7 @@ def test_conv_equals_pytorch(window, stride, padding):
 
 
 def test_even_maps_tell_the_paddings_apart():
-    """At stride 2 an even map is where TensorFlow and PyTorch differ, an odd one where not."""
+    """At stride 2, TensorFlow's and PyTorch's paddings differ on even maps, not on odd ones."""
     rng = np.random.default_rng(0)
     for size, equal in ((8, False), (9, True)):
         x = jnp.asarray(rng.normal(size=(1, size, size, 2)), jnp.float32)
@@ -247,7 +253,10 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize("form", [*DEPTHWISE_FORMS, "own gradients"])
 def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case, own_gradients_everywhere):
-    """Products of bfloat16 numbers are exact in float32: the gradient is, but for their sum."""
+    """A float32 kernel is rounded to bfloat16, but its gradient is not.
+
+    Products of bfloat16 numbers are exact in float32, so only the gradient's sum is rounded.
+    """
     window, _, _, _, multiplier = case
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 9, 10, 6)), jnp.bfloat16)
@@ -295,7 +304,7 @@ def assert_close(found, expected, share):
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_own_gradients_equal_pytorchs(case, own_gradients_everywhere):
-    """In float64, of the forms that the rewriting `gradients` gives to CPUs."""
+    """The gradients that the rewrite `gradients` uses on CPUs equal PyTorch's in float64."""
     window, stride, padding, dilation, multiplier = case
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 9, 10, 6))
@@ -327,7 +336,10 @@ def test_own_gradients_equal_pytorchs(case, own_gradients_everywhere):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_own_gradients_can_be_differentiated_again(case, own_gradients_everywhere):
-    """In both modes; the first derivative has the reverse mode alone, and says so."""
+    """Second derivatives are right in forward and reverse mode.
+
+    First derivatives have reverse mode only.
+    """
     window, _, _, _, multiplier = case
     rng = np.random.default_rng(0)
     shape = (*window, 3, 2) if multiplier is None else (*window, 1, 3 * multiplier)
@@ -347,7 +359,7 @@ def test_own_gradients_refuse_forward_mode():
 
 
 def test_own_gradients_are_for_cpus_alone(own_gradients_everywhere):
-    """A TPU gets the operations that it gets without them, but for the choice of the platform."""
+    """A TPU program is the same with the rewrite `gradients`, except for choosing the platform."""
     choice = {"case", "return", "constant", "broadcast_in_dim"}
     x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
 
@@ -369,7 +381,7 @@ def _convolution(case):
 
 
 def test_the_form_follows_the_platform_that_compiles():
-    """A CPU gets no window reduction and no grouped convolution; a TPU gets both."""
+    """A CPU program has no window reduction and no grouped convolution; a TPU's has both."""
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
     block = jax.jit(lambda x, k: ops.max_pool(ops.depthwise_conv(x, k), 3, 2))
     text = {

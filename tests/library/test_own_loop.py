@@ -1,4 +1,4 @@
-"""The page for users' own loops runs as it stands, and every network stands Flax's own tools."""
+"""Runs the page on users' own training loops unchanged, and Flax's tools on every network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def test_tabulate_leaves_the_network_as_it_was(network):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
 def test_every_network_is_tabulated(name):
-    """In training, with auxiliary classifiers: no method that is called has a side effect."""
+    """`nnx.tabulate` runs every network in training mode, with auxiliary classifiers.
+
+    No method that it calls has a side effect.
+    """
     options = {**options_for(name), "width_multiplier": 0.1, "num_classes": 4}
     model = ij.create_model(name, **options)
     model.train()
@@ -60,7 +63,10 @@ def test_every_network_is_tabulated(name):
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_next_atto"])
 def test_networks_with_repeated_blocks_are_closed_over(name):
-    """The blocks are traced once, and evaluation changes nothing of the network."""
+    """A traced function may close over a network; evaluation leaves the network unchanged.
+
+    Repeated blocks are traced once.
+    """
     blocks = {"blocks": (2, 2, 2)} if "resnet" in name else {}
     model = skeleton(name, width_multiplier=0.1, **blocks)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nnx.state(model))

@@ -1,8 +1,8 @@
-"""Networks of other libraries, where they are installed, against ours with the same weights.
+"""Compares networks of other libraries, if installed, with ours with the same weights.
 
-`pytest -m peers`. Theirs get random numbers and write their own files; ours load those, give
-the same logits, and write files that they load again. `benchmarks/peers.py` measures the same, and
-says which packages are needed.
+Run it with `pytest -m peers`. The other network gets random weights and writes its own files. Our
+network loads them, gives the same logits, and writes files that the other library loads again.
+`benchmarks/peers.py` measures the same differences, and says which packages are needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.helpers.twins import to_nchw
 
 pytestmark = [
     pytest.mark.peers,
-    # The libraries' own.
+    # Warnings of the libraries themselves.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::SyntaxWarning"),
     pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::ResourceWarning"),
@@ -61,8 +61,8 @@ def test_each_published_tag_has_a_runtime():
 def test_logits(peer, tmp_path, monkeypatch):
     theirs = built(peer)
     if peer.runtime == "caffe":
-        # Its messages have the alpha of response normalisation as float32: 2.5e-8 less than 1e-4,
-        # which shows in float64.
+        # Caffe stores the alpha of response normalisation as float32, 2.5e-8 less than 1e-4. The
+        # difference shows in float64.
         norm = functools.partial(ops.local_response_norm, alpha=float(np.float32(1e-4)))
         monkeypatch.setattr(inception_v1, "local_response_norm", norm)
     first, *others = theirs.write(tmp_path)
@@ -72,7 +72,7 @@ def test_logits(peer, tmp_path, monkeypatch):
         if dtype == "float64":
             exact[size] = found
         elif size in exact:
-            # A network that amplifies rounding in float64, as xception65p, does so in float32.
+            # A network that amplifies rounding in float64, such as xception65p, does so in float32.
             tolerance = max(tolerance, min(4 * exact[size] * 2**29, 1e-4))
         assert found <= tolerance, (dtype, size)
     expected = ij.to_torch(loaded(peer.tag, first, "float32", aux_heads=peer.aux_heads))
@@ -106,13 +106,13 @@ def test_they_load_what_is_written_for_them(peer, tmp_path):
             torch.testing.assert_close(tensor, original[key], rtol=0, atol=0)
 
 
-# Of several tags of one network the last.
+# If a network has several tags, the last one is used.
 TIMM = {x.tag.partition(".")[0]: x.tag for x in PEERS if x.runtime == "timm"}
 
 
 @pytest.mark.parametrize("name", TIMM.values())
 def test_taps_are_timms(name, tmp_path):
-    """The maps that `features_only` of timm returns, number by number."""
+    """Our stages' feature maps equal those of timm's `features_only`, element by element."""
     published = ij.model_info(name).source.removeprefix("timm/")
     whole = timm(published)
     pytorch.fill(whole, torch.randn(4, 3, 97, 150, generator=torch.Generator().manual_seed(1)))
@@ -148,7 +148,7 @@ FOLDERS = {
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("channels", [3, 1])
 def test_folders_of_timm(name, channels, tmp_path):
-    """Ours loads there and theirs here, with the same logits and the same preparation."""
+    """timm's folders load here and ours load in timm, with equal logits and preprocessing."""
     timm_data = pytest.importorskip("timm.data", exc_type=ImportError)
     hub = pytest.importorskip("timm.models._hub", exc_type=ImportError)
     theirs = timm(FOLDERS[name], num_classes=7, in_chans=channels)
@@ -164,7 +164,7 @@ def test_folders_of_timm(name, channels, tmp_path):
     assert ours.classes == tuple("abcdefg")
     data = timm_data.resolve_model_data_config(theirs)
     preparation = {key: list(data[key]) for key in ("mean", "std")}
-    if channels == 1:  # of grey images timm takes the mean of what it has for colours
+    if channels == 1:  # for grey images timm averages the values of the colours
         preparation = {key: [sum(values) / 3] for key, values in preparation.items()}
     assert {"mean": list(ours.info.mean), "std": list(ours.info.std)} == preparation
     assert (ours.in_channels, ours.info.input_size) == (channels, data["input_size"][1])
@@ -196,7 +196,7 @@ def test_folders_of_timm(name, channels, tmp_path):
 
 
 def test_words_know_every_name():
-    """Of timm's and torchvision's lists, as they are installed."""
+    """Every name in the installed timm and torchvision works, or the error gives our name."""
     library = pytest.importorskip("timm", exc_type=ImportError)
     models = pytest.importorskip("torchvision.models", exc_type=ImportError)
     from timm.models._registry import _deprecated_models

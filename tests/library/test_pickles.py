@@ -1,4 +1,4 @@
-"""Pickles that would run code: they are data here, and nothing of theirs is called."""
+"""Tests pickles that would run code: they are read as data, and nothing in them is called."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAME = "inception_v1"
 
 @pytest.fixture(scope="module")
 def state():
-    """A whole state dict with numbers of its own."""
+    """Returns a complete state dict with random tensors."""
     twin = reference_torch.create_model(NAME, num_classes=10, width_multiplier=WIDTH)
     rng = np.random.default_rng(0)
     return {
@@ -45,7 +45,7 @@ def fresh():
 
 
 class Calls:
-    """An object that a pickle would make by calling something."""
+    """An object that a pickle would create by calling a function."""
 
     def __init__(self, function, *args, state=None):
         self.made = (function, args) if state is None else (function, args, state)
@@ -126,7 +126,10 @@ def op(name: str) -> bytes:
 
 
 def by_hand(canary: pathlib.Path) -> dict[str, bytes]:
-    """Programs that Python's own pickler does not write."""
+    """Returns malicious and malformed pickles that Python's own pickler does not write.
+
+    The malicious ones would create the file `canary`.
+    """
     text = f"V{canary}\n".encode()
     system = b"cos\nsystem\n"
     args = b"(V touch " + str(canary).encode() + b"\nt"
@@ -209,7 +212,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tensors_of_every_kind(legacy, tmp_path):
-    """As PyTorch reads them; two of them share a storage."""
+    """Tensors of every dtype are read as in PyTorch, also two that share a storage."""
     shared = torch.arange(12.0)
     tensors = {**TENSORS, "first": shared[:6], "second": shared[3:].reshape(3, 3)}
     torch.save(tensors, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)

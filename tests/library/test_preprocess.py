@@ -35,7 +35,7 @@ def test_grey_images_arrays_and_modes_agree():
 
 
 def test_torchvision_rule():
-    """Shorter side to 342, centre of 299, ImageNet's statistics."""
+    """Resizes the shorter side to 342, crops the centre of 299, uses ImageNet's statistics."""
     image = Image.fromarray(photo(480, 640))
     resized = image.resize((456, 342), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized)[22:321, 78:377] / 255  # round((456 - 299) / 2) is 78
@@ -44,7 +44,7 @@ def test_torchvision_rule():
 
 
 def test_caffe_takes_bytes_from_blue_to_red():
-    """The whole image warped to 256x256, its centre, BGR from 0 to 255 less the mean."""
+    """Resizes the whole image to 256x256 and crops its centre; BGR bytes minus the mean."""
     image = Image.fromarray(photo(480, 640))
     warped = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))[16:240, 16:240]
     expected = warped[:, :, ::-1] - np.float32([104, 117, 123])
@@ -70,7 +70,7 @@ def test_fid_resizes_as_pytorch_does():
 
 
 def test_slim_interpolates_from_the_corner():
-    """TensorFlow 1: output pixel i comes from i * scale, so the first pixel is the first pixel."""
+    """As in TensorFlow 1, output pixel i samples input i * scale, so pixel 0 is unchanged."""
     image = photo(400, 400)
     ours = ij.preprocess("inception_v3.slim_in1k", image)[0]
     crop = image[25:375, 25:375].astype(np.float64)  # 87.5 % of each side
@@ -82,7 +82,7 @@ def test_slim_interpolates_from_the_corner():
 
 
 def test_an_orientation_that_is_ignored_is_said(tmp_path):
-    """Publishers see photos as they are stored."""
+    """An EXIF orientation that the publisher ignored is ignored, with a warning."""
     Image.fromarray(photo(40, 60)).save(tmp_path / "x.png", exif=turned())
     with pytest.warns(UserWarning, match=r"EXIF orientation ignored: 1 image \(.*x\.png\)"):
         ours = ij.preprocess("xception.tf_in1k", tmp_path / "x.png")

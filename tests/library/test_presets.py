@@ -1,4 +1,4 @@
-"""The differences between presets, each against its own plain formula."""
+"""Tests the differences between presets, each against its own plain formula."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_bilinear_antialias_is_torchs(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bicubic_pillow_resizes_each_channel_as_floats(size):
-    """Pixels are not rounded: overshoot is clipped, and fractions stay."""
+    """Bicubic resizing does not round pixels: it keeps fractions and clips overshoot."""
     image = pictures(1, size=size)[0] // 255 * 255
     found = resizing.pixels_resized(image, "bicubic_pillow")
     for i in range(3):
@@ -113,7 +113,7 @@ def test_folders_are_read_as_each_program_does(tmp_path):
 
 
 def test_the_order_of_files_is_the_programs(tmp_path):
-    """Draws and shuffles depend on the order of files."""
+    """Files are sorted as each program sorts them, because draws and shuffles depend on it."""
     for name in ("a-b/x.png", "a/x.png", "a/x.JPG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -126,7 +126,10 @@ def test_the_order_of_files_is_the_programs(tmp_path):
 
 
 def test_ttur_takes_files_as_they_are_listed(tmp_path):
-    """Which images TTUR drops depends on this order."""
+    """The preset keeps the order in which files are listed.
+
+    The order decides which images TTUR drops.
+    """
     for i in np.random.default_rng(0).permutation(40):
         (tmp_path / f"{i:02}.{'jpg' if i % 3 else 'png'}").touch()
     found = image_files(tmp_path, preset_of("tf2015").files)
@@ -210,7 +213,7 @@ def test_sfid_is_of_the_spatial_features():
 
 @pytest.mark.parametrize("batch", [1, 7, 3000])
 def test_means_in_float32_are_numpys(batch):
-    """Means are identical to NumPy's, in batches of any size."""
+    """Float32 means are identical to NumPy's, for batches of any size."""
     values = np.random.default_rng(0).uniform(size=(3000, 12)).astype(np.float32)
     running = metrics.RunningStatistics(mean_dtype="float32")
     for start in range(0, len(values), batch):
@@ -231,7 +234,10 @@ def test_presets_tell_how_means_are_summed():
 
 
 def test_the_offset_is_under_the_root_only():
-    """jax-fid-parallel always adds the offset, which lowers its distances."""
+    """The offset of jax-fid-parallel is always added, but only under the root.
+
+    This lowers its distances.
+    """
     a, b = (features(30, 50, seed, "jax_fid") for seed in (0, 1))
     covs = [np.cov(x.pooled, rowvar=False) for x in (a, b)]
     apart = a.pooled.mean(0).astype(np.float64) - b.pooled.mean(0)
@@ -290,7 +296,10 @@ def test_kid_draws_as_each_program(preset):
 
 
 def test_kid_in_float32_is_rounded_as_the_programs():
-    """If KID is small compared with the kernel, its last digits depend on the rounding of sums."""
+    """KID with float32 sums differs from float64 in its last digits.
+
+    The difference shows if KID is small compared with the kernel.
+    """
     a, b = features(60, 8, 0, "clean"), features(60, 8, 0, "clean")
     b = dataclasses.replace(b, pooled=b.pooled * np.float32(1.001))
     sums = dict(subsets=1, subset_size=60)
@@ -362,7 +371,10 @@ def test_the_evaluators_distances_are_in_float16_where_they_are_finite(scale, mo
 
 
 def test_sums_in_float16_are_tensorflows():
-    """Expected are the results of TensorFlow 2.21's `reduce_sum`; two differ from float32 sums."""
+    """Float16 sums equal the results of TensorFlow 2.21's `reduce_sum`.
+
+    Two of them differ from rounded float32 sums.
+    """
     numbers = np.random.default_rng(0).uniform(0, 1, (8, 2048)).astype(np.float16)
     expected = [1019.0, 1014.0, 1029.0, 1016.0, 1036.0, 1036.0, 1042.0, 1030.0]
     assert half_manifolds._sum(numbers).tolist() == expected

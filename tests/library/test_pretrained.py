@@ -1,4 +1,4 @@
-"""Folders for the hub: written, read, handed over, and fetched without a network."""
+"""Tests folders for the Hugging Face hub: written, read, uploaded, and loaded offline."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_folder_under_other_options(model, tmp_path):
 
 
 class FakeHub:
-    """Keeps what is uploaded as the hub's cache does, which then serves it without a network."""
+    """A hub that stores uploads in the hub's local cache, from where they load offline."""
 
     def __init__(self, cache: Path):
         self.cache, self.calls = cache, []
@@ -171,7 +171,7 @@ def test_to_the_hub_and_back(model, hub):
     assert again.training["result"]["eval_top1"] == 0.875
     assert ij.create_model("hf-hub:me/clothes", num_classes=5).num_classes == 5
     ij.push_to_hub(model, "me/clothes", revision="second")
-    assert hub.calls[-1][1] == ["README.md"]  # the one that is there is kept
+    assert hub.calls[-1][1] == ["README.md"]  # the existing card is kept
     assert ij.load("hf-hub:me/clothes@second").classes == model.classes
 
 
@@ -232,7 +232,7 @@ def test_what_timm_cannot_say_is_said(tmp_path):
 
 
 def test_torchvisions_input_goes_into_timms_mean(tmp_path):
-    """The same picture gives the same logits; their images are in [-1, 1]."""
+    """torchvision's V3, saved for timm, takes images in [-1, 1] and gives the same embeddings."""
     model = timm_model("inception_v3.tv_in1k", num_classes=3, aux_heads=True)
     with (
         pytest.warns(UserWarning, match="auxiliary classifier is left out"),
@@ -241,7 +241,7 @@ def test_torchvisions_input_goes_into_timms_mean(tmp_path):
         ij.save_pretrained(model, tmp_path, layout="timm")
     again = ij.load(tmp_path)
     assert again.info.mean == again.info.std == (0.5, 0.5, 0.5)
-    assert model.info.mean == IMAGENET_MEAN  # of the network itself nothing is changed
+    assert model.info.mean == IMAGENET_MEAN  # the network itself is unchanged
     assert model.spec.aux_heads
     picture = np.random.default_rng(0).integers(0, 256, (96, 90, 3), np.uint8)
     for network in (model, again):
@@ -278,7 +278,7 @@ def test_folders_of_timm_that_do_not_fit(tmp_path, change, match):
 
 
 def test_an_older_configuration_of_timm(tmp_path):
-    """All in one level, as timm wrote it before 0.9, and labels with descriptions."""
+    """Configurations that timm wrote before 0.9 load: all keys on one level, described labels."""
     model = timm_model(num_classes=2)
     ij.save_pretrained(model, tmp_path, layout="timm")
     path = tmp_path / "config.json"

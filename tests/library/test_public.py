@@ -1,4 +1,4 @@
-"""The public names: docs/reference.md lists names that exist, are typed, and are all there are."""
+"""Tests that docs/reference.md lists exactly the public names, which exist and are typed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def callables(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields what a user may call: a function, or a class and its own public methods."""
+    """Yields names and callables: a function, or a class and its own public methods."""
     if not inspect.isclass(value):
         yield value.__name__, value
         return
@@ -61,7 +61,10 @@ def test_a_documented_name_exists_and_is_typed(name):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_documented(package):
-    """Constants are explained where they are used; a module is documented by its own names."""
+    """Every public function and class is listed in docs/reference.md.
+
+    Constants and modules are exempt: a module is documented by its own names.
+    """
     module = pkgutil.resolve_name(package)
     for name in module.__all__:
         value = getattr(module, name)
@@ -72,7 +75,7 @@ def test_every_public_name_is_documented(package):
 
 
 def test_names_are_listed_once_and_in_all():
-    """A name that is documented under a package with `__all__` is in it."""
+    """No name is listed twice, and a listed name of a package is in the package's `__all__`."""
     assert len(set(DOCUMENTED)) == len(DOCUMENTED)
     for name in DOCUMENTED:
         package, _, attribute = name.rpartition(".")

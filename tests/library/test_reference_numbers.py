@@ -11,14 +11,14 @@ import pytest
 import inception_jax as ij
 from tests import reference_numbers
 
-# Sums over whole tensors, in which terms cancel, some to a thousandth.
+# Sums over whole tensors. Terms cancel, in some sums to a thousandth of their size.
 SUMS = ("gradients", "change of statistics")
-# float32 is compared with float64; normalisation by statistics of few values amplifies rounding.
+# float32 is compared with float64. Normalising by statistics of few values amplifies rounding.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-2}
 
 
 def only(names):
-    """Returns all networks as parameters; all but these names are marked slow."""
+    """Returns all networks as test parameters; networks not in `names` are marked slow."""
     return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in ij.list_models()]
 
 

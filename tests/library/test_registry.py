@@ -46,7 +46,7 @@ PARAMETERS = [
     ("inception_resnet_v1", {}, 23_995_624),
     ("inception_resnet_v1", {"head": "classifier"}, 24_357_096),
     ("inception_resnet_v1.paper", {}, 22_756_328),
-    # The embedding of 512 alone has 23,482,624; the rest is the classifier of the faces.
+    # The network with its embedding of 512 has 23,482,624; the rest is the classifier of faces.
     ("inception_resnet_v1.vggface2", {}, 23_482_624 + 513 * 8_631),
     ("inception_resnet_v1.casia_webface", {}, 23_482_624 + 513 * 10_575),
     ("inception_resnet_v2", {}, 55_843_464),
@@ -64,8 +64,8 @@ PARAMETERS = [
     ("inception_next_base", {}, 86_672_136),
 ]
 
-# Numbers without the classifier, BatchNorm's statistics counted and its scale, which TF-slim does
-# not have, left out: the constants of TF-slim's own tests.
+# The constants of TF-slim's own tests. They count BatchNorm's statistics, but not the
+# classifier, nor BatchNorm's scale, which TF-slim does not have.
 SLIM_NUMBERS = {
     "inception_v1.slim_in1k": 5_607_184,
     "bn_inception.slim_in1k": 10_173_112,
@@ -159,7 +159,10 @@ STAGES = {
 
 
 def abstract(name: str, **options) -> nnx.Module:
-    """A network's shapes. Tags that differ in no shape share them: tracing takes seconds."""
+    """Returns a network with shapes instead of arrays.
+
+    Tags with the same shapes share one network, because tracing takes seconds.
+    """
     info = ij.model_info(name)
     same = ("bn_eps", "bn_momentum", "dropout", "drop_path", "count_include_pad", "pad_mode")
     readings = {k: v for k, v in info.readings.items() if k not in same}
@@ -172,7 +175,7 @@ def _abstract(arch: str, **options) -> nnx.Module:
 
 
 def twin(name: str, **options):
-    """A network's twin without numbers."""
+    """Returns a network's PyTorch twin without allocated tensors."""
     torch = pytest.importorskip("torch")
     with torch.device("meta"):
         return importlib.import_module("reference_torch").create_model(name, **options)
@@ -205,7 +208,7 @@ def test_as_many_tensors_as_the_publishers_file(name):
 
 @pytest.mark.parametrize("name", GIGAMACS)
 def test_multiply_accumulates(name):
-    """Within 1 %: timm's counter adds the normalisations."""
+    """Counts agree with timm's within 1 %, because timm also counts normalisations."""
     size = ij.model_info(name).input_size
     assert count_macs(abstract(name), (size, size)) == pytest.approx(GIGAMACS[name] * 1e9, rel=0.01)
 
@@ -225,7 +228,7 @@ def test_facts(name):
 
 
 def test_facts_travel():
-    """To other processes, into sets and into JSON."""
+    """`ModelInfo` can be pickled, copied, hashed and written as JSON."""
     info = ij.model_info("inception_resnet_v1.paper")
     assert pickle.loads(pickle.dumps(info)) == copy.deepcopy(info) == info
     assert {info, pickle.loads(pickle.dumps(info))} == {info}
@@ -239,7 +242,10 @@ def test_facts_travel():
 
 
 def test_statistics_follow_within_a_short_run():
-    """The papers' momenta are their recipes': by default 30 steps replace the first statistics."""
+    """Every network's default momentum is 0.9: 30 steps replace the initial statistics.
+
+    The papers' momenta are in their recipes.
+    """
     for tags in (False, True):
         for name in ij.list_models(tags=tags):
             options = ij.model_info(name).options
@@ -247,7 +253,10 @@ def test_statistics_follow_within_a_short_run():
 
 
 def test_own_options():
-    """Those of the class, as the tag sets them, without those of every network."""
+    """`options` are the class's own options with the tag's values.
+
+    Options that every network has are not included.
+    """
     options = ij.model_info("inception_next_base.sail_in1k_384").options
     assert options == {
         "size": "base", "drop_path": 0.7, "dropout": 0.5, "bn_eps": 1e-5, "bn_momentum": 0.9,
@@ -256,7 +265,7 @@ def test_own_options():
 
 
 def test_the_registry_builds_nothing():
-    """Facts are had without what reads weights, builds networks or traces them."""
+    """The registry imports no code that reads weights, builds networks or traces them."""
     code = """
 import sys, types
 package = types.ModuleType("inception_jax")  # without what its own __init__ imports
@@ -315,7 +324,7 @@ def test_stages_have_the_published_shapes(name):
 @pytest.mark.parametrize(("stride", "side"), [(32, 5), (16, 10), (8, 20)])
 @pytest.mark.parametrize("name", deep_ones_slow(["xception41", "xception65p", "xception71"]))
 def test_output_stride(name, stride, side):
-    """Filters are dilated in place of strides: the map is larger."""
+    """A smaller output stride replaces strides by dilation, so the feature map is larger."""
     images = jnp.zeros((1, 160, 160, 3))
     model = skeleton(name, output_stride=stride)
     graphdef, state = nnx.split(model)
@@ -331,7 +340,10 @@ def test_output_stride(name, stride, side):
 
 @pytest.mark.parametrize("name", one_of_each_kind(ij.list_models()))
 def test_options_of_every_network(name):
-    """Channels, classes, widths, and images that are not square; what is wrong is named."""
+    """Every network takes other channels, classes, widths and non-square images.
+
+    Errors name what is wrong.
+    """
     smallest = ij.model_info(name).min_size
     for channels, width in ((5, 0.3), (1, 1.2)):
         options = {"in_channels": channels, "width_multiplier": width, "num_classes": 7}
@@ -402,7 +414,7 @@ def test_neither_package_imports_the_other_framework():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "inception_jax/models").glob("[!_]*.py")))
 def test_twins_define_the_same_names_in_the_same_order(path):
-    """A file and its twin can be read side by side: classes, their bases and attributes."""
+    """A file and its twin define the same classes, bases and attributes in the same order."""
     ours, theirs = (
         _outline(ROOT / package / "models" / path.name)
         for package in ("inception_jax", "reference_torch")
@@ -420,7 +432,7 @@ def _bases(cls: ast.ClassDef) -> list[str]:
 
 
 def _attributes(cls: ast.ClassDef) -> list[str]:
-    """Those that a class is built with; what `fold` puts in their place is no other."""
+    """Returns the attributes that `__init__` assigns, not those that `fold` assigns later."""
     built = [n for n in cls.body if not isinstance(n, ast.FunctionDef) or n.name == "__init__"]
     assigned = [n for part in built for n in ast.walk(part) if isinstance(n, ast.Assign)]
     targets = [target for node in assigned for target in node.targets]

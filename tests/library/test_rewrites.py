@@ -1,4 +1,4 @@
-"""The rewritings and what is computed again: the numbers of the plain network, from every one."""
+"""Tests that each rewrite, and rematerialisation, keeps the plain network's results."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MORE_MODULES = [
 
 
 def step_of(model, images, names, wrap=lambda function: function):
-    """Loss, gradients and running statistics of a training step traced with some rewritings."""
+    """Returns loss, outputs, statistics and gradients of a step traced with some rewrites."""
     graphdef, params, stats = nnx.split(
         nnx.view(model, use_running_average=False, raise_if_not_found=False),
         nnx.Param,
@@ -93,7 +93,11 @@ def plain_step(name):
 
 
 def same(got, expected, what):
-    """To the largest number of each array, or of all: some gradients are zero but for rounding."""
+    """Compares arrays relative to the largest element of each array.
+
+    The scale is at least 1e-4 of the largest element of all arrays, because some gradients are zero
+    except for rounding.
+    """
     least = 1e-4 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     for (path, g), e in zip(
         jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
@@ -104,7 +108,7 @@ def same(got, expected, what):
 
 @functools.cache
 def module(name):
-    """A narrow module with random numbers of everything, and maps for it."""
+    """Returns a narrow module with random tensors, and input feature maps for it."""
     arch, _, path = name.rpartition(":" if ":" in name else ".")
     if ":" not in name:
         arch, _, path = name.partition(".")
@@ -138,7 +142,7 @@ def test_rewritten_modules_give_the_plain_numbers(name, dtype):
     if name == "inception_v3.tv_in1k:Mixed_6b":
         for rewrite in ij.REWRITES:
             same(step_of(part, maps, (rewrite,)), plain, f"{name} {rewrite}")
-    # One with a max pool, whose ties must fall alike, and one with sums.
+    # One module has a max pool, where ties must be broken equally; the other has sums.
     if name in ("inception_v3.Mixed_7a", "inception_resnet_v2.block8"):
         again = step_of(part, maps, ij.REWRITES, wrap=rematerialised)
         same(again, plain, f"{name} rematerialised")
@@ -176,7 +180,10 @@ def test_rematerialisation_keeps_the_convolutions_alone(capsys):
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_resnet_v2"])
 def test_rematerialisation_keeps_the_sums_between_residual_blocks(name):
-    """Kept in place of the last convolutions, or the last block would have all computed again."""
+    """Rematerialisation keeps the sum after each block instead of the last convolution.
+
+    Otherwise the last block would be recomputed as a whole.
+    """
     blocks = skeleton(name, width_multiplier=0.3).block17
     graphdef, state = nnx.split(nnx.view(blocks, use_running_average=False))
     channels = blocks[0].up.kernel.shape[-1]
@@ -190,17 +197,20 @@ def test_rematerialisation_keeps_the_sums_between_residual_blocks(name):
     ]
     assert len(marked) == 2 * len(blocks)  # each block's last convolution, and its sum
     maps = [leaf for leaf in jax.tree.leaves(pulled) if leaf.shape == x.shape]
-    assert len(maps) == 1 + len(blocks)  # of the two one, and the input
+    assert len(maps) == 1 + len(blocks)  # one of the two per block, and the input
 
 
 def convolutions(function, *arrays):
-    """Shapes of the kernels that a traced function convolves or multiplies with."""
+    """Returns the kernel shapes of the convolutions in a traced function."""
     found = equations(jax.make_jaxpr(function)(*arrays).jaxpr)
     return [e.invars[1].aval.shape for e in found if e.primitive.name == "conv_general_dilated"]
 
 
 def test_each_rewriting_can_be_seen_in_the_program():
-    """So that none is switched off without anybody noticing."""
+    """The rewrites `siblings` and `pools` show in the traced program.
+
+    So they cannot be disabled unnoticed.
+    """
     layers = [ConvBN(24, n, 1, bn_eps=1e-3, bn_momentum=0.9, rngs=nnx.Rngs(0)) for n in (8, 4, 2)]
 
     def module(x):

@@ -1,4 +1,4 @@
-"""Programs for serving: the numbers of an exported file are those of the network it is of."""
+"""Tests that an exported program computes the same results as its network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def small(model) -> tuple[int, int]:
 
 
 def ours(model, images, call=lambda m, x: m(x), form: ops.Form = "native") -> np.ndarray:
-    """What the network computes; the native form is compiled in half the time of the other."""
+    """Returns the network's results. The native form compiles in half the time of the other."""
     with ops.forced_form(form):
         return np.asarray(run(model, call, images)[0])
 
@@ -70,7 +70,7 @@ RESULT = {"onnx": onnx_result, "stablehlo": stablehlo_result}
 
 
 def check(model, path, expected: np.ndarray, images: np.ndarray, what: str) -> None:
-    """One image, and all of them, give the rows that the network gives."""
+    """Compares a program with the network's results, for one image and for all images."""
     for n in (1, len(images)):
         result = RESULT[path.suffix[1:]](path, images[:n])
         compare(result, expected[:n], "float32", f"{what}, {n} images", np.abs(expected).max())
@@ -97,7 +97,7 @@ def test_other_channels_classes_and_widths(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", distinct_readings())
 def test_networks_whole(name, tmp_path, optimizing_compiler):
-    """The published width, image size and number of classes, in both formats."""
+    """Exports networks of published width, image size and classes, in both formats."""
     side = ij.model_info(name).input_size
     model = network(name, width_multiplier=1.0, num_classes=None)
     images = random_images(model, "float32", (side, side), n=2)
@@ -109,7 +109,7 @@ def test_networks_whole(name, tmp_path, optimizing_compiler):
 
 
 def pixels_and_images(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """RGB pixels, and the same as the network takes them."""
+    """Returns RGB pixels, and the same images as the network's input."""
     info = ij.model_info(name)
     pixels = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     ordered = pixels[..., ::-1] if info.channel_order == "bgr" else pixels
@@ -127,7 +127,10 @@ def test_normalise(name, tmp_path):
 
 
 def test_normalise_is_what_preprocess_does(tmp_path):
-    """Where a network's square is the whole image, and nothing is left to be cut or resized."""
+    """With `normalise=True`, a program equals `preprocess` if nothing is cropped or resized.
+
+    The pixels have the network's size.
+    """
     name = "inception_v3.fid"
     assert ij.model_info(name).crop == "squash"
     pixels = np.random.default_rng(0).integers(0, 256, (299, 299, 3), np.uint8)
@@ -164,7 +167,7 @@ class TwoStages(Model):
 
 
 class HiddenLayer(TwoStages):
-    """One with another head."""
+    """The same network with a function before its classifier."""
 
     def logits(self, embedding, rngs=None):
         return self.fc(jax.nn.relu(embedding - 0.1))
@@ -230,7 +233,7 @@ def test_a_program_runs_without_this_library(tmp_path):
 
 
 def test_each_platform_has_its_own_form(tmp_path):
-    """CPUs shifted slices, the others convolutions with groups, in one file."""
+    """One file has shifted slices for CPUs and grouped convolutions for other platforms."""
     model = filled("xception", num_classes=2, width_multiplier=WIDTH)
     ij.export(model, tmp_path / "x.stablehlo", "stablehlo", image_size=71)
     program = jax.export.deserialize(bytearray((tmp_path / "x.stablehlo").read_bytes()))
@@ -240,7 +243,7 @@ def test_each_platform_has_its_own_form(tmp_path):
 
 
 def test_onnx_graph_is_plain(tmp_path):
-    """One transposition, one node a convolution, and names that say what goes in and out."""
+    """The graph has one transpose, one node per convolution, and named inputs and outputs."""
     model = filled("inception_v3", num_classes=7, width_multiplier=WIDTH)
     ij.export(model, tmp_path / "x.onnx")
     program = onnx.load(tmp_path / "x.onnx")
@@ -273,7 +276,7 @@ def described(value: onnx.ValueInfoProto):
 
 
 class Tiny(Model):
-    """A network of one function, for what the networks' own layers can be given."""
+    """A network of a single function, to test the export of single operations."""
 
     min_size = 1
     in_channels = 3
@@ -385,7 +388,7 @@ def test_the_mode_of_the_model_is_left_alone(tmp_path):
 
 
 def test_folded(tmp_path):
-    """It has forgotten its name, and what it computes is the same."""
+    """A folded network, which has no name any more, exports with the same results."""
     model = network("inception_next_atto")
     images = random_images(model, "float32", small(model), n=2)
     ij.export(ij.fold(model), tmp_path / "x.onnx", image_size=small(model))

@@ -1,4 +1,4 @@
-"""The site in a browser: no page is wider than a phone, no table is cut on a laptop."""
+"""Tests the site in a browser: pages fit on a phone, and tables fit on a laptop."""
 
 from __future__ import annotations
 

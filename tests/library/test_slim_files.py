@@ -1,4 +1,4 @@
-"""TF-slim's and FaceNet's checkpoints and graphs, written here from the publishers' scopes."""
+"""Tests checkpoints and graphs of TF-slim and FaceNet, written here with their scopes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def build(name: str, **options) -> nnx.Module:
 
 
 def numbers(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The twin's state with numbers of its own in every tensor, in the order of definition."""
+    """Returns random tensors by the twin's names, in the order of definition.
+
+    BatchNorm's scale is 1, because slim has none.
+    """
     import torch
 
     import reference_torch
@@ -55,14 +58,14 @@ def numbers(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def layers(state: dict[str, np.ndarray]) -> list[str]:
-    """Our convolutions and classifiers in order, without BatchNorm and auxiliary heads."""
+    """Returns the names of our convolutions and classifiers in order, without auxiliary heads."""
     found = [
         name.removesuffix(".weight").removesuffix(".conv")
         for name in state
         if name.endswith(".weight") and not name.endswith("bn.weight")
     ]
     found = [name for name in found if not name.startswith("AuxLogits")]
-    return [name for name in found if name != "conv1.pointwise"]  # of one scope with its depthwise
+    return [name for name in found if name != "conv1.pointwise"]  # shares its depthwise's scope
 
 
 def variables(name: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,7 +139,7 @@ def v1() -> tuple[nnx.Module, dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def test_what_training_leaves_behind(v1):
-    """Averages replace what they are averages of; slots and counts are left out."""
+    """Moving averages replace the variables; optimiser slots and the step count are skipped."""
     _, state, tensors = v1
     training = {"global_step": np.int64(7)}
     for name, tensor in tensors.items():
@@ -218,7 +221,10 @@ def test_checkpoint_files(v1, tmp_path):
 
 
 def graph_of(tensors: dict[str, np.ndarray], folded: bool):
-    """A frozen graph: each layer's constants and, folded, what is left of its operations."""
+    """Returns a frozen graph with the constants of each layer.
+
+    If folded, it also has the operations of each layer, with a bias in place of BatchNorm.
+    """
     graph = tf.compat.v1.GraphDef()
 
     def node(op: str, name: str, *inputs: str):
@@ -247,10 +253,10 @@ def graph_of(tensors: dict[str, np.ndarray], folded: bool):
 
 @pytest.mark.parametrize("folded", [False, True])
 def test_frozen_graph_of_faces(folded, tmp_path):
-    # With numbers: those of its classifier stay.
+    # The model has values, because its classifier keeps them.
     model = filled("inception_resnet_v1", num_classes=10, width_multiplier=WIDTH)
     state = numbers(model)
-    if folded:  # what is left is the shift
+    if folded:  # only the shift is left
         for key, tensor in state.items():
             if key.endswith("running_mean"):
                 tensor[:] = 0

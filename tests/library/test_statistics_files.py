@@ -109,7 +109,7 @@ def test_layouts_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
 def test_files_of_others_have_no_origin(names, tmp_path):
-    """Files of other programs have no origin; those of JAX projects are float32."""
+    """Files of other programs load without an origin; JAX projects write float32."""
     found = statistics()
     arrays = dict(zip(names, (np.float32(found.mean), np.float32(found.cov)), strict=True))
     np.savez(tmp_path / "x.npz", **arrays)
@@ -131,7 +131,10 @@ def test_files_of_others_have_no_origin(names, tmp_path):
     ],
 )
 def test_statistics_of_different_origins_are_refused(field, value, tmp_path, nothing_computed):
-    """The error names both origins, and comes before the network is loaded."""
+    """Statistics of different origins are refused before the network is loaded.
+
+    The error names both origins.
+    """
     other = dataclasses.replace(ORIGIN, **{field: value})
     for name, origin in (("a", ORIGIN), ("b", other)):
         statistics(origin=origin).save(tmp_path / f"{name}.npz")
@@ -208,7 +211,10 @@ def test_large_arrays_are_read_in_parts(tmp_path, monkeypatch):
 
 
 def test_a_file_of_statistics_and_images(tmp_path):
-    """guided-diffusion's references hold both; FID uses the statistics, the rest the images."""
+    """A file may hold statistics and images, as guided-diffusion's references do.
+
+    FID uses the statistics; other metrics use the images.
+    """
     found = statistics()
     images = pictures(5)
     np.savez(tmp_path / "x.npz", mu=found.mean, sigma=found.cov, arr_0=images)

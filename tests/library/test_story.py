@@ -1,4 +1,4 @@
-"""docs/story.md says what benchmarks/story.py counts, and shows what can be drawn."""
+"""Tests docs/story.md: its figures are those of benchmarks/story.py, its drawings exist."""
 
 from __future__ import annotations
 
@@ -41,13 +41,19 @@ def test_the_tables_are_what_is_counted(story):
 
 
 def test_the_speeds_are_those_of_the_page_on_performance(story):
-    """Not slow: whoever measures anew changes that page alone and sees at once what hangs on it."""
+    """The story's speeds are those of docs/performance.md.
+
+    The test is not marked slow, so that new measurements show at once what else must be updated.
+    """
     speeds = story.speeds(PAGE.with_name("performance.md"))
     assert _written(PAGE)["speeds"] == speeds, "run python benchmarks/story.py"
 
 
 def test_what_the_papers_count(story):
-    """GoogLeNet's depth and its module 3a; the nine layers of BN-Inception, and a new module's."""
+    """Counts match the papers: GoogLeNet's depth and module 3a, and BN-Inception's depth.
+
+    BN-Inception adds nine layers, and three in a new module.
+    """
     googlenet = story.whole("inception_v1.bvlc_in1k")
     assert googlenet.deep == 22
     assert story.whole("bn_inception").deep == 22 + 9 + 3
@@ -79,7 +85,7 @@ def test_what_the_text_says_of_the_tables(story):
 
 
 def test_the_longest_way_is_counted(story):
-    """A branch that is shorter counts for nothing, nor does what is only behind a layer."""
+    """Depth is the number of convolutions on the longest path; a shorter branch is ignored."""
     short, long = story.conv(8, 8), nnx.Sequential(story.conv(8, 8), story.Pool(), story.conv(8, 8))
     both = story.SideBySide(nnx.Sequential(short, story.Pool()), long)
     found = story.cost(both, 9, 9, 8)
@@ -107,7 +113,10 @@ def test_drawings_can_be_drawn():
 
 
 def test_smoothed_labels_ask_for_finite_logits(story):
-    """The gradient vanishes at the gap that the story's formula gives, which its table has."""
+    """With smoothed labels, the gradient vanishes at a finite gap between the logits.
+
+    The story's formula gives this gap, and its table has it.
+    """
     classes, share = 10, 0.1
     gap = math.log(1 + classes * (1 - share) / share)
     targets = optax.smooth_labels(jax.nn.one_hot(jnp.array(0), classes), share)
@@ -118,7 +127,10 @@ def test_smoothed_labels_ask_for_finite_logits(story):
 
 
 def test_rmsprop_with_epsilon_one_is_nearly_sgd(story):
-    """What the story says of its table: TensorFlow's form with a small gradient, and a large."""
+    """With epsilon 1, RMSProp's step is about the gradient if that is small, and 1 if large.
+
+    This is TensorFlow's form. The story says the same of its table.
+    """
     options = OptimizerOptions(rms_eps=1.0)
     first, later = story.story_training.step_sizes(options, 0.001, torch_form=False)
     assert first == pytest.approx(0.001 / math.sqrt(2), rel=0.05)

@@ -1,4 +1,4 @@
-"""The reader of text files, near misses, missing packages, early ends: what all commands share."""
+"""Tests what all commands share: text files, hints for typos, missing packages, early exits."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_an_old_partial_file_does_not_stop_a_write(tmp_path):
 
 
 def test_a_conversion_that_cannot_be_written_reads_nothing(tmp_path, monkeypatch, capsys):
-    """Packages and paths are checked before the weights are read."""
+    """A conversion checks packages and paths before it reads the weights."""
     from inception_jax.cli import commands, convert
 
     monkeypatch.setattr(convert, "model_of", lambda *_: pytest.fail("the weights were read"))

@@ -1,4 +1,4 @@
-"""Further trainers' files: averages, frameworks' heads and folders, one network of several."""
+"""Tests further training programs' files: averages, heads, folders, several networks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def test_averages_are_taken(trainer):
 
 
 def test_averages_whose_names_have_no_dots(tmp_path):
-    """`LitEma` of latent diffusion; statistics are the raw network's."""
+    """`LitEma` of latent diffusion removes dots from names and averages no statistics.
+
+    The statistics are those of the network that was not averaged.
+    """
     flat = {k.replace(".", ""): x for k, x in TENSORS.items() if "running" not in k}
     raw = {k: x if "running" in k else x * 2 for k, x in TENSORS.items()}
     state = under("model.", raw) | under("model_ema.", flat) | {"model_ema.decay": torch.ones(())}
@@ -164,7 +167,10 @@ def test_other_containers_are_named(content, said, tmp_path):
 
 
 def test_headers_that_begin_as_other_files(tmp_path):
-    """A safetensors file begins with the length of its header, which may be any bytes."""
+    """A safetensors file may begin with the same bytes as another format.
+
+    It begins with the length of its header, which may be any bytes.
+    """
     array = np.ones(3, np.float32)
     for length in (0x0178, 0x9C78, 0xA188):
         entry = {"data_offsets": [0, 12], "dtype": "F32", "shape": [3]}
@@ -210,7 +216,7 @@ def test_training_starts_from_one_of_several(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole():
-    """A file at full width: the command line has no option for another."""
+    """Returns a full-width network, because the command line has no option for the width."""
     return filled("inception_v1.tv_in1k", num_classes=4)
 
 

@@ -1,4 +1,4 @@
-"""The Chinese pages say what the English ones say: headings, commands, numbers, links, tables."""
+"""Tests that the Chinese pages match the English: headings, code, numbers, links, tables."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def headings(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[str]:
-    """Returns the lines of code, without comments, which are translated."""
+    """Returns the lines of code without comments, because comments are translated."""
     code = "\n".join(f"{language}\n{body}" for language, body in FENCE.findall(text))
     lines = (re.sub(r"(^|\s)#.*", "", line).rstrip() for line in code.splitlines())
     return [line for line in lines if line]
 
 
 def numbers(text: str) -> list[Counter[str]]:
-    """Returns the numbers of each section, whose order in a sentence depends on the language."""
+    """Counts the numbers of each section; their order depends on the language."""
     return [Counter(NUMBER.findall(part)) for part in re.split(r"^#+ ", text, flags=re.MULTILINE)]
 
 
 def links(text: str) -> list[str]:
-    """Returns where links and pictures lead, the same page in either language as one."""
+    """Returns the sorted targets of links and pictures; both languages of a page count as one."""
     targets = re.findall(r"\]\(([^)]+)\)", FENCE.sub("", text))
     return sorted(target.replace(".zh.md", ".md") for target in targets)
 
@@ -54,14 +54,17 @@ def test_the_translation_is_in_step(page, part):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_translation_is_chinese(page):
-    """Every paragraph is translated; tables and code may be names and numbers."""
+    """Every paragraph is translated. Tables, headings, comments and code are not checked."""
     for paragraph in re.split(r"\n{2,}", FENCE.sub("", pair(page)[1]).strip()):
         if not paragraph.startswith(("|", "<!--", "#", "[English]")):
             assert re.search(r"[\u4e00-\u9fff]", paragraph), paragraph
 
 
 def test_the_story_has_the_tables_of_the_english_page():
-    """`python benchmarks/story.py` writes both; a benchmark's page alone would be stale."""
+    """The Chinese story has the translated tables of the English page.
+
+    `python benchmarks/story.py` writes both pages.
+    """
     section = re.compile(
         r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$", re.DOTALL | re.MULTILINE
     )

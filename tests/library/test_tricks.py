@@ -1,4 +1,4 @@
-"""`benchmarks/tricks.py`: what it computes of runs, what it trains, and that it resumes."""
+"""Tests `benchmarks/tricks.py`: its measures of runs, its training, and its resuming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REDUCTIONS = TRICKS["reductions"].arms
 
 
 def run_of(top1: float = 0.5, **values) -> measures.Run:
-    """A run that ends at an accuracy."""
+    """Returns a run with the given final accuracy; `values` replace its other fields."""
     plain = measures.Run([2.3, 1.0], [(10, top1)], [], 1.0, 0.1, 3.0, [(1.0, 0.6, top1)], 1.0)
     return dataclasses.replace(plain, **values)
 
@@ -72,7 +72,7 @@ def test_numbers_that_are_not_finite_prove_nothing():
 
 @pytest.mark.parametrize(("hits", "error"), [(3, 0.0), (2, 0.25), (4, 0.25), (0, 0.75)])
 def test_the_calibration_error(hits, error):
-    """Four images at a confidence of 75 %."""
+    """Uses four images, each classified with a confidence of 75 %."""
     logits = np.tile([math.log(3), 0.0], (4, 1))
     labels = np.array([0] * hits + [1] * (4 - hits))
     bins = measures.calibration(logits, labels)
@@ -173,7 +173,7 @@ def test_a_segment_a_channel_is_a_separable_convolution():
 
 @pytest.mark.slow
 def test_arms_train_alike_under_equal_seeds():
-    """One step of two arms: the same images, and another result for another seed."""
+    """Runs of one variant with equal seeds are equal; another seed gives another run."""
     dataset = open_dataset("fashion_mnist")
     trainer = trick_runs.Trainer(dataclasses.replace(REDUCTIONS[0], images=64), dataset, 1, {})
     one, again, other = trainer.run(0), trainer.run(0), trainer.run(1)

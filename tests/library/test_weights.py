@@ -34,7 +34,7 @@ ARCHS = one_of_each_kind(ij.list_models())
 
 
 def fresh(name: str, **options) -> nnx.Module:
-    """A network with other numbers than `pair` has, built without the compiler."""
+    """Returns a network with other tensors than `pair` has; nothing is compiled."""
     model = skeleton(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
     overwrite(model)
     return model
@@ -87,7 +87,7 @@ def test_files(name, tmp_path):
     torch.save(
         {
             "epoch": 3,
-            "state_dict": {},  # its average counts
+            "state_dict": {},  # the average is loaded
             "state_dict_ema": {f"module._orig_mod.{k}": v for k, v in twin.state_dict().items()},
         },
         tmp_path / "c.pt",
@@ -163,7 +163,7 @@ def test_skipped_modules_keep_their_values():
     parts = ("Mixed_7c", "AuxLogits", "fc")
     other = fresh("inception_v3", aux_heads=True)
     before = ij.to_torch(other)
-    # What a file has of them does not matter, and it may have nothing.
+    # The file's tensors of skipped parts are ignored, and may be missing.
     del tensors["Mixed_7c.branch1x1.conv.weight"]
     tensors["AuxLogits.fc.weight"] = np.ones((3, 3), np.float32)
     tensors["fc.extra"] = np.ones(3, np.float32)
@@ -227,7 +227,7 @@ def test_everything_wrong_is_said_at_once_and_nothing_is_loaded():
 
 
 def test_others_may_read_what_is_written(tmp_path):
-    """As of any new file: safetensors alone writes for this user."""
+    """Files have the permissions of any new file; safetensors alone lets only the user read."""
     model, _ = pair("inception_v1", "float32")
     (tmp_path / "plain").touch()
     ij.save_weights(model, tmp_path / "w.safetensors")
@@ -280,12 +280,12 @@ def test_a_file_of_another_reading_is_refused(tmp_path):
     ij.save_weights(model, tmp_path / "x.safetensors")
     with pytest.raises(ij.WeightsError, match=r"pad_mode='tf' \(the model has 'torch'\)"):
         ij.load_weights(fresh("xception.tf_in1k"), tmp_path / "x.safetensors")
-    # What only training depends on may differ.
+    # Options that only affect training may differ.
     ij.load_weights(fresh("xception", dropout=0.1), tmp_path / "x.safetensors")
 
 
 def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Writes timm's names of Xception from its structure, not from the reader's rules."""
+    """Returns Xception's tensors by timm's names, from its structure, not the reader's rules."""
     moved = {}
 
     def move(ours: str, theirs: str, layers: tuple[str, ...]) -> None:
@@ -314,7 +314,7 @@ def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def keras_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Writes Keras' names of Xception, whose shortcuts have numbers that start anywhere."""
+    """Returns Xception's tensors by Keras' names, with shortcuts numbered as in a second model."""
     return {
         f"{later(name)}/{leaf}": tensor
         for kind, name, path in xception_layers()
@@ -345,7 +345,7 @@ def test_foreign_names_of_xception(write, right, wrong):
 
 
 def test_first_kernel_fits_grey_images():
-    """Which give what grey colour images gave."""
+    """The first kernel, adapted to one channel, gives the results of grey colour images."""
     colour, _ = pair("inception_v3", "float32")
     model = fresh("inception_v3", in_channels=1)
     with pytest.warns(UserWarning, match=r"Conv2d_1a_3x3.*1 channel\(s\) from 3"):

@@ -1,4 +1,4 @@
-"""The package as users get it: built, installed into a fresh environment, and used there."""
+"""Tests the package as users get it: built, installed into a fresh environment, and used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPOSITORY = "https://example.org/OWNER/NAME"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from the source distribution, so that one lacks nothing either."""
+    """Builds the wheel from the source distribution, so that both are checked; returns its path."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, env=os.environ | {"REPOSITORY_URL": REPOSITORY})

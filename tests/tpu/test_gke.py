@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: by its schemas, by their numbers, and run as two processes."""
+"""Kubernetes manifests: checked by schemas and numbers, and run as two local processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Done(NamedTuple):
 
 
 def make(devices: str, *options: str, arguments: list[str] = OPTIONS) -> Done:
-    """What the program does, in this process."""
+    """Runs the program in this process; returns exit code, standard output and error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -91,7 +91,7 @@ def made(request):
 
 
 def closed(schema: dict) -> dict:
-    """The schema, as an API server has it that refuses unknown fields."""
+    """Returns a copy of a schema that forbids unknown fields, as an API server does."""
     found = copy.deepcopy(schema)
     for part in (found, *found.get("properties", {}).values()):
         if "properties" in part:
@@ -104,7 +104,7 @@ def closed(schema: dict) -> dict:
 
 @pytest.mark.slow
 def test_manifests_fit_the_schemas(made):
-    """The JobSet's own fields, and those of the Job that it makes, without any unknown one."""
+    """Checks the fields of the JobSet and of the Job in it; unknown fields are errors."""
     jsonschema = pytest.importorskip("jsonschema")
     kubernetes = pytest.importorskip("kubernetes_validate")
     found, _ = made
@@ -188,11 +188,11 @@ def test_arguments_must_be_given():
     assert "after --" in make("v5e:4x4", arguments=[]).stderr
 
 
-# ---- What Kubernetes would do with a manifest ----
+# ---- Kubernetes' treatment of a manifest ----
 
 
 def expanded(word: str, env: dict[str, str]) -> str:
-    """What Kubernetes makes of a word of `command` or `args`."""
+    """Expands variables in a word of `command` or `args` as Kubernetes does."""
 
     def replace(match: re.Match) -> str:
         if match[0] == "$$":
@@ -203,7 +203,10 @@ def expanded(word: str, env: dict[str, str]) -> str:
 
 
 def container_process(made: dict, slice_index: int, index: int) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of a pod's container: what JobSet and Job add, and nothing else."""
+    """Returns command and environment of a pod's container.
+
+    The environment has the variables that JobSet and Job add, and no others.
+    """
     container = pod(made)["containers"][0]
     annotations = {"jobset.sigs.k8s.io/job-index": str(slice_index)}
     env = {
@@ -217,7 +220,7 @@ def container_process(made: dict, slice_index: int, index: int) -> tuple[list[st
 
 
 def decision(made: dict, code: int) -> str:
-    """What JobSet does when a container ends with an exit code."""
+    """Returns JobSet's action when a container ends with an exit code."""
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
     for i, rule in enumerate(job(made)["podFailurePolicy"]["rules"]):
         if code in rule.get("onExitCodes", {}).get("values", []):
@@ -262,7 +265,10 @@ def test_words_reach_the_program_as_they_are():
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", ["h100:2x8", "2*v5e:2x2"])
 def test_pods_train_are_drained_and_finish(checkout, environment, undisturbed, tmp_path, devices):
-    """Two pods as local processes, with the environment and the names that they would have."""
+    """Runs two pods as local processes, with the environment and host names of real pods.
+
+    SIGTERM to one of them saves and ends both; when started again, they resume and finish.
+    """
     if why := clusters.own_names_missing(tmp_path):
         pytest.skip(why)
     workdir = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""SkyPilot's managed jobs: by SkyPilot's own parser, and their commands run as local processes."""
+"""SkyPilot's managed jobs: parsed by SkyPilot, and their commands run as local processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.stand_in import OPTIONS, ROOT, assert_same_end
 
 JOBS = ROOT / "tpu_scripts/sky"
 
-# What SkyPilot downloads to know its names of GPUs, as far as the jobs need it.
+# The part of SkyPilot's downloaded catalogue of GPUs that the jobs need.
 _CATALOG = "AcceleratorName,Clouds\nH100,\"['GCP', 'AWS']\"\nA100-80GB,\"['GCP', 'AWS']\"\n"
 _PARSE = """
 import json, sys, sky
@@ -36,7 +36,10 @@ def job(name: str) -> dict:
 
 
 def skypilot() -> str | None:
-    """The Python that has SkyPilot, whose needs are not those of this library."""
+    """Returns the Python that has SkyPilot, or None if there is none.
+
+    `SKYPILOT_PYTHON` may name another one than this, because SkyPilot needs other packages.
+    """
     found = os.environ.get("SKYPILOT_PYTHON")
     return found or (sys.executable if importlib.util.find_spec("sky") else None)
 
@@ -90,7 +93,7 @@ def test_setup_asks_for_the_bucket(name, tmp_path):
 
 
 def test_commands_are_those_of_the_program(tmp_path):
-    """Every option that the jobs give is one of train/main.py."""
+    """Every option in the jobs' commands is an option of train/main.py."""
     printing = tmp_path / ".venv/bin/python"
     printing.parent.mkdir(parents=True)
     printing.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')

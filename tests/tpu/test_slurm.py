@@ -1,4 +1,4 @@
-"""The sbatch file under a real Slurm of several nodes, all on loopback, and Open MPI's mpirun."""
+"""The sbatch file under a real Slurm with several nodes on loopback, and Open MPI's mpirun."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.stand_in import OPTIONS, ROOT, STEPS, assert_same_end, saved_
 pytestmark = pytest.mark.slow
 
 SBATCH = ROOT / "tpu_scripts/slurm/train.sbatch"
-# Of the file's own lines only the size is overridden: one process a node, on one core.
+# Overrides only the sizes in the file: one process per node, on one core.
 SIZE = ["--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=0"]
 
 

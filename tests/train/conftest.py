@@ -18,7 +18,7 @@ def with_tiny():
 
 @pytest.fixture
 def pictures():
-    """Drawn as they are; without this fixture `train_here` leaves them empty."""
+    """Lets `train_here` draw pictures; without this fixture it writes empty files instead."""
 
 
 def _empty(figure, path, **options):
@@ -28,10 +28,11 @@ def _empty(figure, path, **options):
 
 @pytest.fixture
 def train_here(with_tiny, monkeypatch, capsys, tmp_path, request):
-    """Runs the programme in this process and an empty folder.
+    """Returns a function that runs the programme in this process, in an empty folder.
 
-    Returns exit code, standard output and error. It saves what a process of its own takes most of
-    its time for: imports. Pictures, half of the rest, are drawn only with the fixture `pictures`.
+    The function takes options, and returns exit code, standard output and standard error. A process
+    of its own would spend most of its time on imports. Half of the remaining time would go into
+    pictures; they are drawn only if a test also uses the fixture `pictures`.
     """
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(plots, "_save", _empty)

@@ -1,4 +1,4 @@
-"""Runs whose workdir, or whose images, are in a bucket."""
+"""Runs with a workdir or images in a bucket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bucket(tmp_path_factory):
 
 @pytest.fixture
 def in_bucket(bucket, monkeypatch):
-    """The bucket, for this process; empty again for every test."""
+    """Gives this process access to the bucket, and empties the bucket after the test."""
     for name, value in bucket.env.items():
         monkeypatch.setenv(name, value)
     top = storage.place(f"gs://{buckets.BUCKET}")
@@ -88,7 +88,7 @@ class Run:
             member.wait()
 
     def assert_nothing_left(self) -> None:
-        """Neither in the current folder nor among temporary files."""
+        """Checks that the current folder and the folder of temporary files have no files."""
         assert list((self.folder / "here").rglob("*")) == []
         assert [p for p in (self.folder / "tmp").rglob("*") if p.is_file()] == []
 
@@ -164,7 +164,10 @@ def test_sigterm_saves_and_one_process_resumes(start, in_bucket):
 
 
 def test_a_server_that_restarts_during_saves_loses_nothing(start, in_bucket):
-    """A save whose half-sent file this server forgets, unlike Google's, is tried again."""
+    """A failed save is repeated.
+
+    When this server restarts, it forgets files that were partly sent, unlike Google's.
+    """
     run = start(1, "--steps", "200", "--workdir", WORKDIR, "--checkpoint-every", "5")
     for step in (20, 60, 100):
         until(lambda s=step: f"step {s}/" in run.text or run.members[0].poll() is not None, "ends")

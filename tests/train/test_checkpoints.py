@@ -1,4 +1,4 @@
-"""Checkpoints under damage, on a state of a few arrays."""
+"""Checkpoints that are damaged or cannot be saved, with a state of a few arrays."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def opened(folder: Path, keep: int = 2) -> Checkpoints:
 
 @pytest.fixture
 def saved(tmp_path):
-    """Steps 2 and 3, of which 2 is the best."""
+    """Folder with checkpoints of steps 2 and 3; step 2 is the best."""
     with opened(tmp_path) as checkpoints:
         checkpoints.save(state(2), top1=0.5)
         checkpoints.save(state(3))
@@ -91,7 +91,10 @@ def files_of(folder: Path) -> list[Path]:
     ],
 )
 def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
-    """Each file in turn: the newest state is restored bit for bit, or the one before, and said."""
+    """Damages each file in turn.
+
+    The newest state is restored exactly, or the one before it with a message.
+    """
     rng = np.random.default_rng(0)
     before = 0
     for path in files_of(saved):
@@ -121,7 +124,7 @@ def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
 
 
 def test_an_array_that_is_read_otherwise_than_it_was_saved_is_damage(saved, monkeypatch, capfd):
-    """Whatever the format itself notices."""
+    """The checksums find it, even if the file format does not."""
     with opened(saved) as checkpoints:
         load = checkpoints._checkpointer.load
 
@@ -151,7 +154,7 @@ def test_a_damaged_step_is_saved_anew(saved):
 
 
 def test_a_half_written_step_is_not_seen(saved):
-    """As after a kill: orbax writes beside, and renames what is finished."""
+    """A kill leaves a temporary folder, because orbax renames it only when it is complete."""
     (saved / "checkpoints/4.orbax-checkpoint-tmp/state").mkdir(parents=True)
     assert_restores(saved, 3)
     assert steps(saved) == {"2", "3"}
@@ -166,7 +169,7 @@ def test_damaged_metrics_cost_the_best_and_nothing_else(saved, capsys):
 
 
 def test_a_full_disk_leaves_the_earlier_ones(saved):
-    """No file may grow beyond some kilobytes, as on a disk that is nearly full."""
+    """Limits the size of files to 20 kB, in place of a disk that is nearly full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = opened(saved)
     try:
@@ -182,7 +185,13 @@ def test_a_full_disk_leaves_the_earlier_ones(saved):
 
 
 class Outage:
-    """Saves that fail while the storage does not answer: at once, or when they are waited for."""
+    """Replaces a checkpointer's `save_async`, as if the storage did not answer for some saves.
+
+    Args:
+        checkpointer: checkpointer that saves after the outage.
+        times: number of saves that fail.
+        late: whether a save fails when its result is awaited, or else at once.
+    """
 
     def __init__(self, checkpointer, times: int, late: bool):
         self.real, self.times, self.late = checkpointer.save_async, times, late
@@ -201,7 +210,7 @@ class Outage:
 
 @pytest.fixture
 def in_bucket(tmp_path, monkeypatch, caplog):
-    """Checkpoints that are told they are in a bucket, with an outage of some saves."""
+    """Returns a function that opens checkpoints as if in a bucket, with an `Outage`."""
 
     def begin(times: int, late: bool) -> Checkpoints:
         checkpoints = opened(tmp_path)

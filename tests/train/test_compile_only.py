@@ -1,6 +1,6 @@
-"""`--compile-only`: what is read out of compiled programs, and the search for the largest batch.
+"""`--compile-only`: estimates from compiled programs, and the search for the largest batch.
 
-The compiler for TPUs itself runs where the extra `tpu` is installed.
+Tests with the TPU compiler run only if the extra `tpu` is installed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
 @pytest.mark.parametrize("start", [1, 32, 4096])
 @pytest.mark.parametrize("growth", [0.7, 1.0, 1.2])
 def test_the_largest_batch_is_found_in_a_few_steps(monkeypatch, largest, start, growth):
-    """Memory grows as the batch to some power, of which the search knows nothing."""
+    """Memory grows as a power of the batch size; the search does not know the exponent."""
     tried = []
 
     def compile_step(settings, dataset, target):
@@ -169,7 +169,10 @@ compiler = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the ext
 
 @pytest.fixture(scope="module")
 def main(tmp_path_factory):
-    """Runs `train/main.py`; returns exit code, the report, standard output and error."""
+    """Returns a function that runs `train/main.py` in a process.
+
+    The function returns exit code, report, standard output and standard error.
+    """
     cache = tmp_path_factory.mktemp("cache")
 
     def main(*options: str):
@@ -272,7 +275,7 @@ def test_topologies(name, devices, chips, kind):
 
 
 def test_every_option_of_a_run_changes_nothing_else():
-    """A report is of the step that a run would compile: the same configuration, word for word."""
+    """With `--compile-only`, the configuration and so the step are the same as in a real run."""
     one, _ = parse([*SMALL, "--recipe", "xception_imagenet"])
     other, _ = parse([*SMALL, "--recipe", "xception_imagenet", "--compile-only", "v5e:2x2"])
     own = {"dataset": one.data.dataset, "workdir": one.run.workdir}

@@ -1,4 +1,4 @@
-"""The end of a process: one line, whatever ends it. Programs here import nothing slow."""
+"""The end of a process: it prints one line, however it ends. The programs import nothing slow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def started(tmp_path: Path, body: str, *options: str) -> subprocess.Popen[str]:
-    """Starts a program with this body between the start and the end that train/main.py has."""
+    """Starts a program that runs this body with the entry point of train/main.py."""
     program = (
         "import sys\n"
         "from train.ending import entry, last_line, sigterm\n"
@@ -99,7 +99,7 @@ def test_a_process_that_is_ended_has_a_last_line(tmp_path, number):
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert "resumes" in err
-    if number != signal.SIGKILL:  # which nobody sees coming
+    if number != signal.SIGKILL:  # no process can handle SIGKILL
         assert "error.log" in err
         assert "Fatal Python error" in (tmp_path / "error.log").read_text()
 
@@ -119,7 +119,7 @@ def test_a_coordinator_that_is_lost(tmp_path):
     "busy", ["time.sleep(60)", "hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 28)"]
 )
 def test_sigterm_with_nothing_to_save(tmp_path, busy):
-    """At once, even where Python's own handlers do not run: compiled code is at work."""
+    """The process ends at once, even while compiled code keeps Python's handlers from running."""
     process = started(tmp_path, f"import hashlib, time; print('here', flush=True); {busy}")
     assert process.stdout.readline() == "here\n"
     at = time.monotonic()
@@ -132,7 +132,7 @@ def test_sigterm_with_nothing_to_save(tmp_path, busy):
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_sigterm_while_a_line_is_printed(tmp_path, stream):
-    """The handler then runs inside the stream, which refuses to be written to again."""
+    """The handler then runs inside a write to the stream, which refuses a second write."""
     body = f"""
     import io, os, signal
     class Raw(io.RawIOBase):

@@ -1,4 +1,7 @@
-"""A hostile folder through every door: all see the same pictures, and say what they do not see."""
+"""A folder with difficult files, read by the training programme, `predict`, `classify` and FID.
+
+All of them see the same images, and report the files that they skip.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ SIZE = 16
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes: photos of all kinds, deep ones, and everything that is no picture."""
+    """Two classes of photos of all kinds, images with deep pixels, and files that are no images."""
     root = tmp_path / "d"
     for name in ("left", "right"):
         write_photos(root / name, 14, scale=8)
@@ -44,13 +47,13 @@ def folder(tmp_path):
     photo(31, 44, 97).save(os.fsencode(root) + b"/right/latin-\xe9.png")
     frames = [photo(20, 20, i) for i in range(3)]
     frames[0].save(root / "left/animated.gif", save_all=True, append_images=frames[1:])
-    # What is no picture.
+    # Files that are no images.
     os.mkfifo(root / "left/pipe.jpg")
     (root / "left/zeros.jpg").symlink_to("/dev/zero")
     (root / "left/all").symlink_to("..")
     (root / "left/notes.txt").write_text("no picture")
     (root / "right/.hidden.jpg").write_text("no picture")
-    # What cannot be read.
+    # Images that cannot be read.
     (root / "right/itself.jpg").symlink_to("itself.jpg")
     Image.fromarray(np.ones((5, 6), np.float32)).save(root / "right/float.tif")
     (root / "right/cut.jpg").write_bytes((root / "right/01.jpg").read_bytes()[:200])
@@ -59,7 +62,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def model(with_tiny, tmp_path):
-    """A network whose file has classes and is not a publisher's."""
+    """A network with a weight file that names its classes and is not a publisher's."""
     model = ij.create_model("tiny", num_classes=2)
     networks.fill(model)
     model.classes = ("left", "right")
@@ -129,7 +132,10 @@ def _file(source, index):
 
 
 def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
-    """pytorch-fid's conversion, which clips deep pixels; its own endings; one warning a kind."""
+    """The preset converts images as pytorch-fid does, which clips deep pixels.
+
+    It reads files with pytorch-fid's endings, and gives one warning for each kind of problem.
+    """
     for name in ("cut.jpg", "itself.jpg", ".hidden.jpg"):
         (folder / "right" / name).unlink()
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""`--eval-only --init-from FILE`: a weight file on a folder, by the file's own classes."""
+"""`--eval-only --init-from FILE` evaluates a weight file on a folder, with the file's classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_photo(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def published(with_tiny, tmp_path):
-    """A publisher's kind of file: a state dict without a word on what it is."""
+    """Writes a file as publishers do, a state dict without metadata; returns its network."""
     model = ij.create_model("tiny")
     networks.fill(model)
     torch = pytest.importorskip("torch")
@@ -47,7 +47,7 @@ def evaluate(train_here, *options: str) -> tuple[int, str, str]:
 
 
 def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path):
-    """Half of the photos lie in the folder of the class that `classify` gives them."""
+    """Half of the photos are in the folder of the class that `classify` predicts."""
     keys = [key for key, _ in classes._imagenet_lines()]
     right = 0
     for i in range(12):
@@ -71,7 +71,7 @@ def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path
 
 
 def test_a_list_of_exclusions(train_here, published, tmp_path):
-    """Those that it names are left out; one that names none is of other images."""
+    """Named images are left out. A list that names no image is an error."""
     for i in range(3):
         write_photo(tmp_path / "d" / TENCH / f"{i}.png", i)
     (tmp_path / "list").write_text("elsewhere/other.JPEG\n")
@@ -150,7 +150,7 @@ def test_a_runs_own_file_gives_the_runs_result(train_here, tmp_path):
 
 
 def test_a_file_is_evaluated_whatever_lies_in_the_usual_workdir(train_here, tmp_path):
-    """A run there counts only if it started from that file."""
+    """A run in that workdir is evaluated only if it started from the file."""
     write_folder(tmp_path / "d", {"": {"a": 10, "b": 10}})
     options = ["--dataset", "folder", "--data-dir", "d", "--image-size", "21"]
     train = [*options, "--arch", "tiny", "--batch-size", "8", "--steps", "2", "--no-tensorboard"]

@@ -1,4 +1,4 @@
-"""What is done to images on the device."""
+"""Augmentation and normalisation of images on the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pixels():
 
 
 def by_hsv(pixels, change):
-    """Applies a function of hue, saturation and value to each pixel by itself."""
+    """Applies a function of hue, saturation and value to each pixel separately."""
     out = [colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*p))) for p in pixels.reshape(-1, 3)]
     return np.array(out).reshape(pixels.shape)
 
@@ -57,11 +57,14 @@ def test_distortion_changes_each_image_by_itself_and_stays_in_range(pixels):
 
 
 def test_distortion_is_within_tf_slims_limits():
-    """Each image of its own; one pixel has no contrast, and grey has neither hue nor saturation."""
+    """Each image has its own random values, within TF-slim's limits.
+
+    Images of one pixel have no contrast; grey images have neither hue nor saturation.
+    """
     colour = jnp.broadcast_to(jnp.array([0.5, 0.35, 0.4]), (2048, 1, 1, 3))
     grey = jnp.broadcast_to(jnp.array([0.42, 0.58])[:, None], (2048, 1, 2, 3))
     turn, value, chroma, step = [], [], [], []
-    for seed in range(12):  # of the four orders a batch takes one
+    for seed in range(12):  # each batch has one of four orders
         key = jax.random.key(seed)
         out = np.asarray(augmentation.distort(colour, key), np.float64)[:, 0, 0]
         turn += [colorsys.rgb_to_hsv(*pixel)[0] for pixel in out]
@@ -73,7 +76,7 @@ def test_distortion_is_within_tf_slims_limits():
     _is_uniform(turned, -0.2, 0.2)
     _is_uniform(np.array(value), -32 / 255, 32 / 255)
     _is_uniform(np.array(step), 0.5, 1.5)
-    # Before or after the brightness: saturation scales the colour by the value that it then has.
+    # Saturation comes before or after brightness, and scales the colour by the value at that time.
     assert np.min(chroma) < 0.6
     assert np.max(chroma) > 1.4
 
@@ -106,7 +109,7 @@ def mixing(**options) -> Augmentation:
 
 @pytest.mark.parametrize("count", [4, 5])
 def test_neighbours_are_mixed(count):
-    """They lie on one device; the last of an odd number stays as it is."""
+    """Neighbours are on the same device. The last image of an odd number is not mixed."""
     x = jnp.arange(count, dtype=jnp.float32)[:, None, None, None] * jnp.ones((1, 4, 4, 3))
     _, targets = mixing(mixup=0.8).mix(x, jnp.eye(count), jax.random.key(0))
     share = targets[0, 0]

@@ -1,4 +1,4 @@
-"""Batches: the same whoever loads them, every image once, and no image lost silently."""
+"""Batches are equal for all loaders, have every image once, and lose no image silently."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dataset(folder):
 
 
 def pixels(count: int, split: str, labels=None) -> ArraySource:
-    """Images that say which they are."""
+    """Returns images with their index in every pixel."""
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
     return ArraySource(images, np.zeros(count, int) if labels is None else labels, split)
 
@@ -114,7 +114,7 @@ def test_an_epoch_shows_every_image_once_in_its_own_order():
     data = numbered(20, 1)
     assert sorted(order(0)) == sorted(order(1)) == list(range(20))
     assert len({tuple(order(e, s)) for e in range(3) for s in range(3)}) == 9
-    data = numbered(23, 1)  # three are left over, others in every epoch
+    data = numbered(23, 1)  # three are left over, different ones in every epoch
     assert len(set(order(0))) == 20
     assert set(order(0)) != set(order(1))
 
@@ -159,7 +159,7 @@ def test_evaluation_of_encoded_images_with_workers(dataset):
 
 
 def damaged(dataset: Dataset, bad: dict[int, Example | None]) -> Dataset:
-    """Some training and test images replaced."""
+    """Replaces some training and test images by other ones, given by index."""
     return dataclasses.replace(
         dataset, train=Replaced(dataset.train, bad), test=Replaced(dataset.test, bad)
     )

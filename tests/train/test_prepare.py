@@ -1,4 +1,4 @@
-"""Data sets of TFDS made here, and read back where there is no TensorFlow."""
+"""TFDS data sets that this library writes, and reads without TensorFlow."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def records(path: Path) -> list[bytes]:
 
 
 def frame(record: bytes) -> bytes:
-    """A record as a TFRecord file stores it."""
+    """Returns a record with the length and checksums of a TFRecord file."""
     length = struct.pack("<Q", len(record))
     checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, record))
     return length + next(checksums) + record + next(checksums)
 
 
 def as_tfrecord(version: Path, target: Path) -> Path:
-    """The same data set as TFDS prepares it by default."""
+    """Writes a copy of a data set in TFRecord, TFDS's default format; returns its folder."""
     target.mkdir(parents=True)
     info = json.loads((version / "dataset_info.json").read_text())
     for path in version.iterdir():

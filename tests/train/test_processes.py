@@ -1,4 +1,4 @@
-"""Several processes on one machine: the same numbers, the same end."""
+"""Runs of several processes on one machine: equal numbers, and all processes end together."""
 
 from __future__ import annotations
 
@@ -63,25 +63,25 @@ class Run:
             )
 
     def until(self, words: str) -> None:
-        """Reads process 0's lines up to one with these words."""
+        """Reads the output of process 0 up to a line with these words."""
         while words not in (line := self.members[0].stdout.readline()):
             assert line, self.members[0].stderr.read()
 
     def end(self, seconds: float = 900) -> list[tuple[int, str, str]]:
-        """Exit code, standard output and error of each."""
+        """Waits for all processes; returns exit code, standard output and error of each."""
         out = [member.communicate(timeout=seconds) for member in self.members]
         return [(m.returncode, *o) for m, o in zip(self.members, out, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Compiled programs, which runs of the same shape share."""
+    """Folder of compiled programs, shared by runs of the same shape."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def start(tmp_path, cache):
-    """Starts a run in an empty folder; ends what is left of it."""
+    """Returns a function that starts a run in an empty folder; kills the runs after the test."""
     runs = []
 
     def start(processes: int, devices: int, *options: str, only_last: tuple[str, ...] = ()) -> Run:
@@ -97,7 +97,7 @@ def start(tmp_path, cache):
 
 
 def outcome(folder: Path) -> tuple[list[float], dict[str, np.ndarray], dict[str, float]]:
-    """Training losses, averaged weights and the result of a run."""
+    """Returns training losses, averaged weights and the result of a run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     weights = safetensors.numpy.load_file(folder / "weights.safetensors")
@@ -132,7 +132,7 @@ def test_processes_and_devices_train_as_one(start, tmp_path, processes, devices)
 
 
 def test_sigterm_to_one_ends_all_at_the_same_step(start, tmp_path):
-    """And another number of processes goes on from there."""
+    """A run with another number of processes resumes at that step."""
     options = ["--workdir", "w", "--checkpoint-every", "1000"]
     run = start(2, 1, *options, "--steps", "100000")
     run.until("step 3/")
@@ -149,7 +149,10 @@ def test_sigterm_to_one_ends_all_at_the_same_step(start, tmp_path):
 
 @pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
 def test_sigterm_ends_processes_whose_batch_does_not_come(start, tmp_path, signalled):
-    """None can save without the others: all end unsaved, with the code of a preempted run."""
+    """No process can save without the others.
+
+    So all end without a save, with the exit code of a preempted run.
+    """
     run = start(2, 1, "--workdir", "w", "--steps", "100000", "--checkpoint-every", "3")
     run.until("step 10/")
     (tmp_path / "stall").touch()
@@ -167,7 +170,7 @@ def test_sigterm_ends_processes_whose_batch_does_not_come(start, tmp_path, signa
 
 
 def test_a_slice_that_comes_back_smaller_trains_on(start, tmp_path):
-    """Four devices of two hosts, then one: the batch, the images and the numbers are the same."""
+    """A run on four devices of two hosts resumes on one device, with the same numbers."""
     options = [*STEPS, "--checkpoint-every", "1000"]
     assert start(1, 1, *options, "--workdir", "one").end()[0][0] == 0
     run = start(2, 2, *options, "--workdir", "w")
@@ -183,7 +186,7 @@ def test_a_slice_that_comes_back_smaller_trains_on(start, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_does_not_leave_the_others_hanging(start, how):
-    """Killed, or hung, which a heartbeat finds."""
+    """One process is killed, or stopped; the heartbeat finds the latter."""
     run = start(2, 1, "--workdir", "w", "--steps", "100000", "--heartbeat-timeout", "10")
     run.until("step 3/")
     run.members[1].send_signal(how)

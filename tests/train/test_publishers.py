@@ -1,8 +1,9 @@
-"""Publishers' own preprocessing, where installed, against ours on fifty photos of odd sizes.
+"""Publishers' own preprocessing, if installed, against ours on fifty photos of unusual sizes.
 
-`pytest -m peers`. What the network is fed, its logits, `classify`, and `--eval-only --init-from`.
-The networks are ours, narrow, with random weights: test_peers.py compares the networks.
-`tests/helpers/peers` says where TF-slim's code is; without it, TensorFlow's functions are compared.
+`pytest -m peers` runs these tests. They compare the network's inputs, its logits, `classify`, and
+`--eval-only --init-from`. The networks are ours, narrow and with random weights; test_peers.py
+compares them with the publishers'. `tests/helpers/peers` says where to get TF-slim's code; without
+it, only TensorFlow's functions are compared.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def timm(name: str) -> Pipeline:
 
 
 def cadene(name: str) -> Pipeline:
-    """As his `examples/imagenet_eval.py`."""
+    """Returns the preprocessing of Cadene's `examples/imagenet_eval.py`."""
     library = pytest.importorskip("pretrainedmodels", exc_type=ImportError)
     utils = pytest.importorskip("pretrainedmodels.utils", exc_type=ImportError)
     settings = library.pretrained_settings[name]["imagenet"]
@@ -76,7 +77,10 @@ def cadene(name: str) -> Pipeline:
 
 
 def keras(module: str) -> Pipeline:
-    """As Keras' documentation: `load_img` at the network's size, and `preprocess_input`."""
+    """Returns the preprocessing of Keras' documentation.
+
+    It is `load_img` at the network's size, and `preprocess_input`.
+    """
     library = pytest.importorskip("keras", exc_type=ImportError)
     preprocess_input = getattr(library.applications, module).preprocess_input
     utils = library.utils
@@ -89,7 +93,7 @@ def keras(module: str) -> Pipeline:
 
 
 def facenet() -> Pipeline:
-    """As MTCNN hands on a face, here one that fills the photo."""
+    """Returns MTCNN's preprocessing of a detected face, for a face that fills the photo."""
     library = pytest.importorskip("facenet_pytorch", exc_type=ImportError)
     faces = pytest.importorskip("facenet_pytorch.models.utils.detect_face", exc_type=ImportError)
 
@@ -114,7 +118,7 @@ def pytorch_fid() -> Pipeline:
 
 
 def slim(side: int) -> Pipeline:
-    """As `eval_image_classifier.py`, of pixels that Pillow decoded."""
+    """Returns the preprocessing of `eval_image_classifier.py`, for pixels decoded by Pillow."""
     try:
         preprocessing = of_research("preprocessing.inception_preprocessing")
     except AbsentRuntimeError as error:
@@ -181,7 +185,7 @@ def test_logits_and_accuracy_are_those_of_the_publishers_pipeline(
     names = classes.names(model)
     assert [top[0][0] for top in ij.classify(model, photos, top=1)] == [names[i] for i in best]
 
-    # Two of three photos lie in the folder of the class that the publisher's pipeline gives them.
+    # Two of three photos are in the folder of the class that the publisher's pipeline predicts.
     labels = [(i + (n % 3 == 0)) % len(names) for n, i in enumerate(best)]
     for path, label in zip(photos, labels, strict=True):
         copy = tmp_path / "d/val" / str(label) / path.name
@@ -209,7 +213,10 @@ def _logits(predict: Any, inputs: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(375, 500), (401, 257), (120, 121), (299, 299)])
 def test_slims_functions(size):
-    """`tf.image.central_crop` and `resize_bilinear` as `preprocess_for_eval` calls them."""
+    """Compares with the functions that `preprocess_for_eval` calls.
+
+    They are `tf.image.central_crop` and `resize_bilinear`.
+    """
     tf = pytest.importorskip("tensorflow", exc_type=ImportError)
     image = photo(*size, seed=0)
     info = ij.model_info("inception_v3.slim_in1k")

@@ -1,4 +1,4 @@
-"""The page and the pictures of a run, for two classes as for two hundred."""
+"""The report page and the pictures of a run, with few and with many classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 
 
 class Checker(HTMLParser):
-    """Counts tags, and notices those that are not closed, and what is fetched from elsewhere."""
+    """Counts the tags of a page, and collects unclosed tags and addresses outside the page."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,7 @@ def test_the_page_is_whole_and_fetches_nothing(tmp_path, count):
     assert ("Most frequent confusions" in visible) == (count > 20)
     assert page.counts["img"] == len(shown)
     assert "ij.load(" in visible
-    # Those that were wrong come first, the surest of them at the top; an uncounted one never.
+    # Wrong predictions come first, the most confident at the top. Image 1 does not count.
     wrong = [i for i in shown if found.labels[i] != found.predictions[i]]
     assert list(shown[: len(wrong)]) == wrong
     assert np.all(np.diff(found.confidence[wrong]) <= 0)
@@ -159,7 +159,7 @@ def test_a_run_writes_its_page_unless_told_not_to(pictures, train_here, tmp_path
 
 @pytest.mark.parametrize("count", [1, 2, 61])
 def test_pictures_of_any_number_of_classes(tmp_path, count):
-    """No warning, of a character without a glyph or a layout without room."""
+    """There are no warnings about characters without a glyph or layouts without room."""
     names, found = names_of(count), evaluation(max(count, 2))
     counts = np.eye(count, dtype=int) * 5
     images = [np.zeros((20, 20, 3), np.uint8)] * min(len(found.labels), 50)
@@ -204,7 +204,7 @@ def test_installed_fonts_are_used():
 
 
 def test_names_on_a_contact_sheet():
-    """Characters that Pillow's own font lacks look unlike each other, and so are no boxes."""
+    """Characters that Pillow's own font lacks are not all drawn as the same box."""
     if fonts.fallbacks("中文", fonts.ImageFont.load_default(16))[1]:
         pytest.skip("no installed font has them")
     picture = Image.new("RGB", (20, 20))

@@ -1,4 +1,4 @@
-"""Few images: what recipes take for them, fine-tuning, and what the log says."""
+"""Runs on few images: the options that recipes adapt, fine-tuning, and the log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(workdir / "weights.safetensors")
 
 
-# ---- What a recipe takes for few images ----
+# ---- Options that a recipe adapts to few images ----
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_demo_for_few_images(with_tiny, tmp_path, monkeypatch):
     assert options["batch_size"] == 24
     assert 300 < steps < 600
     assert options["lr_decay_epochs"] / options["epochs"] == pytest.approx(1 / 12, rel=0.01)
-    # The average reaches over a twentieth of the run, as with many images.
+    # The average covers a twentieth of the run, as with many images.
     assert 1 / (1 - options["ema_decay"]) < steps / 15
     assert options["learning_rate"] == pytest.approx(0.001 * (24 / 32) ** 0.5, rel=1e-2)
     assert "for 120 training images the recipe demo takes --batch-size 24 instead of 32" in (
@@ -91,7 +91,10 @@ def test_enough_images_and_other_recipes_stay(with_tiny, tmp_path, monkeypatch):
 
 
 def test_a_run_keeps_what_it_started_with(with_tiny, tmp_path, monkeypatch):
-    """With images added since; a run of a version without such rules has none."""
+    """A run keeps its adapted options when images are added.
+
+    A run of an earlier version, which adapted no options, keeps the recipe's.
+    """
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "d", 20)
     config, _ = parse([*TINY, "--workdir", "w"])
@@ -125,7 +128,10 @@ def test_fine_tuning_has_a_sane_length(images):
 
 @pytest.fixture
 def start(with_tiny, tmp_path):
-    """A file of a network for other classes, and a folder of photos."""
+    """Writes weights of a network for other classes, and a folder of photos.
+
+    Returns the network.
+    """
     model = ij.create_model("tiny", num_classes=7, width_multiplier=0.5)
     networks.fill(model)
     ij.save_weights(model, tmp_path / "start.safetensors")
@@ -138,7 +144,7 @@ FINETUNE = ["--recipe", "finetune", "--init-from", "start.safetensors", *TINY[2:
 
 
 def test_evaluating_a_fine_tuning_is_of_its_checkpoint(start, train_here, tmp_path):
-    """The same command with --eval-only: not of the file that it started from."""
+    """The same command with --eval-only does not evaluate the file that the run started from."""
     options = [*FINETUNE, "--steps", "2"]
     code, _, err = train_here(*options)
     assert code == 0, err
@@ -149,7 +155,10 @@ def test_evaluating_a_fine_tuning_is_of_its_checkpoint(start, train_here, tmp_pa
 
 
 def test_the_classifier_alone_leaves_the_backbone_bit_equal(start, train_here, tmp_path):
-    """The network and its width are the file's; the statistics stay too, averages included."""
+    """The network and its width come from the file.
+
+    BatchNorm's statistics and the averaged weights of the backbone do not change either.
+    """
     options = [*FINETUNE, "--steps", "6", "--weight-decay", "0.5", "--ema-decay", "0.9"]
     code, out, err = train_here(*options, "--head-epochs", "2", "--workdir", "head")
     assert code == 0, err
@@ -209,7 +218,7 @@ def test_fine_tuning_needs_weights_that_fit(start, train_here, tmp_path):
 
 
 class Clock:
-    """A time that only moves when told."""
+    """Replaces `time.monotonic` by a time that only changes when `passes` is called."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0
@@ -220,7 +229,10 @@ class Clock:
 
 
 def test_the_log_counts_every_second_once(tmp_path, monkeypatch, capsys):
-    """Drawing within an evaluation, and compiling, are no training; what is left includes them."""
+    """The speed excludes compiling, evaluations and the drawing in them.
+
+    The remaining time includes the evaluations and drawings to come.
+    """
     clock = Clock(monkeypatch)
     options = reporter.ReportOptions(tensorboard=False)
     report = reporter.Reporter(options, tmp_path, 0, 100, 5, batch_size=8, configuration={})
@@ -247,7 +259,7 @@ def test_the_log_counts_every_second_once(tmp_path, monkeypatch, capsys):
 
 
 def test_the_speed_of_a_small_folder_is_possible(start, train_here, tmp_path):
-    """No more images a second than the whole run's time allows."""
+    """The logged images per second are possible within the time of the whole run."""
     started = time.monotonic()
     code, _, err = train_here(*TINY, "--steps", "12", "--batch-size", "8", "--log-every", "4")
     seconds = time.monotonic() - started

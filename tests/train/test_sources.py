@@ -1,4 +1,4 @@
-"""Data sets: what is found where, and what is said of what is not."""
+"""Data sets: where they are found, and the error messages for missing ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between the loop and the compiled step: its jit, and prefetched batches."""
+"""The parts between the loop and the compiled step: `jit`, and prefetching of batches."""
 
 from __future__ import annotations
 

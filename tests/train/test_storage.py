@@ -1,4 +1,4 @@
-"""Paths on a disk and in a bucket, as far as no bucket is needed; see `test_buckets.py`."""
+"""Local paths and paths in a bucket, without a bucket; `test_buckets.py` has one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch, scheme, package):
 
 
 def test_a_bucket_lists_what_a_folder_lists(tmp_path, monkeypatch):
-    """The same images, classes and files that are passed over, in the same order."""
+    """Images, classes and skipped files are the same, in the same order."""
     root = write_folder(tmp_path / "d", {"train": {"b": 3, "a": 2}, "val": {"a": 1}})
     for name in ("train/a/deep/er/x.JPG", "train/a/.hidden.jpg", "train/.git/y.jpg",
                  "train/b/notes.txt", "train/readme", "train/b/.cache/z.png"):  # fmt: skip

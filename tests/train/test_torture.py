@@ -1,9 +1,9 @@
-"""Runs under every kind of mishap, drawn from a seed: each ends right and resumes bit-equal.
+"""Runs with random mishaps, such as kills, full disks and damaged files.
 
-`pytest -m torture` makes `TORTURE_DRAWS` draws (20) from `TORTURE_SEED` (another one each time),
-and prints how many ended right. A draw is a run of the network of three layers, in processes of its
-own, that meets one or two mishaps, and is then started until it ends by itself. What it leaves must
-be what an undisturbed run leaves.
+`pytest -m torture` makes `TORTURE_DRAWS` draws (default: 20) from `TORTURE_SEED` (default: random),
+and prints how many ended right. A draw is a run of the network of three layers in its own
+processes. It meets one or two mishaps, and is then started again until it finishes. Its result and
+weights must be exactly those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPTIONS = ["--arch", "tiny", "--dataset", "folder", "--data-dir", "pets", "--bat
 
 
 def images(root: Path, *classes: str, count: int = 12) -> None:
-    """Writes root/class/image of noise."""
+    """Writes images of noise, root/class/image."""
     rng = np.random.default_rng(len(classes))
     for name in classes:
         (root / name).mkdir(parents=True)
@@ -46,7 +46,13 @@ def images(root: Path, *classes: str, count: int = 12) -> None:
 
 
 class Draw:
-    """One workdir under mishaps."""
+    """A workdir, the runs in it, and the mishaps that they may meet.
+
+    Args:
+        folder: folder of the images and the workdir.
+        runs: starts the runs.
+        seed: seed of all random choices.
+    """
 
     def __init__(self, folder: Path, runs: Runs, seed: str):
         self.folder, self.runs, self.random = folder, runs, random.Random(seed)
@@ -58,7 +64,10 @@ class Draw:
         return self.runs.start(self.folder, [*OPTIONS, "--workdir", "w", *more], file_size)
 
     def end(self, process: Run, *codes: int) -> tuple[str, str]:
-        """Waits for the end of a process, and checks how it ends."""
+        """Waits for a process to end, and checks its exit code and its last line.
+
+        Returns standard output and standard error.
+        """
         out, err = process.end(100)
         code = process.returncode
         self.story.append(f"exit {code}: {(err.splitlines() or ['nothing'])[-1][:150]}")
@@ -67,7 +76,7 @@ class Draw:
         lines = err.splitlines()
         by_signal = code in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT)
         if by_signal and (not lines or (self.workdir / "result.json").exists()):
-            return out, err  # before the process that writes the last line was there, or after all
+            return out, err  # it ended before the writer of the last line started, or at the end
         if code not in (0, 42):
             assert lines, "no line"
             assert lines[-1].startswith("error: "), lines[-1]
@@ -80,7 +89,7 @@ class Draw:
         return sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
 
     def moment(self, process: Run) -> None:
-        """Waits for some moment of a run: while it starts, trains, or saves."""
+        """Waits until a random moment of a run: while it starts, trains, or saves."""
         if self.random.random() < 0.3:
             time.sleep(self.random.uniform(0.1, 3))
             return
@@ -141,7 +150,7 @@ class Draw:
             self.end(self.start(file_size=size), 1, 0)
 
     def damaged(self) -> None:
-        """Some files of the newest checkpoint, if there is another one."""
+        """Damages some files of the newest checkpoint, if there is another checkpoint."""
         self.terminated()
         if len(steps := self.steps()) < 2:
             return
@@ -150,7 +159,10 @@ class Draw:
                 self.damage(path)
 
     def all_damaged(self) -> None:
-        """Every checkpoint: the run must not start over, and its files must stay."""
+        """Damages every checkpoint, and restores them afterwards.
+
+        A run in between must not start over, and must keep its files.
+        """
         self.terminated()
         copy = self.folder / "copy"
         shutil.rmtree(copy, ignore_errors=True)
@@ -217,7 +229,7 @@ class Draw:
         shutil.move(self.folder / "aside", self.folder / "pets")
 
     def finish(self) -> None:
-        """Starts it until it ends by itself."""
+        """Starts the run until it finishes, at most three times."""
         for _ in range(3):
             process = self.start()
             self.end(process, 0, 42)
@@ -234,7 +246,7 @@ MISHAPS: list[Callable[[Draw], Any]] = [
 
 
 def outcome(workdir: Path) -> tuple[dict[str, np.ndarray], list[Any], Any]:
-    """Weights, logged losses and the result."""
+    """Returns weights, logged losses and the result of a run."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     result = json.loads((workdir / "result.json").read_text())

@@ -1,6 +1,7 @@
-"""`python train/main.py`: as a user runs it, in a process of its own, and its parts together.
+"""`python train/main.py` as a user runs it, with all its parts together.
 
-Where the process is not the point, the programme runs in this one, with a network of three layers.
+Some tests run the programme in a process of its own. The others run it in this process, with a
+network of three layers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """The module's processes import this checkout and share a cache of compiled programs."""
+    """Environment of this module's processes: this checkout, and a shared compilation cache."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -45,7 +46,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def start(environment, tmp_path):
-    """Starts the programme in a process of its own, in an empty folder."""
+    """Returns a function that starts the programme in a process of its own, in an empty folder."""
 
     def start(*options: str, program: tuple[str, ...] = (str(ROOT / "train/main.py"),)):
         return subprocess.Popen(
@@ -62,21 +63,21 @@ def start(environment, tmp_path):
 
 @pytest.fixture
 def start_tiny(start):
-    """The same with the network of three layers."""
+    """Returns a function that does the same as `start` with the network of three layers."""
     return lambda *options: start(*TINY, *options, program=("-m", "tests.helpers.tiny"))
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Returns exit code, standard output and error."""
+    """Waits for a process to end; returns exit code, standard output and standard error."""
     try:
         out, err = process.communicate(timeout=1800)
     finally:
-        process.kill()  # which a process that has ended does not mind
+        process.kill()  # no effect if it has ended
     return process.returncode, out, err
 
 
 def until(process: subprocess.Popen, words: str) -> None:
-    """Reads lines up to one with these words."""
+    """Reads the output of a process up to a line with these words."""
     while words not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
 
@@ -136,7 +137,10 @@ def test_an_unknown_option(start):
 
 @pytest.mark.slow
 def test_stopped_and_killed_it_resumes_and_ends_bit_equal(start_tiny, tmp_path):
-    """SIGTERM saves and says so, exit code 42; SIGKILL loses what came after a checkpoint."""
+    """SIGTERM saves, with a message and exit code 42.
+
+    SIGKILL loses the steps after the last checkpoint.
+    """
     options = [*SHORT, "--checkpoint-every", "4"]
     process = start_tiny(*options, "--steps", "5000", "--workdir", "w")
     until(process, "step 2/5000")
@@ -230,7 +234,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train_here, tmp_path)
 
 
 def photographs(folder: Path, count: int = 12) -> None:
-    """An image folder of two classes, with files in it that no decoder takes."""
+    """Writes an image folder of two classes, with some files that cannot be decoded."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for name, colour in (("red", 0), ("blue", 2)):
@@ -338,7 +342,7 @@ def test_start_from_weights_with_other_classes(train_here, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["xception", "inception_v3"])
 def test_the_demo_learns(start, environment, monkeypatch, tmp_path, arch):
-    """Above 85 % of the test images, in bfloat16 too."""
+    """Top-1 is above 85 % of the test images, and bfloat16 gives nearly the same logits."""
     monkeypatch.delitem(environment, "JAX_DISABLE_MOST_OPTIMIZATIONS")
     monkeypatch.setitem(environment, "XLA_FLAGS", "")
     started = time.monotonic()
@@ -354,7 +358,7 @@ def test_the_demo_learns(start, environment, monkeypatch, tmp_path, arch):
 
 
 def trained_logits(arch: str, workdir: Path, dtype: str) -> np.ndarray:
-    """Logits of a hundred test images from the weights that a demo run left."""
+    """Returns the logits of a hundred test images, with the weights of a demo run."""
     stored = json.loads((workdir / "config.json").read_text())
     network = ij.create_model(
         arch,

@@ -1,4 +1,4 @@
-"""The training programme's parts, without a network."""
+"""Parts of the training programme that can be tested without training a network."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def optimizer(options, steps_per_epoch, total):
-    """The optimiser of flat options, by the schedule that they name too."""
+    """Returns the optimiser of flat options, with their learning rate schedule."""
     config = fields.override(Config(), options)
     rate = learning_rate(config.schedule, 32, steps_per_epoch, total)
     return make_optimizer(config.optimizer, rate)
 
 
 def test_optimizer_is_tensorflows_rmsprop():
-    """Twelve steps against TensorFlow's rule in NumPy: decaying rate, momentum, L2, norm limit."""
+    """Compares twelve steps with TensorFlow's rule in NumPy.
+
+    They have a decaying learning rate, momentum, L2 and a limit of the gradient's norm.
+    """
     rng = np.random.default_rng(0)
     shapes = {"kernel": (4, 3), "bias": (3,), "scale": (3,)}
     w = {k: rng.normal(size=s) for k, s in shapes.items()}
@@ -73,7 +76,7 @@ def test_optimizer_is_tensorflows_rmsprop():
 
 
 def drive(tx, params, gradients):
-    """Applies an optimiser to a layer's parameters for some steps, in float64."""
+    """Applies an optimiser with given gradients in float64; returns the new parameters."""
     with jax.enable_x64(True):
         params = {"layer": jax.tree.map(jnp.asarray, params)}
         state = tx.init(params)
@@ -85,7 +88,11 @@ def drive(tx, params, gradients):
 
 
 def test_sgd_is_caffes():
-    """Momentum of updates, L2 on kernels, twice the rate for biases, square-root decay."""
+    """Compares five steps with Caffe's rule in NumPy.
+
+    It has momentum of the updates, L2 on kernels, twice the learning rate for biases, and a
+    square-root decay.
+    """
     rng = np.random.default_rng(0)
     w = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
     grads = [{k: rng.normal(size=v.shape) for k, v in w.items()} for _ in range(5)]
@@ -189,7 +196,7 @@ def test_the_data_decide_the_recipe(arch, recipe):
 
 
 def test_every_recipe_says_its_momentum_of_statistics():
-    """Not the constructor's, which is for users' own loops."""
+    """The constructor's default momentum is for users' own loops."""
     for name in recipes.names():
         options = recipes.options(name, "inception_v3", photographs=True)
         assert "bn_momentum" in options, name

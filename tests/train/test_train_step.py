@@ -1,4 +1,4 @@
-"""A training step as it is compiled, on a stand-in network that compiles in a second."""
+"""The compiled training step, on a small network that compiles in a second."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from train.run.command_line import Config
 
 
 class Small(nnx.Module):
-    """One convolution, with an auxiliary head."""
+    """A network of one convolution, with an auxiliary head."""
 
     classifiers = ("fc", "aux")
 
@@ -112,7 +112,7 @@ def train(steps, model: nnx.Module | None = None, sharding=None, config=CONFIG, 
 
 
 def test_a_network_without_batch_norm_learns():
-    """GoogLeNet as published is one."""
+    """GoogLeNet as published has no BatchNorm."""
     model = Small()
     model.conv = model.conv.conv
     *_, (state, metrics) = train(3, model)
@@ -192,7 +192,7 @@ def assert_close(a, b, **tolerance):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.8, "cutmix": 1.0, "random_erasing": 0.5}])
 def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
-    """Four parts one after another: the gradient, statistics and dropout of four groups at once."""
+    """Four parts in sequence have the gradient, statistics and dropout of four groups at once."""
     with jax.enable_x64(True):
         config = changed(batch_size=16, dtype="float64", **mixing)
         size = 16 // 4 // groups
@@ -202,8 +202,8 @@ def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
         for options in (parts, whole):
             histories.append(train(3, Small(0.5, "float64"), config=options, size=16))
         for (a, x), (b, y) in zip(*histories, strict=True):
-            # Mixing draws shares by powers and logarithms, which XLA's older way of emitting loops,
-            # that the suite compiles with, computes to 1e-9 otherwise in two programs.
+            # Mixing draws shares by powers and logarithms. XLA's older loop emitter, with which the
+            # tests are compiled, rounds them differently in two programs, by 1e-9.
             rtol = 1e-8 if mixing else 1e-10
             assert_close(x, y, rtol=rtol)
             assert_close(a, b, rtol=rtol, atol=1e-12 if not mixing else 1e-9)
@@ -211,7 +211,7 @@ def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
 
 
 def test_groups_have_statistics_of_their_own():
-    """Two groups' gradient is the mean of those of two batches of their own."""
+    """The gradient of two groups is the mean of the gradients of two separate batches."""
     config = changed(bn_group=4)
     train_def, _, params, stats = split(Small())
     state = init_state(params, stats, optax.sgd(0.1))
@@ -227,7 +227,7 @@ def test_groups_have_statistics_of_their_own():
 
 
 def test_a_batch_in_parts_without_statistics_is_the_batch():
-    """With a frozen backbone nothing depends on the others in the batch."""
+    """With a frozen backbone, no image depends on the other images in the batch."""
     config = changed(freeze_backbone=True)
     whole = train(3, config=config)
     parts = train(3, config=changed(config, grad_accum=4))
@@ -246,7 +246,7 @@ def test_a_batch_in_parts_without_statistics_is_the_batch():
     ],
 )
 def test_neither_rematerialisation_nor_rewritings_change_a_run(options):
-    """With dropout, whose mask must be the same where it is drawn again."""
+    """The network has dropout: rematerialisation must draw the same mask again."""
     with jax.enable_x64(True):
         config = changed(dtype="float64", **options)
         other = changed(config, remat=False, rewrites=REWRITES)
@@ -269,7 +269,10 @@ def test_groups_and_parts_on_two_devices(options):
 
 
 def test_the_pmap_form_gives_the_same_numbers():
-    """`jax.pmap`, a replica a device, its means by `pmean`: statistics are those of a replica."""
+    """`jax.pmap` with one replica per device averages by `pmean`.
+
+    Each replica has its own batch statistics, like a group.
+    """
     config = changed(bn_group=4, ema_decay=0.9)
     train_def, _, params, stats = split(Small(dropout=0.5))
     tx = optax.sgd(0.1, momentum=0.9)

@@ -1,6 +1,6 @@
 """Ten steps of Inception V3's recipe in both frameworks, from the same weights on the same batches.
 
-The JAX side is the training programme's own step and optimiser; the PyTorch side is written out
+The JAX side uses the step and optimiser of the training programme. The PyTorch side is implemented
 here, with TensorFlow's RMSProp from `reference_torch.optim`.
 """
 
@@ -36,7 +36,7 @@ STEPS, BATCH, STEPS_PER_EPOCH = 10, 8, 3
 
 
 def config_for(name: str) -> Config:
-    """The recipe as it is in `Config`'s defaults; a rate that falls within the ten steps."""
+    """Returns the recipe of `Config`'s defaults, with a learning rate that falls in ten steps."""
     options = dict(
         arch=name,
         image_size=ij.model_info(name).min_size + 32,
@@ -133,7 +133,10 @@ def train_in_torch(name: str, config: Config):
 
 
 def _limit_norm(grads: list[torch.Tensor], limit: float) -> None:
-    """PyTorch's own `clip_grad_norm_` adds 1e-6 to the norm, which is more than we tolerate."""
+    """Limits the norm of the gradients in place.
+
+    PyTorch's own `clip_grad_norm_` adds 1e-6 to the norm, which is more than we tolerate.
+    """
     norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
     if norm > limit:
         for grad in grads:
@@ -166,7 +169,7 @@ def test_ten_steps_of_the_recipe(name):
         for key, value in theirs[part].items():
             error = np.abs(ours[part][key] - value).max() / np.abs(value).max()
             assert error <= 1e-8, f"{part} {key}: {error:.1e}"
-    # Ten steps move most numbers little: the way that each tensor went is the sharper measure.
+    # Ten steps change most numbers little, so comparing the change of each tensor is stricter.
     for key, before in start.items():
         way = theirs["parameters"][key] - before
         error = np.abs(ours["parameters"][key] - before - way).max() / np.abs(way).max()
@@ -174,7 +177,10 @@ def test_ten_steps_of_the_recipe(name):
 
 
 def test_rmsprop_of_both_is_tensorflows():
-    """Twenty steps of a falling rate against TensorFlow's rule in NumPy, and not PyTorch's rule."""
+    """Twenty steps with a falling learning rate agree with TensorFlow's rule in NumPy.
+
+    PyTorch's rule gives other parameters.
+    """
     rng = np.random.default_rng(0)
     start = rng.normal(size=(4, 3))
     ours = [torch.nn.Parameter(torch.from_numpy(start.copy()))]

@@ -1,4 +1,4 @@
-"""Whose workdir it is: other projects, other images, lost files, two runs at once."""
+"""Checks that protect a workdir: other projects or images, lost files, two runs at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.engine import loop
 from train.workdir.lock import Holder, Lock
 
 TINY = ["--arch", "tiny", "--batch-size", "4", "--log-every", "2", "--no-tensorboard"]
-# What else would follow from the number of steps, so that more of them are the same run.
+# Options that would otherwise depend on the number of steps. With them, a run may get more steps.
 RATE = ["--lr-decay-epochs", "1", "--warmup-epochs", "0", "--ema-decay", "0.9"]
 FOLDER = [*TINY, *RATE, "--dataset", "folder", "--checkpoint-every", "2", "--workdir", "w"]
 
@@ -37,7 +37,7 @@ pytestmark = [
 
 
 def images(root: Path, *classes: str, count: int = 8) -> None:
-    """Writes root/class/image."""
+    """Writes images of one colour, root/class/image."""
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -47,13 +47,13 @@ def images(root: Path, *classes: str, count: int = 8) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Where the first test leaves what all start from."""
+    """Folder into which the first test copies the run that all tests start from."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def trained(train_here, tmp_path, template):
-    """A finished run of four steps on a folder of cats and dogs: its last line."""
+    """Makes a finished run of four steps on a folder of cats and dogs; returns its result."""
     if not (template / "w").exists():
         images(tmp_path / "pets", "cat", "dog")
         code, _, err = train_here(*FOLDER, "--data-dir", "pets", "--steps", "4")
@@ -72,7 +72,7 @@ def checkpoints(folder: Path) -> dict[str, bytes]:
 
 
 def assert_refused(end: tuple[int, str, str], *words: str, code: int = 2) -> None:
-    """One line, naming what is wrong."""
+    """Checks the exit code, and that there is one line of error, with these words."""
     found, out, err = end
     assert (found, err.count("\n")) == (code, 1), err
     assert err.startswith("error: ")
@@ -82,7 +82,7 @@ def assert_refused(end: tuple[int, str, str], *words: str, code: int = 2) -> Non
 
 
 def forget_the_run(folder: Path) -> None:
-    """Makes a workdir, by and by, one of an earlier version."""
+    """Turns a workdir into one of an earlier version: removes all facts about the run."""
     (folder / "run.json").unlink(missing_ok=True)
     for path in folder.glob("checkpoints/*/_CHECKPOINT_METADATA"):
         content = json.loads(path.read_text())
@@ -108,7 +108,7 @@ def test_another_project_is_refused(trained, train_here, tmp_path, classes, lost
 
 
 def test_a_checkpoint_of_another_shape_is_not_damaged(trained, train_here, tmp_path):
-    """Even where nothing but its arrays tells."""
+    """This holds even if only the shapes of the arrays show that the network differs."""
     images(tmp_path / "others", "ant", "bee", "cow")
     forget_the_run(tmp_path / "w")
     for name in ("weights.safetensors", "result.json"):
@@ -166,7 +166,7 @@ def test_changed_images_are_refused_or_accepted(trained, train_here, tmp_path):
     assert "note: the images have changed" in err
     assert json.loads((tmp_path / "w/config.json").read_text())["data_changed"] == "accept"
     assert len(json.loads((tmp_path / "w/run.json").read_text())["data_changes"]) == 1
-    code, again, err = train_here(*options)  # which is now the run's
+    code, again, err = train_here(*options)  # the accepted images are now the run's
     assert code == 0, err
     assert "finished" in again
 
@@ -243,7 +243,7 @@ def test_default_workdirs_differ_by_data_and_a_new_name_is_proposed(train_here, 
 
 
 def test_a_second_run_is_refused_at_once(trained, train_here, tmp_path):
-    """By a lock of a live process; that of a dead one is taken over."""
+    """The lock of a live process counts; the lock of a dead one is taken over."""
     options = [*FOLDER, "--data-dir", "pets", "--steps", "6"]
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         lock = tmp_path / "w/run.lock"
@@ -264,7 +264,7 @@ def test_a_second_run_is_refused_at_once(trained, train_here, tmp_path):
 
 
 def test_the_lock_of_another_host(tmp_path, monkeypatch, capsys):
-    """Its heartbeat tells."""
+    """The heartbeat shows whether that host is alive."""
     monkeypatch.setattr("train.workdir.lock._HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr("train.workdir.lock._STALE_SECONDS", 1.0)
     holder = dataclasses.replace(Holder.this(), host="elsewhere", machine="another")
@@ -302,7 +302,7 @@ def test_a_full_disk_is_one_line_every_time(trained, train_here, tmp_path):
 
 @contextlib.contextmanager
 def small_files():
-    """No file may grow beyond some kilobytes, as on a disk that is nearly full."""
+    """Limits the size of files to 20 kB, in place of a disk that is nearly full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -325,7 +325,7 @@ def test_an_unforeseen_error_is_one_line_and_a_trace(trained, train_here, tmp_pa
 
 @pytest.mark.parametrize("where", ["training", "evaluation"])
 def test_sigterm_while_a_batch_does_not_come(trained, train_here, tmp_path, monkeypatch, where):
-    """As from a disk that hangs: the state is saved, whatever stalls."""
+    """The state is saved although batches stop, as with a disk that hangs."""
     hangs, released = threading.Event(), threading.Event()
     kind = pipeline._TrainingImages if where == "training" else pipeline._TestImages
     view, steps = kind._view, 4 * (5 if where == "training" else 0)

@@ -47,7 +47,7 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # room for -slice-INDEX
 
 
 class UsageError(Exception):
-    """The manifest cannot be made as asked."""
+    """The manifest cannot be made with these options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Nodes:
     """Machines of one kind.
 
     Attributes:
-        slices: how many sets of machines that are wired to each other; GPU nodes are one set.
-        hosts: machines of each slice.
-        chips: devices of each machine.
-        resource: what Kubernetes calls a device.
-        selector: labels of the nodes.
+        slices: number of TPU slices; 1 for GPU nodes.
+        hosts: number of machines in a slice.
+        chips: number of devices in a machine.
+        resource: Kubernetes' name for a device.
+        selector: labels that the nodes must have.
     """
 
     slices: int
@@ -76,7 +76,7 @@ def nodes(name: str) -> Nodes:
         name: such as "v5e:4x4", "2*v5e:4x4" or "h100:2x8".
 
     Raises:
-        UsageError: if there are none such.
+        UsageError: if the name is malformed, or there is no such topology.
     """
     match = _FORM.fullmatch(name)
     if match is None:
@@ -106,9 +106,10 @@ def nodes(name: str) -> Nodes:
 
 
 def command(name: str, found: Nodes) -> list[str]:
-    """Returns the command of every pod; training's own arguments follow it.
+    """Returns the command of every pod. The arguments of `train/main.py` are appended to it.
 
-    Each process says itself who it is, so that none has to ask Kubernetes.
+    The command contains the process's index and the address of process 0, so that no process has to
+    ask Kubernetes for them.
     """
     count = found.slices * found.hosts
     if count == 1:
@@ -125,7 +126,7 @@ def manifest(options: argparse.Namespace) -> str:
     """Returns the manifest, in YAML.
 
     Raises:
-        UsageError: if it cannot be made as asked.
+        UsageError: if it cannot be made with these options.
     """
     for option, label in (("--name", options.name), ("--queue", options.queue)):
         if label is not None and not _LABEL.fullmatch(label):

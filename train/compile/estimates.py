@@ -61,9 +61,10 @@ def _roofline(found: Report) -> float | None:
 
 
 def _cycles(found: Report, target: Topology) -> float | None:
-    """Returns estimated cycles in seconds.
+    """Converts the compiler's estimate of cycles to seconds; None if there is no good estimate.
 
-    They are only meaningful if tilings were searched for.
+    The estimate is good only if the compiler has searched for the best tilings, which it does not
+    do with the effort "quick", and if the step is not split into parts.
     """
     clock = hardware.clock(target.kind)
     whole = found["effort"] != "quick" and found["grad_accum"] == 1  # a loop's body has no sum

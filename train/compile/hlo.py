@@ -89,7 +89,10 @@ def operations(text: str) -> list[Operation]:
 
 
 def _convolving(text: str) -> set[str]:
-    """Returns the names of computations that contain a convolution. Callers come after callees."""
+    """Returns the names of computations that contain a convolution, directly or in a callee.
+
+    One pass suffices, because the text lists callees before callers.
+    """
     found: set[str] = set()
     name = ""
     for line in text.splitlines():
@@ -158,5 +161,10 @@ def _entry(text: str) -> Iterator[str]:
 
 
 def _size(bits: str, shape: str) -> int:
-    """Returns the bytes of an array. A bool, whose dtype has no number of bits, takes one byte."""
+    """Returns the bytes of an array.
+
+    Args:
+        bits: the number in the dtype's name, such as "32"; empty for a bool, which takes a byte.
+        shape: the sides, separated by commas.
+    """
     return math.prod(int(n or 1) for n in shape.split(",")) * int(bits or 8) // 8

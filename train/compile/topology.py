@@ -86,7 +86,7 @@ def describe(name: str) -> Topology:
 
 
 def _target(family: str) -> Path:
-    """The file that describes a kind of GPU."""
+    """Returns the path of the file that describes a kind of GPU to the compiler; need not exist."""
     return _GPUS / f"{family}.txtpb"
 
 
@@ -136,8 +136,9 @@ def _ask(name: str, shape: str, platform: str, options: dict[str, Any]) -> Seque
 def capacity(topology: Topology) -> int | None:
     """Returns the bytes of memory that a program may use on a device.
 
-    For TPUs, the compiler's error for a far too large program states it; None if it does not. For
-    GPUs it is jax's default, three quarters of the memory.
+    For TPUs, this compiles a program that is far too large, and reads the size from the compiler's
+    error; None if the error does not state it. For GPUs, the size is jax's default, three quarters
+    of the memory.
     """
     if topology.platform == "gpu":
         size = re.search(r"device_memory_size: (\d+)", _target(topology.family).read_text())

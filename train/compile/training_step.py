@@ -63,7 +63,7 @@ def describe_topology(config: Config) -> Topology:
     if run.compile_effort == "full" and target.family == "v6e":
         raise UsageError(
             "--compile-effort full: for v6e the compiler has taken more than 12 GB of memory and "
-            "ten minutes without coming to an end; --compile-effort forced does it all the same"
+            "ten minutes without finishing; --compile-effort forced compiles anyway"
         )
     return target
 
@@ -105,8 +105,9 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
         target,
     )
     needed, capacity = result["memory_bytes"], result["capacity_bytes"]
-    # The compiler for GPUs refuses nothing, the one for TPUs only what is in use at the same time;
-    # a device needs the gaps between temporaries too, a tenth of them where memory is short.
+    # The compiler for GPUs accepts programs of any size. The one for TPUs only counts memory that
+    # is in use at the same time. A device also needs the gaps between temporaries: a tenth of the
+    # temporaries if memory is short.
     if capacity and needed > capacity:
         raise TooLargeError(f"{each} images a device", needed, capacity)
     return result
@@ -142,7 +143,15 @@ def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
 
 
 def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -> int | None:
-    """Returns the next size to try; None if the search is accurate enough."""
+    """Returns the next size to try; None if the search is accurate enough.
+
+    A size is a number of images in units of the smallest batch that the devices can share.
+
+    Args:
+        measured: the sizes so far, each with the share of a device's memory that it needs.
+        fits: the largest size that fits; 0 if none is known.
+        fails: the smallest size that does not fit; None if none is known.
+    """
     if fails is not None and fits < _UNIT < fails:
         return _UNIT
     step = _UNIT if fits >= _UNIT else 1
@@ -151,8 +160,9 @@ def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -
         return None
     guess = _where_memory_ends(measured)
     if fails is None:
-        # A compiler short of memory keeps less and computes more, so twice as much may fit, and
-        # what is far too large is refused at once. Only next to the end is less to be tried.
+        # A compiler that is short of memory keeps less and recomputes more, so twice the size may
+        # fit. It rejects sizes that are far too large at once. So smaller steps are only needed
+        # when the memory is almost full.
         share = measured[-1][1] if measured else 0.0
         if share > 1 - 0.5 / _PRECISION:
             guess = fits + close
@@ -166,7 +176,11 @@ def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -
 
 
 def _where_memory_ends(measured: list[tuple[int, float]]) -> int:
-    """Returns where the line through the last two points, the first of which is zero, reaches 1."""
+    """Returns the size that needs all the memory, by linear extrapolation.
+
+    The line goes through the last two measurements, or through the only one and the origin. Returns
+    0 if they need equal memory, or if there are none.
+    """
     (n, before), (m, share) = [(0, 0.0), (0, 0.0), *measured][-2:]
     return round(m + (1 - share) * (m - n) / (share - before)) if share != before else 0
 
@@ -181,7 +195,11 @@ def _remedy(largest: int, devices: int) -> str:
 
 
 def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int]:
-    """Traces the step that a run would compile; also returns the bytes of its state."""
+    """Traces the training step that a run would compile.
+
+    Returns:
+        The traced step, and the bytes of the training state.
+    """
     job = assemble(config, dataset, elsewhere=target.devices)
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(job.state))
     return job.lower(_batch(config, dataset)), state_bytes

@@ -1,1 +1,1 @@
-"""What rooms say about their options; recipes; the folder of a run."""
+"""How options are declared, checked and parsed; the recipes."""

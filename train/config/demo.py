@@ -1,10 +1,12 @@
-"""The recipe `demo`: every network, small, in a few minutes on two CPU cores.
+"""The recipe `demo`: trains a small version of each network in a few minutes on two CPU cores.
 
-The Inception V3 paper's optimiser (1512.00567, section 8: RMSProp with decay 0.9, label smoothing
-0.1, exponentially decayed rate) with TF-slim's momentum 0.9, auxiliary weight 0.4 and weight decay
-4e-5, or InceptionNeXt's AdamW, on networks a quarter or an eighth as wide and small images. The
-rate falls within a few epochs as the papers' does within a hundred, and both averages (0.9 for
-BatchNorm, 0.99 for the weights) are short, because the run is.
+The networks are an eighth to a half as wide as usual, and the images are small. Most values are
+those of the Inception V3 paper (1512.00567, section 8): RMSProp with decay 0.9, label smoothing 0.1
+and exponential decay of the learning rate. Momentum 0.9, auxiliary weight 0.4 and weight decay 4e-5
+are TF-slim's. Some networks use InceptionNeXt's AdamW instead.
+
+Because the run is short, the learning rate decays within a few epochs instead of a hundred. For the
+same reason the moving averages are short: 0.9 for BatchNorm, 0.99 for the weights.
 """
 
 from __future__ import annotations
@@ -28,14 +30,15 @@ _DEMO: Options = dict(
     checkpoint_every=200,
 )
 
-# The paper's epsilon, rate and norm limit as they are.
+# The paper's epsilon, learning rate and gradient clipping, unchanged.
 _PAPER: Options = dict(
     _DEMO, epochs=4.0, learning_rate=0.045, lr_decay=0.5, rms_eps=1.0, clip_norm=2.0
 )
 
-# Without shortcuts, or with maps of a pixel or three at the end, the gradients of the first layers
-# are far larger than those of the last. Epsilon 1.0 leaves that so, and any limit of the norm
-# starves the last; 1e-3 lets the mean squares even it out.
+# In networks without shortcuts, or with final feature maps of 1 or 3 pixels, the gradients of the
+# first layers are far larger than those of the last. Epsilon 1.0 does not change that, and gradient
+# clipping then makes the updates of the last layers too small. Epsilon 1e-3 lets RMSProp's mean
+# squares balance the layers.
 _EVEN: Options = dict(
     _DEMO, epochs=6.0, learning_rate=0.001, lr_decay=0.55, rms_eps=1e-3, clip_norm=0.0
 )
@@ -43,8 +46,9 @@ _ALIGNED: Options = dict(
     _EVEN, width_multiplier=0.125, batch_size=64, learning_rate=0.004, lr_decay=0.5
 )
 
-# InceptionNeXt's, with its rate in proportion to the batch times fifty: there is little time. The
-# deep networks without shortcuts learn as well with it in half the epochs that RMSProp takes.
+# InceptionNeXt's AdamW. Its learning rate is scaled to the batch size, and multiplied by fifty
+# because the run is short. Deep networks without shortcuts need half as many epochs as with RMSProp
+# for the same accuracy.
 _ADAMW: Options = dict(
     _DEMO,
     batch_size=64,
@@ -82,9 +86,8 @@ DEMO: dict[str, Options] = {
     "inception_next_base": dict(_NEXT, width_multiplier=0.125),
 }
 
-# Additional options for photographs: a new random crop each time, and more epochs, because
-# photographs have more to teach. 5,000 of CIFAR-10's take Inception V1 to 50 %, and a linear model
-# to 37 %.
+# Additional options for photographs: random crops, and more epochs, because photographs are harder
+# to learn. With 5,000 of CIFAR-10's images, Inception V1 reaches 50 %, and a linear model 37 %.
 PHOTOGRAPHS: Options = dict(
     crop="inception", crop_area_min=0.5, eval_crop_fraction=1.0, epochs=12.0, lr_decay=0.75
 )

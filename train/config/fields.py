@@ -1,9 +1,9 @@
-"""What rooms say about their options, and what is done with all options alike.
+"""How options are declared, and functions that apply to all options.
 
-A room keeps its options in frozen dataclasses in a file of its own, which imports no jax. Whatever
-there is to know about an option stands on its field: the help text in the docstring below it, the
-allowed range and `MAY_CHANGE` in its annotation. `train/run/command_line.py` nests the dataclasses;
-on the command line, in recipes and in `config.json` the names are flat.
+Each package declares its options in frozen dataclasses, in a file of its own that does not import
+jax. An option is a field. The docstring below the field is the help text. The annotation contains
+the allowed range, and `MAY_CHANGE` if it applies. `train/run/command_line.py` nests the
+dataclasses. On the command line, in recipes and in `config.json`, the names are not nested.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Options = TypeVar("Options")
 
 
 class Rule(NamedTuple):
-    """A range of numbers."""
+    """A range of numbers: the test of a number, and the message for a number that fails it."""
 
     holds: Callable[[float], bool]
     message: str
@@ -34,8 +34,8 @@ BELOW_ONE = Rule(lambda x: x < 1, "must be at least 0 and below 1")
 AT_MOST_ONE = Rule(lambda x: x <= 1, "must be at most 1")
 
 MAY_CHANGE = "may change"
-"""Marks an option that may differ when a run resumes: it changes how long, where or how verbosely
-the run computes, and what a step computes at most by rounding."""
+"""Marks an option that may differ when a run resumes. Such an option determines how long, where or
+how verbosely the run computes. It changes the result of a step at most by rounding."""
 
 
 def flat(options: Any) -> dict[str, Any]:
@@ -101,5 +101,5 @@ def _annotated(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """The annotations of a class, which are text until they are evaluated."""
+    """Returns the evaluated annotations of a class. Python stores them as text."""
     return typing.get_type_hints(kind, include_extras=True)

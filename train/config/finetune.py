@@ -1,9 +1,10 @@
-"""The recipe `finetune`: from weights that a network has learned elsewhere, on 50 to 50,000 images.
+"""The recipe `finetune`: trains a network from pretrained weights on 50 to 50,000 images.
 
-First the classifier alone, under a backbone that stays as it is with its BatchNorm statistics, then
-everything at a smaller rate. A new classifier's first gradients are noise, which would undo what
-the backbone knows (Kumar et al., 2202.10054). Batch, epochs and rates follow from the number of
-images, see `scaling.py`.
+The run first trains only the classifier. The backbone and its BatchNorm statistics are frozen. Then
+the run trains the whole network, at a lower learning rate. It does so because the first gradients
+of a new classifier are noise, which would damage the pretrained backbone (Kumar et al.,
+2202.10054). Batch size, epochs and learning rates depend on the number of images, see
+`train/run/scaling.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ FINETUNE: dict[str, Any] = dict(
     dropout=0.2,
     # Few published files have auxiliary classifiers, and a trained backbone needs none.
     aux_weight=0.0,
-    # A rate that falls to zero averages enough.
+    # A learning rate that falls to zero makes an average of the weights unnecessary.
     ema_decay=0.0,
-    # The statistics of some hundred of the new images replace the file's.
+    # A few hundred of the new images replace the statistics of the weight file.
     bn_momentum=0.95,
 )
 
-# What is added where the images are photographs.
+# Additional options for photographs.
 PHOTOGRAPHS: dict[str, Any] = dict(crop="inception", crop_area_min=0.35, eval_crop_fraction=1.0)
-"""As in `demo.PHOTOGRAPHS`; a larger network needs more variety."""
+"""Like `demo.PHOTOGRAPHS`, but with smaller crops: a larger network needs more variety."""

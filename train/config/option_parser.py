@@ -48,11 +48,11 @@ class Option:
     """An option: a field of a dataclass of options.
 
     Attributes:
-        name: as in Python.
-        room: description of the group of options.
-        kind: its type.
-        default: its value if it is not given.
-        text: its help.
+        name: name of the field.
+        room: heading of the option's group in the help.
+        kind: type of the field.
+        default: value if the option is not given.
+        text: help text.
     """
 
     name: str
@@ -90,12 +90,12 @@ def options_of(config: Any) -> Iterator[Option]:
 def make_parser(
     options: Sequence[Option], choices: Mapping[str, Sequence[str]], **kwargs: Any
 ) -> Parser:
-    """Returns a parser of options.
+    """Returns a command line parser for options.
 
     Args:
         options: all options.
-        choices: the allowed values of options whose type does not list them.
-        **kwargs: of `argparse.ArgumentParser`.
+        choices: allowed values by option, for options with a type that does not list them.
+        **kwargs: passed to `argparse.ArgumentParser`.
     """
     parser = OptionParser(
         other_words=other_words.OPTIONS,

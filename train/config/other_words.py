@@ -1,6 +1,6 @@
-"""What other training programs call options and values: timm, torchvision, Keras, TF-slim, others.
+"""Names of options and values in other training programs: timm, torchvision, Keras and others.
 
-Only for messages: a word from here is never taken for ours.
+Error messages use them to suggest the name that this programme uses. They are not aliases.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Named recipes: what `--recipe` puts in place of the options that are not given.
+"""Named recipes: sets of defaults for the options that are not on the command line.
 
-A recipe is a table of options by name, each number with its source beside it. Papers:
+A recipe maps the names of options to values. Comments give the source of each number. Papers:
 GoogLeNet 1409.4842, BN-Inception 1502.03167, Inception V3 1512.00567, V4 and Inception-ResNet
 1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900. "slim" is TF-slim's
 `train_image_classifier.py` and its network files, "the TPU code" tensorflow/tpu's
@@ -225,7 +225,7 @@ RECIPES: dict[str, Options] = {
 RECIPES["inception_resnet"] = dict(RECIPES["inception_v4"])
 RECIPES["inception_next_atto"] = {**RECIPES["inception_next"], **RECIPES["inception_next_atto"]}
 
-# The first pattern that fits an arch names its recipe for data of ImageNet's kind.
+# Default recipe for a large data set, by arch: the first pattern that matches applies.
 _BY_ARCH = {
     "inception_v1": "googlenet",
     "bn_inception": "bn_inception",
@@ -247,7 +247,15 @@ def names() -> list[str]:
 
 
 def default_recipe(arch: str, images: int) -> str:
-    """Returns the recipe of an arch for a training set of that many images."""
+    """Returns the name of the default recipe of a network.
+
+    Args:
+        arch: the network.
+        images: number of training images.
+
+    Raises:
+        UsageError: if no recipe is for this network.
+    """
     if images < LARGE:
         return "demo"
     for pattern, name in _BY_ARCH.items():
@@ -257,7 +265,17 @@ def default_recipe(arch: str, images: int) -> str:
 
 
 def options(recipe: str, arch: str, *, photographs: bool) -> Options:
-    """Returns the options of a recipe for a network; any recipe trains any network."""
+    """Returns the options of a recipe for a network; any recipe trains any network.
+
+    Args:
+        recipe: its name.
+        arch: the network.
+        photographs: whether the images are photographs. `demo` and `finetune` then have other
+            crops, and `demo` more epochs.
+
+    Raises:
+        UsageError: if `demo` has no options for this network.
+    """
     if recipe == "finetune":
         size = ij.model_info(arch).input_size
         photos = finetune.PHOTOGRAPHS if photographs else {}

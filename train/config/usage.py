@@ -70,8 +70,8 @@ def short_help(options: Iterable[Option], recipes: Iterable[str]) -> str:
     """Returns the help of the common options, and the names of the others.
 
     Args:
-        options: all of them, with the defaults to show.
-        recipes: their names.
+        options: all options, with the defaults to show.
+        recipes: names of all recipes.
     """
     left = {option.name: option for option in options}
     lines = [_HEAD]

@@ -37,7 +37,8 @@ def convert_tfrecords(
             optionally image/class/synset and image/filename.
         dst: the parent of NAME/VERSION.
         name: the new data set's name; by default the source's name or "imagenet2012".
-        label_offset: added to the labels of the second kind of source.
+        label_offset: added to the labels of `train-00000-of-01024` and similar files. The labels of
+            a version in TFDS do not change.
 
     Returns:
         The new folder.
@@ -199,4 +200,4 @@ def _require(paths: list[Path]) -> None:
 def _require_space(folder: Path, files: list[Path]) -> None:
     needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(folder).free
     if needed > free:
-        raise UsageError(f"{folder.parent} has {free / 1e9:.1f} GB free of {needed / 1e9:.1f}")
+        raise UsageError(f"{folder.parent} has {free / 1e9:.1f} GB free, needs {needed / 1e9:.1f}")

@@ -36,7 +36,10 @@ Lengths = dict[str, list[tuple[int, int]]]
 
 
 def image_features(classes: tuple[str, ...] | None) -> Features:
-    """Features of an image, its label and its file name; an integer label if `classes` is None."""
+    """Returns the features of a record: an image, its label and its file name.
+
+    The label is an index into `classes`, or any integer if `classes` is None.
+    """
     label = (
         tfds.features.Scalar(np.int64)
         if classes is None
@@ -101,7 +104,14 @@ def write(folder: Path, name: str, shards: Shards, total: int | None) -> Lengths
 
 
 def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> tuple[int, int]:
-    """Writes one file and counts its records again."""
+    """Writes one file, and reads back the number of its records as a check.
+
+    Returns:
+        The number of records, and their bytes.
+
+    Raises:
+        TrainingError: if the file cannot be written, or lacks records.
+    """
     count = size = 0
     try:
         writer = ArrayRecordWriter(str(path), "group_size:1")  # each record readable by itself

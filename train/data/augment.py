@@ -64,10 +64,11 @@ def train_view(
         channels: 3 for RGB, 1 for luma.
         area_min: smallest share of the image's area in an Inception crop.
         flip: mirror with probability 1/2.
+        upright: apply the EXIF orientation.
 
     Returns:
-        Pixels [size, size, channels] uint8, and what they were converted from, if from anything
-        unusual.
+        Pixels [size, size, channels] uint8, and a note of unusual conversions, such as "CMYK"; None
+        if there were none. With crop "none", an array keeps its own height and width.
 
     Raises:
         BadImageError: if the data is damaged.
@@ -109,10 +110,10 @@ def evaluation_view(
         crops: 1, or the 12 or 144 of `multi_crops`.
 
     Returns:
-        Pixels 0 to 255 [size, size, channels], uint8 or, where the interpolation does not round,
-        float32; or [crops, size, size, channels] uint8 for several crops; and what they were
-        converted from, if from anything unusual. A single crop of an array is the array itself, in
-        any size: the device resizes it.
+        Pixels from 0 to 255, and a note of unusual conversions, such as "CMYK"; None if there were
+        none. A single crop is [size, size, channels] uint8, or float32 if the interpolation does
+        not round. Several crops are [crops, size, size, channels] uint8. With one crop, an array is
+        neither cropped nor resized, because the device resizes it.
 
     Raises:
         BadImageError: if the data is damaged.

@@ -1,4 +1,4 @@
-"""Images that cannot be used, or not as they are: what is noted, and how many may be skipped."""
+"""Counts images that were skipped or converted, and limits how many may be skipped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _LAST_NAMES = 5
 class Note:
     """What happened to one image.
 
-    "skipped": it could not be used. "converted": it was converted, for example from CMYK.
-    "excluded": it is on the list of exclusions.
+    Attributes:
+        kind: "skipped" if it could not be used, "converted" if it was converted, for example from
+            CMYK, and "excluded" if it is on the list of exclusions.
+        name: name of the image.
+        reason: why it was skipped or excluded, or what was converted.
     """
 
     kind: Literal["skipped", "converted", "excluded"]
@@ -29,12 +32,12 @@ class Note:
 
 
 class BadImages:
-    """Counts the distinct images that were skipped and stops the program at too many.
+    """Counts the distinct images that were skipped, and raises an error if they are too many.
 
     Args:
         limit: how many may be skipped.
-        report: called with a line for each newly skipped image, for the first image of each kind
-            that is converted or ignored in part, and at the end for the counts.
+        report: called with a line of text: for each skipped image, for the first image of each kind
+            of conversion, and for the counts at the end.
     """
 
     def __init__(self, limit: int, report: Callable[[str], object]) -> None:
@@ -64,7 +67,7 @@ class BadImages:
             raise too_many_bad_images(self.skipped, self.limit)
 
     def summarise(self) -> None:
-        """Reports how many images were converted or ignored in part, where they are several."""
+        """Reports how many images were converted, by kind, and how many were skipped."""
         counts = Counts()
         for name, reasons in self.converted.items():
             for reason in reasons.split(", "):

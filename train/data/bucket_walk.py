@@ -1,4 +1,4 @@
-"""Which objects of a bucket are images: `folders.Walk`, with one listing instead of folders."""
+"""Lists the images in a bucket. Like `folders.Walk`, but it lists all objects only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train import storage
 
 
 class _Entry:
-    """An object, as `os.DirEntry` describes a file; what is counted as passed over has its path."""
+    """An object in a bucket, with the methods of `os.DirEntry` that `folders.Walk` uses."""
 
     def __init__(self, folder: str, name: str):
         self.name, self.path = name, f"{folder}/{name}"
@@ -41,7 +41,7 @@ class BucketWalk(folders.Walk):
         self._names = [name for name in sorted(storage.sizes(root)) if not name.endswith("/")]
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the folders in a folder; counts its files as passed over."""
+        """Returns the sorted names of the subfolders, and counts the files as skipped."""
         found = set()
         for name in self._below(folder):
             first, _, rest = name.partition("/")

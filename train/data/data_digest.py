@@ -1,4 +1,4 @@
-"""Which images a source has, in a few numbers that another start of the run can compare."""
+"""Fingerprints of the images of a source. A run that resumes compares them to find changes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from train.data.datasets import ArraySource, Source, SubsetSource
 from train.data.image_folder import FolderSource
 from train.data.tfds_source import TfdsSource
 
-_THREADS = 16  # a network's file system answers many questions at once
+_THREADS = 16  # a network file system answers many requests at once
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """Describes the images of a source, without reading encoded ones.
+    """Describes the images of a source, without reading encoded images.
+
+    The digest covers, by kind of source:
+
+    - a folder: the classes, and the labels, names and sizes of the files;
+    - arrays: the pixels and the labels;
+    - a TFDS data set: its version, its split, and the names and sizes of its files.
 
     Args:
-        source: of a folder: names and sizes of the files; of arrays: the pixels; of a TFDS data
-            set: its split, and names and sizes of its files; of another kind: the number alone.
+        source: the images to describe.
 
     Returns:
-        `images`, their number; `by_class`, their number by class, where labels are known without
-        reading; `digest`, a SHA-256, None for a source of another kind.
+        A dict with `images`, the number of images; `by_class`, the number of images of each class,
+        for folders and arrays; and `digest`, a SHA-256, which is None for other kinds of sources.
     """
     images: dict[str, Any] = {"images": len(source)}
     if isinstance(source, FolderSource):

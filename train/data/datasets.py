@@ -1,4 +1,4 @@
-"""What a data set is: two sources of labelled images that share their classes."""
+"""Data sets: training and test sources of labelled images, with the same classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-    """Examples by index, readable in every process: sources are pickled for the workers.
+    """A sequence of examples. It can be pickled, because worker processes read it too.
 
     Reading an example raises `bad_images.BadImageError` if only that example cannot be read.
     """
@@ -62,7 +62,7 @@ class ArraySource:
 
 @dataclasses.dataclass(frozen=True)
 class SubsetSource:
-    """Some examples of another source, by their indices in it."""
+    """Those examples of another source that have the given indices."""
 
     source: Source
     indices: np.ndarray
@@ -76,7 +76,7 @@ class SubsetSource:
 
 @dataclasses.dataclass(frozen=True)
 class PlaceholderSource:
-    """Stands for encoded images of which only the number matters: compiling a step reads none."""
+    """A source of empty images. It suffices to compile a step, which needs only their number."""
 
     count: int
 
@@ -88,6 +88,6 @@ class PlaceholderSource:
 
 
 def imagenet_placeholder() -> Dataset:
-    """ImageNet 2012 without its images: their number and the number of classes."""
+    """Returns ImageNet 2012 with its numbers of images and classes, but without its images."""
     train, test = PlaceholderSource(1_281_167), PlaceholderSource(50_000)
     return Dataset("imagenet2012", train, test, tuple(map(str, range(1000))), channels=3)

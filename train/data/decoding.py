@@ -9,8 +9,9 @@ its four neighbors, as in `tf.image.resize` and
 source of the papers' figures, resizes this way in training and evaluation. Pillow and torchvision
 apply antialiasing, which gives slightly different pixels.
 
-JPEGs take a fast way of their own here; everything else, and JPEGs that are to be turned upright,
-is read by `inception_jax.images`, the one reader of evaluation and prediction.
+JPEGs are decoded by simplejpeg, which is fast. `inception_jax.images` reads all other images: other
+formats, JPEGs that simplejpeg cannot decode, and JPEGs to rotate by their EXIF orientation. It also
+reads all images for prediction, and for evaluation with a single crop.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ ChooseBox = Callable[[int, int], Box]
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Pixels [h, w, c] uint8, and what they were converted from, if from anything unusual."""
+    """Pixels [h, w, c] uint8, and a note of unusual conversions, such as "CMYK", or None."""
 
     image: np.ndarray
     converted: str | None = None
 
 
 def full_box(height: int, width: int) -> Box:
-    """The box of the whole image."""
+    """Returns the box of the whole image."""
     return Box(0, 0, height, width)
 
 

@@ -15,16 +15,16 @@ def read_exclusions(path: Path) -> frozenset[str]:
     """Reads a list of test images to leave out, such as the blacklist of ImageNet's devkit.
 
     Args:
-        path: a file with one image per line: a file name, with or without folders and extension,
-            or a number n for `ILSVRC2012_val_n`, several with separators between them. Empty
-            lines and lines that start with "#" are ignored.
+        path: a text file. A line is either a file name, with or without folders and extension, or
+            one or more numbers, separated by blanks, commas or semicolons. The number n means
+            `ILSVRC2012_val_n`. Empty lines and lines that start with "#" are ignored.
 
     Returns:
         File names without folders and extension.
 
     Raises:
-        UsageError: see `text_files.read_text`; if the file has no entries, a line has more than a
-            name, or a number is outside 1 to 50,000.
+        UsageError: if the file cannot be read, see `text_files.read_text`; if it has no entries, a
+            line has several names, or a number is outside 1 to 50,000.
     """
     return frozenset(
         _entry_name(entry, f"{path}, line {number}")
@@ -39,7 +39,10 @@ def base_name(name: str) -> str:
 
 
 def _entries(text: str, where: str) -> list[str]:
-    """Takes a line of numbers apart; file names may hold blanks and commas."""
+    """Returns the entries of a line: all its numbers, or one file name.
+
+    A file name may contain blanks and commas.
+    """
     parts = re.split(r"[;,\s]+", text)
     if all(part.isdecimal() for part in parts):
         return parts

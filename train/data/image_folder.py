@@ -84,14 +84,15 @@ def open_folder(
     """Opens a folder of images as a data set.
 
     Args:
-        root: D with D/train/class and D/val/class, or with D/train/class or D/class alone.
+        root: the folder D, with D/train/class and D/val/class, only D/train/class, or only D/class.
         train_split: see `list_folder`.
         eval_split: see `list_folder`.
-        eval_share: without test images, the share of each class's training images that is taken
-            for them.
+        eval_share: if there is no folder of test images, the share of each class's images that
+            becomes test images.
 
     Raises:
-        UsageError: see `list_folder`; if a class has too few images to share out.
+        UsageError: see `list_folder`; also if there is no folder of test images, and a class has
+            fewer than two images.
     """
     train, test, passed_over = list_folder(root, train_split, eval_split)
     read = len(train) + (0 if test is None else len(test))
@@ -105,11 +106,11 @@ def open_folder(
 
 
 def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
-    """Opens a folder of images that are evaluated alone: no training images are needed.
+    """Opens a folder of images for evaluation only. No training images are needed.
 
     Args:
-        root: D with D/val/class, with D/train/class or with D/class.
-        eval_split: see `list_folder`; without any, all images are test images.
+        root: the folder D, with D/val/class, D/train/class or D/class.
+        eval_split: see `list_folder`. If there is no folder of test images, all images are.
 
     Raises:
         UsageError: if a folder is missing, cannot be read or has no images.
@@ -161,8 +162,8 @@ def list_folder(
             "test".
 
     Returns:
-        The training images; the test images, None if there is no folder of them; and the files
-        that were passed over.
+        The training images; the test images, or None if there is no folder of them; and counts of
+        the files that were skipped.
 
     Raises:
         UsageError: if a folder is missing, cannot be read or has no images, or the test images have
@@ -196,9 +197,10 @@ def _expected(root: Path) -> str:
 
 
 def _shared_out(images: FolderSource, share: float) -> Dataset:
-    """Takes a share of each class for the test images, by the hash of each file's name.
+    """Splits the images of each class into test images and training images.
 
-    Adding files to the folder leaves the others where they are, as far as the counts allow.
+    The test images are those with the smallest hashes of their file names. So if files are added,
+    few of the others move between the two parts.
     """
     train: list[int] = []
     test: list[int] = []
@@ -234,8 +236,8 @@ def list_images(
         root: the data set's folder.
         split: the folder's name below it.
         classes: names of the classes.
-        walk: of the split; it counts what is passed over.
-        present: the classes that the split has; None: all.
+        walk: lists the split's folders, and counts the files that it skips.
+        present: the classes that have a folder in this split; None: all.
 
     Raises:
         UsageError: if a class folder cannot be read or has no images.

@@ -38,7 +38,7 @@ _MIN_SHARED_BYTES = 1 << 16  # smaller arrays, such as labels, are pickled
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One image of a batch; a mask of 0 if it does not count."""
+    """One image of a batch. A mask of 0 excludes it from the results."""
 
     image: np.ndarray
     label: int
@@ -47,13 +47,13 @@ class Row:
 
 
 class Batches(Iterator[Batch], contextlib.AbstractContextManager):
-    """An iterator over batches whose workers end with it.
+    """An iterator over batches, with the worker processes or threads that load them.
 
-    Use it in a `with` statement, or close it.
+    `close` ends the workers. The end of a `with` statement calls it.
 
     Args:
         batches: Grain's iterator.
-        close: ends the iterator and its workers.
+        close: called with a list that contains `batches`, to end the iterator and its workers.
     """
 
     def __init__(
@@ -120,11 +120,14 @@ def load_batches(
     """Loads rows and groups them into batches, in order.
 
     Args:
-        indices: of the rows; the last, incomplete batch is dropped.
-        load: makes a row; must be picklable if there are workers.
-        share: rows in a batch.
+        indices: arguments for `load`. The rest that does not fill a batch is dropped.
+        load: returns the row of an index. Must be picklable if there are workers.
+        share: number of rows in a batch.
         workers: number of worker processes; 0 for threads.
-        row_bytes: size of a row's image, to check the size of the shared memory.
+        row_bytes: size of a row's image, to check whether the shared memory is large enough.
+
+    Returns:
+        Batches of "image", "label", "mask" and "notes", see `Row`. Notes are concatenated.
 
     Raises:
         UsageError: if the shared memory is too small for the workers.
@@ -172,7 +175,11 @@ def _check_shared_memory(workers: int, batch_bytes: int) -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Ignores signals, which are for the main process, and ends when that ends or is killed."""
+    """Prepares a worker process.
+
+    The worker ignores SIGINT and SIGTERM, because the main process handles them. It ends when the
+    main process ends or is killed.
+    """
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""Batches: their content depends on the seed and the step, and not on workers or processes.
+"""Batches that depend on the seed and the step, but not on the number of workers or processes.
 
-No iterator state is stored: training resumes at a step by starting there, with any number of
-workers and processes.
+No iterator state is stored. Training resumes by starting at a step, with any number of workers and
+processes.
 
 Worker processes import this module. They start no JAX backend.
 """
@@ -54,19 +54,19 @@ def train_batches(
         stop_step: step after the last.
         batch_size: images in a step over all processes.
         seed: not negative.
-        process: this process's index; its images are the rows from
-            process * batch_size / processes on.
-        processes: how many share a batch; must divide it.
+        process: this process's index. Its images are the batch_size / processes rows of a batch
+            from row process * batch_size / processes on.
+        processes: number of processes that share a batch; must divide it.
 
     Returns:
-        Batches of "image" [b, h, w, c] uint8, "label" [b] int32, "mask" [b] float32, all 1, and
-        "notes", a tuple of `Note`.
+        Batches of "image" [b, h, w, c] uint8, "label" [b] int32, "mask" [b] float32, which is all
+        1, and "notes", a tuple of `Note`.
 
     Raises:
         ValueError: if the batch cannot be shared or is larger than the data set.
         UsageError: if the workers' shared memory is too small.
-        TrainingError: on iteration, if no image can be used, or more than `max_bad_images` at one
-            place.
+        TrainingError: on iteration, if no image can be used, or if more than `max_bad_images` in a
+            row cannot be used.
     """
     share = _share(batch_size, processes)
     if batch_size > len(dataset.train):
@@ -89,19 +89,19 @@ def evaluation_batches(
     """One process's share of the test images, each shown once over all processes.
 
     Args:
-        dataset: what to show.
-        options: how to show it.
+        dataset: the data set.
+        options: number of crops, and other options of the input.
         info: how an image is cropped and resized, see `augment.evaluation_view`.
         batch_size: images in a step over all processes.
         process: this process's index, as in `train_batches`.
-        processes: how many share a batch; must divide it.
-        exclude: file names, without folders and extension, that are left out.
+        processes: number of processes that share a batch; must divide it.
+        exclude: file names, without folders and extension, to skip.
 
     Returns:
-        As many batches in every process: "image" [b, h, w, c] uint8 or float32, or uint8
-        [b, crops, h, w, c] with more than one crop; "label" [b] int32; "mask" [b] float32, 0 for
-        rows that only fill the last batch and for images that are excluded or unusable; "notes", a
-        tuple of `Note`, which has the latter two.
+        Batches, the same number in every process. "image" is [b, h, w, c] uint8 or float32, or
+        [b, crops, h, w, c] uint8 with several crops. "label" is [b] int32. "mask" is [b] float32: 0
+        for images that are excluded or unusable and for rows that pad the last batch, else 1.
+        "notes" is a tuple of `Note` on images that are excluded, unusable or converted.
 
     Raises:
         ValueError: if the batch cannot be shared.
@@ -132,7 +132,7 @@ def _share(batch_size: int, processes: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingImages:
-    """Loads what a process shows as its image number `index` since step 0."""
+    """Loads a training image by its index among the images of this process since step 0."""
 
     dataset: Dataset
     options: InputOptions
@@ -159,7 +159,7 @@ class _TrainingImages:
     def _view(self, chosen: int, epoch: int, skipped: dict[str, str]) -> Row:
         options = self.options
         example = _read(self.dataset.train, chosen, len(self.dataset.classes))
-        # One more than the index: NumPy takes (seed, epoch) and (seed, epoch, 0) for the same.
+        # One more than the index, because NumPy treats (seed, epoch) and (seed, epoch, 0) as equal.
         rng = np.random.default_rng((self.seed, epoch, chosen + 1))
         with _named(example.name):
             image, converted = train_view(
@@ -180,7 +180,7 @@ class _TrainingImages:
 
 @dataclasses.dataclass(frozen=True)
 class _TestImages:
-    """Loads what a process evaluates as its image number `index`."""
+    """Loads a test image by its index among the images of this process."""
 
     dataset: Dataset
     options: InputOptions
@@ -216,7 +216,7 @@ class _TestImages:
         return Row(self.blank, 0, 0.0, notes)
 
 
-@functools.lru_cache(maxsize=3)  # reading ahead crosses from one epoch into the next
+@functools.lru_cache(maxsize=3)  # prefetching may span two epochs
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
@@ -231,7 +231,7 @@ def _read(source: Source, index: int, num_classes: int) -> Example:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Adds the name of the image to an error."""
+    """Adds the name of the image to a `BadImageError` of the body."""
     try:
         yield
     except BadImageError as error:
@@ -244,7 +244,7 @@ def _conversion(example: Example, converted: str | None) -> tuple[Note, ...]:
 
 
 def _blank(source: Source, channels: int, size: int, crops: int) -> np.ndarray:
-    """Zeros in the shape of a row."""
+    """Returns a black image in the shape of a row's image."""
     shape = (size, size, channels)
     if crops > 1:
         return np.zeros((crops, *shape), np.uint8)

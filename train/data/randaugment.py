@@ -54,7 +54,11 @@ def rand_augment(
 
 
 def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Operation:
-    """An affine transformation; `matrix` gets the image and the signed strength."""
+    """Returns an affine operation.
+
+    Args:
+        matrix: returns the coefficients for an image and a signed strength.
+    """
     return lambda image, strength, sign, resample: image.transform(
         image.size,
         Image.Transform.AFFINE,

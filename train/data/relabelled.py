@@ -1,4 +1,4 @@
-"""The classes of a data set as the outputs of a network that was trained elsewhere."""
+"""Maps the classes of a data set to the outputs of a network that was trained elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class RelabelledSource:
-    """Another source's examples under other labels.
+    """The examples of another source, with other labels.
 
     Args:
-        source: the other.
-        labels: the new label of each old one.
+        source: the other source.
+        labels: new labels, indexed by the labels of `source`.
     """
 
     source: Source
@@ -35,21 +35,22 @@ class RelabelledSource:
 
 
 def relabelled(dataset: Dataset, names: Sequence[str] | None, outputs: int) -> tuple[Dataset, str]:
-    """Gives a data set the classes of a network.
+    """Replaces the labels of a data set by the matching outputs of a network.
 
-    Classes are matched by name. Where no name is known, they are matched by number if all are
-    numbers, else by their order if there are as many as outputs.
+    Classes are matched by name. If no name matches, and all classes are numbers, they are matched
+    by number. If the names of the outputs are not known, and the data set has as many classes as
+    the network has outputs, they are matched by order.
 
     Args:
-        dataset: whose classes may be some of the network's.
-        names: of the network's outputs; None if they are not known.
-        outputs: their number.
+        dataset: the data set. It may have only some of the network's classes.
+        names: class names of the network's outputs; None if they are not known.
+        outputs: number of the network's outputs.
 
     Returns:
-        The data set with all of the network's classes, and how they were matched.
+        The data set with all of the network's classes, and a text on how they were matched.
 
     Raises:
-        UsageError: if a class is not among the network's.
+        UsageError: if a class matches no output, or several.
     """
     own = dataset.classes
     if names == own:
@@ -76,13 +77,13 @@ def _matched(
         found, how = [finder.number(name) for name in own], "classes matched by number"
     elif not names and len(own) == outputs:
         return list(range(outputs)), (
-            "the weights do not name their classes: the folders' sorted order is taken for the "
-            "order of the outputs"
+            "the weights do not name their classes: the sorted order of the folders is used as "
+            "the order of the outputs"
         )
     elif not names:
         raise UsageError(
             f"the weights have {outputs} classes without names, the data set {len(own)}: give a "
-            "folder for each class, or call the folders by the numbers of the outputs, from 0"
+            "folder for each class, or name the folders by the numbers of the outputs, from 0"
         )
     unknown = [name for name, indices in zip(own, found, strict=True) if not indices]
     if unknown:

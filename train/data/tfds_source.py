@@ -105,8 +105,8 @@ def open_tfds(
         eval_split = next((split for split in _EVALUATION if split in info.splits), None)
     if eval_split is None:
         raise UsageError(
-            f"{folder} has the splits {', '.join(sorted(info.splits))}: say with --eval-split what "
-            "to evaluate on, for example 'train[90%:]' with --train-split 'train[:90%]'"
+            f"{folder} has the splits {', '.join(sorted(info.splits))}: choose one with "
+            "--eval-split, for example 'train[90%:]' with --train-split 'train[:90%]'"
         )
     image, label = _features(tfds, info, folder)
     text = next((key for key in _NAME_FEATURES if key in info.features), None)

@@ -35,7 +35,7 @@ _keep = _Keep()
 def begin(*, verbose: bool) -> None:
     """Captures the logs, warnings and unraisable errors of all libraries.
 
-    If the root logger has a handler, absl, whose logger Orbax and Grain use, adds none.
+    The root logger has a handler afterwards. So absl, which Orbax and Grain log with, adds none.
     """
     root = logging.getLogger()
     root.handlers[:] = [_keep]

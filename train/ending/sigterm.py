@@ -68,7 +68,7 @@ def notice() -> None:
 
 
 def something_to_save() -> bool:
-    """Says whether a step has been computed since the run began."""
+    """Returns whether a step has been computed since the run began."""
     return _State.something_to_save
 
 

@@ -1,4 +1,4 @@
-"""`error.log`: the full trace of the error that ended a run."""
+"""`error.log`: the full traceback of the error that ended a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from train.ending import last_line, logs
 
 
 def write(error: BaseException, folder: Path | None, process: int = 0) -> Path | None:
-    """Writes the trace of an error, and the preceding log of libraries.
+    """Writes the traceback of an error, and the preceding log of libraries.
 
     Args:
         error: the error that ended the run.
-        folder: the workdir. If it is None or cannot be written, the folder for temporary files.
+        folder: the workdir. If it is None or cannot be written to, the folder for temporary files
+            is used.
         process: number of this process in the run. 0 writes `error.log`, 3 writes `error-3.log`.
 
     Returns:

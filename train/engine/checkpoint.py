@@ -34,9 +34,9 @@ _LOG = logging.getLogger("inception_jax.checkpoints")
 class Checkpoints:
     """The checkpoints of a workdir; a context manager.
 
-    Orbax writes checkpoints asynchronously. It renames a finished one into place, which is atomic;
-    in a bucket, it marks a finished one. But it restores a flipped bit as a wrong number without an
-    error, so every array also has a checksum.
+    Orbax writes checkpoints asynchronously. It renames a finished checkpoint into place, which is
+    atomic. In a bucket, it marks a finished checkpoint instead. Orbax does not notice a flipped bit
+    when it restores a checkpoint, so every array also has a checksum.
 
     Args:
         workdir: folder in which `checkpoints/` is created.
@@ -84,8 +84,8 @@ class Checkpoints:
     def save(self, state: TrainState, top1: float | None = None, *, finish: bool = False) -> None:
         """Starts to save a state. When this returns, the state's buffers may be donated.
 
-        In a bucket a save that fails is tried again: here with the same state, if it has failed
-        before this returns; otherwise the next save takes its place.
+        In a bucket, a failed save does not end the run at once. If it fails before this returns,
+        this tries again. If it fails later, a warning is logged, and the next save replaces it.
 
         Args:
             state: saved unless its step is already saved.
@@ -93,7 +93,8 @@ class Checkpoints:
             finish: return only when the state is saved.
 
         Raises:
-            TrainingError: if this save or the previous one fails; in a bucket, after three of them.
+            TrainingError: if this save or the previous one fails; in a bucket, only after three
+                failures in a row.
         """
         step = int(state.step)
         self.wait()
@@ -128,10 +129,10 @@ class Checkpoints:
         """Waits until the last save is on disk.
 
         Returns:
-            Whether it is; false only in a bucket.
+            Whether the last save has succeeded. False is possible only in a bucket.
 
         Raises:
-            TrainingError: if it fails; in a bucket, if it is the third in a row.
+            TrainingError: if the save fails; in a bucket, only after three failures in a row.
         """
         writing, self._writing = self._writing, None
         if writing is None:
@@ -147,10 +148,15 @@ class Checkpoints:
         return saved
 
     def _check_saved(self, error: Exception | None) -> bool:
-        """Returns whether a save has succeeded so far; after a failure that may pass, reports it.
+        """Returns whether a save has succeeded so far; in a bucket, it must do so in all processes.
+
+        In a bucket, this logs a failure, deletes what the failed save has left, and returns False.
+
+        Args:
+            error: the error of the save in this process, if there was one.
 
         Raises:
-            TrainingError: after a failure that will not pass.
+            TrainingError: after a failure on a disk, and after the third in a row in a bucket.
         """
         if not storage.is_remote(self._folder):
             if error is not None:
@@ -385,7 +391,7 @@ def crc(value: Any) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the traces of failed tasks of single arrays, because one line is enough."""
+    """Suppresses the tracebacks of failed tasks of single arrays, because one line is enough."""
     logger = logging.getLogger("asyncio")
     logger.disabled = True
     try:

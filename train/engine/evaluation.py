@@ -71,10 +71,10 @@ class Evaluator:
         self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
     def __call__(self, state: TrainState, stop: Preemption) -> Evaluation:
-        """Evaluates the averaged weights, and the weights without averaging.
+        """Evaluates the averaged weights and, if the run averages, the weights without averaging.
 
         Args:
-            state: with both.
+            state: contains the weights and, if the run averages, their averages.
             stop: called after each batch, and while the evaluation waits for a batch.
 
         Raises:

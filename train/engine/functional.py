@@ -73,11 +73,18 @@ def build(
 def split(
     model: Model, *, freeze_backbone: bool = False, wide_gradients: bool = True
 ) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
-    """Splits a network: graphs for training and evaluation mode, trained parameters, and the rest.
+    """Splits a network into graphs and arrays.
 
-    The rest are BatchNorm's statistics. With a frozen backbone the rest also contains all
-    parameters except the classifiers', and training normalises with the running statistics, like
-    evaluation.
+    Args:
+        model: the network.
+        freeze_backbone: train only the classifiers. Training then normalises with the running
+            statistics, like evaluation.
+        wide_gradients: sum the gradients of kernels over devices in the dtype of the parameters,
+            and not in that of the computations.
+
+    Returns:
+        The graph in training mode; the graph in evaluation mode; the trained parameters; and the
+        rest, which are BatchNorm's statistics and the frozen parameters.
     """
     trained: Any = nnx.Param
     if freeze_backbone:
@@ -98,9 +105,14 @@ def split(
 
 
 def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
-    """Returns a graph that trains only the classifiers. It takes the same parameters and rest.
+    """Returns a graph for the steps that train only the classifiers.
 
-    It normalises with the running statistics, as a network with a frozen backbone does.
+    It takes the same parameters and rest as the graphs of `split` without a frozen backbone. It
+    normalises with the running statistics.
+
+    Args:
+        model: the network.
+        wide_gradients: see `split`.
     """
     view = nnx.view(
         model,
@@ -117,13 +129,14 @@ def make_forward(
 ) -> Forward:
     """Returns the forward pass of training.
 
-    It maps parameters, the rest, images and a dropout key to the logits of every classifier, and
-    the new rest, which is None if it does not change.
+    It maps parameters, the rest (see `split`), images and a dropout key to the logits of every
+    classifier, by name, and BatchNorm's new statistics. The statistics are None if they do not
+    change.
 
     Args:
         train_def: graph from `split` or `head_view`.
-        options: of the network.
-        frozen: whether the statistics do not change.
+        options: options of the network.
+        frozen: keep the statistics, as `freeze_backbone` does.
     """
     frozen = frozen or options.freeze_backbone
 

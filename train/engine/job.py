@@ -1,4 +1,4 @@
-"""A run, ready to start."""
+"""Everything that a run needs, after its assembly and before its first step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.hosts.devices import Devices
 
 @dataclasses.dataclass
 class Job:
-    """A run, ready to start."""
+    """Everything that a run needs: data, devices, network, state, training steps, evaluation."""
 
     dataset: Dataset
     devices: Devices
@@ -32,7 +32,7 @@ class Job:
     state: TrainState  # on the devices; the next step donates its buffers
     phases: tuple[Phase, ...]  # in order; reported costs are those of the last one
     parts: int  # parts of a batch that a step computes one after another
-    batches: Callable[[int, int], Batches]  # this process's, from a step to before another
+    batches: Callable[[int, int], Batches]  # of this process, from a first step to before a last
     evaluate: Evaluator
     bad_images: BadImages
 

@@ -93,9 +93,9 @@ def make_gradients(
     parts = options.grad_accum
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
-        """Returns the mean over groups [g, n, ...].
+        """Returns the loss, statistics and metrics of groups [g, n, ...], each as a mean.
 
-        A single group needs no `vmap`, which compiles faster.
+        A single group needs no `vmap`, and compiles faster without it.
         """
         if len(labels) == 1:
             return loss_fn(params, state, images[0], labels[0], keys[0])

@@ -36,8 +36,8 @@ class Preemption:
     """Tells whether the run has to end because this process or another one got SIGTERM.
 
     A scheduler sends SIGTERM some seconds before it takes the machine. All processes must call this
-    object equally often. They get the same answers: True from the first call at which all of them
-    know.
+    object equally often. The n-th call returns the same in all of them: True as soon as every
+    process knows of the signal.
 
     Several processes can only save together. If one of them waits for a batch that never comes, no
     process can continue. A thread then ends each process without saving.
@@ -89,7 +89,10 @@ class Preemption:
         self._progress.computed = computed
 
     def _end_if_stalled(self) -> None:
-        """Runs in the thread: waits for the notice, then for the end or for a stall."""
+        """Waits until a process of the run gets SIGTERM, then ends this process if the run stalls.
+
+        Runs in a thread. Returns once all processes know of the signal, or when the run ends.
+        """
         if not self._noticed():
             return
         sigterm.notice()

@@ -101,7 +101,7 @@ def check_same(digests: Mapping[str, str]) -> None:
     """Checks that all processes have the same digests; all must call this.
 
     Args:
-        digests: SHA-256 in hexadecimal, by what each is a digest of.
+        digests: maps a name for the content, such as "images", to its SHA-256 in hexadecimal.
 
     Raises:
         UsageError: in every process, naming what differs and in which processes.

@@ -167,7 +167,7 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _class_table(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Returns the table of classes, worst first. With many classes the rest is folded."""
+    """Returns the table of classes, worst first. With many classes, the rest is collapsed."""
     images, hits = counts.sum(1), counts.diagonal()
     shares = np.where(images > 0, hits / np.maximum(images, 1), 2.0)  # without images: last
     rows = []

@@ -113,7 +113,7 @@ class Reporter:
         self.flush()
 
     def flush(self) -> None:
-        """Writes what was reported so far, of which a bucket gets a part now and then."""
+        """Writes everything reported so far. Until then, files in a bucket may lack some of it."""
         if self._main:
             self._log.flush()
             for sink in self._sinks:
@@ -213,7 +213,7 @@ class _Wandb:
         self._run.log(named, step=entry["step"])
 
     def flush(self) -> None:
-        """Does nothing: it sends by itself."""
+        """Does nothing, because wandb uploads by itself."""
 
     def close(self) -> None:
         self._run.finish()

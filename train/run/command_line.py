@@ -162,7 +162,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
     known = argparse.Namespace(**{**fields.flat(Config()), **undecided, **options})
     known.arch = known.arch or _start(known.init_from).get("arch") or NetworkOptions.arch
     evaluated = _evaluated_file(known)
-    ij.model_info(known.arch)  # a wrong name is told before a large folder is listed
+    ij.model_info(known.arch)  # reports a wrong name before listing a large folder
     dataset = _dataset(known, evaluated)
     base = baseline(known, dataset, evaluated)
     config = fields.override(base, options)
@@ -181,12 +181,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
 def baseline(
     known: argparse.Namespace, dataset: Dataset, evaluated: WeightFile | None = None
 ) -> Config:
-    """Returns the configuration of the recipe: other options that are given are ignored.
+    """Returns the configuration of the recipe, before other options override it.
 
     Args:
-        known: all options, `recipe` None where it is not given.
-        dataset: of the run.
-        evaluated: the weight file, where one is evaluated without a run.
+        known: all options. `recipe` is None if it is not given.
+        dataset: the data set of the run.
+        evaluated: the weight file, if one is evaluated without a run.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
@@ -247,7 +247,7 @@ def _scaled(
 
 
 def _start(path: Path | None) -> dict[str, Any]:
-    """Returns what the file of `--init-from` says about its network."""
+    """Returns the facts that the file of `--init-from` states about its network, see `note_of`."""
     if path is None:
         return {}
     from train.engine.initial_weights import note_of  # imports jax
@@ -292,14 +292,14 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
 
 def _dataset(known: argparse.Namespace, evaluated: WeightFile | None) -> Dataset:
     """Opens the data set. Compiling a step needs only its number of classes and images."""
-    # Which import what decodes images.
+    # These import the decoders of images.
     from train.data.image_folder import has_test_images, open_test_folder
     from train.data.open_dataset import open_dataset
 
     folder = known.data_dir if known.dataset == "folder" else None
     if evaluated and folder and folder.is_dir():
         trained_here = evaluated.facts is not None and evaluated.facts.training is not None
-        # What was trained here may have seen all images but the share that is kept for tests.
+        # A network trained here may have seen all images except the share held out for tests.
         if not trained_here or has_test_images(folder, known.eval_split):
             return open_test_folder(folder, known.eval_split)
     if known.compile_only and known.data_dir is None and known.dataset in (None, "imagenet2012"):

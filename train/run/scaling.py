@@ -91,14 +91,17 @@ def _finetune(base: Options, options: Options, given: Set[str], images: int) -> 
 
 
 def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
-    """Returns the user's batch size, or one that fits the number of images."""
+    """Returns a batch size of at most `usual` that fits the number of images.
+
+    If the user gave the batch size or how to split it, returns the batch size of the options.
+    """
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
     return fitting_batch(usual, images)
 
 
 def _epochs(own: float, options: Options, given: Set[str], size: int, images: int) -> float:
-    """Returns the user's epochs, or steps as epochs, or these by default."""
+    """Returns the user's steps, converted to epochs; else the user's epochs; else `own`."""
     if options["steps"]:
         return options["steps"] / max(images // size, 1)
     return options["epochs"] if "epochs" in given else float(own)

@@ -1,4 +1,4 @@
-"""Checks that a workdir belongs to this run, and records in it which run it belongs to."""
+"""Checks whether a workdir belongs to this run, and writes the run's description into it."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def has_checkpoints(workdir: Path) -> bool:
 def holds_run_from(workdir: Path, init_from: Path) -> bool:
     """Returns whether a workdir holds checkpoints of a run that started from these weights.
 
-    Also true if the workdir does not say what its run started from: `compare` refuses it later.
+    Also true if the workdir does not state the initial weights. `compare` rejects it later.
     """
     if not has_checkpoints(workdir):
         return False
@@ -205,7 +205,7 @@ def _compare_images(
 def _changed_options(
     workdir: Path, config: Any, own: Identity, copies: list[Identity]
 ) -> list[str]:
-    """Compares the options with all stored copies; returns those that differ and must not.
+    """Compares the options with all stored copies; returns those that differ but may not change.
 
     Raises:
         UsageError: if there is no readable copy.
@@ -248,7 +248,7 @@ def _results(workdir: Path) -> list[Path]:
 
 
 def _is_identity(found: Any) -> TypeGuard[Identity]:
-    """Returns whether `found` has all that is compared; if not, the file counts as absent."""
+    """Returns whether `found` has everything that is compared. If not, it counts as missing."""
 
     def check() -> bool:
         project, data = found["project"], found["data"]

@@ -116,7 +116,7 @@ def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str
 
 
 def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[str]:
-    """Returns the options that differ and must not.
+    """Returns the options that differ but may not change, each as text.
 
     An option that did not exist when the run was stored counts as having its default.
     """

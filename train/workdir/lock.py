@@ -67,7 +67,7 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.started} UTC"
 
     def is_dead(self) -> bool:
-        """Returns whether the process has ended for certain, which only its own machine knows."""
+        """Returns whether the process has certainly ended. False on another machine."""
         if self.machine != _machine() or self.host != socket.gethostname():
             return False
         if self.born is not None:

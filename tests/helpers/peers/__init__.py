@@ -1,1 +1,1 @@
-"""Publishers' own networks with numbers in them, for test_peers.py and benchmarks/peers.py."""
+"""Publishers' own networks with random weights, for test_peers.py and benchmarks/peers.py."""

@@ -1,4 +1,4 @@
-"""Caffe's GoogLeNet, run by Caffe itself and by OpenCV's reader of Caffe's files."""
+"""Runs GoogLeNet in Caffe, and in OpenCV, which reads Caffe's files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MODULES = {
 
 
 class Prototxt:
-    """GoogLeNet as a `prototxt`, whose pool at the end takes what it gets.
+    """GoogLeNet as a `prototxt`; its last pool covers the whole map, whatever its size.
 
     Attributes:
-        text: of the file.
-        shapes: of the kernels, by layer.
+        text: the file's text.
+        shapes: the kernels' shapes by layer.
     """
 
     def __init__(self, n: int, size: Size):
@@ -91,7 +91,7 @@ class Prototxt:
 
 
 def numbers() -> dict[str, list[np.ndarray]]:
-    """The kernel and the bias of each layer."""
+    """Returns a random kernel and bias for each layer."""
     rng = np.random.default_rng(0)
     return {
         layer: [
@@ -103,13 +103,13 @@ def numbers() -> dict[str, list[np.ndarray]]:
 
 
 class InCaffe:
-    """The network in Caffe, which writes its own files."""
+    """GoogLeNet in Caffe, which writes its own files."""
 
     def __init__(self) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
         self.caffe = library("caffe")
         self.blobs = numbers()
-        # float32, and float64 of a Caffe that was built so.
+        # float32, or float64 if Caffe was built with it.
         self.dtypes = (str(self._network(1, (224, 224)).blobs["data"].data.dtype),)
 
     def _network(self, n: int, size: Any) -> Any:
@@ -135,7 +135,7 @@ class InCaffe:
 
 
 class InOpenCV:
-    """The network in OpenCV, which reads Caffe's files; before version 5."""
+    """GoogLeNet in OpenCV, which read Caffe's files before version 5."""
 
     dtypes = ("float32",)
 

@@ -13,7 +13,7 @@ from tests.helpers.twins import to_nchw
 
 
 class InPyTorch:
-    """A network of PyTorch; its state dict is what its publisher publishes."""
+    """A PyTorch network; its publisher publishes its state dict."""
 
     dtypes = DTYPES
 
@@ -50,7 +50,7 @@ def facenet(num_classes: int) -> torch.nn.Module:
 
 
 def pytorch_fid() -> torch.nn.Module:
-    """FID's network, without the download that its builder ends with."""
+    """Returns FID's network without downloading its weights."""
     module = library("pytorch_fid.inception")
     empty = library("torchvision.models").inception_v3(
         num_classes=1008, aux_logits=False, weights=None, init_weights=False
@@ -62,7 +62,10 @@ def pytorch_fid() -> torch.nn.Module:
 
 @torch.no_grad()
 def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
-    """Random numbers; statistics as a batch has them, then made hostile."""
+    """Fills a network with random weights and hostile statistics.
+
+    The statistics are those of the images, changed by `hostile`.
+    """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]

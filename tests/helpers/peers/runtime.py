@@ -1,4 +1,4 @@
-"""What a publisher's runtime gives, whichever it is."""
+"""The interface of a publisher's network, whichever package runs it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class AbsentRuntimeError(Exception):
 
 
 class Theirs(Protocol):
-    """A publisher's network, its kernels and statistics random and hostile.
+    """A publisher's network with random kernels and hostile statistics, see `hostile`.
 
     Attributes:
-        dtypes: what it can compute in.
+        dtypes: the dtypes in which it can compute.
     """
 
     dtypes: tuple[str, ...]
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes its weights in each of the forms that the publisher's code has for them."""
+        """Writes its weights in every format that the publisher's code has; returns the paths."""
         ...
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -35,10 +35,10 @@ class Theirs(Protocol):
 
 
 def library(name: str) -> Any:
-    """Imports a module of a publisher.
+    """Imports a publisher's module.
 
     Raises:
-        AbsentRuntimeError: if it is not installed, or something that it needs.
+        AbsentRuntimeError: if the module, or something that it needs, is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -49,11 +49,11 @@ def library(name: str) -> Any:
 def hostile(
     rng: np.random.Generator, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Moves a batch's statistics, and lets a few variances fall to 1e-14, where epsilon decides.
+    """Shifts a batch's statistics, and sets a few variances to 1e-14, where epsilon decides.
 
     Returns:
-        The mean, the variance, and which channels fell: what they multiply is to be made small, or
-        they would drown all others.
+        The mean, the variance, and a mask of the channels with tiny variances. The caller must
+        scale these channels down, or they would dominate all others.
     """
     mean = mean + 0.3 * np.sqrt(variance) * rng.normal(size=mean.shape)
     few = rng.uniform(size=mean.shape) < 0.01

@@ -24,7 +24,7 @@ class InSlim:
     """A network of `nets.inception`, with the 1,001 classes of the published checkpoints."""
 
     dtypes = DTYPES
-    share = 1.0  # of a batch in the running statistics after it
+    share = 1.0  # weight of a batch in the updated running statistics
 
     def __init__(self, name: str, size: Size):
         self.name, self.size = name, size
@@ -42,7 +42,7 @@ class InSlim:
         self.values = _with_hostile_statistics(rng, found)
 
     def write(self, folder: Path) -> list[Path]:
-        """The format of 2016, which the published files have, and today's."""
+        """Writes checkpoints in the format of 2016, as published, and in today's; returns paths."""
         versions = self.tf.compat.v1.train.SaverDef
         old, new = folder / f"{self.name}.ckpt", folder / "model.ckpt-7"
         with self._graph(self.size, "float32") as (session, _, _):
@@ -59,7 +59,7 @@ class InSlim:
             return session.run(logits, {placeholder: images})
 
     def _assign(self, session: Any, values: dict[str, np.ndarray]) -> None:
-        # All in one call: `Variable.load` takes half a minute.
+        # Assigns all variables in one call: `Variable.load` takes half a minute.
         feeds = {v.initializer.inputs[1]: values[v.op.name] for v in _variables(self.tf)}
         session.run([v.initializer for v in _variables(self.tf)], feeds)
 
@@ -67,7 +67,7 @@ class InSlim:
     def _graph(
         self, size: Any, dtype: str, n: int = 4, training: bool = False
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """The network in a graph and a session of its own: the session, its images and logits."""
+        """Builds the network in its own graph and session; yields session, images and logits."""
         tf = self.tf.compat.v1
         with tf.Graph().as_default():
             images = tf.placeholder(dtype, [n, *size, 3])
@@ -77,14 +77,14 @@ class InSlim:
 
     def _network(self, images: Any, training: bool) -> Any:
         network = getattr(self.inception, self.name)
-        # At other sizes than the network's own the auxiliary head has a kernel of another size, and
-        # V1 to V3 end with a pool of a fixed window, unless they are told otherwise.
+        # If the images do not have the network's default size, the auxiliary head's kernel has
+        # another size, and the final pool of V1 to V3 must be made global.
         options = {}
         if tuple(images.shape[1:3]) != (network.default_image_size,) * 2:
             takes = inspect.signature(network).parameters
             others = {"create_aux_logits": False, "global_pool": True}
             options = {name: value for name, value in others.items() if name in takes}
-        # The share of the statistics before a batch is none.
+        # The old running statistics have no weight.
         scope = getattr(self.inception, f"{self.name}_arg_scope")(batch_norm_decay=0.0)
         with self.slim.arg_scope(scope):
             return network(images, 1001, is_training=training, **options)[0]
@@ -103,7 +103,7 @@ class InFaceNet(InSlim):
         super().__init__("inception_resnet_v1", size)
 
     def _network(self, images: Any, training: bool) -> Any:
-        """As `train_softmax.py`."""
+        """Builds the network as FaceNet's `train_softmax.py` does."""
         # TensorFlow's fused kernel of BatchNorm has no float64.
         with self.slim.arg_scope([self.slim.batch_norm], fused=False):
             embedding, _ = self.inception.inference(images, 1.0, training, 512)
@@ -114,7 +114,7 @@ class InFaceNet(InSlim):
     def _libraries(self) -> tuple[Any, Any, Any]:
         tf, slim = _slim()
         library("facenet")
-        # It asks for TensorFlow 1.
+        # FaceNet's code imports TensorFlow 1.
         v1, contrib = tf.compat.v1, types.SimpleNamespace(slim=slim)
         names = {"": v1, ".contrib": contrib, ".contrib.slim": slim}
         there = {f"tensorflow{name}": module for name, module in names.items()}
@@ -128,7 +128,7 @@ class InFaceNet(InSlim):
 def _slim() -> tuple[Any, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tf = library("tensorflow")
-    # TF-slim's BatchNorm reaches for names of TensorFlow and Keras that later ones have moved.
+    # TF-slim's BatchNorm uses names that later versions of TensorFlow and Keras have moved.
     ops = library("tensorflow.python.framework.ops")
     ops.Tensor = getattr(ops, "Tensor", tf.Tensor)
     library("tf_keras")
@@ -138,12 +138,12 @@ def _slim() -> tuple[Any, Any]:
 
 
 def of_research(name: str) -> Any:
-    """Imports a module of tensorflow/models' folder research/slim, which is no package.
+    """Imports a module of research/slim in tensorflow/models, which is not a package itself.
 
-    Another project's package has it: tf-models-research-object-detection.
+    The package tf-models-research-object-detection contains the folder.
 
     Raises:
-        AbsentRuntimeError: if it is neither on the path nor there.
+        AbsentRuntimeError: if the module is neither on the path nor in that package.
     """
     others = importlib.util.find_spec("object_detection")
     for folder in (others.submodule_search_locations or []) if others else []:
@@ -173,7 +173,7 @@ def _with_hostile_statistics(
     for name in [name for name in values if name.endswith(f"{NORM}/moving_mean")]:
         scope = name.removesuffix(f"/{NORM}/moving_mean")
         mean, variance, few = hostile(rng, values[name], values[f"{scope}/{NORM}/moving_variance"])
-        # There is no scale: the kernel gives what is to be small.
+        # BatchNorm has no scale here, so the kernel is scaled down instead.
         weights = values[f"{scope}/weights"].copy()
         weights[..., few] *= 1e-2
         mean[few] *= 1e-2

@@ -1,4 +1,4 @@
-"""Every published tag with its publisher's network, and how far ours is from it."""
+"""Lists the publishers' networks by published tag, and measures how far ours differ."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Peer:
     """A publisher's network.
 
     Attributes:
-        tag: ours.
-        runtime: the package that computes it.
-        build: makes it, with numbers of its own.
-        sizes: of images that it takes.
-        aux_heads: its files have auxiliary classifiers that are ours too.
-        written: the format of `inception-jax convert` that it loads, if there is one.
+        tag: our tag for it.
+        runtime: the package that runs it.
+        build: builds it with random weights.
+        sizes: image sizes that it takes.
+        aux_heads: whether its files have auxiliary classifiers that we have too.
+        written: the format of `inception-jax convert` that it loads, "" if there is none.
     """
 
     tag: str
@@ -90,7 +90,7 @@ def _slim() -> Iterator[Peer]:
 _FACES = {"vggface2": 8631, "casia_webface": 10575}
 _ODD = ((97, 150), (128, 112), (160, 160))
 _SQUARE: dict[str, Any] = dict(size=(299, 299))
-# Their pools at the end are of 7x7 or 8x8 pixels, which maps of these sizes are cut to.
+# Image sizes for networks with a fixed final pool of 8x8 or 7x7 pixels.
 _EIGHTS = ((299, 299), (320, 305), (330, 299))
 _SEVENS = ((224, 224), (226, 223), (225, 224))
 
@@ -171,21 +171,21 @@ PEERS: tuple[Peer, ...] = (
 
 
 def without_runtime() -> list[str]:
-    """Published tags that no peer is of."""
+    """Returns the published tags for which no publisher's network is listed."""
     return sorted({*PUBLISHED} - {peer.tag for peer in PEERS})
 
 
 def distances(
     peer: Peer, theirs: Theirs, path: Path, n: int = 2
 ) -> Iterator[tuple[str, Size, float]]:
-    """Compares ours, which loads their file, with theirs.
+    """Compares our network, which loads the publisher's file, with the publisher's network.
 
-    In float64, which tells a mistake from rounding, at all sizes, and then in float32 at the first.
-    What has float32 alone is compared in that at all sizes.
+    All sizes are compared in float64, which tells mistakes from rounding; float32 is compared at
+    the first size. A network without float64 is compared in float32 at all sizes.
 
     Yields:
-        The dtype, the size of the images, and the largest difference of two logits, relative to
-        their largest.
+        The dtype, the image size, and the largest difference of two logits, relative to the
+        largest logit.
     """
     info = ij.model_info(peer.tag)
     noise = 60 if info.input_range == 255 else 1
@@ -197,7 +197,7 @@ def distances(
             with jax.enable_x64(dtype == "float64"):
                 found = logits(ours, images)
             expected = theirs.logits(images)
-            # The background, of which there is no class here.
+            # Removes the background class, which our networks do not have.
             expected = expected[:, expected.shape[1] - found.shape[1] :]
             yield dtype, size, distance(found, expected)
 
