@@ -1,7 +1,8 @@
-"""Adds the repository's addresses to the package metadata at build time.
+"""Adds the project's URLs to the package metadata at build time.
 
-The addresses are not written in the repository, because it may be forked or moved. The workflows
-set `REPOSITORY_URL`; without that variable, a package has no addresses.
+The URLs are derived from the environment variable `REPOSITORY_URL`, which the GitHub workflows set.
+They are not written in the repository, because it may be forked or moved. Without the variable, a
+package has no URLs.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class RepositoryAddresses(MetadataHookInterface):
-    """Metadata hook of hatch that fills in `project.urls`."""
+    """Hatch metadata hook that fills in `project.urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Adds the addresses to a project's metadata."""
+        """Adds the URLs to a project's metadata."""
         metadata["urls"] = urls(os.environ.get("REPOSITORY_URL", ""))
 
 
 def urls(repository: str) -> dict[str, str]:
-    """Returns the addresses to list on PyPI, by their labels.
+    """Returns the URLs to list on PyPI, by label; an empty dict if the repository is unknown.
 
     Args:
-        repository: address such as `https://github.com/OWNER/NAME`; empty: unknown.
+        repository: URL such as `https://github.com/OWNER/NAME`; empty if unknown.
     """
     repository = repository.rstrip("/")
     if not repository:

@@ -1,10 +1,10 @@
-"""Times reading images from a bucket against reading local files.
+"""Compares the speed of reading images from a bucket with that of reading local files.
 
     python benchmarks/bucket_reading.py
 
 prints a table and writes it into docs/input_pipeline.md. It needs the extra `test`, which installs
-a storage server; the bucket is on that server, on loopback. A real bucket takes longer to answer.
-One row models this: it waits `--answer-ms` before each image.
+a storage server. The server runs on this machine and has the bucket. A real bucket takes longer to
+answer. To model this, one row waits `--answer-ms` milliseconds before each image.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class Options(page.Pages):
     """Time reading from a bucket."""
 
     photos: int = 256
-    """Synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
+    """Number of synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
     threads: int = 16
-    """Threads that read at the same time, as in the input pipeline."""
+    """Number of threads that read at the same time."""
     answer_ms: float = 20.0
     """Milliseconds that a real bucket takes to answer. One row of the table waits this long before
     each image."""
     repeats: int = 3
     """How often everything is timed."""
     batches: int = 24
-    """Batches of 32 for which the whole pipeline is timed."""
+    """Number of batches of 32 images for which the whole pipeline is timed."""
 
 
 def folder(root: Path, photos: list[bytes]) -> None:
-    """Writes photos as a data set of one class: all of them to train/, the first also to val/."""
+    """Writes photos as a data set of one class: all photos to train/, the first also to val/."""
     for split, chosen in (("train", photos), ("val", photos[:1])):
         (root / split / "class").mkdir(parents=True)
         for i, photo in enumerate(chosen):
@@ -65,7 +65,7 @@ def reading(source: Source, threads: int, wait: float = 0.0) -> float:
     """Returns the images per second at which threads read a whole data set.
 
     Args:
-        source: the data set.
+        source: data set to read.
         threads: number of threads.
         wait: seconds that a thread waits before each image.
     """
@@ -81,7 +81,10 @@ def reading(source: Source, threads: int, wait: float = 0.0) -> float:
 
 
 def pipeline(dataset, batches: int) -> float:
-    """Returns images per second from files to batches, in this process, after the first batch."""
+    """Returns the images per second at which the input pipeline makes batches from files.
+
+    The pipeline runs in this process, without workers. The first batch is not timed.
+    """
     inputs = InputOptions(299, "inception", workers=0)
     with train_batches(dataset, inputs, 0, batches + 1, BATCH, 0) as found:
         next(found)
@@ -91,7 +94,12 @@ def pipeline(dataset, batches: int) -> float:
 
 
 def copying(remote: Path, images: int) -> float:
-    """Returns images per second of copying array_record files from a bucket to a disk."""
+    """Returns the images per second at which array_record files are copied from a bucket to disk.
+
+    Args:
+        remote: folder of the files in the bucket.
+        images: number of images in the files.
+    """
     with tempfile.TemporaryDirectory() as target:
         start = time.perf_counter()
         storage.filesystem(remote).get(f"{remote}/", f"{target}/", recursive=True)

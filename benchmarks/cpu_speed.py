@@ -1,9 +1,9 @@
-"""Times this library's networks on this machine's CPU against other implementations.
+"""Compares the CPU speed of this library's networks with that of other implementations.
 
-Every implementation runs in its own process and is warmed up before it is timed. Each round runs
-the implementations one after another; the others wait. Other work on the machine therefore affects
-all of them equally, and ratios compare times of the same round. Before that, implementations with
-the same weights are compared with the baseline. One with different results is not timed.
+Every implementation runs in its own process and is warmed up before it is timed. In each round, all
+implementations run, one at a time. Other work on the machine therefore affects all of them equally,
+and ratios compare times of the same round. Implementations with the baseline's weights and dtype
+are checked before the first round. If their results differ from the baseline's, they are not timed.
 
     python benchmarks/cpu_speed.py [--archs ARCH ...] [--no-training] [--implementations NAME ...]
 
@@ -34,8 +34,8 @@ from benchmarks.workers import UnavailableError, Worker, in_turn
 
 KINDS = {"inference": INFERENCE, "training": TRAINING}
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-# Relative to the largest logit in inference, and to the first loss in training. In training,
-# BatchNorm's statistics of few images amplify rounding.
+# Largest difference from the baseline, relative to the largest logit in inference and to the first
+# loss in training. In training, BatchNorm's statistics of few images amplify rounding errors.
 TOLERANCE = {"inference": 1e-4, "training": 1e-3}
 WARM_UP = 1  # untimed rounds
 
@@ -61,17 +61,17 @@ class Options(page.Pages):
     )
     """Networks whose training step is timed."""
     implementations: tuple[str, ...] = tuple(dict.fromkeys((*INFERENCE, *TRAINING)))
-    """Some of: jax_plain, jax_rewritten, jax_as_trained, jit_predict, bfloat16, keras,
-    torch, torch_channels_last, torch_compile, timm, onnxruntime, openvino. The baseline,
+    """Implementations to time: jax_plain, jax_rewritten, jax_as_trained, jit_predict, bfloat16,
+    keras, torch, torch_channels_last, torch_compile, timm, onnxruntime or openvino. The baseline,
     torch_channels_last, always runs."""
     batch_size: int = 8
-    """Images in a batch of inference."""
+    """Number of images in a batch for inference."""
     training_batch_size: int = 4
-    """Images in a training step."""
+    """Number of images in a training step."""
     image_size: int | None = None
     """Side of the images in pixels; default: the network's own."""
     rounds: int = 7
-    """How often everything is timed."""
+    """How often each implementation is timed."""
     inference: bool = True
     """Time inference."""
     training: bool = True
@@ -82,17 +82,17 @@ class Options(page.Pages):
 
 @dataclasses.dataclass
 class Result:
-    """The results for a network.
+    """Results of all implementations of one network.
 
     Attributes:
         arch: name of the network.
         image_size: side of the images in pixels.
-        seconds: seconds of each round, by implementation.
-        left_out: why an implementation could not be timed, by implementation.
-        wrong: difference from the baseline, by implementation; only those that have the same
-            weights, but are not within the tolerance.
-        difference: largest difference from the baseline of those within the tolerance.
-        idle: the largest share of a core that an implementation used while others ran.
+        seconds: seconds of each round, by name of the implementation.
+        left_out: reasons why implementations cannot run, by name of the implementation.
+        wrong: relative differences from the baseline that exceed the tolerance, by name of the
+            implementation.
+        difference: largest relative difference from the baseline within the tolerance.
+        idle: largest share of a core that an implementation used while another one ran.
     """
 
     arch: str
@@ -105,7 +105,7 @@ class Result:
 
 
 def main(options: Options) -> None:
-    """Times everything and writes the sections."""
+    """Times all networks and writes the sections of the page."""
     os.environ.update(ENVIRONMENT)
     unknown = set(options.implementations) - {*INFERENCE, *TRAINING}
     if unknown:
@@ -143,7 +143,7 @@ def measure(arch: str, kind: str, options: Options) -> Result:
 
 
 def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
-    """Writes random weights to a file; returns the task with random images and labels."""
+    """Writes random weights to a file; returns a task with the file, random images and labels."""
     import inception_jax as ij
 
     info = ij.model_info(arch)
@@ -160,9 +160,12 @@ def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
 def start(
     names: list[str], kind: str, task: Task, options: Options, result: Result, bar: Any
 ) -> dict[str, Worker]:
-    """Starts a process for each implementation, as many at a time as there are cores.
+    """Starts a process for each implementation; as many start at a time as there are cores.
 
-    Returns the processes by name. Adds unavailable implementations to `result.left_out`.
+    Implementations that cannot run are added to `result.left_out`.
+
+    Returns:
+        The processes by name of the implementation.
     """
     workers = {}
     with concurrent.futures.ThreadPoolExecutor(task.cores) as pool:
@@ -186,9 +189,10 @@ def start(
 
 
 def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
-    """Compares the implementations that have the baseline's weights with the baseline.
+    """Checks that implementations with the baseline's weights have the baseline's results.
 
-    Those with different results are ended, removed from `workers`, and added to `result.wrong`.
+    Implementations with different results are ended, removed from `workers`, and added to
+    `result.wrong`.
 
     Raises:
         SystemExit: if the baseline is not available.
@@ -206,7 +210,7 @@ def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
 
 
 def publish(kind: str, results: list[Result], options: Options, machine: str) -> None:
-    """Writes the table, explains its columns, and lists what was not timed."""
+    """Writes the table, a description of its columns, and a list of what was not timed."""
     timed = {n: made for n, made in KINDS[kind].items() if any(n in r.seconds for r in results)}
     batch = options.training_batch_size if kind == "training" else options.batch_size
     checks = f"""Those with this library's weights agree in their
@@ -236,7 +240,11 @@ def table(results: list[Result], names: list[str]) -> str:
 
 
 def cell(result: Result, name: str) -> str:
-    """Returns an implementation's time divided by the baseline's, over all rounds."""
+    """Returns a cell with the ratio of an implementation's time to the baseline's.
+
+    The cell has the median over all rounds, the lowest and the highest ratio. It is empty if the
+    implementation was not timed.
+    """
     if name not in result.seconds:
         return ""
     pairs = zip(result.seconds[name], result.seconds[BASELINE], strict=True)
@@ -244,7 +252,7 @@ def cell(result: Result, name: str) -> str:
 
 
 def not_timed(results: list[Result]) -> str:
-    """Returns a list of what is missing in the table, and why."""
+    """Returns a Markdown list of the implementations that were not timed, with the reasons."""
     reasons: dict[str, list[str]] = {}
     for result in results:
         wrong = {n: f"differs by {x:.0e} of the largest number" for n, x in result.wrong.items()}

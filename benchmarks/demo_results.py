@@ -2,9 +2,9 @@
 
     python benchmarks/demo_results.py [ARCH ...] [--runs FOLDER] [--jobs N]
 
-Each network is trained by the README's command in its own process. N processes run at a time. They
-share the cores, so times are longer if N is above 1. Networks with a finished run in FOLDER are not
-trained again. The page is rewritten after each run.
+Each network is trained in its own process by the README's command, `train/main.py --arch ARCH`. N
+processes run at a time. They share the cores, so each takes longer if N is above 1. Networks with a
+finished run in FOLDER are not trained again. The page is rewritten after each run.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ class Options(page.Pages):
     runs: Path = page.ROOT / "runs" / "demo"
     """Folder of the runs."""
     jobs: int = 1
-    """Number of runs at a time."""
+    """Number of networks that are trained at the same time."""
 
 
 def train(arch: str, folder: Path) -> None:
-    """Trains a network in its own process, and writes its wall and CPU time to minutes.json.
+    """Trains a network in a new process, and writes the process's times to minutes.json.
 
-    Does nothing if that file exists, because then the run has finished.
+    The times are wall time and CPU time in minutes. If the file exists, the run has already
+    finished, and nothing is done.
 
     Raises:
         RuntimeError: if the training fails.
@@ -71,7 +72,7 @@ def train(arch: str, folder: Path) -> None:
 
 
 def row(arch: str, folder: Path) -> list[str]:
-    """Returns a row of the table."""
+    """Returns the table row of a network with a finished run."""
     result, config = (json.loads((folder / f"{n}.json").read_text()) for n in ("result", "config"))
     minutes = json.loads((folder / "minutes.json").read_text())
     width = config["width_multiplier"]
@@ -84,7 +85,7 @@ def row(arch: str, folder: Path) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Trains, and writes the table after each run."""
+    """Trains the networks, and writes the table after each run."""
     machine = page.machine("jax", "flax")
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(train, arch, options.runs / arch) for arch in options.archs]

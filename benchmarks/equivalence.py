@@ -3,10 +3,12 @@
     python benchmarks/equivalence.py [--archs ARCH ...] [--no-traps]
 
 prints tables and writes them into docs/equivalence.md. It needs the extra `test`. Both networks get
-the same images and the same random weights, scales and running statistics. The loss is the same
-random linear function of their logits. One network in one dtype takes half a minute to three
-minutes on one core. With only some of the networks or dtypes, their table is printed but not
-written.
+the same images and the same random weights, scales and running statistics. The loss of both is the
+same random linear function of the logits. One network in one dtype takes half a minute to three
+minutes on one core. The table of networks is written only if it has all networks and dtypes.
+
+Two more tables show how much the logits change with wrong options and with wrongly prepared images.
+These traps are left out with `--no-traps`.
 """
 
 from __future__ import annotations
@@ -59,13 +61,13 @@ class Options(page.Pages):
     """Compare networks with their twins."""
 
     archs: tuple[str, ...] = tuple(ij.list_models())
-    """Networks or tags."""
+    """Names or tags of the networks to compare."""
     dtypes: tuple[str, ...] = DTYPES
     """Dtypes in which networks compute; parameters are float32 or wider in both libraries."""
     jobs: int = os.cpu_count() or 1
     """Number of networks to compare at the same time."""
     traps: bool = True
-    """Also measure the effect of wrong options."""
+    """Also measure the effect of wrong options, wrong images and PyTorch's RMSProp."""
 
 
 def main(options: Options) -> None:
@@ -101,7 +103,7 @@ def _row(name: str, dtypes: Sequence[str]) -> list[str]:
 
 
 def _cells(name: str, dtype: str) -> list[str]:
-    """Returns the differences of one network in one dtype, as cells of a table."""
+    """Returns the differences between a network and its twin in one dtype, as table cells."""
     with jax.enable_x64(dtype == "float64"):
         ours, theirs = _in_jax(name, dtype), _in_torch(name, dtype)
         apart = {k: distance(ours[k], theirs[k]) for k in ours}
@@ -113,9 +115,9 @@ Results = dict[str, Mapping[str, np.ndarray]]
 
 
 def _in_jax(name: str, dtype: str) -> Results:
-    """Returns this library's logits, gradients, and the results of one step of RMSProp.
+    """Returns this library's logits and gradients, and the results of one RMSProp step.
 
-    The latter are the parameter updates and BatchNorm's running statistics.
+    The results of the step are the parameter updates and BatchNorm's new running statistics.
     """
     stored = "float32" if dtype == "bfloat16" else dtype
     model: Any = pair(name, stored, **options_for(name))[0]
@@ -197,7 +199,9 @@ def _heads(out: Any) -> dict[str, Any]:
 
 
 def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """Returns the Euclidean distance of all tensors together, relative to the norm of `theirs`.
+    """Returns the Euclidean distance between `ours` and `theirs`, divided by the norm of `theirs`.
+
+    All tensors of a mapping count as one vector.
 
     Raises:
         ValueError: if the names of the tensors differ.
@@ -213,9 +217,9 @@ def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
     """Returns a table row with the effect of one wrong option on the twin's logits.
 
     Args:
-        what: what is wrong, in words.
+        what: description of the mistake.
         name: name of the network.
-        option: the wrong option and its value; all other options stay the same.
+        option: wrong value by name of the option; all other options keep their values.
     """
     base = {k: v for k, v in options_for(name).items() if k == "blocks"}
     model, _ = pair(name, "float32", **base)
@@ -231,7 +235,7 @@ def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
 
 
 def _image_traps() -> list[list[str]]:
-    """Returns rows with the effect of images that are prepared in a wrong way."""
+    """Returns table rows with the effect of wrongly prepared images on Inception V3's logits."""
     _, twin = pair("inception_v3", "float32")
     side = ij.model_info("inception_v3").input_size
     rng = np.random.default_rng(4)
@@ -262,7 +266,11 @@ def _image_traps() -> list[list[str]]:
 
 
 def _optimiser_trap(steps: int = 10) -> str:
-    """Returns a sentence on the effect of PyTorch's RMSProp instead of TensorFlow's."""
+    """Returns a sentence on how much parameters differ between PyTorch's and TensorFlow's RMSProp.
+
+    Args:
+        steps: number of optimiser steps after which the parameters are compared.
+    """
     rng = np.random.default_rng(5)
     gradients = torch.from_numpy(rng.normal(0, 0.01, (steps, 1000)))
     ways = []

@@ -1,11 +1,11 @@
-"""Times the computation of FID's statistics of a folder against pytorch-fid.
+"""Compares the speed of this library and pytorch-fid in computing FID's statistics of a folder.
 
 Both programs read the same folder in the same batches, with the same weights. The weights are
 random unless a file is given. Each program has its own process and its own defaults: pytorch-fid
-reads with one process per core, this library with one thread per core. They run in turn, once in
-each round, while the other waits. Other work on the machine therefore affects both equally, and
-ratios compare times of the same round. Before they are timed, the means of their features are
-compared.
+reads with one process per core, this library with one thread per core. In each round, the two
+programs run one after the other. Other work on the machine therefore affects both equally, and
+ratios compare times of the same round. Before the first round, the feature means of the two
+programs are compared.
 
     python benchmarks/fid_speed.py [--count N] [--sizes PIXELS ...] [--no-write]
 
@@ -45,13 +45,13 @@ class Options(page.Pages):
     """Time the statistics of a folder."""
 
     count: int = 100
-    """Images in the folder."""
+    """Number of images in each folder."""
     sizes: tuple[int, ...] = (256, 1024)
     """Sides of the images in pixels; each size has its own folder."""
     batch_size: int = 50
     """Images in a batch."""
     rounds: int = 5
-    """How often everything is timed."""
+    """How often each program is timed."""
     weights: Path | None = None
     """pytorch-fid's weight file; default: random weights."""
     write: bool = True
@@ -59,7 +59,7 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Times everything and writes the section."""
+    """Times both programs and writes the section."""
     for package in ("pytorch_fid", "torchvision"):
         if importlib.util.find_spec(package) is None:
             raise SystemExit(f"{package} is not installed: pip install {package}")
@@ -79,7 +79,7 @@ def main(options: Options) -> None:
 
 
 def random_weights(folder: Path) -> Path:
-    """Writes random weights in the layout of pytorch-fid's file; returns the new file."""
+    """Writes random weights in the layout of pytorch-fid's weight file; returns the file's path."""
     import torch
 
     import inception_jax as ij
@@ -106,10 +106,10 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
     """Times both programs on a folder of images of one size.
 
     Returns:
-        A row of the table, and the relative difference of the means of their features.
+        A row of the table, and the relative difference between the programs' feature means.
 
     Raises:
-        SystemExit: if the means differ too much, or one of the programs cannot run.
+        SystemExit: if the feature means differ too much, or if one of the programs cannot run.
     """
     images, count = folder / str(size), options.count
     make_folder(images, count, size)
@@ -152,7 +152,7 @@ def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean as pytorch-fid's command does.
 
-    It uses a local weight file instead of downloading one.
+    The weights are read from a local file and not downloaded.
     """
     import torch
     from pytorch_fid import fid_score, inception  # type: ignore[import-not-found]

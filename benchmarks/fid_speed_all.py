@@ -1,16 +1,19 @@
-"""Times FID against four other programs, and measures its memory.
+"""Compares this library's speed in FID with that of four programs, and measures its memory.
 
     python benchmarks/fid_speed_all.py [--count N] [--rounds N] [--results FILE] [--only PART ...]
 
 The programs are pytorch-fid, torch-fidelity, clean-fid and torchmetrics, if they are installed. For
-each of them, this library has a preset that computes the same. Program and preset run in turn, each
-in its own process. They compute the statistics of the same folder of JPEG files with the same
-random weights; each program uses its own defaults. Two more parts follow. One measures the peak
-memory of this library for folders of several sizes. The other times the Fréchet distance of 2,048
-features against a distance by scipy's matrix square root.
+each program, this library has a preset that computes the same statistics. The program and the
+preset run in turn, each in its own process. Both compute the statistics of the same folder of JPEG
+files with the same random weights. Each program uses its own defaults.
 
-When all parts are measured, the tables are written into docs/performance.md. Run it on an idle
-machine. `--only` measures some parts, and `--results` stores them in a file.
+Two more parts follow. One measures the peak memory of this library for folders of several sizes.
+The other times the Fréchet distance of 2,048 features, by this library and by scipy's matrix square
+root.
+
+The tables are written into docs/performance.md when all parts have been measured. Run the command
+on an idle machine. `--only` measures only the given parts. `--results` stores the results in a
+file; parts that are already in the file are not measured again.
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ from benchmarks.workers import Run, UnavailableError, Worker, apart, in_turn
 from inception_jax.outputs import atomic_write
 
 DIMS = 2048
-NARROW = 0.05  # width multiplier of a network that mostly reads and hardly computes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +48,25 @@ class Options(page.Pages):
     """Time the statistics of a folder with five programs."""
 
     count: int = 100
-    """Images in the folder."""
+    """Number of images in the folder."""
     size: int = 256
     """Side of the images in pixels."""
     batch_size: int = 50
     """Images in a batch."""
     rounds: int = 3
-    """How often everything is timed."""
-    memory: tuple[int, ...] = (200, 1000)
-    """Numbers of images for which the memory of FID's network is measured."""
-    memory_narrow: tuple[int, ...] = (1000, 50_000)
-    """Numbers of images for which the memory of a narrow network is measured."""
+    """How often each program is timed."""
+    memory: tuple[int, ...] = (200, 1000, 50_000)
+    """Numbers of images for which the peak memory is measured; 50,000 images take an hour."""
     results: Path | None = None
-    """File of results; parts it already has are not measured again, new ones are added."""
+    """File of results. Parts in the file are not measured again; new results are added."""
     only: tuple[str, ...] = ()
-    """Parts to measure: names of presets, memory, distance; default: all."""
+    """Parts to measure: names of presets, `memory` and `distance`; default: all parts."""
     write: bool = True
     """Write the page; the tables are printed in any case."""
 
 
 def main(options: Options) -> None:
-    """Measures everything and writes the section."""
+    """Measures the missing parts, and writes the section if no part is missing."""
     packages = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
     machine = page.machine("jax", "torch", *packages, "pillow")
     found: dict[str, Any] = {"machine": machine}
@@ -83,7 +83,11 @@ def main(options: Options) -> None:
 
 
 def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str]:
-    """Measures the requested parts that `found` lacks, adds them to it, and yields their names."""
+    """Measures the requested parts that are not in `found`.
+
+    Yields:
+        The name of each part, after its result has been added to `found`.
+    """
     wanted = [name for name in (*THEIRS, "memory", "distance") if name not in found]
     wanted = [name for name in wanted if not options.only or name in options.only]
     if "distance" in wanted:
@@ -112,11 +116,8 @@ def publish(found: dict[str, Any], options: Options) -> None:
         f"{options.count} images of {options.size} pixels in batches of {options.batch_size}, "
         f"{options.rounds} rounds. {found['machine']}",
         page.table(_HEAD, [found[preset] for preset in THEIRS]),
-        page.paragraph(
-            "Peak memory of a process that computes the statistics of a folder, with FID's "
-            f"network and with one {NARROW:g} times as wide, which is fast enough for many images:"
-        ),
-        page.table(["network", "images", "peak memory, GiB"], found["memory"]),
+        page.paragraph("Peak memory of a process that computes the statistics of a folder:"),
+        page.table(["images", "peak memory, GB"], found["memory"]),
         page.paragraph(
             f"The Fréchet distance of {DIMS} features takes {ours:.2f} s; with scipy's sqrtm it "
             f"takes {scipys:.1f} s. The relative difference of the two is {difference:.0e}."
@@ -130,12 +131,12 @@ _HEAD = ["preset", "program, images/s", "inception_jax, images/s", "ours / progr
 def beside(
     preset: str, theirs: Callable[..., Run], images: Path, weights: Path, options: Options
 ) -> list[str]:
-    """Times a program in turn with this library's preset for it; returns a row of the table.
+    """Times a program and this library's preset for it in turn; returns a row of the table.
 
-    If the program is not available, the row has the reason instead of times.
+    If the program is not available, the row has the reason and no times.
 
     Raises:
-        SystemExit: if the means of their features differ too much.
+        SystemExit: if the feature means of the program and the preset differ too much.
     """
     workers: dict[str, Worker] = {}
     arguments = (images, weights, options.batch_size)
@@ -158,7 +159,7 @@ def beside(
 
 
 def written_weights(folder: Path) -> Path:
-    """Writes one random network in the file layout of every program; returns the folder."""
+    """Writes one set of random weights in the file layouts of all programs; returns the folder."""
     from tests.helpers import fid_programs
 
     fid_programs.write_weights(folder)
@@ -168,7 +169,7 @@ def written_weights(folder: Path) -> Path:
 def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> Run:
     """Returns a function that computes a folder's feature mean with one of this library's presets.
 
-    It computes as `inception-jax fid` does.
+    The function computes as `inception-jax fid` does.
     """
     import inception_jax as ij
     from inception_jax import metrics
@@ -219,7 +220,7 @@ def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
 def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean and covariance with clean-fid.
 
-    The function returns the mean.
+    The function returns only the mean.
     """
     import torch
     from cleanfid import fid  # type: ignore[import-not-found]
@@ -288,50 +289,46 @@ THEIRS: dict[str, Callable[..., Run]] = {
 
 
 def memories(images: Path, many: Path, weights: Path, options: Options) -> list[list[str]]:
-    """Measures peak memory for folders of several sizes; returns rows of the table."""
+    """Measures peak memory for folders of several sizes; returns rows of the table.
+
+    Args:
+        images: folder of images, which are copied until each folder has enough.
+        many: folder in which the folders of several sizes are made.
+        weights: folder of weight files.
+        options: numbers of images in the folders, and the batch size.
+    """
     rows = []
     files = [file.read_bytes() for file in sorted(images.iterdir())]
-    for narrow, counts in ((False, options.memory), (True, options.memory_narrow)):
-        for count in counts:
-            folder = many / str(count)
-            folder.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                (folder / f"{i:06}.jpg").write_bytes(files[i % len(files)])
-            largest = apart(largest_memory, folder, weights, options.batch_size, narrow)
-            name = "narrow" if narrow else "FID's"
-            rows.append([name, f"{count:,}", f"{largest / 2**30:.2f}"])
-            print(rows[-1], flush=True)
+    for count in options.memory:
+        folder = many / str(count)
+        folder.mkdir(parents=True)
+        for i in range(count):
+            (folder / f"{i:06}.jpg").write_bytes(files[i % len(files)])
+        peak = apart(peak_memory, folder, weights, options.batch_size)
+        rows.append([f"{count:,}", f"{peak / 1e9:.2f}"])
+        print(rows[-1], flush=True)
     return rows
 
 
-def largest_memory(folder: Path, weights: Path, batch_size: int, narrow: bool) -> int:
+def peak_memory(folder: Path, weights: Path, batch_size: int) -> int:
     """Computes a folder's statistics; returns the peak memory of this process in bytes.
 
     Args:
         folder: folder of images.
-        weights: folder of weight files; not used for the narrow network.
+        weights: folder of weight files.
         batch_size: images in a batch.
-        narrow: use a random network that is `NARROW` times as wide.
     """
     os.environ.update(ENVIRONMENT)
-    if narrow:
-        import inception_jax as ij
-        from inception_jax import metrics
-
-        ij.keep_freed_memory()
-        model = ij.create_model("inception_v3.fid", width_multiplier=NARROW)
-        metrics.Extractor(model, batch_size=batch_size).statistics(folder)
-    else:
-        inception_jax(folder, weights, batch_size, "pytorch_fid")()
+    inception_jax(folder, weights, batch_size, "pytorch_fid")()
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def distances() -> tuple[float, float, float]:
-    """Times this library's Fréchet distance, and one by scipy's matrix square root.
+    """Times the Fréchet distance by this library, and by scipy's matrix square root.
 
     Returns:
-        Seconds of this library's, seconds of scipy's, and the relative difference of the results.
+        Seconds by this library, seconds by scipy, and the relative difference of the two distances.
     """
     import scipy.linalg
 

@@ -3,15 +3,16 @@
     python benchmarks/fingerprint.py --photos FOLDER    # FOLDER/class/*.jpg
 
 trains narrow networks with all combinations of options and with several kinds of inputs, on photos
-and on the embedded Fashion-MNIST images. Then it guesses the options of each network from its
-statistics. It prints a table of how often an option was guessed, and how often correctly. Networks
-are stored in `--workdir`; the same command resumes.
+and on the embedded Fashion-MNIST images. Then it guesses the options and the kind of inputs of each
+network from BatchNorm's statistics. It prints a table of how often there was a guess, and how often
+the guess was right. Trained networks are stored in `--workdir`, so that the same command continues
+after an interruption.
 
 Two methods are compared. The first is `inception_jax.weights.fingerprint`, which needs only NumPy;
 `inception-jax inspect` uses it where it is reliable. The second runs the network on noise with each
-candidate value of an option and computes the batch's statistics in every layer. It chooses the
-value with the statistics that are nearest to the file's. It is tried for all options, including
-padding and epsilon, which the first method cannot guess.
+possible value of an option and computes the batch's statistics in every layer. It guesses the value
+whose batch statistics are nearest to the running statistics in the weight file. The second method
+is tried for all options, including padding and epsilon, which the first method cannot guess.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from train.data.fashion_mnist import open_fashion_mnist
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Train networks with known options, and guess these from the weights."""
+    """Train networks with known options, and guess the options from the weights."""
 
     photos: Path | None = None
     """Folder of images, with a subfolder for each class; default: only the embedded images."""
@@ -53,11 +54,11 @@ class Options:
     arch: tuple[str, ...] = ("inception_v3", "bn_inception", "inception_v1", "xception")
     """Networks to train."""
     count: int = 12
-    """Number of trained networks of each kind."""
+    """How often each network is trained, with different options and inputs."""
     steps: int = 150
-    """Training steps."""
+    """Number of training steps."""
     batch_size: int = 16
-    """Images in a step."""
+    """Number of images in a step."""
     image_size: int = 96
     """Side of the images, in pixels."""
     width_multiplier: float = 0.125
@@ -66,7 +67,7 @@ class Options:
     """Also try the second method, which takes most of the time."""
 
 
-# For pixels in [0, 1]: the value to subtract, the divisor, and the order of the colours.
+# Kinds of inputs. For pixels in [0, 1]: the value to subtract, the divisor, the order of colours.
 INPUTS: dict[str, tuple[Any, Any, str]] = {
     "in [-1, 1]": (0.5, 0.5, "RGB"),
     "in [0, 1]": (0.0, 1.0, "RGB"),
@@ -82,7 +83,8 @@ READINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "xception": {"pad_mode": ("tf", "torch"), "bn_eps": (1e-3, 1e-5)},
 }
 Patches = dict[str, np.ndarray]  # images for the covariance of pixels, by kind
-FIRST = {"inception_v3": "Conv2d_1a_3x3", "xception": "block1_conv1"}  # others: conv1
+# Names of the first convolution; in all other networks, it is conv1.
+FIRST = {"inception_v3": "Conv2d_1a_3x3", "xception": "block1_conv1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +93,10 @@ class Case:
 
     Attributes:
         arch: name of the network.
-        readings: options of the network that are guessed later.
-        pixels: kind of input, a key of `INPUTS`.
-        photos: whether it is trained on photos instead of the embedded images.
-        seed: seed of parameters, dropout and the choice of images.
+        readings: options of the network, by name; they are guessed later.
+        pixels: kind of inputs, a key of `INPUTS`.
+        photos: whether the network is trained on photos; otherwise, on the embedded images.
+        seed: seed of the initial parameters, of dropout and of the choice of images.
     """
 
     arch: str
@@ -105,7 +107,11 @@ class Case:
 
 
 def cases(options: Options) -> Iterator[Case]:
-    """Yields every network of the experiment: all options, cycling through the kinds of inputs."""
+    """Yields every network of the experiment.
+
+    The networks of an architecture cycle through all combinations of options and all kinds of
+    inputs.
+    """
     for arch in options.arch:
         sides = READINGS[arch]
         grid = [dict(zip(sides, x, strict=True)) for x in itertools.product(*sides.values())]
@@ -116,9 +122,9 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def sources(options: Options) -> dict[bool, tuple[np.ndarray, np.ndarray]]:
-    """Returns images and labels: of photos under True, of the embedded grey images under False.
+    """Returns images and labels: the photos' under True, the embedded images' under False.
 
-    Images are uint8 [n, size, size, 3]. Without `options.photos` there is no True.
+    Images are uint8 [n, size, size, 3]. The key True is missing without `options.photos`.
     """
     embedded: Any = open_fashion_mnist().train
     grey = [
@@ -149,8 +155,8 @@ def fed(pixels: np.ndarray, how: str) -> np.ndarray:
     """Converts pixels in [0, 1] to the input of a network.
 
     Args:
-        pixels: RGB [n, h, w, 3].
-        how: kind of input, a key of `INPUTS`.
+        pixels: RGB images [n, h, w, 3].
+        how: kind of inputs, a key of `INPUTS`.
     """
     subtracted, divisor, order = INPUTS[how]
     pixels = pixels[..., ::-1] if order == "BGR" else pixels
@@ -179,7 +185,7 @@ def trained(case: Case, options: Options, data: tuple[np.ndarray, np.ndarray]) -
 
 @nnx.jit
 def step(model: Model, optimizer: nnx.Optimizer, rngs: nnx.Rngs, images: Any, labels: Any) -> None:
-    """Does one training step."""
+    """Updates the model by one training step."""
 
     def loss(model: Model, rngs: nnx.Rngs) -> jax.Array:
         logits: Any = model(images, rngs=rngs)  # no auxiliary heads
@@ -188,18 +194,20 @@ def step(model: Model, optimizer: nnx.Optimizer, rngs: nnx.Rngs, images: Any, la
     optimizer.update(model, nnx.grad(loss)(model, rngs))
 
 
-Answers = Iterator[tuple[str, Any, Any]]  # question, answer or None, truth
+Answers = Iterator[tuple[str, Any, Any]]  # question, answer (None: no answer), true answer
 
 
 def by_layers(model: Model, patches: Patches) -> Answers:
-    """Guesses the inputs and the border of pools from single layers, as `inspect` does.
+    """Guesses the kind of inputs and `count_include_pad` from the statistics of single layers.
+
+    This is the method of `inception-jax inspect`.
 
     Args:
-        model: the network.
-        patches: noise or photos, by kind; the method uses the covariance of their pixels.
+        model: network whose inputs and options are guessed.
+        patches: images by kind, "noise" or "photos"; the covariance of their pixels is used.
 
     Yields:
-        The question, the answer or None, and the truth.
+        The question as text, the answer (None if there is no answer), and the true answer.
     """
     arch, tensors, truth = spec_of(model).name, ij.to_torch(model), model.training or {}
     pixels = truth["pixels"].removesuffix(", BGR")
@@ -216,10 +224,10 @@ def by_layers(model: Model, patches: Patches) -> Answers:
 
 
 def by_forward(model: Model, images: np.ndarray) -> Answers:
-    """Guesses each option by running the network with every value of it.
+    """Guesses each option by running the network with every possible value of the option.
 
     Yields:
-        The question, the value with the nearest batch statistics, and the truth.
+        The question as text, the value with the nearest batch statistics, and the true value.
     """
     spec, state = spec_of(model), ij.to_torch(model)
     for option, values in READINGS[spec.name].items():
@@ -229,13 +237,13 @@ def by_forward(model: Model, images: np.ndarray) -> Answers:
 
 
 def _distance(spec: Spec, state: Any, images: np.ndarray, changed: dict[str, Any]) -> float:
-    """Returns the distance of a batch's statistics from the running ones, summed over all layers.
+    """Returns the distance between batch statistics and running statistics, summed over all layers.
 
     Args:
         spec: description of the network.
-        state: its parameters and running statistics.
-        images: the batch.
-        changed: options that replace the network's own.
+        state: parameters and running statistics of the network.
+        images: batch on which the network runs.
+        changed: new values of options, by name; all other options keep their values.
     """
     own = {**dict(spec.readings), **changed, "bn_momentum": 0.0, "dropout": 0.0}
     model = ij.create_model(
@@ -246,7 +254,7 @@ def _distance(spec: Spec, state: Any, images: np.ndarray, changed: dict[str, Any
         **own,
     )
     model.train()
-    _run(model, images)  # with momentum 0, it stores the batch's statistics
+    _run(model, images)  # with momentum 0, the batch's statistics become the running statistics
     found, total = ij.to_torch(model), 0.0
     for name in (x for x in state if x.endswith("running_mean")):
         deviation = f"{name.removesuffix('mean')}var"
@@ -261,7 +269,10 @@ def _run(model: Model, images: Any) -> None:
 
 
 def main(options: Options) -> None:
-    """Trains the networks that are missing, then prints the table."""
+    """Trains the networks that are not stored yet, then guesses their options.
+
+    It prints the table of guesses.
+    """
     data = sources(options)
     options.workdir.mkdir(parents=True, exist_ok=True)
     for case in cases(options):

@@ -1,15 +1,16 @@
 """Measures speed, memory and accuracy of the networks on an NVIDIA GPU.
 
-It times training and inference of this library's networks and of timm's compiled ones. The two run
-in turn, each in its own process. It also measures the peak memory, the difference of the logits
-from the CPU's, and the speed of FID, and checks whether two runs are exactly equal.
+It times training and inference of this library's networks and of timm's networks under
+`torch.compile`. The two libraries run in turn, each in its own process. It also measures the peak
+memory of training, the difference between the logits on the GPU and on the CPU, and the speed of
+FID. It checks whether two training runs have exactly equal losses.
 
     pip install "jax[cuda13]" timm
     python benchmarks/gpu.py
 
-prints tables and writes them into docs/performance.md. No part is started after eight minutes; the
-same command resumes with the missing parts. `--smoke` runs all parts on any machine, at sizes too
-small for meaningful numbers.
+prints tables and writes them into docs/performance.md. No part of the benchmark is started after
+eight minutes; run the same command again to measure the missing parts. `--smoke` runs all parts on
+any machine, at sizes too small for meaningful numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from inception_jax.outputs import atomic_write
 # Two processes share the GPU's memory, so neither may allocate all of it.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
 DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
-DTYPES = ("bfloat16", "float32")  # float32 uses TF32 products, in XLA by default and in PyTorch
+DTYPES = ("bfloat16", "float32")  # with float32, both libraries multiply matrices in TF32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +59,15 @@ class Options(page.Pages):
     )
     """Networks to measure."""
     batch_size: int = 128
-    """Images in a batch."""
+    """Number of images in a batch."""
     rounds: int = 7
-    """How often everything is timed."""
+    """How often each network is timed."""
     minutes: float = 8.0
     """Minutes after which no further part is started."""
     results: Path = page.ROOT / "runs" / "gpu.json"
-    """File of results; the next command does not repeat these parts."""
+    """File of results. Parts in the file are not measured again."""
     smoke: bool = False
-    """Run everything at the smallest sizes, on a CPU too, and write no page."""
+    """Run all parts at the smallest sizes, on a GPU or a CPU, and write no page."""
 
 
 Part = Callable[[], dict[str, Any]]
@@ -85,7 +86,7 @@ class Budget:
 
 
 def main(options: Options) -> None:
-    """Measures the missing parts, saves each, and prints all results."""
+    """Measures the missing parts, saves the results after each part, and publishes all results."""
     os.environ.update(ENVIRONMENT)
     setting, budget = setting_of(options), Budget(options.minutes)
     done = saved(options.results, setting)
@@ -99,7 +100,7 @@ def main(options: Options) -> None:
             try:
                 done[key] = parts[key]()
             except LateError as reason:
-                if number:  # the next command has more time for it
+                if number:  # the next command has more time for this part
                     break
                 done[key] = {"left_out": str(reason)}
             save(options.results, setting, done)
@@ -109,14 +110,14 @@ def main(options: Options) -> None:
 
 
 def setting_of(options: Options) -> dict[str, Any]:
-    """Returns everything that the numbers depend on: GPU, versions, sizes."""
+    """Returns what the results depend on: GPU, machine, package versions, batch size, rounds."""
     machine = page.machine("jax", "jaxlib", "flax", "torch", "timm").partition(";")[0]
     sizes = {"batch": options.batch_size, "rounds": options.rounds, "smoke": options.smoke}
     return {"card": card(), "machine": machine, **sizes}
 
 
 def card() -> str:
-    """Returns the names of the GPU and its driver, or "no GPU"."""
+    """Returns the GPU's name and driver version as text, or "no GPU"."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
@@ -126,10 +127,10 @@ def card() -> str:
 
 
 def saved(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Returns the results of earlier commands.
+    """Returns the results of earlier commands by name of the part, or {} if there are none.
 
     Raises:
-        SystemExit: if they come from another GPU, other versions or other sizes.
+        SystemExit: if the results come from another setting, such as another GPU.
     """
     if not path.exists():
         return {}
@@ -143,14 +144,17 @@ def saved(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
-    """Writes all results atomically."""
+    """Writes the setting and all results to a file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial_file:
         partial_file.write_text(json.dumps({"setting": setting, "done": done}, indent=1))
 
 
 def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[str, Part]]:
-    """Yields the name of each part and the function that measures it, the most important first."""
+    """Yields the name of each part and the function that measures it.
+
+    The most important parts come first.
+    """
     task = partial(make_task, options, folder)
     for dtype in DTYPES:
         for arch in options.archs:
@@ -171,7 +175,7 @@ def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[s
 
 
 def make_task(options: Options, folder: Path, arch: str, dtype: str) -> Task:
-    """Writes random weights to a file; returns the task with random images and labels."""
+    """Writes random weights to a file; returns a task with the file, random images and labels."""
     import inception_jax as ij
 
     info = ij.model_info(arch)
@@ -191,8 +195,8 @@ def speed(
     """Times this library's network and timm's in turn.
 
     Returns:
-        Under `images_per_second`, the speeds in all rounds by implementation; under `left_out`,
-        why an implementation was not timed.
+        A dict. `images_per_second` has the speeds in all rounds, and `left_out` the reasons why an
+        implementation was not timed. The keys of both are "ours" and "timm".
 
     Raises:
         LateError: if an implementation is not ready in time.
@@ -228,12 +232,12 @@ def alone(
     budget: Budget,
     environment: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Runs a program in a process while no other one uses the GPU; returns the program's result.
+    """Runs a program in a new process that has the GPU to itself; returns the program's result.
 
     If the program is not available, the result has the reason under `left_out`.
 
     Raises:
-        LateError: if it does not end in time.
+        LateError: if the program does not end in time.
     """
     try:
         worker = Worker(
@@ -258,11 +262,11 @@ def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
     """Times FID's statistics of a folder of JPEG files.
 
     Returns:
-        Under `images_per_second`, the speed in each round, and a description of the `images`.
-        If FID is not available, the reason under `left_out`.
+        A dict. `images_per_second` has the speed in each round, and `images` describes the files.
+        If FID is not available, the dict has only the reason under `left_out`.
 
     Raises:
-        LateError: if it is not ready in time.
+        LateError: if FID is not ready in time.
     """
     import inception_jax as ij
 
@@ -324,7 +328,13 @@ def speed_table(done: dict[str, Any]) -> str:
 
 
 def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
-    """Returns a table of memory or parity, with a row for each network."""
+    """Returns a table of one kind of results, with a row for each network.
+
+    Args:
+        done: results by name of the part.
+        kind: "memory", or "parity" for the difference between the GPU's and the CPU's logits.
+        columns: headings of the columns, by key of a result.
+    """
     rows = []
     for key, found in done.items():
         if key.startswith(f"{kind} "):
@@ -336,7 +346,7 @@ def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
 
 
 def others(done: dict[str, Any]) -> str:
-    """Returns lines on whether runs repeat, on FID, and on parts that failed."""
+    """Returns a Markdown list: whether two runs are equal, FID's speed, and parts that failed."""
     lines = []
     for name in ("default", "deterministic"):
         if (found := done.get(f"determinism {name}")) and "equal" in found:

@@ -21,8 +21,8 @@ def ours(task: Task, *, training: bool) -> Run:
     """Returns a function that runs this library's network under `jax.jit`.
 
     Args:
-        task: the network and its inputs.
-        training: run a training step including the update, not inference.
+        task: network and inputs.
+        training: whether to run a training step, including the update, or inference.
     """
     from benchmarks.implementations import jax_inference
 
@@ -31,12 +31,12 @@ def ours(task: Task, *, training: bool) -> Run:
 
 
 def timm(task: Task, *, training: bool, compiled: bool) -> Run:
-    """Returns a function that runs timm's network, channels last.
+    """Returns a function that runs timm's network in the channels-last memory format.
 
     Args:
-        task: the network and its inputs.
-        training: run a training step including the update, not inference.
-        compiled: use `torch.compile`.
+        task: network and inputs.
+        training: whether to run a training step, including the update, or inference.
+        compiled: whether to use `torch.compile`.
 
     Raises:
         UnavailableError: if timm is not installed or has no such network.
@@ -80,7 +80,12 @@ def timm(task: Task, *, training: bool, compiled: bool) -> Run:
 
 
 def memory(task: Task) -> dict[str, float | None]:
-    """Returns the peak memory of training steps, and the compiler's estimate of it, in GB."""
+    """Measures the peak memory of training steps.
+
+    Returns:
+        A dict of sizes in GB: `peak` is measured (None on a CPU), and `compiler` is the compiler's
+        estimate.
+    """
     import jax
 
     loss_fn, *state = jax_loss(task, rewrites=DEFAULT_REWRITES)
@@ -100,9 +105,10 @@ def memory(task: Task) -> dict[str, float | None]:
 
 
 def parity(task: Task) -> dict[str, float]:
-    """Returns the difference of the GPU's logits from the CPU's, by matmul precision.
+    """Returns the difference between the logits on the GPU and on the CPU, by matmul precision.
 
-    It is the largest absolute difference divided by the largest absolute logit of the CPU.
+    The difference is the largest absolute difference divided by the largest absolute logit on the
+    CPU, which always computes in the highest precision.
     """
     import jax
     from flax import nnx
@@ -124,7 +130,7 @@ def parity(task: Task) -> dict[str, float]:
 
 
 def determinism(task: Task) -> dict[str, bool]:
-    """Returns whether two runs from one state have exactly the same losses."""
+    """Returns under `equal` whether two training runs from one state have exactly equal losses."""
     losses = []
     for _ in range(2):
         run = jax_training(task, rewrites=DEFAULT_REWRITES)
@@ -135,7 +141,7 @@ def determinism(task: Task) -> dict[str, bool]:
 def fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean and covariance, for FID.
 
-    The function returns the mean.
+    The function returns only the mean.
     """
     from inception_jax import metrics
 

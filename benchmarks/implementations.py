@@ -1,7 +1,7 @@
 """Networks of this library and of others, as functions that benchmarks can run repeatedly.
 
-Each is built in its own process. Libraries are imported after the environment variables of the
-process are set. Therefore no library sees the settings or threads of another.
+Each function is built in its own process, which imports only the libraries that it needs, after
+its environment variables are set. Therefore no library sees the settings or threads of another one.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ KERAS = {
     "inception_resnet_v2": "InceptionResNetV2",
     "xception": "Xception",
 }
-TIMM = {"xception": "legacy_xception"}  # names that differ
+TIMM = {"xception": "legacy_xception"}  # networks that have another name in timm
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The task that every implementation computes.
+    """Network, inputs and settings that are the same for all implementations.
 
     Attributes:
         arch: name of the network.
-        weights: file of parameters, for this library and its PyTorch twin.
-        images: float32 [n, h, w, c].
-        labels: int32 [n].
+        weights: path of a file of parameters, for this library and its PyTorch twin.
+        images: float32 images [n, h, w, c].
+        labels: int32 labels [n].
         cores: number of threads.
         dtype: dtype in which the network computes; parameters are float32.
     """
@@ -53,13 +53,14 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """An implementation of the task.
+    """An implementation that can run a task.
 
     Attributes:
-        about: description for readers.
-        build: returns a function that runs it once; raises `UnavailableError` if it cannot run.
-        ours: whether it uses the task's weights, so that its results can be compared.
-        environment: environment variables of its process.
+        about: description for readers of the results.
+        build: function that takes a task and returns a function that runs the task once. It raises
+            `UnavailableError` if the implementation cannot run.
+        ours: whether it uses the task's weights and dtype, so that its results can be compared.
+        environment: environment variables of the implementation's process.
     """
 
     about: str
@@ -71,8 +72,8 @@ class Implementation:
 def random_model(arch: str) -> Any:
     """Returns a network with random parameters and statistics, without compiling anything.
 
-    The parameters preserve the scale of activations, because processors are slow with denormal
-    numbers.
+    The parameters preserve the scale of activations. Smaller activations could become denormal
+    numbers, with which processors are slow.
     """
     import jax
     from flax import nnx
@@ -115,7 +116,7 @@ def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
     """Returns a function that runs the network under `jax.jit`.
 
     Args:
-        task: the network and its inputs.
+        task: network and inputs.
         rewrites: names of the rewrites in `inception_jax.nn.rewrites` to apply.
     """
     import jax
@@ -135,7 +136,12 @@ def jax_inference(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
 
 
 def jit_predict(task: Task, *, dtype: str | None = None) -> Run:
-    """Returns a function that runs `inception_jax.jit_predict`, in `dtype` or the network's own."""
+    """Returns a function that runs the network by `inception_jax.jit_predict`.
+
+    Args:
+        task: network and inputs.
+        dtype: dtype to compute in; None: the network's own.
+    """
     import jax
 
     import inception_jax as ij
@@ -152,7 +158,7 @@ def jax_training(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
     The step reuses the memory of its state.
 
     Args:
-        task: the network and its inputs.
+        task: network and inputs.
         rewrites: names of the rewrites in `inception_jax.nn.rewrites` to apply.
     """
     loss_fn, params, stats = jax_loss(task, rewrites=rewrites)
@@ -162,7 +168,8 @@ def jax_training(task: Task, *, rewrites: Sequence[Rewrite]) -> Run:
 def jax_as_trained(task: Task) -> Run:
     """Returns a function that runs a step of gradient descent as `train/main.py` compiles it.
 
-    The step has all rewrites, uses oneDNN where that is faster, and keeps freed memory.
+    The step has all rewrites of `inception_jax.nn.rewrites` and uses oneDNN where that is faster.
+    The process keeps freed memory.
     """
     import inception_jax as ij
     from inception_jax.nn.forms import native_convolutions
@@ -177,7 +184,7 @@ def jax_as_trained(task: Task) -> Run:
 
 
 def jax_loss(task: Task, *, rewrites: Sequence[Rewrite]) -> tuple[Callable[..., Any], Any, Any]:
-    """Returns the loss for `descent`, the network's parameters, and its statistics."""
+    """Returns the loss function for `descent`, and the network's parameters and statistics."""
     import optax
     from flax import nnx
 
@@ -199,11 +206,12 @@ def jax_loss(task: Task, *, rewrites: Sequence[Rewrite]) -> tuple[Callable[..., 
 def descent(loss_fn: Callable[..., Any], options: dict[str, Any] | None = None) -> Any:
     """Returns a jitted step of gradient descent.
 
-    The step takes parameters, other state, images and labels, and reuses the memory of the first
-    two. It returns the new parameters, the new other state and the loss.
+    The step takes parameters, other state, images and labels, and reuses the memory of the
+    parameters and the other state. It returns the new parameters, the new other state and the loss.
 
     Args:
-        loss_fn: takes the same arguments; returns the loss and the new other state.
+        loss_fn: function of parameters, other state, images and labels; returns the loss and the
+            new other state.
         options: options of the compiler.
     """
     import jax
@@ -290,7 +298,7 @@ def _torch_images(task: Task, *, channels_last: bool) -> Any:
 
 
 def torch_inference(task: Task, *, channels_last: bool, compiled: bool = False) -> Run:
-    """Returns a function that runs the PyTorch twin, eager or with `torch.compile`."""
+    """Returns a function that runs the PyTorch twin, in eager mode or with `torch.compile`."""
     import torch
 
     model = _twin(task)
@@ -312,7 +320,7 @@ def _torch_run(model: Any, task: Task, channels_last: bool) -> Run:
 
 
 def torch_training(task: Task, *, channels_last: bool) -> Run:
-    """Returns a function that runs the step of `jax_training` on the PyTorch twin, eager."""
+    """Returns a function that runs the step of `jax_training` on the PyTorch twin in eager mode."""
     import torch
 
     model = _twin(task).train()
@@ -333,7 +341,7 @@ def torch_training(task: Task, *, channels_last: bool) -> Run:
 
 
 def timm_inference(task: Task) -> Run:
-    """Returns a function that runs timm's network, eager and channels last."""
+    """Returns a function that runs timm's network in eager mode and channels last."""
     import torch
 
     timm = _imported("timm")
@@ -346,7 +354,10 @@ def timm_inference(task: Task) -> Run:
 
 
 def onnxruntime_inference(task: Task) -> Run:
-    """Returns a function that runs the file by `inception_jax.export` in onnxruntime."""
+    """Returns a function that runs the network's ONNX file in onnxruntime.
+
+    `inception_jax.export` writes the file.
+    """
     onnxruntime = _imported("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.cores
@@ -358,7 +369,10 @@ def onnxruntime_inference(task: Task) -> Run:
 
 
 def openvino_inference(task: Task) -> Run:
-    """Returns a function that runs the file by `inception_jax.export` in OpenVINO, in float32."""
+    """Returns a function that runs the network's ONNX file in OpenVINO, in float32.
+
+    `inception_jax.export` writes the file.
+    """
     openvino = _imported("openvino")
     settings = {"INFERENCE_NUM_THREADS": task.cores, "INFERENCE_PRECISION_HINT": "f32"}
     with tempfile.TemporaryDirectory() as folder:

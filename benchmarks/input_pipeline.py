@@ -1,11 +1,11 @@
-"""Times how many images per second one core decodes, crops, resizes and mirrors for training.
+"""Measures how many images per second one core decodes, crops, resizes and mirrors for training.
 
     python benchmarks/input_pipeline.py
 
 prints a table and writes it into docs/input_pipeline.md. Every repeat times all methods in turn on
-the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are the CPU
-time of one thread, which other work on the machine hardly changes. Only the row of the whole
-pipeline, with worker processes, is measured in wall time.
+the same synthetic photos; the table has the slowest, middle and fastest repeat. Times are CPU times
+of one process, which other work on the machine hardly changes. Only the row of the whole pipeline,
+which has worker processes, is measured in wall time.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Options(page.Pages):
     """Time the input pipeline."""
 
     photos: int = 192
-    """Synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
+    """Number of synthetic photos of 500 x 375 pixels, ImageNet's mean size."""
     large_photos: int = 24
-    """Synthetic photos of 2000 x 1500 pixels."""
+    """Number of synthetic photos of 2000 x 1500 pixels."""
     repeats: int = 3
-    """How often everything is timed."""
+    """How often each method is timed."""
     batches: int = 40
-    """Batches of 32 for which the whole pipeline is timed."""
+    """Number of batches of 32 images for which the whole pipeline is timed."""
     workers: int = 2
-    """Worker processes of the whole pipeline."""
+    """Number of worker processes of the whole pipeline."""
     seed: int = 0
-    """Seed of photos and crops."""
+    """Seed of the photos and of the crops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Row:
     Attributes:
         name: name of the method.
         speeds: images per second in every repeat.
-        base: speeds of the method to compare with; None: none.
+        base: speeds of the method to compare with; None: no comparison.
     """
 
     name: str
@@ -95,13 +95,16 @@ def main(options: Options) -> None:
 
 
 def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
-    """Returns 4:2:0 JPEGs with hard edges, and with noise that has the spectrum of photos."""
+    """Returns synthetic photos as JPEG files with 4:2:0 chroma subsampling.
+
+    They have hard edges, and noise with the spectrum of photos.
+    """
     rng = np.random.default_rng(seed)
     return [make_photo(rng, height, width) for _ in range(count)]
 
 
 def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
-    """Returns one JPEG."""
+    """Returns one of the photos of `make_photos`."""
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     amplitude = 1 / np.maximum(np.hypot(y, x), 1 / width) ** 1.1
     channels = []
@@ -115,7 +118,7 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
         center = (int(rng.integers(width)), int(rng.integers(height)))
         color = rng.normal(size=3).tolist()
         cv2.circle(image, center, int(rng.integers(10, height // 4)), color, -1)
-    image += rng.normal(scale=0.08, size=image.shape)  # of the sensor
+    image += rng.normal(scale=0.08, size=image.shape)  # noise of a camera's sensor
     pixels = np.uint8(np.clip(127 + 50 * image, 0, 255))
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=92, subsampling="4:2:0")
@@ -123,9 +126,9 @@ def make_photo(rng: np.random.Generator, height: int, width: int) -> bytes:
 
 
 def reference_method() -> tuple[str, Method]:
-    """Returns name and function of the method to compare with: torchvision's transforms.
+    """Returns the name and the function of the method to compare with, torchvision's transforms.
 
-    If torchvision is not installed, the function is `pillow`.
+    If torchvision is not installed, the method is `pillow`.
     """
     try:
         import torch
@@ -145,7 +148,10 @@ def reference_method() -> tuple[str, Method]:
 
 
 def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Does with Pillow what torchvision's RandomResizedCrop and RandomHorizontalFlip do."""
+    """Decodes, crops, resizes and mirrors a training image with Pillow.
+
+    It computes what torchvision's RandomResizedCrop and RandomHorizontalFlip compute.
+    """
     image = Image.open(io.BytesIO(data)).convert("RGB")
     box = inception_box(image.height, image.width, rng, 0.08)
     image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
@@ -172,13 +178,15 @@ def full(data: bytes, rng: np.random.Generator) -> np.ndarray:
 def compare(
     methods: dict[str, Method], photos: list[bytes], options: Options, size: str
 ) -> list[Row]:
-    """Times the methods in turn; returns a row for each, to be compared with the first method.
+    """Times the methods in turn; returns a table row for each.
+
+    All rows are compared with the first method.
 
     Args:
         methods: methods by name.
         photos: JPEG files.
-        options: number of repeats and seed.
-        size: size of the photos, for the names of the rows.
+        options: options with the number of repeats and the seed.
+        size: size of the photos as text, such as 500x375.
     """
     speeds: dict[str, list[float]] = {name: [] for name in methods}
     for repeat in range(options.repeats):

@@ -21,19 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pages:
-    """The options that all benchmarks have."""
+    """Options that benchmarks share."""
 
     docs: Path = ROOT / "docs"
-    """Folder of the pages whose sections are written."""
+    """Folder of the pages to write."""
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Replaces a section of a page, or appends it, atomically.
+    """Replaces a section of a page, or appends a new section, atomically.
 
     Args:
         page: path of the page, which is created if it does not exist.
         name: name of the section, which is between `<!-- name -->` and `<!-- end name -->`.
-        text: the new section.
+        text: new text of the section.
 
     Raises:
         ValueError: if the section's end is missing.
@@ -57,8 +57,8 @@ def publish(page: Path | None, name: str, setting: str, *parts: str) -> None:
     Args:
         page: path of the page, which is created if it does not exist; None: only print.
         name: name of the section.
-        setting: conditions of this run, written after the command.
-        parts: tables and paragraphs; empty ones are skipped.
+        setting: description of the conditions of this run, written after the command line.
+        parts: tables and paragraphs of the section; empty ones are skipped.
     """
     about = paragraph(f"`{command()}`. {setting}")
     text = "\n\n".join([about, *filter(None, parts)])
@@ -74,7 +74,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Formats the median of values, followed by the lowest and the highest."""
+    """Returns the median of values as text, followed by the lowest and the highest value."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
@@ -91,12 +91,12 @@ def command() -> str:
 
 
 def machine(*packages: str) -> str:
-    """Describes the machine, and how busy it is; warns if it is not idle.
+    """Returns a sentence on the machine and how busy it is; prints a warning if it is not idle.
 
     Call this before the benchmark starts.
 
     Args:
-        packages: packages to list with their versions, if they are installed.
+        packages: names of packages to list with their versions, if they are installed.
     """
     load = os.getloadavg()[0]
     if load > 0.5:

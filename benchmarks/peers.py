@@ -1,19 +1,21 @@
-"""Measures how much this library and the publishers' own code differ, for each published weight.
+"""Measures how much this library differs from original implementations with the same weights.
 
     python benchmarks/peers.py [--results FILE] [--only WORD ...]
 
-prints a table and writes it into docs/equivalence.md. It needs the extra `test`, and the
-publishers' packages to compare with:
+prints a table and writes it into docs/equivalence.md. It needs the extra `test`, and the packages
+with the original implementations:
 
     pip install torchvision timm pytorch-fid munch tf_slim tf_keras "opencv-python-headless<5"
     pip install --no-deps facenet facenet-pytorch pretrainedmodels
     pip install --no-deps tf-models-research-object-detection
 
-The last package has TF-slim's networks. OpenCV reads Caffe's files only before version 5. Caffe
-itself must be built from source. To compute in float64, build it with `typedef double Dtype` and
-NPY_FLOAT64 in `_caffe.cpp`. A network takes a minute on two cores. With `--results`, rows are
-stored in a file and not measured again. Packages that conflict can therefore be measured in two
-environments. The page is written when every network has a row.
+The last package has TF-slim's networks. Only OpenCV before version 5 reads Caffe's files. Caffe
+itself must be built from source. To compute in float64, build Caffe with `typedef double Dtype` and
+NPY_FLOAT64 in `_caffe.cpp`. A network takes a minute on two cores.
+
+`--results` stores the rows of the table in a file; rows in the file are not measured again.
+Packages that conflict can therefore be measured in two environments, one after the other. The page
+is written when every network has a row.
 """
 
 from __future__ import annotations
@@ -54,27 +56,27 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Options(page.Pages):
-    """Compare networks with their publishers' code."""
+    """Compare networks with their original implementations."""
 
     results: Path | None = None
-    """File of rows; rows it has are not measured again, new ones are added."""
+    """File of table rows. Rows in the file are not measured again; new rows are added."""
     only: tuple[str, ...] = ()
-    """Measure only tags and runtimes that contain one of these words; default: all."""
+    """Measure only networks whose tag or runtime contains one of these words; default: all."""
 
 
 def main(options: Options) -> None:
-    """Compares and prints the table; writes it to the page if it has all networks."""
+    """Compares the networks, prints the table, and writes it to the page if it has all networks."""
     machine = page.machine("jax", "flax", "torch", "tensorflow-cpu", "tensorflow")
     rows: dict[str, Row] = _read(options.results)
     only = options.only or ("",)
     wanted = [p for p in PEERS if any(w in str(p) for w in only) and _is_open(p, rows)]
-    # Each in its own process, because settings of Keras and TensorFlow apply to a whole process.
+    # Each network has its own process, as settings of Keras and TensorFlow are per process.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         found = [(peer, pool.apply_async(_row, [str(peer)])) for peer in wanted]
         for peer, waiting in tqdm(found, unit=" networks"):
             try:
                 row = waiting.get()
-            except Exception as error:  # of any publisher's code; the others are still measured
+            except Exception as error:  # any code may fail; other networks are still measured
                 tqdm.write(f"{peer}: {type(error).__name__}: {error}")
                 continue
             rows[str(peer)] = {**rows.get(str(peer), {}), **row}
@@ -97,17 +99,22 @@ def _read(path: Path | None) -> dict[str, Row]:
 
 
 def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
-    """Returns whether a network's row still lacks dtypes.
+    """Returns whether a network still has to be measured in some dtype.
 
-    OpenCV computes in one dtype. Each build of Caffe does too, so its two dtypes need two builds.
+    OpenCV computes in one dtype only. A build of Caffe also computes in one dtype, so Caffe's two
+    dtypes need two builds.
     """
     expected = {"cv2": 1}.get(peer.runtime, 2)
     return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected
 
 
 def _row(name: str) -> Row:
-    """Measures a network; returns the publisher's version, and the distances for each dtype."""
-    warnings.simplefilter("ignore")  # the publishers' own
+    """Measures a network.
+
+    Returns:
+        A dict with the version of the original implementation, and a list of distances by dtype.
+    """
+    warnings.simplefilter("ignore")  # warnings of the original implementations
     peer = next(peer for peer in PEERS if str(peer) == name)
     theirs = peer.build()
     row: Row = {"version": _version(peer.runtime)}

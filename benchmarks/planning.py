@@ -32,7 +32,7 @@ class Options:
     """Estimate a training run on 16 to 1,024 chips."""
 
     docs: str = str(page.ROOT / "docs")
-    """Folder of the page to write; empty: none is written."""
+    """Folder of the page to write; empty: no page is written."""
     chips: tuple[int, ...] = CHIPS
     """Numbers of chips."""
 
@@ -55,28 +55,30 @@ class Options:
     images_small: int = 32
     """Images per chip in the first compiled step."""
     ms_small: float = 27.3
-    """Milliseconds of the first step: table "Every network"."""
+    """Milliseconds of the first compiled step: docs/pods.md, "Every network"."""
     images_large: int = 128
     """Images per chip in the second compiled step."""
     ms_large: float = 59.4
-    """Milliseconds of the second step: table "Inception V3 on more chips"."""
+    """Milliseconds of the second compiled step: docs/pods.md, "Inception V3 on more chips"."""
     step_scale: float = 1.96
-    """Real step divided by roofline: 116.2 ms by the compiler's cycles, divided by 59.4."""
+    """Real time of a step divided by its roofline: 116.2 ms by the compiler's cycles / 59.4 ms."""
     eval_share: float = 0.33
-    """Time of an image in evaluation divided by that in training: no backward pass."""
+    """Time per image in evaluation divided by the time in training. Evaluation has no backward
+    pass."""
 
     # The exchange
     exchange_mb: float = 108.9
-    """Megabytes in the all-reduces of a step: table "Inception V3 on more chips"."""
+    """Megabytes in the all-reduces of a step: docs/pods.md, "Inception V3 on more chips"."""
     messages: int = 189
-    """Number of all-reduces in a step; 1 with --bn-group of a chip's images."""
+    """Number of all-reduces in a step. It is 1 if `--bn-group` is the number of images per chip."""
     link_gb_s: float = 45.0
     """Gigabytes per second of a link between chips, one way: 1,600 Gbit/s per v5e chip over four
     links, minus 10 %."""
     message_us: float = 10.0
     """Microseconds of an empty all-reduce within a slice of 16 chips."""
     hop_us: float = 0.3
-    """Additional microseconds for each further chip on the way to the middle of the torus."""
+    """Additional microseconds of an all-reduce for each chip by which the side of a slice exceeds
+    four."""
     slice_chips: int = 256
     """Chips in the largest slice: v5e."""
     network_gb_s: float = 12.5
@@ -88,12 +90,12 @@ class Options:
     chips_per_host: int = 4
     """Chips per host."""
     host_cores: int = 56
-    """Cores per host that decode: half of the 112 virtual cores of a v5e machine with four
-    chips."""
+    """Number of cores per host that decode: half of the 112 virtual cores of a v5e machine with
+    four chips."""
     images_per_core: float = 428.0
     """Images per second that a core decodes and crops: docs/input_pipeline.md, 500x375."""
     pipeline_share: float = 0.5
-    """Share of that speed that remains if all cores work and hand over their results."""
+    """Share of `--images-per-core` that remains if all cores work and hand over their results."""
     image_kb: float = 110.0
     """Kilobytes of a stored image: ImageNet's mean."""
     read_mb_s: float = 1000.0
@@ -111,30 +113,32 @@ class Options:
     start_s: float = 180.0
     """Seconds from the start of the processes to the first step: imports, restoring, compiling."""
     preemptions_per_hour: float = 0.1
-    """Preemptions per hour of training on 256 chips; proportional to the number of chips."""
+    """Preemptions per hour of training on 256 chips. For other numbers of chips, the model scales
+    it in proportion."""
     hard_share: float = 0.2
     """Share of preemptions that leave no time to save."""
     replacement_s: float = 600.0
-    """Seconds until chips are available again."""
+    """Seconds after a preemption until chips are available again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The model's estimate for a number of chips.
+    """Estimate of a training run on a number of chips.
 
     Attributes:
         chips: number of chips.
-        batch: images in a step.
-        steps: steps of the run.
-        compute_ms: time of computing a step on the chips.
-        exchange_ms: time of communication in a step, which does not overlap with computing.
-        input_ms: time in which the hosts prepare a batch.
-        step_ms: the longer of computing plus exchange, and input.
+        batch: number of images in a step.
+        steps: number of steps of the run.
+        compute_ms: milliseconds in which the chips compute a step.
+        exchange_ms: milliseconds of communication in a step, which does not overlap with computing.
+        input_ms: milliseconds in which the hosts prepare a batch.
+        step_ms: `compute_ms + exchange_ms`, or `input_ms` if that is longer.
         train_h: hours of all steps.
         eval_h: hours of all evaluations.
         save_h: hours that training waits for checkpoints.
-        lost_h: hours of starts, of waiting for chips, and of steps computed twice.
-        limit: the slowest part of a step; "interruptions" if these take more than half of the run.
+        lost_h: hours lost to starts, to waiting for chips, and to steps that are computed twice.
+        limit: name of the slowest part of a step, or "interruptions" if interruptions take more
+            than half of the run.
     """
 
     chips: int
@@ -152,18 +156,19 @@ class Estimate:
 
     @property
     def total_h(self) -> float:
-        """Hours of the run."""
+        """Hours of the whole run."""
         return self.train_h + self.eval_h + self.save_h + self.lost_h
 
 
 def compute_ms(options: Options, images: float) -> float:
-    """Returns the milliseconds of computing a step.
+    """Returns the milliseconds in which the chips compute a step.
 
-    The time is linear in the images per chip, through the two compiled steps in the options.
+    The time is linear in the number of images per chip. The line goes through the two compiled
+    steps in the options and is scaled by `step_scale`.
 
     Args:
-        options: the assumptions.
-        images: images per chip.
+        options: assumptions of the model.
+        images: number of images per chip.
     """
     slope = (options.ms_large - options.ms_small) / (options.images_large - options.images_small)
     return options.step_scale * (options.ms_small + slope * (images - options.images_small))
@@ -179,7 +184,7 @@ def exchange_ms(options: Options, chips: int) -> float:
     milliseconds = sent / (2 * options.link_gb_s)
     milliseconds += options.messages * (options.message_us + options.hop_us * hops) / 1e3
     if slices > 1:
-        # Each host exchanges its share of the numbers with the same host of the other slices.
+        # Each host exchanges its share of the numbers with the matching hosts of other slices.
         share = options.exchange_mb / (inside / options.chips_per_host)
         milliseconds += 2 * (slices - 1) / slices * share / options.network_gb_s
         milliseconds += options.messages * options.network_message_us / 1e3
@@ -187,14 +192,17 @@ def exchange_ms(options: Options, chips: int) -> float:
 
 
 def images_per_host(options: Options) -> tuple[float, str]:
-    """Returns the images per second that a host can deliver, and what limits it."""
+    """Returns the images per second that a host can deliver.
+
+    The second value is what limits the speed, "decoding" or "reading".
+    """
     decoded = options.host_cores * options.images_per_core * options.pipeline_share
     read = options.read_mb_s * 1e3 / options.image_kb
     return min((decoded, "decoding"), (read, "reading"))
 
 
 def estimate(options: Options, chips: int) -> Estimate:
-    """Returns the model's estimate for a number of chips."""
+    """Estimates the training run on a number of chips."""
     images = min(options.images_per_chip, options.largest_batch / chips)
     batch = round(images * chips)
     steps = math.ceil(options.epochs * options.train_images / batch)
@@ -230,7 +238,10 @@ def estimate(options: Options, chips: int) -> Estimate:
 
 
 def turning_points(options: Options) -> list[str]:
-    """Returns a sentence on each part of a run: when it becomes the limit, on the largest slice."""
+    """Returns texts on when input, exchange, checkpoints or preemptions limit a run.
+
+    The numbers are those of the largest slice.
+    """
     chips = options.slice_chips
     found = estimate(options, chips)
     images = found.batch / chips
@@ -262,7 +273,7 @@ def _sizes() -> list[int]:
 
 
 def table(rows: list[Estimate]) -> str:
-    """Returns the table, a row for each number of chips."""
+    """Returns the table, with a row for each number of chips."""
     head = ["chips", "batch", "steps", "computing, ms", "exchange, ms", "input, ms", "step, ms",
             "images/s", "training, h", "evaluation, h", "checkpoints, h", "lost, h", "total, h",
             "limit"]  # fmt: skip
@@ -277,7 +288,7 @@ def table(rows: list[Estimate]) -> str:
 
 
 def assumptions(options: Options) -> str:
-    """Returns all options and their values, on which the table depends."""
+    """Returns the options on which the table depends, with their values, as text."""
     values = {k: v for k, v in vars(options).items() if k not in ("docs", "chips")}
     return "; ".join(f"`--{name.replace('_', '-')} {value:.10g}`" for name, value in values.items())
 

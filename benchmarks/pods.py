@@ -1,10 +1,11 @@
-"""Estimates memory and time of every network's training step on TPUs with the TPU compiler.
+"""Estimates the memory and time of every network's training step on TPUs.
 
     python benchmarks/pods.py [--archs ARCH ...] [--full]
 
-prints tables and writes them into docs/pods.md. It needs the extra `tpu`, but no TPU: every row is
-the report of `train/main.py --compile-only`. The first run takes hours, mostly for the search for
-the largest batch. Compiled programs are cached, so a second run only traces.
+prints tables and writes them into docs/pods.md. It needs the extra `tpu`, which has the TPU
+compiler, but no TPU. Every row has the numbers that `train/main.py --compile-only` reports. The
+first run takes hours, mostly for the search for the largest batch. Compiled programs are cached, so
+a second run only traces them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from train.run.command_line import parse
 
 SLICE = "v5e:2x2"
 SLICES = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
-LANES = 128  # images per chip: a multiple fills the lanes of the vector unit
+LANES = 128  # images per chip; a multiple of 128 fills the lanes of the vector unit
 
 # Images per chip in a step, by the start of a network's name. InceptionNeXt's authors had 128 per
 # GPU (160 for atto). Xception has a quarter of its recipe's 256. All others have 32, the images of
@@ -46,11 +47,11 @@ class Options(page.Pages):
     archs: tuple[str, ...] = tuple(ij.list_models())
     """Networks in the first table."""
     full: bool = False
-    """Compile Inception V3 at full effort too, for the compiler's cycles; takes 15 minutes."""
+    """Also compile Inception V3 at full effort, to get the compiler's cycles; takes 15 minutes."""
 
 
 def images_each(arch: str) -> int:
-    """Returns the images per chip with which a network's step is compiled, see `EACH`."""
+    """Returns the number of images per chip in a network's step, from `EACH`."""
     return next(count for start, count in EACH.items() if arch.startswith(start))
 
 
@@ -60,8 +61,8 @@ def command(arch: str, where: str, each: int, *more: str) -> list[str]:
     Args:
         arch: name of the network.
         where: devices to compile for, such as v5e:2x2.
-        each: images per device.
-        *more: further options.
+        each: number of images per device.
+        *more: further options of `train/main.py`.
     """
     devices = len(topology.describe(where).devices)
     return ["--arch", arch, "--compile-only", where, "--dtype", "bfloat16",
@@ -79,7 +80,10 @@ def compiled(options: list[str]) -> Row:
 
 
 def network(arch: str) -> Row:
-    """Returns the compiler's report on a network's step, with the largest batch that fits."""
+    """Returns the compiler's report on a network's step.
+
+    Under `largest` is the number of images per chip in the largest batch that fits.
+    """
     config, dataset = parse(command(arch, SLICE, images_each(arch)))
     target = training_step.describe_topology(config)
     found = training_step.compile_step(config, dataset, target)
@@ -175,7 +179,7 @@ def full_effort(row: Row) -> str:
 
 
 def main(options: Options) -> None:
-    """Compiles the steps, and writes all sections."""
+    """Compiles the steps, and writes all sections of the page."""
     target = options.docs / "pods.md"
     rows = [apart(network, arch) for arch in tqdm(options.archs, unit="network")]
     capacity = f"{rows[0]['capacity_bytes'] / 1e9:.1f} GB per chip for programs"

@@ -53,27 +53,27 @@ class Options(page.Pages):
     scales: tuple[float, ...] = (1.0, 0.3, 0.2, 0.1)
     """Factors on the residuals."""
     blocks: tuple[int, int, int] = (15, 30, 15)
-    """Numbers of block35, block17 and block8; the paper's figures have 5, 10, 5."""
+    """Numbers of the blocks block35, block17 and block8; the paper's figures have 5, 10, 5."""
     width_multiplier: float = 0.125
     """Factor on every channel count."""
     steps: int = 300
-    """Training steps."""
+    """Number of training steps."""
     learning_rate: float = 0.045
-    """Initial learning rate, the paper's."""
+    """Initial learning rate; the default is the paper's."""
     seed: int = 0
     """Seed of the initial parameters and the order of the images."""
 
 
 @dataclasses.dataclass
 class Run:
-    """The results for one scale.
+    """Results of one training run.
 
     Attributes:
         scale: factor on the residuals.
         learning_rate: initial learning rate.
         losses: loss of every step.
-        zeros: pairs of a step and the share of zeros in the last layer.
-        sizes: pairs of a step and the mean absolute value of the last layer.
+        zeros: pairs of a step and the share of zeros in the last layer's output.
+        sizes: pairs of a step and the mean absolute value of the last layer's output.
         top1: share of test images that are classified correctly.
     """
 
@@ -100,7 +100,10 @@ def main(options: Options) -> None:
 
 
 def configuration(learning_rate: float, options: Options) -> Config:
-    """Returns the paper's configuration, without gradient clipping, which would hide the effect."""
+    """Returns a training configuration with the paper's RMSProp, but without gradient clipping.
+
+    Clipping would hide the effect of the scale.
+    """
     changes = dict(
         arch="inception_resnet_v2.paper",
         image_size=75,
@@ -117,7 +120,7 @@ def configuration(learning_rate: float, options: Options) -> Config:
 
 
 def train(scale: float, learning_rate: float, options: Options, dataset: Dataset) -> Run:
-    """Trains with one scale, to the end or until the loss is not finite."""
+    """Trains with one scale until all steps are done or the loss is not finite."""
     config = configuration(learning_rate, options)
     model = ij.create_model(
         config.network.arch,
@@ -169,7 +172,7 @@ def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
 
 
 def table(runs: list[Run]) -> str:
-    """Returns a table with a row for each scale."""
+    """Returns a table with a row for each run."""
     head = ["scale", "rate", "largest loss", "loss, last 10 steps",
             "zeros in the last layer, start", "end", "its mean, start", "end",
             "test top-1"]  # fmt: skip
@@ -185,7 +188,7 @@ def table(runs: list[Run]) -> str:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Draws losses, zeros and sizes against steps."""
+    """Draws the losses, and the zeros and sizes of the last layer, over the steps."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for run in runs:
         label = f"scale {run.scale:g}, rate {run.learning_rate:g}"

@@ -2,12 +2,12 @@
 
 The first step: a fresh process imports the libraries, builds the network and the first state, then
 traces, compiles and runs a training step. One process has an empty cache of compiled programs. A
-second one has the cache that the first process filled. Networks with all default rewrites of
-`inception_jax.nn.rewrites` and without any are timed in turn.
+second one has the cache that the first process filled. Each network is timed without rewrites and
+with all default rewrites of `inception_jax.nn.rewrites`, in turn.
 
-The loop: `train/engine/loop.py` runs unchanged around a step that computes nothing. This step takes
-and returns a state with as many arrays as the network's. Batches are prepared in advance. The
-remaining time is the loop's own.
+The loop: `train/engine/loop.py` runs unchanged around a step that does not run the network. This
+step takes and returns a state with as many arrays as in a real run. Batches are prepared in
+advance. The remaining time is that of the loop itself.
 
     python benchmarks/startup.py [--archs ARCH ...] [--loop-archs ARCH ...] [--no-first-step]
 
@@ -54,7 +54,7 @@ Row = dict[str, Any]
 
 PHASES = ("import", "build", "trace", "compile", "first step")
 TARGET = 2.0  # milliseconds per step that the loop may take
-UNTIMED = 50  # first steps, which are not timed
+UNTIMED = 50  # number of first steps, which are not timed
 STRETCH = 50  # steps averaged into one measurement, as the garbage collector runs only sometimes
 
 
@@ -70,7 +70,7 @@ class Options(page.Pages):
     )
     """Networks whose first step is timed."""
     batch_size: int = 8
-    """Images in the first step."""
+    """Number of images in the first step."""
     image_size: int | None = None
     """Side of the images in pixels; default: the recipe's."""
     repeats: int = 1
@@ -78,9 +78,9 @@ class Options(page.Pages):
     loop_archs: tuple[str, ...] = tuple(ij.list_models())
     """Networks whose loop is timed."""
     loop_batch_size: int = 32
-    """Images in a step of the loop."""
+    """Number of images in a step of the loop."""
     loop_steps: int = 500
-    """Steps of the loop that are timed."""
+    """Number of steps of the loop that are timed."""
     first_step: bool = True
     """Time first steps."""
     loop: bool = True
@@ -110,10 +110,12 @@ def main(options: Options) -> None:
 
 
 def first_steps(options: Options) -> list[Row]:
-    """Times the first step of plain and rewritten networks in turn.
+    """Times the first step of each network without and with rewrites, in turn.
 
-    Each is timed with an empty cache of compiled programs, and then with a filled one. Returns a
-    row for each network, cache and form.
+    Each first step is timed with an empty cache of compiled programs, and then with a filled one.
+
+    Returns:
+        A row for each network, cache ("empty" or "filled") and form ("plain" or "rewritten").
     """
     found: dict[tuple[str, str, str], list[Row]] = {}
     forms = {"plain": (), "rewritten": ij.DEFAULT_REWRITES}
@@ -155,12 +157,13 @@ def first_step(config: Config, dataset: Dataset, born: float) -> Row:
     """Builds, compiles and runs the first training step, as `train/main.py` does.
 
     Args:
-        config: configuration of the run; its workdir has the cache of compiled programs.
+        config: configuration of the run, whose workdir has the cache of compiled programs.
         dataset: data set of the run.
-        born: `time.monotonic()` when this process was started.
+        born: value of `time.monotonic()` when this process was started.
 
     Returns:
-        Seconds of every phase in `PHASES`, and `peak_bytes`, the peak memory of the process.
+        A dict with the seconds of every phase in `PHASES`, and the peak memory of the process under
+        `peak_bytes`.
     """
     import resource
 
@@ -212,7 +215,7 @@ def loop(arch: str, options: Options) -> Row:
     """Times the loop for a network in a fresh process.
 
     Returns:
-        The network's name under `arch`, and the results of `time_loop`.
+        A dict with the network's name under `arch`, and the results of `time_loop`.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = configured(arch, folder, options.loop_batch_size, options.image_size)
@@ -224,10 +227,11 @@ class Ended(Exception):
 
 
 class TimedStep:
-    """A compiled step that records when it is called and when it returns.
+    """A compiled step that records when each call starts and ends.
 
-    Raises:
-        Ended: after `steps` steps.
+    Args:
+        compiled: compiled step to call.
+        steps: number of calls; each further call raises `Ended`.
     """
 
     def __init__(self, compiled: Any, steps: int):
@@ -248,16 +252,16 @@ class TimedStep:
 
 
 def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
-    """Times `train/engine/loop.py` around a compiled step that only increments its counter.
+    """Times `train/engine/loop.py` around a compiled step that only increments the step counter.
 
     Everything is as in a real run, with three exceptions. The network takes no time, because the
     step does not run it. Input takes no time, because the batches are already on the devices. The
     run ends before it evaluates.
 
     Returns:
-        `all`: milliseconds of a step of the loop. `call`: milliseconds of the call of the compiled
-        program in it. Both are medians over means of 50 steps. `arrays`: the number of arrays in
-        the state.
+        A dict. `all` has the milliseconds of one iteration of the loop, and `call` the milliseconds
+        of the call of the compiled step in an iteration. Both are medians over means of 50 steps.
+        `arrays` has the number of arrays in the state.
     """
     job = idle_job(config, dataset)
     batch = job.devices.put(blank_batch(config))
@@ -277,9 +281,9 @@ def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
 
 
 def idle_job(config: Config, dataset: Dataset) -> Any:
-    """Returns the job of a run, with zeros as parameters.
+    """Returns a training job whose parameters are zeros.
 
-    Its step only increments the counter in the state.
+    The job's step only increments the step counter in the state.
     """
     build = functional.build
 
@@ -300,13 +304,17 @@ def idle_job(config: Config, dataset: Dataset) -> Any:
 
 
 def blank_batch(config: Config) -> dict[str, np.ndarray]:
-    """Returns a batch of black images."""
+    """Returns a batch of black images, all with the label 0."""
     count, size = config.batch.batch_size, config.input.image_size
     return {"image": np.zeros((count, size, size, 3), np.uint8), "label": np.zeros(count, np.int32)}
 
 
 def middle(seconds: list[float]) -> float:
-    """Averages every 50 consecutive steps; returns the median of these means in milliseconds."""
+    """Returns the median over means of 50 consecutive steps, in milliseconds.
+
+    Args:
+        seconds: seconds of each step.
+    """
     stretches = [seconds[i : i + STRETCH] for i in range(0, len(seconds), STRETCH)]
     return 1e3 * statistics.median(sum(s) / len(s) for s in stretches)
 

@@ -4,9 +4,9 @@
 
 prints the tables of docs/story.md and writes them into that page and its translation,
 docs/story.zh.md, in about a minute. Networks and modules are built without parameter values. Their
-costs are counted on their traced programs, with the operations of the papers and not the library's
-rewrites of them. Speeds are read from docs/performance.md: run this again whenever that page has
-new measurements.
+costs are counted in their traced programs, which have the operations of the papers and not the
+library's faster rewrites. Speeds are read from docs/performance.md: run this command again whenever
+that page has new measurements.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Cost:
     """The cost of a network, or of a part of one, for one image.
 
     Attributes:
-        shape: shape of the result, without the batch.
+        shape: shape of the output, without the batch dimension.
         params: number of trainable parameters.
-        macs: multiply-accumulates.
-        moved: numbers that convolutions, matrix products and pools read and write, including
+        macs: number of multiply-accumulates.
+        moved: how many numbers convolutions, matrix products and pools read and write, including
             kernels, if nothing stays in a cache.
         deep: number of layers with weights on the longest path.
         layers: number of layers with weights in total.
@@ -72,7 +72,7 @@ class Cost:
 
 
 Group = Sequence[tuple[str, Cost]]
-"""Names and costs of rows of a table, which are compared with the first of them."""
+"""Names and costs of table rows; every row is compared with the first."""
 
 
 class Naive(nnx.Module):
@@ -80,7 +80,7 @@ class Naive(nnx.Module):
 
     Args:
         in_channels: channels of the input; the pool keeps all of them.
-        like: the module with reductions; its branches have the same widths.
+        like: module with reductions, whose branches have the widths to use.
     """
 
     def __init__(self, in_channels: int, like: inception_v1.Inception):
@@ -117,9 +117,9 @@ class SideBySide(nnx.Module):
 
 
 class Segments(nnx.Module):
-    """A 1x1 convolution, then a 3x3 for each segment of its channels.
+    """A 1x1 convolution, then a 3x3 convolution for each segment of its output channels.
 
-    It is figure 3 of Xception's paper.
+    This is figure 3 of Xception's paper.
     """
 
     def __init__(self, channels: int, segments: int):
@@ -139,7 +139,7 @@ conv_bn = functools.partial(ConvBN, bn_eps=1e-3, bn_momentum=0.99, rngs=ONE_KEY)
 
 
 def network(name: str, **options: Any) -> Any:
-    """Returns a network without parameter values, only with their shapes."""
+    """Returns a network that has only the shapes of its parameters, not their values."""
     return _network(ij.model_info(name).arch, _readings(name, options))
 
 
@@ -157,8 +157,8 @@ def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:
     """Counts the cost of a module for one input.
 
     Args:
-        build: the module, or a function that returns it.
-        *shape: h, w and c of the input.
+        build: module, or function that returns a module.
+        *shape: height, width and channels of the input.
     """
     module = build if isinstance(build, nnx.Module) else nnx.eval_shape(build)
     module.eval()
@@ -184,7 +184,7 @@ def _longest(program: Any, before: Sequence[int]) -> list[int]:
     """Returns, for each output, the number of layers with weights on the longest path to it.
 
     Args:
-        program: a jaxpr.
+        program: jaxpr of a network or of a part of one.
         before: for each input, the number of layers with weights on the longest path to it.
     """
     known = dict(zip(program.invars, before, strict=True))
@@ -206,7 +206,7 @@ def _longest(program: Any, before: Sequence[int]) -> list[int]:
 
 
 def whole(name: str, **options: Any) -> Cost:
-    """Counts the cost of a network at its own image size."""
+    """Counts the cost of a network for one image of the network's input size."""
     info = ij.model_info(name)
     return _whole(info.arch, _readings(name, options), info.input_size)
 
@@ -245,7 +245,7 @@ FAMILY: tuple[tuple[str, float | None, str], ...] = (
 
 
 def family() -> str:
-    """Returns the table of every network's cost at its own image size."""
+    """Returns the table of every network's cost for one image of the network's input size."""
     first = whole(FAMILY[0][0])
     rows = []
     for name, top1, source in FAMILY:
@@ -261,7 +261,7 @@ def family() -> str:
 
 
 def bottlenecks() -> str:
-    """Returns the table of GoogLeNet's modules without and with their 1x1 convolutions."""
+    """Returns the table of GoogLeNet's modules without and with reducing 1x1 convolutions."""
     net = network("inception_v1.bvlc_in1k")
     using: list[Any] = [getattr(net, f"inception{name}") for name in NINE]
     without = nnx.eval_shape(lambda: _naive(using))
@@ -293,7 +293,7 @@ def _naive(modules: Sequence[inception_v1.Inception]) -> list[Any]:
 def googlenets() -> str:
     """Returns the table of the changes from GoogLeNet to BN-Inception.
 
-    They are the factorised 5x5 convolutions, and BN-Inception's separable first layer.
+    The changes are the factorised 5x5 convolutions and BN-Inception's separable first layer.
     """
     stems = [network("bn_inception", stem=stem).conv1 for stem in ("conv", "separable")]
     networks = [
@@ -312,10 +312,11 @@ def googlenets() -> str:
 
 
 def _of_3x3(evenly: bool = False) -> Any:
-    """Returns GoogLeNet with two 3x3 convolutions in place of each 5x5.
+    """Returns GoogLeNet with two 3x3 convolutions in place of each 5x5 convolution.
 
-    The first 3x3 has as many output channels as the second one. With `evenly`, both increase the
-    channels by the same factor.
+    Args:
+        evenly: whether both 3x3 convolutions increase the channels by the same factor; otherwise,
+            the first has as many output channels as the second.
     """
     net = ij.create_model("inception_v1", rngs=ONE_KEY)
     for module in (getattr(net, f"inception{name}") for name in NINE):
@@ -351,7 +352,13 @@ def factors() -> str:
 
 
 def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
-    """Counts the cost of consecutive convolutions that keep the shape of a feature map."""
+    """Counts the cost of consecutive convolutions that keep the shape of a feature map.
+
+    Args:
+        side: height and width of the feature map.
+        channels: channels of the feature map.
+        *windows: kernel sizes of the convolutions.
+    """
     layers = lambda: nnx.Sequential(*(conv(channels, channels, window) for window in windows))  # noqa: E731
     return cost(layers, side, side, channels)
 
@@ -359,7 +366,7 @@ def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
 def reductions() -> str:
     """Returns the table of three grid reductions from 35x35x320 to 17x17x640.
 
-    They are those of figures 9 and 10 of "Rethinking the Inception Architecture" (1512.00567).
+    The reductions are in figures 9 and 10 of "Rethinking the Inception Architecture" (1512.00567).
     """
     shape = (35, 35, 320)
     ways: dict[str, Callable[[], list[Any]]] = {
@@ -378,7 +385,7 @@ def reductions() -> str:
 
 
 # Prefixes of the names of stages, by part of a network. Stages before Mixed_5b are "first layers",
-# including V4's modules there.
+# including the modules that V4 has there.
 GRIDS = {
     "35x35 modules": "Mixed_5",
     "reduction": "Mixed_6a",
@@ -394,8 +401,8 @@ def grids(base: str, networks: Mapping[str, str]) -> str:
     """Returns the table of the cost of networks by part, such as all modules on 17x17 maps.
 
     Args:
-        base: network to which the last row gives ratios.
-        networks: names of networks, by title.
+        base: name of the network with which the last row compares all networks.
+        networks: names of the networks, by column title.
     """
     parts = [dict(_parts(name)) for name in networks.values()]
     first = whole(base)
@@ -433,7 +440,7 @@ def _parts(name: str) -> dict[str, list[str]]:
 def residual() -> str:
     """Returns the table of Inception V4's modules against residual blocks on the same feature maps.
 
-    Its last rows compare whole networks.
+    The last rows compare whole networks.
     """
     v4 = network("inception_v4")
     options: dict[str, Any] = dict(scale=0.1, conv=conv_bn, width=int)
@@ -470,7 +477,11 @@ def residual() -> str:
 
 
 def segments() -> str:
-    """Returns the table from full to depthwise separable convolution, on V3's 17x17 maps."""
+    """Returns the table of convolutions by segments on V3's 17x17 maps.
+
+    The number of segments increases from one, a full convolution, to one for each channel, a
+    depthwise separable convolution.
+    """
     shape = (17, 17, 768)
     rows = [("3x3 on 17x17x768", convs(17, 768, 3))]
     for count in (1, 3, 4, 48):
@@ -504,7 +515,7 @@ def aligned() -> str:
 
 
 def bands() -> str:
-    """Returns the table of InceptionNeXt's depthwise convolution against ConvNeXt's."""
+    """Returns the table that compares the depthwise convolutions of InceptionNeXt and ConvNeXt."""
     tiny = network("inception_next_tiny")
     block = tiny.stages[2].blocks[0]
     full = functools.partial(depthwise, bias=True)
@@ -534,7 +545,11 @@ def _with_7x7() -> Any:
 
 
 def speeds(performance: Path) -> str:
-    """Returns the table of measured and estimated speeds, from the page on performance."""
+    """Returns the table of measured and estimated speeds.
+
+    Args:
+        performance: path of docs/performance.md, from which the speeds are read.
+    """
     chip = {row["network"]: row for row in read(performance, "tpu family")}
     rows = []
     for row in read(performance, "cpu-inference"):
@@ -588,7 +603,11 @@ def errata() -> str:
 def read(path: Path, name: str) -> list[dict[str, str]]:
     """Reads the first table of a section; returns a dict from heading to cell for each row.
 
-    If several columns have the same heading, the first of them counts.
+    If several columns have the same heading, the dict has the cell of the first such column.
+
+    Args:
+        path: path of the page.
+        name: name of the section.
     """
     text = path.read_text().partition(f"<!-- {name} -->")[2].partition(f"<!-- end {name} -->")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -600,8 +619,8 @@ def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) ->
     """Returns a table of costs, with ratios to the first row of each group.
 
     Args:
-        *groups: names and costs of the rows.
-        more: further columns, by heading.
+        *groups: names and costs of the rows of each group.
+        more: cells of further columns, by heading.
     """
     extra = iter(zip(*more.values(), strict=True) if more else ())
     rows = []
@@ -618,7 +637,7 @@ def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) ->
 
 
 def amount(number: int) -> str:
-    """Returns a number in millions, with at least three digits."""
+    """Returns a number in millions as text, with at least three digits."""
     millions = number / 1e6
     return f"{millions:,.{0 if millions >= 100 else 1 if millions >= 10 else 2}f}"
 

@@ -113,10 +113,10 @@ _NAMES = re.compile(
 
 
 def translated(table: str) -> str:
-    """Returns a table of the page in Chinese, with the same numbers.
+    """Returns the Chinese translation of a table of docs/story.md; numbers are unchanged.
 
     Raises:
-        ValueError: for a cell without a translation in this file.
+        ValueError: if this file has no translation for a cell.
     """
     lines = (line.removeprefix("| ").removesuffix(" |") for line in table.splitlines())
     return "\n".join("| " + " | ".join(map(_cell, line.split(" | "))) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""The tables on training in docs/story.md: label smoothing, and the step sizes of RMSProp."""
+"""Makes the tables on training in docs/story.md: label smoothing, and RMSProp's step sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = (1, 100)
 
 
 def smoothing() -> str:
-    """Returns the table of the best probabilities, logits and loss for smoothed labels."""
+    """Returns the table of probabilities and logits with the lowest loss for smoothed labels."""
     rows = []
     for classes in (10, 1000):
         for share in (0.0, 0.1):
@@ -35,20 +35,20 @@ def smoothing() -> str:
 
 
 def targets(classes: int, share: float) -> tuple[float, float]:
-    """Returns the smoothed target of the label, and that of each other class.
+    """Returns the smoothed target of the labelled class, and the target of every other class.
 
     Args:
         classes: number of classes.
-        share: share of the label that is spread over all classes.
+        share: share of the target that is spread over all classes.
     """
     smoothed = optax.smooth_labels(jax.nn.one_hot(jnp.array(0), classes), share)
     return float(smoothed[0]), float(smoothed[1])
 
 
 def rmsprop() -> str:
-    """Returns the table of step sizes under a constant gradient, by SGD and two forms of RMSProp.
+    """Returns the table of step sizes of SGD and two forms of RMSProp under a constant gradient.
 
-    Step sizes are multiples of the learning rate, without momentum.
+    Step sizes are multiples of the learning rate. There is no momentum.
     """
     rules = [("SGD", OptimizerOptions(optimizer="sgd"), False)]
     for eps in ("1.0", "1e-3"):
@@ -69,9 +69,9 @@ def step_sizes(options: OptimizerOptions, gradient: float, torch_form: bool) -> 
     The learning rate is 1. There is no momentum and no weight decay.
 
     Args:
-        options: optimiser and epsilon.
-        gradient: the gradient.
-        torch_form: use PyTorch's form of RMSProp.
+        options: options of which only the optimiser and epsilon are used.
+        gradient: constant gradient.
+        torch_form: whether to use PyTorch's form of RMSProp.
     """
     plain = OptimizerOptions(
         optimizer=options.optimizer, rms_eps=options.rms_eps, momentum=0.0, weight_decay=0.0

@@ -1,12 +1,12 @@
-"""Estimates this library's networks, their plain forms and Keras' with the TPU compiler.
+"""Compares the TPU compiler's estimates for this library's networks, their plain forms and Keras'.
 
     python benchmarks/tpu_estimates.py [--archs ARCH ...] [--modules ARCH.STAGE ...]
         [--family ARCH ...] [--full]
 
 prints tables and writes them into docs/performance.md. Every row is a program that the TPU compiler
-compiles for chips that are not attached. So it needs the extra `tpu`, but no TPU. Keras' rows need
-`pip install keras`. The plain form of a network has none of the rewrites of
-`inception_jax.nn.rewrites`. Compiled programs are cached. At quick effort, a network takes a minute
+compiles without a TPU. The compiler is in the extra `tpu`. Keras' rows need `pip install keras`.
+The plain form of a network has none of the rewrites of `inception_jax.nn.rewrites`. Compiled
+programs are cached. By default, the compiler works at quick effort. A network then takes a minute
 or more, a module some seconds, and the default command half an hour.
 
     python benchmarks/tpu_estimates.py --archs --modules --family $(inception-jax list)
@@ -72,16 +72,16 @@ class Options(Work, page.Pages):
     """Compile networks and modules for TPUs in several forms, and compare the estimates."""
 
     archs: tuple[str, ...] = tuple(KERAS)
-    """Networks to compile, forward pass and training step."""
+    """Networks whose forward pass and training step are compiled."""
     modules: tuple[str, ...] = MODULES
-    """Single modules to compile in training: ARCH.ATTRIBUTE or ARCH.ATTRIBUTE.NUMBER."""
+    """Single modules to compile in training mode: ARCH.ATTRIBUTE or ARCH.ATTRIBUTE.NUMBER."""
     topology: str = "v5e:2x2"
     """Chips to compile for, see `train/main.py --compile-only`."""
     family: tuple[str, ...] = ()
     """Networks to compare only with their plain forms, in a table with a line for each."""
     full: bool = False
-    """Compile the training steps at full effort instead, to get the compiler's cycles; takes ten
-    times as long."""
+    """Compile only modules and training steps, but at full effort, to get the compiler's cycles;
+    takes ten times as long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Row:
     """The compiler's estimates for a program on one chip.
 
     Attributes:
-        what: name of the network or module, and the mode.
+        what: name of a module, or name and mode of a network.
         form: name of the form, such as plain.
-        seconds: time by the roofline.
-        bytes: bytes that the program reads and writes.
-        temporaries: bytes of temporary memory.
-        cycles: cycles in total.
-        compile_seconds: time to compile.
-        operations: kind, cycles and bytes of each operation.
+        seconds: seconds that the program takes by the roofline model.
+        bytes: number of bytes that the program reads and writes.
+        temporaries: number of bytes of temporary memory.
+        cycles: total number of cycles.
+        compile_seconds: seconds that the compilation took.
+        operations: one dict for each operation, with name, kind, cycles, bytes and source.
     """
 
     what: str
@@ -118,10 +118,10 @@ def compiled(what: str, form: str, made: Program, options: Options, effort: Effo
     The state is replicated, and the batch is split over the devices.
 
     Args:
-        what: name of the network or module, and the mode.
+        what: name of a module, or name and mode of a network.
         form: name of the form.
-        made: the program.
-        options: topology.
+        made: program to compile.
+        options: options with the topology.
         effort: effort of the compiler.
     """
     target = described(options.topology)
@@ -163,12 +163,15 @@ def described(name: str) -> Topology:
 
 
 def ratio(base: float, value: float) -> str:
-    """Returns base / value as text, "-" for a value of 0."""
+    """Returns base / value as text, or "-" if the value is 0."""
     return f"{base / value:.2f}" if value else "-"
 
 
 def table(rows: list[Row]) -> str:
-    """Returns a table with a line for each program; ratios above 1 are better than plain."""
+    """Returns a table with a line for each program.
+
+    If a ratio is above 1, the program needs less than the plain form.
+    """
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = ["program", "form"]
     for what in ("roofline, ms", "GB", "temporaries, GB"):
@@ -192,7 +195,7 @@ def cycles_table(rows: list[Row], kind: str) -> str:
 
     Args:
         rows: estimates at full effort.
-        kind: kind of the chip.
+        kind: kind of the chip, as JAX names it.
     """
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = ["program", "form", "M cycles", "plain / this", "in convolutions", "in other operations",
@@ -215,7 +218,7 @@ def cycles_table(rows: list[Row], kind: str) -> str:
 
 
 def family_table(rows: list[Row]) -> str:
-    """Returns a table with a line for each network: plain, rewritten, and their ratio."""
+    """Returns a table with a line for each network: its two forms, and their ratio."""
     found = {(*row.what.split(), row.form): row for row in rows}
     head = ["network"]
     for what in ("forward, plain, ms", "training step, plain, ms", "temporaries, plain, GB"):
@@ -236,12 +239,12 @@ def family_table(rows: list[Row]) -> str:
 def hybrid(row: Row, kind: str) -> float:
     """Estimates a program's seconds: convolutions by cycles, other operations by bandwidth.
 
-    The cycles are not used for other operations, because the compiler overestimates elementwise
+    The cycles of other operations are not used, because the compiler overestimates elementwise
     loops 2.5 to 4 times. Returns 0 if the chip's clock or memory bandwidth is unknown.
 
     Args:
         row: the compiler's estimates.
-        kind: kind of the chip.
+        kind: kind of the chip, as JAX names it.
     """
     clock, bandwidth = hardware.clock(kind), hardware.bandwidth(kind)
     if not clock or not bandwidth:
@@ -252,7 +255,9 @@ def hybrid(row: Row, kind: str) -> float:
 
 
 def keep_operations(row: Row, name: str) -> None:
-    """Writes the operations of a program to runs/tpu_operations/NAME.csv, the most cycles first.
+    """Writes the operations of a program to runs/tpu_operations/NAME.csv.
+
+    The operations with the most cycles come first.
 
     Operations without cycles are skipped if they read and write at most 100 kB.
     """
@@ -265,7 +270,7 @@ def keep_operations(row: Row, name: str) -> None:
 
 
 def made(arch: str, form: str, mode: str, options: Options) -> Program:
-    """Returns the program of this library's network in a form and mode, or of Keras' network."""
+    """Returns the program of a network in a form and mode; the form "Keras 3" is Keras' network."""
     if form == "Keras 3":
         return keras_network(arch, mode, options)
     return network(arch, form, mode, options)
@@ -279,7 +284,7 @@ def forms(arch: str, mode: str) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Compiles, prints and writes the tables."""
+    """Compiles the programs, and prints and writes the tables."""
     if options.full:
         return at_full_effort(options)
     modules = [
@@ -308,7 +313,7 @@ def main(options: Options) -> None:
 
 
 def at_full_effort(options: Options) -> None:
-    """Compiles, prints and writes the table with the compiler's cycles."""
+    """Compiles the programs, and prints and writes the table with the compiler's cycles."""
     rows = [
         compiled(name, form, module(name, form, options), options, "full")
         for name in tqdm(options.modules, desc="modules, full effort")
@@ -323,7 +328,7 @@ def at_full_effort(options: Options) -> None:
 
 
 def publish(name: str, options: Options, text: str) -> None:
-    """Prints a section of the page and writes it."""
+    """Prints a section and writes it into docs/performance.md."""
     compiler = described(options.topology).compiler
     work = f"{options.images} images per chip, {options.dtype}, {options.topology}; {compiler}."
     page.publish(options.docs / "performance.md", f"tpu {name}", work, text)

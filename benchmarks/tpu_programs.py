@@ -1,6 +1,6 @@
-"""The programs that tpu_estimates.py compiles: training steps, forward passes, modules.
+"""Programs that tpu_estimates.py compiles: training steps, forward passes, single modules.
 
-Each is a function of a state and a batch, both given only as shapes.
+A program is a function of a state and a batch, with the shapes and dtypes of both.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Work:
     """Batch size and dtype of a program."""
 
     images: int = 128
-    """Images per chip."""
+    """Number of images per chip."""
     dtype: str = "bfloat16"
     """Dtype in which networks compute."""
 
@@ -47,7 +47,8 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
 
     Args:
         arch: name of the network.
-        form: "plain", "rewritten", "memory saving" (rematerialised) or "folded".
+        form: "plain", "rewritten", "memory saving" (rematerialised) or "folded" (BatchNorm folded
+            into the layers before it).
         mode: "train" or "infer".
         work: batch size and dtype.
     """
@@ -95,12 +96,13 @@ def keras_network(arch: str, mode: str, work: Work) -> Program:
 def program(
     forward: Callable[..., Any], params: Tree, stats: Tree, size: int, mode: str, work: Work
 ) -> Program:
-    """Returns a forward pass, or with the mode "train" a step of RMSProp on the cross-entropy.
+    """Returns a forward pass, or in the mode "train" an RMSProp step on the cross-entropy.
 
     Args:
-        forward: takes parameters, statistics and images; returns logits and new statistics.
-        params: parameters, abstract.
-        stats: statistics, abstract.
+        forward: function of parameters, statistics and images that returns logits and new
+            statistics.
+        params: shapes and dtypes of the parameters.
+        stats: shapes and dtypes of BatchNorm's statistics.
         size: side of the images in pixels.
         mode: "train" or "infer".
         work: batch size.
@@ -140,7 +142,7 @@ def module(name: str, form: str, work: Work) -> Program:
     The backward pass starts from the module's output in place of a gradient of a loss.
 
     Args:
-        name: ARCH.PATH of the module.
+        name: name of the network and path of the module in it, as ARCH.PATH.
         form: "plain", "rewritten" or "memory saving" (rematerialised).
         work: batch size and dtype.
     """
@@ -174,7 +176,7 @@ def at(model: Any, path: str) -> Any:
     """Returns the module at a path, such as block35.0.
 
     Raises:
-        SystemExit: if it does not exist; the message has the names that exist.
+        SystemExit: if the model has no such module; the message has the names that exist.
     """
     for name in path.split("."):
         layers = isinstance(model, nnx.List)
@@ -188,7 +190,7 @@ def at(model: Any, path: str) -> Any:
 
 
 def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
-    """Returns the shape of the input of the module at a path, for one image.
+    """Returns the input shape of the module at a path, for a batch of one image.
 
     Raises:
         SystemExit: if the model does not call the module.
@@ -200,5 +202,5 @@ def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
 
 
 def form_of(form: str) -> contextlib.AbstractContextManager[None]:
-    """Returns a context that applies no rewrites for "plain", and the default ones otherwise."""
+    """Returns a context without rewrites for the form "plain", else with the default rewrites."""
     return ij.rewritten(*(() if form == "plain" else ij.DEFAULT_REWRITES))

@@ -1,4 +1,7 @@
-"""The figures of docs/tricks.md: learning curves, and differences between arms, seed by seed."""
+"""Draws the figures of docs/tricks.md: learning curves of arms, and differences between arms.
+
+An arm is one way to train one network.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ Differences = Sequence[float]
 def draw(
     trick: Trick, runs: Mapping[str, list[Run]], differences: Sequence[Differences], path: Path
 ) -> None:
-    """Draws the learning curves of a trick's arms, and the differences of its claims.
+    """Draws the learning curves of a trick's arms, and the differences that its claims are about.
 
-    Claims about calibration add a reliability diagram.
+    If a claim is about calibration, a reliability diagram is drawn too.
 
     Args:
-        trick: the trick.
-        runs: runs by the name of the arm, one for each seed.
-        differences: for each claim, the difference for each seed.
-        path: path of the picture.
+        trick: trick to draw.
+        runs: runs by name of the arm; each arm has one run for each seed.
+        differences: differences of each claim, one for each seed.
+        path: path of the picture to write.
     """
     units = list(dict.fromkeys(claim.measure.unit for claim in trick.claims))
     reliability = any(claim.measure is ECE for claim in trick.claims)

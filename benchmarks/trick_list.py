@@ -2,8 +2,8 @@
 
 An arm is one way to train one network. Each claim compares two arms.
 
-Sections are those of the papers on arXiv: V1 1409.4842, BN-Inception 1502.03167, V3 1512.00567, V4
-1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900.
+Section numbers are those of the papers on arXiv: V1 1409.4842, BN-Inception 1502.03167, V3
+1512.00567, V4 1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from benchmarks.trick_statistics import Direction, Measure
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim that one arm has a higher, a lower or an equal value of a measure than another arm.
+    """A claim about the difference between two arms in a measure.
+
+    The difference is the value of the first arm minus that of the second, for each seed.
 
     Attributes:
         text: the claim in words.
-        source: paper and section.
+        source: origin of the claim, such as paper and section.
         arm: name of the first arm.
-        other: name of the second arm; its value is subtracted, seed by seed.
+        other: name of the second arm.
         measure: measure of both arms.
-        direction: the claimed sign of the difference; "open": nothing is claimed.
-        other_measure: measure of the second arm, if it is another one.
+        direction: claim about the first arm's value: "higher", "lower" or "equal". With "open",
+            nothing is claimed.
+        other_measure: measure of the second arm; None: the same as `measure`.
         margin: for "equal", the largest difference that counts as equal.
     """
 
@@ -47,10 +50,10 @@ class Trick:
     """A trick: its arms, and the claims about them.
 
     Attributes:
-        title: heading of its section.
-        setting: description of the common setting of the arms, and of their differences.
-        arms: all arms.
-        claims: all claims.
+        title: heading of the section on the trick.
+        setting: description of what the arms have in common and how they differ.
+        arms: arms to train.
+        claims: claims about the arms.
     """
 
     title: str
@@ -71,9 +74,9 @@ _NARROW: dict[str, Any] = dict(width_multiplier=0.25, dropout=0.0)
 
 
 def _v1(name: str, training: Mapping[str, Any], **more: Any) -> Arm:
-    """Returns an arm of Inception V1 with BatchNorm on small images.
+    """Returns an arm that trains a narrow Inception V1 on small images.
 
-    This is the cheapest network of the family.
+    The network has BatchNorm unless the options have another `norm`.
     """
     options = {**_NARROW, **more.pop("options", {})}
     return Arm(name, "inception_v1", options, {**_SIZE, **training}, more.pop("steps", 160), **more)

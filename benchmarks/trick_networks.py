@@ -1,8 +1,7 @@
-"""The networks of benchmarks/tricks.py that the library has no option for.
+"""Networks of benchmarks/tricks.py for which the library has no option.
 
-Some are networks of the library that are changed after they were built, so that all other
-parameters keep their initial values. The others are small networks, composed of the library's
-layers.
+Some are networks of the library that are changed after they have been built, so that all unchanged
+parameters keep their initial values. The rest are small networks of the library's layers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Small(Model):
     """A sequence of layers, global average pooling and a linear classifier.
 
     Args:
-        layers: layers, each applied to the output of the one before; the first takes the images.
+        layers: consecutive layers, of which the first takes the images.
         channels: channels of the last layer's output.
         num_classes: number of outputs.
         in_channels: channels of the images.
@@ -58,7 +57,7 @@ class Small(Model):
 
 
 class SideBySide(nnx.Module):
-    """A strided 3x3 beside a strided pool, concatenated: figure 10 of 1512.00567."""
+    """Concatenates a strided 3x3 convolution and a strided pool: figure 10 of 1512.00567."""
 
     def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs):
         self.conv = ConvBN(in_channels, out_channels - in_channels, 3, 2, **BN, rngs=rngs)
@@ -68,8 +67,9 @@ class SideBySide(nnx.Module):
 
 
 class Segmented(nnx.Module):
-    """A 3x3 for each segment of the channels, then a 1x1 over all channels, BatchNorm and ReLU.
+    """A 3x3 convolution for each segment of the channels, then a 1x1, BatchNorm and ReLU.
 
+    The 1x1 convolution is over all channels.
     If each segment is a single channel, this is Xception's separable convolution (1610.02357,
     section 1.2).
     """
@@ -87,7 +87,7 @@ class Segmented(nnx.Module):
 
 
 class Unnormalised(nnx.Module):
-    """A ConvBN with a bias in place of its BatchNorm."""
+    """A `ConvBN` whose BatchNorm is replaced by a bias."""
 
     def __init__(self, layer: ConvBN):
         self.conv = layer.conv
@@ -98,7 +98,7 @@ class Unnormalised(nnx.Module):
 
 
 def pool(x: jax.Array) -> jax.Array:
-    """Returns the maximum over 3x3 windows at stride 2, as in the grid reductions."""
+    """Returns the maximum over 3x3 windows at stride 2, with "same" padding."""
     return max_pool(x, 3, 2, "same")
 
 
@@ -130,7 +130,8 @@ def reductions(way: str, channels: int, **sizes: Any) -> Small:
     """Builds a network with two grid reductions, each of which doubles the channels.
 
     Args:
-        way: "conv, pool", "pool, conv" or "side by side", figures 9 and 10 of 1512.00567.
+        way: layers of a reduction: "conv, pool", "pool, conv" or "side by side" (figures 9 and 10
+            of 1512.00567).
         channels: channels of the first feature map.
         **sizes: num_classes, in_channels and rngs of `Small`.
     """
@@ -155,7 +156,9 @@ def reductions(way: str, channels: int, **sizes: Any) -> Small:
 
 
 def segments(count: int | None, channels: int, **sizes: Any) -> Small:
-    """Builds a network of four convolutions by segments, see `Segmented`, after a strided 3x3.
+    """Builds a network of a strided 3x3 convolution and four convolutions by segments.
+
+    A convolution by segments is described in `Segmented`.
 
     Args:
         count: number of segments; None: each channel is a segment.
@@ -184,13 +187,13 @@ def without_aux(model: Any, rngs: nnx.Rngs) -> None:
 
 
 def aux_without_norm(model: Any, rngs: nnx.Rngs) -> None:
-    """Removes the two BatchNorms of Inception V3's auxiliary classifier."""
+    """Replaces the two BatchNorms of Inception V3's auxiliary classifier by biases."""
     model.AuxLogits.conv0 = Unnormalised(model.AuxLogits.conv0)
     model.AuxLogits.conv1 = Unnormalised(model.AuxLogits.conv1)
 
 
 def relu_between(model: Any, rngs: nnx.Rngs) -> None:
-    """Puts a ReLU between all depthwise and pointwise convolutions."""
+    """Puts a ReLU between the two convolutions of each separable convolution."""
     layers = [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, SeparableConvBN)]
     for layer in layers:
         setattr(layer, "depthwise", nnx.Sequential(layer.depthwise, jax.nn.relu))  # noqa: B010
@@ -235,9 +238,9 @@ def build(
     """Builds the network of an arm with its initial parameters.
 
     Args:
-        network: a name for `create_model`, or a name in `SMALL`.
+        network: name for `create_model`, or name in `SMALL`.
         options: options of the network.
-        change: a name in `CHANGES`; "": no change.
+        change: name in `CHANGES`; "": no change.
         classes: number of outputs.
         channels: channels of the images.
         seed: seed of the initial parameters.

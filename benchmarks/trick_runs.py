@@ -1,4 +1,4 @@
-"""Trains the runs of benchmarks/tricks.py with the parts of `train/`, and stores their results."""
+"""Trains the networks of benchmarks/tricks.py with the code of `train/`, and stores the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from train.engine.optimizer import make_optimizer
 from train.run.assembly import protocol
 from train.run.command_line import Config
 
-EVALUATIONS = 8  # number of evaluations in a run, at even distances
+EVALUATIONS = 8  # number of evaluations in a run, at equal intervals
 _AT_ONCE = 250  # largest number of test images in a batch
 # Training options on which the loss and its gradient depend.
 _OF_THE_LOSS = ("image_size", "batch_size", "label_smoothing", "aux_weight")
@@ -46,13 +46,13 @@ class Arm:
 
     Attributes:
         name: name in tables and figures.
-        network: a name for `create_model`, or a name in `trick_networks.SMALL`.
+        network: name for `create_model`, or name in `trick_networks.SMALL`.
         options: options of the network.
         training: options of `train/main.py` by name; they override `BASE`.
         steps: number of steps in a run.
-        change: change of the built network, a name in `trick_networks.CHANGES`; "": none.
+        change: change of the built network, a name in `trick_networks.CHANGES`; "": no change.
         images: number of training images; None: all.
-        torch_rule: use PyTorch's form of RMSProp.
+        torch_rule: whether to use PyTorch's form of RMSProp.
     """
 
     name: str
@@ -78,7 +78,7 @@ BASE: dict[str, Any] = dict(
 
 
 def configuration(arm: Arm, steps: int) -> Config:
-    """Returns the configuration of the training programme for an arm."""
+    """Returns an arm's configuration for the training programme."""
     changes = {**BASE, **arm.training, "steps": steps}
     if arm.network not in trick_networks.SMALL:
         changes["arch"] = arm.network
@@ -101,13 +101,13 @@ def torch_rmsprop(options: Any, rate: schedule.Schedule) -> optax.GradientTransf
 
 
 class Program:
-    """The compiled gradients and predictions of a network.
+    """The compiled functions that compute a network's gradients and predictions.
 
-    Arms that differ only in their optimiser share one program.
+    Arms with the same network and loss share one program.
 
     Args:
-        arm: one of the arms that share it.
-        dataset: the images.
+        arm: one of the arms that share the program.
+        dataset: data set with the classes and channels of the network.
     """
 
     def __init__(self, arm: Arm, dataset: Dataset):
@@ -141,11 +141,10 @@ class Trainer:
     """Trains an arm.
 
     Args:
-        arm: the arm.
-        dataset: the images.
+        arm: arm to train.
+        dataset: data set to train and evaluate on.
         steps: number of steps in a run.
-        programs: compiled programs of earlier arms, by key. The program of this arm is added, if
-            no earlier arm has the same one.
+        programs: programs of earlier arms, by key; the program of this arm is added if missing.
     """
 
     def __init__(self, arm: Arm, dataset: Dataset, steps: int, programs: dict[str, Program]):
@@ -172,7 +171,11 @@ class Trainer:
         self._tests = list(self._test_batches())
 
     def run(self, seed: int) -> Run:
-        """Trains with one seed, to the end or until the loss is not finite; returns the results."""
+        """Trains with one seed until all steps are done or the loss is not finite.
+
+        Returns:
+            The results of the run.
+        """
         started = time.process_time()
         _, _, params, stats = functional.split(self.program.model(seed))
         averages = self.config.step.ema_decay > 0
@@ -216,7 +219,7 @@ class Trainer:
             yield from batches
 
     def _predictions(self, params: step.Tree, stats: step.Tree) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits and labels of the test images."""
+        """Returns the logits and the labels of all test images."""
         logits = [self.program.logits(params, stats, batch["image"]) for batch in self._tests]
         labels = [batch["label"] for batch in self._tests]
         mask = np.concatenate([batch["mask"] for batch in self._tests]) > 0
@@ -228,17 +231,19 @@ class Trainer:
 
 
 def _program_key(arm: Arm) -> str:
-    """Returns a key of the network and the loss; arms with the same key share a program."""
+    """Returns a key of an arm's network and loss; arms with the same key share a program."""
     training = {**BASE, **arm.training}
     loss = [training.get(name) for name in _OF_THE_LOSS]
     return json.dumps([arm.network, dict(arm.options), arm.change, loss], sort_keys=True)
 
 
 def _subset(dataset: Dataset, images: int | None) -> Dataset:
-    """Returns the data set with a random part of its training images, the same for every seed.
+    """Returns a data set with a random subset of its training images.
+
+    The subset is the same for every seed.
 
     Args:
-        dataset: the data set.
+        dataset: data set with all images.
         images: number of training images; None: all.
     """
     if images is None or images >= len(dataset.train):
@@ -248,7 +253,7 @@ def _subset(dataset: Dataset, images: int | None) -> Dataset:
 
 
 class Results:
-    """The results of finished runs, in a file that is rewritten after each run.
+    """The results of finished runs, stored in a file that is rewritten after each run.
 
     Args:
         path: path of the file, which is created after the first run.
@@ -259,12 +264,12 @@ class Results:
         self._runs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def get(self, arm: Arm, dataset: str, steps: int, seed: int) -> Run | None:
-        """Returns the finished run of an arm with this setting, or None."""
+        """Returns the results of a finished run, or None if there is no such run."""
         saved = self._runs.get(key_of(arm, dataset, steps, seed))
         return None if saved is None else Run(**saved["run"])
 
     def add(self, arm: Arm, dataset: str, steps: int, seed: int, run: Run) -> None:
-        """Adds a run, and writes the file."""
+        """Adds the results of a run, and writes the file."""
         self._runs[key_of(arm, dataset, steps, seed)] = {
             "setting": setting_of(arm, dataset, steps, seed),
             "run": dataclasses.asdict(run),
@@ -275,7 +280,7 @@ class Results:
 
 
 def setting_of(arm: Arm, dataset: str, steps: int, seed: int) -> dict[str, Any]:
-    """Returns everything that a run depends on; the name of the arm is not part of it."""
+    """Returns a dict of everything that a run depends on, without the arm's name."""
     setting = {**dataclasses.asdict(arm), "training": {**BASE, **arm.training}}
     del setting["name"]
     return {**setting, "dataset": dataset, "steps": steps, "seed": seed}
@@ -290,6 +295,6 @@ def key_of(arm: Arm, dataset: str, steps: int, seed: int) -> str:
 def all_of(
     results: Results, arm: Arm, dataset: str, steps: int, seeds: Sequence[int]
 ) -> list[Run] | None:
-    """Returns the runs of an arm for all seeds, or None if one is missing."""
+    """Returns the results of an arm's runs for all seeds, or None if a run is missing."""
     runs = [results.get(arm, dataset, steps, seed) for seed in seeds]
     return None if None in runs else [run for run in runs if run is not None]

@@ -1,4 +1,7 @@
-"""Measures of the runs of benchmarks/tricks.py, and statistics to compare two arms."""
+"""Statistics for benchmarks/tricks.py: measures of one run, and comparisons of two arms.
+
+An arm is one way to train one network. It has one run for each seed.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,13 @@ class Run:
 
     Attributes:
         losses: training loss of every step.
-        curve: pairs of a step and the test top-1 in [0, 1], at even distances. With weight
-            averaging, the top-1 is that of the averaged weights.
-        raw_curve: the same pairs for the weights without averaging; empty if there is no averaging.
+        curve: pairs of a step and the test top-1 accuracy in [0, 1], at equal intervals. With
+            weight averaging, the accuracy is that of the averaged weights.
+        raw_curve: pairs of a step and the test top-1 accuracy of the weights without averaging;
+            empty if there is no averaging.
         loss: cross-entropy of the test images at the end.
         ece: expected calibration error of the test images at the end.
-        gap: mean over the test images of the largest logit minus the mean of the others.
+        gap: result of `logit_gap` for the test images at the end.
         bins: share of images, mean confidence and accuracy for each bin of the confidence.
         seconds: CPU time of the run.
     """
@@ -59,7 +63,7 @@ class Measure:
         name: name in tables.
         of: function that computes the number.
         unit: unit of the number.
-        digits: decimals in tables.
+        digits: number of decimals in tables.
     """
 
     name: str
@@ -69,7 +73,7 @@ class Measure:
 
 
 def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interval:
-    """Returns the mean of paired differences with Student's confidence interval.
+    """Returns the mean of paired differences and Student's confidence interval.
 
     Args:
         differences: one difference for each seed.
@@ -88,11 +92,11 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
 
 
 def verdict(interval: Interval, claim: Direction, margin: float = 0.0) -> Verdict:
-    """Returns whether a confidence interval agrees with a claim.
+    """Returns whether a confidence interval agrees with a claim, as one of the words in `Verdict`.
 
     Args:
         interval: confidence interval of the difference that the claim is about.
-        claim: the claimed sign of the difference, or "equal"; "open": nothing is claimed.
+        claim: claim about the difference; "open": nothing is claimed.
         margin: the largest difference that still counts as equal.
     """
     if claim == "open":
@@ -111,14 +115,14 @@ def verdict(interval: Interval, claim: Direction, margin: float = 0.0) -> Verdic
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, float, float]]:
-    """Returns share of images, mean confidence and accuracy for each bin of the confidence.
+    """Returns the share of images, mean confidence and accuracy for each bin of the confidence.
 
-    The confidence is the largest probability of an image. Bins have equal widths. Source: Guo et
-    al. 2017, 1706.04599, section 2.
+    The confidence is the largest predicted probability of an image. Bins have equal widths. Source:
+    Guo et al. 2017, 1706.04599, section 2.
 
     Args:
-        logits: [n, classes].
-        labels: [n].
+        logits: logits [n, classes].
+        labels: labels [n].
     """
     wide = logits.astype(np.float64)
     odds = np.exp(wide - wide.max(1, keepdims=True))
@@ -137,7 +141,8 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, flo
 def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float:
     """Returns the expected calibration error.
 
-    It is the mean absolute difference of confidence and accuracy, weighted by the share of images.
+    This is the mean over all bins of the absolute difference between confidence and accuracy. Bins
+    are weighted by their share of images.
 
     Args:
         bins: result of `calibration`.
@@ -146,10 +151,10 @@ def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float:
 
 
 def logit_gap(logits: np.ndarray) -> float:
-    """Returns the mean over all images of the largest logit minus the mean of the others.
+    """Returns the mean logit gap of images: the largest logit minus the mean of the other logits.
 
     Args:
-        logits: [n, classes].
+        logits: logits [n, classes].
     """
     others = (logits.sum(1) - logits.max(1)) / (logits.shape[1] - 1)
     return float((logits.max(1) - others).mean())
@@ -167,7 +172,7 @@ def steps_to(accuracy: float) -> Callable[[Run], float]:
     """Returns a function that computes how many steps a run needs to reach a test accuracy.
 
     The function interpolates linearly between two evaluations. If a run never reaches the accuracy,
-    the function returns its last step.
+    the function returns the run's last step.
     """
 
     def steps(run: Run) -> float:

@@ -5,8 +5,9 @@
 trains networks with and without each trick; each such variant is called an arm. All arms have the
 same seeds and are compared seed by seed. The command writes a section with a figure for each trick
 into docs/tricks.md. A trick of a small network or of Inception V1 takes two to eight minutes on one
-core. Each finished run is stored in a file, so the same command resumes. `--steps-scale 10` trains
-ten times as long. `--data-dir` trains on a folder of images instead of the embedded Fashion-MNIST.
+core. Each finished run is stored in a file, so that the same command continues after an
+interruption. `--steps-scale 10` trains ten times as long. `--data-dir` trains on a folder of images
+instead of the embedded Fashion-MNIST.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Options(page.Pages):
     """Train the arms of the tricks, and compare them."""
 
     only: tuple[str, ...] = ()
-    """Tricks to run; none: all of them."""
+    """Names of the tricks to run; default: all tricks."""
     seeds: int = 5
     """Number of seeds, the same for each arm."""
     first_seed: int = 0
-    """The first seed; the others follow it."""
+    """First seed; the seeds are consecutive numbers."""
     steps_scale: float = 1.0
-    """Factor on the steps of every run."""
+    """Factor on the number of steps of every run."""
     data_dir: Path | None = None
     """Folder of images, DIR/train/CLASS/* and DIR/val/CLASS/*; default: the embedded images."""
     results: Path = page.ROOT / "runs" / "tricks.json"
@@ -62,7 +63,7 @@ class Options(page.Pages):
 
     @property
     def all_seeds(self) -> range:
-        """Returns the seeds."""
+        """Seeds of the runs of each arm."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
 
@@ -105,7 +106,7 @@ def _train(
     programs: dict[str, Program],
     progress: tqdm,
 ) -> None:
-    """Trains an arm with every seed that `results` lacks, and adds the runs to it."""
+    """Trains an arm with every seed that has no run in `results`, and adds the runs to it."""
     steps = options.steps_of(arm)
     trainer = None
     for seed in options.all_seeds:
@@ -140,7 +141,7 @@ def _publish(key: str, trick: Trick, dataset: Dataset, options: Options, results
 def _runs(
     trick: Trick, dataset: Dataset, options: Options, results: Results
 ) -> dict[str, list[Run]] | None:
-    """Returns the runs by the name of the arm, one for each seed; None if some are missing."""
+    """Returns a trick's runs by name of the arm, one for each seed; None if a run is missing."""
     found = {
         arm.name: all_of(results, arm, dataset.name, options.steps_of(arm), options.all_seeds)
         for arm in trick.arms
@@ -150,7 +151,7 @@ def _runs(
 
 
 def differences(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Returns the difference that a claim is about, for each seed."""
+    """Returns the differences that a claim is about, one for each seed."""
     other = claim.other_measure or claim.measure
     pairs = zip(runs[claim.arm], runs[claim.other], strict=True)
     return [claim.measure.of(one) - other.of(two) for one, two in pairs]
@@ -163,7 +164,7 @@ def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, s
 
 
 def claim_row(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Returns a row of the table of claims."""
+    """Returns the row of a claim in the table of claims."""
     interval, word = judged(claim, runs)
     other, digits = claim.other_measure or claim.measure, claim.measure.digits
     means = [
@@ -209,9 +210,9 @@ def _arms_table(
 
 
 def _cost(arm: Arm, dataset: Dataset) -> tuple[int, int]:
-    """Returns the number of parameters of an arm's network, and its multiply-accumulates.
+    """Returns the numbers of parameters and of multiply-accumulates of an arm's network.
 
-    Only the parameters include an auxiliary classifier.
+    An auxiliary classifier is counted in the parameters, but not in the multiply-accumulates.
     """
     options, classes = dict(arm.options), len(dataset.classes)
     model = trick_networks.build(arm.network, options, arm.change, classes, dataset.channels, 0)

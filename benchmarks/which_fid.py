@@ -3,10 +3,11 @@
     FID_PROGRAMS=FOLDER python benchmarks/which_fid.py [--weights FILE] [--count N] [--no-write]
 
 prints tables and writes them into docs/which_fid.md. It makes two folders of synthetic photos and
-measures them with every preset of this library. A preset computes what another program computes.
-That program is also run, if it is installed (pytorch-fid, torch-fidelity, clean-fid, torchmetrics)
-or if FOLDER has its repository (`guided-diffusion`, `TTUR`, `jax-fid-parallel`). `--weights` takes
-pytorch-fid's weight file; without it, all programs get the same random weights.
+measures them with every preset of this library. Each preset computes the same values as another
+program. The other program is run too if it is installed (pytorch-fid, torch-fidelity, clean-fid,
+torchmetrics) or if FOLDER has a copy of its repository (`guided-diffusion`, `TTUR`,
+`jax-fid-parallel`). `--weights` takes pytorch-fid's weight file. Without this option, all programs
+get the same random weights.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class Options(page.Pages):
     weights: Path | None = None
     """pytorch-fid's weight file; default: random weights."""
     count: int = 100
-    """Images in each folder."""
+    """Number of images in each folder."""
     side: int = 512
     """Height and width of the images, in pixels."""
     subset: int = 50
-    """Images in each of KID's subsets, of which there are 100."""
+    """Number of images in each of KID's 100 subsets."""
     write: bool = True
     """Write the page; the tables are printed in any case."""
 
@@ -87,11 +88,11 @@ def main(options: Options) -> None:
 
 
 def prepared_weights(file: Path | None, folder: Path) -> Path:
-    """Writes weights in the file layout of every program; returns their folder.
+    """Writes weights in the file layouts of all programs; returns the folder of weight files.
 
     Args:
-        file: pytorch-fid's weight file; None: random weights.
-        folder: folder in which to make that folder.
+        file: path of pytorch-fid's weight file; None: random weights.
+        folder: folder in which the folder of weight files is made.
     """
     target = folder / "weights"
     if file is None:
@@ -104,10 +105,10 @@ def prepared_weights(file: Path | None, folder: Path) -> Path:
 
 
 def write_folders(folder: Path, options: Options) -> tuple[Path, Path]:
-    """Writes "real" photos as PNG, and darker "generated" ones as JPEG.
+    """Writes a folder of "real" photos as PNG, and one of darker "generated" photos as JPEG.
 
     Returns:
-        The folder of the generated photos, and that of the real ones.
+        The folder of the generated photos, and the folder of the real photos.
     """
     for name, seed in (("real", 0), ("generated", 10_000)):
         (folder / name).mkdir()
@@ -122,7 +123,15 @@ def write_folders(folder: Path, options: Options) -> tuple[Path, Path]:
 
 
 def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) -> Values:
-    """Returns this library's values of all metrics that a preset's program computes."""
+    """Returns this library's values, by name, of all metrics that a preset's program computes.
+
+    Args:
+        preset: name of the preset.
+        weights: folder of weight files.
+        a: folder of the generated photos.
+        b: folder of the real photos.
+        options: size of KID's subsets.
+    """
     extractor = metrics.Extractor(weights / programs.PYTORCH, preset=preset)
     x, y = (extractor.features(folder) for folder in (a, b))
     found: Values = {"fid": scores.fid_of_statistics(x.statistics, y.statistics)}
@@ -138,7 +147,10 @@ def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) ->
 
 
 def by_program(preset: Preset, weights: Path, a: Path, b: Path, options: Options) -> Values | None:
-    """Returns the values that the preset's program computes; None if it is not available."""
+    """Returns the values that a preset's program computes; None if the program is not available.
+
+    The arguments are as in `by_preset`.
+    """
     try:
         return _PROGRAMS[preset.name](weights, a, b, options)
     except pytest.skip.Exception:

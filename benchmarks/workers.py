@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[], np.ndarray]
-"""Computes once, waits until everything has finished, and returns results for a comparison."""
+"""Function that computes once, waits for the end, and returns results for a comparison."""
 
 _SPAWN = multiprocessing.get_context("spawn")
-_USUAL = multiprocessing.get_all_start_methods()[0]  # default of this platform and Python
+_USUAL = multiprocessing.get_all_start_methods()[0]  # default for this platform and Python
 _GRACE = 5  # seconds for a process to end by itself
 _PAUSE = 0.05  # seconds after a run for its threads to become idle
 
 
 class UnavailableError(Exception):
-    """An implementation is not installed, or has no such network."""
+    """An implementation cannot run, for example because it is not installed."""
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a fresh process, so that its memory is freed; returns its result."""
+    """Calls a function in a new process, whose memory is freed at the end; returns the result."""
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -40,7 +40,7 @@ class Worker:
     Attributes:
         first: results of the first run.
         first_seconds: seconds of the first run, including compilation.
-        idle: the largest share of a core that the process used while it waited.
+        idle: largest share of a core that the process used while it waited.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Worker:
         """Starts the process, and waits until the implementation has run once.
 
         Args:
-            build: returns the function to run.
+            build: function that returns the function to run.
             arguments: arguments of `build`.
             environment: environment variables of the process.
-            seconds: time limit for `build` and the first run.
+            seconds: time limit for `build` and the first run together.
 
         Raises:
-            LateError: if they take longer.
-            UnavailableError: if they fail for another reason.
+            LateError: if `build` and the first run take longer than the limit.
+            UnavailableError: if `build` or the first run fails.
         """
         self._connection, theirs = _SPAWN.Pipe()
         # Not a daemon, because pytorch-fid starts its own processes.
@@ -84,7 +84,7 @@ class Worker:
             raise UnavailableError(str(error) or f"exit code {self._process.exitcode}") from None
 
     def run(self) -> float:
-        """Runs the implementation once; returns the seconds it took."""
+        """Runs the implementation once; returns the seconds that the run took."""
         self._connection.send("run")
         seconds, idle = self._connection.recv()
         self.idle = max(self.idle, idle)
@@ -102,10 +102,10 @@ class Worker:
 def _serve(
     connection: Any, environment: Mapping[str, str], build: Callable[..., Run], *arguments: Any
 ) -> None:
-    """Runs in the process: builds the implementation, then runs it on request."""
+    """Main function of a worker's process: builds the implementation, then runs it on request."""
     os.environ.update(environment)
-    # A spawned process would also spawn the processes that it starts. Implementations start theirs
-    # by the default method of the platform.
+    # A spawned process also spawns its own processes by default. Implementations have to start
+    # processes by the platform's default method.
     multiprocessing.set_start_method(_USUAL, force=True)
     try:
         run = build(*arguments)
@@ -132,17 +132,17 @@ def _serve(
 def in_turn(
     workers: Mapping[str, Worker], rounds: int, done: Callable[[], Any]
 ) -> dict[str, list[float]]:
-    """Runs the workers one after another in every round, while the others wait.
+    """Runs all workers in every round, one at a time.
 
     Other work on the machine affects all workers equally, so compare times of the same round.
 
     Args:
         workers: workers by name.
         rounds: number of rounds.
-        done: called after each run.
+        done: function that is called after each run.
 
     Returns:
-        Seconds of each round, by name.
+        Seconds of each round, by name of the worker.
     """
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(rounds):

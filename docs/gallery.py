@@ -1,4 +1,4 @@
-"""Hooks of `mkdocs build`: they draw the gallery from the code and add it to the pages."""
+"""Hooks for `mkdocs build` that draw the gallery from the code and add it to the site."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds every network's page and drawings, and the gallery's page."""
+    """Adds every network's page and drawings, and the gallery's index page."""
     for path, content in _gallery():
         files.append(File.generated(config, path, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Inserts sections of the README, and links files outside the site to the repository.
+    """Inserts README sections, and turns links to files outside the site into links to GitHub.
 
-    Without an address of the repository, such links become plain text.
+    If the repository's URL is unknown, such links become plain text.
     """
     markdown = _README_SECTION.sub(lambda match: _readme_section(match.group(1)), markdown)
     known = {file.src_uri for file in files}
@@ -55,7 +55,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = os.path.normpath(os.path.join(here, path))
         if target in known:
             return match.group(0)
-        # Only the workflow that publishes the site knows the repository's address.
+        # Only the workflow that publishes the site knows the repository's URL.
         if not config.repo_url:
             return text
         file = target.removeprefix("../")
@@ -78,7 +78,7 @@ def _readme_section(title: str) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links every drawing to its file, so that a browser can show it large and zoom."""
+    """Links every drawing to its file, so that readers can open it large and zoom."""
     return _DRAWING.sub(r'<a class="drawing" href="\2" title="Open large">\1</a>', html)
 
 
@@ -128,7 +128,7 @@ program: what is on the pictures is what is computed. `inception-jax draw NAME -
 FILE.svg` draws any of them, under any tag.
 """
 
-# Authors, title and the anchor of the chapter in docs/story.md, by number on arXiv.
+# Authors, title and the anchor of the chapter in docs/story.md, by the paper's arXiv id.
 _PAPERS = {
     "1409.4842": ("Szegedy et al.", "Going Deeper with Convolutions", "2014-googlenet"),
     "1502.03167": ("Ioffe and Szegedy", "Batch Normalization", "2015-bn-inception"),
@@ -159,7 +159,7 @@ _PAPERS = {
     ),
 }
 
-_RESIDUAL_CHAPTER = "2016-inception-resnet"  # of the same paper as Inception V4
+_RESIDUAL_CHAPTER = "2016-inception-resnet"  # chapter on the same paper as Inception V4's
 
 _ALIGNED = "Xception with {} layers, in which strided separable convolutions replace the max pools."
 _PRE_NORM = "Aligned Xception with {} layers, which normalises before each separable convolution."

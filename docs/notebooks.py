@@ -1,4 +1,4 @@
-"""Hooks of `mkdocs build`: they add the notebooks of examples/, without running them."""
+"""Hooks for `mkdocs build` that add the notebooks of examples/ without running them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nbconvert import MarkdownExporter
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
-# In the order of the site; a test checks that none is missing.
+# Names of the notebooks in the order of the site; a test checks that none is missing.
 NAMES = (
     "transfer_learning",
     "googlenet_to_inceptionnext",

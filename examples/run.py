@@ -1,11 +1,11 @@
 """Runs the notebooks of this folder and stores their output in them.
 
-    python examples/run.py [NAME ...]            # all of them, or some: rewrites NAME.ipynb
-    python examples/run.py --small --to DIR      # in seconds instead of minutes, for a test
+    python examples/run.py [NAME ...]            # rewrites NAME.ipynb; without names, all notebooks
+    python examples/run.py --small --to DIR      # takes seconds instead of minutes, for a test
 
-Some cells set how long a notebook takes. The metadata of such a cell has an entry "small" with
-code. With --small, this code runs after the cell and overrides its settings. Needs
-`pip install -e ".[dev]"`.
+Some cells have settings that decide how long a notebook takes. The metadata of such a cell has an
+entry "small" with code. With --small, this code runs after the cell and overrides its settings. The
+script needs `pip install -e ".[dev]"`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST = 1800  # seconds for a cell
 
 
 def main() -> None:
-    """Runs the notebooks that the command line names."""
+    """Runs the notebooks that the command line names, or all notebooks."""
     names = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
@@ -51,17 +51,18 @@ def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
 
     Args:
         path: path of the notebook.
-        small: also run the code of the entries "small".
+        small: whether to run also the code of the entries "small" in the cells' metadata.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: if a cell fails; the message has cell and error.
+        nbclient.exceptions.CellExecutionError: if a cell fails; the message has the cell's code and
+            the error.
     """
     notebook = nbformat.read(path, as_version=4)
     whole = [cell.source for cell in notebook.cells]
     for cell in notebook.cells if small else []:
         if "small" in cell.metadata:
             cell.source += "\n" + cell.metadata["small"]
-    # Without times, so that a rerun with the same results is the same file.
+    # Times are not recorded, so that a rerun with the same results writes the same file.
     client = NotebookClient(
         notebook,
         timeout=LONGEST,

@@ -1,4 +1,4 @@
-"""Builds a network from its name and options, without weights."""
+"""Builds a network from its name and options, without loading weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A certificate for a weight file: what it contains, and how much JAX and PyTorch differ with it.
+"""Makes a certificate for a weight file.
 
-The twin in `reference_torch` computes the same network in PyTorch with the same weights. For
-comparison, the certificate also shows how much each wrong option would change the logits.
+A certificate lists what the file contains. It also states how much the outputs of the network in
+JAX differ from those of its PyTorch twin in `reference_torch`, which has the same weights. For
+comparison, it shows how much each wrong option would change the logits.
 """
 
 from __future__ import annotations
@@ -29,28 +30,31 @@ from inception_jax.weights.torch_names import Tensors
 from inception_jax.weights.weight_file import TRAINING_ONLY, spec_of
 from inception_jax.weights.weights_error import WeightsError, optional_library
 
-# Relative to the largest number of a feature map: rounding errors of some hundred layers.
+# Relative to the largest absolute value of a feature map. Allows for the rounding errors of some
+# hundred layers.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 _IMAGES = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """The results for a weight file, as plain data.
+    """The content of a certificate, as plain data.
 
     Attributes:
-        source: name of the file.
-        sha256: of its bytes.
-        found: the facts that `inspect` found, by title.
-        name: the network that it was loaded as, with its tag; see `create_model`.
-        readings: all options of the network.
-        image_size: size of the test images, in pixels.
-        distances: by dtype and stage, the largest difference between JAX and the PyTorch twin,
-            divided by the stage's largest absolute value. The last stage is `logits`.
-        neighbours: by option, for each variant of the network that differs in one option: the
-            distance between its logits and the correct ones, in float64.
-        passed: whether all distances are within rounding error.
-        versions: of the libraries.
+        source: name of the weight file.
+        sha256: SHA-256 of the file; empty for a folder.
+        found: facts about the file from `inspect`, by title.
+        name: name of the network that the file was loaded into, see `create_model`.
+        readings: values of the network's options, by name.
+        image_size: side of the square test images, in pixels.
+        distances: by dtype and stage, the largest absolute difference between the feature maps in
+            JAX and in PyTorch, divided by the largest absolute value in PyTorch. The last entry of
+            each dtype is for the logits.
+        neighbours: for each changed option, such as "bn_eps=1e-05", the largest absolute difference
+            between the changed and the correct logits, divided by the largest absolute value of the
+            correct logits. All are computed by PyTorch in float64.
+        passed: whether every value in `distances` is at most `TOLERANCE` of its dtype.
+        versions: version of each library that was used, by name.
     """
 
     source: str
@@ -75,15 +79,17 @@ def certify(
     """Loads a weight file, and compares the network with its PyTorch twin at every stage.
 
     Args:
-        path: of the file.
-        name: see `create_model`. None: the name in the file, or the one that its tensors imply.
-        image_size: of the images, in pixels; None: the network's own.
-        head: compare the logits. False: compare the pooled features instead, for a file whose
-            classifier does not fit the network.
+        path: path of the weight file.
+        name: name of the network, see `create_model`; None: the name in the file, or else the one
+            that its tensors fit.
+        image_size: side of the square test images, in pixels; None: the network's default.
+        head: whether to compare the logits. False: the pooled features are compared instead, for a
+            file whose classifier does not fit the network.
 
     Raises:
-        WeightsError: if the file cannot be read, or its tensors fit several variants.
-        ValueError: for images that are too small.
+        WeightsError: if the file cannot be read, or its tensors fit no network or several different
+            ones; if torch is missing.
+        ValueError: if the images are too small for the network.
         FileNotFoundError: if there is no such file.
     """
     torch = optional_library("torch", path)
@@ -97,8 +103,8 @@ def certify_model(model: Model, path: Path) -> Certificate:
     """Compares a network with its PyTorch twin, like `certify`.
 
     Args:
-        model: built by `create_model`.
-        path: of the weight file that it was loaded from.
+        model: network built by `create_model`.
+        path: path of the weight file that the network was loaded from.
 
     Raises:
         WeightsError: if torch is missing.
@@ -160,11 +166,15 @@ def _only(names: tuple[str, ...], path: Any) -> str:
             f"{path} fits several names: give the one that it was trained as, --arch "
             f"{' or '.join(names)}"
         )
-    return names[-1]  # prefer a tag among equal variants
+    return names[-1]  # among names with equal options, prefer one with a tag
 
 
 def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
-    """Returns smooth noise in [-1, 1], float64 [n, size, size, channels], with a 1/f spectrum."""
+    """Returns images of smooth noise with a 1/f spectrum.
+
+    Returns:
+        float64 [_IMAGES, size, size, channels], from -1 to 1.
+    """
     rng = np.random.default_rng(seed)
     spectrum = np.fft.rfft2(rng.normal(size=(_IMAGES, channels, size, size)))
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
@@ -177,7 +187,7 @@ def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
 def _of_ours(
     model: Model, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
 ) -> dict[str, np.ndarray]:
-    """Returns the feature maps of all stages and the logits, computed by JAX in this dtype."""
+    """Returns the feature maps, by stage, and the logits, computed by JAX in `dtype`."""
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":
             model = create_model(spec.name, weights=state, dtype=dtype, param_dtype=dtype,
@@ -220,7 +230,10 @@ def _options(spec: Spec) -> dict[str, Any]:
 
 
 def _neighbours(torch: Any, spec: Spec, state: Tensors) -> Iterator[tuple[str, Any, Spec]]:
-    """Yields variants that differ in one option and take the same weights."""
+    """Yields the name of an option, a wrong value for it, and the spec with this value.
+
+    Changes that need other weights, or that affect only training, are left out.
+    """
     own = dict(spec.readings)
     arch = spec.name.partition(".")[0]
     every = [model_info(n).options for n in (arch, *list_models(f"{arch}.*", tags=True))]
@@ -236,7 +249,7 @@ def _neighbours(torch: Any, spec: Spec, state: Tensors) -> Iterator[tuple[str, A
             )
             try:
                 _twin(torch, changed, state, "float32")
-            except (RuntimeError, ValueError, TypeError, KeyError):  # it has other tensors
+            except (RuntimeError, ValueError, TypeError, KeyError):  # the tensors do not fit
                 continue
             yield option, other, changed
 
@@ -264,8 +277,8 @@ def as_page(certificate: Certificate, heading: str | None = None) -> str:
     """Formats a certificate as Markdown.
 
     Args:
-        certificate: what to format.
-        heading: the first line; None: the name of the file as a title.
+        certificate: certificate to format.
+        heading: first line of the page; None: the name of the weight file, as a title.
     """
     c = certificate
     result = "equal to rounding" if c.passed else "**not equal**"

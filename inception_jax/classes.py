@@ -12,7 +12,9 @@ from inception_jax.text_files import read_lines
 
 
 def names(model: Model) -> tuple[str, ...]:
-    """Returns a name for each output: the model's own names, else those of its tag, else numbers.
+    """Returns a class name for each output of a network.
+
+    These are the network's own names, else those of its tag, else "class 0", "class 1" and so on.
 
     Raises:
         ValueError: for a network without a classifier.
@@ -28,7 +30,7 @@ def names(model: Model) -> tuple[str, ...]:
 
 
 def names_of(model: Model) -> tuple[str, ...] | None:
-    """Returns the class names of a model or of its tag; None if there are none."""
+    """Returns a network's own class names, else those of its tag, else None."""
     assert model.spec is not None
     published = of_published(model.spec.name) if model.spec.num_classes == 1000 else None
     return model.classes or published
@@ -41,20 +43,20 @@ def of_published(name: str) -> tuple[str, ...] | None:
         name: see `create_model`.
 
     Returns:
-        ImageNet's names for weights of 1000 classes. None for others, such as FID's graph, which
-        has 1008 classes in another order.
+        ImageNet's names if the weights have 1000 classes, otherwise None. FID's network, for
+        example, has 1008 classes in another order.
     """
     return imagenet() if model_info(name).num_classes == 1000 else None
 
 
 @functools.cache
 def imagenet() -> tuple[str, ...]:
-    """Returns ImageNet's 1000 names (WordNet's words) in the order of the outputs."""
+    """Returns the WordNet names of ImageNet's 1000 classes, in the order of the outputs."""
     return tuple(name for _, name in _imagenet_lines())
 
 
 def _imagenet_lines() -> list[tuple[str, str]]:
-    """Returns WordNet's id and words for each class."""
+    """Returns the WordNet id and the name of each ImageNet class."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
     with importlib.resources.as_file(file) as path:
         parts = [line.text.partition("\t") for line in read_lines(path)]
@@ -62,13 +64,14 @@ def _imagenet_lines() -> list[tuple[str, str]]:
 
 
 class Finder:
-    """Finds the class that a folder's name stands for, by name or by number.
+    """Finds the class that a folder's name stands for, by class name or by class index.
 
-    ImageNet's classes are found by WordNet's id ("n01440764"), by all their words ("tench, Tinca
-    tinca"), and by each word that no other class has. Case, underscores and hyphens are ignored.
+    An ImageNet class is found by its WordNet id ("n01440764"), by its full name ("tench, Tinca
+    tinca"), or by one of the synonyms in its name ("tench"). Case, underscores and hyphens in names
+    are ignored.
 
     Args:
-        names: of the classes, in the order of the outputs.
+        names: names of the classes, in the order of the outputs.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -87,12 +90,12 @@ class Finder:
         self._tables = (exact, simple, words)
 
     def find(self, label: str) -> set[int]:
-        """Returns the outputs that a label may mean: one, none, or several."""
+        """Returns the indices of the classes that a label may name: none, one or several."""
         exact, simple, words = self._tables
         return exact.get(label) or simple.get(_simple(label)) or words.get(_simple(label)) or set()
 
     def number(self, label: str) -> set[int]:
-        """Returns the output of this number, if there is one."""
+        """Returns the class index that a label states, as a set; empty if no class has it."""
         number = int(label) if label.isascii() and label.isdecimal() else self._count
         return {number} if number < self._count else set()
 

@@ -1,4 +1,4 @@
-"""Builds networks: the one module that uses the registry, the models and their weights together."""
+"""Builds networks. Only this module uses the registry, the models and their weights together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from inception_jax.weights.weight_file import Source, WeightFile, fitting, open_
 from inception_jax.weights.weights_error import WeightsError
 
 NO_HEAD: dict[str, Any] = dict(num_classes=0, aux_heads=False)
-"""Options for a network that ignores its file's classifier and returns its pooled features."""
+"""Arguments of `create_model` that ignore a file's classifier, so that the network returns pooled
+features."""
 
 
 def create_model(
@@ -45,28 +46,28 @@ def create_model(
     """Builds a network in evaluation mode.
 
     Args:
-        name: `arch` or `arch.tag`, see `list_models`. `hf-hub:owner/name` is a network with its
-            weights on the Hugging Face hub. `local-dir:PATH` is the same in a local folder. For
-            both, see `load`.
-        weights: None: random parameters. True: the tag's published file, downloaded once and
-            cached. Otherwise a source that `load_weights` takes.
-        num_classes: number of outputs. None: that of the tag. 0: no classifier, and the network
+        name: `arch` or `arch.tag`, see `list_models`; or `hf-hub:owner/name` or `local-dir:PATH`,
+            a network with its weights on the Hugging Face hub or in a local folder, see `load`.
+        weights: weights to load. None: random parameters. True: the tag's published file,
+            downloaded once and cached. Otherwise any source that `load_weights` takes.
+        num_classes: number of outputs. None: as many as the tag has. 0: no classifier; the network
             returns its pooled features [n, d].
-        in_channels: channels of the images.
-        aux_heads: build the auxiliary classifiers too. In training mode the network returns their
-            logits as well.
-        width_multiplier: scales every channel count.
+        in_channels: number of channels of the images.
+        aux_heads: whether to build the auxiliary classifiers. In training mode the network then
+            returns their logits too.
+        width_multiplier: factor for every channel count.
         dtype: dtype of the network's computations.
         param_dtype: dtype in which parameters are stored.
-        rngs: random streams for the initial parameters. None: `nnx.Rngs(0)`. Not used if weights
-            are given.
-        **readings: more options of the network's class. They override those of the tag.
+        rngs: random streams for the initial parameters; None: `nnx.Rngs(0)`. With weights, they
+            are used only for a classifier that the weights lack.
+        **readings: further options of the network's class. They override those of the tag.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar names.
         WeightsError: if the weights do not fit, or cannot be downloaded.
         TypeError: for an option that the network does not have.
-        ValueError: if the network has no auxiliary classifiers, or a size is not an integer.
+        ValueError: if `aux_heads` is set for a network without auxiliary classifiers or without
+            classes, or if `num_classes` or `in_channels` is not a valid integer.
     """
     if hub.is_source(name):
         given = dict(in_channels=in_channels, aux_heads=aux_heads, dtype=dtype, rngs=rngs,
@@ -102,17 +103,18 @@ def load(source: Any) -> Model:
     """Builds a network with weights, preprocessing and class names from one source.
 
     Args:
-        source: a file that `save_weights` wrote; the folder of a run, which contains such a file as
-            `weights.safetensors`; a folder of `save_pretrained`, with `model.safetensors`; or
-            "hf-hub:owner/name", such a folder on the Hugging Face hub.
+        source: path of a file that `save_weights` wrote; path of the folder of a training run,
+            which contains such a file as `weights.safetensors`; path of a folder that
+            `save_pretrained` wrote, which contains `model.safetensors`; or "hf-hub:owner/name", a
+            folder of `save_pretrained` on the Hugging Face hub.
 
     Returns:
-        A network in evaluation mode. `model.info` describes its preprocessing: values in the file
-        override those of the tag. `model.classes` are the names of its outputs, or None.
+        A network in evaluation mode. `model.info` describes its preprocessing; values in the file
+        override those of the tag. `model.classes` contains the names of its classes, or is None.
 
     Raises:
-        WeightsError: if the source is damaged, or does not say which network it contains. In that
-            case the message lists the names that fit.
+        WeightsError: if the source is damaged, or does not say which network it contains. In the
+            second case the message lists the networks that fit.
         FileNotFoundError: if there is no such file or folder.
     """
     file, spec, path = _opened(source)
@@ -122,7 +124,11 @@ def load(source: Any) -> Model:
 
 
 def _opened(source: Any) -> tuple[WeightFile, Spec, Path]:
-    """Reads a source that names its network; also returns the path of the file."""
+    """Reads a source of `load`; returns the weight file, the network's spec and the file's path.
+
+    Raises:
+        WeightsError: if the source does not say which network it contains.
+    """
     path = hub.weights_in(hub.fetched(source))
     file = open_weights("", path)
     config = timm_config.find(path.parent) if file.spec is None and path.name == hub.MODEL else None
@@ -141,11 +147,12 @@ def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[s
     """Loads a network like `load`, with options that override those of the source.
 
     Args:
-        name: the source, see `hub.is_source`.
-        weights: None or True; the source has its own weights.
-        num_classes: number of outputs; None: that of the source. For another number, the classifier
-            is replaced.
-        given: the other arguments of `create_model`. Defaults do not override the source.
+        name: source such as "hf-hub:owner/name" or "local-dir:PATH".
+        weights: must be None or True, because the source has its own weights.
+        num_classes: number of outputs; None: as many as the source has. For any other number, the
+            classifier is replaced.
+        given: the remaining arguments of `create_model`. Those that equal their defaults do not
+            override the source.
     """
     if weights is not None and weights is not True:
         raise ValueError(f"{name} has its own weights: leave weights out, or load_weights later")
@@ -160,11 +167,13 @@ def _from_source(name: str, weights: Any, num_classes: int | None, given: dict[s
 
 
 def abstract_model(name: str, **options: Any) -> Model:
-    """Builds a network that has shapes but no values, in a second or less.
+    """Builds a network whose parameters have shapes and dtypes but no values.
+
+    This takes a second or less.
 
     Args:
         name: see `create_model`.
-        **options: of `create_model`.
+        **options: options of `create_model`.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
@@ -173,11 +182,14 @@ def abstract_model(name: str, **options: Any) -> Model:
 
 
 def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: Any) -> Model:
-    """Builds a network directly from its weights, because drawing random parameters takes long."""
+    """Builds a network from weights, without first drawing random parameters, which takes long.
+
+    Random parameters are drawn only if the file lacks the classifier.
+    """
     file = open_weights(name, _fetchable(name, weights))
     model = nnx.eval_shape(lambda: builder(rngs=ONE_KEY))
     if model.num_classes and file.lacks_head(model):
-        model = builder(rngs=rngs)  # for its head, which the file lacks
+        model = builder(rngs=rngs)  # its random classifier is kept, because the file has none
     load_weights(model, file)
     if file.spec is None and model.spec and model.spec.num_classes == 1000:
         model.classes = classes.of_published(name)
@@ -185,11 +197,11 @@ def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: A
 
 
 def _fetchable(name: str, weights: Any) -> Any:
-    """Returns `weights`, or the local path if it is a source on the hub.
+    """Returns `weights`; for a source on the Hugging Face hub, the path of the downloaded file.
 
     Raises:
-        WeightsError: if it is another library's word for published weights, and no file has that
-            name. The message states the value to use here.
+        WeightsError: if `weights` is another library's word for published weights, and there is no
+            file of that name. The message states the value to use in this library.
     """
     if isinstance(weights, Mapping | WeightFile | bool) or files.exists(Path(str(weights))):
         return weights
@@ -200,12 +212,17 @@ def _fetchable(name: str, weights: Any) -> Any:
 
 
 def model_of(name: str | None, source: Source | None, **options: Any) -> Model:
-    """Builds a network from a name, from a file that names its network, or from both.
+    """Builds a network with weights from a name, from a file that names its network, or from both.
 
-    Options of `create_model` override those of the file.
+    A name alone stands for its published weights.
+
+    Args:
+        name: see `create_model`.
+        source: see `load` and `load_weights`.
+        **options: options of `create_model`. They override those of the file.
 
     Raises:
-        ValueError: if neither is given.
+        ValueError: if neither a name nor a source is given.
         WeightsError, UnknownModelError, FileNotFoundError: see `load` and `model_for`.
     """
     if name is None and source is None:
@@ -219,15 +236,15 @@ def model_of(name: str | None, source: Source | None, **options: Any) -> Model:
 
 
 def model_for(name: str, source: Source, **options: Any) -> Model:
-    """Builds a network with the same classes and auxiliary heads as a file, and loads the file.
+    """Builds a network with the classes and auxiliary heads of a weight file, and loads the file.
 
-    A file of `save_weights` also sets the channels and the width, and, if the name has no tag, the
-    other options.
+    A file that `save_weights` wrote also sets the number of image channels, the width multiplier
+    and, if the name has no tag, the options of the network's class.
 
     Args:
         name: see `create_model`.
         source: see `load_weights`.
-        **options: of `create_model`. They override those of the file.
+        **options: options of `create_model`. They override those of the file.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
@@ -246,7 +263,7 @@ def model_for(name: str, source: Source, **options: Any) -> Model:
 
 
 def _saved(spec: Spec) -> dict[str, Any]:
-    """Returns the options that a file of `save_weights` states."""
+    """Returns a spec as arguments of `create_model`, without the name."""
     options = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     readings = options.pop("readings")
     del options["name"]
@@ -254,7 +271,7 @@ def _saved(spec: Spec) -> dict[str, Any]:
 
 
 def _found(name: str, file: WeightFile) -> dict[str, Any]:
-    """Returns the options that follow from the tensors of a publisher's file."""
+    """Returns the arguments of `create_model` that the tensors of a file without a spec imply."""
     has_aux = bool(model_info(name).aux_heads)
     skeleton = abstract_model(name, aux_heads=has_aux)
     tensors = file.to_twin(skeleton)

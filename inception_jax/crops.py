@@ -1,4 +1,7 @@
-"""Crops, resizes and normalises images like each publisher. Worker processes import this."""
+"""Crops, resizes and normalises images as the original implementations of the networks do.
+
+Worker processes import this module, so it must not import JAX.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ _PILLOW = {
 
 
 def crop_of(picture: Picture, info: ModelInfo, channels: int) -> np.ndarray:
-    """Crops and resizes an image; returns [h, w, channels] from 0 to 255."""
-    if picture.image.mode == "L" and channels == 3:  # the same, in a third of the memory
+    """Crops and resizes an image; returns uint8 or float32 [h, w, channels] from 0 to 255."""
+    if picture.image.mode == "L" and channels == 3:  # needs a third of the memory of RGB
         return np.repeat(cropped(picture.image, info), 3, axis=2)
     return cropped(picture.with_channels(channels), info)
 
 
 def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """Crops and resizes an image in mode "L" or "RGB"; returns [h, w, c] from 0 to 255."""
+    """Crops and resizes an image in mode "L" or "RGB".
+
+    Returns:
+        [h, w, c] from 0 to 255, uint8 or float32, see `rounds`.
+    """
     if info.crop == "resize_crop":
         seen = _resize_crop(picture, info)
     elif info.crop == "crop_resize":
@@ -45,7 +52,7 @@ def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
 
 
 def described(info: ModelInfo) -> str:
-    """Describes the preprocessing in one line."""
+    """Returns a one-line description of the preprocessing."""
     side = info.input_size
     larger = math.floor(side / info.crop_pct)
     part = (
@@ -64,12 +71,12 @@ def described(info: ModelInfo) -> str:
 
 
 def rounds(info: ModelInfo) -> bool:
-    """Returns whether `cropped` rounds to uint8. Otherwise it returns float32."""
+    """Returns whether `cropped` returns uint8 rather than float32."""
     return info.interpolation in _PILLOW
 
 
 def as_input(pixels: np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Normalises the result of `cropped`; returns float32 [1, h, w, c]."""
+    """Converts the result of `cropped` to the network's input, float32 [1, h, w, c]."""
     return scaled(pixels[:, :, ::-1] if info.channel_order == "bgr" else pixels, info)[None]
 
 
@@ -77,9 +84,9 @@ def scaled(pixels: Array, info: ModelInfo) -> Array:
     """Normalises pixels; returns float32 of the same shape.
 
     Args:
-        pixels: [..., c] from 0 to 255, of NumPy or jax and any type, in the network's order of
+        pixels: NumPy or jax array [..., c] of any dtype, from 0 to 255, in the network's order of
             channels.
-        info: states the range, mean and standard deviation.
+        info: facts about the network; the input range, mean and standard deviation are used.
     """
     fraction = pixels.astype(np.float32) / np.float32(255 / info.input_range)
     mean, std = (np.asarray(x, np.float32) for x in (info.mean, info.std))
@@ -103,7 +110,10 @@ def _centre(picture: Image.Image, info: ModelInfo) -> np.ndarray:
 
 
 def _central(picture: Image.Image, fraction: float) -> Image.Image:
-    """Crops like `tf.image.central_crop`: removes the same number of pixels on both sides."""
+    """Keeps the central fraction of both sides, like `tf.image.central_crop`.
+
+    Opposite margins have equal widths.
+    """
     left, top = (int((n - n * fraction) / 2) for n in picture.size)
     return picture.crop((left, top, picture.width - left, picture.height - top))
 
@@ -122,11 +132,12 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
     """Resizes one axis by linear interpolation without antialiasing; returns float32.
 
     Args:
-        pixels: of any type.
+        pixels: array of any dtype.
         size: new length of the axis.
-        axis: the axis to resize.
-        half_pixel: sample output pixel i at (i + 0.5) * scale - 0.5, clipped at the border, as
-            PyTorch and TensorFlow 2 do; otherwise at i * scale, as TensorFlow 1 does.
+        axis: axis to resize.
+        half_pixel: where output pixel i is sampled, with scale = old length / new length. True: at
+            (i + 0.5) * scale - 0.5, clipped at the border, as in PyTorch and TensorFlow 2. False:
+            at i * scale, as in TensorFlow 1.
     """
     old = pixels.shape[axis]
     if half_pixel and old == size:  # every output pixel is an input pixel
@@ -149,8 +160,8 @@ def linear_positions(
         half_pixel: see `interpolated`.
 
     Returns:
-        The indices of the first pixels and of the second pixels, both int [size], and the weights,
-        float32 [size]. The first pixel has the weight 1 - weight.
+        The indices of the first and of the second pixels, both int [size], and the weights of the
+        second pixels, float32 [size]. The weight of the first pixel is 1 minus that of the second.
     """
     at = _positions(old, size, half_pixel)
     low = np.minimum(at.astype(int), old - 1)
@@ -162,8 +173,8 @@ def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
     """Returns the positions of output pixels on the axis of `old` input pixels, float32 [size].
 
     TensorFlow and PyTorch compute in float32. PyTorch's compiler fuses the multiplication and the
-    subtraction, so they are rounded once. Here they are computed in float64, which is exact, and
-    rounded once.
+    subtraction, so only their result is rounded. To match this, both operations are computed here
+    in float64, which is exact, and only the result is rounded to float32.
     """
     scale = np.float32(old / size)
     if not half_pixel:

@@ -1,4 +1,4 @@
-"""Optional packages: imports them, or raises an error that names the extra to install."""
+"""Imports optional packages. If one is missing, the error names the extra to install."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EXTRAS = {
     "torch": "torch",
     "wandb": "wandb",
 }
-"""The extra that installs a module. A module that is not here belongs to the extra `train`."""
+"""The extra that installs each module. Modules that are not listed belong to the extra `train`."""
 
-_PACKAGES = {  # modules whose package has another name
+_PACKAGES = {  # packages whose name differs from their module's
     "cv2": "opencv-python-headless",
     "google.protobuf": "protobuf",
     "google_crc32c": "google-crc32c",
@@ -35,12 +35,13 @@ def require(module: str, what: str, error: type[Exception] = ValueError) -> Modu
     """Imports a module.
 
     Args:
-        module: such as "h5py".
-        what: what needs it, for the message: "writing .h5 files".
-        error: the class to raise.
+        module: name of the module, such as "h5py".
+        what: what needs the module, for the message, such as "writing .h5 files".
+        error: class of the error to raise.
 
     Raises:
-        error: if it cannot be imported. One line names the package and the extra that installs it.
+        error: if the module cannot be imported. The message is one line; it names the package and
+            the extra that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -49,7 +50,7 @@ def require(module: str, what: str, error: type[Exception] = ValueError) -> Modu
 
 
 def check(module: str, what: str, error: type[Exception] = ValueError) -> None:
-    """Checks that a module is installed without importing it, which takes time.
+    """Checks that a module is installed. It is not imported, because that takes time.
 
     Args:
         module: see `require`.
@@ -61,7 +62,7 @@ def check(module: str, what: str, error: type[Exception] = ValueError) -> None:
     """
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # its parent is missing, or it is blocked
+    except (ImportError, ValueError):  # the parent package is missing, or the module is blocked
         found = None
     if found is None:
         raise error(_missing(module, what, None))
@@ -71,11 +72,11 @@ def missing(problem: ImportError, what: str) -> str:
     """Returns the error message for a failed import.
 
     Args:
-        problem: the error of the import.
+        problem: error that the import raised.
         what: see `require`.
 
     Raises:
-        ImportError: `problem` itself, if the missing module is one of this library's own.
+        ImportError: `problem` itself, if the missing module belongs to this repository.
     """
     if (problem.name or "").partition(".")[0] in ("inception_jax", "reference_torch", "train"):
         raise problem
@@ -87,7 +88,7 @@ def _missing(module: str, what: str, problem: ImportError | None) -> str:
     extra = EXTRAS.get(module) or EXTRAS.get(top, "train")
     package = _PACKAGES.get(module) or _PACKAGES.get(top, top)
     reason = ""
-    # A package may be installed but broken, such as without a shared library.
+    # A package may be installed but broken, for example if a shared library is missing.
     if problem is not None and not isinstance(problem, ModuleNotFoundError):
         reason = f", which cannot be imported ({str(problem).partition(chr(10))[0]})"
     # Training is run from a checkout.

@@ -1,8 +1,9 @@
 """Lists the images of a folder, for all parts of the library and of the training programme.
 
-Images are regular files with an image's suffix. Other files are skipped and counted, except hidden
-files and folders, which are skipped silently. Links to folders are followed, except links into the
-folder that is being read or to a parent of it, whose files would be read twice.
+Images are regular files with the suffix of an image format. Other files are skipped and counted,
+except hidden files and folders, which are skipped silently. Links to folders are followed, except
+links into the folder that is being read or to a parent of it: through such a link, files would be
+read twice.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _JPEG2000 = (".j2c", ".j2k", ".jp2", ".jpf", ".jpx")
 
 
 class Listing(NamedTuple):
-    """The files of a folder.
+    """The images of a folder.
 
     Attributes:
         images: paths of the images, sorted by folder and then by name.
-        passed_over: counts of the files and links that are skipped.
+        passed_over: counts of the skipped files and links, by kind.
     """
 
     images: list[str]
@@ -46,14 +47,14 @@ def image_files(
 ) -> Listing:
     """Lists the images of a folder.
 
-    Broken links with an image's suffix are listed too. Reading them raises the error.
+    Broken links with the suffix of an image are listed too, so that reading them raises an error.
 
     Args:
-        folder: must exist.
+        folder: path of an existing folder.
         endings: suffixes of images, in lower case, with dots.
-        recursive: also list subfolders.
-        match_case: match suffixes case-sensitively.
-        hidden: also list hidden files.
+        recursive: whether to list the images of subfolders too.
+        match_case: whether suffixes are matched case-sensitively.
+        hidden: whether to list hidden images too. Hidden folders are always skipped.
 
     Raises:
         OSError: if a folder cannot be read.
@@ -63,17 +64,17 @@ def image_files(
 
 
 class Walk:
-    """Lists folders inside one root, each at most once.
+    """Lists the images of folders inside one root. Each folder is read at most once.
 
     Args:
-        root: the folder that contains all folders to list.
+        root: folder that contains all folders to list.
         endings: see `image_files`.
-        named_from: the folder to which paths in `passed_over` are relative; None: the root.
+        named_from: folder to which paths in `passed_over` are relative; None: the root.
         match_case: see `image_files`.
         hidden: see `image_files`.
 
     Attributes:
-        passed_over: counts of what was skipped so far.
+        passed_over: counts of the files and links skipped so far, by kind.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the subfolders, and counts the files as skipped."""
+        """Returns the sorted names of the subfolders. Files next to them count as skipped."""
         names = []
         for entry in _scan(os.fspath(folder)):
             if self._is_folder(entry):
@@ -158,7 +159,13 @@ class Walk:
 
 
 def passed_over_note(folder: object, read: int, passed_over: Counts) -> str | None:
-    """Returns a line that counts the skipped files; None if there are none."""
+    """Returns a message with the number of skipped files; None if no file was skipped.
+
+    Args:
+        folder: name of the folder, for the message.
+        read: number of files that were read.
+        passed_over: counts of the skipped files.
+    """
     if not passed_over.total:
         return None
     total = read + passed_over.total
@@ -171,7 +178,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 
 def ending(name: str) -> str:
-    """Returns a file name's suffix with the dot; "without an ending" if it has none."""
+    """Returns a file name's suffix with its dot, or "without an ending" if it has no suffix."""
     _, dot, ending = name.rpartition(".")
     return dot + ending if ending and dot else "without an ending"
 
@@ -192,12 +199,12 @@ def _may_be_regular(entry: os.DirEntry[str]) -> bool:
 
 
 def _holds(outer: str, inner: str) -> bool:
-    """Returns whether `outer` is `inner` or a parent of it. Links must have been resolved."""
+    """Returns whether `outer` is `inner` or a parent of it. Both paths must be free of links."""
     return Path(inner).is_relative_to(outer)
 
 
 def _missing_readers() -> dict[str, str]:
-    """Maps each image suffix that cannot be read here to the package that is missing."""
+    """Returns the missing package for each image suffix that cannot be read here."""
     missing: dict[str, str] = {}
     if importlib.util.find_spec("pillow_heif") is None:
         missing |= dict.fromkeys(_HEIF, "pillow-heif: pip install 'inception-jax[heif]'")

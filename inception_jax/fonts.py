@@ -1,4 +1,4 @@
-"""Fonts for names in any script: characters that a font lacks are taken from installed fonts."""
+"""Finds fonts for text in any script: installed fonts supply the characters that a font lacks."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _FAMILIES = (
 )  # fmt: skip
 _UNLIKELY = ("bold", "italic", "oblique", "light", "mono", "emoji", "black", "thin", "medium")
 _ENDINGS = (".ttf", ".ttc", ".otf")
-_NO_CHARACTER = "\U0010fffe"  # which no font has
+_NO_CHARACTER = "\U0010fffe"  # a code point that no font has
 
 
 def fallbacks(text: Iterable[str], has: Any) -> tuple[list[Path], frozenset[str]]:
     """Finds installed fonts with the characters that a font lacks.
 
     Args:
-        text: text to draw.
-        has: the font, opened by Pillow.
+        text: lines of text to draw.
+        has: font that lacks characters, opened by Pillow.
 
     Returns:
-        The paths of these fonts, and the characters that no font has.
+        The paths of the fonts, and the characters that no installed font has.
     """
     wanted = {char for line in text for char in line if not char.isspace()}
     missing = {char for char in wanted if not _has(has, char)}
@@ -56,7 +56,10 @@ def fallbacks(text: Iterable[str], has: Any) -> tuple[list[Path], frozenset[str]
 
 
 def escaped(text: str, missing: Collection[str]) -> str:
-    """Returns a text with escapes such as \\u4e2d for some characters and for line breaks."""
+    """Returns a text with escapes such as \\u4e2d in place of some characters.
+
+    These are the characters in `missing` and those that cannot be printed, such as line breaks.
+    """
     return "".join(
         char.encode("unicode_escape").decode()
         if char in missing or not char.isprintable()
@@ -66,7 +69,7 @@ def escaped(text: str, missing: Collection[str]) -> str:
 
 
 def say_missing(missing: Collection[str]) -> None:
-    """Prints on standard error that no font has these characters.
+    """Prints on standard error that no installed font has these characters.
 
     Repeated calls with the same characters print nothing.
     """
@@ -75,11 +78,11 @@ def say_missing(missing: Collection[str]) -> None:
 
 
 class Fonts:
-    """Pillow's own font at a size, with other fonts for the characters that it lacks.
+    """Pillow's default font, with installed fonts for the characters that it lacks.
 
     Args:
-        size: in pixels.
-        texts: all texts to draw.
+        size: size of the fonts, in pixels.
+        texts: all texts that will be drawn.
     """
 
     def __init__(self, size: int, texts: Sequence[str]) -> None:
@@ -93,7 +96,7 @@ class Fonts:
         return sum(font.getlength(part) for font, part in self._runs(text))
 
     def draw(self, draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
-        """Draws a line in black; its top left corner is at `at`."""
+        """Draws a line of text in black, with its top left corner at `at`."""
         x, y = at
         base = y + self._fonts[0].getmetrics()[0]
         for font, part in self._runs(text):
@@ -127,13 +130,13 @@ def _glyph(font: Any, char: str) -> bytes:
 def _opened(path: Path, size: int) -> Any:
     try:
         return ImageFont.truetype(path, size)
-    except OSError:  # of bitmaps, or damaged
+    except OSError:  # a bitmap font, or a damaged file
         return None
 
 
 @functools.cache
 def _installed() -> tuple[Path, ...]:
-    """Returns the installed fonts for many scripts, best first."""
+    """Returns the paths of installed fonts that cover many scripts, best first."""
     found = []
     for folder in _FOLDERS:
         for parent, _, names in os.walk(os.path.expanduser(folder)):

@@ -1,7 +1,8 @@
 """Reads images, for all parts of the library and of the training programme.
 
 Every image is converted to 8 bits per channel, grey or RGB; the table in `read` has the rules.
-Damaged images, and images of unknown range, raise `BadImageError`. Notes report conversions.
+Damaged images, and images whose range of values is unknown, raise `BadImageError`. The notes of a
+`Picture` report conversions.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 1 << 30
 """Largest file that is read, in bytes."""
 
-_LARGE = 1 << 25  # pixels; above, saving memory matters more than time
+_LARGE = 1 << 25  # pixels; for larger images, saving memory matters more than time
 _STRIP = 256  # rows that are scaled to 8 bits at once
 
-# Formats that contain pixels. EPS would start a program, and others contain none.
+# Formats that contain pixels. Reading EPS would start a program; other formats have no pixels.
 _FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
@@ -49,7 +50,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 _CUT_PNG = "PNG that was cut off before its end"
 
-# What libjpeg-turbo's TurboJPEG interface cannot decode, but libjpeg, and so Pillow, can.
+# Errors for JPEGs that the TurboJPEG interface of libjpeg-turbo cannot decode, but Pillow can.
 _UNSUPPORTED = re.compile(r"Unsupported (JPEG data|color|JPEG process)|Could not determine subsamp")
 # Padding between segments: TensorFlow and libjpeg skip it, and files of ImageNet have it.
 _HARMLESS = re.compile(r"extraneous bytes before marker")
@@ -59,8 +60,8 @@ class BadImageError(ValueError):
     """An image cannot be used. The message is a short reason.
 
     Args:
-        reason: what is wrong.
-        name: of the file or example, if known.
+        reason: the message.
+        name: name of the file or example, if known.
     """
 
     def __init__(self, reason: str, name: str | None = None) -> None:
@@ -77,8 +78,8 @@ class Picture(NamedTuple):
     """An image as it was read.
 
     Attributes:
-        image: of mode "L" or "RGB".
-        notes: conversions, each in a few words: "16-bit grey", "CMYK".
+        image: Pillow image in mode "L" or "RGB".
+        notes: short descriptions of the conversions, such as "16-bit grey" or "CMYK".
     """
 
     image: Image.Image
@@ -87,9 +88,9 @@ class Picture(NamedTuple):
     def array(self, channels: int) -> np.ndarray:
         """Returns the pixels as uint8 [h, w, channels].
 
-        One channel of a colour image is its luma.
+        For one channel, a colour image is converted to its luma.
         """
-        if self.image.mode == "L" and channels == 3:  # in a third of the memory
+        if self.image.mode == "L" and channels == 3:  # needs a third of the memory of a conversion
             return np.repeat(np.asarray(self.image)[:, :, None], 3, axis=2)
         pixels = np.asarray(self.with_channels(channels))
         return pixels.reshape(*pixels.shape[:2], channels)
@@ -101,7 +102,7 @@ class Picture(NamedTuple):
 
 
 def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Picture:
-    """Reads an image, and converts it by this table. Refused images raise `BadImageError`.
+    """Reads an image, and converts it as in this table. Refused images raise `BadImageError`.
 
     | stored as | becomes | `as_pillow` |
     |---|---|---|
@@ -120,14 +121,15 @@ def read(source: Any, *, upright: bool = False, as_pillow: bool = False) -> Pict
     | damage | refused | read if Pillow can read it, else refused |
 
     Args:
-        source: a path, the bytes of a file, a Pillow image, or pixels uint8 [h, w], [h, w, 1] or
-            [h, w, 3] of NumPy, jax or torch.
-        upright: apply the EXIF orientation.
-        as_pillow: convert like `PIL.Image.open(source).convert("RGB")`, which pytorch-fid calls.
-            The notes report clipping and damage that this ignores.
+        source: path or bytes of a file, a Pillow image, or a NumPy, jax or torch array, uint8
+            [h, w], [h, w, 1] or [h, w, 3].
+        upright: whether to apply the EXIF orientation.
+        as_pillow: whether to convert like `PIL.Image.open(source).convert("RGB")`, as pytorch-fid
+            does. Pillow clips values and ignores some damage without an error; the notes report
+            both.
 
     Raises:
-        BadImageError: if the image is incomplete, damaged or of unknown range.
+        BadImageError: if the image is incomplete or damaged, or its range of values is unknown.
         ValueError: for an array of another shape or dtype.
         OSError: if the file cannot be opened.
     """
@@ -150,7 +152,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     Pipes and devices are refused, because reading them may never end.
 
     Raises:
-        BadImageError: if it is not a regular file, or has more than `MAX_BYTES`.
+        BadImageError: if it is not a regular file, or is larger than `MAX_BYTES`.
         OSError: if it cannot be opened.
     """
     with open(path, "rb", opener=_without_waiting) as file:
@@ -222,7 +224,14 @@ def _decoded(data: bytes, upright: bool, as_pillow: bool) -> Picture:
 def _converted(
     opened: Image.Image, upright: bool, as_pillow: bool, data: bytes | None = None
 ) -> Picture:
-    """Converts an open image by the table of `read`. `data` is the content of its file."""
+    """Converts an open image as in the table of `read`.
+
+    Args:
+        opened: image opened by Pillow.
+        upright: see `read`.
+        as_pillow: see `read`.
+        data: bytes of the image's file; None: the image is not checked for damage.
+    """
     notes = []
     stored = str(getattr(opened, "tile", ""))  # gone once the pixels or a PNG's EXIF are loaded
     image = opened
@@ -267,7 +276,7 @@ def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
     """Checks an image for damage that Pillow ignores.
 
     Returns:
-        The image, possibly already decoded.
+        The image itself, or its decoded pixels if the check has decoded them.
 
     Raises:
         BadImageError: if it is damaged.
@@ -283,25 +292,26 @@ def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
         pixels = simplejpeg.decode_jpeg(
             data, space, min_height=least, min_width=least, min_factor=factor
         )
-    except KeyError:  # chroma subsampling that it has no name for
+    except KeyError:  # chroma subsampling that simplejpeg has no name for
         return image
     except ValueError as error:
         check_only_pillow_can(data, error)
         return image
     if is_large or image.mode == "CMYK":
-        return image  # the two libraries interpret CMYK differently
-    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)  # as Pillow's own
+        return image  # simplejpeg and Pillow interpret CMYK differently
+    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)  # equal to Pillow's
 
 
 def check_only_pillow_can(data: bytes, error: ValueError) -> None:
-    """Checks whether Pillow can decode a JPEG that simplejpeg cannot.
+    """Checks that a JPEG that simplejpeg cannot decode is undamaged, so that Pillow can decode it.
 
-    simplejpeg reports only the first problem. If that is padding, which is harmless, the file is
-    also checked for its end marker.
+    The file may have an unsupported format, or padding between segments, which is harmless.
+    simplejpeg reports only the first problem, so a file with padding is also checked for its end
+    marker.
 
     Args:
-        data: the content of the file.
-        error: the error that simplejpeg raised.
+        data: bytes of the file.
+        error: error that simplejpeg raised.
 
     Raises:
         BadImageError: if the file is damaged.
@@ -313,7 +323,10 @@ def check_only_pillow_can(data: bytes, error: ValueError) -> None:
 
 
 def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
-    """Scales 16 or 12 bits to 8. Pillow's own conversion would clip values above 255."""
+    """Scales 16-bit or 12-bit grey to 8 bits; returns the image and a note.
+
+    Pillow's own conversion would clip values above 255.
+    """
     if image.mode == "F":
         raise BadImageError("floating-point pixels have no stated range: save it in 8 or 16 bits")
     strips = [(top, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
@@ -341,14 +354,14 @@ def _clipped(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def is_turned(data: bytes) -> bool:
-    """Returns whether a file has an EXIF orientation other than upright."""
+    """Returns whether a JPEG file has an EXIF orientation other than upright."""
     if b"Exif" not in data[: 1 << 16]:
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.getexif().get(_ORIENTATION, 1) != 1
     except (OSError, SyntaxError, ValueError):
-        return False  # `read` reports what is wrong with it
+        return False  # not a JPEG, or a damaged one, which `read` reports
 
 
 def check_size(height: int, width: int) -> None:
@@ -362,7 +375,10 @@ def check_size(height: int, width: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Verifies a PNG's checksums. Pillow does not verify those of the pixels."""
+    """Verifies the checksums of a PNG's critical chunks.
+
+    Pillow does not verify the checksums of pixel data.
+    """
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         if position + 8 > len(data):
@@ -383,10 +399,10 @@ def _is_heif(data: bytes) -> bool:
 
 
 def _register_heif(data: bytes) -> None:
-    """Enables HEIC in Pillow if this is a HEIC file.
+    """Registers Pillow's HEIC plugin if `data` is a HEIC file.
 
     Raises:
-        BadImageError: if Pillow's plugin for it is not installed.
+        BadImageError: if the plugin is not installed.
     """
     if not _is_heif(data):
         return
@@ -399,7 +415,7 @@ def _register_heif(data: bytes) -> None:
 
 
 def _described(data: bytes) -> str:
-    """Describes a file that is not an image, by its first bytes."""
+    """Returns a description of a file that is not an image, from its first bytes."""
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         return "an HTML page"

@@ -15,10 +15,11 @@ INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141  # 128 + the signal, as she
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `SystemExit`, so that temporary files are removed.
+    """Context manager: turns SIGTERM and SIGHUP into `SystemExit`.
 
-    By default these signals end a process at once. A second signal is ignored during the cleanup.
-    This does nothing outside the main thread, because only the main thread receives signals.
+    By default these signals end a process at once, without removing temporary files. If a signal is
+    repeated during the cleanup, it is ignored. Outside the main thread nothing changes, because
+    only the main thread can handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -41,7 +42,7 @@ def _raise(number: int, _: Any) -> None:
 
 
 def print_all(text: str) -> None:
-    """Prints a text. There is no error if the reader of standard output has stopped reading."""
+    """Prints a text. If the reader of standard output has stopped reading, no error is raised."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -49,19 +50,19 @@ def print_all(text: str) -> None:
 
 
 def _to_nowhere() -> None:
-    """Discards further output. Otherwise Python would print an error when it exits."""
+    """Redirects standard output to the null device, so that Python prints no error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code. An early end is silent and leaves no partial file.
+    """Runs a command. If it ends early, there is no traceback and no partial file.
 
     Args:
-        command: returns its exit code, and handles its own errors.
+        command: function that returns an exit code and handles its own errors.
 
     Returns:
-        That code; 130 after Ctrl-C, 143 after SIGTERM, 141 if the reader of standard output, such
-        as `head`, has stopped reading.
+        The exit code of the command; 130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of
+        standard output, such as `head`, has stopped reading.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # escape characters that the terminal cannot show
@@ -70,9 +71,9 @@ def run_command(command: Callable[[], int]) -> int:
         with sigterm_raises():
             try:
                 code = command()
-            except SystemExit as end:  # of the parser, after --help, or of a signal
+            except SystemExit as end:  # raised by the parser, after --help, or by a signal
                 code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if sys.stdout is not None:  # it is closed
+            if sys.stdout is not None:  # None if it is closed
                 sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -19,21 +19,22 @@ _ACCELERATORS = (*DEVICES, Path("/dev/nvidia0"), Path("/dev/kfd"))
 def keep_freed_memory() -> bool:
     """Lets this process reuse freed memory instead of returning it to the kernel.
 
-    On a CPU, XLA allocates the temporary arrays of a step again in every step. glibc returns such
-    large blocks to the kernel, which has to fill each page with zeros when it is used again. That
-    takes a sixth of a training step's time, and a sixteenth to an eighth of FID's.
+    On a CPU, XLA allocates the temporary arrays of a step again in every step. By default, glibc
+    returns such large blocks to the kernel, which has to fill each page with zeros before the next
+    use. That takes a sixth of the time of a training step, and a sixteenth to an eighth of the time
+    of FID.
 
-    Peak memory stays the same in training, and grows by a quarter for FID.
+    With this function, peak memory stays the same in training, and grows by a quarter for FID.
 
     `train/main.py` and the command `inception-jax` call this function. Your own program has to call
     it itself, because a library must not make this decision for a program.
 
-    Call it before JAX starts threads, because each of them would get its own memory arena. It does
-    nothing if the C library is not glibc, or if there is an accelerator, because the temporary
-    arrays are then in the accelerator's memory.
+    Call it before JAX starts threads, because each thread would get its own memory arena. It does
+    nothing if the C library is not glibc. It also does nothing if there is an accelerator, because
+    the temporary arrays are then in the accelerator's memory.
 
     Returns:
-        Whether the C library accepted the settings.
+        Whether the C library accepted the settings; False if nothing was done.
     """
     if platform.libc_ver()[0] != "glibc" or _has_accelerator():
         return False

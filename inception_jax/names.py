@@ -1,7 +1,7 @@
 """The names of all networks and tags, for lists and suggestions without importing JAX.
 
-`inception_jax/models/` defines the networks, but its import takes a second. A test compares this
-table with it.
+`inception_jax/models/` defines the networks, but importing them takes a second. A test compares
+this table with the networks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TAGS: dict[str, tuple[str, ...]] = {
 
 
 def matching(pattern: str = "*", *, tags: bool = False) -> list[str]:
-    """Returns the sorted names that match a shell pattern, like `list_models`."""
+    """Returns the sorted names that match a shell pattern, see `list_models`."""
     names = [
         f"{arch}.{tag}" if tags else arch
         for arch in TAGS

@@ -15,14 +15,14 @@ def nearest(
 ) -> list[str]:
     """Returns the known words that are most similar to a word, the most likely first.
 
-    Case, hyphens, underscores, dots and blanks are ignored.
+    Case, punctuation and spaces are ignored.
 
     Args:
         word: the unknown word.
         known: the valid words.
-        others: other programs' words, with the known words for each. They have priority over words
-            that only look similar.
-        count: maximal number of results.
+        others: words of other programs, each mapped to the known words that it means. These known
+            words have priority over words that only look similar.
+        count: maximum number of results.
     """
     plain = _plain(word)
     by_plain: dict[str, str] = {}
@@ -52,7 +52,7 @@ def did_you_mean(
         word: see `nearest`.
         known: see `nearest`.
         others: see `nearest`.
-        prefix: put before each word, such as "--".
+        prefix: text before each suggested word, such as "--".
     """
     words = [prefix + name for name in nearest(word, known, others)]
     if not words:

@@ -1,4 +1,4 @@
-"""Summarises notes on many images in few lines; makes names safe to print."""
+"""Summarises notes on many images in a few lines, and makes names safe to print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def printable(name: Any) -> str:
-    r"""Returns a name as text for a terminal.
+    r"""Returns a name as text that is safe to print on a terminal.
 
     Characters that cannot be printed, such as line breaks, are escaped as in Python: `\n`. Bytes of
     a path that are not UTF-8 are escaped too: `\xff`.
@@ -15,7 +15,7 @@ def printable(name: Any) -> str:
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # Python's representation of such a byte in a path
+    if "\udc80" <= character <= "\udcff":  # how Python represents a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
@@ -27,7 +27,7 @@ class Counts:
         self._kinds: dict[str, tuple[int, str]] = {}
 
     def add(self, kind: str, name: Any) -> None:
-        """Counts a name."""
+        """Counts a name as one of a kind."""
         count, first = self._kinds.get(kind, (0, str(name)))
         self._kinds[kind] = count + 1, first
 
@@ -43,14 +43,17 @@ class Counts:
         return sum(count for count, _ in self._kinds.values())
 
     def lines(self) -> list[str]:
-        """Returns a line for each kind: "16-bit grey: 3 images (such as a.png)"."""
+        """Returns a line for each kind, such as "16-bit grey: 3 images (such as a.png)"."""
         return [
             f"{kind}: {count} image{'s' if count > 1 else ''} ({_example(count, first)})"
             for kind, count, first in self._ordered()
         ]
 
     def __str__(self) -> str:
-        """Returns one line, the most frequent first: "8 .txt (such as a.txt), 1 .gif (b.gif)"."""
+        """Returns one line for all kinds, such as "8 .txt (such as a.txt), 1 .gif (b.gif)".
+
+        The most frequent kind comes first.
+        """
         return ", ".join(
             f"{count} {kind} ({_example(count, first)})" for kind, count, first in self._ordered()
         )

@@ -1,4 +1,4 @@
-"""Writes files atomically, and checks paths before any work."""
+"""Writes files atomically, and checks the paths of output files before the work starts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ def check_target(
     """Checks that a file can be written, before the work that produces its content.
 
     Args:
-        path: of the file, which may exist.
-        endings: allowed suffixes, with dots; empty: any.
-        error: the class to raise.
-        what: kind of file, for the message.
+        path: path of the file to write, which may exist already.
+        endings: allowed suffixes, with dots; empty: any suffix.
+        error: class of the error to raise.
+        what: kind of file, in the plural, for the message.
+
+    Returns:
+        `path` as a `Path`.
 
     Raises:
-        error: for another suffix, for a folder, or if no file can be written there.
+        error: if the suffix is not allowed, the path is a folder, or no file can be written there.
     """
     path = Path(path)
     if endings and path.suffix not in endings:
@@ -44,18 +47,21 @@ def check_target(
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, which then replaces `path` atomically."""
+    """Context manager: yields a temporary path, whose file replaces `path` atomically at the end.
+
+    After an error the temporary file is removed, and `path` is unchanged.
+    """
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield partial
-        partial.chmod(0o666 & ~umask())  # safetensors lets only this user read
+        partial.chmod(0o666 & ~umask())  # safetensors creates files that only their owner can read
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def umask() -> int:
-    """Returns the umask: permissions that new files of this process do not get."""
+    """Returns the umask: the permissions that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

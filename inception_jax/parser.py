@@ -1,4 +1,4 @@
-"""Command lines: argparse with one-line errors that suggest the intended option."""
+"""Parses command lines with argparse; errors are one line and suggest the intended option."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ _NUMBER = re.compile(r"-\.?\d")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that ends with exit code 2 and one line on standard error.
+    """An argument parser whose errors print one line on standard error and exit with code 2.
 
     Options cannot be abbreviated (`--batch-size`, not `--batch`), because an abbreviation may
     become ambiguous when options are added. Underscores and hyphens are equivalent.
 
     Args:
         *args: see `argparse.ArgumentParser`.
-        other_words: other programs' option names, mapped to ours, which errors suggest.
-        answers: other programs' options that do not exist here, mapped to the advice to print.
-        other_values: for each option, other programs' values, mapped to ours.
+        other_words: names of options in other programs, each mapped to the options of this parser
+            that an error then suggests.
+        answers: names of options in other programs that have no equivalent here, each mapped to
+            the advice that an error then prints.
+        other_values: for each option, values in other programs, each mapped to the values here
+            that an error then suggests.
         **kwargs: see `argparse.ArgumentParser`.
     """
 
@@ -57,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         """Parses a whole command line; see `argparse.ArgumentParser`."""
         options, rest = self.parse_known_args(args, namespace)
         if rest:
-            # Not a value: options that take some would have taken it.
+            # This is not the value of an option: the option would have taken it.
             self.error(f"unexpected {rest[0]!r}: options are written --name value, flags alone")
         return options
 
@@ -104,7 +107,7 @@ class Parser(argparse.ArgumentParser):
         return message
 
     def error(self, message: str) -> NoReturn:
-        """Prints one line and exits with code 2."""
+        """Prints an error in one line and exits with code 2."""
         self.exit(2, f"error: {self.explained(message)}\n")
 
 
@@ -121,7 +124,7 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Parses a number."""
+    """Parses a floating-point number."""
     try:
         return float(text)
     except ValueError:

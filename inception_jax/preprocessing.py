@@ -18,17 +18,17 @@ SEEN_AS_STORED = "these weights see photos as they are stored, as in their publi
 
 
 def preprocess(model: Any, image: Any) -> np.ndarray:
-    """Crops, resizes and normalises an image like the network's source does in evaluation.
+    """Crops, resizes and normalises an image as the original implementation does in evaluation.
 
-    Warns if a photo has an EXIF orientation that the network's source ignores.
+    Warns if the image has an EXIF orientation that is ignored, as in the original implementation.
 
     Args:
         model: a network, whose `model.info` is used, or a name that `create_model` takes.
-        image: a path, the bytes of a file, a Pillow image of any mode, or uint8 [h, w], [h, w, 1]
-            or [h, w, 3] (RGB) of NumPy, jax or torch; see `images.read`.
+        image: path or bytes of a file, a Pillow image of any mode, or a NumPy, jax or torch array,
+            uint8 [h, w], [h, w, 1] or [h, w, 3] (RGB); see `images.read`.
 
     Returns:
-        float32 [1, h, w, c], with the channels in the network's order.
+        The network's input, float32 [1, h, w, c], with the channels in the network's order.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
@@ -48,12 +48,12 @@ def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.nda
 
     Args:
         image: see `preprocess`.
-        info: the facts of the network.
-        channels: of the network's images.
-        notes: here the images are counted that `warn_of` warns about.
+        info: facts about the network.
+        channels: number of channels of the network's images.
+        notes: counts to update if an EXIF orientation is ignored; see `warn_of`.
 
     Returns:
-        float32 [1, h, w, c], with the channels in the network's order.
+        The network's input, float32 [1, h, w, c], with the channels in the network's order.
     """
     picture = images.read(image, upright=info.upright)
     if images.EXIF_IGNORED in picture.notes:
@@ -63,16 +63,17 @@ def prepare(image: Any, info: ModelInfo, channels: int, notes: Counts) -> np.nda
 
 
 def warn_of(notes: Counts) -> None:
-    """Warns about photos with an EXIF orientation that the network's source ignores."""
+    """Warns about the images in `notes`, whose EXIF orientation was ignored."""
     for line in notes.lines():
         warnings.warn(f"{line}; {SEEN_AS_STORED}", stacklevel=3)
 
 
 def facts_of(model: Any) -> tuple[ModelInfo, int]:
-    """Returns the facts of a network and its number of image channels.
+    """Returns the facts about a network and the number of channels of its images.
 
     Raises:
-        ValueError: for a network that `create_model` did not build, or without 1 or 3 channels.
+        ValueError: if `create_model` did not build the network, or its images have neither 1 nor 3
+            channels.
     """
     if model.info is None:
         raise ValueError("this network was not built by create_model: give a name from list_models")

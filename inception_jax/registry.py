@@ -1,4 +1,4 @@
-"""The registry of networks and of published weights, with the facts about each."""
+"""The registry of networks and published weights, with facts about each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:  # facts do not need the networks' modules
 
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
-# How publishers preprocess images, as arguments of `Tag`.
+# Preprocessing of the original implementations, as arguments of `Tag`.
 IMAGENET: dict[str, Any] = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 KERAS: dict[str, Any] = dict(crop="squash", interpolation="nearest")
 SLIM: dict[str, Any] = dict(crop="crop_resize", interpolation="bilinear_tf1")
 
 SHARED_OPTIONS = ("aux_heads", "width_multiplier", "dtype", "param_dtype", "rngs")
-"""Options that all networks have. Further keyword arguments of a constructor are its own
-options."""
+"""Options that all networks have. All other keyword-only arguments of a network's constructor are
+options of its class."""
 
 Interpolation = Literal["bilinear", "bicubic", "nearest", "bilinear_tf1", "bilinear_torch"]
 Crop = Literal["resize_crop", "crop_resize", "squash", "warp_crop"]
@@ -32,14 +32,14 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 
 class UnknownModelError(KeyError):
-    """There is no network or tag of this name. The message suggests similar names."""
+    """No network or tag has this name. The message suggests similar names."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class FrozenDict(dict):
-    """An immutable, hashable dict. JSON and pickle treat it as a dict."""
+    """An immutable, hashable dict, which can be pickled and written as JSON."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -59,23 +59,27 @@ class Tag:
     """The facts about one published set of weights: options, source and preprocessing.
 
     Attributes:
-        readings: options of the network's constructor that reproduce the publisher's outputs.
-        source: the repository and file of the weights and of the published accuracy.
-        num_classes: outputs of the classifier.
-        num_params: number of parameters without auxiliary heads; None: that of the network.
-        input_size: side of the square images on which the publisher evaluates, in pixels.
-        channel_order: the order of colours in the network's input.
-        input_range: the largest value of a pixel before `mean` is subtracted, 1 or 255.
-        mean: subtracted from each channel, in the order of the network's input.
-        std: divides each channel after `mean` was subtracted.
-        crop: how the square is made. "resize_crop": resize the shorter side to
+        readings: options of the network's constructor that reproduce the outputs of the original
+            implementation.
+        source: where the weights and the published accuracy come from, such as a repository and a
+            file.
+        num_classes: number of outputs of the classifier.
+        num_params: number of parameters without auxiliary heads; None: as registered for the
+            network.
+        input_size: side of the square images of the original evaluation, in pixels.
+        channel_order: order of the colour channels in the network's input.
+        input_range: largest possible value of a pixel before `mean` is subtracted, 1 or 255.
+        mean: values subtracted from the channels, in `channel_order`.
+        std: values by which the channels are divided after `mean` was subtracted.
+        crop: how an image becomes square. "resize_crop": resize the shorter side to
             input_size / crop_pct, then crop the centre. "crop_resize": crop the central crop_pct of
             both sides, then resize. "squash": resize the whole image, ignoring its aspect ratio.
             "warp_crop": squash to input_size / crop_pct, then crop the centre.
-        crop_pct: see `crop`.
-        interpolation: "bilinear", "bicubic" and "nearest" are Pillow's, with antialiasing.
-            "bilinear_tf1" and "bilinear_torch" have no antialiasing; they use TensorFlow 1's
-            corner-aligned grid and the grid of PyTorch's `interpolate(align_corners=False)`.
+        crop_pct: fraction, see `crop`.
+        interpolation: "bilinear", "bicubic" and "nearest" are Pillow's, with antialiasing except
+            for "nearest". "bilinear_tf1" and "bilinear_torch" have no antialiasing. They sample
+            like TensorFlow 1 and like PyTorch's `interpolate(align_corners=False)`; see
+            `crops.interpolated`.
     """
 
     source: str
@@ -94,20 +98,22 @@ class Tag:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a network with one of its tags. See `Tag` for the fields that are not listed
-    here.
+    """Facts about a network with one of its tags.
+
+    Fields that are not listed here are those of `Tag`.
 
     Attributes:
         name: `arch` or `arch.tag`, as `create_model` takes it.
-        arch: the network.
-        tag: the set of weights; empty for the recommended variant.
-        paper: address of the paper.
+        arch: name of the network, without a tag.
+        tag: name of the set of weights; empty for the recommended variant.
+        paper: URL of the paper.
         min_size: smallest height and width of images, in pixels.
-        num_params: number of trainable parameters without auxiliary heads, for `num_classes`.
+        num_params: number of trainable parameters with `num_classes` outputs, without auxiliary
+            heads.
         aux_heads: names of the auxiliary outputs that `aux_heads=True` adds.
         readings: options of the network's constructor that the tag sets. Read-only.
-        upright: whether photos are rotated by their EXIF orientation. False for published weights:
-            torchvision and TensorFlow ignore the orientation.
+        upright: whether photos are rotated by their EXIF orientation. False for published weights,
+            because torchvision and TensorFlow ignore the orientation.
     """
 
     name: str
@@ -132,18 +138,18 @@ class ModelInfo:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The network's own options with the values of this tag, without `SHARED_OPTIONS`."""
+        """Values of all options of the network's class for this tag, without `SHARED_OPTIONS`."""
         return {**_DEFAULTS[self.arch], **self.readings}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The preprocessing: the fields that a weight file can override."""
+        """The preprocessing fields by name. A weight file can override them."""
         return {name: getattr(self, name) for name in _PREPROCESSING}
 
     def for_channels(self, channels: int) -> ModelInfo:
         """Returns the facts for images with this number of channels.
 
-        Grey images are mapped to [-1, 1].
+        For one channel, the normalisation maps images to [-1, 1]. Otherwise nothing changes.
         """
         if channels != 1:
             return self
@@ -156,7 +162,7 @@ class ModelInfo:
 
         The first access takes a second or two.
         """
-        from inception_jax.nn.stages import stages_of  # where JAX is
+        from inception_jax.nn.stages import stages_of  # imports JAX
 
         return stages_of(_CLASSES[self.arch], self.options)
 
@@ -179,7 +185,10 @@ def register(
     num_params: int,
     tags: Mapping[str, Tag],
 ) -> None:
-    """Registers a network under `arch` and `arch.tag`. The tag "" is the recommended variant."""
+    """Registers a network as `arch.tag` for each tag.
+
+    The tag "" is the recommended variant, which is registered as `arch`.
+    """
     parameters = inspect.signature(model_class.__init__).parameters.values()
     _CLASSES[arch] = model_class
     _DEFAULTS[arch] = {
@@ -204,11 +213,12 @@ def register(
 
 
 def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
-    """Returns the names that fit a shell pattern, sorted.
+    """Returns the sorted names that match a shell pattern.
 
     Args:
-        pattern: such as "inception*".
-        tags: list `name.tag` for every published set of weights instead.
+        pattern: shell pattern, such as "inception*". A tag is listed if its name matches with or
+            without the tag.
+        tags: whether to list names of the form `arch.tag` instead of `arch`.
     """
     return sorted(
         name
@@ -219,7 +229,10 @@ def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Returns the facts about a network, or about one of its published sets of weights.
+    """Returns the facts about a network, or about a network with one of its tags.
+
+    Args:
+        name: `arch` or `arch.tag`, see `list_models`.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.

@@ -1,8 +1,8 @@
 """Reads text files that people write: lists of classes, lists of images.
 
-Editors and spreadsheets write byte order marks, carriage returns, trailing blanks and separators
-into such files. Everything unambiguous is read. Anything else raises an error that names the file
-and the line.
+Editors and spreadsheets write byte order marks, carriage returns, trailing spaces and separators
+into such files. Unambiguous files are read. For any other file, an error names the file and the
+line.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-_MARKS = {  # UTF-32's begins as UTF-16's does
+_MARKS = {  # UTF-32 comes before UTF-16, because its mark begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_INVISIBLE = "\ufeff\u200b\u200e\u200f"  # zero-width characters, no blanks for Python
+_INVISIBLE = "\ufeff\u200b\u200e\u200f"  # zero-width characters, which `str.strip()` keeps
 _SEPARATORS = ";,\t"
 _COLUMNS = ("class", "class_name", "classname", "name", "label")
 
@@ -32,8 +32,8 @@ class Line(NamedTuple):
     """A line that is neither empty nor a comment.
 
     Attributes:
-        number: in the file, from 1.
-        text: without trailing blanks and separators.
+        number: line number in the file, from 1.
+        text: text of the line, or of a name in it, without surrounding spaces.
     """
 
     number: int
@@ -46,13 +46,16 @@ def read_text(
     """Reads a whole file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Args:
-        path: of the file.
-        error: the class to raise.
-        what: description of the file, for messages.
+        path: path of the file.
+        error: class of the error to raise.
+        what: description of the content, for messages.
+
+    Returns:
+        The text, with line feeds as the only line breaks.
 
     Raises:
-        error: if it cannot be read, or has another encoding. An encoding cannot be guessed safely,
-            so the message names the line and the remedy.
+        error: if the file cannot be read, or has another encoding. An encoding cannot be guessed
+            safely, so the message names the line and the remedy.
     """
     try:
         content = Path(path).read_bytes()
@@ -77,14 +80,14 @@ def read_text(
 def read_lines(path: str | os.PathLike[str], error: type[Exception] = ValueError) -> list[Line]:
     """Reads the lines of a file, except empty lines and comments that start with "#".
 
-    Blanks around a line and separators at its end are removed: `cat;` is `cat`.
+    Spaces around a line and separators at its end are removed: `cat;` becomes `cat`.
 
     Args:
-        path: of the file.
-        error: the class to raise.
+        path: path of the file.
+        error: class of the error to raise.
 
     Raises:
-        error: see `read_text`; if no line is left.
+        error: if `read_text` fails, or if no line is left.
     """
     stripped = _INVISIBLE + " \t\n\v\f\u00a0"
     lines = [
@@ -102,15 +105,17 @@ def read_class_names(
 ) -> tuple[str, ...]:
     """Reads the names of a network's classes, in the order of its outputs.
 
+    Warns if two classes have the same name.
+
     Args:
-        path: a text file with one name on each line, or all on one line between semicolons, commas
-            or tabs; or a `.csv` with a header that has a column `class`, `name` or `label`, such as
-            a run's `classes.csv`.
-        count: the number of classes.
-        error: the class to raise.
+        path: path of a text file with one name on each line, or with all names on one line,
+            separated by semicolons, commas or tabs; or path of a `.csv` file whose header has a
+            column `class`, `name` or `label`, such as `classes.csv` of a training run.
+        count: number of classes.
+        error: class of the error to raise.
 
     Raises:
-        error: see `read_text`; for a line that is not a name; if the number of names is not
+        error: if `read_text` fails, if a line is not a name, or if the number of names is not
             `count`.
     """
     is_table = Path(path).suffix.lower() == ".csv"
@@ -137,7 +142,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _separated(lines: list[Line], count: int) -> list[Line]:
-    """Splits a single line into names, at semicolons, commas or tabs.
+    """Splits the line of a one-line file into names, at semicolons, commas or tabs.
 
     Commas and tabs separate names only if this gives `count` names.
     """
@@ -164,7 +169,7 @@ def _check_name(path: str | os.PathLike[str], line: Line, error: type[Exception]
 
 
 def _column(path: str | os.PathLike[str], error: type[Exception]) -> list[Line]:
-    """Reads the column of names of a table with any separator."""
+    """Reads the column of class names of a table. The table's separator is detected."""
     text = read_text(path, error, what="a table").lstrip(_INVISIBLE + "\n")
     header = text.partition("\n")[0]
     delimiter = max(_SEPARATORS, key=header.count)

@@ -1,8 +1,9 @@
 """Reads TFRecord files without TensorFlow.
 
 Each record is stored as its length, the length's checksum, the record and the record's checksum:
-https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. TFDS reads them
-through TensorFlow only, and `grain.experimental.TFRecordIterDataset` does not verify checksums.
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. TFDS needs
+TensorFlow to read such files, and `grain.experimental.TFRecordIterDataset` does not verify
+checksums.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 
 from inception_jax import extras
 
-_MAX_RECORD = 1 << 31  # what protobuf can hold
+_MAX_RECORD = 1 << 31  # bytes; the limit of protobuf
 
 
 def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[bytes]:
     """Yields the records of a file.
 
     Args:
-        path: of the file.
-        error: the class to raise.
+        path: path of the file.
+        error: class of the error to raise.
 
     Raises:
         error: if the file is truncated, damaged or not a TFRecord file.
@@ -46,10 +47,10 @@ def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[by
 
 
 def _verify(crc: int, checksum: bytes, where: str, error: type[Exception]) -> None:
-    """Compares a computed CRC-32C with the stored one, which is rotated and has an offset added.
+    """Checks a CRC-32C against a stored checksum, which is rotated and has an offset added.
 
     Raises:
-        error: if they differ.
+        error: if they do not match.
     """
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if struct.pack("<I", masked) != checksum:
@@ -57,10 +58,10 @@ def _verify(crc: int, checksum: bytes, where: str, error: type[Exception]) -> No
 
 
 def bytes_features(example: bytes) -> dict[str, bytes]:
-    """Returns the features of a `tf.train.Example` that consist of one byte string, by name.
+    """Returns those features of a `tf.train.Example` that are a single byte string, by name.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the bytes are not a `tf.train.Example`.
     """
     try:
         found = {}
@@ -77,7 +78,14 @@ def bytes_features(example: bytes) -> dict[str, bytes]:
 
 
 def _fields(message: bytes, wanted: int) -> list[bytes]:
-    """Returns the length-delimited fields of a protobuf message: bytes, text and messages."""
+    """Returns the values of one field of a protobuf message.
+
+    Only length-delimited values are returned: bytes, text and messages.
+
+    Args:
+        message: the serialised message.
+        wanted: field number.
+    """
     found, at = [], 0
     while at < len(message):
         tag, at = _varint(message, at)

@@ -15,9 +15,9 @@ def on_tpu() -> bool:
 
 
 def quiet_without_tpu() -> None:
-    """Prevents libtpu's messages about missing TPUs, if it is installed only to compile for them.
+    """Prevents libtpu's messages about missing TPUs on a machine without TPUs.
 
-    Call this before jax looks for devices.
+    libtpu may be installed there only to compile for TPUs. Call this before jax looks for devices.
     """
     if not on_tpu():
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")

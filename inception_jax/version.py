@@ -1,3 +1,3 @@
-"""The version of this library, which weight files and the package name."""
+"""The version of this library. Weight files and the package metadata state it."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """Other libraries' names for networks, options and methods, as plain data without JAX or PyTorch.
 
-An error for such a name suggests the tag that is meant. The name itself is not accepted, because it
+An error for such a name suggests this library's tag. The name itself is not accepted, because it
 often stands for several sets of weights.
 """
 
@@ -23,7 +23,7 @@ _FID = "pytorch-fid, torch-fidelity"
 _SAIL = "sail-sg/inceptionnext"
 
 NAMES: tuple[tuple[str, str, str], ...] = (
-    # Name, library, and the tags that are meant.
+    # Another library's name, that library, and the tag here.
     ("googlenet", _TORCHVISION, "inception_v1.tv_in1k"),
     ("GoogLeNet", _TORCHVISION, "inception_v1.tv_in1k"),
     ("GoogLeNet_Weights.IMAGENET1K_V1", _TORCHVISION, "inception_v1.tv_in1k"),
@@ -164,7 +164,7 @@ OPTIONS: dict[str, str] = {
 }
 
 ATTRIBUTES: dict[str, str] = {
-    # Attributes and methods of timm's networks that ours do not have.
+    # Attributes and methods of timm's networks that the networks here do not have.
     "feature_info": "ij.feature_info(model)",
     "default_cfg": "model.info",
     "pretrained_cfg": "model.info",
@@ -200,11 +200,13 @@ for _name, _who, _tag in NAMES:
 
 
 def about_name(name: str, known: Iterable[str]) -> str:
-    """Explains an unknown name: what it means in other libraries, or which names are similar.
+    """Returns an error message for an unknown name, with its meaning in other libraries.
+
+    If it has none, the message suggests similar names.
 
     Args:
         name: the unknown name.
-        known: this library's names, with and without tags.
+        known: this library's names of networks, with and without tags.
     """
     known = list(known)
     if "/" in name and ":" not in name:
@@ -235,12 +237,15 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def about_weights(word: object, name: str, known: Iterable[str]) -> str | None:
-    """Explains another library's word for published weights; None for other words.
+    """Returns an error message for another library's word for published weights.
 
     Args:
-        word: what was given for `weights`: text, or a member of torchvision's enumerations.
-        name: of the network.
-        known: names of tags that have published weights.
+        word: value given for `weights`: text, or a member of torchvision's enumerations.
+        name: name of the network.
+        known: names of the form `arch.tag` that have published weights.
+
+    Returns:
+        The message; None if `word` is no such word.
     """
     known, kind = list(known), type(word).__name__
     if not isinstance(word, str) and "Weights" not in kind:
@@ -263,12 +268,14 @@ def about_weights(word: object, name: str, known: Iterable[str]) -> str | None:
 
 
 def about_option(option: str, arch: str, own: Iterable[str]) -> str:
-    """Explains an unknown option: its name here, or similar names.
+    """Returns an error message for an unknown option, with this library's equivalent.
+
+    If there is no equivalent, the message suggests similar names.
 
     Args:
         option: the unknown keyword.
-        arch: the network.
-        own: all keyword arguments of `create_model` for it.
+        arch: name of the network.
+        own: all keyword arguments of `create_model` for this network.
     """
     if option in OPTIONS:
         return f"{option} is another library's word; here: {OPTIONS[option]}"
@@ -279,7 +286,7 @@ def about_option(option: str, arch: str, own: Iterable[str]) -> str:
 
 
 def about_attribute(model: object, attribute: str) -> str:
-    """Returns the message of an AttributeError, with this library's name if there is one."""
+    """Returns the message of an AttributeError, with this library's equivalent if it is known."""
     message = f"{type(model).__name__!r} object has no attribute {attribute!r}"
     if attribute in ATTRIBUTES:
         message += f"; here: {ATTRIBUTES[attribute]}"

@@ -20,8 +20,8 @@ from reference_torch.weights import tensors_of
 class Habits(nn.Module):
     """Base class with timm's names for attributes and methods.
 
-    The error for an unknown attribute names the equivalent here, if the attribute is another
-    library's.
+    If code asks for an attribute that only another library has, the AttributeError names this
+    library's equivalent.
     """
 
     aux_names: ClassVar[tuple[str, ...]]
@@ -45,11 +45,11 @@ class Habits(nn.Module):
         """Replaces the classifier in place, and auxiliary classifiers if there are any.
 
         Args:
-            num_classes: size of the output. 0: the network returns its pooled features, and has no
-                auxiliary classifiers.
+            num_classes: size of the output. With 0, the network returns its pooled features and has
+                no auxiliary classifiers.
 
         Raises:
-            ValueError: if the size is not an integer of at least 0.
+            ValueError: if `num_classes` is not an integer of at least 0.
         """
         words.check_counts(num_classes, 1)
         if not num_classes:
@@ -69,7 +69,7 @@ class Habits(nn.Module):
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Classifies the last feature map.
 
-        For arguments and result see `inception_jax.nn.habits.Habits`.
+        `inception_jax.nn.habits.Habits` documents the arguments and the result.
         """
         own: Any = self
         embedding = own.embedding({"last": x})
@@ -78,7 +78,7 @@ class Habits(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Loads a state dict of tensors, or of NumPy arrays as `inception_jax.to_torch` returns."""
+        """Loads a state dict of tensors, or of NumPy arrays as from `inception_jax.to_torch`."""
         return super().load_state_dict(tensors_of(state_dict), strict=strict, assign=assign)
 
     def __getattr__(self, name: str) -> Any:

@@ -20,7 +20,7 @@ def conv_kernel(weight: torch.Tensor) -> None:
 def depthwise_kernel(weight: torch.Tensor) -> None:
     """Initialises a depthwise weight [c, 1, h, w].
 
-    The variance has no factor of 2, because no ReLU follows directly.
+    The variance is 1 / fan-in, without a factor of 2, because no ReLU follows directly.
     """
     _variance_scaling(weight, 1.0)
 
@@ -33,18 +33,18 @@ def linear_kernel(weight: torch.Tensor) -> None:
 def xavier(weight: torch.Tensor) -> None:
     """Initialises a weight like Caffe's "xavier" filler.
 
-    It is uniform and scaled by the number of inputs only.
+    The distribution is uniform with a variance of 1 / fan-in.
     """
     bound = math.sqrt(3 / weight[0].numel())
     torch.nn.init.uniform_(weight, -bound, bound)
 
 
 def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
-    """Returns a function that initialises a weight.
+    """Returns a function that initialises a weight from a truncated normal distribution.
 
-    It draws from a normal distribution truncated at two standard deviations.
+    The distribution is truncated at two standard deviations.
     """
-    return functools.partial(_cut_normal, std=stddev)  # unlike a lambda, pickled with a layer
+    return functools.partial(_cut_normal, std=stddev)  # a lambda could not be pickled
 
 
 def _variance_scaling(weight: torch.Tensor, scale: float) -> None:

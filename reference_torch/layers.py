@@ -18,7 +18,7 @@ from reference_torch.ops import Padding
 
 Layer = TypeVar("Layer")
 Maker = Callable[..., Layer]
-"""A layer's class with the options that all layers of a network share."""
+"""A layer's class with the options that the whole network shares already filled in."""
 
 Width = Callable[[int], int]
 """Maps the paper's channel count to that of a wider or narrower network."""
@@ -92,9 +92,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     Args:
         channels: number of channels; statistics are averaged over all other axes.
-        eps: added to the variance.
-        momentum: share of the old running average that a training step keeps, the convention of
-            TensorFlow, Keras and Flax. This class passes one minus it to PyTorch.
+        eps: small number that is added to the variance.
+        momentum: share of the old running average that a training step keeps, as in TensorFlow,
+            Keras and Flax. PyTorch's own `momentum` is 1 minus this share.
     """
 
     def __init__(self, channels: int, *, eps: float, momentum: float):
@@ -105,7 +105,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions."""
+    """Convolution, batch normalisation and ReLU; called `Conv2d` in TF-slim's Inceptions."""
 
     def __init__(
         self,
@@ -134,10 +134,10 @@ class ConvBN(nn.Module):
 
 
 class SeparableConvBN(nn.Module):
-    """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
+    """Depthwise 3x3 and pointwise 1x1 convolution, BatchNorm (Xception paper, section 3).
 
-    There is no activation between the depthwise and the pointwise convolution. The paper's figure
-    10 finds one harmful.
+    There is no activation between the two convolutions: the paper's figure 10 shows that one is
+    harmful.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, bn_eps: float, bn_momentum: float):
@@ -151,10 +151,9 @@ class SeparableConvBN(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Affine map of [n, d]: weight [out, in] and, unless `bias` is False, a bias.
+    """Affine map of [n, d] with a weight [out, in] and, unless `bias` is False, a bias.
 
-    With 0 outputs it has no parameters and returns its input: the classifier of a network without
-    classes.
+    With 0 outputs, as in a network without classes, it has no parameters and returns its input.
     """
 
     def __init__(
@@ -178,7 +177,7 @@ class Linear(nn.Linear):
         return super().forward(input) if self.out_features else input
 
     def with_outputs(self, out_features: int) -> Linear:
-        """Returns a new layer of the same kind with another number of outputs."""
+        """Returns a new layer of the same kind with `out_features` outputs."""
         new = Linear(
             self.in_features, out_features, bias=self.use_bias, kernel_init=self.kernel_init
         )
@@ -193,7 +192,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class DropPath(nn.Module):
-    """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+    """Stochastic depth, the dropout of whole examples (Huang et al. 2016, arXiv:1603.09382)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -214,12 +213,12 @@ class Chain(nn.Sequential):
 
 
 def global_avg_pool(x: torch.Tensor) -> torch.Tensor:
-    """Mean of each channel over the map, [n, c, h, w] -> [n, c]."""
+    """Averages each channel over height and width: [n, c, h, w] -> [n, c]."""
     return x.mean((2, 3))
 
 
 def l2_normalised(x: torch.Tensor) -> torch.Tensor:
-    """Divides each vector of [n, d] by its norm, or by 1e-12 if that is larger."""
+    """Divides each vector of [n, d] by its L2 norm, or by 1e-12 if the norm is smaller."""
     return F.normalize(x, dim=-1)
 
 
@@ -236,7 +235,7 @@ def imagenet_to_inception(images: torch.Tensor) -> torch.Tensor:
 def channel_scaler(width_multiplier: float) -> Width:
     """Returns a function that scales a channel count by a width multiplier.
 
-    As for TF-slim's `depth_multiplier`, the result is rounded down and never below 16.
+    As with TF-slim's `depth_multiplier`, the result is rounded down and never below 16.
 
     Raises:
         ValueError: if the multiplier is not positive.
@@ -247,11 +246,11 @@ def channel_scaler(width_multiplier: float) -> Width:
 
 
 def check_images(images: torch.Tensor, min_size: int, in_channels: int) -> None:
-    """Raises an error for images that the network cannot take.
+    """Checks that the network can take these images.
 
     Raises:
-        ValueError: if the images are not [n, c, h, w], have another number of channels, are smaller
-            than the network's minimum, or are integers.
+        ValueError: if the images are not a tensor [n, in_channels, h, w] of floats, or have a side
+            shorter than `min_size`.
     """
     if not isinstance(images, torch.Tensor):
         raise ValueError(

@@ -20,7 +20,7 @@ class Maps:
     """Collects the feature maps of a network's stages, in forward order.
 
     Attributes:
-        by_name: each stage's feature map [n, c, h, w].
+        by_name: feature maps [n, c, h, w] by the names of their stages.
     """
 
     def __init__(self, hook: Hook | None = None):
@@ -28,7 +28,7 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: torch.Tensor) -> torch.Tensor:
-        """Records a stage's feature map, after the hook if there is one.
+        """Records a stage's feature map, or what the hook returns for it.
 
         Returns:
             The recorded feature map, with which the network continues.
@@ -39,7 +39,7 @@ class Maps:
 
 
 class Model(Habits):
-    """Base class of networks: images [n, c, h, w] to logits [n, num_classes].
+    """Base class of networks, which map images [n, c, h, w] to logits [n, num_classes].
 
     Attributes and methods are those of `inception_jax.nn.model.Model`. PyTorch's `training`
     replaces `in_training`.
@@ -59,7 +59,7 @@ class Model(Habits):
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Computes all stages and adds their feature maps to `maps`.
 
-        Every network implements it.
+        Every network implements this method.
         """
         raise NotImplementedError
 
@@ -70,8 +70,8 @@ class Model(Habits):
 
         Args:
             images: floats [n, c, h, w].
-            hook: called with each stage's name and feature map. Its return value replaces the
-                feature map, in the result and as the input of the next stages.
+            hook: function that is called with each stage's name and feature map. Its return value
+                replaces the feature map, in the result and as the input of the next stages.
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.
@@ -86,14 +86,14 @@ class Model(Habits):
         return self.embedding(self.features(images))
 
     def embedding(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Returns the classifier's input, [n, d], from the feature maps of `features`."""
+        """Returns the classifier's input [n, d] for feature maps that `features` returned."""
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
         """Classifies an embedding [n, d].
 
         Returns:
-            Logits [n, num_classes]. A network without classes returns [n, d].
+            Logits [n, num_classes]; for a network without classes, the embedding [n, d].
         """
         return self.fc(self._pre_logits(embedding))
 
@@ -102,7 +102,7 @@ class Model(Habits):
         return self.dropout(embedding)
 
     def classify(self, maps: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies the feature maps of `features`. Returns the same as `forward`."""
+        """Classifies the feature maps that `features` returned; the result is that of `forward`."""
         logits = self.logits(self.embedding(maps))
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.training or not heads or None in heads.values():
@@ -115,7 +115,7 @@ class Model(Habits):
 
         Returns:
             Logits [n, num_classes]; for a network without classes, the pooled features [n, d]. In
-            training with auxiliary classifiers, a dict of `logits` and of the auxiliary logits by
-            name, each [n, num_classes].
+            training with auxiliary classifiers, a dict with the key `logits` and one key for each
+            auxiliary classifier, all with values [n, num_classes].
         """
         return self.classify(self.features(images))

@@ -12,7 +12,8 @@ Padding = Literal["valid", "same", "symmetric", "ceil"]
 """Padding of windows at the border.
 
 - `valid`: no padding.
-- `same`: TensorFlow's rule: output size ceil(n / stride), an odd pixel of padding on the high side.
+- `same`: TensorFlow's rule. The output size is ceil(n / stride); if the padding is odd, the high
+  side gets one pixel more.
 - `symmetric`: k // 2 on both sides for a window of size k, as is usual in PyTorch.
 - `ceil`: like `valid`, but the last window may extend beyond the high side, as in Caffe's pooling
   and PyTorch's `ceil_mode`.
@@ -44,7 +45,7 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 def pad(
     x: torch.Tensor, window: tuple[int, int], stride: int, padding: Padding, value: float = 0.0
 ) -> torch.Tensor:
-    """Pads [n, c, h, w] with `value`, as a window needs.
+    """Pads [n, c, h, w] with `value`, for windows of this size and stride.
 
     PyTorch's own layers cannot pad the two sides of an axis differently.
     """
@@ -68,8 +69,8 @@ def avg_pool(
 ) -> torch.Tensor:
     """Returns the mean over windows of [n, c, h, w].
 
-    At the border, it divides by the size of the window if `count_include_pad`, else by the number
-    of pixels inside the feature map.
+    At the border, the sum over a window is divided by the window's size if `count_include_pad` is
+    true, else by the number of the window's pixels that are inside the feature map.
     """
     total = F.avg_pool2d(pad(x, (window, window), stride, padding), window, stride)
     if count_include_pad or padding == "valid":
@@ -79,7 +80,7 @@ def avg_pool(
 
 
 def adaptive_avg_pool(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Averages [n, c, h, w] over size x size windows that cover it, to [n, c, size, size]."""
+    """Averages [n, c, h, w] over a grid of size x size windows, to [n, c, size, size]."""
     return F.adaptive_avg_pool2d(x, size)
 
 

@@ -13,21 +13,21 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
     It differs from `torch.optim.RMSprop` in three ways, which all matter with the papers' epsilon
     of 1.0. The mean square starts at one. Epsilon is under the root. The learning rate is applied
-    before the momentum, so that a decaying rate does not shrink earlier steps in the momentum:
+    before the momentum, so that a lower rate does not shrink the earlier steps in the momentum:
 
         square = decay * square + (1 - decay) * gradient^2
         step = momentum * step + lr * gradient / sqrt(square + eps)
         parameter = parameter - step
 
-    There is no `weight_decay`. In TensorFlow's code, L2 regularisation is a term of the loss, so it
-    is part of the gradient before gradient clipping, which this class does not do.
+    There is no `weight_decay`: add L2 regularisation to the loss, as TensorFlow's code does.
+    Gradient clipping, which is left to the caller, then includes the gradient of that term.
 
     Args:
         params: parameters, or groups of them.
         lr: learning rate.
         decay: share of the mean square that a step keeps.
         momentum: share of the last step that a step keeps.
-        eps: added to the mean square under the root.
+        eps: number that is added to the mean square under the root.
 
     Raises:
         ValueError: if `lr` or `eps` is negative; if `decay` or `momentum` is not in [0, 1).
@@ -61,10 +61,11 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
         """Updates all parameters that have a gradient.
 
         Args:
-            closure: recomputes the loss and its gradients first.
+            closure: function that recomputes the gradients and returns the loss. It is called
+                before the update.
 
         Returns:
-            The loss that `closure` returns; None without it.
+            The loss that `closure` returns; None without a closure.
         """
         loss = None
         if closure is not None:

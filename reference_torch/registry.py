@@ -27,7 +27,10 @@ class UnknownModelError(KeyError):
 
 
 def register(arch: str, model_class: type[nn.Module], tags: Tags) -> None:
-    """Registers a network under `arch` and `arch.tag`. The tag "" is the recommended variant."""
+    """Registers a network's class, with the options of each tag, under the name `arch.tag`.
+
+    The tag "" is the recommended variant. Its name is `arch`.
+    """
     for tag, options in tags.items():
         _MODELS[f"{arch}.{tag}" if tag else arch] = (model_class, options)
 
@@ -37,7 +40,7 @@ def list_models(pattern: str = "*", *, tags: bool = False) -> list[str]:
 
     Args:
         pattern: shell pattern of names, such as "inception_v*".
-        tags: return names with tags, `arch.tag`, instead of networks.
+        tags: if true, return names with a tag, `arch.tag`; if false, names without one, `arch`.
     """
     return sorted(
         name
@@ -63,27 +66,28 @@ def create_model(
 
     Args:
         name: `arch` or `arch.tag`, see `list_models`.
-        weights: None for random parameters; a file of `inception_jax.save_weights`, the folder of a
-            training run, or a `.pth`, `.pt` or `.bin` file of this twin; or a state dict of tensors
-            or NumPy arrays, such as `inception_jax.to_torch` returns.
-        num_classes: number of classes; None: the tag's own, usually 1000. With 0 the network
+        weights: None for random parameters; the path of a file of `inception_jax.save_weights`, of
+            the folder of a training run, or of a `.pth`, `.pt` or `.bin` file of this twin; or a
+            state dict of tensors or NumPy arrays, such as `inception_jax.to_torch` returns.
+        num_classes: number of classes; None for that of the tag, usually 1000. With 0, the network
             returns its pooled features.
-        in_channels: channels of the images.
-        aux_heads: build auxiliary classifiers.
-        width_multiplier: scales every channel count.
+        in_channels: number of channels of the images.
+        aux_heads: whether to build auxiliary classifiers.
+        width_multiplier: factor on every channel count.
         dtype: dtype of the parameters and of the computation.
-        param_dtype: None or equal to `dtype`, because this twin computes in the dtype that it
-            stores.
+        param_dtype: None or equal to `dtype`, because this twin computes in the dtype of its
+            parameters.
         **readings: more options of the network's class. They override those of the tag.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
         RuntimeError: if the weights do not fit.
         TypeError: for an option that the network does not have.
-        FileNotFoundError: if there is no such file of weights.
+        FileNotFoundError: if the weight file does not exist.
         ValueError: if `weights` asks for published weights, which this twin does not download; if
-            the file is for another network; if the two dtypes differ (use `torch.autocast` to mix
-            them); if the network has no auxiliary classifiers; if a size is not an integer.
+            the weight file is for another network; if the two dtypes differ (use `torch.autocast`
+            to mix dtypes); if `aux_heads` is true for a network without auxiliary classifiers or
+            without classes; if a size is not an integer or is too small.
     """
     if name not in _MODELS:
         raise UnknownModelError(words.about_name(name, _MODELS))
@@ -113,9 +117,9 @@ def create_model(
 
 
 def _load(model: nn.Module, weights: Any, name: str, options: Mapping[str, Any]) -> None:
-    """Loads a state dict or a file of weights into a network.
+    """Loads a state dict or a weight file into a network.
 
-    A network without classes ignores the weights of classifiers.
+    The weights of classifiers are ignored if the network has no classes.
     """
     if not isinstance(weights, Mapping):
         hint = words.about_weights(weights, name, _MODELS)

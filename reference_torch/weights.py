@@ -17,7 +17,7 @@ _TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
 
 
 def tensors_of(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Converts NumPy arrays to tensors. Tensors are returned unchanged."""
+    """Converts the NumPy arrays of a mapping to tensors. Tensors in it are unchanged."""
     return {name: _tensor(value) for name, value in arrays.items()}
 
 
@@ -34,14 +34,15 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
     """Reads a weight file into a state dict.
 
     Args:
-        path: a file of `inception_jax.save_weights`, a `.pth`, `.pt` or `.bin` file of this twin,
-            or a folder with `weights.safetensors` or `model.safetensors`.
+        path: path of a file of `inception_jax.save_weights`, of a `.pth`, `.pt` or `.bin` file of
+            this twin, or of a folder with `weights.safetensors` or `model.safetensors`.
         name: name of the network that is to load the weights.
         options: options of that network, with `num_classes`, `in_channels` and `width_multiplier`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file with another suffix, or a file that says it is for another network.
+        ValueError: if the file has an unknown suffix, or its metadata name another network or other
+            options.
     """
     path = Path(path)
     if path.is_dir() and (path / "weights.safetensors").is_file():
@@ -65,10 +66,11 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
 
 
 def _check(path: Path, said: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> None:
-    """Checks that a file's metadata describe the network that is to load it.
+    """Checks that a file's metadata describe the network that is to load the file.
 
     Raises:
-        ValueError: if they do not; the message has the call of `create_model` that fits.
+        ValueError: if they describe another network. The message shows the call of `create_model`
+            that fits the file.
     """
     needed = {
         "num_classes": said["num_classes"],

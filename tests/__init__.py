@@ -1,1 +1,1 @@
-"""The tests of the library, of training and of TPU scripts; benchmarks also use `helpers`."""
+"""Tests of the library, of training and of the TPU scripts. Benchmarks also use `helpers`."""

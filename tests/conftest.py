@@ -4,7 +4,8 @@ import os
 import re
 from importlib.metadata import version
 
-# Two virtual devices show what one device hides: shardings, global statistics, padded batches.
+# Two virtual devices show faults that one device hides, in shardings, global statistics and padded
+# batches.
 _FLAGS = "--xla_force_host_platform_device_count=2"
 # XLA's older loop emitter compiles in a third of the time. Later releases do not have it, and abort
 # if they get an unknown flag.
@@ -27,20 +28,20 @@ hypothesis.settings.register_profile(
     "suite",
     deadline=None,  # the first example compiles
     max_examples=25,
-    # The fixture that forces a form of the operations applies to all examples.
+    # Fixtures with function scope are set up once for all examples of a test, as intended.
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("suite")
 
 _NETWORKS = set(ij.list_models())
 
-# This halves the time to compile. Programs are the same, but less optimised.
+# This halves the time to compile, and makes the compiled programs slower.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
-    """Runs a test in both precisions: rounding shrinks in float64, a mistake does not."""
+    """Runs a test in float32 and float64. Rounding errors shrink in float64, mistakes do not."""
     if request.param == "float32":
         yield request.param
     else:
@@ -50,7 +51,7 @@ def dtype(request):
 
 @pytest.fixture
 def own_gradients_everywhere(monkeypatch):
-    """Makes the rewrite `gradients` change small convolutions too, which it normally skips."""
+    """Makes the rewrite `gradients` apply to small convolutions too, which it normally skips."""
     monkeypatch.setattr(gradients, "_LARGE_MAP", 1)
     monkeypatch.setattr(gradients, "_LEAST_CHANNELS", 1)
 
@@ -65,7 +66,7 @@ def optimizing_compiler():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Runs the tests of one network, or of one file, in one process, which reuses its caches."""
+    """Runs all tests of a network, or else of a file, in one process, so that it reuses caches."""
     # pytest-xdist's marks cannot be used: pytest 9.2 does not pass them on.
     scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
     scheduler._split_scope = _group
@@ -77,7 +78,7 @@ _LONGEST = ("tests/train/test_train_main.py",)
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the longest groups first, so that no process works on one alone at the end."""
+    """Puts the longest groups of tests first, so that all processes end at about the same time."""
 
     def rank(item) -> int:
         group = _group(item.nodeid)

@@ -35,9 +35,10 @@ Tensors = dict[str, np.ndarray]
 
 
 def of_jax(name: str, dtype: str) -> dict[str, Any]:
-    """Returns a network's numbers before, in and after one training step.
+    """Returns the results of one training step.
 
-    They are logits, loss, gradients and changes of running statistics.
+    They are the logits before and after it, the loss, the gradients, and the changes of running
+    statistics.
     """
     model = network(name, dtype, **_options(name))
     images, labels = batch(model, dtype)
@@ -109,7 +110,7 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def batch(model: nnx.Module, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images [IMAGES, h, w, 3], of odd and even sides, and their labels."""
+    """Returns images [IMAGES, h, w, c], with an odd and an even side, and their labels."""
     rng = np.random.default_rng(0)
     size = (model.min_size + 20, model.min_size + 33)
     images = rng.normal(size=(IMAGES, *size, model.in_channels)).astype(dtype)
@@ -134,9 +135,9 @@ def _norm(grads: Tensors) -> float:
 
 
 def _projections(tensors: Tensors) -> dict[str, float]:
-    """Returns one number for each of a few tensors: a weighted sum of all its elements.
+    """Returns, for each of a few tensors, one number: a weighted sum of all its elements.
 
-    The tensors are evenly spaced by name.
+    The tensors are evenly spaced in the sorted list of names.
     """
     names = sorted(tensors)
     chosen = {names[i] for i in np.linspace(0, len(names) - 1, TENSORS).round().astype(int)}
@@ -147,7 +148,7 @@ def _projections(tensors: Tensors) -> dict[str, float]:
 
 
 def main() -> None:
-    """Writes the file, or updates the networks that the command line names."""
+    """Writes the numbers of all networks, or updates those of the networks in the command line."""
     names = ij.list_models()
     kept = json.loads(FILE.read_text()) if sys.argv[1:] else {}
     numbers = kept | {name: of_pytorch(name) for name in sys.argv[1:] or names}

@@ -1,4 +1,4 @@
-"""Tests that the notebooks of examples/ run."""
+"""Tests that the notebooks of examples/ run, and are stored with their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name, tmp_path):
-    """Runs a notebook at small size, including its assertions."""
+    """A notebook runs at small size without a failing assertion, and its cells stay the same."""
     pytest.importorskip("nbclient")
     command = [sys.executable, FOLDER / "run.py", name, "--small", "--to", tmp_path]
     subprocess.run(command, check=True)
@@ -28,12 +28,12 @@ def test_a_notebook_runs(name, tmp_path):
     assert [cell["source"] for cell in after] == [cell["source"] for cell in before]
 
 
-LARGEST = 400_000  # bytes of a notebook
+LARGEST = 400_000  # bytes in the file of a notebook
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_shows_its_results(name):
-    """The stored notebook was run from the first cell to the last, and the file is small."""
+    """A stored notebook was run in order, has a figure and no stderr output, and is small."""
     path = FOLDER / f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert "".join(cells[0]["source"]).startswith("# ")

@@ -1,7 +1,7 @@
-"""Tests that the suite notices faults: each is planted in a copy, and a test must fail.
+"""Tests that the test suite notices faults. Each is planted in a copy, and a test must fail.
 
-A row has a fault's name, its file, the text there, the text planted instead, and the tests that
-must fail.
+A row of `FAULTS` has the fault's name, the file, the correct text, the faulty text that replaces
+it, and the tests that must fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests the interactive page: its networks, and its program in a browser."""
+"""Tests the interactive page: the results of its networks, and its program in a browser."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PAGE = ROOT / "docs" / "play"
 FACTS = json.loads((PAGE / "networks.json").read_text(encoding="utf-8"))
 NETWORKS = {network["name"]: network for network in FACTS["networks"]}
 SIDE = 28
-ATOL = 1e-4  # of logits up to 10: another order of summation in float32
+ATOL = 1e-4  # for logits up to 10 in float32, because the order of summation differs
 
 
 def as_the_page_takes_it(image: Image.Image, *, swapped: bool = False) -> np.ndarray:
     """Returns an image as the page prepares it: grey, centred in a black square, 28 x 28.
 
-    Pillow computes it, as uint8. `swapped` inverts the image first.
+    Pillow computes the result, as uint8. `swapped` inverts the image first.
     """
     grey = image.convert("L")
     grey = ImageOps.invert(grey) if swapped else grey
@@ -74,7 +74,7 @@ def test_most_samples_are_recognised():
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """Serves the page, built from its sources without the site's theme; yields the address."""
+    """Builds the page without the site's theme, serves it, and yields its URL."""
     modules = ROOT / "examples" / "play" / "node_modules"
     node = shutil.which("node")
     if PROGRAM is None or node is None or not modules.is_dir():
@@ -126,7 +126,7 @@ def shown_logits(browser: Browser) -> np.ndarray:
 
 @pytest.mark.slow
 def test_in_a_browser(browser, tmp_path):
-    """Tests samples, files, classes, keyboard and touch; the logits must match Python's."""
+    """The page's logits match Python's for samples, files, and lines drawn with keys or touch."""
     assert browser.value("document.documentElement.scrollWidth <= innerWidth")
     browser.value("document.getElementById('play-check').click()")
     checked = "document.getElementById('play-checked').textContent"
@@ -143,7 +143,7 @@ def test_in_a_browser(browser, tmp_path):
 
 
 def check_files(browser: Browser, folder: Path) -> None:
-    """Pictures of odd sizes and colours, chosen as files, give the same logits as in Python."""
+    """Image files of unusual sizes and colours give the same logits as in Python."""
     rng = np.random.default_rng(0)
     for k, (size, light) in enumerate([((57, 131), False), ((203, 90), True), ((5, 9), False)]):
         pixels = rng.integers(200 if light else 0, 256 if light else 90, (*size, 3), np.uint8)
@@ -178,7 +178,7 @@ def wait_until_close(browser: Browser, expected: np.ndarray) -> None:
 
 
 def check_classes_and_stages(browser: Browser) -> None:
-    """The page shows five classes, the chosen class's heat map, and every stage's map."""
+    """The page shows five classes, a heat map of the chosen class, and maps of every stage."""
     buttons = "document.querySelectorAll('#play-classes button')"
     assert browser.value(f"{buttons}.length") == 5
     heat = "document.getElementById('play-heat').toDataURL()"
@@ -207,7 +207,7 @@ def check_keyboard(browser: Browser) -> None:
 
 
 def check_touch(browser: Browser) -> None:
-    """A line drawn with a finger changes them too, and the page does not scroll."""
+    """A line drawn by touch changes the picture and the logits, and the page does not scroll."""
     browser.value("document.getElementById('play-clear').click()")
     browser.value("document.getElementById('play-board').scrollIntoView()")
     box = browser.value(

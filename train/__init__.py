@@ -1,1 +1,1 @@
-"""The training programme. `python train/main.py --help`."""
+"""The training programme; see `python train/main.py --help`."""

@@ -29,8 +29,8 @@ _USAGE = (errors.UsageError, ij.UnknownModelError, ij.WeightsError)
 def main() -> int:
     """Runs the command line; returns the exit code.
 
-    After success, the last line on standard output is the result. Otherwise the last line on
-    standard error says how the run ended.
+    After success, the last line on standard output is the result, in JSON. Otherwise the last line
+    on standard error says how the run ended.
     """
     last_line.begin_again()
     quiet_without_tpu()
@@ -83,7 +83,7 @@ def _with_trace(error: Exception, config: Config | None) -> str:
 
 
 def _explain(error: Exception, folder: Path | None) -> str:
-    """Describes any error in one line."""
+    """Returns a one-line description of an error."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"no space left where {error.filename or folder} is written: free some; {_RESUME}"
     if isinstance(error, errors.TrainingError | OSError):
@@ -99,9 +99,9 @@ def _explain(error: Exception, folder: Path | None) -> str:
 
 
 def _peer_lost(error: Exception) -> bool:
-    """Returns whether an error may mean that another process of the run is lost.
+    """Returns whether the cause of an error may be the loss of another process of the run.
 
-    Any error of the JAX runtime counts, if the run has several processes.
+    If the run has several processes, this holds for every error of the JAX runtime.
     """
     return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
 

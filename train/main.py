@@ -9,10 +9,10 @@ import sys
 # The message for SIGTERM during the import of its handler.
 _EARLY = b"SIGTERM before the first step: nothing is lost, the same command starts again\n"
 
-# Worker processes import this file too, but need none of the following.
+# Worker processes also import this file, but do not need the code below.
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: (os.write(2, _EARLY), os._exit(42)))
-    # `python train/main.py` puts train/ on the path; the packages lie beside it.
+    # `python train/main.py` puts train/ on the path, but the packages are in the parent folder.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     from train.ending import entry, last_line
 
@@ -23,7 +23,7 @@ if __name__ == "__main__":
         from train.run import command_line
 
         try:
-            command_line.given(sys.argv[1:])  # help and usage errors must not wait for jax
+            command_line.given(sys.argv[1:])  # shows help and usage errors before jax loads
             keep_freed_memory()
             from train.dispatch import main
         except UsageError as error:

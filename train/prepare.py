@@ -1,12 +1,12 @@
 """Prepares a TFDS data set in the array_record format, without TensorFlow.
 
-    python train/prepare.py folder SRC DST      a folder of images, SRC/train/CLASS/IMAGE
-    python train/prepare.py tfrecord SRC DST    a TFDS data set prepared as TFRecord, or ImageNet's
-                                                shards train-00000-of-01024, in the layout of
-                                                TensorFlow's Inception and TPU code
+    python train/prepare.py folder SRC DST      from a folder of images, SRC/train/CLASS/IMAGE
+    python train/prepare.py tfrecord SRC DST    from a TFDS data set prepared as TFRecord, or from
+                                                ImageNet's shards train-00000-of-01024, in the
+                                                layout of TensorFlow's Inception and TPU code
 
-The result is DST/NAME/VERSION; `--dataset NAME --data-dir DST` trains on it. Encoded images are
-copied unchanged.
+The result is the folder DST/NAME/VERSION, for training with `--dataset NAME --data-dir DST`.
+Encoded images are copied unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# `python train/prepare.py` puts train/ on the path; the packages lie beside it.
+# `python train/prepare.py` puts train/ on the path, but the packages are in the parent folder.
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -111,9 +111,9 @@ def _parser(what: str) -> Parser:
         other_words=_OTHER_OPTIONS,
     )
     parser.add_argument("src", type=Path, metavar="SRC", help="folder to read")
-    parser.add_argument("dst", type=Path, metavar="DST", help="parent of NAME/VERSION")
+    parser.add_argument("dst", type=Path, metavar="DST", help="folder for NAME/VERSION")
     folder = what == "folder"
-    default = "images" if folder else "the source's, or imagenet2012"
+    default = "images" if folder else "name of the TFDS data set, or imagenet2012"
     parser.add_argument(
         "--name",
         default="images" if folder else None,
@@ -125,8 +125,8 @@ def _parser(what: str) -> Parser:
             type=whole_number,
             default=-1,
             metavar="N",
-            help="added to the labels of train-00000-of-01024 and its like, where 0 is the "
-            "background; default: %(default)s",
+            help="number to add to the labels of shards such as train-00000-of-01024, where "
+            "label 0 is the background; default: %(default)s",
         )
     return parser
 

@@ -1,11 +1,12 @@
 """Files on a disk or in a bucket. Only this module distinguishes between the two.
 
 `place` returns a `pathlib.Path` for a local path. For gs://... and s3://... it returns a path of
-`etils.epath`, which has the same methods and reads and writes through fsspec. This module contains
+`etils.epath`, which has the same methods and reads and writes through fsspec. This module replaces
 the operations of pathlib that do not work in a bucket.
 
-A bucket has no folders, and cannot rename or append. But every write is atomic. Writing can depend
-on the condition that the object does not exist, and deleting on the condition that it is unchanged.
+A bucket has no folders, and cannot rename or append. But every write is atomic, and there are
+conditional writes: an object can be created only if it does not exist, or deleted only if it is
+unchanged.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from train.errors import UsageError
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-_SECONDS_BETWEEN_UPLOADS = 10.0  # Google takes one change of an object a second
+_SECONDS_BETWEEN_UPLOADS = 10.0  # Google allows one change of an object a second
 
 
 def place(text: str | os.PathLike[str]) -> Path:
     """Returns the path of a file or folder, local or in a bucket.
 
     Raises:
-        UsageError: for another scheme, without the name of a bucket, or if the package that reads
-            the bucket is not installed.
+        UsageError: for an unknown scheme, for a URL without the name of a bucket, or if the package
+            that reads the bucket is not installed.
     """
     text = os.fspath(text)
     scheme, mark, rest = text.partition("://")
@@ -72,10 +73,10 @@ def filesystem(path: str | os.PathLike[str]) -> Any:
 
 
 def matches(folder: Path, pattern: str) -> list[Path]:
-    """Returns the paths that match a pattern, like `Path.glob`; empty if the folder is missing."""
+    """Returns the paths that match a pattern, like `Path.glob`; none if the folder is missing."""
     try:
         return list(folder.glob(pattern))
-    except FileNotFoundError:  # not even the bucket
+    except FileNotFoundError:  # the bucket is missing too
         return []
 
 
@@ -95,7 +96,8 @@ def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a local path to write to.
 
-    If the body succeeds, the written file replaces `path` atomically. Otherwise it is deleted.
+    If the `with` block succeeds, the written file replaces `path` atomically. Otherwise the written
+    file is deleted.
     """
     if not is_remote(path):
         with outputs.atomic_write(path) as partial:
@@ -111,7 +113,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def local_copy(path: Path) -> Iterator[Path]:
     """Yields a local path with the content of a file, for libraries that only read local files.
 
-    A file in a bucket is copied to a temporary file, which is deleted after the body.
+    A file in a bucket is copied to a temporary file, which is deleted after the `with` block.
     """
     if not is_remote(path):
         yield path
@@ -123,7 +125,7 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def create(path: Path, text: str) -> bool:
-    """Creates a file with a text, unless the file exists.
+    """Creates a file that contains a text, unless the file exists.
 
     If several processes call this at the same time, exactly one of them creates the file.
 
@@ -152,7 +154,7 @@ def create(path: Path, text: str) -> bool:
 def touch(path: Path, text: str) -> None:
     """Sets the modification time of a file to now.
 
-    In a bucket, this writes the file again. `text` must be its content.
+    In a bucket, this writes the file again. `text` must be the content of the file.
     """
     if is_remote(path):
         filesystem(path).pipe_file(str(path), text.encode())
@@ -168,14 +170,17 @@ def changed(path: Path) -> float:
     """
     if is_remote(path):
         return filesystem(path).modified(str(path)).timestamp()
-    with path.open("rb") as file:  # opening asks a file server; `stat` may use a cache
+    with path.open("rb") as file:  # asks a file server; `stat` might use a cache
         return os.fstat(file.fileno()).st_mtime
 
 
 def remove_if(path: Path, expected: Callable[[str], bool]) -> bool:
-    """Deletes an object in a bucket if `expected` is true of its text; returns whether it did.
+    """Deletes an object in a bucket if `expected` returns True for its text.
 
     On Google Cloud Storage, an object that changes after it was read is not deleted.
+
+    Returns:
+        Whether the object was deleted.
     """
     system = filesystem(path)
     try:
@@ -190,7 +195,7 @@ def remove_if(path: Path, expected: Callable[[str], bool]) -> bool:
             system.rm_file(str(path))
     except FileNotFoundError:
         return False
-    except Exception as error:  # gcsfs's HttpError, which has no base of its own
+    except Exception as error:  # gcsfs's HttpError has no more specific base class
         if getattr(error, "code", None) == 412:  # changed meanwhile
             return False
         raise
@@ -211,11 +216,11 @@ def move(path: Path, target: Path) -> None:
 class Log:
     """A text file that grows line by line.
 
-    In a bucket, lines are buffered. The whole file is written again by `flush`, and by `append` if
-    ten seconds have passed since the last time.
+    In a bucket, lines are buffered. `flush` writes the whole file again. So does `append` if ten
+    seconds have passed since the last write.
 
     Args:
-        path: an existing file.
+        path: path of an existing file.
     """
 
     def __init__(self, path: Path):
@@ -244,10 +249,11 @@ class Mirror:
     """A folder for a library that can only write local files.
 
     The library writes to `folder`. If `path` is in a bucket, `folder` is a temporary folder, and
-    `flush` uploads its files to `path`. Otherwise `folder` is `path`.
+    `flush` uploads its files to `path`. Otherwise `folder` is `path`, and `flush` and `close` do
+    nothing.
 
     Args:
-        path: the target folder, local or in a bucket.
+        path: path of the target folder, local or in a bucket.
     """
 
     def __init__(self, path: Path):
@@ -256,7 +262,7 @@ class Mirror:
         self.folder = _temporary_of(path) if is_remote(path) else path
 
     def flush(self) -> None:
-        """Uploads the files that are new or have another size than before."""
+        """Uploads new files, and files whose size has changed since they were uploaded."""
         if not is_remote(self._path):
             return
         for file in filter(Path.is_file, self.folder.rglob("*")):
@@ -266,7 +272,7 @@ class Mirror:
                 self._uploaded[name] = size
 
     def close(self) -> None:
-        """Uploads the rest and deletes the local files."""
+        """Uploads as `flush` does, and deletes the temporary folder."""
         if is_remote(self._path):
             try:
                 self.flush()
@@ -277,8 +283,8 @@ class Mirror:
 def _temporary_of(path: Path) -> Path:
     """Creates an empty local folder for a folder in a bucket.
 
-    Its name depends only on the user and the bucket's folder. So a run that resumes deletes the
-    files that it left when it was killed.
+    The name of the local folder depends only on the user and the folder in the bucket. So when a
+    killed run resumes, it deletes the files that it left.
     """
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     user = getattr(os, "getuid", lambda: 0)()

@@ -1,4 +1,4 @@
-"""Hook of `mkdocs build`: puts a note on the page play/ if its JavaScript has not been built."""
+"""Hook for `mkdocs build` that puts a note on the page play/ if its JavaScript is not built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MISSING = """!!! warning "This copy of the site was built without the page's pr
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replaces the application on the page by a note if its JavaScript has not been built.
+    """Replaces the application on the page play/ by a note if its JavaScript has not been built.
 
     Raises:
         ValueError: if the page has no application.

@@ -1,10 +1,10 @@
-"""Trains, exports, checks and writes the networks of the page docs/play/.
+"""Trains, exports and checks the networks of the page docs/play/, and writes its files.
 
-From a checkout with `pip install -e ".[train,onnx]"`:
+Run it from a checkout after `pip install -e ".[train,onnx]"`:
 
     python examples/play/make.py
 
-writes an ONNX file for each network, a picture of each class, and networks.json into docs/play/.
+It writes an ONNX file for each network, a picture of each class, and networks.json into docs/play/.
 A finished training run is not repeated.
 """
 
@@ -32,17 +32,17 @@ from inception_jax import explain
 from inception_jax.cli import commands
 from train.data.open_dataset import open_dataset
 
-# Options of the training command. At 64 pixels, the demo's size, the last map of Inception V1 has
-# 2x2 pixels, too few for a heat map; Xception's has 3x3 as it is.
+# Options of the training command. At the demo's size of 64 pixels, the last map of Inception V1 has
+# 2x2 pixels, which is too few for a heat map. The last map of Xception has 3x3.
 NETWORKS: dict[str, list[str]] = {"inception_v1": ["--image-size", "112"], "xception": []}
 
 SIDE = 28  # side of the pictures that the networks are trained on
-LARGEST = 10_000_000  # bytes of all files together: they are in git
-TOLERANCE = 1e-4  # of the largest value; float32 rounding in another order of operations
+LARGEST = 10_000_000  # largest number of bytes of all files together, because they are in git
+TOLERANCE = 1e-4  # relative; allows for float32 rounding in another order of operations
 
 
 def main() -> None:
-    """Trains the networks without a finished run, and writes docs/play/."""
+    """Trains each network that has no finished run, and writes the files of docs/play/."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "play", metavar="DIR",
                         help="folder of the two runs; default: runs/play")  # fmt: skip
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def samples() -> tuple[list[str], list[np.ndarray]]:
-    """Returns the names of the classes, and the first test picture of each, uint8 [28, 28]."""
+    """Returns Fashion-MNIST's class names, and a test picture of each class, uint8 [28, 28]."""
     data = open_dataset("fashion_mnist")
     first: dict[int, np.ndarray] = {}
     for i in range(len(data.test)):
@@ -86,19 +86,20 @@ def samples() -> tuple[list[str], list[np.ndarray]]:
 
 
 def network(path: Path, run: Path, pictures: list[np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
-    """Trains and exports a network.
+    """Trains a network, exports it and checks the ONNX file.
 
     Args:
         path: path of the ONNX file to write, named after the network.
         run: folder of the training run.
-        pictures: uint8 [28, 28] each.
+        pictures: test pictures, each uint8 [28, 28].
 
     Returns:
-        The network's entry in networks.json, and its logits of the pictures by onnxruntime.
+        The network's entry in networks.json, and the logits that onnxruntime computes for the
+        pictures.
 
     Raises:
-        SystemExit: if the training or the export fails, if the network needs other preprocessing
-            than the page's, or if the ONNX file gives other outputs.
+        SystemExit: if the training or the export fails, if the page's preprocessing differs from
+            the network's, or if the outputs of the ONNX file differ from the network's.
     """
     command = ["train/main.py", "--arch", path.stem, *NETWORKS[path.stem]]
     trained = subprocess.run(
@@ -142,7 +143,7 @@ def count(module: Any) -> int:
 
 
 def lines(entries: list[dict[str, Any]]) -> str:
-    """Returns entries as a JSON array, with one entry in each line."""
+    """Returns entries as a JSON array, with one entry on each line."""
     return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]"
 
 
@@ -173,7 +174,14 @@ def check(
 
 
 def equal(what: str, ours: Any, theirs: Any) -> None:
-    """Checks that two arrays differ by at most TOLERANCE of the largest value.
+    """Checks that two arrays differ by at most TOLERANCE.
+
+    The difference is relative to the largest absolute value in `theirs`.
+
+    Args:
+        what: name of the output, for the message.
+        ours: output of the ONNX file.
+        theirs: output of the network in JAX.
 
     Raises:
         SystemExit: if they differ by more.

@@ -30,19 +30,20 @@ def grad_cam(
     by its maximum.
 
     Args:
-        model: in any mode; evaluation mode is used. Later changes to it have no effect.
-        stage: name in `feature_info`; None: the last one, `model.taps[-1]`, which the classifier
-            takes as input.
+        model: network in any mode; evaluation mode is used. Later changes to the network have no
+            effect.
+        stage: name of a stage in `feature_info`; None: `model.taps[-1]`, whose feature map is the
+            input of the classifier.
 
     Returns:
-        A function of images [n, h, w, c], normalised as `model_info` says, and of classes [n],
-        by default the most likely ones. It returns heat maps [n, h, w], float32 from 0 to 1, and
-        logits [n, num_classes]. If no part of an image supports the class, its heat map is 0
-        everywhere.
+        A function of images [n, h, w, c], normalised as `model_info` says, and optionally of class
+        indices [n]; the default is each image's most likely class. It returns heat maps [n, h, w],
+        float32 from 0 to 1, and logits [n, num_classes]. If no part of an image supports the class,
+        its heat map is 0 everywhere. The function raises ValueError for images that the network
+        does not take.
 
     Raises:
-        ValueError: for a stage that the network does not have; by the function, for images that the
-            network does not take.
+        ValueError: if the network does not have the stage.
     """
     stage = model.taps[-1] if stage is None else stage
     check_stages([stage], [info.name for info in feature_info(model)])
@@ -75,7 +76,8 @@ def _heat_and_logits(
     _, map = jax.eval_shape(logits_and_map, 0.0)
     logits, gradient_of, map = jax.vjp(logits_and_map, jnp.zeros_like(map), has_aux=True)
     chosen = logits.argmax(-1) if classes is None else classes
-    # In evaluation images do not affect each other, so one backward pass has the gradients of all.
+    # In evaluation mode, images do not affect each other, so one backward pass computes all
+    # gradients.
     (gradient,) = gradient_of(jax.nn.one_hot(chosen, logits.shape[-1], dtype=logits.dtype))
     weights = gradient.mean((1, 2), keepdims=True, dtype=jnp.float32)
     heat = jax.nn.relu((weights * map.astype(jnp.float32)).sum(-1))

@@ -14,27 +14,27 @@ from inception_jax.nn import ops
 
 
 def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int = 3) -> int:
-    """Returns the multiply-accumulates of one image's forward pass.
+    """Returns the number of multiply-accumulates in the forward pass of one image.
 
     Only convolutions and matrix products are counted. Multiplications with padding are counted too,
     as in published numbers.
 
     Args:
-        model: a network, counted in its current mode. May be abstract (`nnx.eval_shape`), because
+        model: network, counted in its current mode. It may be abstract (`nnx.eval_shape`), because
             nothing is computed.
         input_size: height and width of the image, in pixels.
-        in_channels: channels of the image.
+        in_channels: number of channels of the image.
     """
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
-    # In the other form, convolutions are sums of shifted products of another size.
+    # Other forms replace convolutions by operations with other numbers of multiply-accumulates.
     with ops.forced_form("native"):
         traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
     return sum(map(_macs, equations(traced)))
 
 
 def equations(program: Any) -> Iterator[Any]:
-    """Yields every equation of a traced program and of the programs inside it."""
+    """Yields every equation of a traced program (a jaxpr) and of the programs inside it."""
     for equation in getattr(program, "eqns", ()):
         yield equation
         for value in equation.params.values():
@@ -42,7 +42,7 @@ def equations(program: Any) -> Iterator[Any]:
 
 
 def macs_of(equation: Any) -> int:
-    """Returns the multiply-accumulates of an equation, or of the programs inside it."""
+    """Returns the number of multiply-accumulates of an equation and of the programs inside it."""
     inner = (each for value in equation.params.values() for each in equations(value))
     return sum(_macs(each) for each in (equation, *inner))
 

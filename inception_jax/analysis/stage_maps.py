@@ -22,20 +22,22 @@ def feature_extractor(
     """Returns a compiled function that computes the feature maps of some stages and nothing else.
 
     The function can be called inside other compiled functions, and differentiated with respect to
-    the images. For gradients of parameters, call `model.features` inside a compiled function
-    instead. There, too, only the maps that are used are computed.
+    the images. For gradients with respect to parameters, call `model.features` inside a compiled
+    function: there, too, only the maps that are used are computed.
 
     Args:
-        model: in any mode; evaluation mode is used. Later changes to it have no effect.
-        stages: names in `feature_info`; None: those with `tap` set, one for each map size.
+        model: network in any mode; evaluation mode is used. Later changes to the network have no
+            effect.
+        stages: names of stages in `feature_info`; None: the stages with `tap` set, one for each map
+            size.
 
     Returns:
         A function that maps images [n, h, w, c], normalised as `model_info` says, to a dict of
-        feature maps [n, h', w', c'] by stage name, in forward order.
+        feature maps [n, h', w', c'] by stage name, in forward order. The function raises ValueError
+        for images that the network does not take.
 
     Raises:
-        ValueError: for an unknown stage, or if no stage is given; from the function, for images
-            that the network does not take.
+        ValueError: for an unknown stage, or if no stage is given.
     """
     known = [info.name for info in feature_info(model)]
     wanted = list(model.taps if stages is None else stages)
@@ -58,8 +60,8 @@ def check_stages(wanted: Sequence[str], known: Sequence[str]) -> None:
     """Checks that all wanted stages are known.
 
     Raises:
-        ValueError: for an unknown name; the message suggests similar ones. Also if no stage is
-            wanted.
+        ValueError: if no stage is wanted, or for an unknown name; the message suggests similar
+            ones.
     """
     if not wanted:
         raise ValueError(f"no stage is named; there are {', '.join(known)}")

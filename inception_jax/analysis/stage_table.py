@@ -32,8 +32,8 @@ class StageSummary:
 
     Attributes:
         name: name of the stage in `features`; "classifier" for the layers after the last stage.
-        kind: class of the stage's module, with a count if it repeats, as in "20 x Block17". If the
-            stage consists of several modules, their names. Without parameters, "max pool",
+        kind: class of the stage's module, with a count if it repeats, as in "20 x Block17". For a
+            stage of several modules: their names. For a stage without parameters: "max pool",
             "average pool" or "ReLU".
         shape: shape of the feature map of one image, (h, w, c); (num_classes,) for the classifier.
         params: number of trainable parameters.
@@ -52,9 +52,9 @@ class Summary:
     """A table of a network's stages, for terminals and for notebooks.
 
     Attributes:
-        title: the network and the size of the image.
-        stages: in forward order, the classifier last.
-        params: number of trainable parameters in evaluation.
+        title: description of the network and size of the image.
+        stages: rows of the table: the stages in forward order, and the classifier last.
+        params: number of trainable parameters that are used in evaluation.
         aux_params: number of trainable parameters of the auxiliary heads, used only in training.
         macs: multiply-accumulates for one image.
     """
@@ -91,19 +91,20 @@ class Summary:
 def summary(
     model: Model | str, input_size: int | tuple[int, int] | None = None, **options: Any
 ) -> Summary:
-    """Returns a table of a network's stages: shape, parameters, multiply-accumulates.
+    """Returns a table of a network's stages: shapes, parameters and multiply-accumulates.
 
     All numbers come from the traced program. The network does not run.
 
     Args:
         model: a network, or a name that `create_model` takes.
-        input_size: side, or height and width, of the image in pixels; None: the default of the
-            network.
+        input_size: height and width of the image in pixels, or one number for both; None: the
+            network's default.
         **options: options of `create_model`, if a name is given.
 
     Raises:
         UnknownModelError: for an unknown name; the message suggests similar ones.
-        ValueError: if the image is too small for the network.
+        ValueError: if the image is too small for the network, or if `input_size` is missing for a
+            network that `create_model` did not build.
     """
     if isinstance(model, str):
         model = abstract_model(model, **options)
@@ -141,7 +142,14 @@ def summary(
 
 
 def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[StageSummary]:
-    """Yields the rows. A stage ends with the equation that computes its feature map."""
+    """Yields the rows of the table. A stage ends with the equation that computes its feature map.
+
+    Args:
+        model: the network.
+        program: jaxpr of the network; its outputs are the feature maps and the logits.
+        maps: feature maps by stage.
+        paths: path of each parameter, by its variable in the jaxpr.
+    """
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}
     ends = {
         name: variable

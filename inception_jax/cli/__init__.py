@@ -1,5 +1,5 @@
-"""The program `inception-jax`. Each command has a file of the same name.
+"""The program `inception-jax`. Each command has a module of the same name.
 
-Each of these files has `add_arguments(parser)`, `run(args)`, which returns the exit code, and
-`EXAMPLES` for the help.
+Each of these modules has `add_arguments(parser)`; `run(args)`, which returns the exit code; and
+`EXAMPLES`, which the help prints.
 """

@@ -1,4 +1,4 @@
-"""Arguments and types of arguments that several commands share."""
+"""Command-line arguments and argument types that several commands share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def add_no_head(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-head",
         action="store_true",
-        help="skip the classifier, or whatever the file has in its place: the network returns its "
+        help="ignore the classifier, or whatever the file has in its place: the network returns "
         "pooled features",
     )
 
 
 def positive_int(text: str) -> int:
-    """Reads a whole number of at least 1."""
+    """Parses an integer of at least 1."""
     number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -26,7 +26,7 @@ def positive_int(text: str) -> int:
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """Reads N or HxW as height and width, in pixels."""
+    """Parses "N" or "HxW" as height and width, in pixels."""
     sides = text.split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"must be N or HxW, not {text!r}")

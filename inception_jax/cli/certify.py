@@ -19,14 +19,18 @@ inception-jax certify v3.pth --arch inception_v3.tv_in1k   # if the file does no
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("file", help="weight file; FILE#NAME: one of several networks in it")
+    parser.add_argument("file", help="weight file; FILE#NAME selects one of several networks in it")
     parser.add_argument("--arch", help="network or network.tag, if the file does not name it")
-    parser.add_argument("--image-size", type=int, help="in pixels; default: the network's own")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="side of the test images, in pixels; default: the network's default",
+    )
     add_no_head(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes FILE.certificate.json and FILE.certificate.md; returns 1 if the numbers differ."""
+    """Writes FILE.certificate.json and FILE.certificate.md; returns 1 if the networks differ."""
     stem = Path(args.file)
     targets = [stem.with_name(f"{stem.name}.certificate{ending}") for ending in (".json", ".md")]
     for target in targets:

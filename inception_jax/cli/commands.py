@@ -81,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-        The exit code: 0; 2 after an error, which is printed in one line; 130 after Ctrl-C; 143
-        after SIGTERM; 141 if the reader of the output has stopped reading.
+        The exit code: that of the command, usually 0; 2 after an error, which is printed in one
+        line; 130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of standard output has stopped
+        reading.
     """
     quiet_without_tpu()
-    if argv is None:  # the process's own command line; its settings are for the whole process
+    if argv is None:  # not called by another program, whose memory settings this would change
         keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(lambda: _run(words))
@@ -110,7 +111,7 @@ def _run(words: list[str]) -> int:
         args = _parser(words[0], module).parse_args(words[1:])
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            # Pillow warns below the reader's own limit of pixels.
+            # Pillow warns about images that are still below the limit of `images.read`.
             warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
             return module.run(args)
     except BrokenPipeError:
@@ -160,7 +161,7 @@ def _either() -> str:
 
 
 def _described(error: OSError) -> str:
-    """Returns the message of a system error without its number, which does not help a user."""
+    """Returns the message of a system error, without the error number."""
     if error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -15,10 +15,10 @@ _SIDE, _GAP, _LINE = 168, 8, 15  # pixels
 def contact_sheet(
     pictures: Sequence[Image.Image], captions: Sequence[Sequence[str]]
 ) -> Image.Image:
-    """Draws the pictures in rows on a new image, each with its caption below it.
+    """Draws pictures in rows on a new image, each with its caption below it.
 
     Args:
-        pictures: of any sizes; each is shrunk to fit a square of 168 pixels.
+        pictures: pictures of any sizes; each is shrunk to fit into a square of 168 x 168 pixels.
         captions: lines of text for each picture. Lines that are too long are truncated.
     """
     columns = max(1, min(len(pictures), round(math.sqrt(1.6 * len(pictures)))))

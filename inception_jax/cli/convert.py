@@ -1,4 +1,4 @@
-"""`inception-jax convert`: converts weights from any known layout to another."""
+"""`inception-jax convert`: converts weights from any known layout to another layout."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="weight file to read, or folder of a run; FILE#NAME: one of several networks in a "
-        "file",
+        help="weight file to read, or folder of a training run; FILE#NAME selects one of several "
+        "networks in a file",
     )
     parser.add_argument(
         "target",
         metavar="DST",
-        help="file to write: .safetensors, .pth, or for Keras .weights.h5 or .h5",
+        help="file to write: .safetensors or .pth; for Keras .weights.h5 or .h5",
     )
     parser.add_argument(
         "--arch", metavar="NAME", help="network or network.tag of SRC, if the file does not name it"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads the weights, writes them in the other layout, and prints what was changed."""
+    """Loads weights, writes them in the target layout, and prints what was changed."""
     check_writable(args.target, args.to)
     model = model_of(args.arch, args.source, **(NO_HEAD if args.no_head else {}))
     for note in save_as(model, args.target, args.to):

@@ -1,4 +1,4 @@
-"""`inception-jax draw`: draws a network, or a module of it, as SVG."""
+"""`inception-jax draw`: draws a network, or one of its modules, as SVG."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ inception-jax draw inception_v3 --module Mixed_6b -o Mixed_6b.svg
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("name", help="a network or network.tag, see list")
+    parser.add_argument("name", help="network or network.tag, see `inception-jax list`")
     parser.add_argument(
         "--module",
-        help="a stage or a module, such as Mixed_6b or block35.0; default: the whole network",
+        help="stage or module, such as Mixed_6b or block35.0; default: the whole network",
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE.svg", help="file to write")
 

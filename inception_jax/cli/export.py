@@ -23,15 +23,17 @@ inception-jax export runs/xception-fashion_mnist --stages all --heat   # with ma
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument(
-        "source", metavar="FILE|NAME", help="weight file, folder of a run, or network.tag, see list"
+        "source",
+        metavar="FILE|NAME",
+        help="weight file, folder of a training run, or network.tag, see `inception-jax list`",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="weight file of NAME; default: the published one"
+        "--weights", metavar="FILE", help="weight file for NAME; default: the published one"
     )
     parser.add_argument(
         "--format",
         choices=serving.FORMATS,
-        help="kind of program; default: by the ending of -o, else onnx",
+        help="format of the program; default: the suffix of -o, else onnx",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="file to write; default: FILE.onnx or NAME.onnx"
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=image_size,
         metavar="N|HxW",
-        help="size of the images, in pixels; default: the network's own",
+        help="size of the images, in pixels; default: the network's default",
     )
     parser.add_argument(
         "--normalise",
@@ -55,18 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda text: tuple(name.strip() for name in text.split(",")),
         default=(),
         metavar="NAME,NAME",
-        help="return the maps of these stages too, see `inception-jax summary`; all: every stage",
+        help="return the feature maps of these stages too, see `inception-jax summary`; all: every "
+        "stage",
     )
     parser.add_argument(
         "--heat",
         action="store_true",
-        help="return Grad-CAM of every class at the last stage too, for networks with one linear "
-        "layer as classifier",
+        help="return a Grad-CAM heat map of every class at the last stage too; only for networks "
+        "whose classifier is one linear layer",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks the path before the weights are loaded, then writes the program."""
+    """Writes the program. The path is checked before the weights are loaded."""
     source = Path(args.source)
     from_file = source.exists()
     if from_file and args.weights:
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     format: Any = args.format or Path(args.output or "").suffix[1:] or "onnx"
     stem = (source.resolve() if from_file else source).name.removesuffix(".safetensors")
     path = serving.check_target(args.output or f"{stem}.{format}", format)
-    if not from_file:  # an unknown name, or too small a size, before anything is fetched
+    if not from_file:  # check the name and the size before anything is downloaded
         info = model_info(args.source)
         serving.check_size(args.image_size or info.input_size, info.min_size)
     model = load(source) if from_file else model_for(args.source, args.weights or True)

@@ -19,7 +19,7 @@ from inception_jax.nearest import did_you_mean
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.parser import whole_number
 
-_OF_FID_NETWORK = {"is", "sfid"}  # need its logits or spatial features
+_OF_FID_NETWORK = {"is", "sfid"}  # metrics that need its logits or spatial features
 
 EXAMPLES = """
 inception-jax fid generated/ real/
@@ -49,20 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features",
         metavar="NAME",
         help="network to use instead of FID's: a name from `inception-jax list`, or a weight file "
-        "or folder of a run that names its network",
+        "or folder of a training run that names its network",
     )
     parser.add_argument(
         "--metrics",
         type=_metrics,
         metavar="LIST",
-        help=f"some of {','.join(report.METRICS)}, separated by commas; is needs no real images, "
-        "sfid needs --preset adm; default: fid, with --preset adm all that its program prints",
+        help=f"some of {','.join(report.METRICS)}, separated by commas; `is` needs no real images; "
+        "`sfid` needs --preset adm; default: fid, or with --preset adm every metric that its "
+        "program prints",
     )
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         default=DEFAULT,
-        help="program whose numbers are computed; default: %(default)s",
+        help="program whose numbers are reproduced; default: %(default)s",
     )
     parser.add_argument(
         "--resize",
@@ -85,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recursive", action="store_true", help="read subfolders too")
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="skip files that are not whole images"
+        "--skip-unreadable",
+        action="store_true",
+        help="skip images that are damaged or cannot be read",
     )
     parser.add_argument(
         "--save-stats", metavar="FILE.npz", help="write the statistics of one source"
@@ -100,19 +103,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=0,
         metavar="N",
-        help="print a 95 %% interval for FID too, from N resamples of the generated images, such "
-        "as 100",
+        help="print a 95 %% interval of FID too, from N resamples of the generated images, such as "
+        "100",
     )
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
         default=LAYOUTS[0],
-        help="layout of --save-stats, named after programs that read it; default: %(default)s",
+        help="layout of the file of --save-stats, named after the programs that read it; default: "
+        "%(default)s",
     )
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the result, and how it was computed, as JSON; -: print only this",
+        help="write the result, and how it was computed, as JSON; -: print only this JSON",
     )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bars")
 
@@ -160,9 +164,9 @@ def _usual(
     generated: dict[str, report.Opened],
     real: tuple[str, report.Opened] | None,
 ) -> list[str]:
-    """Returns the metrics that the preset's program prints.
+    """Returns the names of the metrics that the preset's program prints.
 
-    Metrics that cannot be computed from these sources are skipped, with a note.
+    Metrics that cannot be computed from these sources are left out, and a note names them.
     """
     preset, against = extractor.preset, real and real[1]
     left_out = [
@@ -210,7 +214,7 @@ def _check(args: argparse.Namespace) -> None:
     """Checks the arguments before anything is opened.
 
     Raises:
-        ValueError: if they cannot be combined, or a file cannot be written.
+        ValueError: if the arguments cannot be combined, or an output file cannot be written.
     """
     if args.json and args.json != "-":
         check_target(args.json, (".json",), what="results")

@@ -10,17 +10,17 @@ from inception_jax.weights.published import PUBLISHED
 
 EXAMPLES = """
 inception-jax info inception_v3
-inception-jax info inception_v3.fid   # a tag: size, normalisation, address of the weights
+inception-jax info inception_v3.fid   # a tag: size, normalisation, URL of the weights
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("name", help="a network or network.tag, see list")
+    parser.add_argument("name", help="network or network.tag, see `inception-jax list`")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the fields of `model_info`, the stages and the address of the weights."""
+    """Prints the fields of `model_info`, the stages and the URL of the weights."""
     info = model_info(args.name)
     facts = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
     facts["num_params"] = f"{info.num_params:,}"

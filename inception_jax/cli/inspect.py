@@ -15,14 +15,15 @@ inception-jax inspect checkpoints/   # a folder with one weight file
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument(
-        "file", help="weight file or folder with one; FILE#NAME: one of several networks in it"
+        "file",
+        help="weight file, or folder with one; FILE#NAME selects one of several networks in it",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the file's format, layout and network.
 
-    If no network fits, prints how the file differs from the nearest one.
+    If no network fits, also prints how the file differs from the most similar network.
     """
     found = inspect(args.file)
     print(found.source)

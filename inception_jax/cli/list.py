@@ -9,14 +9,16 @@ from inception_jax.nearest import did_you_mean
 
 EXAMPLES = """
 inception-jax list
-inception-jax list "inception*"       # these networks, with their tags
-inception-jax list "*.tf_in1k"        # these tags
+inception-jax list "inception*"       # matching networks, with their tags
+inception-jax list "*.tf_in1k"        # matching tags
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("pattern", nargs="?", default="*", help="names, such as 'inception*'")
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="shell pattern of names, such as 'inception*'"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,12 +31,13 @@ from inception_jax.outputs import atomic_write, check_target
 from inception_jax.preprocessing import SEEN_AS_STORED, facts_of
 from inception_jax.text_files import read_class_names
 
-# Maps images to heat maps, or None if none are needed, and logits.
+# A function of images that returns heat maps, or None if none are needed, and logits.
 Look = Callable[[np.ndarray], tuple[jax.Array | None, jax.Array]]
 
 _BATCH = 16
 _ON_SHEET = 400  # pictures, on a page of some 4500 x 4300 pixels
-_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # can be written
+# Suffixes of pictures that can be written.
+_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Prediction:
     """The most likely classes of one image.
 
     Attributes:
-        path: of the image.
+        path: path of the image.
         best: indices of the classes, the most likely first.
-        scores: their probabilities.
-        seen: the crop that the network saw.
-        heated: the crop overlaid with its heat map; None without `--explain`.
+        scores: probabilities of these classes.
+        seen: crop of the image that the network saw.
+        heated: crop overlaid with its heat map; None without `--explain`.
     """
 
     path: Path
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="weight file, or folder of a run; default: the published weights of --arch",
+        help="weight file, or folder of a training run; default: the published weights of --arch",
     )
     parser.add_argument(
         "--arch", metavar="NAME", help="network.tag; needed if the file does not name it"
@@ -86,10 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one per line, or a .csv with a column `class`, such as a "
-        "run's classes.csv; default: the weight file's own",
+        help="file with the names of the classes, one per line, or a .csv with a column `class`, "
+        "such as classes.csv of a training run; default: the names in the weight file",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a table of all images")
+    parser.add_argument("--csv", metavar="FILE", help="write a table of all predictions")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet of all images")
     parser.add_argument(
         "--explain",
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
-    """Returns the images, whether an argument is a folder, and the files that are skipped."""
+    """Returns the paths of the images, whether any argument is a folder, and the skipped files."""
     files: list[Path] = []
     passed_over = Counts()
     for path in map(Path, arguments):
@@ -159,7 +160,13 @@ def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
 
 
 def _unread(total: int, broken: int, passed_over: Counts) -> str:
-    """Returns a line with the number of files without a prediction, and the reasons."""
+    """Returns a message with the number of files without a prediction, and the reasons.
+
+    Args:
+        total: number of all files.
+        broken: number of images that cannot be read.
+        passed_over: counts of the skipped files.
+    """
     reasons = [f"{broken} cannot be read"] if broken else []
     reasons += [f"skipped: {passed_over}"] if passed_over.total else []
     count = broken + passed_over.total
@@ -167,10 +174,12 @@ def _unread(total: int, broken: int, passed_over: Counts) -> str:
 
 
 def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
-    """Returns the paths without the pictures that an earlier run wrote.
+    """Returns the paths, except those of `--sheet` and `--explain`.
+
+    An earlier run may have written these pictures into the folder that is read.
 
     Raises:
-        ValueError: if none are left.
+        ValueError: if no path is left.
     """
     # Not `Path.resolve`, which raises for a link to itself.
     written = [os.path.realpath(path) for path in (args.sheet, args.explain) if path]
@@ -194,7 +203,7 @@ def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 
 
 class _Tally:
-    """Counts the predictions of each class, and those that equal the name of the image's folder."""
+    """Counts the predictions of each class, and those that match the name of the image's folder."""
 
     def __init__(self, names: Sequence[str]):
         self._names = names
@@ -203,7 +212,13 @@ class _Tally:
         self._named, self._right = 0, 0
 
     def add(self, path: Path, index: int) -> None:
-        """Counts an image. The name of its folder is its label if it names exactly one class."""
+        """Counts a prediction.
+
+        Args:
+            path: path of the image. If the name of its folder stands for exactly one class, this
+                class is the image's label.
+            index: index of the predicted class.
+        """
         self._counts[self._names[index]] += 1
         label = self._finder.find(path.parent.name)
         if len(label) == 1:
@@ -237,7 +252,7 @@ def _predict(
     skip_broken: bool,
 ) -> Iterator[Prediction]:
     look = explain.grad_cam(model, stage=args.stage) if args.explain else _without_heat(model)
-    size = min(_BATCH, len(paths))  # all batches have this size: a new one would be compiled again
+    size = min(_BATCH, len(paths))  # of every batch: another size would be compiled again
     starts = range(0, len(paths), size)
     for start in tqdm(starts, unit="batch", disable=True if len(starts) == 1 else None):
         seen = list(_seen(model, paths[start : start + size], notes, skip_broken=skip_broken))
@@ -267,7 +282,10 @@ def _predict_batch(
 def _seen(
     model: Model, paths: Sequence[Path], notes: Counts, *, skip_broken: bool
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yields the crop of each image that the network sees, with pixels from 0 to 255."""
+    """Yields the path of each image and the crop that the network sees, [h, w, c] from 0 to 255.
+
+    With `skip_broken`, images that cannot be read are skipped with a message.
+    """
     info, channels = facts_of(model)
     for path in paths:
         try:
@@ -285,8 +303,11 @@ def _seen(
 def _with_table(
     predictions: Iterator[Prediction], path: Path, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Writes and yields predictions one by one, so that an interrupted run keeps its results."""
-    for first in predictions:  # no table is written if there are none
+    """Writes each prediction into a CSV file, then yields it.
+
+    An interrupted run keeps the rows that were written.
+    """
+    for first in predictions:  # no table is written if there are no predictions
         ranks = range(1, len(first.best) + 1)
         # Bytes of paths that are not UTF-8 are written unchanged.
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -301,7 +322,10 @@ def _with_table(
 def _first(
     predictions: Iterator[Prediction], names: Sequence[str], tally: _Tally, *, as_table: bool
 ) -> tuple[list[Prediction], int]:
-    """Prints all predictions. Returns those that fit on a contact sheet, and the total number."""
+    """Prints all predictions; returns those that fit on a contact sheet, and the total number.
+
+    With `as_table`, each prediction is one line with the most likely class.
+    """
     shown: list[Prediction] = []
     count = 0
     for prediction in predictions:

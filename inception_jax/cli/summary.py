@@ -15,12 +15,12 @@ inception-jax summary xception --image-size 224
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("name", help="a network or network.tag, see list")
+    parser.add_argument("name", help="network or network.tag, see `inception-jax list`")
     parser.add_argument(
         "--image-size",
         type=image_size,
         metavar="N|HxW",
-        help="size of the image, in pixels; default: the network's own",
+        help="size of the image, in pixels; default: the network's default",
     )
 
 

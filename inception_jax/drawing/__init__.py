@@ -1,4 +1,4 @@
-"""Drawings of networks and their modules, made from the program that they run."""
+"""Drawings of networks and their modules, made from traced programs."""
 
 from inception_jax.drawing.figures import draw, modules
 

@@ -1,4 +1,4 @@
-"""The shapes of drawings: boxes, lines and texts; all positions are in pixels."""
+"""The shapes of drawings: boxes, lines and texts. All positions are in pixels."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Text:
     """A line of text.
 
     Attributes:
-        x: position of its start, middle or end, as `anchor` says.
-        y: position of its baseline.
-        text: its characters.
+        x: x position of the start, middle or end of the text, see `anchor`.
+        y: y position of the baseline.
+        text: the text itself.
         size: font size.
         bold: whether the font is bold.
-        ink: its colour.
-        anchor: the point of the text that is at `x`.
+        ink: colour of the text.
+        anchor: which point of the text is at `x`.
     """
 
     x: float
@@ -57,7 +57,7 @@ class Text:
 
     @property
     def width(self) -> float:
-        """Upper limit of its width in any of the fonts."""
+        """Upper limit of the text's width in any of the fonts in `svg`."""
         return text_width(self.text, self.size, bold=self.bold)
 
     def moved(self, dx: float, dy: float) -> Text:
@@ -70,15 +70,15 @@ class Box:
     """A rectangle with texts.
 
     Attributes:
-        x: position of its left side.
-        y: position of its upper side.
+        x: x position of the left side.
+        y: y position of the upper side.
         width: width of the rectangle.
         height: height of the rectangle.
         colour: kind of operation, which sets the colour.
-        texts: the texts inside it.
-        title: tooltip.
-        frame: whether it is only a dashed line around other boxes.
-        round: whether it is a circle.
+        texts: texts inside the rectangle.
+        title: text of the tooltip.
+        frame: whether the rectangle is only a dashed outline around other boxes.
+        round: whether a circle is drawn instead of a rectangle.
     """
 
     x: float
@@ -99,12 +99,12 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Horizontal and vertical lines from point to point.
+    """A line of horizontal and vertical segments.
 
     Attributes:
-        points: two or more points.
+        points: start, corners and end of the line.
         arrow: whether the last point is the tip of an arrow.
-        dashed: whether the line is dashed, for what is used in training only.
+        dashed: whether the line is dashed. A dashed line leads to a part used only in training.
     """
 
     points: tuple[Point, ...]
@@ -169,11 +169,11 @@ def framed(
     Args:
         shapes: shapes in an area that starts at (0, 0).
         size: width and height of that area.
-        heading: first line; also the drawing's title.
-        subheading: second line.
+        heading: first line of text; also the drawing's title.
+        subheading: second line of text.
         legend: colours and what they stand for.
         description: description for screen readers.
-        centred: centre the shapes; otherwise they start at the left.
+        centred: whether the shapes are centred; otherwise they start at the left.
     """
     texts = [
         Text(MARGIN, MARGIN + 14, heading, TITLE, bold=True, anchor="start"),
@@ -199,7 +199,7 @@ def framed(
 def _legend(
     entries: Sequence[tuple[Colour, Text]], width: float, top: float
 ) -> tuple[list[Shape], float]:
-    """Returns the shapes of the legend, in as many rows as needed, and its bottom y."""
+    """Lays out the legend in rows; returns its shapes and the y position of its bottom."""
     shapes: list[Shape] = []
     x, y = 0.0, top
     for colour, text in entries:

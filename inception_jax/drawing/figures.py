@@ -36,15 +36,16 @@ def draw(
         module: a stage of `features` ("Mixed_6b", "block17") or the path of a module ("block17.0",
             "AuxLogits"); None: the whole network. Of equal modules in a row only one is drawn.
         input_size: height and width of the images in pixels, or one number for both; None: the
-            network's own.
+            network's default.
 
     Returns:
         The text of an SVG file.
 
     Raises:
         UnknownModelError: for an unknown name.
-        ValueError: for an unknown module, with similar names; for images that the network cannot
-            take; if the size is missing for a network that `create_model` did not build.
+        ValueError: if the module is unknown (the message suggests similar names), if the network
+            cannot take images of this size, or if `input_size` is missing for a network that
+            `create_model` did not build.
     """
     return svg.write(drawing(network_of(name_or_model, input_size), module))
 
@@ -55,14 +56,15 @@ def drawing(network: Network, module: str | None) -> Drawing:
 
 
 def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
-    """Returns one module of each kind in a network, in forward order, as names for `draw`.
+    """Returns the names of one module of each kind in a network, in forward order, for `draw`.
 
     Two modules are of the same kind if they have the same class and structure. Channel counts are
-    ignored, except that a separable convolution that widens the map differs from one that does not.
+    ignored, except that a separable convolution that increases the channels is of another kind than
+    one that does not.
 
     Args:
         name_or_model: see `draw`.
-        widths: modules with different channel counts are different kinds.
+        widths: whether modules with different channel counts are of different kinds.
 
     Raises:
         UnknownModelError: for a name that no network has.
@@ -78,10 +80,10 @@ def modules(name_or_model: str | Model, *, widths: bool = False) -> list[str]:
 
 
 def _candidates(graph: Graph, aux_names: tuple[str, ...]) -> list[str]:
-    """Returns the paths of the modules in the stages and the classifiers.
+    """Returns the paths of the outermost modules in the stages and the classifiers.
 
-    Plain layers are left out: those of `nn.layers`, and classes that also occur inside other
-    modules.
+    Plain layers are left out: modules whose class is defined in `nn.layers`, or also occurs inside
+    another module.
     """
     stages = subgraphs.stages(graph)
     nodes = [node for stage in stages for node in stage.nodes.values()]

@@ -1,9 +1,9 @@
 """Converts a traced program to a graph, equation by equation.
 
-Values that do not depend on the images have no nodes. Equations that only rearrange numbers, such
-as casts and reshapes, have none either. Elementwise equations are nodes of kind `step`, which
-`simplify` names later. If two chains of steps from one node meet again, as in x * cdf(x), one step
-represents all of them.
+Values that do not depend on the images have no nodes. Equations that only cast or rearrange
+numbers, such as reshapes, have no nodes either. Elementwise equations are nodes of kind `step`,
+which `simplify` replaces later. If chains of steps start at one node and meet again, as in
+x * cdf(x), one step represents all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Constant:
 
     Attributes:
         parameters: paths of the parameters that it depends on.
-        number: its value, if it is a single number in the program.
+        number: the value, if it is a single number that the program contains; else None.
     """
 
     parameters: tuple[str, ...] = ()
@@ -46,11 +46,11 @@ class _Constant:
 
 
 _Value = _Constant | int
-"""A constant, or the number of the node that computes the value."""
+"""A constant, or the id of the node that computes the value."""
 
 
 def read_graph(program: tracing.MarkedProgram) -> Graph:
-    """Returns the graph of a program, including nodes that no output depends on."""
+    """Returns the graph of a traced program, including nodes that no output depends on."""
     reader = _Reader()
     jaxpr = program.closed.jaxpr
     constants: list[_Value] = [_literal(value) for value in program.closed.consts]
@@ -70,7 +70,7 @@ class _Reader:
         self.scopes: list[str] = [""]
 
     def add(self, node: Node) -> int:
-        """Appends a node to the module that is being called; returns the node's number."""
+        """Appends a node, whose scope is the module that is being called; returns the node's id."""
         self.nodes.append(dataclasses.replace(node, scope=self.scopes[-1]))
         return len(self.nodes) - 1
 
@@ -105,7 +105,17 @@ class _Reader:
         return [self.node(equation, operands, sources)] * len(equation.outvars)
 
     def mark(self, kind: tracing.Event, name: str, source: int) -> int:
-        """Records the start or end of a module, a stage or a dropout; returns the value's node."""
+        """Records a stage, a dropout, or the start or end of a module's call.
+
+        Args:
+            kind: kind of the mark.
+            name: name of the stage, rate of the dropout, or path of the module.
+            source: id of the node that computes the marked value.
+
+        Returns:
+            The id of the node that represents the marked value: a new node for a dropout, else
+            `source`.
+        """
         if kind == "dropout":
             return self.add(Node("dropout", (source,), self.nodes[source].shape, text=name))
         if kind == "stage":
@@ -118,21 +128,21 @@ class _Reader:
         return source
 
     def split(self, equation: Any, source: int) -> list[int]:
-        """Adds a node that splits channels and a node for each part; returns the parts' numbers."""
+        """Adds a node that splits channels, and a node for each part; returns the parts' ids."""
         sizes = tuple(int(size) for size in equation.params["sizes"])
         whole = self.add(Node("split", (source,), self.nodes[source].shape, parts=sizes))
         shapes = [out.aval.shape[1:] for out in equation.outvars]
         return [self.add(Node("slice", (whole,), shape)) for shape in shapes]
 
     def node(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds the node of an equation and returns its number.
+        """Adds the node of an equation and returns the node's id.
 
-        An equation that only rearranges numbers adds no node; the number is its input's.
+        An equation that only rearranges numbers adds no node; the id of its input is returned.
         """
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         first = self.nodes[sources[0]]
         if name in _REARRANGING or (name == "pad" and shape == first.shape):
-            if first.kind == "adaptive_pool":  # transposes between its two products
+            if first.kind == "adaptive_pool":  # a transpose between the pool's two products
                 self.nodes[sources[0]] = dataclasses.replace(first, shape=shape)
             return sources[0]
         if name == "conv_general_dilated":
@@ -150,10 +160,11 @@ class _Reader:
         return self.elementwise(equation, operands, sources)
 
     def product(self, source: int, shape: tuple[int, ...], parameter: str) -> int:
-        """Adds the node of a matrix product and returns its number.
+        """Adds the node of a matrix product and returns the node's id.
 
-        A product with a parameter is a linear layer. A product with a constant is an adaptive
-        average pool, which has one product for the rows and one for the columns.
+        A product with a parameter is a linear layer. A product with a constant belongs to an
+        adaptive average pool, which has one product for the rows and one for the columns. The
+        second product of a pool adds no node.
         """
         if parameter:
             return self.add(Node("linear", (source,), shape, parameter=parameter))
@@ -162,9 +173,9 @@ class _Reader:
         return self.add(Node("adaptive_pool", (source,), shape))
 
     def divided(self, source: int, divisor: _Value) -> int:
-        """Completes an average pool, which is a sum that is then divided; returns its number.
+        """Completes an average pool, which is a sum followed by a division; returns its node's id.
 
-        If all windows have the same divisor, the average counts the padding.
+        If all windows have the same divisor, the average includes the padding.
         """
         pool = self.nodes[source]
         one = isinstance(divisor, _Constant) and divisor.number is not None
@@ -173,7 +184,7 @@ class _Reader:
         return source
 
     def elementwise(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds the node of an elementwise equation and returns its number.
+        """Adds the node of an elementwise equation and returns the node's id.
 
         The node is a step if the equation has one input, or if all its inputs are chains of steps
         from one node. Otherwise it is a node with several inputs.
@@ -197,7 +208,10 @@ class _Reader:
         return self.add(Node(kind, tuple(sources), shape, text=name))
 
     def chain(self, number: int) -> list[int]:
-        """Returns a node and the chain of steps before it, back to the first other node."""
+        """Returns the ids on the path from a node back to the nearest node that is not a step.
+
+        Both ends are included. Slices and splits count as steps.
+        """
         chain = [number]
         while self.nodes[number].kind in ("step", "slice", "split"):
             (number,) = self.nodes[number].inputs

@@ -29,7 +29,8 @@ Kind = Literal[
     "other",
     "step",
 ]
-"""`simplify` replaces `step` by a more specific kind, and folds `bias` into the layer before it."""
+"""Kind of a node. `simplify` replaces `step` by a more specific kind, and merges `bias` into the
+layer before it."""
 
 Pair = tuple[int, int]
 
@@ -39,21 +40,22 @@ class Node:
     """An operation.
 
     Attributes:
-        kind: see `Kind`.
-        inputs: numbers of its input nodes, in the order of the code.
-        shape: shape of its result, without the batch.
+        kind: kind of the operation.
+        inputs: ids of the nodes that compute its inputs, in the order of the code.
+        shape: shape of its result, without the batch axis.
         scope: path of the innermost module that computes it.
         parameter: path of its parameter; empty if it has none.
-        text: name of an activation or norm, a factor, or a dropout rate.
+        text: name of an activation or normalisation, a factor, or a dropout rate.
         window: height and width of the window.
         stride: stride of the window along both axes.
         dilation: distance between the pixels of the window along both axes.
-        padding: low and high padding of both axes.
-        depthwise: whether a convolution has groups.
-        valid: whether a convolution or pool lacks the padding that would keep the size.
-        counts_padding: whether an average counts the padding at the border.
-        parts: channels of each part of a split.
-        after: operations after a convolution or normalisation in the same layer: "BN", "ReLU".
+        padding: padding before and after both axes.
+        depthwise: whether it is a convolution with groups.
+        valid: whether it is a convolution or pool without the padding that would keep the size.
+        counts_padding: whether it is an average pool that includes the padding at the border.
+        parts: number of channels of each part of a split.
+        after: names of the operations that follow a convolution, linear layer or normalisation in
+            the same layer, such as "BN" and "ReLU".
         primitives: names of jax's primitives in a step.
     """
 
@@ -76,7 +78,7 @@ class Node:
 
     @property
     def layer(self) -> str:
-        """Path of the module that owns its parameter."""
+        """Path of the module that owns the node's parameter."""
         return parent(self.parameter)
 
 
@@ -85,11 +87,11 @@ class Graph:
     """The graph of a network.
 
     Attributes:
-        nodes: nodes by number; a node has a greater number than its inputs.
-        outputs: numbers of the nodes that the network returns: the logits, then those of its
-            auxiliary classifiers.
-        stages: number of the node of each stage of `features`, by the stage's name, in forward
-            order.
+        nodes: nodes by id. The id of a node is greater than the ids of its inputs.
+        outputs: ids of the nodes that compute the network's outputs: the logits, then the logits of
+            the auxiliary classifiers.
+        stages: for each stage of `features`, by name and in forward order, the id of the node that
+            computes its feature map.
         calls: paths of the called modules, in the order of the calls.
         modules: class of each module by its path; the network's path is empty.
     """
@@ -106,22 +108,25 @@ class Graph:
 
 
 def parent(path: str) -> str:
-    """Returns the path of the module that contains this one; empty for the network."""
+    """Returns the path of the module that contains `path`; empty if that is the network."""
     return path.rpartition(".")[0]
 
 
 def inside(path: str, module: str) -> bool:
-    """Returns whether a path is that of `module` or of something inside it."""
+    """Returns whether `path` is the path of `module` or of something inside it."""
     return path == module or path.startswith(f"{module}.") or not module
 
 
 def nodes_inside(nodes: Mapping[int, Node], module: str) -> dict[int, Node]:
-    """Returns the nodes that a module or something inside it computes, by number."""
+    """Returns the nodes that a module and the modules inside it compute, by id."""
     return {number: node for number, node in nodes.items() if inside(node.scope, module)}
 
 
 def consumers(nodes: Mapping[int, Node]) -> dict[int, list[int]]:
-    """Returns the numbers of the nodes that use each node's result, in the order of the code."""
+    """Returns for each node, by its id, the ids of the nodes that use its result.
+
+    The ids of each list are in the order of the code.
+    """
     takers: dict[int, list[int]] = {number: [] for number in nodes}
     for number, node in nodes.items():
         for source in dict.fromkeys(node.inputs):

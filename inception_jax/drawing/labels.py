@@ -26,7 +26,7 @@ _NAMES: dict[Colour, dict[str, str]] = {
     "module": {"": "module"},
     "classifier": {"linear": "linear layer", "aux": "auxiliary classifier"},
 }
-"""What each colour stands for, by kind of node; "" is for every kind."""
+"""What each colour stands for in the legend, by kind of node; "" stands for all kinds."""
 
 _FULL = {"BN": "batch norm", "LN": "layer norm", "LRN": "local response norm"}
 _COLOURS: dict[str, Colour] = {
@@ -103,7 +103,7 @@ def first_line(node: Node, *, channels: bool = True) -> str:
 
     Args:
         node: node of the box.
-        channels: include the channels of the result.
+        channels: whether to include the number of channels of the result.
     """
     out = f", {node.shape[-1]}" if channels else ""
     step = f" / {node.stride[0]}" if max(node.stride) > 1 else ""
@@ -123,10 +123,10 @@ def first_line(node: Node, *, channels: bool = True) -> str:
 
 
 def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
-    """Returns the operations that follow most convolutions of each colour, such as BN and ReLU.
+    """Returns the most frequent operations after convolutions of each colour, such as BN and ReLU.
 
-    The legend names them, so that boxes need not repeat them. If two sets of operations are equally
-    frequent, the shorter is returned.
+    The legend names these operations, so that boxes need not repeat them. If two sets of operations
+    are equally frequent, the shorter set is returned.
     """
     found: dict[Colour, Counter[tuple[str, ...]]] = {}
     for node in nodes:
@@ -161,7 +161,7 @@ def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str
 def layer_name(node: Node, module: str) -> str:
     """Returns the path of a node's layer inside the module that is drawn.
 
-    It is empty for a node without parameters or outside the module.
+    It is empty unless the node is a convolution, a linear layer or a normalisation in the module.
     """
     path = node.layer if node.kind in ("conv", "linear", "norm") else ""
     if not path or not inside(path, module):

@@ -3,7 +3,7 @@
 A block is a group of boxes. It starts at y = 0 and has a vertical axis at x = 0. The boxes of a
 series are centred on the axis. A concatenation or a split is a bar as wide as its branches, so that
 the lines to them are straight. Widths are even numbers, so their halves and sums are exact, and
-positions can be compared.
+positions can be tested for equality.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from inception_jax.drawing.graph import Graph, Node
 from inception_jax.drawing.labels import Colour
 from inception_jax.drawing.series_parallel import Item, Parallel, Repeated, Series
 
-_PADDING = 11  # between a text and its box
+_PADDING = 11  # between a text and the sides of its box
 _COLUMN_GAP, _ROW_GAP, _FORK_GAP = 18, 20, 32
 _LOW, _HIGH = 28, 42  # heights of boxes of one line and of two
 _CIRCLE = 24
-_FRAME = 16  # between a frame and what is in it
-_FRAME_TOP = 20  # height of its name
+_FRAME = 16  # between a frame and the boxes in it
+_FRAME_TOP = 20  # height of a frame's name
 _BARS = ("concat", "split")
 
 
@@ -44,7 +44,7 @@ class Style:
 
     Attributes:
         graph: graph of the network.
-        nodes: nodes of the module, by number.
+        nodes: nodes of the module, by id.
         usual: operations after convolutions that the legend names, see `labels.usual_after`.
         module: path of the module that is drawn.
         width: width of all boxes except bars and circles; set by `place`.
@@ -66,10 +66,10 @@ class Block:
         right: extent to the right of the axis.
         height: height of the group.
         entries: x positions at which lines enter at the top.
-        through: the entries that continue as a line, without a box, and so need no arrow.
+        through: entries whose line does not end at a box, and so needs no arrow.
         exits: points at which lines leave.
         shapes: boxes and lines.
-        bar: whether the block is one box that may be widened to its neighbours.
+        bar: whether the block is one box that may be widened to the width of its neighbours.
     """
 
     left: float
@@ -82,7 +82,7 @@ class Block:
     bar: bool = False
 
     def moved(self, dx: float, dy: float) -> Block:
-        """Returns a copy with its shapes moved by (dx, dy); its axis stays at x = 0."""
+        """Returns a copy whose shapes are moved by (dx, dy), while the axis stays at x = 0."""
         return dataclasses.replace(
             self,
             left=self.left - dx,
@@ -95,11 +95,11 @@ class Block:
 
 
 def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
-    """Lays out a module between a box for its input and one for its output.
+    """Lays out a module between a box for its input and a box for its output.
 
     Args:
         series: items of the module.
-        style: style of the drawing; its width is replaced.
+        style: style of the drawing; `width` is replaced.
         ends: texts of the input box and the output box.
 
     Returns:
@@ -111,7 +111,7 @@ def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
 
 
 def _widest(series: Series, style: Style) -> float:
-    """Returns the width of the widest box, without bars and circles."""
+    """Returns the width of the widest box, except bars and circles."""
     widths = [0.0]
     for item in series:
         if isinstance(item, Repeated):
@@ -124,7 +124,7 @@ def _widest(series: Series, style: Style) -> float:
 
 
 def _style_inside(style: Style, item: Repeated) -> Style:
-    """Returns the style inside a frame, where paths are relative to the repeated module."""
+    """Returns the style inside a frame, where paths are relative to the first repeated module."""
     return dataclasses.replace(style, module=item.repeat.first)
 
 
@@ -186,7 +186,7 @@ def _box(box: Box, *, bar: bool) -> Block:
 
 
 def _widened(block: Block, other: Block) -> Block:
-    """Returns a bar as wide as another block."""
+    """Returns a bar at least as wide as another block, and centred on it."""
     (box,) = block.shapes
     assert isinstance(box, Box)
     middle = (other.right - other.left) / 2
@@ -199,7 +199,7 @@ def _widened(block: Block, other: Block) -> Block:
 
 
 def _stack(blocks: Sequence[Block]) -> Block:
-    """Places blocks below each other, with lines between them; returns them as one block."""
+    """Stacks blocks from top to bottom, with lines between them; returns them as one block."""
     placed: list[Block] = []
     shapes: list[Shape] = []
     y = 0.0
@@ -262,7 +262,8 @@ def _to_circle(point: Point, top: float) -> Line:
 def _columns(item: Parallel, style: Style) -> Block:
     """Places branches side by side.
 
-    The axis is that of the main branch before a sum, or else the middle of the branches.
+    If the branches end in a sum, the axis is that of the main branch. Otherwise it is in the middle
+    of the branches.
     """
     placed: list[Block] = []
     x = main = 0.0
@@ -284,7 +285,7 @@ def _columns(item: Parallel, style: Style) -> Block:
 
 
 def _frame(item: Repeated, style: Style) -> Block:
-    """Returns a repeated module in a dashed frame, with a line in and out on the axis."""
+    """Returns a repeated module in a dashed frame; lines enter and leave it on the axis."""
     repeat = item.repeat
     times = f"{repeat.count} × " if repeat.count > 1 else ""
     name = Text(0, 0, times + style.graph.class_name(repeat.first), SMALL, True, GREY, "start")

@@ -17,16 +17,17 @@ _MANY = 3  # equal stages in a row, or more, are drawn as one box
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A box of the overview.
+    """A box in the drawing of a whole network.
 
     Attributes:
-        name: name of the stage; empty for other boxes.
+        name: name of the stage, module or layer; empty if there is none.
         text: description of the operation or module.
-        shape: shape of the result.
-        colour: see `labels`.
+        shape: shape of the result, without the batch axis.
+        colour: kind of operation, which sets the colour.
         aux: box of the auxiliary classifier on this stage, if there is one.
         tooltip: text shown on hovering.
-        kind: kind of the node that it shows; "aux" for an auxiliary classifier; else empty.
+        kind: kind of the node, if the box shows a single node; "aux" for an auxiliary classifier;
+            otherwise empty.
     """
 
     name: str
@@ -54,9 +55,9 @@ def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
 
 
 def _groups(graph: Graph, stages: Sequence[Subgraph], with_head: set[int]) -> list[list[Subgraph]]:
-    """Groups consecutive equal stages, three or more, that are drawn as one box.
+    """Groups three or more consecutive equal stages, which are drawn as one box.
 
-    A stage with an auxiliary classifier ends its group. Every other stage is a group of its own.
+    A stage with an auxiliary classifier ends its group. Each remaining stage forms a group alone.
     """
     groups: list[list[Subgraph]] = []
     for stage in stages:
@@ -106,9 +107,10 @@ def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
 
 
 def describe(graph: Graph, part: Subgraph) -> str:
-    """Returns the classes of the modules in a part, with the number of equal ones in a row.
+    """Describes a part of a network in one line, such as "10 × Block17".
 
-    Operations of the network itself follow.
+    The line names the classes of the part's modules, with the number of equal modules in a row. It
+    ends with the operations that are outside these modules.
     """
     members = subgraphs.outermost_modules(graph, part.nodes.values(), part.path)
     words = [_member(graph, part, member) for member in members]
@@ -117,9 +119,10 @@ def describe(graph: Graph, part: Subgraph) -> str:
 
 
 def _member(graph: Graph, part: Subgraph, path: str) -> str:
-    """Returns a module's class, how many equal ones follow in a row, and how it differs.
+    """Describes a module, or a run of equal modules, by class and count, such as "10 × Block17".
 
-    If up to two operations of the previous run are missing, the text names them ("without ...").
+    If modules of the previous run have the same class and one or two more operations, the text
+    names these operations ("without ...").
     """
     firsts = [repeat.first for repeat in part.repeats]
     if path not in firsts:

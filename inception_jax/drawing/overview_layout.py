@@ -24,7 +24,7 @@ _GAP = 18  # between rows
 _AUX_GAP = 26  # between a stage and the auxiliary classifier on it
 _COLUMN_GAP = 44
 _LOW, _HIGH = 28, 44
-_ASPECT = 4 / 3  # of the whole: width by height
+_ASPECT = 4 / 3  # preferred width / height of the drawing
 
 
 def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
@@ -73,7 +73,7 @@ def _in_columns(columns: list[list[Row]], width: float) -> tuple[list[Shape], Po
 def _split(rows: Sequence[Row], count: int, more: int) -> list[list[Row]]:
     """Splits rows into at most `count` columns of about equal height.
 
-    `more` makes all columns except the last that many rows higher, or lower if negative.
+    All columns except the last get about `more` additional rows; `more` may be negative.
     """
     total = sum(_height(row) + _GAP for row in rows)
     share = total / count + more * (_HIGH + _GAP)

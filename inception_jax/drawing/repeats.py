@@ -28,9 +28,9 @@ def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
     """Returns a value that is equal for parts of a network with the same structure.
 
     Args:
-        nodes: nodes of a part.
-        widths: include the numbers of channels. Otherwise, of these, only whether a separable
-            convolution increases them is included.
+        nodes: nodes of a part, by id.
+        widths: whether the value includes all channel counts. If not, it includes only which
+            separable convolutions increase the number of channels.
     """
     index_of = {number: index for index, number in enumerate(nodes)}
     rows: list[object] = []
@@ -43,9 +43,9 @@ def signature(nodes: Mapping[int, Node], *, widths: bool) -> tuple[object, ...]:
 
 
 def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
-    """Returns whether a node ends a separable convolution that increases the channels.
+    """Returns whether a node ends a separable convolution that increases the number of channels.
 
-    This is its pointwise convolution.
+    Such a node is a convolution that directly follows a depthwise convolution.
     """
     before = nodes.get(node.inputs[0])
     if before is None or node.depthwise or not before.depthwise:
@@ -54,7 +54,7 @@ def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
 
 
 def chains(graph: Graph, module: str) -> list[str]:
-    """Returns the paths of the called `Chain`s inside a module, itself included."""
+    """Returns the paths of the called `Chain`s among a module and the modules inside it."""
     return [c for c in graph.calls if inside(c, module) and issubclass(graph.modules[c], Chain)]
 
 
@@ -62,7 +62,7 @@ def runs(graph: Graph, chain: str) -> list[list[str]]:
     """Groups the members of a chain into runs of equal modules.
 
     Returns:
-        Lists of paths; a module without equal neighbours is a list of its own.
+        A list of paths for each run; a module without equal neighbours is a run by itself.
     """
     groups: list[list[str]] = []
     previous: object = None
@@ -87,9 +87,13 @@ def run_of(graph: Graph, path: str) -> list[str]:
 
 
 def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
-    """Removes the nodes of all but the first of equal modules in a row.
+    """Removes the nodes of repeated modules; only the first of the equal modules keeps its nodes.
 
-    Nodes that used the result of the last module use that of the first.
+    Nodes that used the result of the last module then use the result of the first.
+
+    Args:
+        nodes: nodes of a part, by id.
+        group: paths of the equal modules, in a row.
     """
     others = {number for path in group[1:] for number in nodes_inside(nodes, path)}
     if not others:

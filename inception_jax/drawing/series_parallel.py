@@ -16,7 +16,7 @@ class Parallel:
 
     Attributes:
         branches: branches from left to right.
-        summed: whether the branches end in a sum; the last one is then the main branch.
+        summed: whether the branches end in a sum. The last branch is then the main branch.
     """
 
     branches: tuple[Series, ...]
@@ -25,21 +25,26 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """Equal modules in a row, of which the first is drawn."""
+    """Equal modules in a row, of which only the first is drawn.
+
+    Attributes:
+        repeat: paths and number of the modules.
+        series: items of the first module.
+    """
 
     repeat: Repeat
     series: Series
 
 
 Item = int | Parallel | Repeated
-"""An int is the number of a node."""
+"""An int is the id of a node."""
 
 Series = tuple[Item, ...]
-"""Items in sequence; an empty one is drawn as a line."""
+"""Items in sequence. An empty series is drawn as a line."""
 
 
 def arrange(part: Subgraph) -> Series:
-    """Arranges the nodes of a part, split at the nodes where branches begin and end."""
+    """Arranges the nodes of a part in series and in parallel branches."""
     return tuple(_Arranger(part).walk(part.source, set(part.nodes), None))
 
 
@@ -48,7 +53,7 @@ class _Arranger:
         self.nodes: Mapping[int, Node] = part.nodes
         self.takers = consumers(part.nodes)
         self.takers[part.source] = [n for n, x in part.nodes.items() if part.source in x.inputs]
-        # A frame around a single module that does not repeat would say nothing.
+        # A frame around a single module without repeats would add no information.
         framed = () if [repeat.count for repeat in part.repeats] == [1] else part.repeats
         self.pending = [(x, set(nodes_inside(part.nodes, x.first))) for x in framed]
 
@@ -56,9 +61,9 @@ class _Arranger:
         """Returns the items after a node.
 
         Args:
-            number: the node.
-            allowed: nodes that may be visited.
-            stop: the node at which the branch ends; None: the end of the graph.
+            number: id of the node.
+            allowed: ids of the nodes that may be visited.
+            stop: id of the node before which the branch ends; None: the branch ends with the graph.
         """
         items: list[Item] = []
         while True:
@@ -84,7 +89,7 @@ class _Arranger:
                 number = join
 
     def always_passed(self, takers: list[int], allowed: set[int]) -> set[int]:
-        """Returns the nodes that are on every path from all of `takers` to the end."""
+        """Returns the ids of the nodes that every path from one of `takers` to the end contains."""
         passed: dict[int, set[int]] = {}
         for number in sorted(allowed, reverse=True):
             onward = [passed[taker] for taker in self.takers[number] if taker in allowed]
@@ -92,9 +97,9 @@ class _Arranger:
         return set.intersection(*(passed[taker] for taker in takers))
 
     def groups(self, takers: list[int], allowed: set[int], join: int) -> list[list[int]]:
-        """Groups the first nodes of branches.
+        """Groups the ids of the first nodes of branches.
 
-        Branches that meet before `join` are in one group.
+        Branches that meet before the node `join` are in one group.
         """
         groups: list[list[int]] = []
         for taker in takers:
@@ -105,9 +110,10 @@ class _Arranger:
         return groups
 
     def parallel(self, fork: int, takers: list[int], allowed: set[int], join: int) -> Parallel:
-        """Returns the branches between two nodes, in the order of the inputs of `join`.
+        """Returns the branches from the node `fork` to the node `join`.
 
-        Before a sum, branches are sorted by their number of nodes, so the shortcut comes first.
+        Branches are in the order of the inputs of `join`. If `join` is a sum, they are sorted by
+        their number of nodes, so that the shortcut comes first.
         """
         branches = []
         for group in self.groups(takers, allowed, join):
@@ -132,7 +138,7 @@ class _Arranger:
 
 
 def node_numbers(series: Series) -> list[int]:
-    """Returns the numbers of all nodes in a series, in the order of the drawing."""
+    """Returns the ids of all nodes in a series, in the order of the drawing."""
     found: list[int] = []
     for item in series:
         if isinstance(item, int):

@@ -43,7 +43,7 @@ class _Draft:
     """A graph that is being simplified.
 
     Attributes:
-        nodes: remaining nodes by number.
+        nodes: remaining nodes by id.
         modules: class of each module by its path.
     """
 
@@ -53,13 +53,16 @@ class _Draft:
         self._merged_into: dict[int, int] = {}
 
     def current(self, number: int) -> int:
-        """Returns the number of the node that a node of the original graph was merged into."""
+        """Returns the id of the node that a node of the original graph was merged into, if any.
+
+        A node that was not merged keeps its id.
+        """
         while number in self._merged_into:
             number = self._merged_into[number]
         return number
 
     def source(self, number: int) -> int:
-        """Returns the first input of a node."""
+        """Returns the id of a node's first input."""
         return self.nodes[number].inputs[0]
 
     def replace(self, number: int, **fields: object) -> None:
@@ -67,7 +70,7 @@ class _Draft:
         self.nodes[number] = dataclasses.replace(self.nodes[number], **fields)  # pyright: ignore
 
     def merge(self, number: int, into: int) -> None:
-        """Removes a node; nodes that used its result use that of the node `into` instead."""
+        """Removes a node. Nodes that used its result then use the result of the node `into`."""
         del self.nodes[number]
         self._merged_into[number] = into
         for other, node in self.nodes.items():
@@ -76,7 +79,7 @@ class _Draft:
                 self.replace(other, inputs=inputs)
 
     def of_kind(self, *kinds: Kind) -> list[int]:
-        """Returns the numbers of the nodes of these kinds, in order."""
+        """Returns the ids of the nodes of these kinds, in ascending order."""
         return [number for number, node in self.nodes.items() if node.kind in kinds]
 
     def is_only_consumer(self, number: int) -> bool:
@@ -86,7 +89,7 @@ class _Draft:
 
 
 def _used(graph: Graph) -> dict[int, Node]:
-    """Returns the images and the nodes that an output depends on, by number."""
+    """Returns the node of the images and the nodes that an output depends on, by id."""
     used = {0, *graph.outputs}
     for number in sorted(graph.nodes, reverse=True):
         if number in used:
@@ -139,7 +142,7 @@ def _merge_steps(draft: _Draft) -> None:
 
 
 def _fold_strides(draft: _Draft) -> None:
-    """Replaces a slice of every second pixel and a 1x1 convolution by a stride of two."""
+    """Replaces a strided slice before a convolution by a stride of the convolution."""
     for number in draft.of_kind("conv"):
         source = draft.source(number)
         before = draft.nodes[source]
@@ -160,10 +163,10 @@ def _fold_biases(draft: _Draft) -> None:
 
 
 def _fold_norms(draft: _Draft) -> None:
-    """Folds a module's normalisations into its convolutions if each one follows a convolution.
+    """Merges the normalisations of a module into the layers before them.
 
-    Otherwise it folds none of them: a module that normalises before its convolutions keeps separate
-    nodes.
+    Nothing is merged in a module where a normalisation does not follow one of the module's
+    convolutions or linear layers, such as a module that normalises before it convolves.
     """
 
     def belongs(node: Node, before: Node) -> bool:
@@ -191,9 +194,10 @@ def _fold_activations(draft: _Draft) -> None:
 
 
 def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> None:
-    """Merges a node into its input if `belongs` is true for both and nothing else uses the input.
+    """Merges a node into its first input if `belongs(node, input)` is true.
 
-    The node's name is appended to the input's `after`.
+    The node is not merged if another node uses this input. The node's `text` is appended to the
+    input's `after`.
     """
     node, source = draft.nodes[number], draft.source(number)
     before = draft.nodes[source]
@@ -203,9 +207,9 @@ def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> 
 
 
 def _flatten_splits(draft: _Draft) -> None:
-    """Merges nested splits into one, and removes the nodes of the parts.
+    """Merges nested splits into one split, and removes the nodes of the parts.
 
-    A part that is concatenated without any operation becomes an `identity`.
+    A part that is concatenated without an operation in between becomes an `identity`.
     """
     for number in draft.of_kind("split"):
         part = draft.source(number)

@@ -17,12 +17,13 @@ class Subgraph:
 
     Attributes:
         name: name of the stage, or path of the module.
-        path: path of the module that it is; empty if it is not one module.
-        nodes: its nodes by number; of equal modules in a row, only those of the first.
-        source: number of its input node, which is outside the part.
-        result: number of its last node, which may be missing in `nodes` because of repeats.
-        shapes: shapes of its input and its output, without the batch.
-        repeats: the members of its chains, with equal ones in a row grouped.
+        path: path of a module that contains the whole part; empty if no module does.
+        nodes: nodes of the part, by node id. If equal modules follow one another, only the nodes
+            of the first one are included.
+        source: id of the input node, which is outside the part.
+        result: id of the output node. It is missing from `nodes` if its module is left out.
+        shapes: shapes of the input and the output, without the batch axis.
+        repeats: members of the part's chains. Equal members that follow one another form one entry.
     """
 
     name: str
@@ -35,20 +36,20 @@ class Subgraph:
 
     @property
     def only_node(self) -> Node | None:
-        """Its node if it has exactly one, else None."""
+        """The part's node if it has exactly one, else None."""
         return next(iter(self.nodes.values())) if len(self.nodes) == 1 else None
 
 
 def find(graph: Graph, name: str) -> Subgraph:
-    """Returns a stage or a module.
+    """Returns the stage or module with a given name.
 
     Args:
         graph: graph of the network.
         name: name of a stage of `features`, or path of a module.
 
     Raises:
-        ValueError: if no stage or called module has this name, with similar names; if the module
-            does not have one input and one output.
+        ValueError: if no stage or called module has this name (the message suggests similar
+            names), or if the module does not have exactly one input and one output.
     """
     for stage in stages(graph):
         if stage.name == name:
@@ -60,10 +61,10 @@ def find(graph: Graph, name: str) -> Subgraph:
 
 
 def stages(graph: Graph) -> list[Subgraph]:
-    """Returns the consecutive stages, in forward order.
+    """Returns the stages that a network consists of, in forward order.
 
-    Stages of `features` inside a block are left out. So are operations of the network itself
-    between two stages, see `nodes_between`.
+    Stages of `features` that lie inside a block are left out. Operations between two stages that
+    belong to no module are left out too; `nodes_between` finds them.
     """
     found, before = [], 0
     for name, result in graph.stages.items():
@@ -79,7 +80,7 @@ def stages(graph: Graph) -> list[Subgraph]:
 
 
 def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
-    """Returns the nodes after `before` that `result` depends on, and `result`, by number."""
+    """Returns `result` and the nodes after `before` that it depends on, by node id."""
     needed, found = {result}, []
     for number in sorted(graph.nodes, reverse=True):
         if number in needed and number > before:
@@ -91,12 +92,12 @@ def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
 def outermost_modules(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
     """Returns the paths of the outermost modules that compute these nodes.
 
-    A module that contains a `Chain` is replaced by the modules inside it.
+    A `Chain`, or a module that contains one, is replaced by the modules inside it.
 
     Args:
         graph: graph of the network.
-        nodes: nodes of a part of it.
-        module: path of a module that contains all of the nodes. It may itself be in the result.
+        nodes: nodes of a part of the network.
+        module: path of a module that contains all of the nodes. The result may be this path.
     """
     scopes = {node.scope for node in nodes}
     tops: list[str] = []
@@ -127,7 +128,7 @@ def _sources(nodes: Mapping[int, Node]) -> set[int]:
 
 
 def _is_inner(graph: Graph, before: int, nodes: Mapping[int, Node]) -> bool:
-    """Returns whether nodes end inside a module, or have other inputs than `before`."""
+    """Returns whether a stage ends inside a module, or has an input other than `before`."""
     result = max(nodes)
     modules = [path for path in graph.calls if path and inside(nodes[result].scope, path)]
     later = [x for n, x in nodes_between(graph, before, graph.outputs[0]).items() if n > result]

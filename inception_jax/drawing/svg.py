@@ -99,7 +99,7 @@ def _line(root: ElementTree.Element, line: Line) -> None:
 
 
 def _arrow(start: Point, tip: Point) -> tuple[Point, Point, list[Point]]:
-    """Returns the tip of an arrow, the end of its line, and the other corners of its head."""
+    """Returns an arrow's tip, the end of its line, and the two back corners of its head."""
     length, half = 7.0, 3.4
     dx = (tip[0] > start[0]) - (tip[0] < start[0])
     dy = (tip[1] > start[1]) - (tip[1] < start[1])

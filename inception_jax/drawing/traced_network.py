@@ -1,4 +1,4 @@
-"""A traced network and the facts that drawings show."""
+"""Traces a network and collects the facts that drawings show."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ class Network:
     """A traced network.
 
     Attributes:
-        name: its name for `create_model`, or the class of a network that `create_model` did not
-            build.
-        graph: graph of its operations.
-        sizes: number of elements of each parameter, by its path.
-        macs: multiply-accumulates for one image.
-        aux_names: names of its auxiliary classifiers.
+        name: name that `create_model` takes; for a network that it did not build, the class name.
+        graph: graph of the network's operations.
+        sizes: number of elements of each parameter, by the parameter's path.
+        macs: number of multiply-accumulates for one image.
+        aux_names: names of the auxiliary classifiers.
     """
 
     name: str
@@ -44,12 +43,12 @@ class Network:
 
 
 def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | None) -> Network:
-    """Traces a network; see `draw` for the arguments. Results for names are cached.
+    """Traces a network. See `draw` for the arguments. Networks traced by name are cached.
 
     Raises:
         UnknownModelError: for an unknown name.
-        ValueError: for images that the network cannot take; if the size is missing for a network
-            that `create_model` did not build.
+        ValueError: if the network does not support the image size, or if `input_size` is None for
+            a network that `create_model` did not build.
     """
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if isinstance(name_or_model, str):

@@ -1,6 +1,6 @@
-"""Traces a network, with marks where its modules and stages begin and end.
+"""Traces a network, with marks where modules begin and end, and at the output of each stage.
 
-A mark is an identity equation with a name.
+A mark is a named identity operation in the jaxpr.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class MarkedProgram:
     """A traced network.
 
     Attributes:
-        closed: the jaxpr with its constants. Inputs are the leaves of the network's state and the
-            images; outputs are the logits and those of auxiliary classifiers.
-        parameters: paths of all inputs except the last, the images.
-        modules: class of each module by its path; the empty path is the network.
+        closed: the jaxpr with its constants. Its inputs are the leaves of the network's state,
+            then the images. Its outputs are the logits, then the auxiliary classifiers' logits.
+        parameters: paths of the leaves of the network's state, in the order of the inputs.
+        modules: class of each module, by the module's path; the empty path is the network.
     """
 
     closed: Any
@@ -39,13 +39,13 @@ class MarkedProgram:
 
 
 def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
-    """Traces a network with all its auxiliary classifiers; nothing is computed.
+    """Traces a network with all its auxiliary classifiers, without computing anything.
 
-    Every convolution and every pool is one equation, BatchNorm uses its running statistics, and a
-    dropout is a mark instead of an operation.
+    Every convolution and every pool is one equation of the jaxpr. BatchNorm uses its running
+    statistics. A dropout layer becomes a mark.
 
     Raises:
-        ValueError: for images that the network cannot take.
+        ValueError: if the network does not support the image size.
     """
     graphdef, state = nnx.split(model)
     parameters = tuple(_dotted(path) for path, _ in nnx.to_flat_state(state))
@@ -59,7 +59,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
         _mark_calls(network, ())
         maps = network.features(images, hook=lambda name, x: _mark(x, "stage", name))
         outputs = network.classify(maps)
-        # As a list: jax sorts a dict by name.
+        # A list, because jax sorts a dict by name.
         return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
     with rewrites.rewritten(), ops.forced_form("native"):
@@ -68,7 +68,7 @@ def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
 
 
 def event(equation: Any) -> tuple[Event, str] | None:
-    """Returns the kind and name of a mark; None for an equation that is no mark."""
+    """Returns the kind and name of a mark, or None if the equation is not a mark."""
     if equation.primitive.name != "name":
         return None
     prefix, _, rest = equation.params["name"].partition(":")
@@ -85,7 +85,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
-    """Replaces every submodule by a wrapper that marks its calls, in place."""
+    """Replaces every submodule, in place, by a wrapper that marks its calls."""
     for key, child in list(nnx.iter_children(parent)):
         if not isinstance(child, nnx.Module):
             continue
@@ -98,7 +98,7 @@ def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
 
 
 class _Marked(nnx.Module):
-    """Wraps a module: puts marks before and after calls of it and of its methods."""
+    """Wraps a module. Puts a mark before and after each call of the module or of its methods."""
 
     def __init__(self, module: Any, path: str):
         self.module = module
@@ -120,7 +120,10 @@ class _Marked(nnx.Module):
         return lambda *args, **kwargs: self._between_marks(member, *args, **kwargs)
 
     def _between_marks(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a method of an array between marks; it may return several arrays."""
+        """Calls a method on an array, with a mark before and after the call.
+
+        The method may return several arrays.
+        """
         x = _mark(args[0], "enter", self.path)
         leaves, tree = jax.tree.flatten(method(x, *args[1:], **kwargs))
         return jax.tree.unflatten(tree, [*leaves[:-1], _mark(leaves[-1], "leave", self.path)])

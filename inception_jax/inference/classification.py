@@ -21,22 +21,22 @@ _BATCH = 16
 def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
     """Returns the most likely classes of images.
 
-    One warning gives the number of photos with an EXIF orientation that the network's source
-    ignores.
+    If photos have an EXIF orientation that the original implementation ignores, one warning gives
+    their number.
 
     Args:
-        model: from `create_model` or `load`, with weights.
+        model: a network with weights, from `create_model` or `load`.
         images: one image that `preprocess` takes, or an iterable of such images. An array
             uint8 [n, h, w, c] is n images.
         top: number of classes to return; all classes if there are fewer.
 
     Returns:
-        A list with one entry per image, also for a single image. An entry is a list of
-        (class name, probability), the most likely first.
+        A list with one entry per image, also for a single image. An entry is a list of pairs
+        (class name, probability), the most likely class first.
 
     Raises:
         BadImageError: for an image that is damaged or cannot be read.
-        ValueError: for an array of another shape or dtype.
+        ValueError: for an array of an unsupported shape or dtype, or `top` below 1.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
@@ -50,7 +50,7 @@ def classify(model: Model, images: Any, top: int = 5) -> list[list[tuple[str, fl
 
 
 def _each(images: Any) -> Any:
-    """Returns a single image as a list of one; other inputs unchanged."""
+    """Wraps a single image in a list; returns anything else unchanged."""
     one = isinstance(images, str | bytes | Image.Image) or hasattr(images, "__fspath__")  # a path
     if one or getattr(images, "ndim", 4) < 4:
         return [images]

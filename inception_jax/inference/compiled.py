@@ -25,7 +25,7 @@ from inception_jax.nn.onednn import CompilerOptions, inference_options
 
 _MOST_AT_ONCE = 8  # images in a piece that a CPU thread computes
 Predict = Callable[[ArrayLike], jax.Array]
-Tree = TypeVar("Tree")  # arrays; the first axis is the batch
+Tree = TypeVar("Tree")  # a pytree of arrays; the first axis is the batch
 
 
 def jit_predict(
@@ -37,27 +37,28 @@ def jit_predict(
     folded Xception would take 5 % more time. On CPUs, oneDNN computes the convolutions if XLA can
     call it (see `nn.onednn`).
 
-    The batch is split into parts that run in parallel. On a CPU there is one part for each core,
-    because XLA computes some convolutions on one core only. A part is then computed in pieces of at
-    most eight images. On accelerators there is one part for each device of this process. Each new
-    batch size is compiled once.
+    The batch is split into parts that run in parallel. On accelerators there is one part for each
+    device of this process. On a CPU there is one part, a thread, for each core, because XLA
+    computes some convolutions on one core only. A thread computes at most eight images at once.
+    Each new batch size is compiled once.
 
     Args:
-        model: in any mode; evaluation mode is used. Later changes to it have no effect.
+        model: network to compile, in any mode. The function uses evaluation mode. Later changes to
+            the model do not affect it.
         parts: number of parts; None: as many as there are cores or devices.
-        dtype: dtype in which the network computes; None: the one it was created with. Parameters
-            keep their dtype. bfloat16 is fast on accelerators, and on CPUs with AMX or AVX512-BF16
-            if oneDNN is used (half of float32's time). It is slow on other CPUs. It has 8
-            significant bits: with random weights, the logits of the six networks of
-            docs/performance.md differ from float32's by 0.5 to 0.8 % of the largest.
+        dtype: dtype in which the network computes; None: the dtype that it was created with.
+            Parameters keep their dtype. bfloat16 is fast on accelerators. On CPUs with AMX or
+            AVX512-BF16, it takes half of float32's time if oneDNN is used. It is slow on other
+            CPUs. It has 8 significant bits: with random weights, the logits of the six networks of
+            docs/performance.md differ from float32's by 0.5 to 0.8 % of the largest logit.
 
     Returns:
         A function that maps images [n, h, w, c], normalised as `model_info` says, to logits
-        [n, num_classes]. Images and logits have the dtype of computation or a wider one.
+        [n, num_classes]. The dtype of images and logits is that of the computation, or wider.
 
     Raises:
-        ValueError: for less than one part, or more parts than devices; for parameters narrower than
-            float32; from the function, for images that the network does not take.
+        ValueError: for less than one part, more parts than devices, or parameters narrower than
+            float32. The returned function raises it for images that the network does not support.
     """
     return jit_call(model if dtype is None else _computing_in(model, dtype), _logits, parts=parts)
 
@@ -65,12 +66,12 @@ def jit_predict(
 def jit_call(
     model: Model, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a compiled function like `jit_predict`, but for any computation with the model.
+    """Returns a compiled function, like `jit_predict`, but for any computation with the model.
 
     Args:
         model: see `jit_predict`.
-        call: maps the model, which may be folded, and images [n, h, w, c] to a tree of arrays
-            [n, ...].
+        call: function that maps the model, possibly folded, and images [n, h, w, c] to a pytree of
+            arrays [n, ...].
         parts: see `jit_predict`.
 
     Returns:
@@ -87,9 +88,9 @@ class Frozen:
     """A network in evaluation mode, split as `nnx.split` does. It is folded, except on TPUs.
 
     Attributes:
-        graphdef: the structure of the network. `nnx.merge(graphdef, params)` is the network.
-        params: a pure dict of arrays.
-        options: compiler options with which the network is fast on this machine.
+        graphdef: structure of the network. `nnx.merge(graphdef, params)` is the network.
+        params: parameters of the network, a pure dict of arrays.
+        options: compiler options that make the network fast on this machine.
     """
 
     graphdef: Any
@@ -98,7 +99,7 @@ class Frozen:
 
 
 def frozen(model: Model) -> Frozen:
-    """Returns a copy of a network for inference. The copy does not need `model` any more."""
+    """Returns a copy of a network for inference. The copy keeps no reference to `model`."""
     model = model.eval_view()
     platform = jax.local_devices()[0].platform
     options = inference_options(model) if platform == "cpu" else {}
@@ -109,7 +110,7 @@ def frozen(model: Model) -> Frozen:
 def jit_frozen(
     network: Frozen, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a function like that of `jit_call`, for a network that is already frozen.
+    """Returns a compiled function, like `jit_call`, for a network that is already frozen.
 
     Raises:
         ValueError: see `jit_predict`.
@@ -144,7 +145,7 @@ def _computing_in(model: Model, dtype: DTypeLike) -> Model:
     copy = nnx.merge(*nnx.split(model))
     for _, layer in nnx.iter_modules(copy):
         if hasattr(layer, "dtype"):
-            setattr(layer, "dtype", dtype)  # noqa: B010 - which layers have one is known here only
+            setattr(layer, "dtype", dtype)  # noqa: B010 - only some layers have a dtype
     return copy
 
 
@@ -162,7 +163,7 @@ def _in_threads(compute: Any, state: dict, parts: int) -> Callable[[ArrayLike], 
 
     @functools.cache
     def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:
-        # In the calling thread, because jax's settings, such as the precision, belong to a thread.
+        # Compiled in the calling thread: jax's settings, such as the precision, belong to a thread.
         return compute.lower(state, jax.ShapeDtypeStruct(shape, dtype)).compile()
 
     def predict(images: ArrayLike) -> Any:
@@ -184,7 +185,7 @@ def _piece(count: int, threads: int) -> int:
     """Returns the number of images that a thread computes at once.
 
     The number is small, because the feature maps of many images take memory and do not fit into the
-    cache. It is chosen so that few zero images are needed to fill the last piece.
+    cache. It is chosen so that few padding images are needed.
     """
     rounds = -(-count // (threads * _MOST_AT_ONCE))
     pieces = [-(-count // (threads * (rounds + more))) for more in range(3)]
@@ -209,6 +210,6 @@ def _on(devices: list, compute: Callable, state: dict) -> Callable[[ArrayLike], 
 
 
 def _filled(images: np.ndarray, count: int) -> np.ndarray:
-    """Pads a batch with zero images, so that all parts have the same size and share one program."""
+    """Pads a batch with zeros to `count` images, so that all parts share one compiled program."""
     missing = count - len(images)
     return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images

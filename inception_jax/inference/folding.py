@@ -14,7 +14,7 @@ Network = TypeVar("Network", bound=nnx.Module)
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A module that can fold normalisations into its convolutions, in place."""
+    """A module that can fold normalisations or scales into its layers, in place."""
 
     def fold(self) -> None: ...
 
@@ -22,16 +22,16 @@ class Foldable(Protocol):
 def fold(model: Network) -> Network:
     """Returns a copy for inference with its BatchNorms folded into convolutions.
 
-    A BatchNorm is multiplied into the kernel and bias of the convolution before it, or of an
-    unpadded convolution after it. InceptionNeXt's `gamma` and the residual scale are folded in the
-    same way. A BatchNorm between ReLUs, as in the blocks of xception41p and xception65p, is kept.
-    Logits agree with those of the model up to rounding. If the network computes in
-    bfloat16, the folded kernels are rounded to it.
+    A BatchNorm is multiplied into the kernel and bias of the convolution before it, or of the
+    convolution after it if that convolution is unpadded. InceptionNeXt's `gamma` and the residual
+    scale are folded in the same way. A BatchNorm between ReLUs, as in the blocks of xception41p and
+    xception65p, is kept. The logits agree with those of the model up to rounding. If the network
+    computes in bfloat16, the folded kernels are rounded to bfloat16.
 
-    The parameters of the copy differ from those of the model, so it cannot be trained or saved.
+    The copy cannot be trained or saved, because its parameters differ from those of the model.
 
     Args:
-        model: with parameters of float32 or wider. It is not changed.
+        model: network with parameters of float32 or wider. It is not changed.
 
     Raises:
         ValueError: if parameters are narrower than float32: published networks have variances

@@ -1,4 +1,4 @@
-"""The crops of `inception_jax.crops`, computed on the devices."""
+"""Computes the crops of `inception_jax.crops` on the devices."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from inception_jax.registry import ModelInfo
 def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
     """Crops, resizes and normalises images as `inception_jax.preprocess` does on the host.
 
-    The result is identical where Pillow resizes in integer arithmetic. Otherwise it agrees up to
-    float32 rounding.
+    The results are identical if Pillow resizes the images on the host, because Pillow computes in
+    integers. Otherwise they agree up to float32 rounding.
 
     Args:
-        images: float32 [n, h, w, 3], whole numbers from 0 to 255.
-        info: the network's crop, resizing and normalisation.
+        images: RGB images, float32 [n, h, w, 3], whole numbers from 0 to 255.
+        info: facts of the network, which state its crop, resizing and normalisation.
         channels: number of input channels of the network, 1 or 3.
 
     Returns:

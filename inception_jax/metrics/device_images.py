@@ -1,9 +1,9 @@
-"""Scales images to pixels from 0 to 255 and resizes them, on the devices.
+"""Scales images to the range from 0 to 255 and resizes them, on the devices.
 
-The resizing rules are those of `resizing`, which run on the host. Rules without antialiasing read
-two pixels along each axis and are computed by gathering. The other rules are two matrix products.
-The weights of the pixels are computed on the host, once for each size. Pillow resizes 8-bit images
-in integer arithmetic, so the devices compute exactly the same pixels.
+The resizing rules are the same as in `resizing`, which runs on the host. Rules without antialiasing
+gather two pixels along each axis. The other rules are two matrix products, one for each axis. Their
+weights are computed on the host, once for each size. Pillow resizes 8-bit images in integer
+arithmetic, and the devices compute exactly the same pixels.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ def pixels(
     """Returns images as pixels from 0 to 255, float32 [n, h, w, 3].
 
     Args:
-        images: [n, h, w, 3] or grey [n, h, w, 1], uint8 or floats. Grey is repeated three times.
+        images: uint8 or float images, [n, h, w, 3] or grey [n, h, w, 1]. The grey channel is
+            repeated three times.
         value_range: the values of black and white in float images: (0, 1), (-1, 1) or (0, 255).
-            Values outside are clipped.
+            Values outside this range are clipped.
         rounding: how float images are rounded. "nearest": to the nearest whole number, as if they
             were saved with 8 bits and read again. "down": to the next lower whole number, as ADM's
             sampler and torchmetrics do. "none": not at all.
 
     Raises:
-        ValueError: for another shape or type, or floats without a range.
+        ValueError: for an unsupported shape, dtype or option, or float images without a
+            `value_range`.
     """
     images = checked(images, value_range, rounding)
     if images.dtype == jnp.uint8:
@@ -60,8 +62,8 @@ _ROUND = {"nearest": lambda x: jnp.floor(x + 0.5), "down": jnp.floor, "none": la
 def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -> jax.Array:
     """Returns the smallest and the largest value of images, float32 [2].
 
-    Values are scaled so that 0 is black and 1 is white. For uint8 images 0 is returned as the
-    smallest value: their range is known, so only images that are all black deserve a warning.
+    Values are scaled so that 0 is black and 1 is white. For uint8 images, the smallest value is
+    always 0. Their range is known, and `warn_of_part` then warns only if all are nearly black.
 
     Args:
         images: see `pixels`.
@@ -78,16 +80,16 @@ def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -
 
 
 def _scaled(images: jax.Array, value_range: Range) -> jax.Array:
-    """Scales floats in `value_range` to 0 to 255, as float32.
+    """Scales floats from `value_range` to the range from 0 to 255, as float32.
 
-    For (-1, 1) it computes (x + 1) * 127.5 in this order, so it rounds like image samplers do.
+    For (-1, 1) it computes (x + 1) * 127.5 in this order, with the same rounding as image samplers.
     """
     low, high = value_range
     return (images.astype(jnp.float32) - np.float32(low)) * np.float32(255 / (high - low))
 
 
 def checked(images: ArrayLike, value_range: Range | None, rounding: Rounding) -> jax.Array:
-    """Returns images as a JAX array, after checking their shape, type and range.
+    """Checks the arguments of `pixels` and returns the images as a JAX array.
 
     Raises:
         ValueError: see `pixels`.
@@ -129,12 +131,14 @@ def checked(images: ArrayLike, value_range: Range | None, rounding: Rounding) ->
 def resized(images: jax.Array, resize: Resize) -> jax.Array:
     """Resizes images to 299x299 by a named rule, and normalises them.
 
-    The result, float32 [n, 299, 299, c], agrees with `resizing.resized` on the host up to float32
-    rounding.
+    The result agrees with `resizing.resized` on the host up to float32 rounding.
 
     Args:
         images: float32 [n, h, w, c], from 0 to 255; whole numbers for "bilinear_pillow".
-        resize: the rule.
+        resize: name of the rule; see `resizing.resized`.
+
+    Returns:
+        The network's input, float32 [n, 299, 299, c].
     """
     return normalised(_resized(images, resize), resize)
 
@@ -176,15 +180,15 @@ def _product(images: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
 def pillow_resized(
     images: jax.Array, size: tuple[int, int], method: Literal["bilinear", "bicubic"]
 ) -> jax.Array:
-    """Resizes 8-bit images exactly as Pillow does, which rounds after each axis.
+    """Resizes 8-bit images exactly as Pillow does, rounding after each axis.
 
     Args:
         images: float32 [n, h, w, c], whole numbers from 0 to 255.
         size: new height and width.
-        method: Pillow's filter.
+        method: name of Pillow's filter.
 
     Returns:
-        float32 [n, height, width, c], whole numbers from 0 to 255.
+        The resized images, float32 [n, height, width, c], whole numbers from 0 to 255.
     """
     old = images.shape[1:3]
     for axis in pillow_order(old, size, method):
@@ -211,14 +215,14 @@ def pillow_order(
     """Returns the axes to resize, 0 for the height and 1 for the width, in Pillow's order.
 
     The order matters because Pillow rounds after each axis. Pillow up to version 12 resizes the
-    width first. Later versions choose by the sizes. This function resizes an image of noise in
-    both orders and returns the order that agrees with Pillow. If neither agrees, the width comes
-    first. An axis of unchanged size is left out.
+    width first. In later versions, the order depends on the sizes. This function resizes an image
+    of noise in both orders and returns the order that agrees with Pillow. If neither agrees, the
+    width comes first. An axis of unchanged size is left out.
 
     Args:
-        old: height and width before.
-        new: height and width after.
-        method: Pillow's filter.
+        old: height and width before resizing.
+        new: height and width after resizing.
+        method: name of Pillow's filter.
     """
     axes = tuple(axis for axis in (1, 0) if old[axis] != new[axis])
     if len(axes) < 2:
@@ -269,7 +273,7 @@ def pillow_weights(old: int, new: int, method: Literal["bilinear", "bicubic"]) -
 def nearest_pixels(old: int, new: int) -> np.ndarray:
     """Returns the index of the input pixel that Pillow picks for each output pixel, int [new].
 
-    Found by letting Pillow resize the indices 0 to old - 1.
+    To find the indices, it lets Pillow resize a row of the numbers from 0 to old - 1.
     """
     ramp = Image.fromarray(np.arange(old, dtype=np.int32)[None])
     return np.asarray(ramp.resize((new, 1), Image.Resampling.NEAREST))[0]

@@ -17,21 +17,21 @@ def subset_pairs(
 ) -> Iterator[Pair]:
     """Yields pairs of random subsets, each drawn without replacement.
 
-    torch-fidelity seeds its own generator. clean-fid and torchmetrics do not seed theirs. To get
-    the same subsets from them, call `np.random.seed(seed)` for clean-fid, or
-    `torch.manual_seed(seed)` for torchmetrics, just before they draw. These two programs draw from
-    the real images first. In clean-fid, the real images are `fdir2`.
+    torch-fidelity seeds its random generator. clean-fid and torchmetrics do not. To get the same
+    subsets from clean-fid, call `np.random.seed(seed)` just before it draws; for torchmetrics, call
+    `torch.manual_seed(seed)`. Both programs draw from the real images before the generated ones. In
+    clean-fid, the real images are `fdir2`.
 
     Args:
         generated: number of generated images.
         real: number of real images.
         size: number of images in a subset.
         subsets: number of pairs.
-        draws: the program to imitate.
+        draws: name of the program to imitate.
         seed: seed of the generator.
 
     Yields:
-        Indices of generated images and of real images, each int [size].
+        Indices of the generated images and indices of the real images, each int [size].
     """
     rng = np.random.RandomState(seed)
     for _ in range(subsets):
@@ -53,7 +53,7 @@ def shuffled(count: int, *, shuffle: Shuffle, seed: int) -> np.ndarray:
 
     Args:
         count: number of images.
-        shuffle: the program to imitate.
+        shuffle: name of the program to imitate.
         seed: seed of the generator; see `subset_pairs`.
     """
     rng = np.random.RandomState(seed)
@@ -65,11 +65,11 @@ def shuffled(count: int, *, shuffle: Shuffle, seed: int) -> np.ndarray:
 def _torchs_permutation(
     rng: np.random.RandomState, count: int, size: int | None = None
 ) -> np.ndarray:
-    """Returns the first `size` numbers of `torch.randperm(count)` on a CPU.
+    """Returns the first `size` numbers of `torch.randperm(count)` on a CPU; None: all.
 
     PyTorch and NumPy use the same generator (MT19937) and seed it in the same way. PyTorch swaps
-    each element with itself or a later one: element i with i + r % (count - i), where r is 32
-    random bits.
+    each element i with itself or a later one, i + r % (count - i), where r is a random 32-bit
+    number.
     """
     bits = rng.randint(0, 2**32, max(count - 1, 0), dtype=np.uint32).astype(np.int64)
     steps = np.arange(len(bits))

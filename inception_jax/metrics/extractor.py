@@ -46,37 +46,38 @@ _STAGES = {64: "MaxPool_3a_3x3", 192: "MaxPool_5a_3x3", 768: "Mixed_6e", 2048: "
 
 
 class Extractor:
-    """Reads and resizes images and computes their features with FID's or another network.
+    """Reads and resizes images, and computes their features with FID's or another network.
 
-    The network computes in full float32 (precision "highest"), even on devices that use bfloat16
-    or TF32 by default. It is loaded and compiled when it is first needed.
+    FID's network is Inception V3. The network computes in full float32 (precision "highest"), even
+    on devices that use bfloat16 or TF32 by default. It is loaded and compiled when it is first
+    needed.
 
     Args:
-        weights: what `load_weights` takes, such as the path of pytorch-fid's
-            `pt_inception-2015-12-05-6726825d.pth`; True: that file, downloaded once and cached; or
-            a network that `create_model("inception_v3.fid", weights=...)` built.
-        features: a network to use instead of FID's: its name in `list_models`, loaded from
-            `weights`; a file or folder that names its network; a network of this library; an
-            `OwnFeatures`; or a function of images, see `OwnFeatures.function`. Its number of
-            features and its resizing override `dims` and `resize`.
-        preset: name in `PRESETS` of the program to imitate.
+        weights: weights of the network, in any form that `load_weights` takes, such as the path of
+            pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`. True: this file, downloaded once
+            and cached. Or a network that `create_model("inception_v3.fid", weights=...)` built.
+        features: a network to use in place of FID's: a name of `list_models`, with `weights`; the
+            path of a file or folder that names its network; a network of this library; an
+            `OwnFeatures`; or a function of images, see `OwnFeatures.function`. The number of
+            features and the resizing of this network override `dims` and `resize`.
+        preset: name of the preset in `PRESETS`, which is the program to imitate.
         dims: number of features, which selects one of pytorch-fid's four stages. 2048 selects the
             last stage, on which FID is defined.
-        resize: a rule of `resizing.resized`; None: the preset's.
-        batch_size: images per batch; a batch is split over the cores or devices.
-        recursive: read the images in subfolders too; None: as the preset's program does.
-        skip_unreadable: skip files that are not whole images, with a warning at the end.
-        progress: show progress bars on stderr.
-        workers: threads that read and resize; None: one for each core.
+        resize: name of a resizing rule, see `resizing.resized`; None: the preset's rule.
+        batch_size: number of images in a batch; a batch is split over the cores or devices.
+        recursive: whether to read the images in subfolders too; None: as the preset's program does.
+        skip_unreadable: whether to skip files that are not whole images, with a warning at the end.
+        progress: whether to show progress bars on stderr.
+        workers: number of threads that read and resize images; None: one for each core.
         parts: number of parts of a batch that run in parallel; see `jit_predict`.
-        block: number of images that a device computes at once in `apply` and `update`, for every
-            batch size; None: all that it is given. With a block, features do not depend on the
-            batch size, to the last bit; see `on_devices.OnDevices`.
+        block: number of images that a device computes at once in `apply` and `update`, whatever
+            the batch size; None: all images that it is given. With a number, the features are
+            bit-for-bit independent of the batch size; see `on_devices.OnDevices`.
 
     Raises:
-        ValueError: for an invalid option; when the network is first used, if `features` is None
-            and the network is not FID's.
-        WeightsError, FileNotFoundError: when the weights are first used, see `load_weights`.
+        ValueError: for an invalid option. Also at the first use of the network, if `features` is
+            None and `weights` is a network other than FID's.
+        WeightsError, FileNotFoundError: at the first use of the weights, see `load_weights`.
     """
 
     def __init__(
@@ -144,12 +145,12 @@ class Extractor:
     def features(self, images: Any) -> Features:
         """Returns the features of images.
 
-        They take 12 kB per image, and 8 kB more with spatial features.
+        The features take 12 kB per image, and 8 kB more with spatial features.
 
         Args:
-            images: a folder, an array uint8 [n, h, w, 3], or an iterable of paths, Pillow images
-                and arrays uint8 [h, w, 3] or [n, h, w, 3]; see `image_loader.open_images` for
-                more. `Features`, or a file of them, are returned unchanged.
+            images: a folder; an array uint8 [n, h, w, 3]; or an iterable of paths, Pillow images
+                and arrays uint8 [h, w, 3] or [n, h, w, 3]. `image_loader.open_images` lists all
+                sources. `Features`, or the features in a file, are returned unchanged.
 
         Raises:
             ValueError: for fewer than two images, an input that is not an image, or statistics.
@@ -167,10 +168,10 @@ class Extractor:
     def statistics(self, images: Any) -> Statistics:
         """Returns the statistics of images. Only a few batches are in memory at a time.
 
-        Statistics that are stored with the images are returned, not computed.
+        Statistics that are stored with the images are returned without computing them again.
 
         Args:
-            images: what `features` takes, an `.npz` file of statistics, or `Statistics`.
+            images: any input of `features`, an `.npz` file of statistics, or `Statistics`.
 
         Raises:
             ValueError: for fewer than two images, or an input that is not an image.
@@ -186,12 +187,12 @@ class Extractor:
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """How the features are computed. Loads the network if needed."""
+        """The `Origin` of the features: how they are computed. Loads the network if needed."""
         return self._network.origin
 
     @functools.cached_property
     def width(self) -> int:
-        """Number of features: `dims`, unless the network has a width multiplier."""
+        """Number of features per image: `dims` for FID's network without a width multiplier."""
         return self._on_devices.shapes().pooled.shape[1]
 
     # In a training loop
@@ -209,22 +210,23 @@ class Extractor:
         value_range: Range | None = None,
         rounding: Rounding | None = None,
     ) -> Features:
-        """Returns the features of images and keeps them on the devices; works under `jax.jit`.
+        """Computes the features of images and leaves them on the devices; works under `jax.jit`.
 
         Args:
-            params: parameters of the network; None: `self.params`. A compiled function should take
-                `self.params` as an argument; otherwise they become constants of its program.
-            images: [n, h, w, 3] or grey [n, h, w, 1], uint8 or floats; a JAX or NumPy array, on one
-                device or sharded over a mesh along the first axis.
+            params: parameters of the network; None: `self.params`. Pass `self.params` to a compiled
+                function as an argument, or the parameters become constants of its program.
+            images: uint8 or float images, [n, h, w, 3] or grey [n, h, w, 1]; a JAX or NumPy array,
+                on one device or sharded over a mesh along the first axis.
             value_range: see `device_images.pixels`.
-            rounding: see `device_images.pixels`; None: "down" for presets of programs that round
-                down, else "nearest".
+            rounding: see `device_images.pixels`; None: "down" if the preset's program rounds down,
+                else "nearest".
 
         Returns:
-            Features that hold JAX arrays.
+            `Features` that hold JAX arrays.
 
         Raises:
-            ValueError: for images of another shape or type, or floats without a range.
+            ValueError: for images of an unsupported shape or dtype, or float images without a
+                `value_range`.
         """
         return self._on_devices.apply(params, images, value_range, rounding)
 
@@ -232,9 +234,9 @@ class Extractor:
         """Returns an empty state. Loads the network if needed.
 
         Args:
-            keep: the state keeps the features of the first `keep` images. Metrics other than FID
-                and sFID need them, see `metrics.features_of`. They take 12 kB per image, and 8 kB
-                more with spatial features.
+            keep: number of images, the first ones, whose features the state keeps. Metrics other
+                than FID and sFID need these features, see `metrics.features_of`. They take 12 kB
+                per image, and 8 kB more with spatial features.
 
         Raises:
             ValueError: if `keep` is negative.
@@ -262,7 +264,9 @@ class Extractor:
         value_range: Range | None = None,
         rounding: Rounding | None = None,
     ) -> State:
-        """Returns the state with images added, all on the devices; works under `jax.jit`.
+        """Adds images to a state, on the devices, and returns the new state.
+
+        It works under `jax.jit`.
 
         Args:
             state: state of the images so far. It is not changed.
@@ -274,7 +278,7 @@ class Extractor:
             rounding: see `apply`.
 
         Raises:
-            ValueError: see `apply`; for a state of different features.
+            ValueError: see `apply`; also if the state is for other features than the extractor's.
         """
         return self._on_devices.update(state, images, mask, params, value_range, rounding)
 
@@ -305,7 +309,7 @@ class Extractor:
         return self._network.compiled(self._parts)
 
     def _kept(self, images: Images) -> Iterator[Features]:
-        """Yields features in batches; drops an incomplete last batch if the program does."""
+        """Yields features in batches; drops an incomplete last one if the preset's program does."""
         parts = self._computed(images)
         size = self.preset.whole_batches
         return whole_batches(parts, size, images.name) if size else parts
@@ -327,7 +331,10 @@ class Extractor:
         warn_of_part(low, high, images.name)
 
     def _computed(self, images: Images) -> Iterator[Features]:
-        """Yields features in batches. The devices compute one batch while another is fetched."""
+        """Yields features in batches.
+
+        The devices compute one batch while the features of the previous one are copied to the host.
+        """
         if isinstance(images.items, Generated):
             yield from self._generated(images.items)
             return

@@ -20,15 +20,16 @@ FIELDS = ("pooled", "logits_unbiased", "spatial")
 
 
 def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Origin | None) -> None:
-    """Writes an `.npz` file: an array for each kind of features, and their origin.
+    """Writes features and their origin to an `.npz` file, one array for each kind of features.
 
     Args:
-        path: must end in `.npz`.
-        features: arrays [n, d] by kind, see `FIELDS`. Kinds that are None are left out.
-        origin: how they were computed, if known.
+        path: path of the file, which must end in `.npz`.
+        features: arrays [n, d] by kind of features, see `FIELDS`. Arrays that are None are left
+            out.
+        origin: how the features were computed; None if unknown.
 
     Raises:
-        ValueError: if `path` has another ending, or no file can be written there.
+        ValueError: if `path` does not end in `.npz`, or no file can be written there.
         OSError: if the disk is full; an existing file is then left unchanged.
     """
     path = check_target(path, (".npz",), what="features")
@@ -45,8 +46,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Reads a file that `save` wrote.
 
     Returns:
-        A dict of the arrays by kind, and the `Origin` or None as `origin`. None if there is no
-        such file, or it holds no features.
+        A dict of the arrays by kind of features, with an entry `origin`: an `Origin`, or None if
+        unknown. None in place of the dict if the file does not exist or holds no features.
 
     Raises:
         ValueError: if the file is damaged.

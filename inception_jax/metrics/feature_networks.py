@@ -1,4 +1,4 @@
-"""Networks that compute features: FID's, another one of this library, or a function."""
+"""Networks that compute features: FID's, any network of this library, or a user's function."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class OwnFeatures:
     """A user's function that computes features.
 
     Args:
-        function: maps images, float32 [n, h, w, 3] from 0 to 1, to features [n, d]. If `params` are
-            given, it is called with `params` and the images. It must work under `jax.jit`.
+        function: function that maps images, float32 [n, h, w, 3] from 0 to 1, to features [n, d].
+            With `params`, it is called as `function(params, images)`. It must work under `jax.jit`.
         name: name of the features, shown in results and stored in files of statistics.
-        params: a pytree of arrays. Without it, arrays that the function closes over become
-            constants of the compiled program.
-        size: images are first resized to `size` x `size` pixels with Pillow's 8-bit bilinear
-            filter. None: images are not resized, and must all have one size.
+        params: parameters of the function, a pytree of arrays. Without `params`, arrays that the
+            function closes over become constants of the compiled program.
+        size: height and width in pixels to which images are resized first, with Pillow's 8-bit
+            bilinear filter. None: images are not resized and must all have the same size.
     """
 
     function: Function
@@ -60,13 +60,14 @@ class FeatureNetwork:
     """A network, and how images are prepared for it.
 
     Attributes:
-        params: a pytree of arrays.
-        call: maps `params` and prepared images [n, h, w, c] to features.
-        on_host: prepares one image, uint8 [h, w, 3].
-        on_devices: prepares images, float32 [n, h, w, 3] from 0 to 255.
-        whole: whether `on_devices` needs whole numbers.
-        compiled: maps a number of parts, see `jit_predict`, to a compiled function. The function
-            maps prepared images on the host to features, with `params` filled in.
+        params: parameters of the network, a pytree of arrays.
+        call: function that maps `params` and prepared images [n, h, w, c] to features.
+        on_host: function that prepares one image, uint8 [h, w, 3], on the host.
+        on_devices: function that prepares images, float32 [n, h, w, 3] from 0 to 255, on the
+            devices.
+        whole: whether the pixels given to `on_devices` must be whole numbers.
+        compiled: function that takes a number of parts, see `jit_predict`, and returns a compiled
+            function of prepared images on the host, which computes their features with `params`.
         origin: how the features are computed.
     """
 
@@ -82,7 +83,7 @@ class FeatureNetwork:
 def of_fid(
     model: Model, call: Callable[[Model, jax.Array], Outputs], origin: Origin
 ) -> FeatureNetwork:
-    """Returns a `FeatureNetwork` for FID's network; `call` computes the features."""
+    """Returns a `FeatureNetwork` for FID's network. `call` maps model and images to features."""
     resize: Any = origin.resize
     return FeatureNetwork(
         **_of_model(model, call),
@@ -96,8 +97,8 @@ def of_fid(
 def of_library(model: Model, preset: str) -> FeatureNetwork:
     """Returns a `FeatureNetwork` for any network of this library.
 
-    The features are the input of its classifier. Images are prepared as `inception_jax.preprocess`
-    does for that network.
+    The features are the input of the network's classifier. Images are prepared as
+    `inception_jax.preprocess` does.
 
     Raises:
         ValueError: if the network was not built by `create_model`, takes neither 1 nor 3 channels,
@@ -172,7 +173,7 @@ def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
 
 
 def _of_model(model: Model, call: Callable[[Model, jax.Array], Outputs]) -> dict[str, Any]:
-    network = frozen(model)  # `model` itself is not kept, which would take twice the memory
+    network = frozen(model)  # keeping `model` too would take twice the memory
     return {
         "params": network.params,
         "call": lambda params, images: call(nnx.merge(network.graphdef, params), images),

@@ -20,14 +20,16 @@ from inception_jax.metrics.statistics import RunningStatistics, Statistics
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """A network's features of images, as NumPy arrays, or as JAX arrays on the devices.
+    """Features of images: NumPy arrays, or JAX arrays on the devices.
 
     Attributes:
-        pooled: float32 [n, d], a stage's feature map averaged over its pixels.
-        logits_unbiased: float32 [n, 1008], `pooled` times the classifier's kernel, without the
-            bias. The Inception Score needs them. None for stages before the last.
-        spatial: float32 [n, 2023], the first seven channels of a 17x17 feature map, flattened row
-            by row. sFID needs them. None unless the preset computes sFID.
+        pooled: features of each image, float32 [n, d]. For FID's network, a stage's feature map
+            averaged over its pixels.
+        logits_unbiased: logits without the classifier's bias, float32 [n, 1008]: `pooled` times the
+            classifier's kernel. The Inception Score needs them. None unless `pooled` is from the
+            last stage of FID's network.
+        spatial: spatial features, float32 [n, 2023]: the first seven channels of a 17x17 feature
+            map, flattened row by row. sFID needs them. None unless the preset computes sFID.
         origin: how the features were computed; None if unknown.
     """
 
@@ -41,7 +43,7 @@ class Features:
 
     @functools.cached_property
     def statistics(self) -> Statistics:
-        """Statistics of the pooled features, and of the spatial ones if there are any.
+        """Statistics of the pooled features, and of the spatial features if there are any.
 
         Raises:
             ValueError: for fewer than two images.
@@ -56,7 +58,7 @@ class Features:
 
     @classmethod
     def saved_in(cls, path: str | os.PathLike[str]) -> Features | None:
-        """Reads a file that `save` wrote; None if there is no such file, or it has no features.
+        """Reads a file that `save` wrote; None if the file does not exist or has no features.
 
         Raises:
             ValueError: if the file is damaged.
@@ -65,7 +67,7 @@ class Features:
         return None if found is None else cls(**found)
 
     def part(self, start: int, stop: int) -> Features:
-        """Returns the features of images `start` to `stop`, exclusive."""
+        """Returns the features of images `start` (inclusive) to `stop` (exclusive)."""
         cut = [x if x is None else x[start:stop] for x in self._arrays()]
         assert cut[0] is not None
         return Features(cut[0], *cut[1:], origin=self.origin)
@@ -105,8 +107,8 @@ def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | No
 def whole_batches(parts: Iterable[Features], size: int, name: str) -> Iterator[Features]:
     """Regroups features into batches that hold a multiple of `size` images, and yields them.
 
-    The images left over at the end are dropped, with a warning. If there are fewer than `size`
-    images in all, none is dropped.
+    The images left over at the end are dropped, with a warning that uses `name`. If there are fewer
+    than `size` images in all, none is dropped.
     """
     held: list[Features] = []
     passed = False

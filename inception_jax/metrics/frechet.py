@@ -19,28 +19,28 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
     negative, except with an offset.
 
     The trace of the root is the sum of the square roots of the eigenvalues of R' cov_b R, where
-    R R' = cov_a. R comes from the Cholesky decomposition, or from the eigenvalues of cov_a if its
-    rank is not full. R' cov_b R is symmetric, so its eigenvalues are real. Eigenvalues that
-    rounding makes negative count as 0. So the result is never NaN or complex, even for singular
-    covariances, and nothing has to be added to a diagonal.
+    R R' = cov_a and R' is the transpose of R. R comes from the Cholesky decomposition of cov_a, or
+    from its eigenvalues if cov_a does not have full rank. R' cov_b R is symmetric, so its
+    eigenvalues are real. Eigenvalues that rounding makes negative count as 0. So the result is
+    never NaN or complex, even for singular covariances, and nothing has to be added to a diagonal.
 
-    pytorch-fid instead computes `scipy.linalg.sqrtm` of cov_a cov_b, which is not symmetric. With
-    covariances of full rank, both agree to about 1e-10 of the FID. With fewer images than features,
-    the product has eigenvalues of 0. For their roots scipy returns noise, which may be complex: 40
-    images per set gave FIDs that differ by 5e-7 of the traces. If scipy's root is not finite,
-    pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by about 1e-5 of the traces. This
-    function always follows the formula.
+    pytorch-fid computes `scipy.linalg.sqrtm` of the product cov_a cov_b, which is not symmetric.
+    With covariances of full rank, both methods agree to about 1e-10 of the FID. With fewer images
+    than features, the product has eigenvalues of 0. scipy's square roots of these eigenvalues are
+    noise and may be complex: with 40 images per set, the FIDs differed by 5e-7 of the traces. If
+    scipy's root is not finite, pytorch-fid adds 1e-6 to both diagonals, which lowers its FID by
+    about 1e-5 of the traces. This function always follows the formula.
 
     Source: Dowson and Landau 1982; Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
     Args:
-        a: statistics of d features.
-        b: statistics of d features.
-        offset: added to the diagonals of both covariances under the root; jax-fid-parallel always
-            adds 1e-6. It lowers the distance, especially with few images.
+        a: statistics of one set, with d features.
+        b: statistics of the other set, with d features.
+        offset: number added to the diagonals of both covariances under the root. jax-fid-parallel
+            always adds 1e-6. An offset lowers the distance, especially with few images.
 
     Raises:
-        ValueError: for different numbers of features.
+        ValueError: if the numbers of features differ.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
@@ -57,12 +57,12 @@ def frechet_distance(a: Statistics, b: Statistics, *, offset: float = 0.0) -> fl
 
 
 class DistanceTo:
-    """A function that returns the Fréchet distance of features to one fixed set.
+    """A function that returns the squared Fréchet distance of a set of features to a fixed set.
 
-    The fixed covariance is factored once, so many sets of features can be compared quickly.
+    The covariance of the fixed set is factored once, so many sets can be compared with it quickly.
 
     Args:
-        real: statistics of d features, the fixed set.
+        real: statistics of the fixed set, with d features.
     """
 
     def __init__(self, real: Statistics):
@@ -74,7 +74,7 @@ class DistanceTo:
 
         Args:
             features: float64 [n, d].
-            weights: how often each image counts, whole numbers [n]; None: once each.
+            weights: number of times that each image counts, whole numbers [n]; None: once.
         """
         counts = np.ones(len(features)) if weights is None else weights
         total = counts.sum()
@@ -91,7 +91,7 @@ class DistanceTo:
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
-    """Computes R [d, rank] with R R' = cov from the eigenvalues of cov."""
+    """Computes R [d, rank], with R R' = cov, from the eigenvalues and eigenvectors of cov."""
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(initial=0), 0)
     return vectors[:, kept] * np.sqrt(values[kept])
@@ -110,15 +110,16 @@ def _trace_of_root(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _triangle(cov: np.ndarray) -> np.ndarray | None:
-    """Computes R [d, d] with R R' = cov by the Cholesky decomposition.
+    """Computes R [d, d], with R R' = cov, by the Cholesky decomposition.
 
     This takes a tenth of the time of `_root` and is more exact: with variances that differ by 1e8,
     the trace had 14 correct digits instead of 8.
 
     Returns:
-        R; None if cov does not have full rank. The rank is judged by the pivots. A pivot is the
-        share of a feature's variance that the features before it do not explain. If the rank is
-        not full, some pivot is only rounding error, at most d times that of one operation.
+        R, or None if cov does not have full rank. The rank is judged by the pivots. A pivot is the
+        share of a feature's variance that the features before it do not explain. Without full
+        rank, at least one pivot is only a rounding error. A pivot of at most 10 d times the machine
+        epsilon counts as a rounding error.
     """
     root, failed = _cholesky(cov.T, lower=1)  # symmetric; the transpose has LAPACK's order
     if failed:

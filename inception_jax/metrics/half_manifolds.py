@@ -1,10 +1,11 @@
 """Precision and recall with the rounded distances of guided-diffusion's evaluator.
 
 The evaluator computes distances in float16, or in float32 if one overflows. float16 has three
-digits, so an image near the edge of a ball may be counted on the wrong side. The numbers in papers
-include this rounding, which depends on the machine. This module rounds sums where TensorFlow rounds
-them on a CPU. But the order in which TensorFlow sums products in float32 is unknown. So one sum in
-thousands is rounded differently, and precision or recall may differ by one image.
+digits, so an image near the edge of a ball (see `manifolds`) may be counted on the wrong side. The
+numbers in papers include this rounding, which depends on the machine. This module rounds sums where
+TensorFlow rounds them on a CPU. But the order in which TensorFlow sums products in float32 is
+unknown. So one sum in thousands is rounded differently, and precision or recall may differ by one
+image.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def half_precision_recall(
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """Returns each image's squared distance to its (k + 1)-th nearest one, float32 [n].
+    """Returns the squared distance from each image to its (k + 1)-th nearest image, float32 [n].
 
-    The image itself counts as the nearest one.
+    k is `neighbours`. The image itself counts as its nearest image.
     """
     radii = np.empty(len(features), np.float32)
     for rows in blocks(len(features), _BLOCK):
@@ -50,7 +51,7 @@ def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns squared distances [n, m]; float16 if all are finite there, else float32."""
+    """Returns squared distances [n, m] in float16, or in float32 if one of them overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         halves = _all_distances(x, y, np.float16)
     return halves if np.isfinite(halves).all() else _all_distances(x, y, np.float32)

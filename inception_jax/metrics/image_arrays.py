@@ -15,18 +15,18 @@ _CHUNK = 1 << 24  # bytes of images read at once
 
 
 class StoredImages:
-    """An array of images in a file. Iterating over it reads the array in parts.
+    """An array of images in a file. Iterating over it reads the array in chunks.
 
     Args:
         path: path of the file, `.npy` or `.npz`.
-        name: name of the array in an `.npz` file.
+        name: name of the array in an `.npz` file; None for an `.npy` file.
 
     Attributes:
         shape: shape of the array.
         dtype: dtype of the array.
 
     Raises:
-        ValueError: if the file is damaged, or holds objects.
+        ValueError: if the file is damaged, or holds Python objects.
     """
 
     def __init__(self, path: Path, name: str | None = None):
@@ -41,7 +41,7 @@ class StoredImages:
             raise ValueError(f"{path} holds Python objects instead of numbers")
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields parts [m, h, w, c] of the array.
+        """Yields chunks [m, h, w, c] of the array.
 
         Raises:
             ValueError: if the file ends too early.

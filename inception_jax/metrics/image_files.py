@@ -18,11 +18,11 @@ def image_files(folder: Path, rule: Files = PRESETS[DEFAULT].files) -> list[Path
     If other files are skipped, a warning gives their number.
 
     Args:
-        folder: must exist.
-        rule: which files are images, and their order.
+        folder: path of the folder, which must exist.
+        rule: rule that states which files are images, and their order.
 
     Raises:
-        ValueError: if there are none; the message says what the folder holds instead.
+        ValueError: if the folder holds no images; the message says what it holds instead.
     """
     images, passed_over = _listed(folder, rule)
     if not images:

@@ -1,4 +1,4 @@
-"""Opens folders, files, arrays and iterables of images; reads, resizes and batches in threads."""
+"""Opens sources of images, reads and resizes the images in threads, and batches them."""
 
 from __future__ import annotations
 
@@ -64,11 +64,12 @@ class Images:
     """A source of images that is opened, but not yet read.
 
     Attributes:
-        items: paths, encoded images, Pillow images, and arrays uint8 [h, w, 3] or [n, h, w, 3]; or
-            `Generated`.
+        items: the images: paths, encoded images, Pillow images, and arrays uint8 [h, w, 3] or
+            [n, h, w, 3]; or a `Generated`.
         count: number of images; None if it is unknown until all are read.
         name: name of the source, for messages.
-        statistics: statistics stored in the same file, which may cover more images than these.
+        statistics: statistics stored in the same file, if any. They may cover more images than the
+            file holds.
     """
 
     items: Iterable[Any]
@@ -82,12 +83,13 @@ class LoaderOptions:
     """How images are read.
 
     Attributes:
-        prepare: maps an image, [h, w, 3], to the network's input.
+        prepare: function that maps an image, [h, w, 3], to the network's input.
         batch_size: number of images in a batch.
         workers: number of threads.
-        skip_unreadable: skip files that are not whole images, with a warning.
-        progress: show a progress bar on stderr.
-        unit_floats: accept float images from 0 to 1, multiply by 255, and truncate to 8 bits.
+        skip_unreadable: whether to skip files that are not whole images, with a warning.
+        progress: whether to show a progress bar on stderr.
+        unit_floats: whether to accept float images from 0 to 1. They are multiplied by 255 and
+            truncated to 8 bits.
     """
 
     prepare: Prepare
@@ -106,20 +108,20 @@ def open_images(source: Any, preset: Preset = PRESETS[DEFAULT]) -> Images | Stat
             - `Generated`, `Loader` or `Records`;
             - the path of a folder of images, a zip file of images, or an `.npy` file;
             - the path of a TFRecord or array_record file; a `*` in the path matches several;
-            - the path of an `.npz` file of statistics, of images `arr_0`, or of both;
+            - the path of an `.npz` file of statistics, of images in its array `arr_0`, or of both;
             - an array uint8 [n, h, w, 3] or grey [n, h, w, 1];
             - a PyTorch tensor, channels first or last;
             - an iterable of paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3], or tuples
               of images and labels.
-        preset: decides which files and which arrays count as images.
+        preset: preset that decides which files and which arrays count as images.
 
     Returns:
-        The opened images; or the statistics, if an `.npz` file holds no images.
+        `Images`, or `Statistics` if the source is an `.npz` file without images.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
         ValueError: if the source cannot be used; the message says why.
-        TypeError: if the source is of another type.
+        TypeError: if the type of the source is not supported.
     """
     if isinstance(source, str | os.PathLike):
         return _at(Path(source), preset)
@@ -195,8 +197,8 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
     At most two batches are in memory: the one that is yielded, and the next.
 
     Yields:
-        The network's input, float32 [n, h, w, c]. n is the batch size; the last batch may be
-        smaller.
+        Batches of the network's input, float32 [n, h, w, c]. n is the batch size; the last batch
+        may be smaller.
 
     Raises:
         UnreadableError: for a file that is not a whole image, unless such files are skipped.
@@ -222,20 +224,20 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
 
 
 class _Slots:
-    """Arrays that are reused for the images that wait for their batch.
+    """A pool of arrays for the images that wait for their batch.
 
-    If each image had a new array, the arrays of a batch would leave as many holes in the process's
-    memory. The large arrays of the network do not fit into these holes, so memory would grow.
+    Reusing arrays avoids memory fragmentation. If each image had a new array, the freed arrays
+    would leave small gaps. The network's large arrays do not fit into them, so memory would grow.
     """
 
     def __init__(self):
         self._free: collections.deque[np.ndarray] = collections.deque()
 
     def copied(self, image: np.ndarray) -> np.ndarray:
-        """Returns a copy of an image, in an array that was given back if one has its shape."""
+        """Copies an image into the next free array if it fits, else into a new array."""
         try:
             slot = self._free.popleft()
-        except IndexError:  # the first images, as long as none was given back
+        except IndexError:  # the first images, before an array was given back
             slot = image
         if slot is image or (slot.shape, slot.dtype) != (image.shape, image.dtype):
             slot = np.empty_like(image)
@@ -243,7 +245,7 @@ class _Slots:
         return slot
 
     def give_back(self, slot: np.ndarray) -> None:
-        """Lets the next image overwrite an array."""
+        """Returns an array to the pool, so that a later image can overwrite it."""
         self._free.append(slot)
 
 
@@ -295,9 +297,9 @@ def _loaded(
 
 
 def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[Any]:
-    """Yields single images from images and batches.
+    """Yields single images from a mix of single images and batches.
 
-    Warns if all arrays are nearly black: they may be floats from 0 to 1, cast to uint8.
+    Warns if all arrays are nearly black: they may be floats from 0 to 1 that were cast to uint8.
     """
     high = -np.inf
     for item in items:
@@ -357,7 +359,7 @@ def _in_colour(image: np.ndarray) -> np.ndarray:
 
 
 def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the network's input for one image, and notes on what its conversion loses."""
+    """Returns the network's input for one image, and notes about what was lost in reading it."""
     if isinstance(item, np.ndarray):
         return prepare(item), ()
     if isinstance(item, str | os.PathLike) and Path(item).suffix == ".npy":
@@ -385,6 +387,6 @@ def _array_at(path: Path) -> np.ndarray:
 
 
 def _warn_of(name: str, notes: Counts) -> None:
-    """Warns about images that lose information when converted to 8 bits, once per source."""
+    """Warns, once per source, about images that lose information when converted to 8 bits."""
     for line in notes.lines():
         warnings.warn(f"{name}: {line}; {_AS_THE_PROGRAM}", stacklevel=2)

@@ -28,19 +28,20 @@ def score_of_logits(
     https://github.com/openai/improved-gan.
 
     Args:
-        logits: [n, classes], without the bias.
-        splits: number of splits of the images; each gets its own score.
+        logits: logits [n, classes] without the classifier's bias.
+        splits: number of splits of the images. Each split gets a score.
         split_size: number of images in each split except the last, which may be smaller. Overrides
             `splits`.
-        shuffle: shuffle the images first, as torch-fidelity or torchmetrics do. torchmetrics also
-            rounds the size of a split up, so that the last split may be smaller.
+        shuffle: name of the program whose shuffle is applied to the images first; None: they are
+            not shuffled. "torchmetrics" also rounds the size of a split up, so the last split may
+            be smaller.
         seed: seed of the shuffle. torchmetrics shuffles in the same way after
             `torch.manual_seed(seed)`.
         ddof: the divisor of the variance is the number of splits minus `ddof`, as in `np.std`.
 
     Returns:
-        Mean and standard deviation of the scores of the splits. The latter is NaN if there are not
-        more than `ddof` splits.
+        Mean and standard deviation of the scores of the splits. The standard deviation is NaN if
+        there are not more than `ddof` splits.
 
     Raises:
         ValueError: for fewer images than splits.
@@ -73,6 +74,6 @@ def _score(logits: np.ndarray) -> float:
     p = np.exp(log_p)
     mean = p.mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # 0 log 0 is 0. The mean is 0 too if its numbers are too small to be averaged.
+        # 0 log 0 counts as 0. The mean of very small numbers may also underflow to 0.
         terms = np.where((p > 0) & (mean > 0), p * (log_p - np.log(mean)), 0)
     return float(np.exp(terms.sum(1).mean()))

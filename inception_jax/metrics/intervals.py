@@ -22,18 +22,18 @@ def bootstrap_fid(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Returns the FID and its confidence interval by the bootstrap.
+    """Returns the FID and its bootstrap confidence interval.
 
     Each resample draws n of the n generated images, with replacement, and computes the FID.
-    Repeated images increase FID, so the mean of the resamples is too large. Therefore the interval
-    is the FID of all images plus and minus a multiple of the resamples' standard deviation. The
-    real images are not resampled. So the intervals of two generators with the same real images show
-    whether the generators differ.
+    Repeated images increase FID, so the mean FID of the resamples is too large. Therefore the
+    interval is the FID of all images plus and minus a multiple of the standard deviation of the
+    resamples' FIDs. The real images are not resampled. So the intervals of two generators with the
+    same real images show whether the generators differ.
 
-    A resample of n images with d features takes about 2 n d² operations and two decompositions.
-    For 5,000 images and 2,048 features this is a second or two.
+    A resample of n images with d features takes about 2 n d² operations and one eigenvalue
+    decomposition. For 5,000 images and 2,048 features this is a second or two.
 
-    Source: Efron 1979; the normal interval.
+    Source: Efron 1979 (the normal interval).
 
     Args:
         generated: features of each generated image.
@@ -43,7 +43,8 @@ def bootstrap_fid(
         seed: seed of the draws.
 
     Returns:
-        The FID of all images, the standard deviation of the resamples, and the bounds.
+        The FID of all images, the standard deviation of the resamples' FIDs, and the bounds of the
+        interval.
 
     Raises:
         ValueError: for too few images or resamples, a `level` outside 0 to 1, or features of
@@ -80,15 +81,15 @@ def fid_infinity(
     function computes FID for random subsets of several sizes, fits a line over 1 / size, and
     returns its value at 0. All real images are used for each size.
 
-    Source: Chong and Forsyth 2020, https://arxiv.org/abs/1911.07023, and their code, which draws
-    without a seed.
+    Source: Chong and Forsyth 2020, https://arxiv.org/abs/1911.07023, and the authors' code, which
+    draws without a seed.
 
     Args:
         generated: features of each generated image.
         real: features of the real images, or their statistics.
-        points: number of sizes, evenly spaced up to all images.
-        smallest: smallest size; None: a tenth of the images. For 50,000 images this is 5,000, as in
-            their code.
+        points: number of subset sizes. They are evenly spaced, and the largest one is all images.
+        smallest: smallest subset size; None: a tenth of the images. For 50,000 images this is
+            5,000, as in the authors' code.
         seed: seed of the draws.
 
     Returns:

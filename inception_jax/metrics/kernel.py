@@ -28,20 +28,20 @@ def kernel_distance(
 ) -> MeanStd:
     """Returns the unbiased estimate of the squared maximum mean discrepancy (KID).
 
-    The kernel is (x·y / d + 1)³. With a `sigma`, it is exp(-|x - y|² / (2 sigma²)), which
-    torch-fidelity calls "rbf" and uses with sigma 10 by default.
+    The kernel is (x·y / d + 1)³. With a `sigma`, it is exp(-|x - y|² / (2 sigma²)). torch-fidelity
+    calls this kernel "rbf"; its default `sigma` is 10.
 
     The estimate is the mean over pairs of random subsets, drawn without replacement. It can be
     negative if the distance is near 0.
 
-    The programs named by `draws` sum the kernel in float32. This loses the last two or three digits
-    if KID is small compared with the kernel. With dtype "float32" these digits agree with those of
-    torch-fidelity or clean-fid. Those of torchmetrics depend on how PyTorch sums on a machine. With
-    dtype "float64" the digits are exact.
+    The programs named by `draws` sum the kernel in float32. The last two or three digits are then
+    wrong if KID is small compared with the kernel. With dtype "float32", all digits agree with
+    torch-fidelity's or clean-fid's. torchmetrics' last digits depend on how PyTorch sums on a
+    machine. With dtype "float64", all digits are correct.
 
-    If a set is smaller than `subset_size`, subsets have the size of that set, with a warning. If
-    both sets have the size of a subset, there is only one pair of subsets, and the standard
-    deviation is NaN.
+    If a set is smaller than `subset_size`, subsets have the size of the smaller set, with a
+    warning. If both sets have the size of a subset, only one pair of subsets is possible, and the
+    standard deviation is NaN.
 
     Source: Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401.
 
@@ -51,16 +51,16 @@ def kernel_distance(
         subsets: number of subsets.
         subset_size: number of images in each subset.
         seed: seed of the draws.
-        draws: the program to imitate; see `draws.subset_pairs`.
+        draws: name of the program to imitate; see `draws.subset_pairs`.
         dtype: dtype in which the kernel is computed and summed.
         sigma: width of the Gaussian kernel; None: the polynomial kernel.
 
     Returns:
-        Mean and standard deviation over the subsets. The latter is not the standard error of the
-        mean.
+        Mean and standard deviation over the pairs of subsets. The standard deviation is not the
+        standard error of the mean.
 
     Raises:
-        ValueError: for fewer than two images, or different d.
+        ValueError: for fewer than two images in a set, or different numbers of features.
     """
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{a.shape[1]} features cannot be compared with {b.shape[1]}")
@@ -93,9 +93,9 @@ def kernel_distance(
 
 
 def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Returns the estimate of one pair of subsets, summed row by row as in torch-fidelity.
+    """Returns the estimate for one pair of subsets, with torch-fidelity's rounding.
 
-    So it has torch-fidelity's rounding.
+    It sums row by row, as torch-fidelity does.
     """
     count = len(a)
     pairs = _sum_of_pairs(a, kernel) + _sum_of_pairs(b, kernel)
@@ -103,9 +103,9 @@ def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
 
 
 def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Returns the estimate of one pair of subsets, summed at once as in clean-fid.
+    """Returns the estimate for one pair of subsets, with clean-fid's rounding.
 
-    So it has clean-fid's rounding.
+    It sums all elements of a kernel matrix at once, as clean-fid does.
     """
     count = len(a)
     own = kernel(b, b) + kernel(a, a)
@@ -114,7 +114,7 @@ def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
 
 
 def _sum_of_pairs(x: np.ndarray, kernel: Kernel) -> np.floating:
-    """Returns the sum of the kernel over all ordered pairs of different images of a set."""
+    """Returns the sum of the kernel over all ordered pairs of different images in a set."""
     found = kernel(x, x)
     return (found.sum(1) - np.diagonal(found)).sum()
 

@@ -14,27 +14,28 @@ _BLOCK = 2048  # images along each side of a block of distances, which takes 32 
 def manifold_precision_recall(
     generated: np.ndarray, real: np.ndarray, *, neighbours: int = 3
 ) -> PrecisionRecall:
-    """Returns the share of each set that lies within the other's manifold.
+    """Returns precision and recall: the share of each set within the manifold of the other set.
 
-    The manifold of a set is the union of balls around its features. The radius of a ball is the
-    distance to the k-th nearest other feature. Distances are computed in blocks in float64; with n
-    images in each set, that is 3 n² d multiplications.
+    The manifold of a set is the union of balls around the feature vectors of its images. The radius
+    of a ball is the distance from its centre to the k-th nearest other vector of the set. Distances
+    are computed in float64, in blocks. With n images in each set, this takes 4 n² d
+    multiplications.
 
     Source: Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991. They use the features of
-    VGG-16's second fully connected layer. Numbers from Inception's features differ from those, and
-    are comparable only among themselves.
+    VGG-16's second fully connected layer. Values from Inception's features differ from values from
+    VGG's, and can be compared only with each other.
 
     Args:
-        generated: features [n, d].
-        real: features [m, d].
-        neighbours: k.
+        generated: features [n, d] of the generated images.
+        real: features [m, d] of the real images.
+        neighbours: k, the neighbour that sets the radius of a ball.
 
     Returns:
         Precision, the share of generated images within the manifold of the real ones; and recall,
         the share of real images within the manifold of the generated ones.
 
     Raises:
-        ValueError: if a set does not have more than k images, or for different d.
+        ValueError: if a set does not have more than k images, or the numbers of features differ.
     """
     if generated.shape[1] != real.shape[1]:
         raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
@@ -55,23 +56,23 @@ def manifold_precision_recall(
 def manifold_density_coverage(
     generated: np.ndarray, real: np.ndarray, *, neighbours: int = 5
 ) -> DensityCoverage:
-    """Returns density and coverage of the balls around the features of the real images.
+    """Returns density and coverage, from balls around the feature vectors of the real images.
 
     The radius of a ball is the distance to the k-th nearest other real image. Points on the edge of
     a ball are outside. Density is the mean number of balls that a generated image lies in, divided
-    by k. Coverage is the share of balls that hold a generated image. Unlike for precision and
-    recall, a single outlier with a large ball does not decide the result.
+    by k. Coverage is the share of balls that hold at least one generated image. A single outlier
+    with a large ball affects density and coverage less than precision and recall.
 
     Source: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, and their package prdc.
 
     Args:
-        generated: features [n, d].
-        real: features [m, d].
-        neighbours: k.
+        generated: features [n, d] of the generated images.
+        real: features [m, d] of the real images.
+        neighbours: k, the neighbour that sets the radius of a ball.
 
     Raises:
-        ValueError: if there are not more than k real images, or no generated ones, or for
-            different d.
+        ValueError: if there are not more than k real images, there are no generated images, or the
+            numbers of features differ.
     """
     if generated.shape[1] != real.shape[1]:
         raise ValueError(f"{generated.shape[1]} features are not comparable with {real.shape[1]}")
@@ -93,7 +94,7 @@ def manifold_density_coverage(
 
 
 def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """Returns each image's squared distance to its k-th nearest other one, [n]."""
+    """Returns the squared distance from each image to its k-th nearest other image, [n]."""
     radii = np.empty(len(features))
     for rows in blocks(len(features)):
         nearest = np.empty((rows.stop - rows.start, 0))
@@ -118,11 +119,11 @@ def share_within(
     """Returns the share of points that lie inside or on the edge of at least one ball.
 
     Args:
-        points: [n, d].
+        points: points to test, [n, d].
         centres: centres of the balls, [m, d].
         radii: squared radii of the balls, [m].
-        distances: maps [a, d] and [b, d] to squared distances [a, b].
-        block: number of points and of centres whose distances are in memory at once.
+        distances: function that maps points [a, d] and [b, d] to squared distances [a, b].
+        block: number of points, and of centres, whose distances are in memory at once.
     """
     inside = np.zeros(len(points), bool)
     for rows in blocks(len(points), block):
@@ -139,6 +140,6 @@ def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def blocks(count: int, block: int = _BLOCK) -> Iterator[slice]:
-    """Yields slices that cut `count` rows into blocks."""
+    """Yields slices that cut `count` rows into blocks of at most `block` rows."""
     for start in range(0, count, block):
         yield slice(start, min(start + block, count))

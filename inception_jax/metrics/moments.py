@@ -1,13 +1,13 @@
 """Mean and covariance of features that stay on the devices, as pure functions.
 
 With x64 enabled, everything is summed in float64. Otherwise each sum is a pair of float32 numbers:
-a rounded sum, and the rounding error. Products are exact: features are cut into slices of 8 bits,
-and the products of slices and their sums are whole numbers below 2^24, which float32 holds exactly.
-So the order of the images, the batch size and the number of devices do not matter: the sums always
-agree with those in float64 to about 1e-13.
+a rounded sum, and the rounding error. Products are exact: features are cut into 8-bit slices.
+Products of slices, and the sums of these products, are whole numbers below 2^24, which float32
+holds exactly. So the order of the images, the batch size and the number of devices do not matter:
+the sums always agree with sums in float64 to about 1e-13.
 
-All sums are taken about a `shift`, the mean of the first batch. So no digits are lost if the mean
-is large compared with the deviation.
+A `shift`, the mean of the first batch, is subtracted from all features before they are summed. So
+no digits are lost if the mean is large compared with the standard deviation.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_SLICES = 6  # of 8 bits: 47 bits, and a sign
-_ROWS = 128  # images in a product: see `_products`
+_SLICES = 6  # 8-bit slices: 47 bits in all, and a sign
+_ROWS = 128  # most images in one product; see `_products`
 _FIRST, _NEXT = 7, 8  # bits of the first slice, and of each further one
 
 Sums = tuple[jax.Array, jax.Array]  # `total` and `outer` of `Moments`
@@ -31,15 +31,16 @@ Sums = tuple[jax.Array, jax.Array]  # `total` and `outer` of `Moments`
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Sums over vectors x of d features, about a shift c.
+    """Sums over vectors x of d features, from which a shift c is subtracted.
 
-    Each sum is stored as `parts` numbers that add up to it: one in float64, or two in float32.
+    Each sum is stored as `parts` numbers that add up to it: one number in float64, or two in
+    float32.
 
     Attributes:
-        count: int32 [], the number of vectors.
-        shift: [d], c.
-        total: [parts, d], the sum of x - c.
-        outer: [parts, d, d], the sum of the outer products of x - c.
+        count: number of vectors, int32 [].
+        shift: the shift c, [d].
+        total: sum of x - c, [parts, d].
+        outer: sum of the outer products of x - c with itself, [parts, d, d].
     """
 
     count: jax.Array
@@ -49,9 +50,9 @@ class Moments:
 
 
 def empty(width: int) -> Moments:
-    """Returns sums over nothing, for vectors of `width` features.
+    """Returns sums over no vectors yet, for vectors of `width` features.
 
-    They are in float64 if x64 is enabled, except on TPUs, which only emulate float64.
+    The sums are in float64 if x64 is enabled, except on TPUs, which only emulate float64.
     """
     double = jax.config.read("jax_enable_x64") and jax.default_backend() != "tpu"
     parts, dtype = (1, jnp.float64) if double else (2, jnp.float32)
@@ -64,12 +65,12 @@ def empty(width: int) -> Moments:
 
 
 def add(moments: Moments, features: jax.Array, mask: jax.Array) -> Moments:
-    """Returns the sums with features added.
+    """Adds features to sums and returns the new sums.
 
     Args:
-        moments: sums so far.
-        features: floats [n, d].
-        mask: bool [n], False for rows to ignore, which may even be NaN.
+        moments: the sums so far.
+        features: features to add, floats [n, d].
+        mask: bool [n], False for rows to ignore. Ignored rows may contain NaN.
     """
     dtype = moments.shift.dtype
     features = jnp.where(mask[:, None], features, 0).astype(dtype)
@@ -97,7 +98,7 @@ def _in_blocks(
     mixes differently rounded features. `lax.optimization_barrier` does not prevent this.
 
     The compiler must not know the number of iterations, because it unrolls a loop of one iteration.
-    For the same reason, the loop returns the shift that it subtracted.
+    The loop also returns the shift that it subtracted, so that the compiler stores the shift too.
     """
     n, d = features.shape
     blocks = max(-(-n // _ROWS), 1)
@@ -126,14 +127,14 @@ def _add_wide(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Array
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Returns the sums over the vectors of both."""
+    """Returns the sums over all vectors of `a` and `b`."""
     shift = jnp.where(a.count == 0, b.shift, a.shift)
     a, b = about(a, shift), about(b, shift)
     return Moments(a.count + b.count, shift, _plus(a.total, b.total), _plus(a.outer, b.outer))
 
 
 def about(moments: Moments, shift: jax.Array) -> Moments:
-    """Returns the same sums about another shift."""
+    """Returns the sums over the same vectors with another shift."""
     apart = _difference(moments.shift, shift)  # what is added to each x - c
     count = _whole(moments.count, moments.shift.dtype)
     moved = _times(count[:, None], apart)
@@ -188,11 +189,11 @@ def _add_pairs(sums: Sums, features: jax.Array, mask: jax.Array, shift: jax.Arra
 
 
 def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-    """Cuts numbers into slices of 8 bits, whole numbers from -192 to 192.
+    """Cuts numbers into 8-bit slices, which are whole numbers from -192 to 192.
 
     Args:
-        high: the numbers rounded to float32, [n, d].
-        low: their rounding errors, [n, d].
+        high: numbers rounded to float32, [n, d].
+        low: rounding errors of `high`, [n, d].
 
     Returns:
         A list of slices [n, d], and a scale [d], a power of two for each column. A number is
@@ -220,10 +221,10 @@ def _sliced(high: jax.Array, low: jax.Array) -> tuple[list[jax.Array], jax.Array
 def _products(slices: list[jax.Array]) -> list[jax.Array]:
     """Returns, for each k below `_SLICES`, the sum [d, d] of the products of slices i and k - i.
 
-    The sums run over all images and all i. So each has at most 6 * 128 terms, which are whole
-    numbers. At most two of the six products of an image reach 1.5 * 2^14, because slice 3 goes up
-    to 192. The others are at most 2^14. So all sums stay below 2^24, and float32 is exact in any
-    order. Slices of 8 bits are exact in bfloat16 and TF32 too.
+    Each sum is over all images and all i, so it has at most 6 * 128 terms. All terms are whole
+    numbers. At most two of the six products of an image reach 1.5 * 2^14, because only slice 3 goes
+    up to 192. The others are at most 2^14. So all sums stay below 2^24, and float32 sums are exact
+    in any order. 8-bit slices are exact in bfloat16 and TF32 too.
     """
     products = []
     for order in range(_SLICES):
@@ -237,7 +238,7 @@ def _products(slices: list[jax.Array]) -> list[jax.Array]:
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns a + b rounded, and the rounding error. Source: Knuth, TAOCP 2, 4.2.2."""
+    """Returns the rounded sum a + b, and its rounding error. Source: Knuth, TAOCP 2, 4.2.2."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)
@@ -258,7 +259,7 @@ def _plus(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns a - b, exact in float32, rounded in float64."""
+    """Returns a - b, as an exact pair of float32 numbers or as a rounded float64 number."""
     if a.dtype == jnp.float64:
         return (a - b)[None]
     return jnp.stack(_two_sum(a, -b))
@@ -279,8 +280,8 @@ def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns a * b as a pair of float32 numbers, the rounded product and its rounding error.
 
     Every product of halves is exact, so it does not matter whether the compiler fuses it with an
-    addition. Dekker's formula would break, because it subtracts a rounded product: if the compiler
-    fuses the two operations, the product is not rounded.
+    addition. Dekker's formula would fail, because it relies on a rounded product: if the compiler
+    fuses the product with the subtraction after it, the product is not rounded.
     """
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     first, lost = _two_sum(a_high * b_high, a_high * b_low)
@@ -289,7 +290,7 @@ def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Splits float32 numbers into two parts of 12 bits each, which add up to them."""
+    """Splits each float32 number into two parts of 12 bits that add up to the number."""
     bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000)
     high = lax.bitcast_convert_type(bits, jnp.float32)
     return high, x - high

@@ -18,21 +18,22 @@ from inception_jax.metrics.feature_networks import FeatureNetwork
 from inception_jax.metrics.features import Features
 from inception_jax.metrics.state import State
 
-_LEAST = 2  # images per device, see `OnDevices`
+_LEAST = 2  # fewest images per device; see `OnDevices`
 
 
 class OnDevices:
     """A network as pure functions of its parameters and of images.
 
-    Each device always gets at least two images, padded with black ones if necessary, because XLA's
-    CPU compiler sums in another order for a single image. With two or more, features did not depend
-    on the batch size in any test on CPUs, to the last bit. `block` guarantees this on all devices,
-    but takes more time.
+    Each device computes at least two images; black padding images are added if necessary. For a
+    single image, XLA's CPU compiler would sum in another order. With two or more images, the
+    features were bit-for-bit independent of the batch size in all tests on CPUs. `block` guarantees
+    this on all devices, but takes more time.
 
     Args:
         network: the network with its parameters.
         rounding: rounding of float images if a call does not set it.
-        block: number of images a device always computes at once; None: all that it is given.
+        block: number of images that a device always computes at once; None: all images that it is
+            given.
     """
 
     def __init__(self, network: FeatureNetwork, rounding: Rounding, block: int | None):
@@ -84,7 +85,7 @@ class OnDevices:
         return images, params, options
 
     def shapes(self) -> Features:
-        """Returns the shapes of the features of one image of 64x64 pixels."""
+        """Returns `Features` of shapes (`jax.ShapeDtypeStruct`), for one image of 64x64 pixels."""
         images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
         compute = functools.partial(
             self._features, value_range=None, rounding="nearest", axes=(), mesh=None
@@ -134,7 +135,7 @@ class OnDevices:
             return jax.shard_map(local, **where, check_vma=False)(params, images)
 
     def _beside(self, images: jax.Array) -> Any:
-        """Returns the parameters, copied to the devices of the images at the first call."""
+        """Returns the parameters on the devices of the images. Keeps the copy for later calls."""
         place = _place(images)
         if place is None:
             return self._network.params
@@ -157,9 +158,9 @@ def _laid_out(images: jax.Array) -> tuple[jax.Array, tuple[str, ...], Mesh | Non
     """Finds out how images are sharded.
 
     Returns:
-        The images, moved to a mesh with automatic axes if they have explicit ones; the mesh axes
-        over which their first axis is sharded, empty if it is not or that is unknown; and their
-        mesh, None if they have none or are traced.
+        Three values. The images, moved to a mesh with automatic axes if their mesh has explicit
+        axes. The names of the mesh axes over which their first axis is sharded, empty if there are
+        none or they are unknown. The mesh, None if there is none or the images are traced.
     """
     if isinstance(images, jax.core.Tracer):
         sharding = jax.typeof(images).sharding
@@ -178,9 +179,9 @@ def _axes_of(spec: PartitionSpec) -> tuple[str, ...]:
 
 
 def _automatic(array: Any) -> Any:
-    """Moves an array from explicit to automatic mesh axes, because JAX pads and slices only those.
+    """Moves an array from explicit to automatic mesh axes; returns any other array unchanged.
 
-    Other arrays are returned unchanged.
+    JAX pads and slices arrays only if their mesh axes are automatic.
     """
     sharding = getattr(array, "sharding", None)
     if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
@@ -197,7 +198,8 @@ def _in_automatic_axes(compute: Callable, images: jax.Array, out: PartitionSpec)
 
     Args:
         compute: the function to call.
-        images: their mesh may have explicit axes; if it has none, `compute` itself is returned.
+        images: images that `compute` takes. If their mesh has no explicit axes, `compute` itself is
+            returned.
         out: sharding of the results over the explicit axes.
     """
     mesh = jax.typeof(images).sharding.mesh
@@ -219,7 +221,7 @@ def _in_blocks(
     *,
     block: int | None,
 ) -> Features:
-    """Computes features in blocks of equal size; the last one is padded with black images."""
+    """Computes features in blocks of equal size. Pads the last block with black images."""
     count = images.shape[0]
     each = block or max(count, _LEAST)
     blocks = -(-count // each)

@@ -23,10 +23,10 @@ class Origin:
 
     Attributes:
         preset: name of the preset; see `presets.PRESETS`.
-        resize: rule by which images were resized; see `resizing.resized`.
-        dims: number of features of the network at width 1.
+        resize: rule by which images were resized: a name in `resizing.resized`, or a description.
+        dims: number of features; for FID's network, the option `dims` of `Extractor`.
         weights: fingerprint of the weights; see `fingerprint`.
-        network: name of the network or function that computed them.
+        network: name of the network or function that computed the features.
     """
 
     preset: str
@@ -48,7 +48,7 @@ class Origin:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Origin | None:
-        """Reads the arrays of `as_arrays` among those of a file; None if they are missing.
+        """Reads an origin from the arrays of a file; None if the file does not hold one.
 
         Raises:
             ValueError: if an array does not hold a single value of the right type.
@@ -70,7 +70,7 @@ def check_comparable(
 
     Args:
         a: origin of one set.
-        b: origin of the other.
+        b: origin of the other set.
         names: names of the sets, if they have any.
 
     Raises:
@@ -96,11 +96,11 @@ def short(weights: str) -> str:
 def fingerprint(model: Model, dims: int) -> str:
     """Returns a SHA-256 checksum of the weights that the features depend on.
 
-    It is computed in float32, with the names and axes of the PyTorch twin. So files with the same
-    weights have the same fingerprint, whatever their layout.
+    The checksum is computed from float32 values with the names and axes of the PyTorch twin. So
+    files with the same weights have the same fingerprint, whatever their layout.
 
     Args:
-        model: Inception V3.
+        model: an Inception V3 network.
         dims: number of features, which determines the last layer that is included.
     """
     modules = dict.fromkeys(path.partition(".")[0] for path in model.layer_order)
@@ -116,5 +116,5 @@ def fingerprint(model: Model, dims: int) -> str:
 
 
 def fingerprint_of(tensors: Mapping[str, np.ndarray]) -> str:
-    """Returns a SHA-256 checksum of the names of tensors and their values in float32."""
+    """Returns a SHA-256 checksum of the names of tensors and of their values as float32."""
     return checksum({name: np.asarray(x, np.float32) for name, x in tensors.items()})

@@ -26,9 +26,9 @@ class Files:
         match_case: whether the case of an ending matters.
         recursive: whether subfolders are read too.
         hidden: whether hidden files are read too.
-        order: "path" sorts by folder and name. "text" sorts by the path as text. "real" does the
-            same after resolving links. "listed" sorts by ending; files of the same ending keep the
-            order in which the file system lists them.
+        order: order of the files. "path" sorts by folder, then by name. "text" sorts by the path as
+            text. "real" sorts by the path as text after resolving symbolic links. "listed" sorts by
+            ending; files of the same ending keep the order in which the file system lists them.
     """
 
     endings: tuple[str, ...]
@@ -46,33 +46,35 @@ class Preset:
         name: name of the preset.
         program: name of the program.
         version: version of the program that this preset was compared with.
-        url: address of the program's source code.
+        url: URL of the program's source code.
         files: which files of a folder the program reads.
         resize: how the program resizes and normalises images; see `resizing.resized`.
-        metrics: the metrics that the program computes, of "fid", "sfid", "kid", "is" and "pr".
-        default_metrics: the metrics that `inception-jax fid` computes by default.
+        metrics: metrics that the program computes, out of "fid", "sfid", "kid", "is" and "pr".
+        default_metrics: metrics that `inception-jax fid` computes by default.
         network: name of the network that computes the features.
-        dims: the numbers of features that the program offers; the last is its default.
-        logits: "unbiased": the Inception Score uses logits without the classifier's bias.
+        dims: numbers of features that the program offers; the last one is its default.
+        logits: logits from which the Inception Score is computed. "unbiased": without the
+            classifier's bias.
         unit_floats: whether the program accepts float images from 0 to 1, multiplies them by 255
             and truncates.
         whole_batches: batch size of a program that drops an incomplete last batch; 0: no images are
             dropped.
         mean_dtype: dtype in which the mean of the features is summed. Covariances are always
             computed in float64.
-        offset: added to the diagonals of both covariances under the root of the Fréchet distance.
+        offset: number added to the diagonals of both covariances under the root of the Fréchet
+            distance.
         kid_subsets: number of subsets that KID draws.
-        kid_subset_size: number of images in each subset.
+        kid_subset_size: number of images in each of KID's subsets.
         kid_draws: how the subsets are drawn; see `draws.subset_pairs`.
         kid_dtype: dtype in which KID's kernel is computed and summed.
         is_splits: number of splits for the Inception Score.
         is_split_size: number of images in each split except the last; overrides `is_splits`.
-        is_shuffle: how images are shuffled before they are split; None: not at all.
+        is_shuffle: how images are shuffled before they are split; None: they are not shuffled.
         is_ddof: `ddof` of the standard deviation over the splits, as in `np.std`.
-        pr_neighbours: k of precision and recall.
+        pr_neighbours: k of precision and recall; see `manifolds.manifold_precision_recall`.
         pr_dtype: dtype in which the distances of precision and recall are computed.
         seed: seed of draws and shuffles. A program that draws without a seed computes the same
-            numbers if its generator is seeded with this value just before.
+            numbers if its generator is seeded with this value just before it draws.
     """
 
     name: str
@@ -201,7 +203,7 @@ def preset_of(name: str) -> Preset:
     """Returns the preset with this name.
 
     Raises:
-        ValueError: if there is none; the message lists all names.
+        ValueError: if there is no such preset; the message lists all names.
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")

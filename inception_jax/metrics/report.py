@@ -41,7 +41,7 @@ class ImageSet:
     """The statistics and features of one set of images.
 
     Attributes:
-        name: name of its source.
+        name: name of the source of the images.
         statistics: statistics of all images.
         features: features of each image; None if no metric needs them.
     """
@@ -57,10 +57,10 @@ class ImageSet:
 
 
 def possible(names: Sequence[str], a: Opened, b: Opened | None, preset: Preset) -> tuple[str, ...]:
-    """Returns the names of those metrics that can be computed.
+    """Returns the names of the metrics that can be computed from two sets.
 
     Args:
-        names: some of `METRICS`.
+        names: names of metrics, out of `METRICS`.
         a: the generated images.
         b: the real images; None if there are none.
         preset: the preset in use.
@@ -109,8 +109,8 @@ def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool
     """Computes the statistics of one set, and its features if needed, in one pass.
 
     Args:
-        extractor: computes features and statistics.
-        opened: what `extractor.open` returned.
+        extractor: extractor of the features.
+        opened: set of images that `extractor.open` returned.
         name: name of the source.
         per_image: whether the features of each image are needed.
     """
@@ -131,17 +131,18 @@ def sets_of(
 ) -> Iterator[tuple[ImageSet, ImageSet | None]]:
     """Checks all sets, then computes the statistics and features that the metrics need.
 
-    Those of the real images are computed once.
+    The statistics and features of the real images are computed only once.
 
     Args:
-        extractor: computes features and statistics.
-        names: some of `METRICS`.
+        extractor: extractor of the features.
+        names: names of metrics, out of `METRICS`.
         generated: one or more sets of generated images, by name.
-        real: name and set of the real images, with which each generated set is compared.
+        real: name and set of the real images; None if there are none. Each generated set is
+            compared with the real images.
         bootstrap: number of resamples for the confidence interval of FID; 0: no interval.
 
     Yields:
-        For each generated set, that set and the set of real images, None if there is none.
+        A pair for each generated set: this set, and the set of real images or None.
 
     Raises:
         ValueError: see `check` and `scores.open_all`.
@@ -185,19 +186,19 @@ def _known(source: Opened) -> Statistics | Features | None:
 def measured(
     names: Sequence[str], a: ImageSet, b: ImageSet | None, preset: Preset, *, bootstrap: int = 0
 ) -> Values:
-    """Computes metrics.
+    """Computes metrics of a set of generated images.
 
     Args:
-        names: some of `METRICS`.
+        names: names of metrics, out of `METRICS`.
         a: the generated images.
         b: the real images; None if no metric needs them.
-        preset: used for statistics that do not state their preset.
+        preset: preset for statistics that do not state one.
         bootstrap: number of resamples; see `sets_of`.
 
     Returns:
-        Values by name. "kid" and "is" are a `MeanStd`, "fid_inf" and "fid_interval" an `Interval`,
-        all others numbers. "pr" yields "precision", "recall" and "f_score"; "dc" yields "density"
-        and "coverage".
+        A dict of values by name. "kid" and "is" are each a `MeanStd`, "fid_inf" and "fid_interval"
+        each an `Interval`; all other values are numbers. The metric "pr" gives "precision",
+        "recall" and "f_score". The metric "dc" gives "density" and "coverage".
     """
     values: Values = {}
     for name in names:
@@ -253,10 +254,10 @@ def lines(values: Values) -> list[str]:
 
 
 def table(rows: Sequence[tuple[str, Values]]) -> list[str]:
-    """Returns a table of the metrics of several sets, one line for each set.
+    """Returns the lines of a table: a header, and one line with the metrics of each set.
 
     Args:
-        rows: name and metrics of each set; all must have the same metrics.
+        rows: name and metrics of each set; all sets must have the same metrics.
     """
     head = ["", *(_SHOWN.get(name, name) for name in rows[0][1])]
     body = [[name, *(_text(key, value) for key, value in found.items())] for name, found in rows]
@@ -278,12 +279,12 @@ def _text(name: str, value: Any) -> str:
 
 
 def origin_of(a: ImageSet, b: ImageSet | None) -> Origin | None:
-    """Returns how the features were computed; None if the files do not state it."""
+    """Returns the origin of the features; None if the files do not state it."""
     return a.statistics.origin or (b and b.statistics.origin) or None
 
 
 def record(extractor: Extractor, values: Values, a: ImageSet, b: ImageSet | None) -> dict[str, Any]:
-    """Returns the metrics and how they were computed, as plain data for JSON.
+    """Returns the metrics, and how they were computed, as a dict for JSON.
 
     NaN, such as the standard deviation of a single value, becomes None (null in JSON).
     """

@@ -43,11 +43,11 @@ def resized(image: np.ndarray, resize: Resize) -> np.ndarray:
     as clean-fid calls it; Pillow's resizing of an RGB image, as jax-fid calls it.
 
     Args:
-        image: [h, w, 3] from 0 to 255; uint8, or floats for all rules but `bilinear_pillow`.
-        resize: the rule.
+        image: image [h, w, 3] from 0 to 255, uint8 or floats; `bilinear_pillow` takes only uint8.
+        resize: name of the rule.
 
     Returns:
-        float32 [299, 299, 3].
+        The network's input, float32 [299, 299, 3].
     """
     return normalised(pixels_resized(image, resize), resize)
 
@@ -75,7 +75,7 @@ def normalised(pixels: _Array, resize: Resize) -> _Array:
 
     Args:
         pixels: a NumPy or JAX array of any shape.
-        resize: the rule.
+        resize: name of the rule.
     """
     if resize in _UNIT:
         return pixels / np.float32(127.5) - np.float32(1)
@@ -109,16 +109,16 @@ def _weighted(image: np.ndarray, axis: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _smoothing_taps(old: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the non-zero columns of `smoothing_weights` for each output pixel.
+    """Returns the non-zero weights of `smoothing_weights` for each output pixel.
 
     A product with the whole matrix would start the threads of NumPy's BLAS, which slow down the
     network.
 
     Returns:
         Indices of input pixels and their weights, both [k, 299]. k is the largest number of input
-        pixels for an output pixel; output pixels that need fewer have weights of zero. Where k is
-        2, the weights are float64: products are then exact, so that a product and its sum are
-        rounded once, as by the fused multiply-add in PyTorch.
+        pixels for an output pixel; output pixels that need fewer are filled up with weights of
+        zero. If k is 2, the weights are float64. Products are then exact, so a product and the sum
+        after it are rounded only once, as in PyTorch's fused multiply-add.
     """
     weights = smoothing_weights(old)
     first = (weights > 0).argmax(1)

@@ -1,4 +1,4 @@
-"""One function for each metric, which computes it from images."""
+"""Computes metrics from images, with one function for each metric."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ class Options(TypedDict, total=False):
 def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack[Options]) -> float:
     """Returns the Fréchet Inception Distance of two sets of images.
 
-    The result is the number that the preset's program computes, by default pytorch-fid with its
-    weights. With fewer images than features, FID is far too large in any implementation. A warning
-    says so.
+    The result is the number that the preset's program computes. The default is pytorch-fid with its
+    weights. With fewer images than features, FID is far too large in any implementation, and a
+    warning says so.
 
     Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 
     Args:
-        a: a folder, read as the preset's program does; an `.npz` file of statistics or of images
-            `arr_0`; an `.npy` file of images; an array uint8 [n, h, w, 3]; an iterable of images
-            (paths, Pillow images, arrays uint8 [h, w, 3] or [n, h, w, 3]); `Statistics`; or
-            `Features`.
-        b: the other set, see `a`.
-        extractor: used instead of options. Reuse one for several calls, because it is compiled
-            only once.
+        a: one set of images: a folder, read as the preset's program does; an `.npz` file of
+            statistics or of images in its array `arr_0`; an `.npy` file of images; an array uint8
+            [n, h, w, 3]; an iterable of images (paths, Pillow images, arrays uint8 [h, w, 3] or
+            [n, h, w, 3]); `Statistics`; or `Features`.
+        b: the other set of images; see `a`.
+        extractor: an `Extractor` to use; no `options` may then be given. Reuse it for several
+            calls, because its network is compiled only once.
         **options: options of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
             skip_unreadable, progress, workers, parts.
 
     Raises:
         ValueError: for a set of fewer than two images, images or files that cannot be read, or
-            statistics of another preset, resizing, weights or number of features. Raised before
-            the first image is computed, if possible.
+            statistics that differ from the other set in preset, resizing, weights or number of
+            features. If possible, it is raised before the first image is computed.
         FileNotFoundError: if there is no such folder or file.
         WeightsError: see `load_weights`.
     """
@@ -78,13 +78,13 @@ def sfid(
     Source: Nash et al. 2021, https://arxiv.org/abs/2103.03841.
 
     Args:
-        a: see `fid`; statistics must include spatial ones.
-        b: the other set, see `a`.
+        a: one set of images; see `fid`. Statistics must include spatial statistics.
+        b: the other set of images; see `a`.
         extractor: see `fid`.
         **options: see `fid`; the default preset is "adm".
 
     Raises:
-        ValueError: see `fid`; if there are no spatial statistics.
+        ValueError: see `fid`; also if there are no spatial statistics.
     """
     if extractor is None:
         options.setdefault("preset", "adm")
@@ -94,17 +94,18 @@ def sfid(
 
 
 def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
-    """Returns `frechet_distance` with the options of the preset that the statistics state.
+    """Returns the FID of two sets from their statistics; see `frechet_distance`.
 
-    Warns if a set does not have more images than features.
+    The offset is that of the preset that the statistics state. Warns if a set does not have more
+    images than features.
 
     Args:
-        a: statistics of d features.
-        b: statistics of d features.
-        preset: used for statistics that do not state their preset; None: the default.
+        a: statistics of one set, with d features.
+        b: statistics of the other set, with d features.
+        preset: preset for statistics that do not state one; None: the default preset.
 
     Raises:
-        ValueError: for statistics of different origins or numbers of features.
+        ValueError: if the origins or the numbers of features differ.
     """
     check_comparable(a.origin, b.origin, (a.name, b.name))
     few = [s.count for s in (a, b) if s.count is not None and s.count <= len(s.mean)]
@@ -119,10 +120,10 @@ def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = N
 
 
 def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
-    """Returns `frechet_distance` of the spatial statistics; see `fid_of_statistics`.
+    """Returns the sFID of two sets from their spatial statistics; see `fid_of_statistics`.
 
     Raises:
-        ValueError: see `fid_of_statistics`; if there are no spatial statistics.
+        ValueError: see `fid_of_statistics`; also if there are no spatial statistics.
     """
     check_comparable(a.origin, b.origin, (a.name, b.name))
     if a.spatial is None or b.spatial is None:
@@ -135,7 +136,7 @@ def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = 
 
 
 def _preset_of(given: Preset | None, *origins: Origin | None) -> Preset:
-    """Returns the preset the features were computed with, else the given one, else the default."""
+    """Returns the preset of the first known origin, else the given preset, else the default."""
     for origin in origins:
         if origin is not None:
             return preset_of(origin.preset)
@@ -155,16 +156,16 @@ def kid(
     """Returns the Kernel Inception Distance of two sets of images; see `kernel_distance`.
 
     Args:
-        a: generated images; what `fid` takes, except statistics.
-        b: real images; what `fid` takes, except statistics.
-        subsets: number of subsets; None: the preset's.
-        subset_size: number of images in each subset; None: the preset's.
-        seed: seed of the draws; None: the preset's.
+        a: generated images: any input of `fid`, except statistics.
+        b: real images: any input of `fid`, except statistics.
+        subsets: number of subsets; None: the preset's number.
+        subset_size: number of images in each subset; None: the preset's number.
+        seed: seed of the draws; None: the preset's seed.
         extractor: see `fid`.
         **options: see `fid`.
 
     Raises:
-        ValueError: see `fid`; for statistics.
+        ValueError: see `fid`; also if an input is statistics.
     """
     extractor = _extractor(extractor, options)
     ours, theirs = _features(extractor, a, b)
@@ -187,7 +188,10 @@ def kid_of_features(
     subset_size: int | None = None,
     seed: int | None = None,
 ) -> MeanStd:
-    """Returns `kernel_distance` with the options of the preset; see `fid_of_statistics`."""
+    """Returns the KID of two sets from their features; see `kernel_distance`.
+
+    Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
+    """
     check_comparable(a.origin, b.origin)
     preset = _preset_of(preset, a.origin, b.origin)
     return kernel_distance(
@@ -211,14 +215,14 @@ def inception_score(
     """Returns the Inception Score of images; see `score_of_logits`.
 
     Args:
-        images: what `fid` takes, except statistics.
-        splits: number of splits of the images; None: the preset's.
+        images: set of images: any input of `fid`, except statistics.
+        splits: number of splits of the images; None: the preset's number.
         extractor: see `fid`.
         **options: see `fid`.
 
     Raises:
-        ValueError: see `fid`; for statistics, fewer images than splits, or features of a stage
-            before the last, which have no logits.
+        ValueError: see `fid`; also for statistics, fewer images than splits, or features without
+            logits (features of a stage before the last).
     """
     extractor = _extractor(extractor, options)
     if not isinstance(images, Features) and extractor.dims != 2048:
@@ -232,14 +236,17 @@ _NO_LOGITS = "the Inception Score needs logits, which only the last stage has: u
 
 
 def score_splits(preset: Preset) -> int:
-    """Returns the smallest number of images from which the Inception Score can be computed."""
+    """Returns the smallest number of images for which a preset can compute the Inception Score."""
     return 2 if preset.is_split_size else preset.is_splits
 
 
 def score_of_features(
     features: Features, *, preset: Preset | None = None, splits: int | None = None
 ) -> MeanStd:
-    """Returns `score_of_logits` with the options of the preset; see `fid_of_statistics`."""
+    """Returns the Inception Score of a set from its features; see `score_of_logits`.
+
+    Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
+    """
     if features.logits_unbiased is None:
         raise ValueError(_NO_LOGITS)
     preset = _preset_of(preset, features.origin)
@@ -264,14 +271,14 @@ def precision_recall(
     """Returns improved precision and recall; see `manifold_precision_recall`.
 
     Args:
-        generated: generated images; what `fid` takes, except statistics.
-        real: real images; what `fid` takes, except statistics.
-        neighbours: k, which sets the radii of the balls around features; None: the preset's.
+        generated: generated images: any input of `fid`, except statistics.
+        real: real images: any input of `fid`, except statistics.
+        neighbours: k, the neighbour that sets the radius of a ball; None: the preset's number.
         extractor: see `fid`.
         **options: see `fid`.
 
     Raises:
-        ValueError: see `fid`; for statistics, or sets that are too small.
+        ValueError: see `fid`; also if an input is statistics, or a set is too small.
     """
     extractor = _extractor(extractor, options)
     neighbours = extractor.preset.pr_neighbours if neighbours is None else neighbours
@@ -288,7 +295,10 @@ def precision_recall_of_features(
     preset: Preset | None = None,
     neighbours: int | None = None,
 ) -> PrecisionRecall:
-    """Returns precision and recall with the options of the preset; see `fid_of_statistics`."""
+    """Returns the precision and recall of two sets from their features.
+
+    Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
+    """
     check_comparable(generated.origin, real.origin)
     preset = _preset_of(preset, generated.origin, real.origin)
     compute = half_precision_recall if preset.pr_dtype == "float16" else manifold_precision_recall
@@ -302,13 +312,13 @@ def open_all(
     """Opens and checks sources of images before any image is computed.
 
     Args:
-        extractor: opens the sources. Its network is loaded if one of them holds images.
-        *sources: what `fid` takes.
+        extractor: extractor that opens the sources. Its network is loaded if a source holds images.
+        *sources: any inputs of `fid`.
         per_image: whether the features of each image are needed. Statistics are then rejected.
         least: smallest number of images of each source.
 
     Returns:
-        What `extractor.open` returns for each source.
+        The result of `extractor.open` for each source.
 
     Raises:
         ValueError: see `fid`.
@@ -335,7 +345,7 @@ def open_all(
 def check_count(
     source: Images | Statistics | Features, least: int, metric: str = "the metric"
 ) -> None:
-    """Raises a ValueError if a source is known to have fewer images than needed."""
+    """Raises a ValueError if a source is known to have fewer than `least` images."""
     if isinstance(source, Images) and source.count is not None and source.count < least:
         raise ValueError(
             f"{source.name} has {source.count} images; {metric} needs at least {least}"
@@ -371,7 +381,7 @@ def result(state: State, real: Any) -> float:
         real: another state, `Statistics`, the path of an `.npz` file of statistics, or `Features`.
 
     Raises:
-        ValueError: see `statistics_of`; for statistics of another origin or number of features.
+        ValueError: see `statistics_of`; also if the origins or the numbers of features differ.
     """
     return fid_of_statistics(statistics_of(state), _statistics_of(real))
 

@@ -23,7 +23,7 @@ from inception_jax.tfrecords import bytes_features, read_records
 
 _IMAGE_KEYS = ("image", "images", "image/encoded", "pixel_values", "jpg", "png")
 _TFRECORD, _ARRAY_RECORD = ".tfrecord", ".array_record"
-_BOX = b"ftyp"  # AVIF and HEIC, after four bytes
+_BOX = b"ftyp"  # in AVIF and HEIC files, after the first four bytes
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 
@@ -39,12 +39,11 @@ class Generated:
     """Images that a function generates on the devices.
 
     Args:
-        function: maps a `jax.random` key and a number n to images [n, h, w, 3]; uint8, or floats in
-            `value_range`.
+        function: function that maps a `jax.random` key and a number n to images [n, h, w, 3]: uint8
+            images, or float images in `value_range`.
         count: number of images to generate.
-        batch_size: the number n of every call. The last batch may have more images than needed;
-            they are dropped.
-        seed: seed of the keys; each batch gets its own key.
+        batch_size: the number n in every call. Surplus images of the last batch are dropped.
+        seed: seed of the random keys; each batch gets its own key.
         value_range: see `Extractor.apply`.
         rounding: see `Extractor.apply`.
         name: name of the images, for messages.
@@ -68,7 +67,7 @@ class Generated:
             )
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yields batches, each with the number of its images to keep."""
+        """Yields pairs: a batch, and the number of images to keep of this batch."""
         key = jax.random.key(self.seed)
         for number, start in enumerate(range(0, self.count, self.batch_size)):
             images = self.function(jax.random.fold_in(key, number), self.batch_size)
@@ -88,14 +87,14 @@ class Loader:
     images and other data, such as labels.
 
     Args:
-        batches: yields the batches.
-        key: name or position of the images in a batch. None: a usual name such as "image", or the
-            only part with the shape of images.
+        batches: iterable that yields the batches.
+        key: name or position of the images in a batch. None: they are found by a usual name such as
+            "image", or as the only part with the shape of images.
         value_range: the values of black and white in float images: (0, 1), (-1, 1) or (0, 255).
         rounding: how float images are rounded to whole numbers from 0 to 255: "nearest" or "down".
-        channels_first: whether images are [n, c, h, w]. None: only PyTorch tensors that have 1 or 3
-            channels there, and not in the last axis.
-        count: number of images, for the progress bar.
+        channels_first: whether images are [n, c, h, w]. None: this is assumed only for PyTorch
+            tensors with 1 or 3 as c and a last axis of another size.
+        count: number of images, for the progress bar; None if unknown.
         name: name of the images, for messages.
     """
 
@@ -139,7 +138,7 @@ def images_in(batch: Any, key: str | int | None = None, name: str = "images") ->
     """Returns the images of a batch that may hold other data too; see `Loader`.
 
     Raises:
-        ValueError: if they are not found; the message says what the batch holds.
+        ValueError: if the images are not found; the message says what the batch holds.
     """
     if isinstance(batch, Mapping):
         keys = list(batch)
@@ -208,13 +207,13 @@ def as_array(images: Any, channels_first: bool | None = None) -> np.ndarray:
 
 
 def archive(path: Path) -> tuple[Iterable[Encoded], int]:
-    """Opens a zip file of images. Images in all its folders are read, sorted by path.
+    """Opens a zip file of images. Images in all folders of the file are read, sorted by path.
 
     Returns:
-        An iterable of the images, and their number.
+        An iterable of the images, and the number of images.
 
     Raises:
-        ValueError: if it is not a zip file, or has no images.
+        ValueError: if the file is not a zip file, or has no images.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -259,7 +258,8 @@ def record_files(path: Path) -> list[Path]:
         path: path of a file; a `*` in it matches several files.
 
     Returns:
-        Sorted paths; empty if nothing matches, or if a path is not named like such a file.
+        Sorted paths. Empty if no file matches `*`, or if the name of a file contains neither
+        ".tfrecord" nor ".array_record".
     """
     text = str(path)
     found = [path]
@@ -273,7 +273,7 @@ def record_files(path: Path) -> list[Path]:
 class Records:
     """Images in TFRecord or array_record files, in the order of the files.
 
-    A record is an image file itself, or a `tf.train.Example` that holds one.
+    Each record is an image file, or a `tf.train.Example` that holds one.
 
     Args:
         files: paths of the files.
@@ -281,7 +281,7 @@ class Records:
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: for another kind of file, or if a package is missing.
+        ValueError: if a file is of another kind, or a package that reads it is missing.
     """
 
     files: tuple[Path, ...]

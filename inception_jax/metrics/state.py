@@ -4,8 +4,8 @@
     state = extractor.update(state, images)
     metrics.result(state, real)
 
-The state does not depend on the order of the images or on the batch size. The only exception is
-the features that it can keep, those of the first images.
+The state does not depend on the order of the images or on the batch size, except for the features
+that it can keep: those of the first images.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class State:
     """Sums over the images so far, and the features that are kept; a pytree of arrays.
 
     Attributes:
-        moments: sums over the features, by field of `Features`.
-        kept: features of the first images, [size, d], by field of `Features`; empty if none are
-            kept.
+        moments: sums over the features, by the name of their field in `Features`.
+        kept: features of the first images, [size, d], by the name of their field in `Features`;
+            empty if none are kept.
         pixel_range: float32 [2], the smallest and the largest value of the images before clipping,
             where 0 is black and 1 is white; see `device_images.pixel_range`.
         origin: how features are computed; None if unknown.
@@ -61,13 +61,14 @@ def init(
     keep: int | Mapping[str, tuple[int, int]] = 0,
     origin: Origin | None = None,
 ) -> State:
-    """Returns an empty state. `Extractor.init` does the same for its own features.
+    """Returns an empty state. `Extractor.init` returns one for the features of an extractor.
 
     Args:
-        widths: number of pooled features; or a mapping from fields of `Features` to numbers.
-        keep: the state keeps the pooled features of the first `keep` images; or a mapping from
-            fields of `Features` to the shapes (size, d) to keep.
-        origin: how features are computed.
+        widths: number of pooled features; or a mapping from fields of `Features` to numbers of
+            features.
+        keep: number of images, the first ones, whose pooled features the state keeps; or a mapping
+            from fields of `Features` to the shapes (size, d) to keep.
+        origin: how the features are computed; None if unknown.
     """
     widths = {"pooled": widths} if isinstance(widths, int) else dict(widths)
     if isinstance(keep, int):
@@ -83,16 +84,17 @@ def init(
 def add(
     state: State, features: Features, mask: jax.Array | None = None, pixel_range: Any = None
 ) -> State:
-    """Returns the state with features added, from `Extractor.apply` or elsewhere.
+    """Adds features, from `Extractor.apply` or elsewhere, to a state and returns the new state.
 
     Args:
-        state: state so far. It is not changed.
-        features: features [n, d]; they must have all fields that the state has.
+        state: state of the images so far. It is not changed.
+        features: features [n, d] to add; they must have all fields that the state has.
         mask: bool [n], False for rows to ignore. None: no row is ignored.
-        pixel_range: range of the images, see `State`; None: not recorded.
+        pixel_range: range of the images' values, see `State`; None: it is not recorded.
 
     Raises:
-        ValueError: if the features lack a field of the state, or have another number or origin.
+        ValueError: if the features lack a field of the state, or differ from the state in their
+            number or origin.
     """
     check_comparable(state.origin, features.origin)
     pooled = features.pooled
@@ -125,7 +127,7 @@ def _of_kind(features: Features, name: str) -> jax.Array:
 
 
 def checked_mask(mask: Any, count: int) -> jax.Array:
-    """Returns a mask of images as bool [count]; ValueError for another shape."""
+    """Returns a mask of images as bool [count]; raises a ValueError for another shape."""
     mask = jnp.asarray(mask)
     if mask.shape != (count,):
         raise ValueError(f"a mask for {count} images must be [{count}]; got {list(mask.shape)}")
@@ -139,10 +141,10 @@ def _wider(a: jax.Array, b: Any) -> jax.Array:
 
 
 def merge(a: State, b: State) -> State:
-    """Returns one state for the images of both; works under `jax.jit`.
+    """Merges two states into one state for all their images; works under `jax.jit`.
 
     Raises:
-        ValueError: for states of different fields, numbers or origins of features.
+        ValueError: if the fields, numbers or origins of the features differ.
     """
     check_comparable(a.origin, b.origin)
     shapes = [{k: m.shift.shape for k, m in s.moments.items()} for s in (a, b)]
@@ -175,13 +177,13 @@ def merge_over(state: State, axis_name: str) -> State:
 
 
 def across_processes(state: State) -> State:
-    """Merges the states of all processes of `jax.distributed`, if each has seen its own images.
+    """Merges the states of all processes of `jax.distributed`, if each has seen different images.
 
     Every process must call this function. Do not call it if one `jax.jit` runs over the devices of
-    all processes, because its state already covers all images.
+    all processes, because the state then already covers all images.
 
     Returns:
-        The same state in every process, with NumPy arrays.
+        The merged state, which is the same in every process, with NumPy arrays.
     """
     from jax.experimental import multihost_utils
 
@@ -207,7 +209,7 @@ def across_processes(state: State) -> State:
 
 
 def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
-    """Returns the arrays of all processes, [processes, ...]. Gathers large ones in pieces."""
+    """Returns the arrays of all processes, [processes, ...]. Gathers large arrays in chunks."""
     if leaf.nbytes <= _AT_ONCE:
         return np.asarray(gather(leaf))
     flat = leaf.reshape(-1)

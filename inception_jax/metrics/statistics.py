@@ -22,12 +22,13 @@ class Statistics:
     """Mean and covariance of the features of images.
 
     Attributes:
-        mean: float64 [d].
-        cov: float64 [d, d], the unbiased estimate (divided by n - 1), as `np.cov` gives it.
+        mean: mean of the features, float64 [d].
+        cov: covariance of the features, float64 [d, d]: the unbiased estimate (divided by n - 1),
+            as in `np.cov`.
         count: number of images; None if a file does not state it.
         origin: how the features were computed; None if unknown.
         spatial: statistics of the spatial features, for sFID; None if there are none.
-        name: name of the file that they were read from, for messages.
+        name: name of the file that the statistics were read from, for messages.
 
     Raises:
         ValueError: if the shapes do not match, a number is not finite, or `cov` is not symmetric.
@@ -88,10 +89,10 @@ class Statistics:
 
     @classmethod
     def among(cls, arrays: Mapping[str, np.ndarray], path: Path) -> Statistics | None:
-        """Returns the statistics among the arrays of a file; None if there are none.
+        """Returns the statistics that the arrays of a file hold; None if they hold none.
 
         Raises:
-            ValueError: if they are invalid, see `Statistics`; the message names `path`.
+            ValueError: if the statistics are invalid, see `Statistics`; the message names `path`.
         """
         if (pooled := statistics_files.pooled(arrays)) is None:
             return None
@@ -108,18 +109,19 @@ class Statistics:
 class RunningStatistics:
     """Computes statistics batch by batch, for any number of images.
 
-    It holds one mean and one covariance in memory, and about a thousand rows of features. Batches
-    are merged by the formulas of Chan, Golub and LeVeque (1979), which centre each batch at its
-    own mean. So no digits are lost if the mean is large compared with the standard deviation.
+    It holds one mean, one covariance and about a thousand rows of features in memory. Batches are
+    merged by the formulas of Chan, Golub and LeVeque (1979). These centre each batch at the batch's
+    mean, so no digits are lost if the mean is large compared with the standard deviation.
 
     Args:
-        mean_dtype: dtype in which the mean is summed. "float64" is exact. "float32" adds image
-            after image, as several programs do with `np.mean` of float32 features. The covariance
+        mean_dtype: dtype in which the mean is summed. "float64" is exact. "float32" adds one image
+            after another, as several programs do with `np.mean` of float32 features. The covariance
             uses the exact mean in both cases, as in `np.cov`.
     """
 
     def __init__(self, *, mean_dtype: Literal["float64", "float32"] = "float64"):
         self._count = 0
+        self._width: int | None = None
         self._mean: np.ndarray | float = 0.0
         self._scatter: np.ndarray | float = 0.0  # sum of the outer products of x - mean
         self._rows: list[np.ndarray] = []
@@ -130,12 +132,14 @@ class RunningStatistics:
         """Adds features [n, d] of any float dtype.
 
         Raises:
-            ValueError: for another shape, another d than before, or a number that is not finite.
+            ValueError: if the shape is not [n, d], d differs from that of earlier features, or a
+                number is not finite.
         """
-        if features.ndim != 2 or (self._rows and features.shape[1] != self._rows[0].shape[1]):
+        if features.ndim != 2 or features.shape[1] != (self._width or features.shape[1]):
             raise ValueError(f"features must be [n, d] of one d; got {list(features.shape)}")
         if not np.isfinite(features).all():
             raise ValueError("the features have NaN or infinite numbers: check the weights")
+        self._width = features.shape[1]
         self._rows.append(features)
         if sum(map(len, self._rows)) >= _ROWS:
             self._merge()

@@ -49,16 +49,16 @@ def save(
     and the version of this library. Other programs ignore these.
 
     Args:
-        path: must end in `.npz`, because the programs recognise such files by it.
-        layout: one of `LAYOUTS`.
-        pooled: mean and covariance.
-        spatial: mean and covariance of the spatial features, if there are any.
-        count: number of images, if known.
-        origin: how the features were computed, if known.
+        path: path of the file. It must end in `.npz`, by which the programs recognise such files.
+        layout: name of the layout, one of `LAYOUTS`.
+        pooled: mean and covariance of the pooled features.
+        spatial: mean and covariance of the spatial features; None if there are none.
+        count: number of images; None if unknown.
+        origin: how the features were computed; None if unknown.
 
     Raises:
-        ValueError: if `path` has another ending, for another layout, for "adm" without spatial
-            statistics, or if no file can be written there.
+        ValueError: if `path` does not end in `.npz`, the layout is unknown, spatial statistics are
+            missing for "adm", or no file can be written at `path`.
         OSError: if the disk is full; an existing file is then left unchanged.
     """
     path = check_target(path, (".npz",), what="statistics")
@@ -90,7 +90,7 @@ def check_layout(layout: str, *, spatial: bool) -> None:
 
 
 def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns the mean and the covariance in the arrays of a file; None if there are none."""
+    """Returns the mean and covariance that the arrays of a file hold; None if they hold none."""
     for mean, cov in _NAMES:
         if mean in arrays and cov in arrays:
             return arrays[mean], arrays[cov]
@@ -98,7 +98,7 @@ def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
 
 
 def spatial(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns the spatial mean and covariance in the arrays of a file; None if there are none."""
+    """Returns the spatial mean and covariance that the arrays of a file hold; None if absent."""
     mean, cov = _SPATIAL
     return (arrays[mean], arrays[cov]) if arrays.keys() >= {mean, cov} else None
 
@@ -124,7 +124,7 @@ def warn_of_unknown_origin(path: Path) -> None:
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an `.npz` file by name.
 
-    Arrays that are not part of the statistics may be large, so they are replaced by empty ones.
+    Other arrays than those of the statistics may be large, so they are replaced by empty arrays.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -1,4 +1,4 @@
-"""Checks that images have the stated range of values: raises if impossible, warns if unlikely."""
+"""Raises an error or warns if images do not seem to have the stated range of values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def warn_of_part(low: float, high: float, name: str = "images", *, stacklevel: i
         low: see `check_far`; inf if there are no images.
         high: see `check_far`; -inf if there are no images.
         name: name of the images, for messages.
-        stacklevel: as for `warnings.warn`, counted from the caller.
+        stacklevel: stack level of the warning, as for `warnings.warn`, counted from the caller.
     """
     if np.isfinite(high) and (high <= 1.001 / 255 or (low >= 0.4999 and high > 0.51)):
         warnings.warn(

@@ -4,7 +4,7 @@ Read this file next to the table in the paper's appendix. TF-slim, the TPU repos
 Inception V4 paper call this network `inception_v2`. The V2 of "Rethinking the Inception
 Architecture" is a different network, see `inception_v2.py`. The table prints 576 channels for 4c
 and 4d, but their filters sum to 608. Caffe's weights have 608; TF-slim has 576, because its pool
-branch is narrower. Shapes are those of a 224x224 image with Caffe's widths.
+branch is narrower. Shapes in comments are for a 224x224 image with Caffe's widths.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ class Inception(nnx.Module):
 class InceptionReduction(nnx.Module):
     """Modules 3c and 4e: stride 2, no 1x1 branch, and a max pool without a convolution after it.
 
-    For feature maps of odd size, Caffe's pool returns one pixel less than its convolutions, so
-    Caffe's network cannot be built. Here the pool uses SAME padding by default, which gives the
-    same result for even sizes and fits for odd ones.
+    For feature maps of odd size, the result of Caffe's pool is one pixel smaller than that of its
+    convolutions, so Caffe cannot build the network. Here the pool uses SAME padding by default. Its
+    result is the same as Caffe's for even sizes, and has the size of the convolutions for odd ones.
     """
 
     def __init__(
@@ -147,16 +147,16 @@ class BNInception(Model):
         dropout: dropout rate of the pooled features; 0 in the paper and Caffe, 0.2 in TF-slim.
         stem: "conv": a full 7x7 convolution, as in Caffe. "separable": depthwise and pointwise, as
             in the paper and TF-slim.
-        conv_bias: give convolutions a bias before BatchNorm, as in Caffe's files.
+        conv_bias: whether convolutions have a bias before BatchNorm, as in Caffe's files.
         pad_mode: "torch": strided convolutions pad both sides equally and max pools round their
-            size up, as in Caffe. "tf": SAME padding, as in TF-slim. The convolutions differ for
-            even sizes, the pools for odd ones.
-        count_include_pad: the average pools divide by 9 at the border too. True in Caffe, False in
-            TF-slim.
-        pool_4cd: channels of the pool branch of 4c and 4d: 128 in the paper and Caffe, 96 in
-            TF-slim.
-        bn_eps: added to the variance of every BatchNorm; 1e-5 in Cadene's port of Caffe's weights,
-            1e-3 in TF-slim.
+            output size up, as in Caffe. "tf": SAME padding, as in TF-slim. The modes give different
+            results for even input sizes in convolutions, and for odd input sizes in pools.
+        count_include_pad: whether the average pools divide by 9 at the border too. True in Caffe,
+            False in TF-slim.
+        pool_4cd: number of channels of the pool branch of 4c and 4d: 128 in the paper and Caffe, 96
+            in TF-slim.
+        bn_eps: number added to the variance in every BatchNorm; 1e-5 in Cadene's port of Caffe's
+            weights, 1e-3 in TF-slim.
     """
 
     min_size = 32
@@ -218,7 +218,7 @@ class BNInception(Model):
         self.fc = Linear(self.inception5b.out_channels, num_classes, **types)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in the paper, in forward order."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in the paper."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64
         x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
@@ -237,7 +237,7 @@ class BNInception(Model):
         x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
-# The options that each published weight file needs, and its publisher's preprocessing.
+# Options and preprocessing of each published weight file.
 _CAFFE = Tag(
     source="Cadene pretrained-models.pytorch bn_inception-52deb4733.pth",
     input_size=224,

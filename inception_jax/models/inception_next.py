@@ -1,9 +1,9 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
 Read this file next to the paper's figure 3 and table 2. The network is ConvNeXt with its large
-depthwise filters split into parallel branches: a small square, two bands and an identity. Layers
-have the names of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for
-a 224x224 image.
+depthwise filters split into parallel branches: a small square filter, two band filters and an
+identity. Layers have the names of the authors' code, sail-sg/inceptionnext. Shapes in comments are
+for the tiny network and a 224x224 image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Size = Literal["atto", "tiny", "small", "base"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The sizes of a network.
+    """The dimensions of an InceptionNeXt network.
 
     Attributes:
         depths: number of blocks of each stage.
@@ -85,7 +85,7 @@ class InceptionDWConv(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two 1x1 convolutions with an exact GELU (with the error function) between them."""
+    """Two 1x1 convolutions with an exact GELU (by the error function) between them."""
 
     def __init__(self, channels: int, hidden: int, *, conv: Maker[Conv]):
         self.fc1 = conv(channels, hidden, 1)
@@ -211,8 +211,8 @@ class InceptionNeXt(Model):
     Args:
         size: "atto", "tiny", "small" or "base", see `SHAPES`.
         dropout: dropout rate of the head's hidden layer.
-        drop_path: stochastic depth: rate at which examples skip the last block in training. It
-            decreases linearly to 0 at the first block.
+        drop_path: rate of stochastic depth: the share of examples that skip the last block in
+            training. The rate decreases linearly to 0 at the first block.
     """
 
     min_size = 32
@@ -266,7 +266,7 @@ class InceptionNeXt(Model):
         )
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds the stem's and the four stages' maps [n, h, w, c], in forward order."""
+        """Adds the feature maps [n, h, w, c] of the stem and the four stages to `maps`."""
         # x is 224x224x3
         x = maps.add("stem", self.stem(x))  # 56x56x96
         x = maps.add("stage1", self.stages[0](x, rngs=rngs))  # 56x56x96
@@ -275,7 +275,7 @@ class InceptionNeXt(Model):
         x = maps.add("stage4", self.stages[3](x, rngs=rngs))  # 7x7x768
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Classifies the pooled features [n, 768]; returns logits [n, num_classes]."""
+        """Classifies the pooled features [n, num_features]; returns logits [n, num_classes]."""
         return self.head(embedding, rngs=rngs)
 
     def _pre_logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -287,7 +287,7 @@ class InceptionNeXt(Model):
         return self.head.fc1.in_features
 
 
-# The options that each published weight file needs, and its publisher's preprocessing.
+# Options and preprocessing of each published weight file.
 def _register(size: Size, num_params: int, drop_path: float, crop_pct: float, **more: Tag) -> None:
     tag = Tag(
         readings=dict(size=size, drop_path=drop_path),

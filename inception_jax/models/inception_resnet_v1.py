@@ -2,8 +2,8 @@
 
 Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published. The
 published weights are for face embeddings. They come from FaceNet's TensorFlow code and its port
-facenet-pytorch, which add a sixth block8 and a bottleneck of 512. Shapes are those of a 299x299
-image; the face weights are used at 160x160.
+facenet-pytorch. Both add a sixth block8 and a bottleneck layer of 512 features. Shapes in comments
+are for a 299x299 image; the face weights are used at 160x160.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Residual(nnx.Module):
 class Block35(Residual):
     """35x35 residual module, figure 10.
 
-    Inception-ResNet-v2 uses it with a wider longest branch, figure 16.
+    In Inception-ResNet-v2 (figure 16), the longest branch is wider.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Block35(Residual):
 class Block17(Residual):
     """17x17 residual module, figure 11.
 
-    Inception-ResNet-v2 uses it with other widths, figure 17.
+    In Inception-ResNet-v2 (figure 17), the widths are different.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Block17(Residual):
 class ReductionB(nnx.Module):
     """Grid reduction 17x17 -> 8x8, figure 12.
 
-    Inception-ResNet-v2 uses it with other widths, figure 18.
+    In Inception-ResNet-v2 (figure 18), the widths are different.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class ReductionB(nnx.Module):
 class Block8(Residual):
     """8x8 residual module, figure 13.
 
-    Inception-ResNet-v2 uses it with other widths, figure 19.
+    In Inception-ResNet-v2 (figure 19), the widths are different.
     """
 
     def __init__(
@@ -216,10 +216,10 @@ def chain(
     Args:
         kind: class of the modules.
         count: number of modules.
-        channels: arguments of `kind`.
-        scale: factor on the branches before they are added.
-        linear_last: the last module has a scale of 1 and no ReLU.
-        options: keywords of `kind`.
+        channels: numbers of channels, the positional arguments of `kind`.
+        scale: factor by which the branches are multiplied before they are added to the input.
+        linear_last: whether the last module has a scale of 1 and no ReLU.
+        options: keyword arguments of `kind`.
     """
     blocks = [kind(*channels, scale=scale, **options) for _ in range(count - linear_last)]
     if linear_last:
@@ -233,14 +233,13 @@ class InceptionResNetV1(Model):
     Args:
         dropout: dropout rate of the pooled features; 0.2 in the paper, 0.6 in facenet-pytorch.
         head: "face": FaceNet's head, a linear layer without bias and a BatchNorm before the
-            classifier. `embed` then returns the output of this BatchNorm, which facenet-pytorch
-            divides by its norm. "classifier": the paper's head, a classifier of the pooled
-            features.
+            classifier. `embed` then returns the output of this BatchNorm; facenet-pytorch divides
+            it by its norm. "classifier": the paper's head, a classifier of the pooled features.
         embedding_size: size of the embedding of a face head; 128 in FaceNet's files of 2017.
         blocks: numbers of block35, block17 and block8.
-        linear_last_block: the last block8 has a scale of 1 and no ReLU, as in FaceNet.
-        scales: factors on the branches of block35, block17 and block8 before they are added, the
-            paper's section 3.3. The defaults are those of the authors' code.
+        linear_last_block: whether the last block8 has a scale of 1 and no ReLU, as in FaceNet.
+        scales: factors by which the branches of block35, block17 and block8 are multiplied before
+            they are added (the paper's section 3.3). The defaults are those of the authors' code.
     """
 
     min_size = 75
@@ -301,7 +300,7 @@ class InceptionResNetV1(Model):
         self.fc = linear(width(embedding_size) if head == "face" else c8, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -321,8 +320,9 @@ class InceptionResNetV1(Model):
 
         Args:
             images: floats [n, h, w, c].
-            normalise: divide each vector by its norm, as facenet-pytorch does. The dot product of
-                two such vectors is their cosine similarity, by which faces are compared.
+            normalise: whether to divide each vector by its norm, as facenet-pytorch does. The dot
+                product of two such vectors is their cosine similarity, which is used to compare
+                faces.
         """
         x = super().embed(images)
         return l2_normalised(x) if normalise else x
@@ -347,8 +347,8 @@ class InceptionResNetV1(Model):
             self.bottleneck_bn = folded(self.bottleneck_bn, self.bottleneck)
 
 
-# The options that each published weight file needs, and its publisher's preprocessing: cropped
-# faces, resized to 160x160, as (x - 127.5) / 128.
+# Preprocessing of the published weight files: images are cropped faces, resized to 160x160 and
+# normalised by (x - 127.5) / 128.
 _FACE: dict[str, Any] = dict(
     input_size=160,
     mean=(0.5, 0.5, 0.5),

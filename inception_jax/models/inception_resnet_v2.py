@@ -2,10 +2,10 @@
 
 Read this file next to the paper's figures 16 to 19. Every public weight file comes from the
 authors' code, TF-slim's `nets/inception_resnet_v2.py`. That network differs from the paper's: it
-has V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
-convolution. Both are here. The residual modules and the last reduction are those of v1 with other
-widths. Shapes are those of TF-slim's network for a 299x299 image, followed by the paper's where
-they differ.
+has V3's stem and a module Mixed_5b in place of V4's stem, twice as many blocks, and a last 1x1
+convolution. This file can build both networks. The residual modules and the last reduction are
+those of v1 with different widths. Shapes in comments are for TF-slim's network and a 299x299 image,
+followed by the shapes in the paper where they differ.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ class InceptionResNetV2(Model):
     """Inception-ResNet-v2; options select its variants.
 
     Args:
-        aux_heads: build TF-slim's auxiliary classifier, which the paper's figures do not show; in
-            training, its logits are returned too.
-        dropout: dropout rate of the pooled features. The paper and TF-slim give the share that is
-            kept, 0.8.
-        layout: "slim": the authors' code. "paper": V4's stem, no Mixed_5b, no Conv2d_7b.
+        aux_heads: whether to build TF-slim's auxiliary classifier, which the paper's figures do not
+            show. In training, its logits are returned too.
+        dropout: dropout rate of the pooled features. The paper and TF-slim state the keep
+            probability, 0.8.
+        layout: arrangement of the layers. "slim": as in the authors' code. "paper": V4's stem, no
+            Mixed_5b, no Conv2d_7b.
         blocks: numbers of block35, block17 and block8: 10, 20, 10 in TF-slim; 5, 10, 5 in the
             paper.
-        linear_last_block: the last block8 has a scale of 1 and no ReLU, as in TF-slim.
-        scales: factors on the branches of block35, block17 and block8 before they are added, the
-            paper's section 3.3. The defaults are TF-slim's.
+        linear_last_block: whether the last block8 has a scale of 1 and no ReLU, as in TF-slim.
+        scales: factors by which the branches of block35, block17 and block8 are multiplied before
+            they are added (the paper's section 3.3). The defaults are TF-slim's.
     """
 
     min_size = 75
@@ -126,7 +127,7 @@ class InceptionResNetV2(Model):
         self.fc = linear(width(1536) if layout == "slim" else c8, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -150,7 +151,7 @@ class InceptionResNetV2(Model):
             x = maps.add("Conv2d_7b_1x1", self.Conv2d_7b_1x1(x))  # 8x8x1536
 
 
-# The options that each published weight file needs, and its publisher's preprocessing.
+# Options and preprocessing of each published weight file.
 _PYTORCH: dict[str, Any] = dict(dropout=0.0)
 _TIMM: dict[str, Any] = dict(readings=_PYTORCH, crop_pct=0.8975)
 
@@ -171,7 +172,7 @@ register(
         "cadene_in1k": Tag(
             readings=_PYTORCH,
             source="Cadene pretrained-models.pytorch inceptionresnetv2-520b38e4.pth",
-            interpolation="bilinear",  # and the default crop: only xception has a scale of its own
+            interpolation="bilinear",  # with the default crop; only Cadene's xception has another
         ),
         "slim_in1k": Tag(source="TF-slim inception_resnet_v2_2016_08_30.tar.gz", **SLIM),
         "paper": Tag(

@@ -3,7 +3,7 @@
 Read this file next to the paper's table 1. The paper's network has biases, local response
 normalisation and 5x5 convolutions. Of the published weights, only Caffe's BVLC GoogLeNet is for
 that network. TF-slim and torchvision add BatchNorm, and have a 3x3 convolution in place of the 5x5.
-Shapes are those of a 224x224 image.
+Shapes in comments are for a 224x224 image.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Norm = Literal["bn", "lrn"]
 
 
 class ConvReLU(nnx.Module):
-    """Convolution with bias, ReLU: the paper's layer, which has no BatchNorm.
+    """Convolution with bias, then ReLU: the paper's layer, which has no BatchNorm.
 
-    Initial values are those of Caffe's `bvlc_googlenet`; the paper does not state any.
+    Parameters are initialised as in Caffe's `bvlc_googlenet`; the paper states no initial values.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class InceptionAux(nnx.Module):
     """Auxiliary classifier on a 14x14 feature map, the paper's section 5.
 
     Its first linear layer needs a 4x4 feature map. The paper averages 5x5 windows at stride 3,
-    which gives 4x4 for 14x14. torchvision averages feature maps of any size to 4x4. With `pool`
-    "5x5", other sizes than 14x14 are averaged as in torchvision.
+    which turns 14x14 into 4x4. torchvision averages feature maps of any size to 4x4. With `pool`
+    "5x5", feature maps that are not 14x14 are averaged as in torchvision.
     """
 
     def __init__(
@@ -151,18 +151,22 @@ class InceptionV1(Model):
         dropout: dropout rate of the pooled features; 0.4 in the paper, 0.2 in TF-slim and
             torchvision.
         aux_dropout: dropout rate in the auxiliary classifiers.
-        norm: "bn": BatchNorm after every convolution, no biases. "lrn": as in the paper, biases,
-            and local response normalisation after the first pool and before the second.
-        pad_mode: "tf": SAME padding, as in TF-slim. "torch": 3 pixels around the first
-            convolution's input, and max pools that round their size up without padding, as in
-            torchvision and Caffe. The convolution differs for even sizes, the pools for odd ones.
+        norm: kind of normalisation. "bn": BatchNorm after every convolution, and no biases. "lrn":
+            biases, and local response normalisation after the first pool and before the second, as
+            in the paper.
+        pad_mode: "tf": SAME padding, as in TF-slim. "torch": as in torchvision and Caffe, the first
+            convolution pads 3 pixels on each side, and max pools round their output size up without
+            padding. The modes give different results for even input sizes in the convolution, and
+            for odd input sizes in the pools.
         kernel_5x5: window of the "5x5" branch: 5 in the paper and Caffe; 3 in TF-slim, probably by
-            mistake, and in torchvision, which has TF-slim's weights.
+            mistake, and in torchvision, which uses TF-slim's weights.
         maxpool4_window: window of the pool before 5a: 3 in the paper and Caffe, 2 in TF-slim and
             torchvision.
-        aux_pool: "adaptive" as in torchvision, "5x5" as in the paper and Caffe, see `InceptionAux`.
-        transform_input: take images normalised with ImageNet's mean and standard deviation and map
-            them to [-1, 1], as torchvision's pretrained network does. Only for three channels.
+        aux_pool: kind of pool in the auxiliary classifiers: "adaptive" as in torchvision, or "5x5"
+            as in the paper and Caffe; see `InceptionAux`.
+        transform_input: whether to take images normalised with ImageNet's mean and standard
+            deviation and to map them to [-1, 1], as torchvision's pretrained network does. Ignored
+            unless `in_channels` is 3.
     """
 
     min_size = 32
@@ -226,7 +230,7 @@ class InceptionV1(Model):
         self.fc = linear(self.inception5b.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in the paper, in forward order."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in the paper."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64
         x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64
@@ -248,7 +252,7 @@ class InceptionV1(Model):
         x = maps.add("inception5b", self.inception5b(x))  # 7x7x1024
 
 
-# The options that each published weight file needs, and its publisher's preprocessing.
+# Options and preprocessing of each published weight file.
 register(
     "inception_v1",
     InceptionV1,

@@ -1,10 +1,10 @@
 """Inception V2 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
 Read this file next to the paper's table 1 and figures 5 to 8 and 10. The numbers of filters inside
-the modules were in a supplement that is lost. This file uses those of V3, with two 3x3 convolutions
-in place of the 5x5 of its first modules. The channels of each module then sum to the numbers in the
-table. No weights were ever published. TF-slim's `inception_v2` is a different network, see
-`bn_inception.py`. Shapes are those of a 299x299 image.
+the modules were in a supplement that is lost. This file uses V3's numbers, and replaces the 5x5
+convolution of V3's first modules by two 3x3 convolutions. The channels of each module then sum to
+the numbers in the table. No weights were ever published. TF-slim's `inception_v2` is a different
+network, see `bn_inception.py`. Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ReductionB(InceptionReduction):
 
 
 class InceptionC(InceptionE):
-    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7.
+    """8x8 module with a parallel 1x3 and 3x1 at the end of two branches, the paper's figure 7.
 
     It is the same as V3's `InceptionE`.
     """
@@ -105,10 +105,12 @@ class InceptionV2(Model):
     """Inception V2; options select its variants.
 
     Args:
-        n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6; 3
-            in the tag `blog`, a widely read summary of the paper that has 7 in V3 only.
-        aux_position: the feature map that the auxiliary classifier uses: the last 17x17 one in the
-            paper's figure 8, the first one, after the reduction, in the tag `blog`.
+        n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6, 3
+            in the tag `blog`. This tag follows a widely read summary of the paper, in which only V3
+            has length 7.
+        aux_position: feature map that the auxiliary classifier uses: the last 17x17 feature map, as
+            in the paper's figure 8; or the first one, right after the reduction, as in the tag
+            `blog`.
         dropout: dropout rate of the pooled features. The paper states none; the default is that of
             TF-slim's V3.
     """
@@ -166,7 +168,7 @@ class InceptionV2(Model):
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] in forward order, with names in TF-slim's style."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under a name in TF-slim's style."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -188,7 +190,7 @@ class InceptionV2(Model):
         x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
-# Readings without weights.
+# Variants without published weights.
 _PAPER = Tag(source="1512.00567, table 1 and figures 5 to 10; widths as in Inception V3", **SLIM)
 
 register(

@@ -2,7 +2,7 @@
 
 The paper prints no table of this network. This file follows the authors' code, TF-slim's
 `nets/inception_v3.py`, as every public weight file does. Attribute names are torchvision's. Where
-that code and the paper differ, a comment says so. Shapes are those of a 299x299 image.
+that code and the paper differ, a comment says so. Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -224,9 +224,9 @@ class InceptionE(nnx.Module):
 class InceptionAux(nnx.Module):
     """Auxiliary classifier on the last 17x17 feature map, the paper's figure 8 and section 4.
 
-    The published head needs the 17x17 feature map of a 299x299 image. On smaller ones, the pooling
-    window is limited to the feature map, and the pooled result is padded with zeros to 5x5. On
-    larger ones, the second convolution's output is averaged, as in torchvision.
+    The published head needs the 17x17 feature map of a 299x299 image. For a smaller feature map,
+    the pooling window is limited to its size, and the pooled result is padded with zeros to 5x5.
+    For a larger one, the second convolution's output is averaged, as in torchvision.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class InceptionAux(nnx.Module):
         self.fc = linear(width(768), num_classes, kernel_init=init.truncated_normal(0.001))
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        del rngs  # unlike Inception V1's it has no dropout
+        del rngs  # there is no dropout, unlike in Inception V1's classifiers
         x = avg_pool(x, min(5, *x.shape[1:3]), stride=3)  # 5x5x768
         x = self.conv0(x)  # 5x5x128
         x = self.conv1(_at_least_5x5(x))  # 1x1x768
@@ -261,13 +261,14 @@ class InceptionV3(Model):
     """Inception V3; options select its variants.
 
     Args:
-        dropout: dropout rate of the pooled features. TF-slim gives the share that is kept, 0.8.
-        count_include_pad: the average pools divide by 9 at the border too. False in TF-slim, Keras
-            and pytorch-fid, True in torchvision and timm.
-        mixed_7c_pool: kind of the pool in the last module: "max" in the 2015-12-05 graph that FID
-            uses, probably by mistake; "avg" everywhere else.
-        transform_input: take images normalised with ImageNet's mean and standard deviation and map
-            them to [-1, 1], as torchvision's pretrained network does. Only for three channels.
+        dropout: dropout rate of the pooled features. TF-slim states the keep probability, 0.8.
+        count_include_pad: whether the average pools divide by 9 at the border too. False in
+            TF-slim, Keras and pytorch-fid, True in torchvision and timm.
+        mixed_7c_pool: kind of pool in the last module: "max" in the 2015-12-05 graph that FID uses,
+            probably by mistake; "avg" everywhere else.
+        transform_input: whether to take images normalised with ImageNet's mean and standard
+            deviation and to map them to [-1, 1], as torchvision's pretrained network does. Ignored
+            unless `in_channels` is 3.
     """
 
     min_size = 75
@@ -324,7 +325,7 @@ class InceptionV3(Model):
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -346,7 +347,7 @@ class InceptionV3(Model):
         x = maps.add("Mixed_7c", self.Mixed_7c(x))  # 8x8x2048
 
 
-# The options that each published weight file needs, and its publisher's preprocessing.
+# Options and preprocessing of each published weight file.
 _TIMM = dict(count_include_pad=True, dropout=0.0)
 
 register(

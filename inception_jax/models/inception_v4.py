@@ -2,7 +2,7 @@
 
 Read this file next to the paper's figures 3 to 9. Every public weight file comes from the authors'
 code, TF-slim's `nets/inception_v4.py`. Where that code and a figure differ, a comment says so.
-Shapes are those of a 299x299 image.
+Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -180,10 +180,10 @@ class InceptionV4(Model):
     """Inception V4.
 
     Args:
-        aux_heads: build TF-slim's auxiliary classifier, which the paper's figures do not show; in
-            training, its logits are returned too.
-        dropout: dropout rate of the pooled features. The paper and TF-slim give the share that is
-            kept, 0.8.
+        aux_heads: whether to build TF-slim's auxiliary classifier, which the paper's figures do not
+            show. In training, its logits are returned too.
+        dropout: dropout rate of the pooled features. The paper and TF-slim state the keep
+            probability, 0.8.
     """
 
     min_size = 75
@@ -245,7 +245,7 @@ class InceptionV4(Model):
         self.fc = linear(self.Mixed_7d.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in TF-slim, in forward order."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -271,7 +271,7 @@ class InceptionV4(Model):
         x = maps.add("Mixed_7d", self.Mixed_7d(x))  # 8x8x1536
 
 
-# The options that each published weight file needs, and its publisher's preprocessing.
+# Options and preprocessing of each published weight file.
 _TIMM = dict(dropout=0.0)
 
 register(

@@ -1,8 +1,8 @@
 """Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
 
 Read this file next to the paper's figure 5. Blocks are numbered as in the author's code, Keras'
-`applications/xception.py`. timm and Cadene start with the first residual block, so their block 1 is
-block 2 here. Shapes are those of a 299x299 image.
+`applications/xception.py`. timm and Cadene (pretrained-models.pytorch) count from the first
+residual block, so their block 1 is block 2 here. Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from inception_jax.registry import KERAS, Tag, register
 class DownBlock(nnx.Module):
     """Two separable convolutions and a max pool, plus a strided 1x1 shortcut.
 
-    The input of the shortcut is the block's input, before the first ReLU.
+    The shortcut takes the block's input before the first ReLU.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Xception(Model):
         dropout: dropout rate of the pooled features; 0.5 in the paper's section 4.5, 0 in Keras and
             timm.
         pad_mode: padding of the strided max pools: "tf" as in Keras (`SAME`), "torch" as in timm
-            and Cadene (one pixel on each side). They differ for feature maps with an even side: at
-            299 pixels, in the second pool.
-        bn_eps: added to the variance of every BatchNorm: 1e-3 in Keras, which trained the weights;
-            1e-5 in timm and Cadene, which use the same weights.
+            and Cadene (one pixel on each side). The two differ only for feature maps with an even
+            side: in a network for 299x299 images, only in the second pool.
+        bn_eps: epsilon of every BatchNorm, added to the variance: 1e-3 in Keras, where the weights
+            were trained; 1e-5 in timm and Cadene, which use the same weights.
     """
 
     min_size = 71
@@ -138,10 +138,11 @@ class Xception(Model):
         self.fc = Linear(width(2048), num_classes, **types)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c] by its name in Keras, in forward order.
+        """Adds every stage's feature map [n, h, w, c] to `maps`, in forward order.
 
-        The stage of a residual block is its sum, before any ReLU. Blocks 3, 4 and 13 have a second
-        stage, their input after the first ReLU, which timm uses as a feature map.
+        Names follow Keras. The feature map of a residual block is its sum, before any ReLU. Blocks
+        3, 4 and 13 have a second stage, which timm uses too: the block's input after its first
+        ReLU.
         """
         # x is 299x299x3
         x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32

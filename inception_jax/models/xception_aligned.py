@@ -2,8 +2,8 @@
 
 Read this file next to the paper's figure 4. The network is Xception with strided convolutions
 instead of max pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The
-variants 41p and 65p, with normalisation before the convolutions, are timm's. All weights were
-trained or converted by timm. Shapes are those of xception65 for a 299x299 image.
+variants 41p and 65p, with normalisation before the convolutions, come from timm. All weights were
+trained or converted by timm. Shapes in comments are those of xception65 for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from inception_jax.nn.model import Maps, Model, Record
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.registry import Tag, register
 
-# Entry flow as (channels, stride) of each block, and the number of blocks in the middle flow, by
-# the number of layers in the network's name.
+# For each number of layers in the network's name: (channels, stride) of each block of the entry
+# flow, and the number of blocks in the middle flow.
 FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
     41: (((128, 2), (256, 2), (728, 2)), 8),
     65: (((128, 2), (256, 2), (728, 2)), 16),
@@ -41,7 +41,7 @@ FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
 
 
 class SeparableConv(nnx.Module):
-    """Depthwise 3x3 and pointwise 1x1, each with BatchNorm and, if `relu`, a ReLU after it."""
+    """Depthwise 3x3, then pointwise 1x1 convolution, each with BatchNorm and, if `relu`, ReLU."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SeparableConv(nnx.Module):
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Folds the normalisations into the convolutions before them, for `folding.fold`."""
+        """Folds each BatchNorm into the convolution before it; called by `folding.fold`."""
         self.bn_depthwise = folded(self.bn_depthwise, self.depthwise)
         self.bn_pointwise = folded(self.bn_pointwise, self.pointwise)
 
@@ -80,9 +80,9 @@ class Block(nnx.Module):
         in_channels: channels of the input.
         channels: output channels of the three convolutions.
         stride: stride of the last convolution and the shortcut.
-        relu_first: one ReLU before each separable convolution. Otherwise, two inside each: after
-            the depthwise and after the pointwise convolution.
-        skip: add the input, through a 1x1 convolution if the shape changes.
+        relu_first: apply a ReLU before each separable convolution. If False, each separable
+            convolution has two ReLUs inside: after its depthwise and its pointwise convolution.
+        skip: add the block's input to the result, through a 1x1 convolution if the shape changes.
     """
 
     def __init__(
@@ -132,16 +132,17 @@ class Block(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Folds the shortcut's normalisation into its convolution, for `folding.fold`."""
+        """Folds the shortcut's BatchNorm into its convolution; called by `folding.fold`."""
         if self.shortcut is not None and self.shortcut_bn is not None:
             self.shortcut_bn = folded(self.shortcut_bn, self.shortcut)
 
 
 class PreBlock(nnx.Module):
-    """Block of 41p and 65p: BatchNorm and ReLU before each separable convolution, none inside it.
+    """Block of the variants 41p and 65p, with three separable convolutions.
 
-    The shortcut starts after the first normalisation and ReLU, unlike that of a pre-activation
-    ResNet, and has no BatchNorm.
+    BatchNorm and ReLU come before each separable convolution, and none are inside it. Unlike in a
+    pre-activation ResNet, the shortcut starts after the first BatchNorm and ReLU. It has no
+    BatchNorm of its own.
     """
 
     def __init__(
@@ -186,9 +187,10 @@ class PreBlock(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Folds the second and third normalisation into the convolutions before them.
+        """Folds the second and third BatchNorm into the convolutions before them.
 
-        Called by `folding.fold`. The first one stays: no convolution of the block is before it.
+        Called by `folding.fold`. The first BatchNorm stays, because the block has no convolution
+        before it.
         """
         self.norm2 = folded(self.norm2, self.pointwise1)
         self.norm3 = folded(self.norm3, self.pointwise2)
@@ -198,18 +200,19 @@ class XceptionAligned(Model):
     """Aligned Xception; options select its variants.
 
     Args:
-        layers: 41, 65 or 71, see `FLOWS`.
+        layers: number of layers: 41, 65 or 71, see `FLOWS`.
         preact: use the blocks of the variants 41p and 65p, see `PreBlock`.
-        output_stride: image size divided by the size of the last feature map: 32, 16 or 8. 16 and 8
-            use dilated filters instead of strides. As in timm, xception71 with 8 has one shortcut
-            convolution less, because one block then has neither a stride nor more channels. Weights
-            of the other strides do not fit it.
+        output_stride: image size divided by the size of the last feature map: 32, 16 or 8. With 16
+            or 8, later strides are replaced by dilation. As in timm, xception71 with 8 has one
+            shortcut convolution fewer, because one block then has neither a stride nor more output
+            than input channels. Weights for 16 or 32 do not fit this network.
         dropout: dropout rate of the pooled features.
-        drop_path: stochastic depth: rate at which examples skip the last block in training. It
-            decreases linearly to 0 at the first block.
+        drop_path: stochastic depth: rate at which a block is skipped for an example in training.
+            The rate rises linearly from 0 at the first block to this value at the last. The last
+            block itself has no shortcut and is never skipped.
 
     Raises:
-        ValueError: for another number of layers or another output stride.
+        ValueError: for any other number of layers or output stride.
     """
 
     min_size = 32
@@ -287,13 +290,15 @@ class XceptionAligned(Model):
         self.fc = Linear(width(2048), num_classes, **types)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds every stage's map [n, h, w, c], in forward order.
+        """Adds every stage's feature map [n, h, w, c] to `maps`, in forward order.
 
         Blocks are numbered from 1 through entry, middle and exit flow. The stage of a block, such
-        as `block1`, is its sum before any ReLU. In 41p and 65p, a stage `act` follows the last
-        block: its feature map after a ReLU. A strided block has a second stage, which timm uses as
-        a feature map: the input of the block's last separable convolution, `block1_act3`. In 41p
-        and 65p it is taken before the normalisation, `block1_conv2`.
+        as `block1`, is its output; for a residual block, this is the sum before any ReLU. In 41p
+        and 65p, the last stage is `act`, the output of the last block after a ReLU.
+
+        A strided block has a second stage, such as `block1_act3`, which timm uses too: the input of
+        its last separable convolution. In 41p and 65p, this input is taken before BatchNorm and
+        ReLU, and the stage is called `block1_conv2`.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
@@ -317,10 +322,10 @@ class XceptionAligned(Model):
 def _block_options(
     strides: list[int], output_stride: int, drop_path: float
 ) -> list[dict[str, Any]]:
-    """Returns the keywords `stride`, `dilation` and `drop_path` of each block.
+    """Returns the arguments `stride`, `dilation` and `drop_path` of each block.
 
-    A stride that would exceed `output_stride` is replaced by 1, and multiplies the dilation of the
-    later blocks.
+    If a block's stride would raise the total stride above `output_stride`, the block gets stride 1,
+    and the dilation of all later blocks is multiplied by the replaced stride.
     """
     options, reduction, dilation = [], 2, 1  # the stem has halved the image
     for i, stride in enumerate(strides):

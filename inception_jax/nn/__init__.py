@@ -1,1 +1,1 @@
-"""Layers and operations that all networks share; nothing here reads files or knows a network."""
+"""Layers and operations that all networks share; nothing here reads files or defines a network."""

@@ -1,7 +1,7 @@
 """Computes the branches of an Inception module.
 
-The rewritings `siblings` and `pools` (see `rewrites`) compute the first layers of several branches
-together.
+With the rewrites `siblings` and `pools` (see `rewrites`), the first layers of several branches are
+computed together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PoolKind = Literal["avg", "max"]
 
 
 class ConvLayer(Protocol):
-    """A convolution and the operations after it: `layers.ConvBN`, `inception_v1.ConvReLU`."""
+    """Protocol of a convolution and the operations after it, such as `layers.ConvBN`."""
 
     conv: Conv
 
@@ -36,7 +36,7 @@ class ConvLayer(Protocol):
 def siblings(x: jax.Array, *layers: ConvLayer) -> list[jax.Array]:
     """Applies several layers with 1x1 kernels to the same input.
 
-    With the rewriting `siblings` (see `rewrites`), their convolutions are computed as one.
+    With the rewrite `siblings` (see `rewrites`), their convolutions are computed as one.
 
     Returns:
         The output of each layer, in the order of `layers`.
@@ -53,16 +53,16 @@ def siblings_with_pool(
     pool: PoolKind = "avg",
     count_include_pad: bool = False,
 ) -> list[jax.Array]:
-    """Applies layers with 1x1 kernels to one input, and a last one after a 3x3 pool of that input.
+    """Applies several layers with 1x1 kernels to `x`, and one more to a 3x3 pool of `x`.
 
-    With the rewritings `siblings` and `pools` (see `rewrites`), the convolutions are computed
-    together, and an average pool is applied after its convolution.
+    If the pool is an average, the rewrite `pools` (see `rewrites`) applies it after the convolution
+    of `pooled`. With the rewrite `siblings` too, all convolutions are then computed as one.
 
     Args:
-        x: [n, h, w, c].
+        x: feature map [n, h, w, c].
         layers: layers with 1x1 kernels, applied to `x`.
         pooled: layer with a 1x1 kernel, applied to the pooled `x`.
-        pool: kind of the pool. It has stride 1 and keeps the height and width.
+        pool: kind of the pool, which has stride 1 and keeps the height and width.
         count_include_pad: see `ops.avg_pool`.
 
     Returns:

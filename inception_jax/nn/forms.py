@@ -24,9 +24,9 @@ _native_convolutions = jax.make_user_context(False)
 
 @contextlib.contextmanager
 def forced_form(form: Form) -> Iterator[None]:
-    """Context manager: traces operations in one form for every platform.
+    """Context manager that traces operations in one form for every platform.
 
-    For tests and for counts that depend on the form.
+    Used where the platform must not matter, as in tests, counts of operations and ONNX files.
     """
     with _forced(form):
         yield
@@ -34,9 +34,9 @@ def forced_form(form: Form) -> Iterator[None]:
 
 @contextlib.contextmanager
 def native_convolutions() -> Iterator[None]:
-    """Context manager: traces float32 convolutions as XLA's own operation on CPUs too.
+    """Context manager that traces float32 convolutions as XLA's own operation on CPUs too.
 
-    For programs whose convolutions oneDNN computes, see `onednn`.
+    Used for programs whose convolutions oneDNN computes; see `onednn`.
     """
     with _native_convolutions(True):
         yield
@@ -50,7 +50,7 @@ def convolutions_are_native(dtype: DTypeLike) -> bool:
 def by_platform(
     shifted: Callable, native: Callable, *args, dense: Callable | None = None
 ) -> Callable:
-    """Returns a function of arrays that runs the form of the platform that it is compiled for.
+    """Returns a function of arrays that runs the form for the platform it is compiled for.
 
     Args:
         shifted: form for CPUs.
@@ -68,5 +68,5 @@ def by_platform(
 
 
 def trailing(function: Callable, args: tuple, *arrays: jax.Array) -> jax.Array:
-    """Calls a function with arrays, then other arguments."""
+    """Calls `function` with the arrays, followed by `args`."""
     return function(*arrays, *args)

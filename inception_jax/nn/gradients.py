@@ -1,4 +1,4 @@
-"""Gradients of convolutions that are faster on CPUs: the rewriting `gradients` (see `rewrites`).
+"""Faster gradients of convolutions on CPUs, for the rewrite `gradients` (see `rewrites`).
 
 XLA's CPU backend computes a kernel's gradient as a convolution with a window as large as the
 feature map. For depthwise convolutions, it writes the gradient of each shifted slice as a separate
@@ -7,7 +7,7 @@ third of the time or less.
 
 A function with such a gradient has reverse-mode derivatives of any order. Its gradient can also be
 differentiated in forward mode, but the function itself cannot: for `jax.jvp`, trace without this
-rewriting.
+rewrite.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ def pointwise(multiply: Convolve) -> Convolve:
 
 
 def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) -> Convolve:
-    """Returns a convolution with a window of several pixels, with a custom gradient if faster.
+    """Gives a convolution with a kernel larger than 1x1 a custom gradient if that is faster.
 
     - At stride 1, for feature maps of at least 64x64 pixels: the kernel's gradient is a sum over
       groups of images, because XLA takes up to five times as long for the whole batch at once.
     - For a stride above 1 or an n x 1 kernel, with at least 64 input channels: the kernel's
       gradient is one matrix product for each position in the kernel.
-    - Otherwise XLA's own gradient is as fast.
+    - Otherwise XLA's own gradient is as fast, and is kept.
 
     Args:
         convolve: function of x, the kernel and `args`.
-        x: [n, h, w, c]; only its shape matters.
-        kernel: [kh, kw, c, d]; only its shape matters.
+        x: input [n, h, w, c]; only its shape matters.
+        kernel: kernel [kh, kw, c, d]; only its shape matters.
         args: stride and padding.
 
     Returns:
-        `convolve` with a custom gradient, or unchanged if XLA's own gradient is as fast.
+        `convolve` with a custom gradient, or unchanged.
     """
     (kh, kw, channels, _), (stride, _) = kernel.shape, args
     pixels = x.shape[1] * x.shape[2]
@@ -81,11 +81,11 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
 
 
 def _turned(padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-    """Returns the gradient of x at stride 1: g convolved with the kernel rotated by 180 degrees.
+    """Returns the gradient of x at stride 1, from the gradient `g` of the output.
 
-    The kernel is rotated and its channel axes are swapped before the convolution. If XLA's
-    convolution swapped them instead, it would be forty times slower in a function that is called
-    for repeated layers.
+    It is the convolution of `g` with the kernel rotated by 180 degrees. The kernel's channel axes
+    are swapped before the convolution. If the convolution swapped them, it would be forty times
+    slower in a function that is called for repeated layers.
     """
     turned = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     widths = _widths(x.shape[1:3], kernel.shape[:2], padding)
@@ -98,7 +98,7 @@ def _turned(padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> 
 def _widths(sizes: tuple[int, ...], spans: tuple[int, ...], padding: Padding) -> list:
     """Returns the (low, high) padding of the output's gradient on each axis, at stride 1.
 
-    With it, the convolution with the rotated kernel has the size of the input.
+    With this padding, the gradient's convolution with the rotated kernel has the input's size.
     """
     widths = []
     for n, s in zip(sizes, spans, strict=True):
@@ -140,10 +140,10 @@ def _by_images(
 def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
     """Returns a depthwise convolution with a custom gradient.
 
-    It must have stride 1 and one filter per channel. The gradient of the input is a sum of shifted
-    slices, with the kernel rotated by 180 degrees. The gradient of the kernel is accumulated row by
-    row in one array [n, 1, w, c] for each position in the kernel, because sums over whole feature
-    maps are slower.
+    The convolution must have stride 1 and one filter per channel. The gradient of the input is a
+    sum of shifted slices, with the kernel rotated by 180 degrees. The gradient of the kernel is
+    accumulated row by row in one array [n, 1, w, c] for each position in the kernel, because sums
+    over whole feature maps are slower.
     """
 
     def spans(kernel: jax.Array) -> tuple[int, int]:
@@ -180,9 +180,9 @@ def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
 
 
 def _product(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Sums x^T g over images and pixels: [n, h, w, c] and [n, h, w, d] to [c, d]."""
-    # Without the barrier XLA fuses the computation of x or g into the product, and writes that map
-    # transposed. That takes a third of the time of Xception's step.
+    """Returns x^T g [c, d] of x [n, h, w, c] and g [n, h, w, d], summed over images and pixels."""
+    # Without the barrier, XLA fuses the computation of x or g into the product, and writes that
+    # feature map transposed. This would take a third of the time of Xception's step.
     x, g = lax.optimization_barrier((x, g))
     return lax.dot_general(
         x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ()))
@@ -190,12 +190,12 @@ def _product(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _with_gradient(multiply: Convolve, of_input: Callable, of_kernel: Callable) -> Convolve:
-    """Returns the function with a custom gradient.
+    """Returns `multiply` with a custom gradient.
 
     Args:
         multiply: function of x, kernel, and further arguments that are not arrays.
         of_input: maps x, kernel and the gradient of the result to the gradient of x.
-        of_kernel: the same for the kernel.
+        of_kernel: maps x, kernel and the gradient of the result to the gradient of the kernel.
     """
 
     def call(x: jax.Array, kernel: jax.Array, *args) -> jax.Array:

@@ -19,8 +19,8 @@ from inception_jax.nn.layers import Linear
 class Habits(nnx.Module):
     """Base class with timm's names for attributes and methods.
 
-    The error for an unknown attribute names the equivalent here, if the attribute is another
-    library's.
+    If code asks for an attribute that only another library has, the AttributeError names this
+    library's equivalent.
     """
 
     aux_names: ClassVar[tuple[str, ...]]
@@ -49,7 +49,7 @@ class Habits(nnx.Module):
         Args:
             num_classes: size of the output. With 0 the network returns its pooled features, and has
                 no auxiliary classifiers.
-            rngs: source of the new parameters; None: `nnx.Rngs(0)`.
+            rngs: random numbers for the new parameters; None: `nnx.Rngs(0)`.
 
         Raises:
             ValueError: for a size that is not a whole number, or is negative.

@@ -1,4 +1,4 @@
-"""Initial values of kernels, with the distributions of the papers' TensorFlow code."""
+"""Initial values of kernels, drawn from the distributions of the papers' TensorFlow code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CUT_DEVIATION = 0.87962566103423978
 def truncated_normal(stddev: float) -> nnx.Initializer:
     """Returns an initializer: a normal distribution truncated at two standard deviations.
 
-    It equals `tf.truncated_normal_initializer`.
+    The distribution is that of `tf.truncated_normal_initializer`.
     """
     return _Initializer(_cut_normal, _fixed, stddev)
 
@@ -29,7 +29,7 @@ def truncated_normal(stddev: float) -> nnx.Initializer:
 def scaled_normal(scale: float) -> nnx.Initializer:
     """Returns an initializer: a truncated normal distribution of variance `scale` / fan-in.
 
-    It equals `tf.variance_scaling_initializer(scale, mode="fan_in")`.
+    The distribution is that of `tf.variance_scaling_initializer(scale, mode="fan_in")`.
     """
     return _Initializer(_cut_normal, _by_inputs, scale)
 
@@ -38,10 +38,11 @@ def scaled_normal(scale: float) -> nnx.Initializer:
 class _Initializer:
     """Initializes a kernel `(..., in, out)` with `draw`, multiplied by `factor(parameter, fan_in)`.
 
-    It draws a power of two of numbers and keeps as many as the kernel needs. One compiled program
-    then serves many shapes. A network has kernels of up to a hundred shapes, and compiling a
-    program for each would take twenty seconds for Inception V3. The values do not change, because
-    JAX's generator is counter-based: the first numbers are the same however many are drawn.
+    The number of drawn values is rounded up to a power of two, and the surplus is dropped. One
+    compiled program then serves many shapes. A network has kernels of up to a hundred shapes, and
+    compiling a program for each would take twenty seconds for Inception V3. The kernel's values do
+    not change, because JAX's generator is counter-based: the first values are the same however many
+    are drawn.
 
     Initializers with the same fields are equal, so networks that store them have equal graph
     definitions.
@@ -94,9 +95,9 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 # TF-slim's `variance_scaling_initializer`: He et al. 2015, with a normal distribution truncated at
-# two standard deviations. Layers override it if the network's source uses another scheme.
+# two standard deviations. Layers override it if the original implementation uses another scheme.
 conv_kernel = scaled_normal(2.0)
-# No ReLU follows a depthwise filter directly, so there is no factor 2 to make up for it.
+# No ReLU follows a depthwise filter directly, so the factor 2 for a ReLU is not needed.
 depthwise_kernel = scaled_normal(1.0)
 linear_kernel = scaled_normal(1.0)
 # Caffe's "xavier" filler: uniform, scaled by the number of inputs only.

@@ -2,8 +2,8 @@
 
 Arrays are [n, h, w, c]. A layer computes in `dtype`, returns `dtype`, and stores its parameters in
 `param_dtype`. Kernels are rounded to `dtype`. Biases and scales are applied unrounded, then the
-result is rounded. Gradients are summed in `param_dtype`, also over devices. The gradients of
-kernels are summed in `dtype` after `nnx.view(model, wide_gradients=False)`.
+result is rounded. Gradients are summed in `param_dtype`, also over devices. After
+`nnx.view(model, wide_gradients=False)`, the gradients of kernels are summed in `dtype`.
 
 `reference_torch.layers` has the same layers with the same attributes.
 """
@@ -51,18 +51,18 @@ class Weighted(nnx.Module):
     def kernel_for_ops(self) -> jax.Array:
         """Returns the kernel: unrounded if `wide_gradients`, else rounded to `dtype`.
 
-        The functions of `ops` round it to `dtype` in either case. The dtype of the returned kernel
-        is the dtype in which its gradient is summed.
+        The functions of `ops` round the kernel to `dtype` in either case. They sum its gradient in
+        the dtype of the kernel returned here.
         """
         kernel = self.kernel[...]
         return kernel if self.wide_gradients else kernel.astype(self.dtype)
 
     def add_bias(self, x: jax.Array) -> jax.Array:
-        """Adds the bias, if there is one, and rounds to `dtype`."""
+        """Adds the bias and rounds the sum to `dtype`; returns `x` if there is no bias."""
         return x if self.bias is None else (x + self.bias[...]).astype(self.dtype)
 
     def scale_output(self, gain: jax.Array | float, shift: jax.Array | float = 0.0) -> None:
-        """Folds `gain * output + shift`, for each output channel, into the kernel and the bias."""
+        """Changes kernel and bias so that the layer returns `gain * output + shift` per channel."""
         kernel = self.kernel[...]
         old = 0.0 if self.bias is None else self.bias[...]
         self.kernel = nnx.Param((kernel * gain).astype(kernel.dtype))
@@ -70,9 +70,10 @@ class Weighted(nnx.Module):
         self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
 
     def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
-        """Folds `gain * input + shift`, for each input channel, into the kernel and the bias.
+        """Changes kernel and bias so that the layer first maps its input to `gain * input + shift`.
 
-        The layer must not pad its input, because the shift does not apply to padded zeros.
+        Both have one value for each input channel. The layer must not pad its input, because the
+        shift does not apply to padded zeros.
         """
         kernel = self.kernel[...]
         self.scale_output(1.0, shift @ kernel.sum((0, 1)))
@@ -80,17 +81,17 @@ class Weighted(nnx.Module):
 
 
 class Conv(Weighted):
-    """Convolution.
+    """Convolution with a kernel [h, w, in, out] and an optional bias.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        window: height and width of the kernel; one number for both.
+        window: height and width of the kernel, or one number for both.
         stride: step of the window along both axes.
         padding: see `ops.Padding`.
         bias: add a bias to each channel.
         bias_value: initial value of the bias.
-        kernel_init: initial values of the kernel [h, w, in, out].
+        kernel_init: initial values of the kernel.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class DepthwiseConv(Weighted):
     Args:
         channels: channels of the input.
         multiplier: filters per channel.
-        dilation: distance between the pixels under a filter.
+        dilation: distance between the pixels that a filter multiplies.
 
     For the other arguments see `Conv`.
     """
@@ -180,7 +181,7 @@ def folded(norm: BatchNorm | Folded, layer: Weighted) -> Folded:
 
 
 class ConvBN(nnx.Module):
-    """Convolution, batch normalisation, ReLU: `Conv2d` in TF-slim's Inceptions.
+    """Convolution, batch normalisation and ReLU; called `Conv2d` in TF-slim's Inception networks.
 
     Args:
         relu: apply the ReLU; Xception's residual shortcuts have none.
@@ -227,9 +228,9 @@ class ConvBN(nnx.Module):
 
     @property
     def norm_of_batch(self) -> BatchNorm | None:
-        """The BatchNorm, if its statistics are those of the convolution's own output; else None.
+        """The BatchNorm if it normalises by the statistics of the convolution's output; else None.
 
-        That is so in training, if the convolution has no bias.
+        It does so in training, if the convolution has no bias.
         """
         if isinstance(self.bn, Folded) or self.bn.use_running_average or self.conv.bias is not None:
             return None
@@ -247,15 +248,15 @@ class ConvBN(nnx.Module):
         return jax.nn.relu(x) if self.relu and not fused else x
 
     def fold(self) -> None:
-        """Folds the normalisation into the convolution, for `folding.fold`."""
+        """Folds the BatchNorm into the convolution; called by `folding.fold`."""
         self.bn = folded(self.bn, self.conv)
 
 
 class SeparableConvBN(nnx.Module):
-    """Depthwise 3x3, pointwise 1x1, batch normalisation (Xception paper, section 3).
+    """Depthwise 3x3 and pointwise 1x1 convolution, then BatchNorm (Xception paper, section 3).
 
-    There is no activation between the depthwise and the pointwise convolution. The paper's figure
-    10 finds one harmful.
+    There is no activation between the two convolutions: the paper's figure 10 shows that one is
+    harmful.
     """
 
     def __init__(
@@ -280,15 +281,14 @@ class SeparableConvBN(nnx.Module):
         return self.bn(self.pointwise(self.depthwise(x)))
 
     def fold(self) -> None:
-        """Folds the normalisation into the pointwise convolution, for `folding.fold`."""
+        """Folds the BatchNorm into the pointwise convolution; called by `folding.fold`."""
         self.bn = folded(self.bn, self.pointwise)
 
 
 class Linear(Weighted):
     """Affine map of [n, d]: kernel [in, out] and, unless `bias` is False, a bias.
 
-    With 0 outputs it has no parameters and returns its input; this is the classifier of a network
-    without classes.
+    With 0 outputs, as in a network without classes, it has no parameters and returns its input.
     """
 
     def __init__(
@@ -325,7 +325,7 @@ class Linear(Weighted):
 
 
 class DropPath(nnx.Dropout):
-    """Dropout of whole examples: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+    """Stochastic depth, the dropout of whole examples (Huang et al. 2016, arXiv:1603.09382)."""
 
     def __init__(self, rate: float):
         super().__init__(rate, broadcast_dims=(1, 2, 3), deterministic=True)
@@ -334,9 +334,9 @@ class DropPath(nnx.Dropout):
 class Chain(nnx.List):
     """Calls layers in sequence, and passes the keyword arguments to each of them.
 
-    With the rewriting `repeats` (see `rewrites`), `jax.jit` traces layers that differ only in their
-    parameters once. This traces Inception-ResNet's forty blocks in a seventh of the time. The
-    compiled program still has all of them.
+    With the rewrite `repeats` (see `rewrites`), `jax.jit` traces only one of several layers that
+    have the same structure. Tracing Inception-ResNet's forty blocks then takes a seventh of the
+    time. The compiled program still has all layers.
     """
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
@@ -365,12 +365,15 @@ def _traced_once(kind: nnx.GraphDef, state: Any, x: jax.Array) -> tuple[jax.Arra
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Mean of each channel over the map, [n, h, w, c] -> [n, c], summed in float32 or wider."""
+    """Averages each channel over height and width: [n, h, w, c] -> [n, c].
+
+    Sums are computed in float32 or wider; the result has x's dtype.
+    """
     return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
 
 def l2_normalised(x: jax.Array) -> jax.Array:
-    """Divides each vector of [n, d] by its norm, or by 1e-12 if that is larger."""
+    """Divides each vector of [n, d] by its L2 norm, or by 1e-12 if the norm is smaller."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
@@ -386,7 +389,7 @@ def imagenet_to_inception(images: jax.Array) -> jax.Array:
 def channel_scaler(width_multiplier: float) -> Width:
     """Returns a function that scales a channel count by a width multiplier.
 
-    As for TF-slim's `depth_multiplier`, the result is rounded down and never below 16.
+    As with TF-slim's `depth_multiplier`, the result is rounded down and never below 16.
 
     Raises:
         ValueError: if the multiplier is not positive.
@@ -400,8 +403,8 @@ def check_images(images: jax.Array, min_size: int, in_channels: int) -> None:
     """Checks that the network can take these images.
 
     Raises:
-        ValueError: if the images are not [n, h, w, c], have another number of channels, are smaller
-            than the network's minimum, or are integers.
+        ValueError: if the images are not [n, h, w, c], have the wrong number of channels, are
+            smaller than the network's minimum, or are integers.
     """
     check_is_array(images)
     shape = tuple(images.shape)

@@ -25,7 +25,7 @@ Record = Callable[[jax.Array], jax.Array]
 class Spec:
     """The name, sizes and options with which `create_model` built a network.
 
-    It is the network's attribute `spec`, and is stored in its weight files.
+    A network has it as its attribute `spec`, and stores it in its weight files.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Maps:
     """Collects the feature maps of a network's stages, in forward order.
 
     Attributes:
-        by_name: each stage's feature map [n, h, w, c].
+        by_name: feature maps [n, h, w, c] by the names of their stages.
     """
 
     def __init__(self, hook: Hook | None = None):
@@ -48,7 +48,7 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: jax.Array) -> jax.Array:
-        """Records a stage's feature map, after the hook if there is one.
+        """Records a stage's feature map, or what the hook returns for it.
 
         Returns:
             The recorded feature map, with which the network continues.
@@ -59,18 +59,19 @@ class Maps:
 
 
 class Model(Habits):
-    """Base class of networks: images [n, h, w, c] to logits [n, num_classes].
+    """Base class of networks, which map images [n, h, w, c] to logits [n, num_classes].
 
-    A subclass defines its layers, with `dropout` and `fc` as its classifier, and `_body`. A network
-    with another head overrides `embedding` or `logits`.
+    A subclass defines `_body` and its layers, of which `dropout` and `fc` are the classifier. A
+    network with a different classifier overrides `embedding` or `logits`.
 
-    All constructors take `num_classes` and `in_channels`, the sizes of output and input, and these
-    keywords:
+    Constructors take the number of classes, `num_classes`, the number of the images' channels,
+    `in_channels`, and these keywords:
 
     - `width_multiplier`: scales every channel count (`layers.channel_scaler`).
-    - `aux_heads`: build auxiliary classifiers; in training, their logits are returned too.
-    - `bn_eps`: added to the variance in every BatchNorm.
-    - `bn_momentum`: share of the running statistics that a step keeps.
+    - `aux_heads`: build auxiliary classifiers, if the network has any; in training, their logits
+      are returned too.
+    - `bn_eps`: epsilon of every BatchNorm, added to the variance.
+    - `bn_momentum`: share of the old running statistics that a training step keeps.
     - `dtype`: dtype in which the network computes.
     - `param_dtype`: dtype in which parameters are stored.
     - `rngs`: source of the initial parameters.
@@ -79,27 +80,29 @@ class Model(Habits):
 
     Attributes:
         min_size: smallest height and width of images, in pixels.
-        aux_names: attributes of the auxiliary classifiers, which are also their names in the
-            output. Each attribute is None, or is called with the feature map of its stage and
-            `rngs`.
-        aux_stages: names of the stages that the auxiliary classifiers use, in the same order.
+        aux_names: names of the auxiliary classifiers, both as attributes and in the output. Each
+            attribute is None, or a layer that is called with its stage's feature map and `rngs`.
+        aux_stages: names of the stages whose feature maps the auxiliary classifiers take, in the
+            order of `aux_names`.
         classifiers: paths of the layers that have one output for each class.
         taps: names of the stages for detectors and segmenters, one for each feature map size; see
-            `inception_jax.features`. They are timm's if it has the network.
-        inner_taps: the taps inside a block, not at the end of one.
-        transform_input: whether the network maps images that are normalised with ImageNet's mean
-            and standard deviation to [-1, 1] first.
-        deterministic: True in evaluation; set by `train`, `eval` and `nnx.view`, as for
-            `nnx.Dropout`.
-        spec: how `create_model` built the network; None if it was built by its class.
-        info: a `ModelInfo`: the facts of the network's tag, overridden by those of its weight file;
-            None if it was built by its class.
+            `inception_jax.features`. If timm has the network, they are the stages that its
+            `features_only` returns.
+        inner_taps: those of `taps` that are inside a block, not at its end.
+        transform_input: whether the network first maps its images from ImageNet's normalisation
+            (mean and standard deviation) to [-1, 1].
+        deterministic: True in evaluation, False in training; set by `train`, `eval` and `nnx.view`,
+            like that of `nnx.Dropout`.
+        spec: name, sizes and options with which `create_model` built the network; None if it was
+            built directly from its class.
+        info: `ModelInfo` of the network's tag, updated with what its weight file states; None if
+            the network was built directly from its class.
         classes: names of the classes; None if unknown.
         training: how the weights were trained, if their file says so: `dataset`, `recipe`,
             `result`.
-        layer_order: paths of all layers in the order of their definition, which the numbered names
-            of Keras and TF-slim follow. Recorded by `create_model`, because `nnx.merge` and
-            `nnx.eval_shape` sort attributes by name.
+        layer_order: paths of all layers in the order of their definition. The numbers in the names
+            of Keras and TF-slim follow this order. `create_model` records it, because `nnx.merge`
+            and `nnx.eval_shape` sort attributes by name.
     """
 
     min_size: ClassVar[int]
@@ -111,7 +114,7 @@ class Model(Habits):
     transform_input: bool = False
     deterministic: bool = True
     spec: Spec | None = None
-    info: Any = None  # a ModelInfo; the registry defines it, which this package does not import
+    info: Any = None  # a ModelInfo of the registry, which this package does not import
     classes: tuple[str, ...] | None = None
     training: Mapping[str, Any] | None = None
     layer_order: tuple[str, ...] = ()
@@ -122,7 +125,7 @@ class Model(Habits):
     def __repr__(self) -> str:
         """Returns one line with the class, the name and the number of parameters.
 
-        `nnx.display(model)` shows every layer, `inception_jax.summary` the stages.
+        `nnx.display(model)` shows every layer, and `inception_jax.summary` shows the stages.
         """
         spec = self.spec
         if spec is None:
@@ -190,14 +193,14 @@ class Model(Habits):
         return self.embedding(self.features(images))
 
     def embedding(self, maps: dict[str, jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the classifier's input, [n, d], from the feature maps of `features`."""
+        """Returns the classifier's input, [n, d], for feature maps from `features`."""
         return global_avg_pool(next(reversed(maps.values())))
 
     def logits(self, embedding: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Classifies an embedding [n, d].
 
         Returns:
-            Logits [n, num_classes]. A network without classes returns [n, d].
+            Logits [n, num_classes]; for a network without classes, the input of the last layer.
         """
         return self.fc(self._pre_logits(embedding, rngs=rngs))
 
@@ -208,7 +211,7 @@ class Model(Habits):
     def classify(
         self, maps: dict[str, jax.Array], *, rngs: nnx.Rngs | None = None
     ) -> jax.Array | dict[str, jax.Array]:
-        """Classifies the feature maps of `features`; see `__call__` for arguments and result."""
+        """Classifies the feature maps that `features` returned; for the result see `__call__`."""
         logits = self.logits(self.embedding(maps, rngs=rngs), rngs=rngs)
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.in_training or not heads or None in heads.values():
@@ -230,8 +233,8 @@ class Model(Habits):
 
         Returns:
             Logits [n, num_classes]; for a network without classes, the pooled features [n, d]. In
-            training with auxiliary classifiers, a dict of `logits` and of the auxiliary logits by
-            name, each [n, num_classes].
+            training with auxiliary classifiers, a dict with the key `logits` and one key for each
+            auxiliary classifier, all with values [n, num_classes].
 
         Raises:
             ValueError: for images of a wrong shape or type, see `layers.check_images`.

@@ -1,4 +1,4 @@
-"""Normalisation: BatchNorm, its replacement in a folded network, and LayerNorm."""
+"""Normalisation: BatchNorm, its replacement after folding, and LayerNorm."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class BatchNorm(nnx.Module):
     """Batch normalisation with the running variance that PyTorch and TensorFlow keep.
 
     Flax's own layer averages the biased variance (divided by n) into its running statistics.
-    PyTorch, TensorFlow and this layer average the unbiased one (divided by n - 1), and normalise
-    with the biased one. Statistics are computed, averaged and applied in float32 (float64 for
-    float64 parameters) whatever `dtype` is. Only the result is cast.
+    PyTorch, TensorFlow and this layer average the unbiased variance (divided by n - 1), and
+    normalise with the biased variance. Statistics are computed, averaged and applied in float32
+    (float64 for float64 parameters) whatever `dtype` is. Only the result is cast to `dtype`.
 
     In a `jax.jit` over a sharded batch the statistics are those of the global batch.
 
     Args:
         channels: size of the last axis; statistics are averaged over all others.
-        eps: added to the variance.
+        eps: epsilon, added to the variance.
         momentum: share of the old running average that a training step keeps, the convention of
-            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this. Networks have 0.9 by
-            default: after 30 steps the initial statistics no longer matter. The 0.9997 of the
-            papers' recipes needs ten thousand.
+            TensorFlow, Keras and Flax. PyTorch's `momentum` is one minus this. With the networks'
+            default of 0.9, the initial statistics no longer matter after 30 steps. With 0.9997, as
+            in the papers' recipes, this takes ten thousand steps.
 
     Raises:
-        ValueError: in training, for a single value per channel: it has no variance.
+        ValueError: in training, if there is a single value per channel, which has no variance.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BatchNorm(nnx.Module):
             relu: apply a ReLU to the result.
 
         Raises:
-            ValueError: in training, for a single value per channel.
+            ValueError: in training, if there is a single value per channel.
         """
         x = x.astype(jnp.promote_types(x.dtype, self.mean[...].dtype))
         if self.use_running_average:
@@ -82,7 +82,7 @@ class BatchNorm(nnx.Module):
         return normalise(arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Returns the gain and the shift of each channel that evaluation applies.
+        """Returns the gain and the shift [c] that evaluation applies to each channel.
 
         Both are float32 or wider.
         """
@@ -132,11 +132,11 @@ def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeL
 
 
 def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
-    """Returns the same as `_normalise`, with a custom gradient that is faster on CPUs.
+    """Computes `_normalise` with a custom gradient that is faster on CPUs.
 
-    The gradient reads the feature maps only twice: once for the sums over the batch, and once for
-    the gradient of x. This is the minimum. With the automatic gradient, XLA's CPU backend reads
-    them again for every sum. Mean and variance must be computed from x, because the gradient of x
+    The gradient reads the feature maps only twice, which is the minimum: once for the sums over the
+    batch, and once for the gradient of x. With the automatic gradient, XLA's CPU backend reads them
+    again for every sum. The mean and the variance must be those of x, because the gradient of x
     includes their dependence on x.
     """
 
@@ -178,13 +178,13 @@ def _batch_gradients(
 def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
     """Returns mean and biased variance of each channel of [..., c], in float32 or wider.
 
-    With the rewriting `statistics` (see `rewrites`), one pass over x sums x - shift and its square,
-    and devices communicate once. Without the shift, the variance would lose digits if the mean is
-    far from zero, because two large squares would be subtracted.
+    With the rewrite `statistics` (see `rewrites`), one pass over x sums x - shift and its square,
+    and devices communicate once. Without the shift, the variance of values far from zero would lose
+    digits, because it would be the difference of two large squares.
 
     Args:
         x: feature map [..., c].
-        shift: approximate means of the channels, such as the running means.
+        shift: approximate means [c] of the channels, such as the running means.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
@@ -201,7 +201,7 @@ def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
 class Folded(nnx.Module):
     """Replaces a BatchNorm that was folded into a convolution.
 
-    It returns its input, after a ReLU if the call asks for one.
+    It returns its input, after a ReLU if `relu` is True.
     """
 
     use_running_average = True

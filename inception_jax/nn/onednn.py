@@ -1,8 +1,8 @@
 """Compiler options with which XLA's CPU backend calls oneDNN for convolutions.
 
 jaxlib includes oneDNN for x86 processors from version 0.11 on, disabled by default. With it,
-Inception V3 classifies a sixth faster in float32, and twice as fast in bfloat16 on AVX512-BF16.
-Matrix products stay with XLA's own library, which is faster for them.
+Inception V3 classifies a sixth faster in float32. On processors with AVX512-BF16, it classifies
+twice as fast in bfloat16. Matrix products stay with XLA's own library, which is faster for them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MANY_WEIGHTS = 15_000_000  # Inception V1 has 6 million, V3 22 million
 
 
 def inference_options(model: nnx.Module) -> CompilerOptions:
-    """Returns the options with which oneDNN computes a network's convolutions on this CPU.
+    """Returns compiler options with which oneDNN computes a network's convolutions on this CPU.
 
     Returns:
         Options for `jax.jit` and `Lowered.compile`; empty if this jaxlib cannot call oneDNN for the
@@ -41,12 +41,12 @@ def inference_options(model: nnx.Module) -> CompilerOptions:
 
 
 def training_options(model: nnx.Module) -> CompilerOptions:
-    """Returns the options for a training step, like `inference_options`.
+    """Returns the compiler options for a training step; see `inference_options`.
 
-    They are empty unless a step was measured to be faster with oneDNN: in float32, for networks
-    with many weights and few depthwise convolutions. With four images of 299x299 pixels, a step of
-    Inception-ResNet-v2 takes a sixth less time, one of V4 a twentieth less, and one of V3 slightly
-    less. A step of Xception would take a sixth more.
+    The options are empty unless a step was measured to be faster with oneDNN: in float32, for
+    networks with many weights and few depthwise convolutions. With four images of 299x299 pixels, a
+    step of Inception-ResNet-v2 takes a sixth less time, one of V4 a twentieth less, and one of V3
+    slightly less. A step of Xception would take a sixth more.
     """
     layers = _convolutions(model)
     if any(jnp.dtype(layer.dtype) != jnp.float32 for layer in layers):
@@ -64,10 +64,10 @@ def _convolutions(model: nnx.Module) -> list[Conv | DepthwiseConv]:
 
 @functools.cache
 def compiler_options(dtype: str = "float32") -> CompilerOptions:
-    """Returns the options with which oneDNN computes convolutions of a dtype on this CPU.
+    """Returns compiler options with which oneDNN computes convolutions of a dtype on this CPU.
 
-    The first call for a dtype compiles a small convolution to test this, because no version number
-    tells.
+    The first call for a dtype compiles a small convolution to find out whether oneDNN computes it,
+    because no version number shows this.
 
     Returns:
         Options for `jax.jit` and `Lowered.compile`; empty if this jaxlib cannot call oneDNN for the

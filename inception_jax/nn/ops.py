@@ -1,10 +1,10 @@
 """Convolution and pooling on NHWC arrays, in the form that is fastest on each platform.
 
 XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
-slower than the same sums over shifted slices or as a matrix product. On TPUs and GPUs it is the
-other way round. Each function here has both forms. The form is chosen when the program is lowered,
-for the platform that runs it, even if a CPU compiles for a TPU. All forms give the same numbers and
-the same gradients, even if several pixels of a max pool's window are equal.
+slower than the same sums over shifted slices or as a matrix product. On TPUs and GPUs, XLA's own
+operations are faster. Each function here has both forms. The form is chosen when a program is
+lowered, for the platform that will run it, even if a CPU compiles for a TPU. All forms give the
+same values and the same gradients, even if several pixels of a max pool's window are equal.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ _NARROW = 48  # channels; with 64, Xception's large maps move more bytes as a fu
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "same") -> jax.Array:
     """Convolves [n, h, w, c] with a kernel [kh, kw, c, d], in x's dtype.
 
-    A kernel of a wider dtype is rounded to x's. Its gradient is summed in the kernel's own dtype,
-    over pixels, images and devices. If the caller rounded the kernel instead, each device's sum
-    would be rounded, and devices would add those sums in the narrow dtype.
+    A kernel of a wider dtype is rounded to x's dtype, but its gradient is summed over pixels,
+    images and devices in the wider dtype. If the caller rounded the kernel first, each device would
+    round its sum, and the devices would add these sums in the narrow dtype.
     """
     return (_conv_once if enabled("gradients") else _conv)(x, kernel, stride, padding)
 
@@ -90,9 +90,9 @@ def depthwise_conv(
     """Convolves every channel of [n, h, w, c] with its own m filters, in x's dtype.
 
     Args:
-        x: [n, h, w, c].
-        kernel: [kh, kw, 1, c * m]; the m outputs of a channel are adjacent. It may have a wider
-            dtype, as for `conv`.
+        x: feature map [n, h, w, c].
+        kernel: kernel [kh, kw, 1, c * m]; the m outputs of a channel are adjacent. Its dtype may be
+            wider than x's, as for `conv`.
         stride: step of the window along both axes.
         padding: see `Padding`.
         dilation: distance between the pixels that a filter multiplies, along both axes.
@@ -115,7 +115,7 @@ def depthwise_conv(
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies [n, c] by a kernel [c, d] in x's dtype.
 
-    The kernel may have a wider dtype, as for `conv`.
+    The kernel's dtype may be wider than x's, as for `conv`.
     """
 
     def gradient(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -127,8 +127,8 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid") -> jax.Array:
     """Returns the maximum over windows of [n, h, w, c].
 
-    Padding is never the maximum. A window with a NaN returns NaN. If several pixels are the
-    maximum, the first in row-major order gets the whole gradient, as in PyTorch and TensorFlow.
+    Padding is never the maximum. The maximum of a window with a NaN is NaN. If several pixels equal
+    the maximum, the first in row-major order gets the whole gradient, as in PyTorch and TensorFlow.
     """
     shifted = functools.partial(_pool_shifted, _first_max, -jnp.inf)
     native = functools.partial(_pool_native, lax.max, -jnp.inf)
@@ -143,10 +143,12 @@ def avg_pool(
     *,
     count_include_pad: bool = False,
 ) -> jax.Array:
-    """Returns the mean over windows of [n, h, w, c], summed in float32 or wider, in x's dtype.
+    """Returns the mean over windows of [n, h, w, c], in x's dtype.
+
+    Sums are computed in float32 or wider.
 
     Args:
-        x: [n, h, w, c].
+        x: feature map [n, h, w, c].
         window: height and width of the window.
         stride: step of the window along both axes.
         padding: see `Padding`.
@@ -165,10 +167,10 @@ def avg_pool(
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
-    """Averages [n, h, w, c] over size x size windows that cover it, to [n, size, size, c].
+    """Averages [n, h, w, c] to [n, size, size, c], over windows that cover the feature map.
 
     On an axis of n pixels, window i goes from floor(i n / size) to ceil((i + 1) n / size), as in
-    PyTorch's `AdaptiveAvgPool2d`. Sums are float32 or wider; the result has x's dtype.
+    PyTorch's `AdaptiveAvgPool2d`. Sums are computed in float32 or wider; the result has x's dtype.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     rows, cols = (_window_shares(n, size).astype(wide.dtype) for n in x.shape[1:3])
@@ -191,11 +193,11 @@ def local_response_norm(
 
 
 def _conv_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Callable:
-    """Returns the convolution with a window of several pixels, as a function of x and the kernel.
+    """Returns the convolution with a kernel larger than 1x1, as a function of x and the kernel.
 
     Args:
-        x: [n, h, w, c]; only its shape and dtype matter.
-        kernel: [kh, kw, c, d]; only its shape matters.
+        x: feature map [n, h, w, c]; only its shape and dtype matter.
+        kernel: kernel [kh, kw, c, d]; only its shape matters.
         stride: step of the window along both axes.
         padding: see `Padding`.
     """
@@ -229,8 +231,8 @@ def _with_wide_kernel(
 ) -> Callable:
     """Returns `multiply` as a function that also takes kernels of a wider dtype than x.
 
-    The kernel is rounded to x's dtype. If its dtype is wider, its gradient is computed by
-    `kernel_gradient`. Forward-mode differentiation is then not possible.
+    The kernel is rounded to x's dtype. The gradient of a wider kernel is computed by
+    `kernel_gradient`; forward-mode differentiation is then not possible.
 
     Args:
         multiply: function of x and a kernel of x's dtype.
@@ -263,8 +265,8 @@ def _with_wide_kernel(
 def _kernel_gradient(
     convolve: Callable, stride: int, padding: Padding, dilation: int = 1
 ) -> Callable:
-    """Returns the argument `kernel_gradient` of `_with_wide_kernel` for a convolution."""
-    # Read now, because the rewriting may be disabled again when the backward pass is traced.
+    """Returns the function `kernel_gradient` for a convolution; see `_with_wide_kernel`."""
+    # Read now, because the rewrite may be disabled again when the backward pass is traced.
     transposed = _pullback if enabled("gradients") else jax.linear_transpose
 
     def widened(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -334,7 +336,7 @@ def _depthwise_dense(
 ) -> jax.Array:
     """Computes a depthwise convolution as a full convolution.
 
-    Its kernel is zero between an input channel and the outputs of other channels.
+    The full kernel is zero from each input channel to the outputs of all other channels.
     """
     channels, results = x.shape[3], kernel.shape[3]
     own = np.arange(channels)[:, None] == np.arange(results) // (results // channels)
@@ -367,7 +369,7 @@ def _pool_shifted(
 def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
     """Returns the larger value, or `best` if both are equal.
 
-    `best` then gets the whole gradient. `jnp.maximum` would split it between the two.
+    In that case `best` gets the whole gradient, which `jnp.maximum` would split.
     """
     return jnp.where((new > best) | (new != new), new, best)
 
@@ -380,7 +382,7 @@ def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.
 
 
 def _window_shares(size: int, windows: int) -> np.ndarray:
-    """Returns [windows, size]: the weight of each pixel in each adaptive window along one axis."""
+    """Returns the weight of each pixel in each adaptive window along one axis, [windows, size]."""
     shares = np.zeros((windows, size))
     for i in range(windows):
         window = slice(i * size // windows, -(-(i + 1) * size // windows))

@@ -19,9 +19,10 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function with a gradient that stores only the outputs of convolutions.
 
     The backward pass recomputes everything between them: normalisation, ReLU, pools, concatenation,
-    depthwise convolutions. It also recomputes a convolution of the image, because the image has few
-    channels and the output is large. Sums of residual blocks are stored if a network marks them
-    with `save_for_backward`, as Inception-ResNets and Xception do. The numbers are the same.
+    depthwise convolutions. It also recomputes convolutions that need few multiplications for each
+    output, such as a 3x3 convolution of an image with three channels. Sums of residual blocks are
+    stored if a network marks them with `save_for_backward`, as Inception-ResNets and Xception do.
+    Results and gradients do not change.
 
     Args:
         function: function of arrays or pytrees of arrays.
@@ -36,11 +37,11 @@ def rematerialised(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def save_for_backward(x: jax.Array, *, work: float = math.inf) -> jax.Array:
-    """Marks an array that the gradient of `rematerialised` stores, if it is expensive to compute.
+    """Returns `x`, marked to be stored for the backward pass if it is expensive to compute.
 
-    Outside `rematerialised` the mark has no effect. The sums of successive residual blocks are
-    marked too. Otherwise the gradient of the last block would cause all of them to be recomputed
-    early and kept in memory until needed.
+    Only `rematerialised` reads the mark. Networks mark the sums of successive residual blocks too.
+    Otherwise the gradient of the last block would cause all sums to be recomputed early and kept in
+    memory until needed.
 
     Args:
         x: output of a convolution, or the sum of a residual block.

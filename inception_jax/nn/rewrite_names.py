@@ -1,6 +1,6 @@
-"""The names of the rewritings that `rewrites` explains.
+"""The names of the rewrites that the module `rewrites` explains.
 
-This module does not import jax, so that a command line can list the names without loading it.
+This module does not import jax, so that a command-line program can list the names quickly.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""Rewritings: exact transformations of a network's program that make it faster.
+"""Rewrites: exact transformations of a network's program that make it faster.
 
 Most replace sums by equal sums that cost less memory traffic. None changes a parameter, its name or
-its shape, and all results agree to rounding. The rewritings that are enabled take effect when a
-program is traced. JAX traces a function again if other rewritings are enabled.
+its shape, and all results agree up to rounding. A program is traced with the rewrites that are
+enabled at that time. If other rewrites are enabled later, JAX traces the function again.
 
-- `siblings`: 1x1 convolutions of one input become one convolution with concatenated kernels.
+- `siblings`: 1x1 convolutions of the same input become one convolution with concatenated kernels.
 - `pools`: an average pool before a 1x1 convolution moves after it, where there are fewer channels.
 - `statistics`: BatchNorm computes mean and variance in one pass over the feature map.
-- `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full one, with zeros.
-- `repeats`: of layers in a chain that differ only in their parameters, only one is traced.
+- `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full convolution, whose
+  kernel is zero between different channels.
+- `repeats`: of the layers in a chain that have the same structure, only one is traced.
 - `gradients`: on CPUs, convolutions and BatchNorm have custom gradients. The first derivative then
-  works only in reverse mode, so it is not enabled by default. The training programme enables it.
+  works only in reverse mode, so this rewrite is not enabled by default. The training programme
+  enables it.
 """
 
 from __future__ import annotations
@@ -27,23 +29,23 @@ _enabled = jax.make_user_context(DEFAULT_REWRITES)
 
 @contextlib.contextmanager
 def rewritten(*names: Rewrite) -> Iterator[None]:
-    """Context manager: enables these rewritings and disables all others.
+    """Context manager that enables these rewrites and disables all others.
 
-    It applies to programs that are traced inside it.
+    It affects programs that are traced inside it.
 
     Args:
-        names: some of `REWRITES`; with none, everything is computed as in the paper.
+        names: names from `REWRITES`; without names, everything is computed as in the paper.
 
     Raises:
         ValueError: for a name that is not in `REWRITES`.
     """
     unknown = [name for name in names if name not in REWRITES]
     if unknown:
-        raise ValueError(f"no rewriting is called {unknown[0]!r}; there are {', '.join(REWRITES)}")
+        raise ValueError(f"no rewrite is called {unknown[0]!r}; there are {', '.join(REWRITES)}")
     with _enabled(tuple(name for name in REWRITES if name in names)):
         yield
 
 
 def enabled(name: Rewrite) -> bool:
-    """Returns whether a rewriting is enabled for programs that are traced now."""
+    """Returns whether a rewrite is enabled for programs that are traced now."""
     return name in _enabled.value

@@ -24,10 +24,10 @@ class FeatureInfo:
         name: key in the dictionary that `features` returns.
         channels: channels of the stage's feature map.
         reduction: downsampling factor: size of the image divided by the size of the feature map,
-            rounded to a power of two. Unpadded convolutions make a feature map some pixels smaller:
-            the last one of Inception V3 is 8x8 for 299x299.
-        tap: whether detectors and segmenters use this stage, one for each feature map size. timm's
-            `features_only` returns the same stages if it has the network.
+            rounded to a power of two. The rounding hides the few pixels that unpadded convolutions
+            remove: for 299x299 images, Inception V3's last feature map is 8x8, with reduction 32.
+        tap: whether this stage is for detectors and segmenters, which take one stage of each
+            feature map size. If timm has the network, its `features_only` returns these stages.
     """
 
     name: str
@@ -40,7 +40,7 @@ def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
     """Returns the stages that `model.features` returns, in forward order.
 
     Args:
-        model: may be abstract (`nnx.eval_shape`); nothing is computed.
+        model: network, which may be abstract (`nnx.eval_shape`); nothing is computed.
     """
     graphdef, state = nnx.split(model.eval_view())
     images = jax.ShapeDtypeStruct((1, _LARGE, _LARGE, model.in_channels), jnp.float32)

@@ -25,7 +25,7 @@ sizes. For a 3x3 window at stride 2, `same` and `ceil` agree only for even sizes
 
 
 def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Returns the (low, high) padding of one axis.
+    """Returns the (low, high) padding of an axis of `size` pixels.
 
     Raises:
         ValueError: for an unknown padding.
@@ -47,7 +47,7 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 def padded(
     x: jax.Array, window: Sequence[int], stride: int, padding: Padding, value: Any = 0
 ) -> jax.Array:
-    """Returns [n, h, w, c] padded with `value` at the border, as the window needs."""
+    """Returns [n, h, w, c] padded with `value` at the border, for windows of this size."""
     (top, bottom), (left, right) = (
         pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], window, strict=True)
     )
@@ -67,7 +67,7 @@ def shifts(x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1)
 
 
 def span(window: int, dilation: int) -> int:
-    """Returns the number of pixels from the first to the last one of a dilated window."""
+    """Returns the number of pixels from the first to the last position of a dilated window."""
     return (window - 1) * dilation + 1
 
 
@@ -75,8 +75,8 @@ def weighted_sum(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int
     """Returns the depthwise convolution of a padded feature map, as a sum of shifted slices.
 
     Args:
-        x: [n, h, w, c], already padded.
-        kernel: [kh, kw, 1, c].
+        x: feature map [n, h, w, c], already padded.
+        kernel: kernel [kh, kw, 1, c].
         stride: step of the window along both axes.
         dilation: distance between the pixels that a filter multiplies.
     """

@@ -29,10 +29,10 @@ def card_of(
 
     Args:
         model: built by `create_model`.
-        repository: `owner/name` on the hub, or a folder's path.
+        repository: `owner/name` on the hub, or the path of a folder.
         layout: "inception_jax" or "timm".
         license: identifier of a licence, such as "apache-2.0"; None: the card states no licence.
-        certificate: certificate of the folder's weight file; None: the card has none.
+        certificate: certificate of the folder's weight file; None: the card has no certificate.
     """
     name = repository.rpartition("/")[2] or repository
     results = list(_results(model))

@@ -41,14 +41,15 @@ def save_pretrained(
 ) -> None:
     """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
 
-    `load` reads the folder, and the Hugging Face hub can store it. An existing card is overwritten,
-    unless you edited it and deleted the marker in its last line. Then it is kept, with a warning.
+    `load` reads the folder, and the Hugging Face hub can store it. An existing card is overwritten
+    if its last line still has the marker. To keep your changes to a card, delete that line; a
+    warning then says that the card was kept.
 
     Args:
         model: built by `create_model`.
         folder: path of the folder, created if missing.
         layout: "inception_jax", or "timm" for a folder that `timm.create_model("local-dir:...")`
-            loads too, with the same logits.
+            can also load, with the same logits.
         repository: `owner/name` on the hub, shown in the card; None: the folder's path is shown.
         license: identifier of a licence for the card, such as "apache-2.0".
         certificate: add a certificate to the card, which states how far the network and its PyTorch
@@ -56,7 +57,7 @@ def save_pretrained(
             minute or more.
 
     Raises:
-        ValueError: for another layout, or if `folder` is a file.
+        ValueError: for an unknown layout, or if `folder` is a file.
         WeightsError: if the model was not built by `create_model`; if timm does not have the
             network or would compute different results; if torch is missing for a certificate.
         OSError: if the folder cannot be written.
@@ -69,7 +70,7 @@ def save_pretrained(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
-    card_of(model, repository or _as_path(folder), layout, license)  # or nothing is written
+    card_of(model, repository or _as_path(folder), layout, license)  # an error here, before writing
     if certificate:
         optional_library("torch", folder / MODEL)
     described = model
@@ -92,7 +93,7 @@ def save_pretrained(
 
 
 def _certificate(folder: Path) -> Certificate:
-    """Returns a certificate for the weight file that was written; see `certificate`."""
+    """Returns a certificate for the weight file in a folder; see `inception_jax.certificate`."""
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
 
@@ -111,23 +112,23 @@ def push_to_hub(
     license: str | None = None,
     certificate: bool = False,
 ) -> str:
-    """Uploads the folder that `save_pretrained` writes to the Hugging Face hub.
+    """Writes a folder like `save_pretrained`, and uploads it to the Hugging Face hub.
 
     A missing repository is created. An existing model card is kept.
 
     Args:
         model: built by `create_model`.
-        repository: `owner/name`.
+        repository: `owner/name` on the hub.
         layout: see `save_pretrained`.
         private: make a new repository private; None: the owner's default.
-        token: access token; None: the one of `hf auth login`, or `$HF_TOKEN`.
+        token: access token; None: the token of `hf auth login`, or `$HF_TOKEN`.
         revision: branch to write to; None: main.
         message: commit message.
         license: see `save_pretrained`.
         certificate: see `save_pretrained`.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
         WeightsError, ValueError: see `save_pretrained`; raised before the upload.
@@ -153,9 +154,9 @@ def push_to_hub(
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """Returns the content of `config.json`, for readers and for the hub's search.
+    """Returns the content of `config.json`, for people and for the hub's search.
 
-    The weight file contains the same facts.
+    The weight file contains all of it too.
     """
     said = {**dataclasses.asdict(spec_of(model)), **dataclasses.asdict(Facts.of(model))}
     said["readings"] = dict(said["readings"])
@@ -190,7 +191,7 @@ def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
 
 
 def _take_inception_range(model: Model) -> None:
-    """Removes `transform_input` from the network, and changes its preprocessing to match.
+    """Sets `transform_input` to False, and changes the preprocessing so that the logits stay equal.
 
     With `transform_input`, the network multiplies normalised pixels (p - mean) / std by S / 0.5 and
     adds (M - 0.5) / 0.5, with ImageNet's mean M and standard deviation S. This equals

@@ -1,6 +1,6 @@
 """Translates jax's convolutions and pools to ONNX nodes, for `primitives`.
 
-Each function appends the nodes of one jax primitive to a graph, and returns the result. `params`
+Each function appends the nodes of one jax primitive to a graph, and returns their output. `params`
 are the primitive's parameters, and `results` the shapes and dtypes of its outputs.
 """
 
@@ -21,7 +21,7 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
     A strided slice before a 1x1 convolution becomes a stride of the convolution.
 
     Raises:
-        ExportError: for other kinds of convolution, or a kernel that is not constant.
+        ExportError: for any other kind of convolution, or a kernel that is not constant.
     """
     numbers = params["dimension_numbers"]
     specs = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
@@ -56,7 +56,7 @@ def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a sum over windows, as an average pool times the window's area.
 
-    If the sum is divided later to get a mean, `Graph.means` gives the average pool itself.
+    If a later division turns the sum into a mean, `Graph.means` replaces both by an average pool.
     """
     window, shape = _window(params), results[0].shape
     area = math.prod(window["kernel_shape"])
@@ -90,7 +90,7 @@ def _window(params: dict) -> dict[str, Any]:
 
 
 def _pixels_in_windows(shape: tuple, params: dict) -> np.ndarray:
-    """Returns the number of pixels in each window, without padding, [1, h, w, 1]."""
+    """Returns the number of pixels in each window [1, h, w, 1]; padding is not counted."""
     counts = []
     for axis in (1, 2):
         low, high = params["padding"][axis]

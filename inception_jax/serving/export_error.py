@@ -2,4 +2,4 @@
 
 
 class ExportError(ValueError):
-    """A network cannot be exported, or not to this path. Nothing is written."""
+    """Raised if a network cannot be exported, or not to this path. Nothing is written."""

@@ -47,26 +47,29 @@ def export(
 
     Args:
         model: any network of this library, folded or not.
-        path: ends in `.onnx` or `.stablehlo`, depending on the format.
-        format: "onnx" for onnxruntime and others, only for float32 networks; "stablehlo" for
-            `jax.export.deserialize`, on CPUs, TPUs and NVIDIA's GPUs.
-        image_size: side of the square, or height and width, in pixels; None: the network's own.
+        path: path of the file. It ends in `.onnx` or `.stablehlo`, depending on the format.
+        format: "onnx" for onnxruntime and other runtimes, only for float32 networks; "stablehlo"
+            for `jax.export.deserialize`, on CPUs, TPUs and NVIDIA's GPUs.
+        image_size: side of square images, or height and width, in pixels; None: the network's own
+            size.
         normalise: take pixels 0 to 255 as uint8 [n, h, w, c], RGB or grey, and apply what
             `preprocess` applies after cropping and resizing: channel order, range, mean and
             standard deviation.
         embedding: return the result of `model.embed` instead of the logits.
-        stages: names in `feature_info`. The feature maps [n, h', w', c'] of these stages become
-            outputs with their names.
+        stages: names of stages, from `feature_info`. Their feature maps [n, h', w', c'] become
+            outputs with these names.
         heat: add the output `heat`, float32 [n, h', w', num_classes]: the Grad-CAM of each class at
-            the last stage, before `grad_cam` resizes it and divides it by its maximum. This needs a
-            network whose classifier is one linear layer on the mean of the last feature map.
+            the last stage. Unlike the result of `grad_cam`, it is not resized, nor divided by its
+            maximum. This needs a network whose classifier is one linear layer on the mean of the
+            last feature map.
 
     Raises:
         ExportError: if the format is unknown, or cannot express the network; if the path does not
             fit the format, or cannot be written; if a package is missing; if the images are too
             small for the network; if a stage does not exist; if the network's classifier does not
-            allow `heat`; if `normalise` is set for images that are neither RGB nor grey; if
-            `create_model` did not build the network, and its size or normalisation is needed.
+            allow `heat`; if `normalise` is set for images that are neither RGB nor grey; if the
+            image size or the normalisation is unknown, because `create_model` did not build the
+            network.
     """
     path = check_target(path, format)
     size = _size_for(model, image_size)

@@ -1,4 +1,4 @@
-"""Converts a traced program to an ONNX graph. Expressions of constants are evaluated."""
+"""Converts a traced program to an ONNX graph, and evaluates the operations on constants."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from inception_jax.serving.onnx_graph import Graph, Operand
 from inception_jax.serving.primitives import ELEMENTWISE, handler_of
 
 _INLINED = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
-"""Primitives that call an inner program, and the name of their parameter that holds it."""
+"""Primitives that call an inner program, and the name of the parameter that contains it."""
 
 
 def lower(graph: Graph, traced: ClosedJaxpr, operands: Sequence[Operand]) -> list[Operand]:
     """Appends a program's nodes to a graph.
 
     Args:
-        graph: is extended.
-        traced: the program.
-        operands: its inputs.
+        graph: graph to append to.
+        traced: traced program.
+        operands: inputs of the program.
 
     Returns:
-        The results of the program.
+        The outputs of the program.
 
     Raises:
         ExportError: for anything that ONNX cannot express.

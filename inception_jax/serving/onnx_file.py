@@ -31,7 +31,7 @@ INPUT = "images"
 
 
 def from_program(program: Program) -> bytes:
-    """Returns the content of an ONNX file with this program.
+    """Returns the bytes of an ONNX file with this program.
 
     Raises:
         ExportError: for anything that ONNX cannot express.

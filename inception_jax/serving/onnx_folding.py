@@ -1,4 +1,4 @@
-"""Folds scales and shifts of channels into the convolutions of an ONNX graph."""
+"""Folds the scale and shift of each channel into the convolutions of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from inception_jax.serving.onnx_graph import Graph, Node
 
-# Operations with a constant that multiplies each channel of the result, and one that is added.
+# Operations with two constants: one multiplies each channel of the result, one is added to it.
 _BY_CHANNEL = ("Conv", "BatchNormalization")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Affine:
-    """factor * source + summand; factor and summand are [channels] or [1]."""
+    """The operation factor * source + summand, with factor and summand [channels] or [1]."""
 
     source: str
     factor: np.ndarray
@@ -23,11 +23,16 @@ class _Affine:
 
 
 def fold_channels(graph: Graph, outputs: list[str]) -> None:
-    """Folds the scales and shifts of channels into the preceding convolutions, in place.
+    """Folds the scale and shift of each channel into the preceding convolution, in place.
 
-    The scales and shifts are biases and BatchNorm in evaluation mode. A sequence of them that
-    follows no convolution becomes one BatchNorm node. They are combined in float64 and rounded
-    once, so the results are equal up to rounding. Nodes that no output depends on are removed.
+    Scales and shifts come from biases and from BatchNorm in evaluation mode. If no convolution
+    precedes a sequence of them, the sequence becomes one BatchNorm node. They are combined in
+    float64 and rounded once, so the results are equal up to rounding. Nodes that no output depends
+    on are removed.
+
+    Args:
+        graph: graph to change.
+        outputs: names of the graph's outputs.
     """
     _drop_unused(graph, outputs)  # an unused node would count as a use
     uses = Counter([name for node in graph.nodes for name in node.inputs] + outputs)
@@ -61,7 +66,7 @@ def _drop_unused(graph: Graph, outputs: list[str]) -> None:
 
 
 def _affine(graph: Graph, node: Node) -> _Affine | None:
-    """Returns a node as a factor and a summand per channel; None if it is another operation."""
+    """Returns a node's factor and summand per channel; None if it does not scale or shift."""
     if node.op not in ("Add", "Sub", "Mul", "Div"):
         return None
     first, second = node.inputs

@@ -1,7 +1,7 @@
 """An ONNX graph under construction.
 
 ONNX has channels first: a tensor of rank 4 is [n, c, h, w] in the graph. Only the input images and
-results of rank 4 are transposed.
+the outputs of rank 4 are transposed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Tensor:
     """The result of a node.
 
     Attributes:
-        name: in the graph.
-        shape: in jax's order of axes, channels last.
+        name: name in the graph.
+        shape: shape in jax's order of axes, channels last.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Graph:
     """Nodes in the order of computation, and the constants that they use.
 
     Attributes:
-        nodes: each after those that compute its inputs.
-        constants: by name, in ONNX's order of axes.
+        nodes: nodes, each after the nodes that compute its inputs.
+        constants: constants by name, in ONNX's order of axes.
         strided: maps the name of a sliced tensor to (source, (n, m)), if the tensor is every n-th
             row and m-th column of the source.
         means: maps the name of a sum over windows or axes to a function. The function takes a
-            divisor. It returns the mean, or None if the divisor is not the number of summands.
+            divisor, and returns the mean if the divisor is the number of summands, else None.
     """
 
     def __init__(self) -> None:
@@ -62,20 +62,20 @@ class Graph:
         self._count = 0
 
     def add(self, op: str, *operands: Operand, shape: tuple[Any, ...], **attributes: Any) -> Tensor:
-        """Appends a node with one output."""
+        """Appends a node with one output, and returns the output."""
         return self.add_many(op, *operands, shapes=[shape], **attributes)[0]
 
     def add_many(
         self, op: str, *operands: Operand, shapes: list[tuple[Any, ...]], **attributes: Any
     ) -> list[Tensor]:
-        """Appends a node with an output for each shape."""
+        """Appends a node with an output for each shape, and returns the outputs."""
         inputs = [x.name if isinstance(x, Tensor) else self.constant(x) for x in operands]
         tensors = [Tensor(self._new(op.lower()), shape) for shape in shapes]
         self.nodes.append(Node(op, inputs, [t.name for t in tensors], attributes))
         return tensors
 
     def constant(self, array: np.ndarray) -> str:
-        """Adds a constant, and returns its name. Rank 4 is transposed to channels first."""
+        """Adds a constant, and returns its name. An array of rank 4 gets channels first."""
         name = self._new("constant")
         self.constants[name] = array.transpose(CHANNELS_FIRST) if array.ndim == 4 else array
         return name

@@ -1,4 +1,4 @@
-"""Translates jax's primitives to ONNX nodes: all primitives that this library's networks use."""
+"""Translates the jax primitives that this library's networks use to ONNX nodes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
     "max": ("Max", np.maximum),
     "neg": ("Neg", np.negative),
 }
-"""ONNX's operators, and the NumPy functions that evaluate them for constants."""
+"""For each jax primitive: ONNX's operator, and the NumPy function that evaluates constants."""
 
 
 def handler_of(primitive: str) -> Handler:
     """Returns the function that appends the nodes of a primitive.
 
     Raises:
-        ExportError: if there is none.
+        ExportError: if the primitive is not supported.
     """
     if primitive in _HANDLERS:
         return _HANDLERS[primitive]
@@ -74,7 +74,8 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends 1 - erf(x) as 1 + erf(-x).
 
-    jax's GELU negates x, so this gives the form of a GELU that runtimes recognise.
+    jax's GELU calls erfc with a negated value. The two negations cancel, which leaves the form of a
+    GELU that runtimes recognise.
     """
     erf = graph.add("Erf", _negative(graph, x), shape=x.shape)
     return graph.add("Add", erf, np.ones((), np.float32), shape=x.shape)
@@ -83,7 +84,7 @@ def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def _negative(graph: Graph, x: Tensor) -> Tensor:
     """Appends -x.
 
-    If x is k * -y, as in a GELU, it becomes y / (1 / k), which onnxruntime recognises.
+    If x is k * -y, as in a GELU, appends y / (1 / k) instead, which onnxruntime recognises.
     """
     product = graph.producer(x)
     factor = graph.constants.get(product.inputs[1]) if product and product.op == "Mul" else None
@@ -103,7 +104,7 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends axes of size 1, as `keepdims` does. ONNX broadcasts them as jax does."""
+    """Appends a node that inserts axes of size 1, as `keepdims` does. ONNX broadcasts like jax."""
     old, shape = params["broadcast_dimensions"], results[0].shape
     new = [axis for axis in range(len(shape)) if axis not in old]
     same = all(shape[axis] == size for axis, size in zip(old, x.shape, strict=True))

@@ -26,11 +26,12 @@ class Program:
     """A network in evaluation mode, with its weights as constants.
 
     Attributes:
-        name: see `create_model`; empty for a network built directly from its class.
-        function: maps images to a dict of arrays, by the names in `outputs`.
-        images: the shape and dtype of the images; the first axis is symbolic.
-        outputs: names of the results, in order: "logits" or "embedding", then "heat" and stages.
-        facts: information for users of the file, as JSON: `network`, `height`, `width`,
+        name: name of the network in `create_model`; empty if it was built directly from its class.
+        function: function that maps images to a dict of arrays, with the keys `outputs`.
+        images: shape and dtype of the images; the first axis is symbolic.
+        outputs: names of the outputs, in order: "logits" or "embedding", then "heat" and the stages
+            if they were requested.
+        facts: information for users of the file, stored as JSON: `network`, `height`, `width`,
             `preprocessing`, `normalised_inside`, `classes`.
     """
 
@@ -50,11 +51,11 @@ def program_of(
     stages: Sequence[str] = (),
     heat: bool = False,
 ) -> Program:
-    """Builds the function of a network for images of one size; see `serving.export`.
+    """Builds the program of a network for images of one size; see `serving.export`.
 
     Raises:
-        ExportError: if the images cannot be normalised, a stage does not exist, or the heat needs
-            gradients.
+        ExportError: if the images cannot be normalised, a stage does not exist, or the heat cannot
+            be computed without gradients.
     """
     info = _info_to_normalise(model) if normalise else None
     if stages:
@@ -104,7 +105,7 @@ def _check_heat(model: Model) -> None:
     """Checks that `_heat` computes Grad-CAM for this network.
 
     Raises:
-        ExportError: if the classifier is not one linear layer on the mean of the last map.
+        ExportError: if the classifier is not one linear layer on the mean of the last feature map.
     """
     kind = type(model)
     plain = all(
@@ -121,8 +122,9 @@ def _check_heat(model: Model) -> None:
 def _heat(network: Model, map: jax.Array) -> jax.Array:
     """Returns the Grad-CAM of every class at the last feature map, [n, h, w, num_classes].
 
-    The logits are the mean of the last map times a matrix. For every image, their gradients are
-    therefore this matrix divided by the number of pixels. A 1x1 convolution multiplies by it.
+    The logits are the mean of the last feature map times a matrix. So their gradients at every
+    pixel are this matrix divided by the number of pixels, and Grad-CAM is a 1x1 convolution with
+    it, followed by a ReLU.
     """
     pixels = map.shape[1] * map.shape[2]
     kernel = network.fc.kernel[...].astype(map.dtype) / pixels

@@ -1,6 +1,6 @@
 """Translates jax's slices, pads, reversals and concatenations to ONNX nodes, for `primitives`.
 
-Each function appends the nodes of one jax primitive to a graph, and returns the result. `params`
+Each function appends the nodes of one jax primitive to a graph, and returns their output. `params`
 are the primitive's parameters, and `results` the shapes and dtypes of its outputs.
 """
 
@@ -35,12 +35,12 @@ def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tenso
 
 
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
-    """Appends a slice of some axes in equal steps.
+    """Appends a gather that takes every n-th index of some axes, as a strided slice.
 
-    jax expresses x[:, ::2] as a gather if the batch size is unknown.
+    jax expresses x[:, ::2] as such a gather if the batch size is unknown.
 
     Raises:
-        ExportError: for other gathers.
+        ExportError: for any other gather.
     """
     numbers, rank = params["dimension_numbers"], len(x.shape)
     axes = numbers.start_index_map
@@ -93,10 +93,10 @@ def _cut(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Tenso
     """Appends a slice.
 
     Args:
-        graph: is extended.
-        x: the tensor to slice.
+        graph: graph to append to.
+        x: tensor to slice.
         cuts: (start, end, step) by axis, in jax's order of axes.
-        shape: of the result.
+        shape: shape of the result.
     """
     axes = np.asarray([axis_of(axis, len(x.shape)) for axis in cuts], np.int64)
     starts, ends, steps = np.asarray(list(cuts.values()), np.int64).reshape(-1, 3).T

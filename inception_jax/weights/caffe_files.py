@@ -35,7 +35,7 @@ def read(path: Path) -> Tensors:
     """Reads the blobs of a `.caffemodel` file.
 
     Returns:
-        Arrays by the layer's name and the blob's number, such as `conv1/0`.
+        Arrays by the name of the layer and the index of the blob, such as `conv1/0`.
 
     Raises:
         WeightsError: if the file is damaged or another kind of file.

@@ -36,8 +36,8 @@ class Content:
     """The tensors of a network, without the containers that they were in.
 
     Attributes:
-        peeled: the tensors, and the prefix that was removed from their names.
-        path: keys of the containers, the outermost first.
+        peeled: tensors, with the prefix that was removed from their names.
+        path: keys of the containers that the tensors were in, the outermost first.
         notes: sentences for the user, such as which of several networks was chosen.
     """
 
@@ -52,10 +52,10 @@ def peel(source: Any, part: str = "") -> Content:
     If no names match a known layout, the largest dict of tensors is returned.
 
     Args:
-        source: an object made of dicts, lists and `Opaque` objects.
-        part: the network to return, if there are several. It is named by the keys of its
-            containers, by the prefix of its tensors' names, or by both, joined by dots. Empty: the
-            moving average if there is one, else the only network.
+        source: object made of dicts, lists and `Opaque` objects.
+        part: name of the network to return, if there are several: the keys of its containers, the
+            prefix of its tensors' names, or both, joined by dots. Empty: the moving average if
+            there is one, else the only network.
 
     Raises:
         WeightsError: if there are no tensors, if no network is called `part`, or if it is not
@@ -78,7 +78,7 @@ def _asked(found: list[Content], part: str) -> list[Content]:
     """Returns the networks that `part` selects; see `peel`.
 
     Raises:
-        WeightsError: if there are none.
+        WeightsError: if `part` selects no network.
     """
     wanted = f"{part.strip('./')}.".replace("/", ".")
     asked = [x for x in found if any(f"{place}.".startswith(wanted) for place in _places(x))]
@@ -88,13 +88,13 @@ def _asked(found: list[Content], part: str) -> list[Content]:
 
 
 def _places(content: Content) -> tuple[str, str, str]:
-    """Returns the names that select a network: its keys, its prefix, and both joined."""
+    """Returns the names that select a network: container keys, prefix, and both joined by a dot."""
     keys, prefix = ".".join(content.path), content.peeled.prefix.strip("./").replace("/", ".")
     return keys, prefix, ".".join(filter(None, (keys, prefix)))
 
 
 def _names(found: list[Content]) -> list[str]:
-    """Returns a name for each network: its keys, its prefix, or both if only both are unique."""
+    """Names each network by its container keys if unique, by its prefix if unique, else by both."""
     kinds = list(zip(*map(_places, found), strict=True))
     best = next((x for x in kinds if len(set(x)) == len(found) and all(x)), kinds[-1])
     return [name or "(without a prefix)" for name in best]
@@ -149,7 +149,7 @@ def _lacks_only_statistics(average: Peeled, raw: Peeled) -> bool:
 
 
 def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Yields every dict of tensors in a source, with the keys that lead to it."""
+    """Yields (keys, dict) for each dict of tensors in a source, with the keys that lead to it."""
     seen: collections.Counter[int] = collections.Counter()
     queue: collections.deque[tuple[tuple[str, ...], Any]] = collections.deque([((), source)])
     while queue:
@@ -171,9 +171,10 @@ def _candidates(source: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]
 
 
 def _nested(source: Any) -> Iterator[list[tuple[tuple[str, ...], dict[str, Any]]]]:
-    """Yields the tensors of nested dicts by their full paths: joined by dots, then by slashes.
+    """Yields the tensors of all nested dicts twice, as one dict with full paths as names.
 
-    Each item is a list with one candidate, as `_candidates` yields it, or with none.
+    The first time, dots join the keys of a path; the second time, slashes do. Each item is a list
+    with one candidate like those of `_candidates`, or an empty list if there are no tensors.
     """
     for separator in "./":
         flat = dict(_flat(_entries(source), "", separator, collections.Counter()))

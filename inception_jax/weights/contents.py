@@ -1,6 +1,6 @@
 """Recognises the format of a weight file by its first bytes, not by its name.
 
-For other files, such as HTML pages or archives, an error says what they are.
+If a file is not a weight file, such as an HTML page or an archive, the error says what it is.
 """
 
 from __future__ import annotations

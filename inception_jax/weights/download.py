@@ -1,4 +1,4 @@
-"""Downloads published weight files, once, into the user's cache."""
+"""Downloads published weight files into the user's cache, each file once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _HUB_FILE = "model.safetensors"
 def fetch(name: str) -> Path:
     """Returns the path of a tag's published weight file, and downloads it if it is not cached.
 
-    Files from the Hugging Face hub are in the hub's own cache, the others in `cache_folder()`. A
-    cached file needs no network connection. Its checksum, if known, is verified at each call.
+    Files from the Hugging Face hub are in the hub's own cache, all others in `cache_folder()`. A
+    cached file needs no network connection. The file's checksum, if known, is verified at each
+    call.
 
     Raises:
         WeightsError: if nothing is published under this name, the file cannot be downloaded, or its
@@ -64,7 +65,7 @@ def _from_address(name: str, published: Published) -> Path:
             _compare(partial, published.checksum)
     except WeightsError:
         raise
-    except (OSError, ValueError) as error:  # of requests too: its errors are OSErrors
+    except (OSError, ValueError) as error:  # includes the errors of requests
         raise _cannot_fetch(name, published.address, path, error) from None
     return path
 
@@ -83,7 +84,7 @@ def _from_hub(name: str, repository: str) -> Path:
         return _checked_hub(huggingface_hub.hf_hub_download(repository, _HUB_FILE))
     except WeightsError:
         raise
-    except Exception as error:  # those of the hub's HTTP client have no base class of the hub's
+    except Exception as error:  # HTTP errors have no base class in huggingface_hub
         address = huggingface_hub.hf_hub_url(repository, _HUB_FILE)
         raise _cannot_fetch(name, address, None, error) from None
     finally:

@@ -1,4 +1,4 @@
-"""What a weight file states about its network, and the checksum of its tensors."""
+"""The information that a weight file stores about its network, and its tensors' checksum."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Facts:
     """Everything that is needed to use a network, except the options with which it was built.
 
     Attributes:
-        preprocessing: of images, see `ModelInfo.preprocessing`.
-        classes: names of the outputs, if known.
-        training: how it was trained: `dataset`, `recipe`, `result`; None if it was trained
-            elsewhere.
-        version: of the library that wrote the file.
+        preprocessing: preprocessing of images, see `ModelInfo.preprocessing`.
+        classes: names of the classes; None if unknown.
+        training: how the network was trained: `dataset`, `recipe`, `result`; None if it was trained
+            by other code.
+        version: version of the library that wrote the file.
     """
 
     preprocessing: dict[str, Any]
@@ -38,22 +38,23 @@ class Facts:
 
     @classmethod
     def of(cls, model: Model) -> Facts:
-        """Returns the facts of a network."""
+        """Returns the facts about a network."""
         training = None if model.training is None else dict(model.training)
         return cls(model.info.preprocessing, model.classes, training, __version__)
 
     @classmethod
     def from_json(cls, found: Any) -> Facts | None:
-        """Reads the facts in the metadata of a weight file.
+        """Reads the facts from the metadata of a weight file.
 
         Args:
-            found: the decoded JSON; None for a file of an older version, which had no facts.
+            found: decoded JSON; None for a file of an older version of the library, which stored no
+                facts.
 
         Returns:
             The facts; None if `found` is None.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if they are invalid.
+            ValueError, KeyError, TypeError, AttributeError: if the JSON is invalid.
         """
         if found is None:
             return None
@@ -72,7 +73,7 @@ class Facts:
                    str(found["version"]))  # fmt: skip
 
     def tell(self, model: Model) -> None:
-        """Sets `info`, `classes` and `training` of a network to these facts."""
+        """Sets `info`, `classes` and `training` of a network from these facts."""
         assert model.spec is not None
         info = dataclasses.replace(model_info(model.spec.name), **self.preprocessing)
         if len(info.mean) == 3:  # unless the file already describes grey images
@@ -84,7 +85,7 @@ class Facts:
 
 
 def warn_of_old_file(name: str, source: object) -> None:
-    """Warns that a file of an older version lacks the preprocessing and the class names."""
+    """Warns that a file of an older library version lacks preprocessing and class names."""
     warnings.warn(
         f"{source} was written by an older version, which stored no image size, crop, "
         f"normalisation and class names: those of {name} are assumed",
@@ -93,7 +94,7 @@ def warn_of_old_file(name: str, source: object) -> None:
 
 
 def checksum(tensors: Tensors) -> str:
-    """Returns the SHA-256 of all tensors: names, dtypes, shapes and bytes, sorted by name."""
+    """Returns one SHA-256 of all tensors' names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -105,12 +106,12 @@ def verify(stated: Any, tensors: Tensors, name: str) -> None:
     """Compares the checksum that a file states with the checksum of its tensors.
 
     Args:
-        stated: the file's checksum; None: nothing is compared.
-        tensors: as they were read.
-        name: of the file, for the message.
+        stated: checksum that the file states; None: nothing is compared.
+        tensors: tensors as read from the file.
+        name: name of the file, for the error message.
 
     Raises:
-        WeightsError: if the tensors have changed.
+        WeightsError: if the checksums differ.
     """
     if stated is not None and stated != checksum(tensors):
         raise WeightsError(

@@ -73,7 +73,7 @@ class Read:
 
     Attributes:
         content: tensors by name, or the object in a pickle, see `containers`.
-        metadata: the metadata in the file; empty if its format has none.
+        metadata: metadata of the file; empty if the format has none.
         format: description of the format.
     """
 
@@ -87,7 +87,7 @@ def read(path: str | os.PathLike[str]) -> Read:
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        WeightsError: if it cannot be read. The message says what it is, if that is known.
+        WeightsError: if the file cannot be read. The message says what the file is, if known.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,10 +108,10 @@ def check_readable(name: str) -> None:
     """Checks that the package that reads a file is installed, before the file is downloaded.
 
     Args:
-        name: of the file, or its address.
+        name: name of the file, or its URL.
 
     Raises:
-        WeightsError: if the package is missing. The message names it.
+        WeightsError: if the package is missing. The message names the package.
     """
     for library, endings in _NEEDS.items():
         if name.endswith(endings):
@@ -119,7 +119,7 @@ def check_readable(name: str) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Returns whether a path exists, or is the prefix of the files of a TensorFlow checkpoint.
+    """Returns whether a path exists, or is the common prefix of a TensorFlow checkpoint's files.
 
     In `FILE#NAME`, only FILE has to exist.
     """
@@ -131,9 +131,9 @@ def _is_there(path: Path) -> bool:
 
 
 def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Splits `FILE#NAME` into a file and the name of a network in it.
+    """Splits `FILE#NAME` into the path of a file and the name of a network in it.
 
-    The name is empty for the whole file. If a file has `#` in its own name, that file is used.
+    Without `#NAME`, the name is empty. A `#` in the name of an existing file does not split it.
     """
     whole = Path(path)
     file, mark, part = str(path).rpartition("#")
@@ -143,9 +143,9 @@ def split_part(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def _in_folder(folder: Path) -> Path:
-    if (folder / "checkpoint").is_file():  # names TensorFlow's newest
+    if (folder / "checkpoint").is_file():  # names TensorFlow's newest checkpoint
         return folder / "checkpoint"
-    latest = folder / "latest"  # names DeepSpeed's newest
+    latest = folder / "latest"  # names DeepSpeed's newest checkpoint
     if latest.is_file() and latest.stat().st_size < _MOST_OF_A_NAME:
         name = latest.read_text(errors="replace").strip()
         if Path(name).name == name and (folder / name).is_dir():
@@ -163,7 +163,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _shards(path: Path) -> Read:
-    """Reads a network from several files, which `model.safetensors.index.json` lists."""
+    """Reads a network from several files. The index at `path` lists them."""
     try:
         files = json.loads(path.read_text())["weight_map"]
         names = sorted(set(files.values()))

@@ -1,13 +1,13 @@
 """Guesses a network's preprocessing and pooling from BatchNorm's running statistics.
 
-A convolution is linear: the running means after it are the sums of its kernel times the mean of its
-input. For the first layer, these equations give the mean pixel of the training images. For the
-parallel 1x1 convolutions of an Inception module, they give the mean of their common input. The mean
-after the average pool is smaller if the pool always divides by 9, because of the border. The
-running variances of the first layer give the contrast of the pixels.
+A convolution is linear, so the running mean after it is the mean of its input times the sum of its
+kernel over the window. For the first layer, these equations give the mean pixel of the training
+images. For the parallel 1x1 convolutions of an Inception module, they give the mean of their common
+input. If the module's average pool divides by 9 at the border too, the mean after the pool is
+smaller. The running variances of the first layer give the contrast of the pixels.
 
-`benchmarks/fingerprint.py` measures how often each answer is right. Padding and epsilon are not
-detected.
+`benchmarks/fingerprint.py` measures how often each guess is right. Padding and epsilon are not
+guessed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from inception_jax.registry import ModelInfo
 from inception_jax.weights.torch_names import Tensors
 
 _GREY, _CONTRAST = 0.45, 0.25  # mean and deviation of the pixels of photos, in [0, 1]
-_MARGIN = 2.0  # smallest margin between the best answer and the next
-_WORST = 6.0  # largest misfit of the best answer; above it, none fits
+_MARGIN = 2.0  # smallest margin between the best guess and the next
+_WORST = 6.0  # largest misfit of the best guess; above it, none fits
 _COLOUR = 0.02  # smallest difference between the means of red and blue; less may be grey
 
-# What a first layer sees of pixels in [0, 1]: mean subtracted, divisor.
+# Preprocessing of pixels in [0, 1]: the mean that is subtracted, and the divisor.
 _INPUTS: dict[str, tuple[tuple[float, ...], float]] = {
     "in [-1, 1]": ((0.5, 0.5, 0.5), 0.5),
     "in [0, 1]": ((0.0, 0.0, 0.0), 1.0),
@@ -36,7 +36,8 @@ _INPUTS: dict[str, tuple[tuple[float, ...], float]] = {
     "normalised with ImageNet's mean and deviation": (IMAGENET_MEAN, sum(IMAGENET_STD) / 3),
     "in [0, 255], less their mean": ((_GREY, _GREY, _GREY), 1 / 255),
 }
-# Sides of the maps behind average pools at the published size, by the number of their stage.
+# Sides of the feature maps that are average pooled, at the published image size, by the number in
+# the stage's name.
 _SIDES = {
     "inception_v3": {"5": 35, "6": 17, "7": 8},
     "bn_inception": {"3": 28, "4": 14, "5": 7},
@@ -46,12 +47,12 @@ _POOL = re.compile(r"(\w+?_?(\d)\w)\.branch_pool\.conv\.weight")
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """The training images of a network, as its first layer saw them.
+    """How the training images of a network were preprocessed.
 
     Attributes:
         range: how pixels were scaled: a key of `_INPUTS`, such as "in [-1, 1]".
         order: "RGB" or "BGR"; empty if the statistics do not show it.
-        mean: the mean of each channel of the images, in [0, 1].
+        mean: mean of each channel of the training images, for pixels in [0, 1].
     """
 
     range: str
@@ -63,12 +64,13 @@ def input_of(tensors: Tensors, first: str, images: np.ndarray | None = None) -> 
     """Guesses how the training images were preprocessed, from the first layer's statistics.
 
     Args:
-        tensors: by their names in the PyTorch twin.
+        tensors: tensors by their names in the PyTorch twin.
         first: name of the first layer, such as "conv1".
-        images: [n, h, w, 3] with the contrast of photos; None: `natural_images`.
+        images: images [n, h, w, 3] with the contrast of photos; None: `natural_images`.
 
     Returns:
-        None if the layer has no BatchNorm, or if its statistics do not show the preprocessing.
+        The guess; None if the layer has no BatchNorm, or if its statistics do not show the
+        preprocessing.
     """
     try:
         kernel, mean, variance = _layer(tensors, first)
@@ -109,7 +111,10 @@ def expected_input(info: ModelInfo) -> str:
 
 
 def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
-    """Returns the squared distance of contrast and mean from those of photos."""
+    """Returns how far the training images are from photos if they were preprocessed as `name`.
+
+    It is a squared distance between contrasts and means.
+    """
     subtracted, divisor = _INPUTS[name]
     pixels = seen * divisor + np.asarray(subtracted)
     contrast = math.log(scale * divisor) / 0.4
@@ -117,7 +122,7 @@ def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
 
 
 def _layer(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns a kernel [out, in, h, w], and mean and variance of its output without bias."""
+    """Returns a layer's kernel [out, in, h, w], and its output's mean and variance without bias."""
     wide = {
         leaf: tensors[f"{name}.{leaf}"].astype(np.float64)
         for leaf in ("conv.weight", "bn.running_mean", "bn.running_var")
@@ -128,10 +133,10 @@ def _layer(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def natural_images(size: int = 96, count: int = 8) -> np.ndarray:
-    """Returns noise with the statistics of photos, [n, size, size, 3]. It is the same at each call.
+    """Returns noise with the statistics of photos, [count, size, size, 3], always the same.
 
     Amplitudes decrease with the frequency, and the colours are almost equal. The mean is 0, and the
-    standard deviation is that of pixels in [0, 1].
+    standard deviation is that of photos with pixels in [0, 1].
     """
     rng = np.random.default_rng(0)
     rows, columns = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
@@ -144,7 +149,7 @@ def natural_images(size: int = 96, count: int = 8) -> np.ndarray:
 
 
 def _covariance(window: int, images: np.ndarray | None = None) -> np.ndarray:
-    """Returns the covariance of the numbers in a window of images, flattened [h, w, channel].
+    """Returns the covariance of the pixel values in a window, flattened from [h, w, channel].
 
     Args:
         window: side of the square window, in pixels.
@@ -156,15 +161,16 @@ def _covariance(window: int, images: np.ndarray | None = None) -> np.ndarray:
 
 
 def border_of_pools(tensors: Tensors, arch: str) -> float | None:
-    """Measures how much average pools reduce the mean at their border.
+    """Measures how much average pools reduce the mean at the border of feature maps.
 
-    The unit is the reduction by pools that always divide by 9, on maps of the published sizes.
+    The unit is the reduction by pools that always divide by 9, on feature maps of the published
+    sizes.
 
     Returns:
-        About 0: the pools divide by the number of pixels inside the map
+        About 0: the pools divide by the number of pixels inside the feature map
         (`count_include_pad=False`). About 1: they divide by 9 (`count_include_pad=True`). Above 1:
-        they divide by 9, on smaller maps. None: this network does not show it, or a tensor is
-        missing.
+        they divide by 9, on smaller feature maps. None: it cannot be measured for this network, or
+        a tensor is missing.
     """
     sides = _SIDES.get(arch)
     found = list(_losses(tensors, sides)) if sides else []
@@ -177,7 +183,7 @@ def counts_border(share: float) -> bool | None:
 
 
 def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
-    """Yields the number that `border_of_pools` describes, for each module with an average pool."""
+    """Yields the value that `border_of_pools` measures, for each module with an average pool."""
     for name in tensors:
         match = _POOL.fullmatch(name)
         if match is None or match[2] not in sides:
@@ -196,13 +202,13 @@ def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
 
 
 def _siblings(tensors: Tensors, module: str) -> list[str]:
-    """Returns the 1x1 convolutions with the same input as a module's pool."""
+    """Returns the names of the 1x1 convolutions that share the input of a module's pool."""
     pattern = re.compile(rf"({re.escape(module)}\.branch(?:1x1|\w+_1))\.conv\.weight")
     return [match[1] for match in map(pattern.fullmatch, tensors) if match]
 
 
 def _mean_input(kernels: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Solves kernels @ x = means for the x nearest to a constant."""
+    """Solves kernels @ x = means for the x that is nearest to a constant vector."""
     sums = kernels.sum(1)
     constant = (sums @ means) / (sums @ sums)
     products = kernels @ kernels.T

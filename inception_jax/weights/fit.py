@@ -14,25 +14,25 @@ from inception_jax.weights.torch_names import Tensors, torch_shapes
 
 @functools.lru_cache(maxsize=64)
 def skeleton(name: str) -> Model:
-    """Builds a network that has shapes but no values. It is cached: do not change it."""
+    """Returns a network with shapes but no values. It is cached, so do not change it."""
     return nnx.eval_shape(lambda: build(name, rngs=ONE_KEY))
 
 
 def backbone_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the PyTorch twin's tensors by name, without the classifiers."""
+    """Returns the PyTorch twin's tensor shapes by name, without main and auxiliary classifiers."""
     heads = tuple(f"{path}." for path in (*model.classifiers, *model.aux_names))
     shapes = torch_shapes(model)
     return {name: shape for name, shape in shapes.items() if not name.startswith(heads)}
 
 
 def options(tensors: Tensors, model: Model) -> dict[str, int]:
-    """Returns the options of a network that follow from the shapes of a file's tensors.
+    """Returns the network options that follow from the shapes of a file's tensors.
 
-    These are `in_channels` and `embedding_size`, if the file shows them.
+    The options are `in_channels` and `embedding_size`, as far as the shapes show them.
 
     Args:
-        tensors: by their names in the PyTorch twin.
-        model: a network of the same class, with any options.
+        tensors: tensors by their names in the PyTorch twin.
+        model: network of the same class, with any options.
     """
     found = {}
     shapes = torch_shapes(model)
@@ -41,7 +41,7 @@ def options(tensors: Tensors, model: Model) -> dict[str, int]:
     if first in tensors and is_alike(tensors[first].shape, shapes[first]):
         found["in_channels"] = tensors[first].shape[1]
     bottleneck = tensors.get("bottleneck.weight")
-    # At full width; our own files state their width.
+    # At full width; files of this library state their width.
     if bottleneck is not None and bottleneck.ndim == 2 and bottleneck.shape[1] == 1792:
         found["embedding_size"] = bottleneck.shape[0]
     return found

@@ -22,12 +22,12 @@ _EPS = 1e-3  # epsilon of all TF-slim networks, and of the layers here
 def variables(graph: Any, to_array: Callable[[Any], np.ndarray]) -> Tensors:
     """Returns a frozen graph's constants by the names of the original variables.
 
-    If the BatchNorm of a convolution was folded, the result has a new one. It applies the scale and
-    shift that follow the convolution in the graph.
+    If a convolution's BatchNorm was folded, the result contains a new BatchNorm, which applies the
+    scale and shift that follow the convolution in the graph.
 
     Args:
-        graph: the `GraphDef` protocol buffer.
-        to_array: converts a tensor of the graph to an array.
+        graph: `GraphDef` protocol buffer.
+        to_array: function that converts a tensor of the graph to an array.
     """
     nodes = {node.name: node for node in graph.node}
     consumers: dict[str, list[str]] = {}
@@ -64,7 +64,10 @@ class _Reader:
         self.constants = constants
 
     def unfolded(self, product: Any, known: Tensors) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields the kernel and a new BatchNorm of a convolution, unless its own are in `known`."""
+        """Yields the kernel and a new BatchNorm of a convolution or matrix product.
+
+        Yields nothing if `known` already has the bias or the BatchNorm of this layer.
+        """
         kernel = self._constant(_inputs(product)[1])
         if kernel is None:
             return
@@ -92,7 +95,7 @@ class _Reader:
         return self.constants.get(self._source(name))
 
     def _affine(self, name: str, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns the scale and shift, per channel, of the chain of operations after a node."""
+        """Returns the scale and shift per channel of the operations after a node; None if none."""
         scale, shift, found = np.ones(channels), np.zeros(channels), False
         while len(self.consumers.get(name, ())) == 1:
             node = self.nodes[self.consumers[name][0]]

@@ -1,7 +1,7 @@
 """Translates variables of DeepLab's Xception and of TensorFlow's Inception graph of 2015.
 
-FID uses this graph, `classify_image_graph_def.pb`. It numbers the layers in each tower of a module.
-`_GRAPH` lists the names of these layers in the order in which ours are defined.
+FID uses the graph of 2015, `classify_image_graph_def.pb`. It numbers the layers in each tower of a
+module. `_GRAPH` lists its layer names in the order in which this library defines the layers.
 """
 
 from __future__ import annotations

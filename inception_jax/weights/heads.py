@@ -1,4 +1,4 @@
-"""Finds classifiers with unusual names, and the tensors of other heads."""
+"""Finds classifiers with unusual names, and the tensors of heads that a network does not have."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def adopt(
     many inputs as the model's classifier.
 
     Args:
-        tensors: by their names in the PyTorch twin, as far as the layout knows them.
-        outside: the tensors of the file that do not belong to the network.
-        model: built for the weights, or a network of the same class.
+        tensors: tensors of the file, with the PyTorch twin's names where the layout knows them.
+        outside: tensors of the file that do not belong to the network.
+        model: network for these weights, or another network of its class.
 
     Returns:
-        The tensors with the classifier, and the names that its kernel and its bias had. There are
-        no such names if nothing was renamed.
+        The tensors with the renamed classifier, and the names that its kernel and its bias had; an
+        empty tuple of names if nothing was renamed.
     """
     classifier = model.classifiers[0]
     shapes = torch_shapes(model)
@@ -88,13 +88,13 @@ def _is(name: str, leaf: str) -> bool:
 def head_of(tensors: Tensors, model: Model, known: str = "") -> Tensors:
     """Returns the tensors of a head that the network does not have.
 
-    The network has no tensors of these names, and their names are not those of its backbone or its
-    auxiliary heads.
+    They are the tensors that the network does not have and that lie outside its backbone's modules
+    and its auxiliary heads.
 
     Args:
-        tensors: by their names in the PyTorch twin, as far as the layout knows them.
-        model: the network.
-        known: pattern of the backbone's names in a publisher's layout.
+        tensors: tensors of the file, with the PyTorch twin's names where the layout knows them.
+        model: network for these weights.
+        known: regular expression for the backbone's names in a publisher's layout.
     """
     own = tuple(f"{name}." for name in _modules(model))
     shapes = torch_shapes(model)

@@ -1,4 +1,4 @@
-"""Finds a network's weights in the folder of a training run, or on the Hugging Face hub."""
+"""Finds a network's weight file in the folder of a training run, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def fetched(source: Any) -> Path:
     """Returns the local path of a source. A repository of the hub is downloaded once.
 
     Args:
-        source: a path; `local-dir:PATH`; `hf-hub:owner/name`, or `hf-hub:owner/name@revision`.
+        source: path, `local-dir:PATH`, `hf-hub:owner/name` or `hf-hub:owner/name@revision`.
 
     Raises:
         FileNotFoundError: if there is no such file, folder or repository.
-        WeightsError: if it cannot be downloaded.
+        WeightsError: if the repository cannot be downloaded.
     """
     text = str(source)
     if text.startswith(_HUB):
@@ -39,7 +39,7 @@ def fetched(source: Any) -> Path:
 
 
 def _from_hub(source: str, repository: str, revision: str) -> Path:
-    import huggingface_hub  # half a second, for this alone
+    import huggingface_hub  # takes half a second, and only this function needs it
     from huggingface_hub import errors
 
     try:
@@ -51,7 +51,7 @@ def _from_hub(source: str, repository: str, revision: str) -> Path:
         raise FileNotFoundError(f"the hub has no {source}: {reason}") from None
     except errors.HFValidationError as error:
         raise WeightsError(f"{source}: {error}; it is hf-hub:owner/name") from None
-    except Exception as error:  # those of the hub's HTTP client have no base class of the hub's
+    except Exception as error:  # HTTP errors have no base class in huggingface_hub
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"cannot fetch {source} ({type(error).__name__}: {reason}); download the repository by "
@@ -63,10 +63,11 @@ def _from_hub(source: str, repository: str, revision: str) -> Path:
 def weights_in(path: Path) -> Path:
     """Returns the weight file in a folder; any other path is returned unchanged.
 
-    The file is `weights.safetensors` of a training run, or `model.safetensors` of the hub.
+    The file is `weights.safetensors` in the folder of a training run, or `model.safetensors` in a
+    repository of the hub.
 
     Raises:
-        FileNotFoundError: if a folder has neither.
+        FileNotFoundError: if a folder has neither file.
     """
     if not path.is_dir():
         return path

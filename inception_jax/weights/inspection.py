@@ -38,9 +38,9 @@ class Inspection:
     """Facts about a weight file.
 
     Attributes:
-        source: the file.
+        source: path of the file, or "a mapping".
         facts: texts to print, by title. Empty texts are not printed.
-        names: every name with which `create_model` builds a network that fits; may be empty.
+        names: all names with which `create_model` builds a network that fits; may be empty.
         differences: how the file differs from the nearest network, if none fits.
     """
 
@@ -54,10 +54,10 @@ def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
     """Finds out what a weight file contains.
 
     Args:
-        source: a file, a folder or a mapping, see `load_weights`.
+        source: path of a file or folder, or a mapping; see `load_weights`.
 
     Raises:
-        WeightsError: if it cannot be read. The message says what it is, if that is known.
+        WeightsError: if the source cannot be read. The message says what the file is, if known.
         FileNotFoundError: if there is no such file.
     """
     file = open_weights("", source)
@@ -98,7 +98,7 @@ def _layout_name(file: WeightFile) -> str:
 
 
 def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
-    """Returns all names that fit a file best, and the share of tensors that fit."""
+    """Returns the names of the networks that fit a file best, and the share of tensors that fit."""
     needed: Mapping[str, Any] = {}
     archs: Iterable[str] = list_models()
     if file.spec is not None:
@@ -118,7 +118,7 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
 def _apart(names: tuple[str, ...]) -> str:
     """Describes the options and preprocessing in which the fitting networks differ.
 
-    The file itself does not show which of them is right.
+    The file itself does not show which network is right.
     """
     facts = {name: {**model_info(name).options, **model_info(name).preprocessing} for name in names}
     differing = {
@@ -144,7 +144,11 @@ def _with(values: Mapping[str, Any], value: Any) -> str:
 
 
 def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
-    """Guesses the training options from BatchNorm's statistics, and the names that agree."""
+    """Guesses the preprocessing and pooling in training from BatchNorm's statistics.
+
+    Returns:
+        Texts by title, like `Inspection.facts`. One of them lists the names that agree.
+    """
     model = fit.skeleton(names[0])
     shapes = torch_shapes(model)
     first = next(n for n, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)
@@ -206,7 +210,7 @@ def _about(tensors: Tensors) -> dict[str, str]:
 
 
 def _statistics(tensors: Tensors, model: Model) -> str:
-    """Describes values that look wrong; without any, says that the network looks trained."""
+    """Describes values that look wrong; if there are none, says that the network looks trained."""
     own = {name: tensors[name] for name in torch_shapes(model) if name in tensors}
     try:
         found = numbers.check(own)

@@ -42,10 +42,10 @@ def read_hdf5(path: Path) -> Tensors:
     """Reads the tensors of a `.h5` file.
 
     Names are `conv2d_7/kernel` in the legacy format, and `layers/conv2d_7/vars/0` in the format of
-    Keras 3. If the backbone is a layer of another model, its name precedes those of its layers.
+    Keras 3. If the backbone is a layer of another model, its name precedes the names of its layers.
 
     Raises:
-        WeightsError: if it is not a complete HDF5 file of a Keras model.
+        WeightsError: if the file is not a complete HDF5 file of a Keras model.
     """
     with (
         path.open("rb") as file,
@@ -55,10 +55,10 @@ def read_hdf5(path: Path) -> Tensors:
 
 
 def read_keras_archive(path: Path) -> Tensors:
-    """Reads only the weights of a `.keras` file.
+    """Reads the tensors of a `.keras` file, and ignores the rest of the file.
 
     Raises:
-        WeightsError: if it is not a complete archive of a Keras model.
+        WeightsError: if the file is not a complete archive of a Keras model.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -90,8 +90,8 @@ def write_hdf5(path: Path, layers: Sequence[Stored], legacy: bool) -> None:
     """Writes a file for `model.load_weights` of Keras 3.
 
     Args:
-        path: of the file.
-        layers: in the order of `model.layers`.
+        path: path of the file.
+        layers: layers in the order of `model.layers`.
         legacy: store the layers by name, like Keras 1 and 2; otherwise by index, like Keras 3.
     """
     h5py = optional_library("h5py", path)
@@ -116,7 +116,7 @@ def _write_legacy(root: Any, layers: Sequence[Stored]) -> None:
 
 
 def _check_heaps(content: bytes | mmap.mmap) -> None:
-    """Raises a ValueError for a damaged heap of strings, which makes libhdf5 loop forever.
+    """Raises a ValueError for a damaged heap of strings, which would make libhdf5 loop forever.
 
     A heap is a collection of objects: index, count, size and content, each padded to 8 bytes.
     Object 0 is the free space, and its size includes its header.
@@ -146,12 +146,12 @@ def _legacy(h5py: ModuleType, group: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _strings(h5py: ModuleType, attributes: Any, name: str) -> list[str]:
-    """Reads a list of strings.
+    """Reads an attribute that is a list of strings.
 
-    A list of another type is rejected first, because libhdf5 may crash if it is damaged.
+    Any other type is rejected before reading, because libhdf5 may crash on a damaged attribute.
 
     Raises:
-        ValueError: for a list of another type.
+        ValueError: if the attribute is not a list of strings.
     """
     dtype = attributes.get_id(name).dtype
     # An empty list has the type of NumPy's empty array.
@@ -173,7 +173,8 @@ def _leaf(name: str) -> str:
 def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the tensors of a file in the format of Keras 3, without optimiser state.
 
-    Names include the model that contains a backbone: `layers/functional/layers/conv2d/vars/0`.
+    If the backbone is a layer of another model, names begin with the path of that layer:
+    `layers/functional/layers/conv2d/vars/0`.
     """
     found: list[tuple[str, np.ndarray]] = []
 
@@ -187,10 +188,10 @@ def _indexed(h5py: ModuleType, root: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def read_tensorflow_js(path: Path) -> Tensors:
-    """Reads a TensorFlow.js layers model: `model.json`, and the files that it names in its folder.
+    """Reads a TensorFlow.js layers model: `model.json`, and the weight files that it lists.
 
     Raises:
-        WeightsError: if a file is missing, truncated, or of another kind.
+        WeightsError: if a file is missing, truncated or of the wrong kind.
     """
     try:
         manifest = json.loads(path.read_text())["weightsManifest"]

@@ -2,7 +2,8 @@
 
 Some layers have explicit names (`block2_sepconv1`, `conv_7b`). Others are named by their class and
 a number (`conv2d_7`). The numbers depend on what the program built before, so only their order
-counts. They follow the order in which layers were created, and our attributes have the same order.
+counts. It is the order in which Keras created the layers. This library defines its layers in the
+same order.
 
 Keras 3's own files (`.weights.h5`, `.keras`) name every layer by its class and an index
 (`layers/conv2d_7`). The index follows the order of `model.layers`, in which layers are sorted by
@@ -54,9 +55,9 @@ class Place(NamedTuple):
     """A layer of Keras' network.
 
     Attributes:
-        kind: the class of the layer.
-        name: the explicit name in Keras; empty if Keras numbers the layer.
-        path: the path of the layer, with which its tensors' names in the PyTorch twin begin.
+        kind: class of the layer in Keras.
+        name: explicit name in Keras; empty if Keras numbers the layer.
+        path: path of the layer in the PyTorch twin. The names of its tensors begin with this path.
     """
 
     kind: Kind
@@ -68,9 +69,9 @@ class Stored(NamedTuple):
     """A layer as stored by Keras.
 
     Attributes:
-        automatic: the class, and a number in the order of `model.layers`, as Keras 3 stores it.
-        name: the explicit name; else the class, and a number in the order of creation.
-        tensors: by names such as "kernel", in the order in which Keras stores them.
+        automatic: name in Keras 3's files: the class, and a number in the order of `model.layers`.
+        name: explicit name; without one, the class, and a number in the order of creation.
+        tensors: tensors by names such as "kernel", in the order in which Keras stores them.
     """
 
     automatic: str
@@ -79,7 +80,7 @@ class Stored(NamedTuple):
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> str | None:
-    """Returns the network whose Keras file has these names, or None."""
+    """Returns the name of the network whose Keras file has these tensors, or None."""
     layers = {_layer(name) for name in tensors}
     count = {kind: len(_numbered(layers, kind)) for kind in ("conv2d", "separable_conv2d")}
     if "block14_sepconv2" in layers or count["separable_conv2d"] > 17:
@@ -93,8 +94,9 @@ def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
     """Translates a Keras file to the PyTorch twin's names and axis order.
 
     Args:
-        tensors: by their names in the file, `conv2d_7/kernel` or `layers/conv2d_7/vars/0`.
-        layers: paths of our layers in the order of definition.
+        tensors: tensors by their names in the file, such as `conv2d_7/kernel` or
+            `layers/conv2d_7/vars/0`.
+        layers: paths of this library's layers, in the order of definition.
     """
     places = list(_places(layers))
     found = _found(tensors, places)
@@ -113,8 +115,8 @@ def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator
     """Yields the layers of Keras' network in the order of its `model.layers`.
 
     Args:
-        state: the state dict of the PyTorch twin.
-        layers: paths of our layers in the order of definition.
+        state: state dict of the PyTorch twin.
+        layers: paths of this library's layers, in the order of definition.
         bn_scale: whether Keras' BatchNorm has a scale. If not, all scales in `state` must be 1.
     """
     places = list(_places(layers))
@@ -131,7 +133,7 @@ def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator
 
 
 def _numbers(places: Sequence[Place]) -> dict[Place, str]:
-    """Names layers by their class and a running number: conv2d, conv2d_1, ..."""
+    """Returns a name for each layer, its class and a running number: conv2d, conv2d_1, ..."""
     counts: dict[str, int] = {}
     names = {}
     for place in places:
@@ -215,7 +217,7 @@ def _given_name(path: str) -> str:
 
 
 def _in_layers_order(places: Sequence[Place]) -> list[Place]:
-    """Sorts layers like `model.layers`: in each module, the farthest from its end come first.
+    """Sorts layers like `model.layers`: in each module, layers far from its end come first.
 
     Layers at the same distance keep the order of creation.
     """
@@ -242,7 +244,7 @@ def _step(path: str) -> tuple[str, int, str]:
 
 
 def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
-    """Returns each branch's last layer number, and whether that layer is split in two."""
+    """Returns the last layer number of each branch, and whether that layer is split in two."""
     last: dict[str, tuple[int, bool]] = {}
     for place in places:
         branch, number, half = _step(place.path)

@@ -1,7 +1,8 @@
 """The layouts of published files: their publisher, how to recognise them, which options they need.
 
 A layout maps a file's tensors to the PyTorch twin's names and axis order. It also lists the options
-with which the file was trained. Other options would give wrong outputs, so loading with them fails.
+with which the file was trained. A network with other options would give wrong outputs, so loading
+the file into it fails.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ class Layout:
     """How one publisher stores one or several networks.
 
     Attributes:
-        name: shown in messages.
-        archs: the networks that such files may contain.
-        recognise: returns whether a file has this layout. None: this layout is only used for
-            writing; another layout reads the files.
+        name: name of the layout, shown in messages.
+        archs: names of the networks that such files may contain.
+        recognise: function that returns whether a file has this layout. None: this layout is only
+            used for writing; another layout reads the files.
         readings: options of the network's constructor that such weights need.
-        names: maps the PyTorch twin's names to those in the file. The axis order is the same.
-        more_names: maps additional names in files to the PyTorch twin's.
-        translate: maps a file's tensors to the PyTorch twin's names and axis order, if renaming is
-            not enough.
-        background: whether the classifier may have one row more than there are classes, as in
-            TF-slim. This row 0 is the background class, and is removed.
+        names: function that maps the PyTorch twin's names to those in the file. The axis order is
+            the same.
+        more_names: additional names in files, mapped to the PyTorch twin's names.
+        translate: function that maps a file's tensors to the PyTorch twin's names and axis order,
+            if renaming is not enough.
+        background: whether the classifier may have an additional row 0 for a background class, as
+            in TF-slim. This row is removed.
         head_optional: whether files may lack a classifier, because they are used for features.
         bn_scale: whether BatchNorm has a scale in these files.
-        writes: the formats of `inception-jax convert` that are written in this layout.
+        writes: formats of `inception-jax convert` that are written in this layout.
         refusal: why no network of this library can use such weights; empty if one can.
-        modules: pattern of the backbone's names in the file, if `names` is None.
+        modules: regular expression for the backbone's names in the file, if `names` is None.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Layout:
     refusal: str = ""
 
     def backbone(self, model: Model) -> str:
-        """Returns a pattern of the backbone's names in the file, without classifiers."""
+        """Returns a regular expression for the backbone's names in the file."""
         if self.names is None:
             return self.modules
         heads = tuple(f"{path}." for path in model.classifiers)
@@ -69,9 +71,10 @@ class Layout:
         """Translates a file's tensors to the names and axis orders of a model's PyTorch twin.
 
         Args:
-            tensors: by their names in the file.
-            model: the network that is loaded.
-            num_classes: of the model; a classifier with one row more has a background class.
+            tensors: tensors by their names in the file.
+            model: network to load the tensors into.
+            num_classes: number of classes of the model. A classifier with one row more has a
+                background class.
         """
         if self.translate:
             tensors = _with_unit_scales(self.translate(tensors, model))
@@ -101,10 +104,10 @@ def _is_row_longer(name: str, tensor: np.ndarray, model: Model, num_classes: int
 def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     """Removes or adds axes of size one to give a tensor this shape, if that is possible.
 
-    Old PyTorch wrote vectors as [1, c], and Caffe as [1, 1, 1, c]. An old Xception has 1x1 kernels
-    of shape [out, in].
+    Old PyTorch wrote vectors as [1, c], and Caffe as [1, 1, 1, c]. An old file of Xception has 1x1
+    kernels of shape [out, in].
     """
-    # With the same number of axes it is another tensor: a 1x7 kernel instead of a 7x1.
+    # With the same number of axes it is a different tensor, such as a 1x7 kernel for a 7x1.
     if shape is None or tensor.ndim == len(shape):
         return tensor
     if [n for n in tensor.shape if n > 1] != [n for n in shape if n > 1]:
@@ -122,17 +125,17 @@ def _with_unit_scales(tensors: Tensors) -> Tensors:
 
 
 def find(tensors: Tensors) -> Layout | None:
-    """Returns the publisher's layout that has these names; None if there is none."""
+    """Returns the publisher's layout that fits these names; None if none fits."""
     return next((x for x in LAYOUTS if x.recognise and x.recognise(tensors)), None)
 
 
 def for_writing(format_name: str, arch: str) -> Layout | None:
-    """Returns the layout of a network in an output format; None if the format cannot store it."""
+    """Returns the layout of a network's files in a format; None if the format cannot store it."""
     return next((x for x in LAYOUTS if format_name in x.writes and arch in x.archs), None)
 
 
 def archs_of(format_name: str) -> list[str]:
-    """Returns the networks that an output format can store."""
+    """Returns the names of the networks that an output format can store."""
     return [arch for x in LAYOUTS if format_name in x.writes for arch in x.archs]
 
 
@@ -217,7 +220,7 @@ LAYOUTS = (
             norm="lrn", pad_mode="torch", kernel_5x5=5, maxpool4_window=3, aux_pool="5x5"
         ),
         names=published_names.googlenet_bvlc,
-        # Of auxiliary heads that the model may not have.
+        # Names of auxiliary heads that the model may not have.
         more_names={
             theirs: name for name, theirs in published_names.googlenet_bvlc(_BVLC_AUX).items()
         },

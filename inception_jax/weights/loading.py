@@ -21,7 +21,7 @@ from inception_jax.weights.weights_error import WeightsError
 def load_weights(
     model: Model, source: Source | WeightFile, head: bool = True, skip: Sequence[str] = ()
 ) -> None:
-    """Replaces all parameters and running statistics of a model. If it fails, none are changed.
+    """Replaces all parameters and running statistics of a model, or none if it raises an error.
 
     Files are recognised by their content:
 
@@ -33,8 +33,8 @@ def load_weights(
 
     The network may be inside a training checkpoint: dicts are searched under any key, prefixes of
     names are removed, and optimiser state is ignored. If there is a moving average of the weights,
-    it is used. A warning names the dict, unless it is the only network and its key is a common one.
-    A classifier of one linear layer is found under any name.
+    it is used. A warning names the dict that was used, unless it has the only network and a common
+    key. A classifier of one linear layer is found under any name.
 
     Two kinds of tensors are ignored: auxiliary heads that the model was built without, and the
     background class of a classifier of 1001 classes.
@@ -56,18 +56,18 @@ def load_weights(
             a mapping of names to arrays or tensors, which may be nested like a training checkpoint;
             True, for the published file of the model's tag, see `create_model`.
             No code in a file is executed.
-        head: load the classifiers too. False: the model keeps its own, for example because it has
-            another number of classes. The file's classifier is skipped. Tensors of another head
-            are skipped too, and a warning lists them.
+        head: load the classifiers too. False: the model keeps its own classifiers, for example
+            because it has another number of classes, and the file's classifiers are skipped. If the
+            file has a head of another kind, its tensors are skipped with a warning.
         skip: paths of modules that keep their values, such as "AuxLogits" or "Mixed_7c". The
-            source's tensors for them are ignored.
+            source's tensors for these modules are ignored.
 
     Raises:
-        WeightsError: if a tensor is missing, unexpected, of another shape or not finite; if a
-            variance is negative; if the layout needs other options of the network; if it is not
+        WeightsError: if a tensor is missing, unexpected, of the wrong shape or not finite; if a
+            variance is negative; if the layout needs a network with other options; if it is not
             clear which of several networks in the source is meant; or if the file cannot be read.
         FileNotFoundError: if there is no such file.
-        ValueError: if the model has no module of a name in `skip`.
+        ValueError: if a path in `skip` is not a module of the model.
     """
     unknown = [path for path in skip if path not in (*model.layer_order, *model.aux_names)]
     if unknown:
@@ -106,7 +106,7 @@ def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
     has another number of classes.
 
     Raises:
-        WeightsError: if the layout needs other options of the network, or the file cannot be
+        WeightsError: if the layout needs a network with other options, or the file cannot be
             read.
         FileNotFoundError: if there is no such file.
     """

@@ -14,10 +14,10 @@ def check(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Checks the values of tensors.
 
     Args:
-        tensors: by their names in the PyTorch twin.
+        tensors: tensors by their names in the PyTorch twin.
 
     Returns:
-        Notes on tensors whose numbers are all the same, which may be intended.
+        Notes on tensors whose values are all equal, which may be intended.
 
     Raises:
         WeightsError: if a tensor is not floating-point, or has NaN, infinity or a negative

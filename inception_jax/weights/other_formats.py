@@ -26,7 +26,7 @@ from inception_jax.weights.weights_error import WeightsError, optional_library
 Format = Literal["inception_jax", "reference_torch", "torchvision", "timm", "keras"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-# The first format with an ending is the one that it stands for.
+# A file ending stands for the first format that has it.
 _ENDINGS: dict[Format, tuple[str, ...]] = {
     "inception_jax": (".safetensors",),
     "reference_torch": torch_files.ENDINGS,
@@ -41,18 +41,18 @@ def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None
 
     Args:
         model: built by `create_model`.
-        path: the file to write. Its suffix is `.safetensors` for this library, timm or
+        path: path of the file to write. Its suffix is `.safetensors` for this library, timm or
             torchvision; `.pth`, `.pt` or `.bin` for the PyTorch twin, timm or torchvision;
             `.weights.h5` or `.h5` for Keras.
-        to: the format. None: this library's for `.safetensors`, the PyTorch twin's for `.pth`,
-            `.pt` and `.bin`, Keras' for `.h5`.
+        to: format of the file. None: this library's format for `.safetensors`, the PyTorch twin's
+            for `.pth`, `.pt` and `.bin`, Keras' for `.h5`.
 
     Returns:
         Notes for the user, one sentence each, such as what was changed to fit the format.
 
     Raises:
-        WeightsError: if the other library does not have this network, or would compute other
-            results; if the suffix is not one of the format's; or if no file can be written there.
+        WeightsError: if the other library does not have this network, or would compute different
+            results; if the suffix does not fit the format; or if no file can be written there.
     """
     path, to = check_writable(path, to)
     if to == "inception_jax":
@@ -72,8 +72,8 @@ def check_writable(path: str | os.PathLike[str], to: Format | None = None) -> tu
         The path and the format.
 
     Raises:
-        WeightsError: if no file can be written there, if the suffix is not one of the format's, or
-            if a package is missing.
+        WeightsError: if no file can be written there, if the suffix does not fit the format, or if
+            a package is missing.
     """
     path = Path(path)
     to = to or _usual(path)
@@ -96,7 +96,7 @@ def check_layout(model: Model, to: Format) -> Layout:
     """Returns the layout of a network's weights in another library.
 
     Raises:
-        WeightsError: if the library does not have this network, or would compute other results.
+        WeightsError: if the library does not have this network, or would compute different results.
     """
     spec = spec_of(model)
     arch = spec.name.partition(".")[0]
@@ -151,7 +151,8 @@ def _write_keras(model: Model, path: Path, layout: Layout) -> list[str]:
 def _fold_bn_scale(state: Tensors) -> int:
     """Multiplies BatchNorm's scales into the preceding kernels and the running means, in place.
 
-    scale * (k * x - mean) / deviation = ((scale k) * x - scale mean) / deviation
+    With the convolution k * x: scale (k * x - mean) / deviation = ((scale k) * x - scale mean) /
+    deviation.
 
     Returns:
         The number of layers that were changed.

@@ -1,9 +1,9 @@
 """Reads pickles as plain data. Nothing that a pickle names is imported or called.
 
-Python's own unpickler calls whatever a file names. Here each opcode only moves data: a class or
-function stays its name, and a call of one becomes an `Opaque` record of the name and its arguments.
-The few names that stand for data (an ordered dict, a tensor, a NumPy array) are in tables of plain
-functions, which take the arguments and return data.
+Python's own unpickler calls whatever a file names. Here each opcode only moves data. A class or
+function is kept as its name, and a call becomes an `Opaque` object with the name and the arguments.
+A few names stand for data, such as an ordered dict, a tensor or a NumPy array. Tables map these
+names to plain functions, which return the data for the arguments.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEYS = (str, int, float, bytes, type(None))  # the hash of nested tuples may ov
 
 
 class PickleError(ValueError):
-    """The bytes are not a pickle, or a damaged one."""
+    """Raised for bytes that are not a pickle, or are a damaged pickle."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Opaque:
     """An object of an unknown class, as the data that the pickle contains about it.
 
     Attributes:
-        name: of its class, or of the function that creates it.
-        args: the arguments of the class or function.
-        state: the state that unpickling sets, usually a dict of attributes.
-        entries: the items of an object that is a kind of dict.
-        elements: the elements of an object that is a kind of list.
+        name: name of its class, or of the function that creates it.
+        args: arguments of the class or function.
+        state: state that unpickling sets, usually a dict of attributes.
+        entries: items of an object that is a kind of dict.
+        elements: elements of an object that is a kind of list.
     """
 
     name: str
@@ -82,12 +82,13 @@ Data = Mapping[str, Callable[..., Any]]
 
 
 def load(stream: Any, data: Data, persistent: Callable[[Any], Any] | None = None) -> Any:
-    """Reads one pickle. A stream is then positioned at the end of the pickle.
+    """Reads one pickle and returns its object. A file is then positioned at the end of the pickle.
 
     Args:
-        stream: a binary file or bytes.
+        stream: binary file or bytes.
         data: functions that build data, by name. A call of any other name becomes `Opaque`.
-        persistent: returns the data for a persistent id. None: the id becomes `Opaque`.
+        persistent: function that returns the data for a persistent id. None: the id becomes
+            `Opaque`.
 
     Raises:
         PickleError: if the pickle is damaged or truncated.
@@ -247,10 +248,10 @@ class _Machine:
 
 
 def entries(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Returns a dict of pairs.
+    """Builds a dict from pairs.
 
-    Keys other than strings, numbers, bytes and None are wrapped in `Opaque`, so that they are not
-    hashed.
+    Keys other than strings, numbers, bytes and None are wrapped in `Opaque`, because hashing them
+    may overflow the stack.
     """
     return {key if isinstance(key, _KEYS) else Opaque("key", (key,)): value for key, value in pairs}
 

@@ -1,7 +1,7 @@
-"""Removes prefixes of tensor names: those of wrappers, and of modules of larger networks.
+"""Removes prefixes from tensor names: those of wrappers, and of modules of larger networks.
 
-A prefix is removed if the remaining names are a known layout, a publisher's or our own. Tensors
-without the prefix go into `outside`: a head, a loss, the parts of a detector.
+A prefix is removed if the remaining names match a known layout, a publisher's or this library's.
+Tensors without the prefix go into `outside`: a head, a loss, the parts of a detector.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHOWN = 6
 _INFIX = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# timm's networks for features have their sequences taken apart: features_0 for features.0.
+# timm's `features_only` takes sequences apart: features_0 for features.0.
 _SEQUENCE = re.compile(r"(?:(?<=\.)|^)(features|blocks|stages|stem)_(?=\d+\.)")
 # Counters and other tensors that no network reads.
 _COUNTS = re.compile(
@@ -38,7 +38,7 @@ _SLOT = re.compile(
 )
 _TRAINING = re.compile(r"(?:optimizer|optimizers?_\w+|metrics)/|.*\.OPTIMIZER_SLOT/")
 
-# A module that DeepfakeBench adds to the network, and that its classifier does not use.
+# A module that DeepfakeBench adds to the network, but does not use for classification.
 _UNUSED = re.compile(r"adjust_channel\.")
 # If a checkpoint has both, the averaged weights are the network that its author evaluated.
 AVERAGE = re.compile(r"(?:^|[_.\s])(?:ema|swa|avg|averaged?|shadow)(?:$|[_.\s\d])", re.IGNORECASE)
@@ -50,7 +50,7 @@ OPTIMISER = re.compile(
     re.IGNORECASE,
 )
 
-# Our own names, which `layouts.find` does not know, one network each.
+# This library's own names, which `layouts.find` does not know: one pattern for each network.
 _OWN = re.compile(
     r"inception\d\w\.branch1x1\.conv\."
     r"|Mixed_\d\w\.branch\dx\d(?:dbl)?(?:_\d\w?)?\.conv\."
@@ -66,10 +66,10 @@ class Peeled:
     """Tensors with the prefix removed from their names.
 
     Attributes:
-        tensors: by the names of their layout.
-        prefix: the removed prefix.
-        outside: the tensors that do not have the prefix, by their full names. Training counters
-            are left out.
+        tensors: tensors by their names in the layout.
+        prefix: removed prefix.
+        outside: tensors that do not have the prefix, by their full names. Training counters are
+            left out.
     """
 
     tensors: dict[str, Any]
@@ -78,7 +78,7 @@ class Peeled:
 
 
 def listed(names: Collection[str]) -> str:
-    """Joins names for a message: at most six, then the number of the others."""
+    """Joins names for a message: at most six, then how many more there are."""
     shown = list(names)[:_SHOWN]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
@@ -123,7 +123,7 @@ def _is_bookkeeping(name: str, tensor: Any) -> bool:
 def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
     """Returns the networks of known layouts in a dict of tensors, with their prefixes removed.
 
-    Usually there is one. Tensors in `outside` belong to none of them.
+    Usually there is one network. Tensors that belong to no network are in `outside`.
     """
     named = _with_dots(without_wrappers(tensors))
     found = {prefix: rest for prefix, rest in _by_prefix(named).items() if is_known(rest)}
@@ -156,7 +156,7 @@ def _peeled(
 
 
 def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
-    """Restores the dots in `LitEma`'s names: `model_ema.conv1weight`."""
+    """Restores the dots that `LitEma` removes from names, as in `model_ema.conv1weight`."""
     flat = {name for name in named if _FLAT_AVERAGE.fullmatch(name)}
     if len(flat) < _FEWEST:
         return named
@@ -172,7 +172,11 @@ def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_root(named: dict[str, Any]) -> list[Peeled]:
-    """Returns the TF-slim network that is stored under another scope, if there is one."""
+    """Finds a TF-slim network whose names lack its scope, such as `InceptionV3`.
+
+    Returns:
+        A list of the network, with the scope added to its names; empty if there is none.
+    """
     for prefix, rest in {"": named, **_by_prefix(named)}.items():
         root = slim_layouts.root_of(rest)
         if root:
@@ -183,14 +187,14 @@ def _with_root(named: dict[str, Any]) -> list[Peeled]:
 
 
 def is_known(tensors: Mapping[str, Any]) -> bool:
-    """Returns whether names match a layout, a publisher's or our own."""
+    """Returns whether names match a known layout, a publisher's or this library's."""
     if len(tensors) < _FEWEST:
         return False
     return layouts.find(dict(tensors)) is not None or any(map(_OWN.match, tensors))
 
 
 def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Groups names by every prefix that ends at a separator, shortest first."""
+    """Groups tensors by every prefix that ends at a dot or slash, the shortest prefix first."""
     groups: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         for match in re.finditer(r"[./]", name):

@@ -1,4 +1,4 @@
-"""The published weight files: their addresses and checksums."""
+"""The published weight files: their URLs and checksums."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Published(NamedTuple):
     """A weight file on the web.
 
     Attributes:
-        address: the file's URL. `hf:REPOSITORY` is `model.safetensors` in a repository of the
+        address: URL of the file. `hf:REPOSITORY` is `model.safetensors` in a repository of the
             Hugging Face hub, and is verified by the hub's own SHA-256.
-        checksum: "algorithm:digits", as stated by the publisher or by others. If it is short, it
-            is the beginning of the checksum, from the file name. Empty: nobody states one, and only
-            the archive's own checksum is verified.
+        checksum: "algorithm:digits", as stated by the publisher or by others. Short digits are the
+            beginning of the checksum, from the file name. Empty: no checksum is known, and only the
+            archive's own is verified.
     """
 
     address: str

@@ -1,8 +1,8 @@
-"""Names of our tensors in published PyTorch and Caffe files.
+"""Names of the PyTorch twins' tensors in published PyTorch and Caffe files.
 
-A rule replaces the beginning of one of our names, given as a regular expression, by the beginning
-of the name in the file. The first rule that matches is applied. A name that matches no rule is the
-same in both. Reading and writing use the same rules, so every written file can be read.
+A rule replaces the beginning of a twin's name, given as a regular expression, by the beginning of
+the name in the file. The first rule that matches is applied. A name that matches no rule stays
+unchanged. Reading and writing use the same rules, so every written file can be read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 
 Names = dict[str, str]
-"""Our tensor names, mapped to the names in the file."""
+"""The twin's tensor names, mapped to the names in the file."""
 Renaming = Callable[[Iterable[str]], Names]
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -31,8 +31,8 @@ def _layers(names: dict[str, str], *endings: tuple[str, str]) -> list[Rule]:
     """Returns rules for all combinations of layers and endings of tensor names.
 
     Args:
-        names: our names of layers, mapped to the file's.
-        *endings: pairs of our ending and the file's.
+        names: names of layers in the twin, mapped to those in the file.
+        *endings: pairs of an ending in the twin and the ending in the file.
     """
     return [
         (rf"{ours}\.{ending}", f"{theirs}{there}")
@@ -44,13 +44,13 @@ def _layers(names: dict[str, str], *endings: tuple[str, str]) -> list[Rule]:
 def _branches(ours: str, theirs: str, *names: str) -> list[Rule]:
     """Returns rules that rename the branches of a module, in order, to `branch0`, `branch1`, ...
 
-    In the file, the layers of a branch are numbered from 0; our names count from 1. The pool is
-    layer 0 of its branch, so the convolution after it is layer 1.
+    The layers of a branch are numbered from 0 in the file, and from 1 in the twin. A pool is layer
+    0 of its branch in the file, so the convolution after the pool is layer 1.
 
     Args:
-        ours: our name of the module.
-        theirs: the file's name of the module.
-        *names: our names of the branches.
+        ours: name of the module in the twin.
+        theirs: name of the module in the file.
+        *names: names of the branches in the twin.
     """
     rules: list[Rule] = []
     for i, name in enumerate(names):
@@ -120,9 +120,9 @@ def _rep(match: re.Match[str], offset: int = 0) -> str:
     return f"block{block}.rep.{3 * layer - 2 - (block == 1) + offset}"
 
 
-# The file's block numbers are one less than ours. ReLUs count as layers inside `rep`: a block that
-# begins with a ReLU has its convolutions at 1, 4 and 7, the first block at 0 and 3. A BatchNorm
-# follows each convolution.
+# The file's block numbers are one less than the twin's. ReLUs count as layers inside `rep`: a block
+# that begins with a ReLU has its convolutions at 1, 4 and 7, the first block at 0 and 3. A
+# BatchNorm follows each convolution.
 xception = _renaming(
     (r"block1_conv(\d)\.conv\.", r"conv\1."),
     (r"block1_conv(\d)\.bn\.", r"bn\1."),
@@ -185,8 +185,8 @@ def _resnet(repeats: tuple[str, str, str], last: int) -> list[Rule]:
     """Returns the rules that both Inception-ResNets share.
 
     Args:
-        repeats: the file's names of the sequences of block35, block17 and block8.
-        last: our index of the last block8, which is outside these sequences in the file.
+        repeats: names in the file of the sequences of block35, block17 and block8.
+        last: index of the last block8 in the twin. In the file, this block is outside the sequence.
     """
     block35, block17, block8 = repeats
     return [
@@ -243,20 +243,20 @@ _aligned_preact = _renaming(
 
 
 def xception_aligned(names: Iterable[str]) -> Names:
-    """Maps our names to those of timm's `xception41`, `xception65` and `xception71`."""
+    """Maps the twin's names to those of timm's `xception41`, `xception65` and `xception71`."""
     return _counted_through(_aligned(names))
 
 
 def xception_aligned_preact(names: Iterable[str]) -> Names:
-    """Maps our names to those of timm's `xception41p` and `xception65p`."""
+    """Maps the twin's names to those of timm's `xception41p` and `xception65p`."""
     return _counted_through(_aligned_preact(names))
 
 
 def _counted_through(names: Names) -> Names:
     """Renumbers the blocks in the file's names.
 
-    Our blocks are numbered from 0 in each flow. In the file, the numbers continue from flow to
-    flow.
+    The twin numbers blocks from 0 in each flow. In the file, the numbers continue from flow to
+    flow: `blocks.0`, `blocks.1`, ...
     """
     found = {m[0] for m in (re.match(r"\w+_flow\.\d+\.", name) for name in names.values()) if m}
     flows = ("entry", "middle", "exit")

@@ -25,10 +25,10 @@ _DTYPES = {
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Reads the tensors and the metadata of a file.
+    """Reads a file; returns its tensors by name, and its metadata.
 
     Raises:
-        WeightsError: if the file is damaged, or has a tensor of an unknown type.
+        WeightsError: if the file is damaged, or a tensor has an unsupported dtype.
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
 def write(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a file atomically.
+    """Writes a safetensors file atomically.
 
     Raises:
         WeightsError: if the path does not end in `.safetensors`, or no file can be written there.

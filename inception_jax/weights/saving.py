@@ -1,4 +1,4 @@
-"""Writes our own weight files, and converts to the PyTorch twin."""
+"""Writes this library's weight files, and converts weights for the PyTorch twin."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from inception_jax.weights.weight_file import METADATA_KEY, spec_of
 def to_torch(model: Model) -> dict[str, np.ndarray]:
     """Returns the state dict of the model's twin in `reference_torch`, as NumPy arrays.
 
-    bfloat16 is returned as float32, because NumPy and `torch.from_numpy` have no bfloat16.
-    `load_weights(model, mapping)` is the exact inverse.
+    bfloat16 arrays are returned as float32, because NumPy and `torch.from_numpy` have no bfloat16.
+    `load_weights` restores exactly the same weights from the returned dict.
     """
     return {
         name: array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
@@ -28,7 +28,7 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
 
 
 def twin_state(model: Model) -> dict[str, np.ndarray]:
-    """Returns the same as `to_torch`, in the dtypes of the model."""
+    """Returns the dict of `to_torch`, but leaves bfloat16 arrays in bfloat16."""
     state = {}
     for path, leaf in torch_names.walk(torch_names.state_of(model)):
         name = torch_names.torch_name(path)
@@ -45,8 +45,8 @@ def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
     the preprocessing, the class names, how the network was trained, and a checksum of all tensors.
 
     Raises:
-        WeightsError: if the path does not end in `.safetensors`, or the model was not built by
-            `create_model`.
+        WeightsError: if the path does not end in `.safetensors`, no file can be written there, or
+            the model was not built by `create_model`.
     """
     tensors = twin_state(model)
     said = {

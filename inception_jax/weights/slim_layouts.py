@@ -1,9 +1,10 @@
-"""Translates variables of TF-slim's Inceptions, and of FaceNet's.
+"""Translates variable names of TF-slim's and FaceNet's networks to those of the PyTorch twin.
 
-Modules have the paper's names: `InceptionV3/Mixed_5b`. A convolution's scope contains its branch
-and step: `Branch_1/Conv2d_0b_3x3`. The letters contain mistakes (two convolutions of Mixed_7b's
-first branch are step b, and one of Mixed_5c is called `Conv_1_0c_5x5`). Sorted by branch, step and
-window, they are still in the order in which our modules define their convolutions.
+A module has a scope such as `InceptionV3/Mixed_5b`. Inside it, the scope of a convolution states
+its branch and step, such as `Branch_1/Conv2d_0b_3x3`. Some of these scopes are irregular: in
+Mixed_7b, two convolutions of Branch_1 are both step `0b`; in Mixed_5c, one convolution is called
+`Conv_1_0c_5x5`. Nevertheless, a module's convolutions, sorted by branch, step and window, are in
+the order in which the same module of this library defines them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _LEAVES = {
 }
 LEAF = "|".join(_LEAVES)
 MODULE = r"(?:Conv2d_\d\w_\dx\d|Mixed_\d\w|Repeat(?:_\d)?|Block8)/"
-"""Pattern of the modules of all networks, inside the scope of the network."""
+"""Pattern of a module's scope inside the scope of the network, for all networks."""
 _AVERAGE = "/ExponentialMovingAverage"
-# Other variables of training: optimiser slots and counters, FaceNet's centre loss.
+# Variables that only training uses: optimiser slots, counters, the centres of FaceNet's loss.
 _TRAINING = re.compile(
     rf".*/(?:{LEAF})/(?:RMSProp|RMSProp_1|Momentum|Adam|Adam_1|Adagrad)"
     r"|.*/BatchNorm/moving_(?:mean|variance)/(?:biased|local_step)"
@@ -38,11 +39,11 @@ _TRAINING = re.compile(
 
 
 def _modules(theirs: str, ours: str) -> dict[str, str]:
-    """Maps the module names of TF-slim's V1 or V2 to ours, which have other letters.
+    """Maps TF-slim's module names of V1 or V2 to this library's names.
 
     Args:
-        theirs: TF-slim's names after `Mixed_`, separated by blanks.
-        ours: our names after `inception`, in the same order.
+        theirs: TF-slim's names without `Mixed_`, separated by spaces.
+        ours: this library's names without `inception`, in the same order as `theirs`.
     """
     stem = {"Conv2d_1a_7x7": "conv1", "Conv2d_2b_1x1": "conv2", "Conv2d_2c_3x3": "conv3"}
     pairs = zip(theirs.split(), ours.split(), strict=True)
@@ -55,7 +56,8 @@ _MODULES = {
 }
 
 
-# Modules that distinguish the networks; those that others lack come first.
+# Modules that identify a network, and the scope of that network. The first module that is found
+# decides, because the networks above may also have the modules below.
 _ROOTS = {
     "Conv2d_7b_1x1/": "InceptionResnetV2",
     "Repeat/block35_1/": "InceptionResnetV1",
@@ -67,13 +69,13 @@ _ROOTS = {
 
 
 def root_of(names: Iterable[str]) -> str:
-    """Returns TF-slim's scope of a network, such as "InceptionV3", by its module names.
+    """Recognises a network by its modules, and returns its scope in TF-slim.
 
     Args:
-        names: of the variables, without the scope of the network.
+        names: names of the variables, without the scope of the network.
 
     Returns:
-        The scope; empty if the names are not those of a network.
+        The scope, such as "InceptionV3"; empty if the names are not those of a network.
     """
     names = list(names)
     if not any(re.match(r"(?:Mixed_\d\w|Repeat/block35_1)/Branch_\d/", name) for name in names):
@@ -85,12 +87,13 @@ def root_of(names: Iterable[str]) -> str:
 def to_twin(tensors: Tensors, layers: Sequence[str], root: str) -> Tensors:
     """Translates a checkpoint's variables to the PyTorch twin's names and axis order.
 
-    If a variable has a moving average, the average is used.
+    If a variable has a moving average, the average is used. Variables that only training uses are
+    left out. Variables of unknown layers keep their names.
 
     Args:
-        tensors: by names such as `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights`.
-        layers: paths of our layers in the order of definition.
-        root: the scope of the whole network, such as "InceptionV3".
+        tensors: variables by name, such as `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights`.
+        layers: paths of the model's layers, in the order of definition.
+        root: scope of the whole network, such as "InceptionV3".
     """
     variables = _without_training(tensors)
     places = _places({_scope(name) for name in variables} - {""}, layers, root)
@@ -119,7 +122,7 @@ def _without_training(tensors: Tensors) -> Tensors:
 
 
 def _scope(name: str) -> str:
-    """Returns the scope of the layer that has a variable; empty for other variables."""
+    """Returns the scope of a variable's layer; empty if the variable belongs to no layer."""
     match = re.fullmatch(rf"(.+)/(?:{LEAF})", name)
     return match[1].removesuffix("/BatchNorm") if match else ""
 
@@ -146,12 +149,12 @@ def _to_torch_order(leaf: str, tensor: np.ndarray, is_linear: bool) -> np.ndarra
     if leaf not in ("weights", "pointwise_weights"):
         return tensor
     if is_linear and tensor.ndim == 4 and tensor.shape[:2] == (1, 1):
-        tensor = tensor[0, 0]  # a 1x1 convolution in V1 to V3
+        tensor = tensor[0, 0]  # the classifier is a 1x1 convolution in V1 to V3
     return kernel_to_torch(tensor)
 
 
 def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str, str]:
-    """Maps the scopes of TF-slim's layers to the paths of our layers."""
+    """Maps the scopes of TF-slim's layers to the paths of the model's layers."""
     places: dict[str, str] = {}
     modules: dict[str, list[tuple[tuple[str, str, str], str]]] = {}
     for scope in scopes:
@@ -164,14 +167,14 @@ def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str
             modules.setdefault(module, []).append((_sort_key(rest), scope))
     ours = _convolutions(layers)
     for module, found in modules.items():
-        # If one is missing, it is unknown which, so all are reported.
+        # If a convolution is missing, it is unknown which one, so the module stays untranslated.
         if len(found) == len(ours.get(module, ())):
             places |= dict(zip((scope for _, scope in sorted(found)), ours[module], strict=True))
     return places
 
 
 def _split(scope: str, root: str) -> tuple[str, str]:
-    """Returns the path of our module, and the rest of the scope inside it."""
+    """Splits a layer's scope into the path of the model's module and the scope inside it."""
     parts = scope.split("/")
     if parts[0] == "Logits":
         return "fc", ""
@@ -190,14 +193,14 @@ def _aux_layer(rest: str) -> str:
 
 
 def _sort_key(rest: str) -> tuple[str, str, str]:
-    """Returns branch, step and window of `Branch_1/Conv2d_0b_3x3`."""
+    """Returns branch, step and window of a scope such as `Branch_1/Conv2d_0b_3x3`."""
     branch, _, conv = rest.rpartition("/")
     match = re.search(r"(?:_(\d[a-z]))?_(\d+x\d+)$", conv)
     return (branch, match[1] or "", match[2]) if match else (branch, "", conv)
 
 
 def _convolutions(layers: Sequence[str]) -> Mapping[str, list[str]]:
-    """Returns the convolutions of each of our modules, in the order of definition."""
+    """Maps each module of the model to the paths of its convolutions, in order of definition."""
     found: dict[str, list[str]] = {}
     for path in _paths(layers):
         block = re.match(r"block\d+\.\d+", path)

@@ -27,7 +27,7 @@ _TORCH_TYPES: dict[str, Any] = {
     "complexfloat": np.complex64, "complex64": np.complex64,
     "complexdouble": np.complex128, "complex128": np.complex128,
 }  # fmt: skip
-_MOST_BYTES = 1 << 34  # of one tensor; the largest of any network here has 10^7 numbers
+_MOST_BYTES = 1 << 34  # size of one tensor; the largest in any network here has 10^7 elements
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,8 +35,9 @@ class Storage:
     """A block of numbers in a file. Tensors are views of it.
 
     Attributes:
-        kind: PyTorch's name of the dtype, such as "float"; "untyped" if each tensor states its own.
-        read: returns the bytes.
+        kind: PyTorch's name of the dtype, such as "float"; "untyped" if each tensor states its
+            dtype.
+        read: function that returns the bytes of the block.
     """
 
     kind: str
@@ -45,7 +46,7 @@ class Storage:
 
 @dataclasses.dataclass(eq=False)
 class StoredTensor:
-    """A tensor of a file, as a view of a storage; offset and strides count elements."""
+    """A tensor in a file: a view of a storage, with offset and strides in elements."""
 
     storage: Storage
     dtype: np.dtype
@@ -77,21 +78,21 @@ class Unreadable:
     """A stored tensor that cannot be read, because its data is not a plain array of numbers.
 
     Attributes:
-        reason: why it cannot be read. The error says so if the tensor is needed.
+        reason: why the tensor cannot be read; the message of the error that `read` raises.
     """
 
     reason: str
     shape: tuple[int, ...] = ()
 
     def read(self) -> np.ndarray:
-        """Raises a PickleError."""
+        """Raises a PickleError with the reason."""
         raise PickleError(self.reason)
 
 
 class PickledArray:
-    """A NumPy array in a pickle, which creates it empty and then calls `build`.
+    """A NumPy array in a pickle. Unpickling creates it empty, and then calls `build`.
 
-    An array of objects has a list of these objects instead, in `objects`.
+    For an array of Python objects, `objects` is the list of them and `array` is None.
     """
 
     def __init__(self, *_: Any):
@@ -102,7 +103,8 @@ class PickledArray:
         """Sets the content.
 
         Args:
-            state: (version, shape, dtype, whether the order is Fortran's, bytes or objects).
+            state: tuple of the version, the shape, the dtype, whether the order is Fortran's, and
+                the content: bytes or a list of objects.
         """
         _, shape, dtype, is_fortran, content = state
         if isinstance(content, list):
@@ -112,14 +114,14 @@ class PickledArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array; () if there is none."""
+        """The shape of the array; () if there are no numbers."""
         return () if self.array is None else self.array.shape
 
     def read(self) -> np.ndarray:
         """Returns the array.
 
         Raises:
-            PickleError: if it is an array of objects, or has no numbers.
+            PickleError: if the array holds Python objects, or nothing.
         """
         if self.array is None:
             what = "of objects" if self.objects else "without numbers"
@@ -128,7 +130,7 @@ class PickledArray:
 
 
 class PickledType:
-    """A NumPy dtype in a pickle, which creates it and then sets the byte order by `build`."""
+    """A NumPy dtype in a pickle. Unpickling creates it, and then calls `build`."""
 
     def __init__(self, code: Any = "", *_: Any):
         self.code = code.name if isinstance(code, Name) else code if isinstance(code, str) else ""
@@ -138,7 +140,7 @@ class PickledType:
         """Sets the byte order.
 
         Args:
-            state: (version, byte order, ...).
+            state: tuple with the byte order, "<" or ">", as its second item.
         """
         self.order = state[1] if state[1] in ("<", ">") else "<"
 
@@ -146,7 +148,7 @@ class PickledType:
         """Returns the NumPy dtype.
 
         Raises:
-            PickleError: if it is not numeric or boolean.
+            PickleError: if the dtype is not numeric or boolean.
         """
         if self.code == "bfloat16":
             return np.dtype(jnp.bfloat16)
@@ -180,7 +182,7 @@ def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
 ) -> StoredTensor | Unreadable:
-    """Replaces `torch._utils._rebuild_tensor_v2`, and `_rebuild_tensor` of older files."""
+    """Stands in for `torch._utils._rebuild_tensor_v2`, or `_rebuild_tensor` in older files."""
     metadata = rest[2] if len(rest) > 2 else None
     return _view(storage, offset, shape, strides, None, metadata)
 
@@ -215,10 +217,10 @@ def _first(first: Any, *_: Any) -> Any:
 
 
 def _from_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
-    """Replaces `torch._tensor._rebuild_from_type`, which creates a subclass of `Tensor`.
+    """Stands in for `torch._tensor._rebuild_from_type`, which creates a subclass of `Tensor`.
 
     Returns:
-        The plain tensor that the subclass is made of.
+        The plain tensor from which PyTorch would create the subclass.
     """
     return made(function, tuple(args), DATA)
 
@@ -272,7 +274,7 @@ def as_array(tensor: Any) -> np.ndarray:
         return tensor.read()
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
-        if str(tensor.dtype) == "torch.bfloat16":  # NumPy lacks it: keep the bits
+        if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no bfloat16: keep the bits
             import torch  # installed, because it made the tensor
 
             return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)

@@ -22,7 +22,7 @@ _SLOT = ".OPTIMIZER_SLOT"
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Returns whether a file's name is that of a checkpoint, old or new."""
+    """Returns whether a file's name is that of a checkpoint in the old or the current format."""
     return ".ckpt" in path.name or path.suffix == ".index"
 
 
@@ -36,15 +36,18 @@ def _index(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> Tensors:
-    """Reads all variables of a checkpoint, in the format of 2016 or in today's format.
+    """Reads all variables of a checkpoint, in the single-file format of 2016 or the current one.
 
-    Keras and TensorFlow 2 store a variable under the path of its object. Here it gets its original
-    name, if the file states it and no other variable has it.
+    Keras and TensorFlow 2 store a variable under the path of its object. In the result, such a
+    variable has its original name, if the file states this name and it is unique.
 
     Args:
-        path: a single file, such as `inception_v3.ckpt`; one of the files `model.ckpt.index` and
-            `model.ckpt.data-...`, or their prefix `model.ckpt`; or the text file `checkpoint`,
-            which names the newest checkpoint.
+        path: path of a single file, such as `inception_v3.ckpt`; of one of the files
+            `model.ckpt.index` and `model.ckpt.data-...`, or their prefix `model.ckpt`; or of the
+            text file `checkpoint`, which names the newest checkpoint.
+
+    Returns:
+        The variables by name.
 
     Raises:
         WeightsError: if a file is missing, truncated, or not a checkpoint.
@@ -68,7 +71,7 @@ def read_checkpoint(path: Path) -> Tensors:
 
 
 def _object_names(reader: Any) -> dict[str, str]:
-    """Maps the stored paths of TensorFlow 2's variables to their original, unique names."""
+    """Maps stored paths of TensorFlow 2's variables to their original names, where unique."""
     protobuf = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
     graph = protobuf.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
     pairs = [
@@ -82,7 +85,7 @@ def _object_names(reader: Any) -> dict[str, str]:
 
 
 def _newest(path: Path) -> Path:
-    """Returns the checkpoint that the text file `checkpoint` names, in the same folder."""
+    """Returns the path of the checkpoint that a text file `checkpoint` in its folder names."""
     found = re.search(r'^model_checkpoint_path: "(.+)"', path.read_text(), re.MULTILINE)
     if not found:
         raise WeightsError(f"{path} names no checkpoint")
@@ -90,7 +93,7 @@ def _newest(path: Path) -> Path:
 
 
 def read_archive(path: Path) -> Tensors:
-    """Reads the checkpoint, frozen graph or SavedModel in a `.tar.gz`, such as TF-slim's.
+    """Reads the variables of the checkpoint, frozen graph or SavedModel in a `.tar.gz` archive.
 
     Raises:
         WeightsError: if the archive is damaged, or does not contain exactly one network.
@@ -124,13 +127,13 @@ def _prefix(path: Path) -> Path:
 
 
 def read_saved_model(path: Path) -> Tensors:
-    """Reads the variables of a SavedModel. If it is frozen, they are the constants of its graph.
+    """Reads the variables of a SavedModel; if it is frozen, the constants of its graph.
 
     Args:
-        path: of its `saved_model.pb`.
+        path: path of the file `saved_model.pb`.
 
     Raises:
-        WeightsError: if it is damaged or has no variables.
+        WeightsError: if the SavedModel is damaged or has no variables.
     """
     variables = path.parent / "variables" / "variables"
     if exists(variables):
@@ -141,11 +144,11 @@ def read_saved_model(path: Path) -> Tensors:
 def read_graph(path: Path) -> Tensors:
     """Reads the variables of a frozen graph: a `.pb` file that stores them as constants.
 
-    If a BatchNorm was folded into its convolution, it is restored with a mean of 0 and a variance
-    of 1. Its scale and shift are those that follow the convolution in the graph.
+    A BatchNorm that was folded into its convolution is replaced by a new one with a mean of 0 and a
+    variance of 1. It applies the scale and shift that follow the convolution in the graph.
 
     Raises:
-        WeightsError: if the file is damaged or another kind of file.
+        WeightsError: if the file is damaged or is no frozen graph of a network.
     """
     return _graph(path, is_saved_model=False)
 

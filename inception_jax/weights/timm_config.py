@@ -1,6 +1,6 @@
-"""Reads and writes the `config.json` of timm's folders.
+"""Reads and writes `config.json` files in timm's format.
 
-Source: `save_config_for_hf` and `_parse_model_cfg` in timm/models/_hub.py,
+Reference implementation: `save_config_for_hf` and `_parse_model_cfg` in timm/models/_hub.py,
 `transforms_imagenet_eval` in timm/data/transforms_factory.py.
 """
 
@@ -26,12 +26,15 @@ from inception_jax.weights.weights_error import WeightsError
 _TO_TIMM = {"xception": "legacy_xception"}
 _CROP_MODES = {"center": "resize_crop", "squash": "warp_crop"}
 _INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
-# Arguments of timm's constructors that change nothing in evaluation.
+# Arguments of timm's constructors that are read elsewhere, or change nothing in evaluation.
 _IGNORED = ("drop_rate", "drop_path_rate", "num_classes", "in_chans", "aux_logits", "pretrained")
 
 
 def find(folder: Path) -> dict[str, Any] | None:
-    """Reads the `config.json` of a folder in timm's layout; returns None for another folder.
+    """Reads timm's `config.json` in a folder.
+
+    Returns:
+        The content; None if there is no such file or it is not timm's.
 
     Raises:
         WeightsError: if the file is not JSON.
@@ -50,13 +53,13 @@ def described(file: WeightFile, config: Mapping[str, Any], folder: Path) -> Weig
     """Returns a weight file with the facts in timm's configuration added.
 
     Args:
-        file: the weights.
+        file: weight file that the configuration describes.
         config: the content of `config.json`.
-        folder: where it was read, for messages.
+        folder: folder of `config.json`, for error messages.
 
     Raises:
-        WeightsError: if the configuration is damaged, or this library does not have its network or
-            its options.
+        WeightsError: if the configuration is damaged, or names a network or options that this
+            library does not have.
     """
     try:
         spec, layout = _spec(config)
@@ -104,7 +107,7 @@ def _ours(architecture: str) -> tuple[str, Layout]:
 
 
 def _parts(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Returns `pretrained_cfg`, which is at the top level in old files, and `model_args`."""
+    """Returns `pretrained_cfg` (in old files, the whole configuration) and `model_args`."""
     return config.get("pretrained_cfg", config), config.get("model_args") or {}
 
 
@@ -137,7 +140,7 @@ def _preprocessing(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 
 def _fitted(values: Any, channels: int) -> tuple[float, ...]:
-    """Averages values of the three colours for grey images, like timm."""
+    """Returns the values of the three colours or, for grey images, their average, as timm does."""
     values = tuple(map(float, values))
     return (sum(values) / len(values),) if channels == 1 else values
 
@@ -147,18 +150,19 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = config.get("label_names") or pretrained.get("label_names") or config.get("labels")
     if not names:
         return None
-    if isinstance(names, Mapping):  # by number
+    if isinstance(names, Mapping):  # from index to name
         names = [names[key] for key in sorted(names, key=int)]
     said = config.get("label_descriptions") or pretrained.get("label_descriptions") or {}
     return tuple(str(said.get(name, name)) for name in names)
 
 
 def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
-    """Returns timm's configuration of a network, and one sentence for each fact that it cannot
-    express.
+    """Returns timm's configuration of a network, and notes on what it cannot express.
+
+    Each note is a sentence.
 
     Raises:
-        WeightsError: for preprocessing that timm does not have.
+        WeightsError: if timm does not have the network's channel order or input range.
     """
     spec, info = spec_of(model), model.info
     if info.channel_order != "rgb" or info.input_range != 1:
@@ -205,7 +209,7 @@ def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
 
 
 def _their_layer(model: Model, layout: Layout, *, first: bool) -> str:
-    """Returns timm's name of the first convolution or of the classifier."""
+    """Returns timm's name of the first convolution, or of the classifier if not `first`."""
     assert layout.names is not None
     state = to_torch(model)
     paths = model.layer_order if first else model.classifiers[:1]

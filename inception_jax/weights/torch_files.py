@@ -1,7 +1,6 @@
-"""Reads PyTorch's files and other pickles as data, without PyTorch; and writes PyTorch's files.
+"""Reads PyTorch's files and other pickles without PyTorch, and writes PyTorch's files.
 
-No code in a file is executed, see `pickles`. Tensors are read from the file only when they are
-used.
+No code in a file is executed, see `pickles`. A tensor in a zip file is read only when it is used.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _LEGACY_SIZE = struct.Struct("<q")
 
 
 def read_zip(path: Path) -> Any:
-    """Reads files of `torch.save` since 2020, and TorchScript archives.
+    """Reads a zip file: a TorchScript archive, or a file of `torch.save` in its format since 2020.
 
     Returns:
         The saved object, made of dicts, lists, `stored.Tensor` and `pickles.Opaque`.
@@ -47,12 +46,12 @@ def read_zip(path: Path) -> Any:
 
 
 def pickle_in(names: Iterable[str]) -> str:
-    """Returns the name of the record with the saved object; empty if there is none."""
+    """Returns which of a zip file's entries has the saved object; empty if none has it."""
     return next((name for name in names if name.split("/")[1:] == ["data.pkl"]), "")
 
 
 class _Archive:
-    """The records of a PyTorch zip file, which are all in one folder."""
+    """A PyTorch zip file. Its entries, the records, are all in one folder."""
 
     def __init__(self, path: Path):
         self.zip = zipfile.ZipFile(path)
@@ -66,7 +65,7 @@ class _Archive:
             raise PickleError("it was written on a big-endian machine: save it again on another")
 
     def record(self, name: str) -> bytes:
-        """Reads a record, which PyTorch never compresses. Its checksum may be missing."""
+        """Reads a record, and verifies its checksum if it has one. PyTorch does not compress it."""
         info = self.zip.NameToInfo.get(f"{self.folder}{name}")
         if info is None:
             raise PickleError(f"record {name} is missing")
@@ -82,7 +81,7 @@ class _Archive:
         return record
 
     def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
-        """Reads a record of an archive that another program has repacked."""
+        """Reads a compressed record, of an archive that another program has repacked."""
         if info.file_size > _MOST_BYTES:
             raise PickleError(f"a record of {info.file_size:,} bytes")
         try:
@@ -113,7 +112,7 @@ def _once(read: Callable[[], bytes]) -> Callable[[], bytes]:
 
 
 def _kind(storage_type: Any) -> str:
-    """Returns the dtype in the name of a storage's class: "float" for `torch.FloatStorage`."""
+    """Returns the dtype that a storage's class is named after: "float" for `torch.FloatStorage`."""
     if not isinstance(storage_type, Name):
         raise PickleError("a storage without a type")
     return storage_type.name.removesuffix("Storage").lower()
@@ -123,7 +122,7 @@ def read_pickle(path: Path) -> Any:
     """Reads a file of `torch.save` from before 2020, or a pickle of NumPy arrays.
 
     Returns:
-        The saved object, like `read_zip`.
+        The saved object, made of the same types as in `read_zip`.
 
     Raises:
         WeightsError: if the file is damaged or not a pickle.
@@ -147,7 +146,7 @@ def _legacy(file: Any) -> Any:
     storages: dict[str, Storage] = {}
 
     def persistent(key: Any) -> Any:
-        if key[0] == "module":  # of whole networks, with the source code of their class
+        if key[0] == "module":  # a class of a saved network, with its source code
             return key[1]
         kind, storage_type, root, _, _, view = key
         if kind != "storage":
@@ -180,7 +179,7 @@ def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
     """Reads an `.npz` file.
 
     Raises:
-        WeightsError: if it is damaged, or contains Python objects.
+        WeightsError: if the file is damaged, or contains Python objects.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
@@ -190,10 +189,10 @@ def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_numpy_object(path: Path) -> Any:
-    """Reads an `.npy` file of a dict, which `numpy.save` stores as a pickled array.
+    """Returns the dict in an `.npy` file: `numpy.save` stores it as a pickled array of one object.
 
     Raises:
-        WeightsError: if it is damaged, or does not contain a dict.
+        WeightsError: if the file is damaged, or does not hold exactly one object.
     """
     try:
         with path.open("rb") as file:
@@ -212,7 +211,11 @@ def read_numpy_object(path: Path) -> Any:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict like `torch.save`, atomically."""
+    """Writes a state dict atomically with `torch.save`.
+
+    Raises:
+        WeightsError: if PyTorch is not installed.
+    """
     torch = optional_library("torch", path)
     with atomic_write(path) as partial:
         torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, partial)

@@ -1,7 +1,7 @@
 """The names and axis orders of the PyTorch twin.
 
-Both networks have the same attribute names, so a parameter has the same path in both. Only the last
-part of its name and the order of a kernel's axes differ.
+A network and its twin have the same attribute names, so a parameter has the same path in both. Only
+the last part of the path and the order of a kernel's axes differ.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def state_of(model: nnx.Module) -> dict[str, Any]:
 
 
 def walk(state: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Yields every leaf of nested dicts with its path."""
+    """Yields the path and the value of every leaf in nested dicts."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         yield tuple(entry.key for entry in path), leaf
 
 
 def torch_name(path: Path) -> str:
-    """Returns the twin's name of a leaf."""
+    """Returns the twin's name of the parameter or statistic with this path."""
     *parents, leaf = map(str, path)
     return ".".join([*parents, _LEAVES[leaf]])
 
@@ -49,7 +49,7 @@ def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def torch_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the twin's tensors by their names."""
+    """Returns the shape of every tensor of the twin, by the tensor's name."""
     return {torch_name(path): torch_shape(path, leaf.shape) for path, leaf in walk(state_of(model))}
 
 
@@ -80,7 +80,7 @@ def _permuted(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def depthwise_to_torch(array: np.ndarray) -> np.ndarray:
-    """Maps TensorFlow's [h, w, c, m] to [c * m, 1, h, w]; other ranks are unchanged."""
+    """Maps TensorFlow's [h, w, c, m] to [c * m, 1, h, w]. Arrays of other ranks are unchanged."""
     if array.ndim != 4:
         return array
     h, w, c, m = array.shape

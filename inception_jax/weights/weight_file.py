@@ -20,7 +20,7 @@ from inception_jax.weights.weights_error import WeightsError
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Literal[True]
 
-_MOST = 0.5  # smallest share of a network's tensors for a file to be named after it
+_MOST = 0.5  # smallest `share` with which a file is taken for weights of a network
 METADATA_KEY = "inception_jax"
 TRAINING_ONLY = {"dropout", "aux_dropout", "drop_path", "bn_momentum"}
 
@@ -30,17 +30,19 @@ class WeightFile:
     """The weights of a file or mapping, as they were read.
 
     Attributes:
-        tensors: by their names in the file, without the prefix.
+        tensors: tensors by their names in the file, without `prefix`.
         spec: the name and options with which `create_model` built the network; None if the file
             does not state them.
-        facts: what else the file states about its network; None if it states nothing.
+        facts: preprocessing, class names and training of the network; None if the file does not
+            state them.
         outside: tensors that do not belong to the network, by their full names; see
             `prefixes.Peeled`.
-        notes: what was ignored or removed while reading, one sentence each.
+        notes: sentences about what was ignored or removed while reading.
         format: description of the file format.
-        path: keys of the containers in which the tensors were.
-        prefix: the prefix that was removed from the tensors' names.
-        layout: the publisher's layout; None if the names are the PyTorch twin's, or unknown.
+        path: keys of the nested containers that held the tensors, the outermost first.
+        prefix: prefix that was removed from the tensors' names.
+        layout: layout of another library or program; None if the names are the PyTorch twin's, or
+            unknown.
     """
 
     tensors: Tensors
@@ -54,14 +56,14 @@ class WeightFile:
     prefix: str = ""
 
     def check(self, name: str, readings: Mapping[str, Any]) -> None:
-        """Checks that the weights are those of a network, and do not need other options.
+        """Checks that the weights are those of a network with these options.
 
         Args:
-            name: of the network, see `create_model`.
+            name: name of the network, see `create_model`.
             readings: the network's options.
 
         Raises:
-            WeightsError: if they do not fit. The message names the tags that fit.
+            WeightsError: if the weights do not fit. The message names the tags that fit.
         """
         if self.spec:
             owner, needed = self.spec.name, self.spec.readings
@@ -90,10 +92,10 @@ class WeightFile:
             raise WeightsError(f"{what} needs other options of {name}: {', '.join(wrong)}{hint}")
 
     def _nearest(self, archs: tuple[str, ...]) -> str:
-        """Returns which of several networks the file most likely contains.
+        """Returns the name of the network that the file most likely contains.
 
         Raises:
-            WeightsError: if the file has only few of the network's tensor names.
+            WeightsError: if the `share` of this network is below one half.
         """
         name, share = nearest(self, archs)
         if share < _MOST:
@@ -108,7 +110,7 @@ class WeightFile:
         return self.translated(model)[0]
 
     def translated(self, model: Model) -> tuple[Tensors, list[str]]:
-        """Returns the tensors like `to_twin`, with notes on what was changed or skipped."""
+        """Returns the result of `to_twin`, and sentences about what was changed or skipped."""
         tensors = self.tensors
         if self.layout is not None:
             tensors = self.layout.to_twin(tensors, model, spec_of(model).num_classes)
@@ -120,7 +122,7 @@ class WeightFile:
         return tensors, [*self.notes, *notes]
 
     def other_head(self, tensors: Tensors, model: Model) -> Tensors:
-        """Returns the tensors of another head, which the model does not have.
+        """Returns the tensors of a head that the file has and the model does not have.
 
         Args:
             tensors: the result of `to_twin`.
@@ -130,7 +132,7 @@ class WeightFile:
         return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
-        """Returns whether the file has no classifier, and its layout allows this."""
+        """Returns whether the file has no classifier, as files of its layout may."""
         if self.layout is None or not self.layout.head_optional:
             return False
         heads = tuple(f"{name}." for name in model.classifiers)
@@ -138,15 +140,14 @@ class WeightFile:
 
 
 def open_weights(name: str, source: Source | WeightFile) -> WeightFile:
-    """Reads a source and recognises its layout. A source that was already read is returned
-    unchanged.
+    """Reads weights and recognises their layout.
 
     Args:
-        name: of the network. If the source is True, the published file of this name is read.
-        source: see `load_weights`.
+        name: name of the network. If `source` is True, its published weights are read.
+        source: see `load_weights`; or a `WeightFile`, which is returned unchanged.
 
     Raises:
-        WeightsError: if it cannot be read or downloaded.
+        WeightsError: if the weights cannot be read or downloaded.
         FileNotFoundError: if there is no such file.
     """
     if isinstance(source, WeightFile):
@@ -217,7 +218,7 @@ def spec_of(model: Model) -> Spec:
     """Returns the name and options with which a model was built.
 
     Raises:
-        WeightsError: if it was built directly from its class.
+        WeightsError: if the model was built directly from its class.
     """
     if model.spec is None:
         raise WeightsError("this model was not built by create_model, so its options are unknown")
@@ -225,7 +226,7 @@ def spec_of(model: Model) -> Spec:
 
 
 def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
-    """Lists the names with which `create_model` builds networks that fit a layout."""
+    """Returns the names of `create_model` for networks that fit a layout, joined by commas."""
     archs = layout.archs if archs is None else tuple(archs)
     names = [
         name
@@ -237,7 +238,7 @@ def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
 
 
 def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) -> list[str]:
-    """Lists the options of a network that differ from the `needed` pairs."""
+    """Returns a text for each option of a network whose value is not the `needed` one."""
     return [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed
@@ -246,22 +247,23 @@ def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) ->
 
 
 def _plain(value: Any) -> Any:
-    """Converts a value like JSON: a tuple becomes a list."""
+    """Converts a value as JSON does: a tuple becomes a list."""
     return json.loads(json.dumps(value))
 
 
 def nearest(file: WeightFile, names: Iterable[str]) -> tuple[str, float]:
-    """Returns the name of the network with the largest `share` of a file, and this share."""
+    """Returns which of the networks `names` has the largest `share`, and this share."""
     shares = {name: share(file, name) for name in names}
     best = max(shares, key=lambda name: shares[name])
     return best, shares[best]
 
 
 def share(file: WeightFile, name: str) -> float:
-    """Returns the share of the tensors that are both in a network and in a file, from 0 to 1.
+    """Returns the share, from 0 to 1, of tensors that a network and a file have in common.
 
-    Tensors count as the same if their names and kernel windows are equal. The width may differ.
-    Classifiers and auxiliary heads are not counted.
+    It is a share of all tensors that occur in either of the two. Tensors are the same if their
+    names and kernel windows are equal; their channels may differ. Classifiers and auxiliary heads
+    are not counted.
     """
     model = fit.skeleton(name)
     needed = fit.backbone_shapes(model)

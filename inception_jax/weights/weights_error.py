@@ -15,8 +15,8 @@ class WeightsError(ValueError):
     """Weights do not fit the network, or cannot be read. The network is unchanged.
 
     Attributes:
-        missing: names that the network needs and the source lacks.
-        unexpected: names in the source that the network has no place for.
+        missing: names of tensors that the network needs and the source lacks.
+        unexpected: names of tensors in the source that the network has no place for.
         misshapen: names of tensors whose shape differs from the network's, with both shapes.
     """
 
@@ -45,13 +45,13 @@ def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> Weight
 
 
 def optional_library(module: str, path: str | os.PathLike[str]) -> Any:
-    """Imports a module that only files of one kind need.
+    """Imports an optional library that is needed to read or write a file.
 
     Args:
-        module: such as "h5py".
-        path: of the file, for the message.
+        module: name of the library's module, such as "h5py".
+        path: path of the file, for the error message.
 
     Raises:
-        WeightsError: if it is not installed. The message names the extra that installs it.
+        WeightsError: if the library is not installed. The message names the extra that installs it.
     """
     return extras.require(module, f"{path}: such a file", WeightsError)

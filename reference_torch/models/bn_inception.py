@@ -4,7 +4,7 @@ Read this file next to the table in the paper's appendix. TF-slim, the TPU repos
 Inception V4 paper call this network `inception_v2`. The V2 of "Rethinking the Inception
 Architecture" is a different network, see `inception_v2.py`. The table prints 576 channels for 4c
 and 4d, but their filters sum to 608. Caffe's weights have 608; TF-slim has 576, because its pool
-branch is narrower. Shapes are those of a 224x224 image with Caffe's widths.
+branch is narrower. Shapes in comments are for a 224x224 image with Caffe's widths.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class Inception(nn.Module):
 class InceptionReduction(nn.Module):
     """Modules 3c and 4e: stride 2, no 1x1 branch, and a max pool without a convolution after it.
 
-    For feature maps of odd size, Caffe's pool returns one pixel less than its convolutions, so
-    Caffe's network cannot be built. Here the pool uses SAME padding by default, which gives the
-    same result for even sizes and fits for odd ones.
+    For feature maps of odd size, the result of Caffe's pool is one pixel smaller than that of its
+    convolutions, so Caffe cannot build the network. Here the pool uses SAME padding by default. Its
+    result is the same as Caffe's for even sizes, and has the size of the convolutions for odd ones.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """InceptionNeXt (Yu et al. 2023, "InceptionNeXt: When Inception Meets ConvNeXt").
 
 Read this file next to the paper's figure 3 and table 2. The network is ConvNeXt with its large
-depthwise filters split into parallel branches: a small square, two bands and an identity. Layers
-have the names of the authors' code, sail-sg/inceptionnext. Shapes are those of the tiny network for
-a 224x224 image.
+depthwise filters split into parallel branches: a small square filter, two band filters and an
+identity. Layers have the names of the authors' code, sail-sg/inceptionnext. Shapes in comments are
+for the tiny network and a 224x224 image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Size = Literal["atto", "tiny", "small", "base"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The sizes of a network.
+    """The dimensions of an InceptionNeXt network.
 
     Attributes:
         depths: number of blocks of each stage.
@@ -85,7 +85,7 @@ class InceptionDWConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two 1x1 convolutions with an exact GELU (with the error function) between them."""
+    """Two 1x1 convolutions with an exact GELU (by the error function) between them."""
 
     def __init__(self, channels: int, hidden: int, *, conv: Maker[Conv]):
         super().__init__()
@@ -252,7 +252,7 @@ class InceptionNeXt(Model):
         x = maps.add("stage4", self.stages[3](x))  # 7x7x768
 
     def logits(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Classifies the pooled features [n, 768]; returns logits [n, num_classes]."""
+        """Classifies the pooled features [n, num_features]; returns logits [n, num_classes]."""
         return self.head(embedding)
 
     def _pre_logits(self, embedding: torch.Tensor) -> torch.Tensor:

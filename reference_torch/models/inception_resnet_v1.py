@@ -2,8 +2,8 @@
 
 Read this file next to the paper's figures 10 to 14. No ImageNet weights were ever published. The
 published weights are for face embeddings. They come from FaceNet's TensorFlow code and its port
-facenet-pytorch, which add a sixth block8 and a bottleneck of 512. Shapes are those of a 299x299
-image; the face weights are used at 160x160.
+facenet-pytorch. Both add a sixth block8 and a bottleneck layer of 512 features. Shapes in comments
+are for a 299x299 image; the face weights are used at 160x160.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Residual(nn.Module):
 class Block35(Residual):
     """35x35 residual module, figure 10.
 
-    Inception-ResNet-v2 uses it with a wider longest branch, figure 16.
+    In Inception-ResNet-v2 (figure 16), the longest branch is wider.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Block35(Residual):
 class Block17(Residual):
     """17x17 residual module, figure 11.
 
-    Inception-ResNet-v2 uses it with other widths, figure 17.
+    In Inception-ResNet-v2 (figure 17), the widths are different.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Block17(Residual):
 class ReductionB(nn.Module):
     """Grid reduction 17x17 -> 8x8, figure 12.
 
-    Inception-ResNet-v2 uses it with other widths, figure 18.
+    In Inception-ResNet-v2 (figure 18), the widths are different.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ReductionB(nn.Module):
 class Block8(Residual):
     """8x8 residual module, figure 13.
 
-    Inception-ResNet-v2 uses it with other widths, figure 19.
+    In Inception-ResNet-v2 (figure 19), the widths are different.
     """
 
     def __init__(
@@ -213,10 +213,10 @@ def chain(
     Args:
         kind: class of the modules.
         count: number of modules.
-        channels: arguments of `kind`.
-        scale: factor on the branches before they are added.
-        linear_last: the last module has a scale of 1 and no ReLU.
-        options: keywords of `kind`.
+        channels: numbers of channels, the positional arguments of `kind`.
+        scale: factor by which the branches are multiplied before they are added to the input.
+        linear_last: whether the last module has a scale of 1 and no ReLU.
+        options: keyword arguments of `kind`.
     """
     blocks = [kind(*channels, scale=scale, **options) for _ in range(count - linear_last)]
     if linear_last:

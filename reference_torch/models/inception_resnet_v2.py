@@ -2,10 +2,10 @@
 
 Read this file next to the paper's figures 16 to 19. Every public weight file comes from the
 authors' code, TF-slim's `nets/inception_resnet_v2.py`. That network differs from the paper's: it
-has V3's stem and a module Mixed_5b instead of V4's stem, twice as many blocks, and a last 1x1
-convolution. Both are here. The residual modules and the last reduction are those of v1 with other
-widths. Shapes are those of TF-slim's network for a 299x299 image, followed by the paper's where
-they differ.
+has V3's stem and a module Mixed_5b in place of V4's stem, twice as many blocks, and a last 1x1
+convolution. This file can build both networks. The residual modules and the last reduction are
+those of v1 with different widths. Shapes in comments are for TF-slim's network and a 299x299 image,
+followed by the shapes in the paper where they differ.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class InceptionResNetV2(Model):
             self.Mixed_5a = Mixed5a(self.Mixed_4a.out_channels, **common)
             c35 = self.Mixed_5a.out_channels
         # Residual modules and reductions, figures 16 to 19: v1's, with other widths. Figure 17
-        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Neither is the number of
-        # channels before it: 1152 and 2144 with the paper's stem, 1088 and 2080 with TF-slim's.
-        # The caption of figure 18 names the wrong network.
+        # prints 1154 filters in its last 1x1, figure 19 prints 2048. Both must equal the number of
+        # the module's input channels: 1152 and 2144 with the paper's stem, 1088 and 2080 with
+        # TF-slim's. The caption of figure 18 names the wrong network.
         self.block35 = chain(Block35, blocks[0], c35, 48, 64, scale=scales[0], **residual)
         self.Mixed_6a = ReductionA(c35, 256, 256, 384, 384, **common)
         c17 = self.Mixed_6a.out_channels

@@ -3,7 +3,7 @@
 Read this file next to the paper's table 1. The paper's network has biases, local response
 normalisation and 5x5 convolutions. Of the published weights, only Caffe's BVLC GoogLeNet is for
 that network. TF-slim and torchvision add BatchNorm, and have a 3x3 convolution in place of the 5x5.
-Shapes are those of a 224x224 image.
+Shapes in comments are for a 224x224 image.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Norm = Literal["bn", "lrn"]
 
 
 class ConvReLU(nn.Module):
-    """Convolution with bias, ReLU: the paper's layer, which has no BatchNorm.
+    """Convolution with bias, then ReLU: the paper's layer, which has no BatchNorm.
 
-    Initial values are those of Caffe's `bvlc_googlenet`; the paper does not state any.
+    Parameters are initialised as in Caffe's `bvlc_googlenet`; the paper states no initial values.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class InceptionAux(nn.Module):
     """Auxiliary classifier on a 14x14 feature map, the paper's section 5.
 
     Its first linear layer needs a 4x4 feature map. The paper averages 5x5 windows at stride 3,
-    which gives 4x4 for 14x14. torchvision averages feature maps of any size to 4x4. With `pool`
-    "5x5", other sizes than 14x14 are averaged as in torchvision.
+    which turns 14x14 into 4x4. torchvision averages feature maps of any size to 4x4. With `pool`
+    "5x5", feature maps that are not 14x14 are averaged as in torchvision.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class InceptionAux(nn.Module):
         else:
             x = adaptive_avg_pool(x, 4)  # 4x4x512
         x = self.conv(x)  # 4x4x128
-        x = x.flatten(1)  # 2048, channels first as in every file
+        x = x.flatten(1)  # 2048, channels first as in every weight file
         x = F.relu(self.fc1(x))  # 1024
         return self.fc2(self.dropout(x))
 

@@ -1,10 +1,10 @@
 """Inception V2 (Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision").
 
 Read this file next to the paper's table 1 and figures 5 to 8 and 10. The numbers of filters inside
-the modules were in a supplement that is lost. This file uses those of V3, with two 3x3 convolutions
-in place of the 5x5 of its first modules. The channels of each module then sum to the numbers in the
-table. No weights were ever published. TF-slim's `inception_v2` is a different network, see
-`bn_inception.py`. Shapes are those of a 299x299 image.
+the modules were in a supplement that is lost. This file uses V3's numbers, and replaces the 5x5
+convolution of V3's first modules by two 3x3 convolutions. The channels of each module then sum to
+the numbers in the table. No weights were ever published. TF-slim's `inception_v2` is a different
+network, see `bn_inception.py`. Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ReductionB(InceptionReduction):
 
 
 class InceptionC(InceptionE):
-    """8x8 module with parallel 1x3 and 3x1 in two branches, the paper's figure 7.
+    """8x8 module with a parallel 1x3 and 3x1 at the end of two branches, the paper's figure 7.
 
     It is the same as V3's `InceptionE`.
     """
@@ -162,7 +162,8 @@ class InceptionV2(Model):
         x = maps.add("Conv2d_3b_3x3", self.Conv2d_3b_3x3(x))  # 71x71x80
         x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 35x35x192
         x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x288
-        # The table counts 3, 5 and 2 modules. The last of the 3 and of the 5 is the reduction.
+        # The table counts 3, 5 and 2 modules. The 3 include the reduction Mixed_6a, and the 5
+        # include the reduction Mixed_7a.
         x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x288
         x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
         x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768

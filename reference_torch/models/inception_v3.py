@@ -2,7 +2,7 @@
 
 The paper prints no table of this network. This file follows the authors' code, TF-slim's
 `nets/inception_v3.py`, as every public weight file does. Attribute names are torchvision's. Where
-that code and the paper differ, a comment says so. Shapes are those of a 299x299 image.
+that code and the paper differ, a comment says so. Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -216,9 +216,9 @@ class InceptionE(nn.Module):
 class InceptionAux(nn.Module):
     """Auxiliary classifier on the last 17x17 feature map, the paper's figure 8 and section 4.
 
-    The published head needs the 17x17 feature map of a 299x299 image. On smaller ones, the pooling
-    window is limited to the feature map, and the pooled result is padded with zeros to 5x5. On
-    larger ones, the second convolution's output is averaged, as in torchvision.
+    The published head needs the 17x17 feature map of a 299x299 image. For a smaller feature map,
+    the pooling window is limited to its size, and the pooled result is padded with zeros to 5x5.
+    For a larger one, the second convolution's output is averaged, as in torchvision.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 Read this file next to the paper's figures 3 to 9. Every public weight file comes from the authors'
 code, TF-slim's `nets/inception_v4.py`. Where that code and a figure differ, a comment says so.
-Shapes are those of a 299x299 image.
+Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Xception (Chollet 2016, "Xception: Deep Learning with Depthwise Separable Convolutions").
 
 Read this file next to the paper's figure 5. Blocks are numbered as in the author's code, Keras'
-`applications/xception.py`. timm and Cadene start with the first residual block, so their block 1 is
-block 2 here. Shapes are those of a 299x299 image.
+`applications/xception.py`. timm and Cadene (pretrained-models.pytorch) count from the first
+residual block, so their block 1 is block 2 here. Shapes in comments are for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reference_torch.registry import register
 class DownBlock(nn.Module):
     """Two separable convolutions and a max pool, plus a strided 1x1 shortcut.
 
-    The input of the shortcut is the block's input, before the first ReLU.
+    The shortcut takes the block's input before the first ReLU.
     """
 
     def __init__(
@@ -125,10 +125,11 @@ class Xception(Model):
         self.fc = Linear(width(2048), num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds every stage's map [n, c, h, w] by its name in Keras, in forward order.
+        """Adds every stage's feature map [n, c, h, w] to `maps`, in forward order.
 
-        The stage of a residual block is its sum, before any ReLU. Blocks 3, 4 and 13 have a second
-        stage, their input after the first ReLU, which timm uses as a feature map.
+        Names follow Keras. The feature map of a residual block is its sum, before any ReLU. Blocks
+        3, 4 and 13 have a second stage, which timm uses too: the block's input after its first
+        ReLU.
         """
         # x is 299x299x3
         x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32

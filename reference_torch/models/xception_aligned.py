@@ -2,8 +2,8 @@
 
 Read this file next to the paper's figure 4. The network is Xception with strided convolutions
 instead of max pools, more blocks, and BatchNorm and ReLU after every depthwise convolution. The
-variants 41p and 65p, with normalisation before the convolutions, are timm's. All weights were
-trained or converted by timm. Shapes are those of xception65 for a 299x299 image.
+variants 41p and 65p, with normalisation before the convolutions, come from timm. All weights were
+trained or converted by timm. Shapes in comments are those of xception65 for a 299x299 image.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from reference_torch.layers import (
 from reference_torch.model import Maps, Model
 from reference_torch.registry import register
 
-# Entry flow as (channels, stride) of each block, and the number of blocks in the middle flow, by
-# the number of layers in the network's name.
+# For each number of layers in the network's name: (channels, stride) of each block of the entry
+# flow, and the number of blocks in the middle flow.
 FLOWS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {
     41: (((128, 2), (256, 2), (728, 2)), 8),
     65: (((128, 2), (256, 2), (728, 2)), 16),
@@ -43,7 +43,7 @@ Record = Callable[[torch.Tensor], torch.Tensor]
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3 and pointwise 1x1, each with BatchNorm and, if `relu`, a ReLU after it."""
+    """Depthwise 3x3, then pointwise 1x1 convolution, each with BatchNorm and, if `relu`, ReLU."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class Block(nn.Module):
         in_channels: channels of the input.
         channels: output channels of the three convolutions.
         stride: stride of the last convolution and the shortcut.
-        relu_first: one ReLU before each separable convolution. Otherwise, two inside each: after
-            the depthwise and after the pointwise convolution.
-        skip: add the input, through a 1x1 convolution if the shape changes.
+        relu_first: apply a ReLU before each separable convolution. If False, each separable
+            convolution has two ReLUs inside: after its depthwise and its pointwise convolution.
+        skip: add the block's input to the result, through a 1x1 convolution if the shape changes.
     """
 
     def __init__(
@@ -129,10 +129,11 @@ class Block(nn.Module):
 
 
 class PreBlock(nn.Module):
-    """Block of 41p and 65p: BatchNorm and ReLU before each separable convolution, none inside it.
+    """Block of the variants 41p and 65p, with three separable convolutions.
 
-    The shortcut starts after the first normalisation and ReLU, unlike that of a pre-activation
-    ResNet, and has no BatchNorm.
+    BatchNorm and ReLU come before each separable convolution, and none are inside it. Unlike in a
+    pre-activation ResNet, the shortcut starts after the first BatchNorm and ReLU. It has no
+    BatchNorm of its own.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class XceptionAligned(Model):
     `inception_jax.models.XceptionAligned` documents the options.
 
     Raises:
-        ValueError: for another number of layers or another output stride.
+        ValueError: if `layers` is not 41, 65 or 71, or `output_stride` is not 8, 16 or 32.
     """
 
     min_size = 32
@@ -254,13 +255,14 @@ class XceptionAligned(Model):
         self.fc = Linear(width(2048), num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds every stage's map [n, c, h, w], in forward order.
+        """Adds every stage's feature map [n, c, h, w] to `maps`, in forward order.
 
-        Blocks are numbered from 1 through entry, middle and exit flow. The stage of a block, such
-        as `block1`, is its sum before any ReLU. In 41p and 65p, a stage `act` follows the last
-        block: its feature map after a ReLU. A strided block has a second stage, which timm uses as
-        a feature map: the input of the block's last separable convolution, `block1_act3`. In 41p
-        and 65p it is taken before the normalisation, `block1_conv2`.
+        Blocks are numbered from 1 through entry, middle and exit flow. The stage `block1` is the
+        output of block 1: of a residual block, the sum before any ReLU. In 41p and 65p, the last
+        stage is `act`, the output of the last block after a ReLU. A strided block has a second
+        stage, such as `block1_act3`, which timm uses too: the input of its last separable
+        convolution. In 41p and 65p this input is taken before BatchNorm and ReLU, and the stage is
+        called `block1_conv2`.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32
@@ -282,10 +284,10 @@ class XceptionAligned(Model):
 def _block_options(
     strides: list[int], output_stride: int, drop_path: float
 ) -> list[dict[str, Any]]:
-    """Returns the keywords `stride`, `dilation` and `drop_path` of each block.
+    """Returns the arguments `stride`, `dilation` and `drop_path` of each block.
 
-    A stride that would exceed `output_stride` is replaced by 1, and multiplies the dilation of the
-    later blocks.
+    If a block's stride would raise the total stride above `output_stride`, the block gets stride 1,
+    and the dilation of all later blocks is multiplied by the replaced stride.
     """
     options, reduction, dilation = [], 2, 1  # the stem has halved the image
     for i, stride in enumerate(strides):

@@ -25,7 +25,7 @@ class Browser:
 
     Attributes:
         errors: uncaught exceptions and error messages of the page, so far.
-        requests: addresses that the page asked for, so far.
+        requests: URLs that the page requested, so far.
     """
 
     def __init__(self, profile: Path, width: int = 1400, height: int = 1000, touch: bool = False):
@@ -68,7 +68,7 @@ class Browser:
         os.close(self._from)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Sends a command and returns its result."""
+        """Sends a DevTools command and returns its result."""
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if self._session:
@@ -101,11 +101,11 @@ class Browser:
         return event
 
     def open(self, address: str) -> None:
-        """Navigates to an address."""
+        """Navigates to a URL."""
         self.call("Page.navigate", url=address)
 
     def value(self, expression: str) -> Any:
-        """Evaluates JavaScript in the page; waits for promises."""
+        """Evaluates JavaScript in the page, awaits promises, and returns the value."""
         result = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -123,13 +123,19 @@ class Browser:
         return value
 
     def choose_files(self, selector: str, *paths: Path) -> None:
-        """Chooses files in an input element."""
+        """Chooses files in the input element that a CSS selector finds."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
 
     def press(self, key: str, code: int, text: str = "") -> None:
-        """Presses and releases a key."""
+        """Presses and releases a key.
+
+        Args:
+            key: name of the key, such as "ArrowDown".
+            code: Windows' virtual key code.
+            text: text that the key types.
+        """
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code,
                       text=text if kind == "keyDown" else "")  # fmt: skip
@@ -142,6 +148,6 @@ class Browser:
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def screenshot(self, path: Path) -> None:
-        """Saves a picture of the whole page."""
+        """Saves a PNG screenshot of the whole page."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))

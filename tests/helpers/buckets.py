@@ -1,4 +1,4 @@
-"""Google Cloud Storage on loopback: a server that keeps its objects in a folder."""
+"""A local emulator of Google Cloud Storage, which keeps objects as files in a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Server:
     """A storage server that can be killed and started again.
 
     Args:
-        folder: where the objects are stored.
+        folder: folder in which the objects are stored.
 
     Attributes:
         env: environment variables that a process needs to use the server.
@@ -37,7 +37,7 @@ class Server:
         self.env = {
             "STORAGE_EMULATOR_HOST": address,
             "TENSORSTORE_GCS_HTTP_URL": address,
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # or gcsfs asks Google about it
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else gcsfs sends a request to Google
         }
         self._address = address
         os.chmod(_PROGRAM, 0o755)

@@ -1,4 +1,4 @@
-"""Caffe's weight files, written byte by byte."""
+"""Writes Caffe's weight files byte by byte, without Caffe."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def blob(tensor: np.ndarray, old: bool) -> bytes:
 
 
 def caffemodel(layers: Mapping[str, Sequence[np.ndarray]], old: bool = False) -> bytes:
-    """Returns a file with the blobs of each layer.
+    """Returns the bytes of a file with the blobs of each layer.
 
-    `old` selects the format of 2014 (V1LayerParameter); otherwise it is today's.
+    The format is the current one, or that of 2014 (V1LayerParameter) if `old`.
     """
     content = message(1, b"GoogleNet")
     for layer, blobs in layers.items():

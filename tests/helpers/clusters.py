@@ -1,4 +1,4 @@
-"""Simulates clusters of several hosts on loopback: host names, and Slurm with several nodes."""
+"""Simulates a cluster on one machine: more host names, and Slurm with several nodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
     """Waits until a condition is true, and returns its value.
 
     Raises:
-        AssertionError: with `what`, if it is not true after `seconds`.
+        AssertionError: if the condition is not true after `seconds`; the message is `what`.
     """
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -33,9 +33,9 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
 
 
 def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
-    """Returns the start of a command for which further host names resolve to this machine.
+    """Returns words to put before a command, so that `names` resolve to this machine.
 
-    The command runs in a mount namespace of its own, with another `/etc/hosts`.
+    The command then runs in a new mount namespace with a different `/etc/hosts`.
     """
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(names)}\n")
@@ -44,7 +44,7 @@ def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def own_names_missing(folder: Path) -> str | None:
-    """Returns why commands cannot get further host names on this machine, None if they can."""
+    """Returns why `with_hosts` does not work on this machine, or None if it does."""
     if shutil.which("unshare") is None:
         return "unshare is not installed (package util-linux)"
     command = [*with_hosts(folder, ["another-host"]), "getent", "hosts", "another-host"]
@@ -58,7 +58,7 @@ class Slurm:
     The function `slurm` starts and stops it.
 
     Attributes:
-        env: the environment in which Slurm's commands find the cluster.
+        env: environment variables with which Slurm's commands find the cluster.
     """
 
     def __init__(self, folder: Path, nodes: int):
@@ -83,16 +83,16 @@ class Slurm:
         return until(lambda: (now := self.state(job)) in states and now, what)
 
     def at_once(self, job: str) -> None:
-        """Starts a requeued job now; Slurm would start it two minutes later.
+        """Starts a requeued job after 3 seconds; Slurm would start it after two minutes.
 
-        A node does not start a job that it ended less than `cred_expire` ago.
+        3 seconds are needed: a node rejects a job that it ended less than `cred_expire` ago.
         """
         self.wait_for(job, "PENDING")
         time.sleep(3)
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def end_jobs(self) -> None:
-        """Kills running jobs, also after a failed test; they would outlive the daemons."""
+        """Kills running jobs. After a failed test, they would outlive the daemons."""
         subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], env=self.env, check=False)
         subprocess.run(["scancel", "--me"], env=self.env, check=False)
 
@@ -142,7 +142,7 @@ def slurm(folder: Path, nodes: int) -> Iterator[Slurm]:
 
 
 def slurm_missing() -> str | None:
-    """Returns why Slurm cannot run here, None if it can."""
+    """Returns why Slurm cannot run on this machine, or None if it can."""
     if os.geteuid() != 0:
         return "the daemons of Slurm are started by root"
     for program, package in (("munged", "munge"), ("slurmctld", "slurm-wlm"),

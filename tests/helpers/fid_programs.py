@@ -1,9 +1,10 @@
-"""Runs other programs that compute FID, unchanged, with random weights in each one's layout.
+"""Runs the unchanged code of other programs that compute FID, with random weights.
 
 pytorch-fid, torch-fidelity, clean-fid and torchmetrics are installed packages. For the others, the
 environment variable `FID_PROGRAMS` names a folder with copies of their repositories:
 `guided-diffusion`, `TTUR`, `jax-fid-parallel` and `jax-fid`. A test is skipped if its program is
-missing. The weights are written once, into `weights` in that folder if there is one.
+missing. The weights are written once, in the layout of each program: into `weights` in the folder
+of `FID_PROGRAMS`, or into a temporary folder if the variable is not set.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ JAX_FID = "inception_v3_weights_fid.pickle"
 
 
 def weights(temporary: Path) -> Path:
-    """Returns the folder of the weights, which are written if missing."""
+    """Returns the folder of the weights; writes them if they are missing."""
     folder = Path(os.environ.get("FID_PROGRAMS", temporary)) / "weights"
     if not (folder / JAX_FID).exists():
         write_weights(folder)
@@ -44,9 +45,10 @@ def weights(temporary: Path) -> Path:
 
 
 def write_weights(folder: Path) -> None:
-    """Writes one full-width network with random weights and extreme statistics in every layout.
+    """Writes one full-width network with random weights in every layout.
 
-    Its features are about as large as those of the published weights.
+    BatchNorm's statistics and scales are random too, and some variances are far below epsilon. The
+    features are about as large as those of the published weights.
     """
     torch = pytest.importorskip("torch")
     import reference_torch
@@ -70,7 +72,7 @@ def write_weights(folder: Path) -> None:
             norm.running_mean += 0.3 * spread * torch.randn(spread.shape, generator=generator)
             few = torch.rand(spread.shape, generator=generator) < 0.1
             norm.weight[few] *= (1e-3 / (norm.running_var[few] + 1e-3)) ** 0.5
-            norm.running_var[few] = 1e-14  # where epsilon decides
+            norm.running_var[few] = 1e-14  # far below epsilon
         for norm in [m for m in twin.Mixed_7c.modules() if isinstance(m, torch.nn.BatchNorm2d)]:
             norm.weight *= 0.1
             norm.bias *= 0.1
@@ -114,7 +116,7 @@ def _jax_fids(state: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _write_torchscript(folder: Path) -> None:
-    """Writes a network like NVIDIA's file, which clean-fid downloads.
+    """Writes a network in TorchScript, like NVIDIA's file, which clean-fid downloads.
 
     Its attribute `layers` takes normalised images.
     """
@@ -175,7 +177,7 @@ SIZES = ((64, 64), (32, 32), (299, 299), (256, 256), (123, 77), (300, 480), (17,
 
 
 def write_images(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0) -> Path:
-    """Writes images of mixed sizes, modes and formats."""
+    """Writes images of mixed sizes, modes and formats; `dark` multiplies their pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         ending, mode, options = _KINDS[i % len(_KINDS)]
@@ -193,7 +195,7 @@ def write_images(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0) 
 
 
 def write_plain(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0, size=(64, 48)):
-    """Writes RGB images of one size, as PNG and JPEG, which every program reads."""
+    """Writes RGB images of one size in formats that every program reads, PNG and JPEG."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         image = photo(*size, 1000 * seed + i).point(lambda value: int(value * dark))
@@ -202,7 +204,7 @@ def write_plain(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0, s
 
 
 def as_array(folder: Path) -> np.ndarray:
-    """Returns the images of a folder, all of one size, as uint8 [n, h, w, 3], sorted by name."""
+    """Returns a folder's images, all of one size, as uint8 [n, h, w, 3], sorted by name."""
     return np.stack([np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.iterdir())])
 
 
@@ -223,12 +225,12 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
 
 
 def package(name: str) -> Any:
-    """Returns an installed program; skips the test if it is missing."""
+    """Imports an installed program; skips the test if it is missing."""
     return pytest.importorskip(name, exc_type=ImportError)
 
 
 def repository(name: str) -> Path:
-    """Returns the copy of a program's repository; skips the test if it is missing."""
+    """Returns the folder with a program's repository; skips the test if it is missing."""
     folder = os.environ.get("FID_PROGRAMS")
     if not folder or not (Path(folder) / name).is_dir():
         pytest.skip(f"no {name} in the folder that FID_PROGRAMS names")
@@ -247,7 +249,7 @@ def module_of(name: str, path: Path) -> Any:
 
 
 def pytorch_fids(folder: Path, dims: int) -> Any:
-    """Returns pytorch-fid's network; see its `get_activations`."""
+    """Returns pytorch-fid's network with `dims` features, for its `get_activations`."""
     inception = package("pytorch_fid.inception")
     import torch
 
@@ -257,7 +259,7 @@ def pytorch_fids(folder: Path, dims: int) -> Any:
 
 
 def torch_fidelitys(folder: Path, *names: str) -> Any:
-    """Returns torch-fidelity's network with the named features, or else the 2048 pooled ones."""
+    """Returns torch-fidelity's network with the named features, by default the pooled 2048."""
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
     return extractor.FeatureExtractorInceptionV3(
         "inception-v3-compat", list(names or ("2048",)), str(folder / PYTORCH)
@@ -265,14 +267,14 @@ def torch_fidelitys(folder: Path, *names: str) -> Any:
 
 
 def cleans(folder: Path) -> Callable[[Any], Any]:
-    """Returns clean-fid's network, which takes resized images from 0 to 255."""
+    """Returns clean-fid's network, which takes resized images with values from 0 to 255."""
     script = package("cleanfid.inception_torchscript")
     return script.InceptionV3W(str(folder), download=False)
 
 
 @contextlib.contextmanager
 def torchmetrics_weights(folder: Path) -> Iterator[Any]:
-    """Makes torchmetrics load the random weights, and yields `torchmetrics.image`.
+    """Makes torchmetrics load the random weights in a `with` block; yields `torchmetrics.image`.
 
     torchmetrics uses torch-fidelity's network.
     """
@@ -292,7 +294,7 @@ def tensorflow_1() -> Any:
 
 
 def adm(folder: Path) -> Any:
-    """Returns guided-diffusion's evaluator in a session."""
+    """Returns guided-diffusion's evaluator with a new TensorFlow session."""
     path = repository("guided-diffusion") / "evaluations" / "evaluator.py"
     tf = tensorflow_1()
     module = module_of("evaluator", path)
@@ -302,7 +304,7 @@ def adm(folder: Path) -> Any:
 
 @functools.cache
 def ttur() -> Any:
-    """Returns TTUR's module, which imports TensorFlow 1 by its old name."""
+    """Returns TTUR's module `fid`, with TensorFlow's version 1 interface as its `tensorflow`."""
     path = repository("TTUR") / "fid.py"
     tf = tensorflow_1()
     package("imageio")
@@ -315,7 +317,7 @@ def ttur() -> Any:
 
 
 def ttur_statistics(folder: Path, images: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and covariance that TTUR's program computes for a folder."""
+    """Returns the mean and covariance that TTUR's program computes for a folder of images."""
     tf, module = tensorflow_1(), ttur()
     definition = tf.GraphDef()
     definition.ParseFromString((folder / GRAPH).read_bytes())
@@ -334,7 +336,10 @@ def ttur_statistics(folder: Path, images: Path) -> tuple[np.ndarray, np.ndarray]
 
 
 def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
-    """Returns jax-fid-parallel's module and network, which takes [n, h, w, 3] from 0 to 255."""
+    """Returns jax-fid-parallel's module, and a function from images to its features.
+
+    The function takes images [n, h, w, 3] with values from 0 to 255.
+    """
     module = module_of("jax_fid_parallel", repository("jax-fid-parallel") / "fid.py")
     import jax
     import jax.numpy as jnp
@@ -354,7 +359,7 @@ def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarr
 
 
 def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
-    """Returns jax-fid's `fid` module, its parameters and its network."""
+    """Returns jax-fid's `fid` module, its variables, and a function of variables and images."""
     root = repository("jax-fid")
     import jax
     import jax.numpy as jnp
@@ -381,7 +386,7 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def one_by_one(call: Callable[[Any], Any], images: Sequence[Any]) -> np.ndarray:
-    """Returns a PyTorch network's features of images of several sizes, which cannot be batched."""
+    """Returns a PyTorch network's features of images whose sizes differ, one call per image."""
     import torch
 
     with torch.no_grad():

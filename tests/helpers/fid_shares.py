@@ -1,7 +1,8 @@
-"""Computes a distance in one or more processes, so that tests can compare the results.
+"""Computes a Fréchet distance in one or more processes, so that tests can compare the results.
 
-`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints it. If SHARED is 1,
-images are sharded over a mesh of all devices; if it is 0, each process has its own state.
+`python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints the distance. If
+SHARED is 1, each batch is sharded over a mesh of all devices. If it is 0, each process adds a share
+of the images to its own state, and the states are merged.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(batch: int, shared: bool, processes: int = 1, index: int = 0, port: int
 
 
 def spread(part: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Returns padded images on a mesh of all devices, and the mask of the real images."""
+    """Pads a batch; returns it and the mask of its real images, sharded over all devices."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     total = -(-batch // jax.device_count()) * jax.device_count()
     mask = np.arange(total) < len(part)

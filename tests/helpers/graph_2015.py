@@ -14,10 +14,10 @@ SIDE = 299
 
 
 def write_graph(path: Path, state: Mapping[str, np.ndarray], layers: Any) -> None:
-    """Writes the graph as it was published, with its operations, names and graph version.
+    """Writes a graph with the operations, names and version of the published graph.
 
     Args:
-        path: the file to write.
+        path: path of the file to write.
         state: the twin's tensors by name.
         layers: the model's `layer_order`.
     """
@@ -33,7 +33,7 @@ def write_graph(path: Path, state: Mapping[str, np.ndarray], layers: Any) -> Non
 
 
 def _add_norms(definition: Any, scopes: Mapping[str, str]) -> None:
-    """Replaces each normalisation by the old operation that TensorFlow runs but cannot build."""
+    """Turns each normalisation into an old operation, which TensorFlow runs but cannot build."""
     from tensorflow.core.framework import types_pb2
 
     norms = {f"{scope}/batchnorm": scope for scope in scopes.values()}

@@ -1,4 +1,4 @@
-"""Lists the layers of Keras' networks, and converts tensors to Keras' names and axes."""
+"""Lists the layers of Keras' networks, and converts tensors to Keras' names and axis order."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ RESNET_LAYERS = [
     *_pattern(163, [1, 2, 0, 3], "block8", 10),
     "conv_7b",
 ]
-_SHORTCUTS = {2: 0, 3: 1, 4: 2, 13: 3}  # Xception's layers without a name of their own
+_SHORTCUTS = {2: 0, 3: 1, 4: 2, 13: 3}  # block: number in its shortcut's automatic name
 
 
 def xception_layers() -> list[tuple[str, str, str]]:
-    """Returns class, name and our path of every layer, in the order of `model.layers`."""
+    """Returns Keras' class, Keras' name and the twin's path of each layer of `model.layers`."""
     layers = []
     for i in (1, 2):
         layers.append(("conv2d", f"block1_conv{i}", f"block1_conv{i}.conv"))
@@ -54,9 +54,13 @@ def xception_layers() -> list[tuple[str, str, str]]:
 
 
 def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
-    """Returns class, name and our path of every layer of V3 or Inception-ResNet-v2.
+    """Returns Keras' class, Keras' name and the twin's path of each layer.
 
-    The n-th convolution that Keras creates is our twin's n-th.
+    The n-th convolution that Keras creates is the twin's n-th convolution.
+
+    Args:
+        listed: `V3_LAYERS` or `RESNET_LAYERS`.
+        twin: PyTorch twin of Inception V3 or Inception-ResNet-v2.
     """
     paths = [name for name, _ in twin.named_modules()]
     made = [p for p in paths if p.endswith(".conv") and not p.startswith(("Aux", "Conv2d_7b"))]
@@ -77,7 +81,7 @@ def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
 
 
 def keras_tensors(kind: str, path: str, state: dict[str, np.ndarray], gamma: bool) -> dict:
-    """Returns a layer's tensors with Keras' order, names and axes.
+    """Returns a layer's tensors in Keras' order, by Keras' names and with Keras' axis order.
 
     BatchNorm has a scale only if `gamma` is true.
     """
@@ -96,9 +100,9 @@ def keras_tensors(kind: str, path: str, state: dict[str, np.ndarray], gamma: boo
 
 
 def later(name: str) -> str:
-    """Returns the name that a layer has in the second model of a program.
+    """Returns the name that a layer has in the second model that a process builds.
 
-    Automatic numbers continue, and pass from two digits to three.
+    Keras continues the numbers in automatic names, so that more of them have three digits.
     """
     prefix, _, number = name.rpartition("_")
     automatic = prefix in ("conv2d", "batch_normalization")

@@ -1,4 +1,4 @@
-"""Small extractors, for tests of metrics whose images stay on the devices."""
+"""Small feature extractors, for tests of metrics whose images stay on the devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pictures(n: int, seed: int = 0, size: tuple[int, int] = (24, 31), low: int =
 
 
 def tiny(images: jax.Array) -> jax.Array:
-    """Returns twelve exact features, the colours of four pixels; this compiles quickly."""
+    """Returns twelve features that are exact and compile quickly: the colours of four pixels."""
     return images[:, ::8, ::8].reshape(-1, 12)
 
 

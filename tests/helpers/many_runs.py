@@ -1,7 +1,8 @@
 """Starts many training runs of the three-layer network without importing everything each time.
 
-`Runs` starts a process that imports the programme and forks for each run. Forking is safe, because
-JAX has no threads before it is asked for devices. Tests cannot disturb a run during its imports.
+`Runs` starts a process that imports the training programme, and then forks for each run. Forking is
+safe, because JAX starts no threads before it is asked for devices. As a run starts with everything
+imported, no signal of a test can reach it during imports.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Run:
-    """A run in its own process, with an interface like `subprocess.Popen`."""
+    """A training run in its own process, with an interface like `subprocess.Popen`."""
 
     def __init__(self, runs: Runs, pid: int, out: Path, err: Path):
         self._runs, self.pid, self.returncode = runs, pid, None
@@ -37,16 +38,16 @@ class Run:
             os.kill(self.pid, number)
 
     def poll(self) -> int | None:
-        """Returns the exit code, None while it runs."""
+        """Returns the exit code, or None if the run has not ended."""
         if self.returncode is None:
             self.returncode = self._runs.ask(poll=self.pid)
         return self.returncode
 
     def end(self, seconds: float) -> tuple[str, str]:
-        """Waits for the end; returns the rest of standard output, and all of standard error.
+        """Waits until the run ends; returns the rest of its stdout, and all of its stderr.
 
         Raises:
-            TimeoutError: if the run does not end; it is killed.
+            TimeoutError: if the run does not end within `seconds`. It is then killed.
         """
         until = time.monotonic() + seconds
         left: list[str] = []
@@ -65,7 +66,7 @@ class Run:
 
 
 class Runs(contextlib.AbstractContextManager):
-    """A context manager that starts runs.
+    """A context manager that starts training runs.
 
     Args:
         environment: environment variables of all runs.
@@ -96,7 +97,7 @@ class Runs(contextlib.AbstractContextManager):
         """Starts a run and returns it.
 
         Args:
-            folder: the working directory.
+            folder: working directory of the run.
             options: command-line options.
             file_size: largest size of a file in bytes, to simulate a full disk.
         """

@@ -31,7 +31,7 @@ def network():
 
 @functools.cache
 def extractor(**options) -> metrics.Extractor:
-    """Returns an extractor with a narrow network, compiled once for each set of options."""
+    """Returns a feature extractor with a narrow network, compiled once per set of options."""
     return metrics.Extractor(network(), **{"batch_size": 4, **options})
 
 
@@ -50,7 +50,7 @@ def scipys_distance(a: np.ndarray, b: np.ndarray) -> float:
 def exact_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the Fréchet distance of two sets of features, without a matrix root.
 
-    The root's trace is the nuclear norm of the product of the centred features.
+    The trace of the root equals the nuclear norm of the product of the centred features.
     """
     centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
     nuclear = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()

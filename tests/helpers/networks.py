@@ -1,4 +1,4 @@
-"""Networks with random numbers in them, and comparisons of arrays; nothing here needs PyTorch."""
+"""Networks with random tensors, and comparisons of arrays. This module does not need PyTorch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from inception_jax.create import abstract_model
 from inception_jax.nn.layers import BatchNorm
 from inception_jax.weights import torch_names
 
-# Relative to the largest number of the compared tensor.
+# Largest difference allowed, relative to the largest number of the compared tensor.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 WIDTH = 0.125
 CLASSES = 10
 
 
-# Networks, each with an option that is wrong for it, by the subject of the option.
+# Maps what an option changes to a network and a wrong value of this option.
 WRONG_READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "GoogLeNet's first padding": ("inception_v1", {"pad_mode": "torch"}),
     "GoogLeNet's last pool": ("inception_v1.bvlc_in1k", {"maxpool4_window": 2}),
@@ -54,14 +54,14 @@ DEEP = {
 
 
 def deep_ones_slow(names: list[str]) -> list[Any]:
-    """Returns the names as test parameters; deep networks are marked slow."""
+    """Returns network names as test parameters; deep networks are marked slow."""
     return [
         pytest.param(name, marks=pytest.mark.slow) if name.partition(".")[0] in DEEP else name
         for name in names
     ]
 
 
-# One network of each kind of module, for functions with the same code for any network.
+# One network of each kind of module, for tests of code that all networks share.
 _KINDS = {
     "inception_v1",
     "inception_v3",
@@ -72,14 +72,17 @@ _KINDS = {
 
 
 def one_of_each_kind(names: list[str]) -> list[Any]:
-    """Returns the names as test parameters; all but five networks are marked slow."""
+    """Returns network names as test parameters; all but one of each kind are marked slow."""
     return [
         name if name in _KINDS else pytest.param(name, marks=pytest.mark.slow) for name in names
     ]
 
 
 def distinct_readings() -> list[str]:
-    """Returns one name for each set of options that changes what a network computes."""
+    """Returns one network name for each architecture and distinct set of options.
+
+    Options that only affect training are ignored.
+    """
     seen: dict[Any, str] = {}
     for name in [*ij.list_models(), *ij.list_models(tags=True)]:
         info = ij.model_info(name)
@@ -90,7 +93,7 @@ def distinct_readings() -> list[str]:
 
 
 def options_for(name: str) -> dict:
-    """Returns options that build auxiliary heads, and two blocks of each repeated kind."""
+    """Returns options that build the auxiliary heads and only two blocks of each repeated kind."""
     readings = ij.model_info(name).options
     options: dict = {"aux_heads": True} if ij.model_info(name).aux_heads else {}
     return options | ({"blocks": (2, 2, 2)} if "blocks" in readings else {})
@@ -137,11 +140,11 @@ def filled(name: str, **options) -> nnx.Module:
 
 
 def fill(model: nnx.Module) -> None:
-    """Fills every tensor with random numbers, drawn in float32 with a seed from its name.
+    """Fills every tensor with random numbers, drawn in float32 with a seed from the tensor's name.
 
-    The numbers depend neither on JAX's random numbers nor on the order of the tensors, and are the
-    same in both precisions. Scales, biases and statistics are random too: in a new network they are
-    ones and zeros, which hide a swapped or missing tensor. Nothing is compiled.
+    The numbers depend neither on JAX's random numbers nor on the order of the tensors, and are
+    equal in float32 and float64. Scales, biases and statistics are random too: a new network's ones
+    and zeros would hide a swapped or missing tensor. Nothing is compiled.
     """
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -150,7 +153,7 @@ def fill(model: nnx.Module) -> None:
         kind, shape = names[-1], leaf.shape
         if kind in ("scale", "var"):
             numbers = rng.uniform(0.5, 1.5, shape)
-        elif kind == "kernel":  # keeps the signal's size; no ReLU halves what a depthwise one gives
+        elif kind == "kernel":  # keeps the signal's size; most depthwise kernels have no ReLU
             gain = 1 if "depthwise" in names else 2
             numbers = rng.normal(0, np.sqrt(gain / np.prod(shape[:-1])), shape)
         else:
@@ -161,7 +164,7 @@ def fill(model: nnx.Module) -> None:
 
 
 def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns random numbers for a tensor of a file; variances are not negative."""
+    """Returns random numbers for a tensor of a weight file; variances are not negative."""
     numbers = rng.normal(size=shape).astype(np.float32)
     return np.abs(numbers) if name.endswith(("running_var", "moving_variance")) else numbers
 
@@ -170,7 +173,8 @@ def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
 def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
     """Returns a narrow network with random tensors, in evaluation mode.
 
-    The network is shared: do not change it. For `hostile` see `make_hostile`.
+    The network is cached and shared by tests: do not change it. `hostile` makes a tenth of the
+    running variances tiny, see `make_hostile`.
     """
     model = filled(name, dtype=dtype, param_dtype=dtype, **{**small(name), **options})
     if hostile:
@@ -184,10 +188,10 @@ def small(name: str) -> dict[str, Any]:
 
 
 def make_hostile(model: nnx.Module) -> None:
-    """Sets a tenth of the running variances to 1e-14, as in a published file.
+    """Sets about a tenth of the running variances to 1e-14; a published file has such variances.
 
-    There, epsilon decides the result. The scales are reduced to keep the signal's size, which would
-    otherwise grow layer after layer.
+    In these channels, BatchNorm's epsilon decides the result. Their scales are reduced, because the
+    signal would otherwise grow from layer to layer.
     """
     rng = np.random.default_rng(1)
     for norm in [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]:
@@ -198,7 +202,7 @@ def make_hostile(model: nnx.Module) -> None:
 
 
 def calibrate(model: nnx.Module, images: np.ndarray) -> None:
-    """Sets BatchNorm to scale 1, bias 0, and the statistics of a batch of images."""
+    """Sets every BatchNorm to scale 1, bias 0, and the statistics of a batch of images."""
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -214,7 +218,7 @@ def calibrate(model: nnx.Module, images: np.ndarray) -> None:
 
 
 def run(model: nnx.Module, call: Callable, *args: Any) -> tuple[Any, dict[str, Any]]:
-    """Compiles and runs a call of a network; returns its result and the statistics after it."""
+    """Compiles and runs `call(model, *args)`; returns the result and BatchNorm's new statistics."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -228,13 +232,13 @@ def run(model: nnx.Module, call: Callable, *args: Any) -> tuple[Any, dict[str, A
 def random_images(
     model: nnx.Module, dtype: str, size: tuple[int, int], n: int = 2, seed: int = 0
 ) -> np.ndarray:
-    """Returns normal noise [n, h, w, c]."""
+    """Returns images [n, h, w, c] of standard normal noise."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, *size, model.in_channels)).astype(dtype)
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """Returns a PyTorch tensor as an array; images become [n, h, w, c]."""
+    """Returns a PyTorch tensor as a NumPy array; feature maps become [n, h, w, c]."""
     array = tensor.detach().numpy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
@@ -246,9 +250,10 @@ def compare(
     what: str,
     scale: float | None = None,
 ) -> None:
-    """Asserts equality within the tolerance of a dtype, relative to `scale`.
+    """Asserts that two arrays have a dtype, and are equal within the tolerance of this dtype.
 
-    `scale` defaults to the largest element of `theirs`.
+    The tolerance is relative to `scale`, by default the largest absolute value of `theirs`. `what`
+    names the arrays in errors.
     """
     ours = np.asarray(ours)
     theirs = to_numpy(theirs) if hasattr(theirs, "detach") else np.asarray(theirs)
@@ -260,7 +265,7 @@ def compare(
 
 
 def named_leaves(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the leaves of a state or gradient by the twin's names, in the twin's axis order."""
+    """Returns the arrays of a state or gradient with the PyTorch twin's names and axis order."""
     return {
         torch_names.torch_name(path): torch_names.to_torch_order(path, np.asarray(leaf))
         for path, leaf in torch_names.walk(dict(state))

@@ -1,4 +1,6 @@
-"""Measures in headless Chromium which pages of a built site overflow, and which tables are cut.
+"""Finds the pages of a built site that overflow, and the tables that are cut, in Chromium.
+
+Usage, with the site's folder and screen widths in CSS pixels:
 
 python tests/helpers/page_widths.py SITE 390 1400
 """
@@ -50,12 +52,12 @@ async function measured(page) {
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One page at one width.
+    """Measurements of one page at one screen width.
 
     Attributes:
-        page: path in the site.
-        overflow: pixels by which the page is wider than the screen.
-        cut: beginnings of the tables that have to be scrolled sideways.
+        page: path of the page in the site.
+        overflow: number of pixels by which the page is wider than the screen.
+        cut: first 40 characters of each table that must be scrolled sideways.
     """
 
     page: str
@@ -64,11 +66,11 @@ class Measured:
 
 
 def measure(site: Path, width: int) -> list[Measured]:
-    """Measures every page of a site at a width in CSS pixels.
+    """Measures every page of a site at a screen width in CSS pixels.
 
     Raises:
         FileNotFoundError: if Chromium is not installed.
-        RuntimeError: if Chromium did not finish; it contains Chromium's messages.
+        RuntimeError: if Chromium gave no result; the error contains Chromium's messages.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -95,7 +97,7 @@ def measure(site: Path, width: int) -> list[Measured]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serves a folder on a free local port, and yields the address."""
+    """Serves a folder on a free local port, and yields the server's URL."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:

@@ -1,4 +1,4 @@
-"""Photos of odd sizes, modes and formats, as real folders have them."""
+"""Photo-like images of unusual sizes, modes and formats, as found in real folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = [
     (803, 799), (120, 121), (333, 334), (480, 853), (768, 513), (97, 150), (341, 256), (333, 255),
     (75, 71),
 ]  # fmt: skip
-"""Height and width."""
+"""Heights and widths of the photos."""
 
 
 def photo(height: int, width: int, seed: int) -> Image.Image:
@@ -31,7 +31,7 @@ def photo(height: int, width: int, seed: int) -> Image.Image:
 
 
 def turned(orientation: int = 6) -> Image.Exif:
-    """Returns EXIF data with an orientation."""
+    """Returns EXIF data with the given orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
@@ -41,9 +41,9 @@ def write_photos(folder: Path, count: int = 50, scale: int = 1) -> list[Path]:
     """Writes photos of twelve kinds that all libraries decode alike; returns their paths.
 
     Args:
-        folder: created if missing.
+        folder: folder to write to; it is created if missing.
         count: number of photos.
-        scale: divides the sizes.
+        scale: divisor of the heights and widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):

@@ -1,14 +1,15 @@
-"""Lists the scopes of TF-slim's and FaceNet's convolutions in the order of the publishers' code.
+"""Lists the scopes of the convolutions and classifiers of TF-slim's networks and FaceNet.
 
-This is the paper's order, and our twins': the n-th convolution there is the n-th here. The heads of
-slim's auxiliary classifiers are listed separately.
+The original implementations, the papers and our PyTorch twins have the same order of layers. So the
+n-th scope belongs to the n-th layer of the twin. `AUX_SCOPES` lists TF-slim's auxiliary
+classifiers.
 """
 
 from __future__ import annotations
 
 
 def module(name: str, *branches: str) -> list[str]:
-    """Returns the scopes of a module; a branch is given as `0a_1x1 0b_3x3`."""
+    """Returns the scopes of a module; each branch is a string such as `0a_1x1 0b_3x3`."""
     return [
         f"{name}/Branch_{i}/Conv2d_{conv}"
         for i, branch in enumerate(branches)
@@ -51,7 +52,7 @@ SCOPES: dict[str, tuple[str, list[str]]] = {
             *_EARLY_STEM,
             *modules(3, "bc", *_INCEPTION),
             *modules(4, "bcdef", *_INCEPTION),
-            # An inconsistency of theirs: both are step a.
+            # TF-slim is inconsistent here: both convolutions are step a.
             *module("Mixed_5b", "0a_1x1", "0a_1x1 0b_3x3", "0a_1x1 0a_3x3", "0b_1x1"),
             *modules(5, "c", *_INCEPTION),
             "Logits/Conv2d_0c_1x1",
@@ -74,7 +75,7 @@ SCOPES: dict[str, tuple[str, list[str]]] = {
         [
             *_STEM,
             *module("Mixed_5b", "0a_1x1", "0a_1x1 0b_5x5", _DOUBLE, "0b_1x1"),
-            # Their inconsistencies: this one, the 1x1 of Mixed_6a, and two steps b in Mixed_7b.
+            # TF-slim is inconsistent here, in the 1x1 of Mixed_6a and in two steps b of Mixed_7b.
             "Mixed_5c/Branch_0/Conv2d_0a_1x1",
             "Mixed_5c/Branch_1/Conv2d_0b_1x1",
             "Mixed_5c/Branch_1/Conv_1_0c_5x5",

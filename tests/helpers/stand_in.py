@@ -1,6 +1,6 @@
-"""Makes a checkout in which `python train/main.py` trains the three-layer network.
+"""Makes a stand-in for a checkout, where `python train/main.py` trains the network of tiny.py.
 
-Slurm and Kubernetes run their usual commands in it, which take a second instead of minutes.
+The usual commands of Slurm and Kubernetes run there in a second instead of minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OPTIONS = ["--arch", "tiny", "--batch-size", "8", "--steps", str(STEPS), "--log-
 
 
 def make(folder: Path) -> dict[str, str]:
-    """Fills a folder with the checkout; returns the environment variables that its runs need."""
+    """Writes the stand-in to a folder; returns the environment variables for its runs."""
     programs = folder / ".venv/bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f'PATH={programs}:"$PATH"\n')
@@ -44,7 +44,7 @@ def make(folder: Path) -> dict[str, str]:
 
 
 def undisturbed(environment: dict[str, str], workdir: Path) -> Path:
-    """Trains without interruption on two devices of one process; returns the workdir."""
+    """Trains without interruption on two devices of one process; returns `workdir`."""
     subprocess.run(
         ["bash", "-c", 'exec python train/main.py "$@"', "train", *OPTIONS, "--workdir", workdir],
         env={**os.environ, **environment, "JAX_NUM_CPU_DEVICES": "2"},
@@ -55,12 +55,12 @@ def undisturbed(environment: dict[str, str], workdir: Path) -> Path:
 
 
 def trains(log: Path, words: str = "step 3/") -> None:
-    """Waits until a log shows that a run is training."""
+    """Waits until a log contains the words that show that a run is training."""
     until(lambda: log.exists() and words in log.read_text(), f"no {words!r} in {log}")
 
 
 def saved_step(log: Path) -> int:
-    """Returns the step of the checkpoint that a preempted run has saved, from its log."""
+    """Returns the step of a preempted run's checkpoint, read from the run's log."""
     return int(log.read_text().split("saved at step ")[1].split(";")[0])
 
 
@@ -70,7 +70,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def assert_same_end(workdir: Path, other: Path) -> None:
-    """Asserts that two runs have the same losses and weights, bit for bit."""
+    """Asserts that two runs have bit-identical losses and final weights."""
     assert losses(workdir) == losses(other)
     assert list(losses(workdir)) == list(range(1, STEPS + 1))
     a, b = (safetensors.numpy.load_file(w / "weights.safetensors") for w in (workdir, other))

@@ -1,7 +1,7 @@
 """A three-layer network that compiles in a second, for tests of the training programme.
 
-`python -m tests.helpers.tiny` is `train/main.py` with one more network, `--arch tiny`. While the
-working directory has a file `stall`, the run gets no images.
+`python -m tests.helpers.tiny` runs `train/main.py` with one more network, `--arch tiny`. While the
+working directory contains a file named `stall`, the run gets no images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from train.ending import entry
 
 
 class Tiny(Model):
-    """Two convolutions and a classifier."""
+    """A network of two convolutions and a classifier."""
 
     min_size = 8
     taps = ("conv1", "conv2")
@@ -68,7 +68,7 @@ class Tiny(Model):
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Registers the network with `create_model` and the training programme in a `with` block."""
+    """Registers `tiny` with the library and the training programme while a `with` block runs."""
     from train.config.demo import DEMO
 
     facts = registry.Tag(source="this file", input_size=16)
@@ -83,7 +83,7 @@ def registered() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stalling(file: Path) -> Iterator[None]:
-    """Makes reading images wait while a file exists, as a mounted disk may hang."""
+    """Makes reading images wait while a file exists, as if a mounted disk hung."""
     from train.data.pipeline import _TestImages, _TrainingImages
 
     def stalled(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ def stalling(file: Path) -> Iterator[None]:
 
 
 def run() -> int:
-    """Runs the training programme with this network; returns the exit code."""
+    """Runs the training programme with `tiny` registered; returns the exit code."""
     from train.dispatch import main
 
     with registered(), stalling(Path("stall").absolute()):

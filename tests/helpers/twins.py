@@ -1,6 +1,6 @@
-"""Pairs of one of our networks and its PyTorch twin, with the same random tensors.
+"""Pairs of a JAX network and its PyTorch twin with equal random tensors.
 
-Importing this module skips a test module if PyTorch is not installed.
+If PyTorch is not installed, test modules that import this module are skipped.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ import reference_torch
 def pair(
     name: str, dtype: str, *, hostile: bool = False, **options: Any
 ) -> tuple[nnx.Module, torch.nn.Module]:
-    """Returns `network(...)` and its twin, both in evaluation mode."""
+    """Returns a network from `network(...)` and its PyTorch twin, both in evaluation mode.
+
+    The pair is cached: do not change it.
+    """
     model = network(name, dtype, hostile=hostile, **options)
     return model, twin_of(model, name, dtype, **options)
 
 
 def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
-    """Returns a new PyTorch twin of a network, with the same tensors.
+    """Returns a new PyTorch twin with the tensors of a network.
 
-    `options` are those with which the network was built.
+    `options` are the options with which the network was built.
     """
     return reference_torch.create_model(
         name,

@@ -1,7 +1,8 @@
-"""Uses the installed package by its public names, in an environment with the wheel only.
+"""Checks the package's public names in an environment where only the wheel is installed.
 
-It needs neither the checkout nor pytest. Weights are random, so it checks shapes, names and a round
-trip through a file. It also checks that PyTorch and the optional packages are not needed.
+This script needs neither the checkout nor pytest. Weights are random, so the script checks shapes,
+names and a round trip through a file. The script also checks that PyTorch and the optional packages
+are not needed.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ def encode(pixels: np.ndarray, kind: str = "JPEG", mode: str | None = None, **op
 
 
 def gradient(height: int, width: int) -> np.ndarray:
-    """Returns an image in which red grows to the right and green downwards.
+    """Returns an image whose red grows to the right and whose green grows downwards.
 
-    So a pixel's color gives its position.
+    A pixel's color thus gives the pixel's position.
     """
     y, x = np.mgrid[:height, :width]
     red, green = 255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1)
@@ -26,7 +26,10 @@ def gradient(height: int, width: int) -> np.ndarray:
 
 
 def write_folder(root: Path, counts: dict[str, dict[str, int]], size: int = 24) -> Path:
-    """Writes images as split/class/name.jpg, each with its own color; returns `root`."""
+    """Writes images of one color each as split/class/name.jpg; returns `root`.
+
+    `counts[split][class]` is the number of images.
+    """
     number = 0
     for split, classes in counts.items():
         for name, count in classes.items():

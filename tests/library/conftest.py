@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def nothing_computed(monkeypatch):
-    """Fails a test that computes an image."""
+    """Makes a test fail if it computes the features of an image."""
     from inception_jax import metrics
 
     def computed(*_):

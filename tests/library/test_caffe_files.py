@@ -1,4 +1,4 @@
-"""Tests loading Caffe's GoogLeNet from `.caffemodel` files, encoded here byte by byte."""
+"""Tests loading Caffe's GoogLeNet from `.caffemodel` files, which the tests encode themselves."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def run(capsys, *argv: object) -> tuple[int, str, str]:
 def whole(tmp_path_factory):
     """Returns the tensors of a full-width Xception, and the path of its weights file.
 
-    Files of other libraries exist for the full width only.
+    The formats of other libraries support the full width only.
     """
     model = filled("xception.keras_in1k", num_classes=7)
     path = tmp_path_factory.mktemp("whole") / "whole.safetensors"
@@ -61,7 +61,7 @@ def test_list(capsys):
 
 
 def test_the_command_alone(capsys):
-    """Help lists all commands, a command's help has examples, and `--version` names versions."""
+    """Help lists all commands, each command's help has examples, `--version` prints versions."""
     code, out, _ = run(capsys)
     assert code == 0
     assert out == run(capsys, "--help")[1] == run(capsys, "help")[1]
@@ -123,7 +123,7 @@ def test_convert_to_and_fro(capsys, tmp_path, whole):
         assert (code, err) == (0, "")
         assert out == f"wrote {tmp_path / file}\n"
         source = tmp_path / file
-    # The last file names its network. Converting to its own format copies it.
+    # The last file names its network. Converting a file to its own format copies the file.
     code, out, err = run(capsys, "convert", source, tmp_path / "e.safetensors")
     assert (code, err) == (0, "")
     final = safetensors.numpy.load_file(tmp_path / "e.safetensors")
@@ -270,12 +270,12 @@ def test_a_reader_that_stops_early_is_no_error():
     command = f"{sys.executable} -m inception_jax.cli list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
-    assert done.returncode in (0, 141)  # who comes first
+    assert done.returncode in (0, 141)  # depends on which process ends first
     assert done.stdout.count("\n") == 1
 
 
 def test_predict_a_folder(capsys, tmp_path, monkeypatch):
-    """`predict` on a folder writes a table and a sheet of images, and skips unreadable images."""
+    """`predict` on a folder writes a table and a contact sheet, and skips unreadable images."""
     monkeypatch.chdir(tmp_path)
     model = filled("inception_v1.tv_in1k", width_multiplier=WIDTH)
     ij.save_weights(model, "w.safetensors")
@@ -383,7 +383,7 @@ def test_predict_with_the_weights_of_a_run(capsys, tmp_path, photograph):
 
 
 def test_a_file_says_what_is_needed_to_use_it(capsys, tmp_path, photograph):
-    """A saved file is used without naming its network, image size or classes.
+    """A saved file states its network, image size and classes, so the user need not.
 
     A file of an older version loads with a warning. A damaged file is refused.
     """
@@ -466,7 +466,7 @@ def test_imagenet_names():
 
 
 def test_the_installed_command():
-    """`list` runs in a new process and does not import JAX, PyTorch, TensorFlow or h5py."""
+    """The command `list` does not import JAX, PyTorch, TensorFlow or h5py in a new process."""
     code = (
         "import sys; from inception_jax.cli.commands import main;"
         "code = main(['list', 'xception']);"

@@ -18,14 +18,14 @@ from tests.helpers.networks import DEEP, WIDTH, filled
 # The smallest network of each kind of layout.
 FILES = ["inception_v1.tv_in1k", "bn_inception.caffe_in1k", "inception_v1.slim_in1k"]
 
-# A file takes a tenth of a second. It is damaged in one of four ways, or loses names at random, so
-# few examples suffice.
+# Loading a file takes a tenth of a second. A file is damaged in one of four ways, or loses names at
+# random, so few examples suffice.
 few = hypothesis.settings(max_examples=10)
 
 
 @functools.cache
 def file_of(name: str):
-    """Returns a network, the tensors that it must load, and a file with its publisher's names."""
+    """Returns a network, the tensors that it must load, and a file's tensors by published names."""
     model = filled(name, width_multiplier=WIDTH, num_classes=10)
     if name.endswith("slim_in1k"):
         ours = test_slim_files.numbers(model)
@@ -124,7 +124,7 @@ def _nan(tensor: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("layout", [x for x in layouts.LAYOUTS if x.names], ids=lambda x: x.name)
 def test_names_are_one_to_one(layout):
-    """No two of our tensors map to the same name in a file, so writing loses none."""
+    """No two of our tensors map to the same name in a file, so writing loses no tensor."""
     for arch in set(layout.archs) - DEEP:
         model = test_layouts.build(arch)
         names = layout.names(torch_names.torch_shapes(model))

@@ -1,4 +1,4 @@
-"""Tests images on devices: resizing as on the host, and checks of the stated value range."""
+"""Tests preparing images on devices: resizing as on the host, and checks of the value range."""
 
 from __future__ import annotations
 

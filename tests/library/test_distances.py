@@ -46,6 +46,11 @@ def test_statistics_refuse_what_has_none():
         metrics.Statistics.of(np.ones((1, 3)))
     with pytest.raises(ValueError, match="got 0"):
         metrics.RunningStatistics().result()
+    running = metrics.RunningStatistics()
+    running.update(np.zeros((5, 3)))
+    running.result()
+    with pytest.raises(ValueError, match=r"of one d; got \[5, 4\]"):
+        running.update(np.zeros((5, 4)))
     with pytest.raises(ValueError, match=r"NaN.*weights"):
         metrics.Statistics.of(np.full((5, 3), np.nan))
     for mean, cov, words in [
@@ -83,7 +88,7 @@ def test_frechet_distance_of_singular_covariances_is_exact(n, m):
 def test_frechet_distance_of_uneven_variances_is_exact():
     """The distance is exact even if variances differ a millionfold.
 
-    With eigenvalues of one covariance instead of Cholesky's method, only 9 digits would be right.
+    If eigenvalues of one covariance replaced Cholesky's method, only 9 digits would be right.
     """
     scales = np.logspace(0, -3, 80)
     mixing = random_features(80, 80, 2)
@@ -109,7 +114,10 @@ def test_frechet_distance_of_extremes():
 
 
 def test_rounded_covariances_give_a_distance():
-    """Covariances rounded to float32 or float16 work, although some eigenvalues are negative."""
+    """Covariances rounded to float32 or float16 give nearly the exact distance.
+
+    Rounding makes some of their eigenvalues negative.
+    """
     a, b = (metrics.Statistics.of(random_features(20, 60, seed)) for seed in (0, 1))
     expected = metrics.frechet_distance(a, b)
     for dtype, rel in ((np.float32, 1e-3), (np.float16, 0.05)):
@@ -154,7 +162,7 @@ def test_kernel_distance_draws_subsets_as_torch_fidelity():
 
 
 def test_kernel_distance_is_unbiased():
-    """For small sets of one distribution it is around zero, unlike FID."""
+    """The mean KID of many pairs of small sets from one distribution is zero, unlike FID."""
     rng = np.random.default_rng(0)
     values = [
         metrics.kernel_distance(

@@ -1,4 +1,4 @@
-"""Tests weight files as training programs write them, and files that hold no weights."""
+"""Tests loading files as training programs write them, and refusing files without weights."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def fresh(name: str = NAME, **options):
 
 
 def files_of(name: str, layout: layouts.Layout | None) -> tuple[dict, dict]:
-    """Returns a file with the names of a layout, and the same tensors by the twin's names.
+    """Returns random tensors by a layout's names, and the same tensors by the twin's names.
 
-    Without a layout, the file has our own names.
+    Without a layout, both dictionaries have the twin's names.
     """
     rng = np.random.default_rng(0)
     shapes = torch_shapes(fresh(name))
@@ -66,7 +66,7 @@ OTHER = {name: tensor * 2 for name, tensor in TENSORS.items()}
 
 
 def load(source, name: str = NAME, head: bool = True, **options):
-    """Loads a source; returns the loaded tensors by the twin's names, and the warnings' text."""
+    """Loads weights; returns the loaded tensors by the twin's names, and the warnings' text."""
     model = fresh(name, **options)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -89,7 +89,7 @@ def check(source, expected=OURS, **options) -> str:
 
 
 def trainer(tensors=TENSORS, **more) -> dict:
-    """Returns a checkpoint as timm's CheckpointSaver and torchvision's scripts write it."""
+    """Returns a checkpoint like those of timm's CheckpointSaver and torchvision's scripts."""
     weights = [torch.nn.Parameter(torch.ones(3))]
     optimizer = torch.optim.AdamW(weights)
     weights[0].sum().backward()
@@ -186,7 +186,7 @@ def test_prefixes(prefix):
 
 
 def test_wrappers_within_names():
-    """Names load with the parts that FSDP, activation checkpointing and `torch.compile` insert."""
+    """A file loads if FSDP, activation checkpointing or `torch.compile` put parts into names."""
     for part in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module."):
         names = {k.replace("inception4a.", f"inception4a.{part}"): v for k, v in TENSORS.items()}
         assert check(names) == ""
@@ -204,7 +204,7 @@ def test_several_networks_are_refused():
     check({"a": TENSORS, "b": dict(TENSORS)})  # the same numbers
 
 
-# A network of each layout of names, and our own.
+# Maps networks to layouts: one network for each layout of names, then networks with our names.
 LAYOUTS = {
     "inception_v1.tv_in1k": "torchvision GoogLeNet",
     "inception_v1.bvlc_in1k": "Caffe BVLC GoogLeNet",
@@ -275,7 +275,10 @@ WEIGHT, BIAS = TENSORS["fc.weight"], TENSORS["fc.bias"]
 
 @pytest.mark.parametrize("name", ["fc__1", "last_linear__1", "classifier", "head__fc", "heads__0"])
 def test_a_classifier_under_any_name(name):
-    """The classifier is found by other names, as in FaceForensics or after a dropout."""
+    """A classifier is found under other common names, and a warning gives the name.
+
+    FaceForensics uses such names, and so do networks with a dropout before the classifier.
+    """
     head = {f"{name}__weight": WEIGHT, f"{name}__bias": BIAS}
     called = name.replace("__", ".")
     assert f"the classifier is {called}.weight and {called}.bias" in check(with_head(**head))
@@ -377,7 +380,7 @@ def test_formats_by_content(tmp_path):
 
 
 class Sum(torch.nn.Module):
-    """A module to trace: it holds each tensor as a buffer at the place that its name gives."""
+    """A module to trace that holds each tensor as a buffer with the tensor's dotted name."""
 
     def __init__(self, tensors):
         super().__init__()
@@ -509,7 +512,7 @@ def test_other_networks_are_not_called_by_a_name_of_ours():
 def test_deeplab_in_pytorch_is_refused():
     """DeepLab's Xception in PyTorch is refused.
 
-    Its residual branches change the shortcut's input in place.
+    Its residual branches change the shortcut's input in place, which no network here does.
     """
     names = [f"block{i}.rep.{j}.{leaf}.weight" for i in (1, 2, 20) for j in (0, 1, 2, 3)
              for leaf in ("conv1", "bn", "pointwise")]  # fmt: skip

@@ -26,7 +26,7 @@ SMALL = {"num_classes": 10, "width_multiplier": 0.05}
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder; adds the headers of the Hugging Face hub to files in `/timm/`."""
 
-    requests: list[str] = []  # noqa: RUF012  # of all handlers, which live for one request each
+    requests: list[str] = []  # noqa: RUF012  # shared, because a handler lives for one request
 
     def log_message(self, *_) -> None:
         self.requests.append(f"{self.command} {self.path}")
@@ -42,7 +42,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves `tmp_path/web`, also as the Hugging Face hub, and yields the server's address.
+    """Serves `tmp_path/web`, also in place of the Hugging Face hub; yields the server's URL.
 
     Downloads are cached in `tmp_path`.
     """
@@ -59,12 +59,12 @@ def server(tmp_path, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield address
         running.shutdown()
-    gc.collect()  # so that its warnings appear here
+    gc.collect()  # so that warnings of unclosed connections appear here
 
 
 @pytest.fixture
 def model(server, tmp_path, monkeypatch):
-    """Returns a network, and puts its weights on the server as a plain file and on the hub."""
+    """Returns a network whose weights the server has as a plain file and as a file of the hub."""
     model = ij.create_model("xception.keras_in1k", **SMALL)
     folder = tmp_path / "web/timm/xception.keras_in1k/resolve/main"
     folder.mkdir(parents=True)

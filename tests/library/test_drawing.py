@@ -110,7 +110,7 @@ def test_boxes_are_named_as_in_the_code():
 
 @pytest.fixture(scope="module")
 def short():
-    """Inception-ResNet-v2 with fewer blocks."""
+    """Returns a traced Inception-ResNet-v2 with fewer blocks."""
     return network_of(abstract_model("inception_resnet_v2", aux_heads=True, blocks=(1, 3, 3)), None)
 
 
@@ -225,7 +225,7 @@ def test_stages_of_a_network():
 def test_equal_stages_are_one_box():
     rows = {row.name: row.text for row in rows_of("xception")}
     assert rows["block5 – block12"] == "8 × MiddleBlock"
-    assert "block3_sepconv1_act" not in rows  # which leads nowhere
+    assert "block3_sepconv1_act" not in rows  # a side output, which is not drawn
     rows = {row.name: row.text for row in rows_of("inception_resnet_v1")}
     assert rows["block17"] == "10 × Block17"
     assert rows["block8.5"] == "Block8 without × 0.20 and ReLU"
@@ -290,7 +290,7 @@ def shapes(picture, kind):
 
 
 def check(picture):
-    """Nothing lies over anything else, and no text is longer than its box."""
+    """Asserts that nothing overlaps or leaves the drawing, and that texts fit and are legible."""
     boxes = [box for box in shapes(picture, Box) if not box.frame]
     for one, other in itertools.combinations(boxes, 2):
         assert not overlap(extent(one), extent(other)), (one, other)
@@ -324,7 +324,7 @@ def span(start, end):
 
 
 def shrunk(piece):
-    """Returns a line's rectangle without its ends, which touch the boxes that it connects."""
+    """Returns a line's rectangle without the ends, which touch the boxes that the line connects."""
     left, top, right, bottom = piece
     return (left, top + 1, right, bottom - 1) if left == right else (left + 1, top, right - 1, top)
 
@@ -361,7 +361,7 @@ def test_what_cannot_be_read_is_noticed():
     check(good)
     line = Line(((40, 60), (160, 60)))
     for bad in (
-        [dataclasses.replace(box, x=60)],  # over the other
+        [dataclasses.replace(box, x=60)],  # overlaps the other box
         [dataclasses.replace(box, x=-5)],
         [Text(40, 80, "small", 10)],
         [dataclasses.replace(box, y=60, texts=(Text(40, 80, "longer than its box"),))],

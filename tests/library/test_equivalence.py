@@ -1,7 +1,7 @@
 """The equivalence ladder: compares every network with its PyTorch twin, level by level.
 
 The levels are single blocks, stages, logits, auxiliary logits, gradients and running statistics.
-The first level that fails locates a mistake.
+The first level that fails shows where the mistake is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ARCHS = deep_ones_slow(ij.list_models())
 
 
 def size_of(name: str, kind: str) -> tuple[int, int]:
-    """Returns a height and width of the given kind.
+    """Returns a height and width of the kind "minimum", "odd", "even" or "non-square".
 
     Odd, even and non-square sizes are all needed to tell the padding rules apart.
     """
@@ -55,13 +55,13 @@ def size_of(name: str, kind: str) -> tuple[int, int]:
     }[kind]
 
 
-@pytest.mark.slow  # names the wrong block; stages and gradients also fail
+@pytest.mark.slow  # names the wrong block; the tests of stages and gradients also fail
 @pytest.mark.parametrize("dtype", ["float32", "float64"], indirect=True)
 @pytest.mark.parametrize("name", ARCHS)
 def test_blocks_alone(name, dtype):
-    """Compares each block's output, gradients and updated statistics in training mode.
+    """In training mode, each block's output, gradients and updated statistics equal the twin's.
 
-    Each block gets the same input as the twin's block, so errors do not add up. The test of stages
+    Each block gets the input of the twin's block, so errors do not add up. `test_stages_and_logits`
     covers evaluation mode.
     """
     model, twin = pair(name, dtype, **options_for(name))
@@ -88,7 +88,7 @@ def test_blocks_alone(name, dtype):
 
 
 def _blocks(twin: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Returns top-level blocks by name: the first and the last of each class."""
+    """Returns the first and the last top-level block of each class, by name."""
     kinds = {}
     for key, child in twin.named_children():
         inner = child.named_children() if isinstance(child, Chain) else [("", child)]
@@ -109,9 +109,9 @@ def _submodule(model: nnx.Module, key: str) -> nnx.Module:
 def _block_inputs(
     twin: torch.nn.Module, blocks: dict[str, torch.nn.Module], images: np.ndarray
 ) -> dict[str, torch.Tensor]:
-    """Returns the input of each of the twin's blocks, including auxiliary heads.
+    """Returns the input of each of the twin's blocks by name, including auxiliary heads.
 
-    Only BatchNorm runs in evaluation mode, so the statistics do not change.
+    The twin runs in training mode, except BatchNorm, so the statistics do not change.
     """
     seen = {}
     hooks = [
@@ -209,7 +209,7 @@ def _compare_stages(name, kind, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_full_size(name):
-    """Compares logits at the published width, image size and number of classes."""
+    """Logits equal the twin's at the published width, image size and number of classes."""
     with jax.enable_x64(True):
         model, twin = pair(name, "float64", width_multiplier=1.0, num_classes=None)
         size = ij.model_info(name).input_size
@@ -226,7 +226,7 @@ def test_full_size(name):
     ],
 )
 def test_readings(name):
-    """Compares logits for every set of options that a tag uses.
+    """Logits equal the twin's for every distinct set of options of architectures and tags.
 
     Some running variances are 1e-14, so that epsilon matters.
     """
@@ -240,11 +240,11 @@ def test_readings(name):
         compare(logits, twin(to_nchw(images)), "float64", name)
 
 
-@pytest.mark.slow  # names the wrong gradient; the reference numbers also fail
+@pytest.mark.slow  # names the wrong gradient; the test of reference numbers also fails
 @pytest.mark.parametrize("rewrites", [ij.DEFAULT_REWRITES, ij.REWRITES], ids=["default", "all"])
 @pytest.mark.parametrize("name", ARCHS)
 def test_training_step(name, rewrites, own_gradients_everywhere):
-    """Compares all logits, all gradients and the updated statistics of a training step."""
+    """A training step's logits, gradients and updated statistics all equal the twin's."""
     with jax.enable_x64(True), ij.rewritten(*rewrites):
         model, twin, images, pulls = _training(name, "float64")
         graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -269,12 +269,12 @@ def test_training_step(name, rewrites, own_gradients_everywhere):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHS)
 def test_training_in_float32(name):
-    """Float32 logits and statistics are about as close to float64 as PyTorch's float32.
+    """In training, float32 logits and statistics are about as close to float64 as PyTorch's are.
 
     The tolerance of 1e-5 does not fit a whole network: normalisation by a small batch's statistics,
     layer after layer, amplifies rounding a hundredfold in both frameworks. `test_blocks_alone`
-    checks each block and its gradients within 1e-5. The whole network's float32 gradients would add
-    nothing. They change by half a percent if rounding flips one ReLU of thirty thousand.
+    checks each block and its gradients within 1e-5. The whole network's float32 gradients are not
+    compared: they change by half a percent if rounding flips one ReLU of thirty thousand.
     """
     model, twin, images, _ = _training(name, "float32")
     outputs, stats = run(model, lambda m, x: _forward(m, x)[0], images)
@@ -289,9 +289,9 @@ def test_training_in_float32(name):
 
 
 def _training(name, dtype):
-    """Returns both networks in training mode, images, and one weight for each logit.
+    """Returns a network and its twin in training mode, images, and a weight for each logit.
 
-    The loss is the weighted sum of all logits.
+    The weighted sum of all logits serves as the loss.
     """
     model, _ = pair(name, dtype, **options_for(name))
     twin = twin_of(model, name, dtype, **options_for(name)).train()
@@ -317,7 +317,7 @@ def _statistics(twin):
 
 
 def _distance(ours, truth):
-    """Relative distance of all tensors together."""
+    """Returns the relative L2 distance of all tensors taken together."""
     as_array = lambda x: x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)  # noqa: E731
     assert set(ours) == set(truth)
     difference = sum(np.square(as_array(ours[k]) - as_array(truth[k])).sum() for k in truth)
@@ -341,7 +341,7 @@ def test_a_wrong_reading_is_noticed(what, name, option):
 
 
 def test_momentum_is_noticed():
-    """PyTorch's momentum convention gives other running statistics, so the comparison fails."""
+    """The comparison of running statistics fails if the twin's BatchNorm uses 1 - momentum."""
     model, twin = pair("xception", "float32")
     block, x = twin.block1_conv1, torch.randn(2, 3, 71, 71)
     theirs = copy.deepcopy(block).train()
@@ -359,9 +359,9 @@ def test_momentum_is_noticed():
 def test_bfloat16(name):
     """Bfloat16 logits are about as close to float32 as PyTorch's bfloat16 logits.
 
-    The network is calibrated to its images. A trained network would stay within 2 %, but a random
-    one does not: BatchNorm removes the common part of its signal and keeps the rounding. After
-    forty layers a tenth of the logits is rounding, in both frameworks.
+    BatchNorm is calibrated to the images. A trained network would stay within 2 %, but a random
+    network does not: BatchNorm removes the mean of its signal and keeps the rounding errors. After
+    forty layers, rounding errors are a tenth of the logits in both frameworks.
     """
     options = {"width_multiplier": WIDTH, "num_classes": CLASSES, **options_for(name)}
     wide = abstract_model(name, **options)

@@ -1,7 +1,7 @@
-"""Counts what factorised convolutions save, in the modules themselves.
+"""Tests how many parameters factorised convolutions save, counted in the networks' modules.
 
-The papers claim that two 3x3 replace a 5x5, 1xn and nx1 replace an nxn, depthwise and pointwise
-convolutions replace a full one, and bands replace a large depthwise window.
+The papers replace a 5x5 by two 3x3, an nxn by a 1xn and an nx1, a full convolution by a depthwise
+and a pointwise one, and a large depthwise window by a small one and two bands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.helpers.networks import skeleton
 
 
 def kernels(*layers: nnx.Module) -> int:
-    """Returns the size of all kernels. Like the papers, it skips biases and BatchNorm."""
+    """Counts the parameters of all kernels, without biases and BatchNorm, as the papers do."""
     state = nnx.to_pure_dict(nnx.state(list(layers), nnx.Param))
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
@@ -27,7 +27,10 @@ def full(in_channels: int, out_channels: int, window: int) -> int:
 
 
 def test_two_3x3_for_a_5x5():
-    """A 5x5 has 25/18 of the parameters of two 3x3, as in BN-Inception's 4b (3x3x128 twice)."""
+    """A 5x5 has 25/18 times the parameters of two 3x3.
+
+    The 128 channels are those of BN-Inception's inception4b.
+    """
     block = skeleton("bn_inception").inception4b
     last = kernels(block.branch3x3dbl_3)
     assert last == 9 * 128 * 128
@@ -35,7 +38,10 @@ def test_two_3x3_for_a_5x5():
 
 
 def test_inception_v2_takes_the_5x5_of_v3_apart():
-    """Inception V2's Mixed_5b has a 3x3 where V3 has a 5x5, after the same 1x1 to 48 channels."""
+    """V3's 5x5 in Mixed_5b has 25/9 times the parameters of Inception V2's 3x3 in its place.
+
+    Both follow a 1x1 to 48 channels.
+    """
     ours, v3 = (skeleton(name).Mixed_5b for name in ("inception_v2", "inception_v3"))
     assert kernels(v3.branch5x5_2) / kernels(ours.branch3x3_2) == pytest.approx(25 / 9)
 
@@ -44,7 +50,10 @@ def test_inception_v2_takes_the_5x5_of_v3_apart():
     ("name", "n", "saving"), [("inception_v2.blog", 3, 1.5), ("inception_v2.paper", 7, 3.5)]
 )
 def test_1xn_and_nx1_for_an_nxn(name, n, saving):
-    """An nxn has n/2 times the parameters of the pair, which saves 33 % for n = 3, 71 % for 7."""
+    """An nxn has n/2 times the parameters of a 1xn and an nx1 together.
+
+    The pair saves 33 % for n = 3, and 71 % for n = 7.
+    """
     block = skeleton(name).Mixed_6e  # 192 channels throughout
     pair = kernels(block.branchnxn_2, block.branchnxn_3)
     assert full(192, 192, n) / pair == pytest.approx(saving) == n / 2
@@ -59,7 +68,10 @@ def test_depthwise_separable():
 
 
 def test_bands_for_a_large_depthwise_window():
-    """InceptionNeXt leaves 60 of 96 channels unchanged; 12 each get a 3x3, a 1x11 and an 11x1."""
+    """InceptionNeXt leaves 60 of 96 channels unchanged.
+
+    A 3x3, a 1x11 and an 11x1 depthwise convolution get 12 channels each.
+    """
     mixer = skeleton("inception_next_tiny").stages[0].blocks[0].token_mixer
     assert mixer.identity == 60
     assert kernels(mixer) == 12 * (9 + 11 + 11)

@@ -1,4 +1,4 @@
-"""Tests stages as features, the table of stages, and Grad-CAM."""
+"""Tests the feature maps of stages, the tables that describe stages, and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_some_stages_without_the_rest():
     every, _ = run(model, lambda m, x: m.features(x), images)
     for name, map in maps.items():
         np.testing.assert_allclose(map, every[name], rtol=1e-4, atol=1e-5)
-    # It also works in another compiled function, and can be differentiated.
+    # The extractor also works in another compiled function, and can be differentiated.
     gradient = jax.jit(jax.grad(lambda x: extract(x)["conv3"].sum()))(images)
     assert gradient.shape == images.shape
     assert np.abs(gradient).max() > 0
@@ -131,7 +131,7 @@ def test_a_hook_sees_and_replaces_maps(name):
     ],
 )
 def test_grad_cam(name, stage):
-    """Compares Grad-CAM with its definition, with gradients from finite differences."""
+    """Heat maps equal Grad-CAM's definition, computed with gradients from finite differences."""
     with jax.enable_x64(True):
         model = network(name, "float64")
         size = model.min_size + 20
@@ -216,10 +216,9 @@ def test_summary(name):
 
 
 def test_a_network_in_training_is_looked_at_in_evaluation():
-    """Features, heat maps, predictions and summaries are those of evaluation mode.
+    """Features, heat maps, predictions and summaries of a network in training use evaluation mode.
 
-    A network in training mode gives the same results and keeps its mode. It uses drop path, dropout
-    and an auxiliary classifier.
+    The network stays in training mode. It has dropout and an auxiliary classifier, or drop path.
     """
     options = dict(width_multiplier=WIDTH, aux_heads=True, dropout=0.5)
     model = filled("inception_v1.tv_in1k", **options)

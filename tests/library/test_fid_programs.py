@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Writes images of all modes, sizes and formats; the second half is darker."""
+    """Returns a folder of images of many modes, sizes and formats; the second half is darker."""
     folder = programs.write_images(tmp_path_factory.mktemp("mixed") / "first", COUNT // 2)
     second = programs.write_images(folder.parent / "second", COUNT // 2, seed=1, dark=0.8)
     for path in second.iterdir():
@@ -37,7 +37,7 @@ def mixed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """Writes RGB images of one size, as PNG and JPEG."""
+    """Returns a folder of RGB images of one size, PNG and JPEG; the second half is darker."""
     folder = programs.write_plain(tmp_path_factory.mktemp("plain") / "first", COUNT // 2)
     second = programs.write_plain(folder.parent / "second", COUNT // 2, seed=1, dark=0.8)
     for path in second.iterdir():
@@ -75,9 +75,9 @@ def halves(features: metrics.Features) -> tuple[metrics.Features, metrics.Featur
 
 
 def of_columns(features: np.ndarray, preset: str) -> tuple[metrics.Features, metrics.Features]:
-    """Returns two halves of the images with only some features.
+    """Returns about 50 columns of the features, for the first and second half of the images.
 
-    There are fewer features than images, so that the program's matrix root is accurate too.
+    With fewer features than images, the original program's matrix square root is accurate too.
     """
     origin = metrics.Origin(preset, "", 2048, "")
     few = np.ascontiguousarray(features[:, :: features.shape[1] // 50])
@@ -89,10 +89,10 @@ def statistics_by_numpy(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exact_kid(x: np.ndarray, y: np.ndarray, preset: str) -> Any:
-    """Returns KID in float64, with the random subsets of the preset's program.
+    """Returns KID's mean and deviation in float64, for the random subsets of a preset's program.
 
     The programs sum the kernel in float32, where rounding is up to 1e-4 of a small KID. Given
-    float64 features, their own functions must return this number.
+    float64 features, the programs' own functions must return these numbers.
     """
     draws = preset_of(preset).kid_draws
     return metrics.kernel_distance(x, y, subsets=20, subset_size=60, draws=draws)
@@ -107,7 +107,7 @@ def test_pytorch_fid(dims, weights, mixed):
     network = programs.pytorch_fids(weights, dims)
     files = files_of(mixed, "pytorch_fid")
     assert len(files) == COUNT
-    expected = theirs.get_activations(files, network, 1, dims, "cpu", 0)  # of one size each
+    expected = theirs.get_activations(files, network, 1, dims, "cpu", 0)  # one image a batch
     found = extractor(weights, "pytorch_fid", dims=dims).features(mixed)
     assert_same(found.pooled, expected)
     if dims == 64:
@@ -147,7 +147,7 @@ def test_torch_fidelity(weights, mixed):
     assert exact_kid(x.numpy(), y.numpy(), "torch_fidelity") == pytest.approx(
         tuple(in_float64.values()), rel=1e-9
     )
-    # With this library's features, because the program's differ in their last bits.
+    # This library's features differ from the program's in the last bits.
     exact = exact_kid(a.pooled, b.pooled, "torch_fidelity")
     assert exact == pytest.approx(tuple(in_float64.values()), rel=1e-5)
 
@@ -232,7 +232,7 @@ def test_torchmetrics(weights, mixed):
     half = COUNT // 2
     given = [metrics.Features(x, origin=found.origin) for x in np.split(pooled, 2)]
     ours = scores.kid_of_features(*given, subsets=20, subset_size=60)
-    # It sums 2,048 products in float32, in an order that depends on the machine, and the cube
+    # torchmetrics sums 2,048 products in float32, in an order that depends on the machine. The cube
     # triples their rounding: 4.4 epsilons of the kernel were seen. In float64 both are equal.
     kernel = ((given[0].pooled @ given[1].pooled.T / 2048 + 1) ** 3).mean()
     rounding = float(8 * np.finfo(np.float32).eps * kernel)
@@ -310,7 +310,10 @@ def test_guided_diffusion(weights, plain, tmp_path):
 
 @pytest.mark.parametrize("count", [120, 40])
 def test_ttur(count, weights, plain, tmp_path):
-    """TTUR drops an incomplete last batch: it uses 100 of 120 images, but all of 40."""
+    """The preset `tf2015` has the statistics of TTUR, which drops an incomplete last batch.
+
+    TTUR uses 100 of 120 images, but all of 40 images.
+    """
     for path in sorted(plain.iterdir())[:count]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     mean, cov = programs.ttur_statistics(weights, tmp_path)
@@ -337,7 +340,10 @@ def test_jax_fid_parallel(weights, plain):
 
 
 def test_jax_fid(weights, mixed, tmp_path):
-    """Compares with `jax-fid --img_size 299 299`, which reads only colour and grey images."""
+    """Statistics equal those of `jax-fid --img_size 299 299`.
+
+    jax-fid reads only RGB and grey images.
+    """
     module, variables, apply = programs.jax_fid(weights)
     for i, path in enumerate(p for p in files_of(mixed, "pytorch_fid") if p.suffix == ".jpg"):
         if Image.open(path).mode in ("RGB", "L") and i < 60:

@@ -23,9 +23,9 @@ INPUTS = {
 
 
 def seen(pixels: str, order: str = "RGB") -> np.ndarray:
-    """Returns photo-like images as a first layer receives them.
+    """Returns photo-like images in the value range and colour order of a network's input.
 
-    This noise differs from the reference noise that `fingerprint` compares with.
+    The images differ from those that `fingerprint` compares with.
     """
     images = fingerprint.natural_images(40, 5) + COLOURS
     subtracted, divisor = INPUTS[pixels]

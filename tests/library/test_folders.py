@@ -1,4 +1,4 @@
-"""Tests which files of a folder are used as images, and how the others are reported."""
+"""Tests which files of a folder are used as images, and how other files are reported."""
 
 from __future__ import annotations
 
@@ -98,7 +98,10 @@ def test_names_are_printable():
 @pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_large_images_take_little_memory(mode, kind, monkeypatch):
-    """A large image that is read in strips, grey ones with one channel, gives the same pixels."""
+    """A large image that is read in strips gives the pixels of the image read as a whole.
+
+    A grey image, which is kept in one channel, gives the pixels of its RGB copy.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (70, 41, 3), np.uint8)
     if mode == "I;16":
         pixels = pixels[..., 0].astype(np.uint16) * 251

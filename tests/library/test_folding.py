@@ -1,4 +1,4 @@
-"""Tests that folded networks, and their predictions, give the original network's logits."""
+"""Tests that folded networks and `jit_predict` give the original network's logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.networks import (
     small,
 )
 
-# Networks with every kind of fold; the others run with `-m slow`.
+# Networks that cover every kind of fold; all other networks are marked slow.
 KINDS = {"inception_v3", "inception_resnet_v1", "inception_next_atto", "xception41", "xception41p"}
 READINGS = [
     name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
@@ -93,13 +93,13 @@ def test_predict_cuts_the_batch_and_gives_all_of_it(n, parts):
     assert predict(images).shape == (n, CLASSES)
 
 
-# Dense and depthwise convolutions; the other kinds of fold add none.
+# Networks with dense and depthwise convolutions; other networks add no kind of convolution.
 @pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto", "xception41"])
 @pytest.mark.parametrize("native", [False, True])
 def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
-    """`jit_predict` gives the logits in the form for this CPU, and with native convolutions.
+    """`jit_predict` gives the logits with this CPU's form of convolutions and with native ones.
 
-    oneDNN would get native convolutions.
+    Programs for oneDNN have native convolutions.
     """
     asked = []
     if native:

@@ -1,4 +1,4 @@
-"""Tests habits of timm's, torchvision's and Keras' users: they work, or an error gives a hint."""
+"""Tests that names and calls of timm, torchvision and Keras work, or that errors give hints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inception_jax import words
 from inception_jax.create import abstract_model
 from tests.helpers import tiny
 
-# Every name that these libraries publish for the family, from their own lists, and what is meant.
+# Maps every name of the family in these libraries' own lists to our name for the network.
 IN_THE_WILD = {
     # timm 1.0: list_models with tags, and its deprecated names
     "legacy_xception": "xception.tf_in1k",
@@ -208,9 +208,9 @@ HEADS = ["inception_v3", "inception_resnet_v1", "inception_next_atto"]  # each k
     [n if n in HEADS else pytest.param(n, marks=pytest.mark.slow) for n in ij.list_models()],
 )
 def test_no_classes_in_every_network(name):
-    """Every network works without classes, in training and in evaluation mode.
+    """Every network with `num_classes=0` runs in training and in evaluation mode.
 
-    Auxiliary classifiers need classes, so they are absent, and asking for them is an error.
+    Auxiliary classifiers need classes: such a network has none, and requesting them is an error.
     """
     blocks = {"blocks": (2, 2, 2)} if "blocks" in ij.model_info(name).options else {}
     model = abstract_model(name, num_classes=0, width_multiplier=0.1, **blocks)
@@ -254,9 +254,10 @@ def test_attributes_with_other_names(network):
 
 
 def test_networks_are_copied_and_compared(network):
-    """Networks built alike have equal graph definitions, and copies and pickles work.
+    """Networks with equal options have equal graph definitions, and copies give equal logits.
 
-    Layers store their initialiser, which must not make two equal networks differ.
+    Copies are deep copies and pickles. Layers store their initialiser, which must not make two
+    graph definitions differ.
     """
     other = ij.create_model("tiny", num_classes=4, rngs=nnx.Rngs(1))
     assert nnx.graphdef(other) == nnx.graphdef(network)

@@ -1,4 +1,4 @@
-"""Tests `inception-jax inspect` and `certify`, which identify a file without being told."""
+"""Tests `inception-jax inspect` and `certify`, which identify the network of a weight file."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_certificate(model, tmp_path, capsys):
     assert found["distances"]["float32"]["inception5b"] < 1e-5
     assert found["neighbours"]["pad_mode='tf'"] > 1e-3  # another option changes the results
     assert found["neighbours"]["bn_eps=1e-05"] > 1e-4
-    assert "kernel_5x5=5" not in found["neighbours"]  # of other tensors
+    assert "kernel_5x5=5" not in found["neighbours"]  # needs other tensors
     page = (tmp_path / "x.safetensors.certificate.md").read_text()
     assert "| logits |" in page
     assert "equal to rounding" in page

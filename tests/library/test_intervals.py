@@ -1,4 +1,4 @@
-"""Tests density, coverage, Gaussian kernel, intervals and extrapolation with plain formulas."""
+"""Compares density, coverage, Gaussian KID, intervals and FID infinity with plain formulas."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_bootstrap_is_that_of_repeated_images():
 
 
 def test_bootstrap_says_how_much_fid_varies():
-    """The bootstrap's standard deviation agrees with that of FID over new sets of images."""
+    """The bootstrap's standard deviation agrees with FID's deviation over new sets of images."""
     real = metrics.Statistics.of(random_features(5000, 4, 1))
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(4, 4))
@@ -140,7 +140,7 @@ def test_fid_infinity_is_the_line_at_0():
 
 
 def test_fid_infinity_takes_off_the_bias():
-    """For two sets of one distribution, FID infinity is near 0; FID of few images is not."""
+    """FID infinity of images from the real distribution is near 0, although their FID is not."""
     rng = np.random.default_rng(0)
     real = metrics.Statistics(np.zeros(30), np.eye(30))
     fake = metrics.Features(rng.normal(size=(2000, 30)))

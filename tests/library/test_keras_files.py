@@ -1,4 +1,4 @@
-"""Tests Keras' files, which are written here from Keras' lists of layers."""
+"""Tests loading Keras' files, which the tests write from Keras' lists of layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ import reference_torch
 
 
 class Case:
-    """A network's tensors, with its layers in Keras' order and names."""
+    """A network's tensors, and its layers in Keras' order and with Keras' names."""
 
     def __init__(self, arch: str):
         name, options = f"{arch}.keras_in1k", {"width_multiplier": WIDTH, "num_classes": 10}
@@ -66,7 +66,7 @@ class Case:
 def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None:
     """Writes a file as Keras' `model.save_weights("x.h5")` does.
 
-    Layers are numbered as in the second model of a program: Keras continues to count.
+    Layers have the numbers of a program's second model, because Keras counts on across models.
     """
     with h5py.File(file, "w") as root:
         entries = case.tensors(top)
@@ -102,7 +102,7 @@ def write_archive(file: Path, case: Case) -> None:
 
 
 def write_tensorflow_js(file: Path, case: Case) -> None:
-    """Writes a TensorFlow.js model with two shards, split within a tensor."""
+    """Writes a TensorFlow.js model with two shards; the split is within a tensor."""
     entries = [
         (f"{name}/{leaf}", tensor)
         for _, name, tensors in case.tensors()
@@ -271,7 +271,10 @@ def test_refused_by_another_reading(name, other, tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1 << 40])
 def test_a_damaged_heap_of_names(size, tmp_path):
-    """A heap with an object of impossible size is refused; libhdf5 would search it for ever."""
+    """An HDF5 file whose heap has an object of impossible size is refused.
+
+    libhdf5 would search such a heap for ever.
+    """
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [b"conv"]

@@ -76,7 +76,7 @@ def test_batch_norms_own_gradient_equals_pytorchs(relu):
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [("gradients",), ("gradients", "statistics")])
 def test_batch_norms_own_gradient_can_be_differentiated_again(names):
-    """Second derivatives are right, also those that pass through the mean and variance."""
+    """BatchNorm's second derivatives are right, including those through the mean and variance."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True), rewritten(*names):
         norm = BatchNorm(3, eps=1e-3, momentum=0.9, dtype="float64", param_dtype="float64")
@@ -96,8 +96,9 @@ def test_running_variance_is_the_unbiased_one():
     np.testing.assert_allclose(norm.var[...], np.var([0, 1, 2, 5], ddof=1), rtol=1e-6)
 
 
-# In one pass, the squared distance from the running mean is rounded to 2**-24 of itself. Here it is
-# 1e4 times the variance. Once the running mean is near, no accuracy is lost.
+# The rewrite `statistics` computes mean and variance in one pass. It rounds squared distances from
+# the running mean to 2**-24 of themselves. If the running mean is 0, these distances are 1e4 times
+# the variance. If it is near the mean, no accuracy is lost.
 @pytest.mark.parametrize(
     ("names", "running", "rtol"),
     [((), 0.0, 1e-5), (("statistics",), 0.0, 1e-3), (("statistics",), 99.0, 1e-5)],

@@ -1,7 +1,7 @@
-"""Tests the names in published PyTorch files, listed here from the publishers' code.
+"""Tests loading published PyTorch files by their names, listed from the original implementations.
 
-Those files list their layers in the paper's order, as our twins do. So the n-th name there belongs
-to the n-th tensor here. This finds the pairs without the rules of the reader.
+The published files and our twins both list their layers in the paper's order. So the n-th name of a
+file belongs to the n-th tensor of the twin, and the tests do not need the reader's own rules.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def norm(prefix: str) -> list[str]:
 
 
 def module(prefix: str, *layers: int | str) -> list[str]:
-    """Returns the tensor names of a module with one branch per argument.
+    """Returns the tensor names of a module with one branch for each of `layers`.
 
     0 is a branch of one layer, another number is a sequence of that many layers, and "pool" is a
-    pool and a layer.
+    pool followed by a layer.
     """
     names = []
     for i, count in enumerate(layers):
@@ -174,7 +174,7 @@ def build(name: str, **options) -> nnx.Module:
 
 
 def numbered(name: str, **options) -> tuple[dict, dict]:
-    """Returns a published file with random tensors, and the same tensors by the twin's names."""
+    """Returns random tensors by published names, and the same tensors by the twin's names."""
     options = {"width_multiplier": WIDTH, **options}
     torch = pytest.importorskip("torch")
     reference_torch = pytest.importorskip("reference_torch")
@@ -220,7 +220,10 @@ def test_the_background_is_left_out(name):
 
 
 def test_vectors_of_two_axes():
-    """Cadene's file of BN-Inception is from an old PyTorch, which stored vectors as [1, c]."""
+    """A file loads if its vectors are stored as [1, c].
+
+    Cadene's file of BN-Inception, from an old PyTorch, stores them so.
+    """
     foreign, ours = numbered("bn_inception.caffe_in1k")
     old = {k: v[None] if "_bn." in k and v.ndim == 1 else v for k, v in foreign.items()}
     model = build("bn_inception.caffe_in1k")
@@ -246,7 +249,7 @@ def test_a_file_of_another_reading_is_refused(name, wrong, reason):
 
 
 def test_kernels_of_two_axes():
-    """An old file of Xception stores its 1x1 kernels as [out, in]."""
+    """A file loads if its 1x1 kernels are stored as [out, in], as in an old file of Xception."""
     ours = ij.to_torch(filled("xception.tf_in1k", width_multiplier=WIDTH, num_classes=10))
     names = published_names.xception(ours)
     old = {
@@ -260,7 +263,7 @@ def test_kernels_of_two_axes():
 
 
 def test_a_kernel_on_its_side_is_another():
-    """A 1x7 kernel in place of a 7x1 is refused, although it has as many elements."""
+    """A 1x7 kernel in place of a 7x1 is refused, although both have equally many elements."""
     foreign, _ = numbered("inception_v4.tf_in1k")
     name = "features.11.branch1.1.conv.weight"
     foreign[name] = foreign[name].transpose(0, 1, 3, 2)
@@ -270,7 +273,10 @@ def test_a_kernel_on_its_side_is_another():
 
 
 def test_a_file_of_v3_says_so_elsewhere():
-    """A V3 file has torchvision's and timm's names, which are ours: the error says it is V3's."""
+    """The error names Inception V3 if its file is loaded into another network.
+
+    torchvision and timm have our names for V3's tensors.
+    """
     file = ij.to_torch(filled("inception_v3", width_multiplier=WIDTH))
     with pytest.raises(ij.WeightsError, match=r"of inception_v3 .*not of xc.*v3\.tv_in1k"):
         ij.load_weights(build("xception"), file)
@@ -280,7 +286,7 @@ def test_faces_without_a_classifier():
     """A file of facenet-pytorch without a classifier loads, with a warning.
 
     facenet-pytorch builds a classifier only on request. `load_weights` keeps the model's
-    classifier, and `create_model` initialises it randomly.
+    classifier, and `create_model` initialises the classifier randomly.
     """
     foreign, ours = numbered("inception_resnet_v1.vggface2")
     features = {k: v for k, v in foreign.items() if not k.startswith("logits.")}
@@ -309,7 +315,10 @@ def test_faces_without_a_classifier():
 
 
 def test_1008_rows_are_the_graph_of_fid():
-    """A V3 file with 1008 classes is FID's: it has torchvision's names, but other pools."""
+    """A V3 file with 1008 classes is FID's, so other tags of V3 refuse it.
+
+    Such a file has torchvision's names, but FID's network has other pools.
+    """
     file = ij.to_torch(filled("inception_v3.fid", width_multiplier=WIDTH))
     ij.load_weights(build("inception_v3.fid"), file)
     for options in ({}, {"num_classes": 1008}):
@@ -318,7 +327,7 @@ def test_1008_rows_are_the_graph_of_fid():
 
 
 def test_own_files_with_tuples_in_their_reading(tmp_path):
-    """Options that are tuples match after saving, although JSON turns them into lists."""
+    """Options that are tuples still match after saving, although JSON turns tuples into lists."""
     model = network("inception_resnet_v1", "float32", blocks=(2, 2, 2))
     ij.save_weights(model, tmp_path / "x.safetensors")
     options = {"num_classes": 10, "width_multiplier": WIDTH}

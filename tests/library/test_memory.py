@@ -25,9 +25,9 @@ print(returned, min(faults() for _ in range(5)))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_used_again(monkeypatch):
-    """Freed blocks of 32 MB are reused without new page faults.
+    """Freed blocks of 32 MB are reused without new page faults after `keep_freed_memory`.
 
-    This runs in a process of its own, because the setting lasts until the process ends.
+    The test uses a new process, because the setting lasts until the process ends.
     """
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     done = subprocess.run(

@@ -54,7 +54,7 @@ def twin():
 
 
 def torch_input(image: np.ndarray) -> torch.Tensor:
-    """Returns an image as pytorch-fid feeds it to its network."""
+    """Returns an image as the tensor that pytorch-fid feeds to its network."""
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     return 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
 
@@ -81,7 +81,10 @@ def test_bilinear_torch_is_torchs(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bilinear_tf1_is_the_formula_of_the_graph(size):
-    """Output pixel i is at i * old / 299; the last input pixel is repeated beyond its end."""
+    """`bilinear_tf1` samples the input at i * old / 299 for output pixel i.
+
+    Beyond the input's end, the last pixel is repeated.
+    """
     image = pictures(1, size=size)[0]
     ours = resizing.resized(image, "bilinear_tf1")
     assert ours.shape == (299, 299, 3)
@@ -133,7 +136,7 @@ def test_features_do_not_depend_on_how_the_work_is_cut(options):
 
 
 def test_accelerators_share_a_batch():
-    """Virtual devices share a batch of 5 images, which they cannot divide evenly."""
+    """Features are right if devices share a batch of 5 images, which they cannot divide evenly."""
     sharing = metrics.Extractor(network(), dims=64, batch_size=5)
     graphdef, state = nnx.split(ij.fold(network()))
 
@@ -195,7 +198,10 @@ def test_reading_ahead_is_bounded(count):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_images_that_wait_do_not_overwrite_each_other(batch_size):
-    """Images wait for their batch in reused arrays; those of the caller are never reused."""
+    """Batches contain the right images, although arrays of waiting images are reused.
+
+    The caller's own arrays are never reused.
+    """
     images = pictures(21, size=(4, 4)).astype(np.float32)
     before = images.copy()
     source = itertools.chain(np.uint8(images[:10]), np.uint8(images[10:]))
@@ -212,12 +218,12 @@ def test_images_that_wait_do_not_overwrite_each_other(batch_size):
 
 
 def test_the_network_is_not_kept_twice():
-    """Once the network is folded, the extractor does not keep the network it was made of."""
+    """After folding, the extractor does not keep the unfolded network."""
     model = ij.create_model("inception_v3.fid", width_multiplier=0.05)
     alive = weakref.ref(model)
     ours = metrics.Extractor(model)
     ours.load()
-    ours.__dict__["_weights"] = None  # as of an extractor whose weights are a path
+    ours.__dict__["_weights"] = None  # as in an extractor whose weights are a path
     del model
     gc.collect()
     assert alive() is None
@@ -432,7 +438,7 @@ def test_the_library_is_imported_without_metrics():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """Writes a full-width network with random weights in the layout of pytorch-fid's file."""
+    """Returns a full-width twin with random weights, and its file in pytorch-fid's layout."""
     twin = reference_torch.create_model("inception_v3.fid")
     generator = torch.Generator().manual_seed(0)
     norms = [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -1,4 +1,4 @@
-"""Metrics of images that stay on the devices, against those of the same images on the host."""
+"""Compares metrics of images that stay on devices with metrics of the same images on the host."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_sums_are_merged(x64):
 
 
 def test_plain_float32_would_not_do():
-    """Plain float32 sums would fail the tests above."""
+    """Covariances from plain float32 sums are too inaccurate for the tests above."""
     features = features_with(0)
     plain = np.cov(features, rowvar=False, dtype=np.float32)
     assert np.abs(plain - exact(features)[1]).max() > 1e-8 * np.abs(plain).max()
@@ -126,7 +126,10 @@ def test_result_takes_a_file(tmp_path):
 
 
 def test_in_float64():
-    """With x64 enabled, results stay equal to 1e-9; the network still computes in float32."""
+    """With x64 enabled, sums are float64, and results agree within a relative 1e-9.
+
+    The network still computes in float32.
+    """
     fake, real = pictures(24), pictures(24, seed=1, low=90)
     expected = metrics.result(updated(fake), updated(real))
     with jax.enable_x64(True):
@@ -152,9 +155,9 @@ def test_masked_images_do_not_count():
 
 
 def test_a_step_of_ones_own_may_be_compiled():
-    """A user's compiled step may contain a generator and `update`, also in a scan.
+    """`update` works in a user's compiled step that generates images, also within a scan.
 
-    Parameters are arguments of the step, so it captures no arrays.
+    The network's parameters are arguments of the step, so the step captures no arrays.
     """
     who = small()
     network = {"mean": jnp.full(3, 0.3)}
@@ -266,7 +269,7 @@ def test_features_that_are_no_numbers_are_found():
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_images_on_several_devices(axis_type):
-    """Images sharded over 2 virtual devices give the same results, in a compiled step or not."""
+    """Images sharded over 2 virtual devices give unsharded images' results, compiled or not."""
     who, images = small(), pictures(24)
     mesh = jax.make_mesh((2,), ("data",), (axis_type,))
     place = NamedSharding(mesh, PartitionSpec("data"))
@@ -315,7 +318,10 @@ def test_blocks_change_nothing(block):
 
 
 def run_shares(batch: int, shared: bool, processes: int, devices: int) -> float:
-    """Runs `tests.helpers.fid_shares` and returns its distance, equal in all processes."""
+    """Runs `tests.helpers.fid_shares` in one or more processes; returns the FID that it prints.
+
+    All processes must print the same number. If `shared`, images are sharded over all devices.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

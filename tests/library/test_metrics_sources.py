@@ -1,4 +1,4 @@
-"""Tests other sources than folders and arrays, users' own features, and the page on loops."""
+"""Tests sources such as archives and loaders, users' own features, and the page on loops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def extractor() -> metrics.Extractor:
 def assert_features(source, images: np.ndarray):
     found = extractor().features(source)
     expected = extractor().features(images)
-    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=2e-7)  # one division is compiled
+    # One of two divisions is compiled, which rounds differently.
+    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=2e-7)
     assert found.origin == expected.origin
 
 
@@ -59,7 +60,7 @@ def test_zip_files(tmp_path):
     assert_features(tmp_path / "a.zip", images)
     opened = extractor().open(tmp_path / "a.zip")
     assert opened.count == 5
-    for _ in range(2):  # can be read more than once
+    for _ in range(2):  # a source can be read more than once
         assert len(extractor().features(opened)) == 5
 
 
@@ -79,7 +80,7 @@ def test_zip_files_that_are_none(tmp_path):
 
 
 def example(**features: bytes | list[int]) -> bytes:
-    """Returns a `tf.train.Example`, encoded by hand."""
+    """Returns the bytes of a `tf.train.Example`, encoded without TensorFlow."""
 
     def field(number: int, content: bytes) -> bytes:
         size, length = b"", len(content)
@@ -334,7 +335,7 @@ def test_features_of_a_network_in_a_file(network, tmp_path):
 def test_images_are_prepared_as_publishers_do(name, size):
     """Images prepared on devices equal those of `preprocess`, up to rounding.
 
-    If Pillow resizes in integers, the pixels before normalisation are identical.
+    Where Pillow resizes in integers, the pixels before normalisation are identical.
     """
     info = ij.model_info(name)
     image = pictures(1, size=size)[0]
@@ -393,7 +394,7 @@ def test_functions_that_give_no_features():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for .* features")
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
-    """The page runs unchanged, with a narrow network instead of the published weights."""
+    """The code of docs/howto/fid_in_a_loop.md runs, with a narrow network for published weights."""
     narrow = filled("inception_v3.fid", width_multiplier=WIDTH, num_classes=CLASSES)
 
     def with_weights(weights=True, **options):

@@ -54,8 +54,8 @@ def test_a_hook_replaces_any_map(name):
     found, _ = run(model, zeroed, images)
     after = list(maps).index(changed)
     for i, stage in enumerate(maps):
-        # Bit-equal without XLA's older loop emitter, which the suite uses: it rounds differently
-        # in two programs. Maps computed from zeros differ much more.
+        # Not bit-equal, because XLA's older loop emitter, which the suite uses, rounds differently
+        # in the two programs. Maps computed from zeros differ much more.
         same = np.allclose(found[stage], maps[stage], rtol=1e-4, atol=1e-4)
         assert same == (i < after), stage
     assert not np.asarray(found[changed]).any()
@@ -76,7 +76,7 @@ def test_the_twins_hook_is_the_same():
 
 
 def test_training_mode():
-    """`train`, `eval` and `nnx.view` set the mode; only training has auxiliary logits."""
+    """`train`, `eval` and `nnx.view` set the mode; only training mode has auxiliary logits."""
     images = jax.ShapeDtypeStruct((2, 40, 40, 3), jnp.float32)
     options = dict(width_multiplier=WIDTH, num_classes=7)
 

@@ -1,4 +1,4 @@
-"""Tests which programs use oneDNN's convolutions, and that the results stay the same."""
+"""Tests which programs use oneDNN's convolutions, and that oneDNN keeps the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def options_or_skip(dtype: str = "float32"):
     return options
 
 
-CONVOLUTIONS = {  # shape of the map, of the kernel, and how it is applied
+CONVOLUTIONS = {  # shapes of the map and of the kernel, and the options
     "3x3": ((2, 9, 9, 16), (3, 3, 16, 8), {}),
     "unpadded": ((2, 9, 9, 16), (3, 3, 16, 8), dict(stride=2, padding="valid")),
     "1x1": ((2, 5, 5, 12), (1, 1, 12, 7), {}),
@@ -37,9 +37,9 @@ CONVOLUTIONS = {  # shape of the map, of the kernel, and how it is applied
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_onednn_takes_every_convolution(case):
-    """oneDNN computes every convolution; no convolution of XLA is left in the program.
+    """oneDNN computes every convolution; the program contains none of XLA's own.
 
-    XLA's own depthwise convolutions, its fallback, take a hundred times as long.
+    XLA's own depthwise convolutions, the fallback, take a hundred times as long.
     """
     options = options_or_skip()
     *shapes, how = CONVOLUTIONS[case]
@@ -71,9 +71,10 @@ def test_bfloat16_is_as_close_as_without():
 
 @pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2"])
 def test_gradients_are_those_without(name, own_gradients_everywhere):
-    """Gradients with oneDNN equal those without.
+    """Gradients with oneDNN equal gradients without oneDNN.
 
-    BatchNorm uses the running statistics: a small batch's would magnify rounding a thousandfold.
+    BatchNorm uses the running statistics, because a small batch's statistics would magnify rounding
+    a thousandfold.
     """
     options = options_or_skip()
     model = network(name, "float32")

@@ -45,7 +45,7 @@ def form(request):
 
 
 def in_form(form, call):
-    """Runs a call with one form of the operations, which is compiled separately."""
+    """Runs a call with the given form of the operations; each form is compiled separately."""
     with ops.forced_form(form):
         return call()
 
@@ -59,7 +59,7 @@ def nhwc(x):
 
 
 def value_and_pullback(function, *args):
-    """Returns a function's output and the gradients for a fixed cotangent, as one program.
+    """Returns a function's output and its gradients for a fixed cotangent, from one program.
 
     Without `jit`, each operation would be compiled for each shape.
     """
@@ -74,7 +74,10 @@ def value_and_pullback(function, *args):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_padding_follows_tensorflow_and_pytorch(padding):
-    """Checks `pads` for all small sizes, windows and strides, as this compiles nothing."""
+    """`pads` gives TensorFlow's and PyTorch's paddings for all small sizes, windows and strides.
+
+    Testing all of them is cheap, because nothing is compiled.
+    """
     for n, window, stride in itertools.product(range(3, 10), range(1, 4), range(1, 4)):
         low, high = ops.pads(n, window, stride, padding)
         assert (low, high) == torch_ops.pads(n, window, stride, padding)
@@ -92,9 +95,9 @@ def test_padding_follows_tensorflow_and_pytorch(padding):
 @pytest.mark.parametrize("form", FORMS, indirect=True)
 @given(case=cases)
 def test_max_pool_equals_pytorch_with_ties(form, case):
-    """Max pools equal PyTorch's, also in the gradient at ties, which is a convention.
+    """Max pools and their gradients equal PyTorch's, also if a window has several maxima.
 
-    Inputs with few distinct values have many ties.
+    The gradient at such ties is a convention. Inputs with few distinct values have many ties.
     """
     rng = np.random.default_rng(case["seed"])
     x = rng.integers(-1, 2, (2, *case["size"], 3)).astype(np.float32)
@@ -142,7 +145,7 @@ def test_depthwise_conv_equals_pytorch(form, case):
     window, (stride, padding) = case["window"], (case["stride"], case["padding"])
     dilation, multiplier = rng.integers(1, 3, size=2).tolist()
     span = (window - 1) * dilation + 1
-    if span > min(case["size"]):  # nothing fits
+    if span > min(case["size"]):  # no window fits
         dilation, span = 1, window
     x = rng.normal(size=(2, *case["size"], 4)).astype(np.float32)
     kernel = rng.normal(size=(window, window, 1, 4 * multiplier)).astype(np.float32)
@@ -171,7 +174,10 @@ def test_adaptive_average_equals_pytorch(height, width, size):
 
 
 def test_response_normalisation_equals_caffes_formula():
-    """Checks the formula in Caffe's manual with values large enough to change the divisor."""
+    """Local response normalisation equals the formula in Caffe's manual.
+
+    The values are large enough to change the divisor.
+    """
     x = np.random.default_rng(0).normal(size=(2, 3, 3, 8)).astype(np.float32) * 100
     ours = ops.local_response_norm(jnp.asarray(x))
     for c in range(8):
@@ -253,7 +259,7 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize("form", [*DEPTHWISE_FORMS, "own gradients"])
 def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case, own_gradients_everywhere):
-    """A float32 kernel is rounded to bfloat16, but its gradient is not.
+    """With a bfloat16 input, a float32 kernel is rounded to bfloat16, but its gradient is not.
 
     Products of bfloat16 numbers are exact in float32, so only the gradient's sum is rounded.
     """
@@ -265,7 +271,7 @@ def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case, own_gradie
 
     own = form == "own gradients"
 
-    # Around the forward pass alone, as in a network: the backward pass is traced later.
+    # The context holds the forward pass only, as in a network: the backward pass is traced later.
     def convolve(x, kernel):
         with ij.rewritten("gradients") if own else ops.forced_form(form):
             return _convolution(case)(x, kernel)
@@ -279,7 +285,7 @@ def test_a_wide_kernel_is_rounded_and_its_gradient_is_not(form, case, own_gradie
     exact, exact_pull = jax.vjp(convolve, *(a.astype(jnp.float32) for a in (x, rounded)))
     exact_dx, exact_dkernel = exact_pull(g.astype(jnp.float32))
     assert_close(dkernel, exact_dkernel, 1e-6)
-    assert_close(y, exact, 1e-2)  # what bfloat16 has
+    assert_close(y, exact, 1e-2)  # bfloat16's precision
     assert_close(dx, exact_dx, 1e-2)
     narrow = jax.vjp(convolve, x, rounded)[1](g)[1]
     assert narrow.dtype == jnp.bfloat16
@@ -336,9 +342,9 @@ def test_own_gradients_equal_pytorchs(case, own_gradients_everywhere):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_own_gradients_can_be_differentiated_again(case, own_gradients_everywhere):
-    """Second derivatives are right in forward and reverse mode.
+    """The gradients of the rewrite `gradients` have right derivatives in forward and reverse mode.
 
-    First derivatives have reverse mode only.
+    The convolutions themselves have reverse mode only.
     """
     window, _, _, _, multiplier = case
     rng = np.random.default_rng(0)
@@ -359,7 +365,10 @@ def test_own_gradients_refuse_forward_mode():
 
 
 def test_own_gradients_are_for_cpus_alone(own_gradients_everywhere):
-    """A TPU program is the same with the rewrite `gradients`, except for choosing the platform."""
+    """The rewrite `gradients` changes a CPU's program, but not a TPU's.
+
+    The operations that choose the platform are not compared.
+    """
     choice = {"case", "return", "constant", "broadcast_in_dim"}
     x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
 
@@ -381,7 +390,7 @@ def _convolution(case):
 
 
 def test_the_form_follows_the_platform_that_compiles():
-    """A CPU program has no window reduction and no grouped convolution; a TPU's has both."""
+    """A CPU program has no window reduction and no grouped convolution; a TPU program has both."""
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
     block = jax.jit(lambda x, k: ops.max_pool(ops.depthwise_conv(x, k), 3, 2))
     text = {

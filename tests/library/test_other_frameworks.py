@@ -1,4 +1,4 @@
-"""Tests files of Keras' and TensorFlow's users: fine-tuned networks, scopes, slots, folders."""
+"""Tests files of Keras' and TensorFlow's users, such as fine-tuned networks and SavedModels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = {"width_multiplier": WIDTH, "num_classes": 10}
 
 
 def check(name, source, expected, head=True) -> str:
-    """Loads a source, compares it with the expected tensors, and returns the warnings' text."""
+    """Loads weights, compares them with the expected tensors, and returns the warnings' text."""
     model = skeleton(name, **OPTIONS)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -73,7 +73,10 @@ def tensors_of(head: str, case: Case) -> dict[str, dict[str, np.ndarray]]:
 
 
 def write_legacy(path, case: Case, head: str, nested: bool) -> None:
-    """Writes Keras' `.h5`, where a nested backbone is one layer with many tensors."""
+    """Writes a fine-tuned network as Keras' `.h5` file.
+
+    If `nested`, the backbone is one layer with many tensors.
+    """
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights")
         groups: dict[str, dict[str, np.ndarray]] = {}
@@ -94,7 +97,7 @@ def write_legacy(path, case: Case, head: str, nested: bool) -> None:
 
 
 def write_indexed(path, case: Case, head: str, nested: bool) -> None:
-    """Writes Keras 3's `.weights.h5`, optionally with a nested backbone."""
+    """Writes a fine-tuned network as Keras 3's `.weights.h5`, optionally with a nested backbone."""
     inside = "layers/functional/" if nested else ""
     test_keras_files.write_indexed(path, case, top=False, inside=inside)
     with h5py.File(path, "a") as file:
@@ -129,7 +132,7 @@ SLIM = "inception_v1.slim_in1k"
 
 @pytest.fixture(scope="module")
 def slim():
-    """Returns a file in TF-slim's names, and the same tensors by the twin's names."""
+    """Returns random tensors by TF-slim's names, and the same tensors by the twin's names."""
     ours = test_slim_files.numbers(filled(SLIM, **OPTIONS))
     return test_slim_files.variables(SLIM, ours), ours
 
@@ -170,7 +173,7 @@ class Module(tf.Module):
 
 @pytest.fixture(scope="module")
 def folder(slim, tmp_path_factory):
-    """Returns a training folder with checkpoints, and SavedModels of TensorFlow 1 and 2."""
+    """Returns a folder that contains checkpoints and SavedModels of TensorFlow 1 and 2."""
     folder = tmp_path_factory.mktemp("training") / "run"
     variables, _ = slim
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -221,7 +224,10 @@ NORM = {
 
 
 def test_the_graph_of_2015():
-    """TensorFlow's graph of 2015 has the same order of layers as our network, and loads."""
+    """Tensors with the names of TensorFlow's Inception graph of 2015 load.
+
+    The graph has the layer order of our network.
+    """
     name = "inception_v3.fid"
     model = filled(name, width_multiplier=WIDTH)
     state = {k: x for k, x in ij.to_torch(model).items() if not k.endswith("batches_tracked")}
@@ -248,7 +254,7 @@ def test_the_graph_of_2015():
 
 
 def deeplab_name(key: str) -> tuple[str, bool]:
-    """Returns DeepLab's name of one of our tensors, and whether it is a depthwise kernel."""
+    """Returns DeepLab's name of a tensor, and whether the tensor is a depthwise kernel."""
     layer, _, leaf = key.rpartition(".")
     parts = layer.split(".")
     if layer == "fc":
@@ -270,7 +276,7 @@ def deeplab_name(key: str) -> tuple[str, bool]:
 
 
 def test_deeplab():
-    """A segmentation checkpoint loads: class 0 is the background, other layers are skipped."""
+    """DeepLab's segmentation checkpoint loads without its background class and extra layers."""
     name = "xception41.tf_in1k"
     state = ij.to_torch(filled(name, **OPTIONS))
     file = {"aspp0/weights": np.ones((1, 1, 3, 3), np.float32)}
@@ -291,7 +297,7 @@ def test_deeplab():
 
 
 def test_faces_of_128_numbers():
-    """FaceNet's files of 2017 have an embedding of 128; the network needs the same option."""
+    """FaceNet's files of 2017 have embeddings of 128 numbers, so they need `embedding_size=128`."""
     foreign, _ = test_layouts.numbered("inception_resnet_v1.vggface2", num_classes=3)
     foreign = {
         key: x[:16] if key.startswith("last_") and x.ndim else x[:, :16] if key == "logits.weight"

@@ -1,4 +1,4 @@
-"""Runs the page on users' own training loops unchanged, and Flax's tools on every network."""
+"""Tests the code of docs/howto/own_loop.md, and Flax's tools on every network."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def test_tabulate_leaves_the_network_as_it_was(network):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", deep_ones_slow(ij.list_models()))
 def test_every_network_is_tabulated(name):
-    """`nnx.tabulate` runs every network in training mode, with auxiliary classifiers.
+    """`nnx.tabulate` works on every network in training mode, with auxiliary classifiers.
 
-    No method that it calls has a side effect.
+    This requires that the methods that `nnx.tabulate` calls have no side effects.
     """
     options = {**options_for(name), "width_multiplier": 0.1, "num_classes": 4}
     model = ij.create_model(name, **options)
@@ -65,7 +65,7 @@ def test_every_network_is_tabulated(name):
 def test_networks_with_repeated_blocks_are_closed_over(name):
     """A traced function may close over a network; evaluation leaves the network unchanged.
 
-    Repeated blocks are traced once.
+    These networks have repeated blocks, which are traced once.
     """
     blocks = {"blocks": (2, 2, 2)} if "resnet" in name else {}
     model = skeleton(name, width_multiplier=0.1, **blocks)
@@ -74,7 +74,7 @@ def test_networks_with_repeated_blocks_are_closed_over(name):
     x = jnp.ones((1, 75, 75, 3))
     for call in (model, model.features, model.embed):
         assert jax.tree.leaves(jax.eval_shape(call, x))[-1].shape[0] == 1
-    # No tracer is left behind in it.
+    # No tracer is left behind in the network.
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(model)))
     assert not any(leaf.any() for leaf in jax.tree.leaves(nnx.state(model)))
 

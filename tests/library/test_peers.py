@@ -1,8 +1,8 @@
-"""Compares networks of other libraries, if installed, with ours with the same weights.
+"""Compares original implementations, if installed, with our networks with the same weights.
 
-Run it with `pytest -m peers`. The other network gets random weights and writes its own files. Our
-network loads them, gives the same logits, and writes files that the other library loads again.
-`benchmarks/peers.py` measures the same differences, and says which packages are needed.
+`pytest -m peers` runs these tests. The original implementation gets random weights and writes its
+files. Our network loads the files, gives the same logits, and writes files that the original
+library loads. `benchmarks/peers.py` measures the same differences, and lists the packages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::ResourceWarning"),
 ]
 
-# Relative to the largest logit.
+# Largest difference allowed, relative to the largest logit.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-10}
 
 
@@ -148,7 +148,7 @@ FOLDERS = {
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("channels", [3, 1])
 def test_folders_of_timm(name, channels, tmp_path):
-    """timm's folders load here and ours load in timm, with equal logits and preprocessing."""
+    """timm's folders load here and our folders load in timm: logits and preprocessing are equal."""
     timm_data = pytest.importorskip("timm.data", exc_type=ImportError)
     hub = pytest.importorskip("timm.models._hub", exc_type=ImportError)
     theirs = timm(FOLDERS[name], num_classes=7, in_chans=channels)
@@ -191,7 +191,7 @@ def test_folders_of_timm(name, channels, tmp_path):
         assert said[key] == data[key], key
     other = library.create_model(
         f"local-dir:{tmp_path / 'ours'}", pretrained=True, num_classes=4
-    )  # their names of the classifier and the first convolution are right
+    )  # timm's names of the classifier and the first convolution are right
     assert other.get_classifier().out_features == 4
 
 

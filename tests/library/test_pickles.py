@@ -1,4 +1,4 @@
-"""Tests pickles that would run code: they are read as data, and nothing in them is called."""
+"""Tests that pickles that would run code are read as data, and nothing in them is called."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fresh():
 
 
 class Calls:
-    """An object that a pickle would create by calling a function."""
+    """An object whose pickle calls a function when Python loads it."""
 
     def __init__(self, function, *args, state=None):
         self.made = (function, args) if state is None else (function, args, state)
@@ -212,7 +212,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_tensors_of_every_kind(legacy, tmp_path):
-    """Tensors of every dtype are read as in PyTorch, also two that share a storage."""
+    """Tensors of every dtype are read as in PyTorch, including two that share a storage."""
     shared = torch.arange(12.0)
     tensors = {**TENSORS, "first": shared[:6], "second": shared[3:].reshape(3, 3)}
     torch.save(tensors, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)

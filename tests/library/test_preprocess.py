@@ -35,7 +35,10 @@ def test_grey_images_arrays_and_modes_agree():
 
 
 def test_torchvision_rule():
-    """Resizes the shorter side to 342, crops the centre of 299, uses ImageNet's statistics."""
+    """torchvision's rule resizes the shorter side to 342 and crops the central 299x299 pixels.
+
+    Pixels are normalised with ImageNet's mean and standard deviation.
+    """
     image = Image.fromarray(photo(480, 640))
     resized = image.resize((456, 342), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized)[22:321, 78:377] / 255  # round((456 - 299) / 2) is 78
@@ -44,7 +47,10 @@ def test_torchvision_rule():
 
 
 def test_caffe_takes_bytes_from_blue_to_red():
-    """Resizes the whole image to 256x256 and crops its centre; BGR bytes minus the mean."""
+    """Caffe's rule resizes the whole image to 256x256 and crops the centre.
+
+    The result is the BGR bytes minus their mean.
+    """
     image = Image.fromarray(photo(480, 640))
     warped = np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR))[16:240, 16:240]
     expected = warped[:, :, ::-1] - np.float32([104, 117, 123])
@@ -70,7 +76,7 @@ def test_fid_resizes_as_pytorch_does():
 
 
 def test_slim_interpolates_from_the_corner():
-    """As in TensorFlow 1, output pixel i samples input i * scale, so pixel 0 is unchanged."""
+    """TF-slim's output pixel i samples the input at i * scale, so pixel 0 is unchanged."""
     image = photo(400, 400)
     ours = ij.preprocess("inception_v3.slim_in1k", image)[0]
     crop = image[25:375, 25:375].astype(np.float64)  # 87.5 % of each side
@@ -82,7 +88,7 @@ def test_slim_interpolates_from_the_corner():
 
 
 def test_an_orientation_that_is_ignored_is_said(tmp_path):
-    """An EXIF orientation that the publisher ignored is ignored, with a warning."""
+    """An EXIF orientation is ignored, with a warning, if the original implementation ignored it."""
     Image.fromarray(photo(40, 60)).save(tmp_path / "x.png", exif=turned())
     with pytest.warns(UserWarning, match=r"EXIF orientation ignored: 1 image \(.*x\.png\)"):
         ours = ij.preprocess("xception.tf_in1k", tmp_path / "x.png")

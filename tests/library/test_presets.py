@@ -1,4 +1,4 @@
-"""Tests the differences between presets, each against its own plain formula."""
+"""Tests the rules in which presets differ, each against a plain formula."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_bilinear_antialias_is_torchs(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bicubic_pillow_resizes_each_channel_as_floats(size):
-    """Bicubic resizing does not round pixels: it keeps fractions and clips overshoot."""
+    """`bicubic_pillow` does not round pixels: it keeps fractions and clips overshoot."""
     image = pictures(1, size=size)[0] // 255 * 255
     found = resizing.pixels_resized(image, "bicubic_pillow")
     for i in range(3):
@@ -113,7 +113,10 @@ def test_folders_are_read_as_each_program_does(tmp_path):
 
 
 def test_the_order_of_files_is_the_programs(tmp_path):
-    """Files are sorted as each program sorts them, because draws and shuffles depend on it."""
+    """Files are sorted as the preset's program sorts them.
+
+    Random draws and shuffles depend on the order.
+    """
     for name in ("a-b/x.png", "a/x.png", "a/x.JPG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -126,7 +129,7 @@ def test_the_order_of_files_is_the_programs(tmp_path):
 
 
 def test_ttur_takes_files_as_they_are_listed(tmp_path):
-    """The preset keeps the order in which files are listed.
+    """The preset `tf2015` keeps the folder's own order of files, JPEG before PNG.
 
     The order decides which images TTUR drops.
     """
@@ -138,7 +141,7 @@ def test_ttur_takes_files_as_they_are_listed(tmp_path):
 
 @pytest.mark.slow
 def test_arrays_in_folders(tmp_path):
-    """clean-fid reads `.npy` files of one image each, also floats."""
+    """The preset `clean` reads `.npy` files of one image each, also images of floats."""
     images = pictures(3)
     write(tmp_path / "a", images)
     (tmp_path / "b").mkdir()
@@ -153,7 +156,10 @@ def test_arrays_in_folders(tmp_path):
 
 
 def test_unit_floats_are_truncated():
-    """torchmetrics truncates with `normalize=True`; rounding would give other pixels."""
+    """The preset `torchmetrics` truncates floats to bytes, as torchmetrics' `normalize=True` does.
+
+    Rounding would give other pixels.
+    """
     floats = np.random.default_rng(0).uniform(size=(3, 20, 20, 3)).astype(np.float32)
     ours = extractor(preset="torchmetrics", dims=64)
     expected = (torch.from_numpy(floats) * 255).byte().numpy()
@@ -234,9 +240,9 @@ def test_presets_tell_how_means_are_summed():
 
 
 def test_the_offset_is_under_the_root_only():
-    """The offset of jax-fid-parallel is always added, but only under the root.
+    """The preset `jax_fid` always adds jax-fid-parallel's offset, but only under the root.
 
-    This lowers its distances.
+    This root is the distance's matrix square root. The offset lowers the distance.
     """
     a, b = (features(30, 50, seed, "jax_fid") for seed in (0, 1))
     covs = [np.cov(x.pooled, rowvar=False) for x in (a, b)]
@@ -296,9 +302,9 @@ def test_kid_draws_as_each_program(preset):
 
 
 def test_kid_in_float32_is_rounded_as_the_programs():
-    """KID with float32 sums differs from float64 in its last digits.
+    """KID with float32 sums differs from KID in float64 in the last digits.
 
-    The difference shows if KID is small compared with the kernel.
+    The difference is visible if KID is small compared with the kernel's values.
     """
     a, b = features(60, 8, 0, "clean"), features(60, 8, 0, "clean")
     b = dataclasses.replace(b, pooled=b.pooled * np.float32(1.001))
@@ -373,7 +379,7 @@ def test_the_evaluators_distances_are_in_float16_where_they_are_finite(scale, mo
 def test_sums_in_float16_are_tensorflows():
     """Float16 sums equal the results of TensorFlow 2.21's `reduce_sum`.
 
-    Two of them differ from rounded float32 sums.
+    Two of the eight sums differ from rounded float32 sums.
     """
     numbers = np.random.default_rng(0).uniform(0, 1, (8, 2048)).astype(np.float16)
     expected = [1019.0, 1014.0, 1029.0, 1016.0, 1036.0, 1036.0, 1042.0, 1030.0]

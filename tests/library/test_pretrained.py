@@ -121,7 +121,7 @@ def test_a_folder_under_other_options(model, tmp_path):
 
 
 class FakeHub:
-    """A hub that stores uploads in the hub's local cache, from where they load offline."""
+    """A fake Hugging Face hub that puts uploads into the local cache, where loading finds them."""
 
     def __init__(self, cache: Path):
         self.cache, self.calls = cache, []
@@ -232,7 +232,7 @@ def test_what_timm_cannot_say_is_said(tmp_path):
 
 
 def test_torchvisions_input_goes_into_timms_mean(tmp_path):
-    """torchvision's V3, saved for timm, takes images in [-1, 1] and gives the same embeddings."""
+    """torchvision's V3, saved for timm, takes images in [-1, 1] and keeps its embeddings."""
     model = timm_model("inception_v3.tv_in1k", num_classes=3, aux_heads=True)
     with (
         pytest.warns(UserWarning, match="auxiliary classifier is left out"),
@@ -278,7 +278,10 @@ def test_folders_of_timm_that_do_not_fit(tmp_path, change, match):
 
 
 def test_an_older_configuration_of_timm(tmp_path):
-    """Configurations that timm wrote before 0.9 load: all keys on one level, described labels."""
+    """A configuration of timm before 0.9 loads: all keys are on one level.
+
+    The descriptions of its labels become the class names.
+    """
     model = timm_model(num_classes=2)
     ij.save_pretrained(model, tmp_path, layout="timm")
     path = tmp_path / "config.json"

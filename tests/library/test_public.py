@@ -1,4 +1,4 @@
-"""Tests that docs/reference.md lists exactly the public names, which exist and are typed."""
+"""Tests that docs/reference.md lists exactly the public names, and that these are typed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def callables(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields names and callables: a function, or a class and its own public methods."""
+    """Yields the name and object of a function, or of a class and each of its public methods."""
     if not inspect.isclass(value):
         yield value.__name__, value
         return
@@ -39,7 +39,7 @@ def callables(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def untyped(function: Any) -> list[str]:
-    """Returns the parameters without a type, and "return" for a missing type of the result."""
+    """Returns the names of parameters without a type, and "return" if the result has no type."""
     signature = inspect.signature(function)
     names = [
         name

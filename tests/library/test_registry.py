@@ -25,7 +25,7 @@ from tests.helpers.networks import deep_ones_slow, one_of_each_kind, skeleton
 
 ROOT = Path(__file__).parents[2]
 
-# Parameters, as the publishers' own networks or the papers' tables count them.
+# Numbers of parameters in the original implementations or in the papers' tables.
 PARAMETERS = [
     ("inception_v1", {}, 6_624_904),
     ("inception_v1", {"aux_heads": True}, 13_004_888),
@@ -46,7 +46,7 @@ PARAMETERS = [
     ("inception_resnet_v1", {}, 23_995_624),
     ("inception_resnet_v1", {"head": "classifier"}, 24_357_096),
     ("inception_resnet_v1.paper", {}, 22_756_328),
-    # The network with its embedding of 512 has 23,482,624; the rest is the classifier of faces.
+    # The network with an embedding of 512 has 23,482,624; the classifier has the rest.
     ("inception_resnet_v1.vggface2", {}, 23_482_624 + 513 * 8_631),
     ("inception_resnet_v1.casia_webface", {}, 23_482_624 + 513 * 10_575),
     ("inception_resnet_v2", {}, 55_843_464),
@@ -72,7 +72,7 @@ SLIM_NUMBERS = {
     "inception_v3.slim_in1k": 21_802_784,
 }
 
-# Tensors in the publishers' PyTorch files.
+# Numbers of tensors in the published PyTorch files.
 TENSORS = {
     "bn_inception.caffe_in1k": 485,
     "inception_v4.tf_in1k": 896,
@@ -86,7 +86,7 @@ TENSORS = {
     "inception_next_tiny": 322,
 }
 
-# Billions of multiply-accumulates an image, by timm's benchmarks.
+# Billions of multiply-accumulates per image, from timm's benchmarks.
 GIGAMACS = {
     "inception_v3": 5.73,
     "inception_v4": 12.28,
@@ -208,7 +208,7 @@ def test_as_many_tensors_as_the_publishers_file(name):
 
 @pytest.mark.parametrize("name", GIGAMACS)
 def test_multiply_accumulates(name):
-    """Counts agree with timm's within 1 %, because timm also counts normalisations."""
+    """Counts agree with timm's within 1 %; timm also counts normalisations."""
     size = ij.model_info(name).input_size
     assert count_macs(abstract(name), (size, size)) == pytest.approx(GIGAMACS[name] * 1e9, rel=0.01)
 
@@ -242,9 +242,9 @@ def test_facts_travel():
 
 
 def test_statistics_follow_within_a_short_run():
-    """Every network's default momentum is 0.9: 30 steps replace the initial statistics.
+    """Every network's default momentum is 0.9, so 30 steps replace the initial statistics.
 
-    The papers' momenta are in their recipes.
+    The papers' momenta are in the papers' training recipes.
     """
     for tags in (False, True):
         for name in ij.list_models(tags=tags):
@@ -253,7 +253,7 @@ def test_statistics_follow_within_a_short_run():
 
 
 def test_own_options():
-    """`options` are the class's own options with the tag's values.
+    """`ModelInfo.options` maps the class's own options to the tag's values.
 
     Options that every network has are not included.
     """
@@ -330,7 +330,7 @@ def test_output_stride(name, stride, side):
     graphdef, state = nnx.split(model)
     maps = jax.eval_shape(lambda state: nnx.merge(graphdef, state).features(images), state)
     assert list(maps.values())[-1].shape == (1, side, side, 2048)
-    # timm's rule takes a shortcut of 728x728 and its BatchNorm from xception71 at 8.
+    # At output stride 8, timm's rule removes a 728x728 shortcut and its BatchNorm from xception71.
     less = 728 * 728 + 2 * 728 if (name, stride) == ("xception71", 8) else 0
     numbers = count(nnx.state(model, nnx.Param))
     assert numbers == ij.model_info(name).num_params - less
@@ -342,7 +342,7 @@ def test_output_stride(name, stride, side):
 def test_options_of_every_network(name):
     """Every network takes other channels, classes, widths and non-square images.
 
-    Errors name what is wrong.
+    Errors name the size, number of channels or option that is wrong.
     """
     smallest = ij.model_info(name).min_size
     for channels, width in ((5, 0.3), (1, 1.2)):
@@ -370,7 +370,7 @@ def test_no_stage_hides_a_float32_copy(name):
     graphdef, state = nnx.split(model)
     maps = jax.eval_shape(lambda state: nnx.merge(graphdef, state).features(images), state)
     assert {str(m.dtype) for m in maps.values()} == {"bfloat16"}
-    # Nor does anything between them: what is convolved or multiplied is bfloat16.
+    # Between the stages, all inputs of convolutions and matrix products are bfloat16 too.
     program = jax.make_jaxpr(lambda state: nnx.merge(graphdef, state)(images))(state)
     operands = [
         str(operand.aval.dtype)
@@ -414,7 +414,7 @@ def test_neither_package_imports_the_other_framework():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "inception_jax/models").glob("[!_]*.py")))
 def test_twins_define_the_same_names_in_the_same_order(path):
-    """A file and its twin define the same classes, bases and attributes in the same order."""
+    """A model's file and its twin define equal classes, bases and attributes in the same order."""
     ours, theirs = (
         _outline(ROOT / package / "models" / path.name)
         for package in ("inception_jax", "reference_torch")

@@ -28,7 +28,7 @@ from tests.helpers.networks import (
 )
 
 ARCHS = deep_ones_slow(ij.list_models())
-# One of each class whose branches may be computed together.
+# One module of each class whose branches may be computed together.
 MODULES = [
     "inception_v1.inception3a",
     "bn_inception.slim_in1k:inception3c",
@@ -61,7 +61,7 @@ MORE_MODULES = [
 
 
 def step_of(model, images, names, wrap=lambda function: function):
-    """Returns loss, outputs, statistics and gradients of a step traced with some rewrites."""
+    """Returns loss, outputs, statistics and gradients of a step with the rewrites `names`."""
     graphdef, params, stats = nnx.split(
         nnx.view(model, use_running_average=False, raise_if_not_found=False),
         nnx.Param,
@@ -93,7 +93,7 @@ def plain_step(name):
 
 
 def same(got, expected, what):
-    """Compares arrays relative to the largest element of each array.
+    """Asserts that all arrays are equal in float64, relative to each array's largest element.
 
     The scale is at least 1e-4 of the largest element of all arrays, because some gradients are zero
     except for rounding.
@@ -180,9 +180,9 @@ def test_rematerialisation_keeps_the_convolutions_alone(capsys):
 
 @pytest.mark.parametrize("name", ["inception_resnet_v1", "inception_resnet_v2"])
 def test_rematerialisation_keeps_the_sums_between_residual_blocks(name):
-    """Rematerialisation keeps the sum after each block instead of the last convolution.
+    """Rematerialisation stores the sum after each block, not the block's last convolution.
 
-    Otherwise the last block would be recomputed as a whole.
+    Without the sums, the last block would be recomputed as a whole.
     """
     blocks = skeleton(name, width_multiplier=0.3).block17
     graphdef, state = nnx.split(nnx.view(blocks, use_running_average=False))
@@ -207,9 +207,9 @@ def convolutions(function, *arrays):
 
 
 def test_each_rewriting_can_be_seen_in_the_program():
-    """The rewrites `siblings` and `pools` show in the traced program.
+    """The rewrites `siblings` and `pools` change the convolutions of the traced program.
 
-    So they cannot be disabled unnoticed.
+    A rewrite without effect is thus noticed.
     """
     layers = [ConvBN(24, n, 1, bn_eps=1e-3, bn_momentum=0.9, rngs=nnx.Rngs(0)) for n in (8, 4, 2)]
 

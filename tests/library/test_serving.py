@@ -49,7 +49,10 @@ def small(model) -> tuple[int, int]:
 
 
 def ours(model, images, call=lambda m, x: m(x), form: ops.Form = "native") -> np.ndarray:
-    """Returns the network's results. The native form compiles in half the time of the other."""
+    """Returns the network's results.
+
+    The native form of operations compiles in half the time of the shifted form.
+    """
     with ops.forced_form(form):
         return np.asarray(run(model, call, images)[0])
 
@@ -70,7 +73,7 @@ RESULT = {"onnx": onnx_result, "stablehlo": stablehlo_result}
 
 
 def check(model, path, expected: np.ndarray, images: np.ndarray, what: str) -> None:
-    """Compares a program with the network's results, for one image and for all images."""
+    """Compares an exported program's results with `expected`, for one image and for all."""
     for n in (1, len(images)):
         result = RESULT[path.suffix[1:]](path, images[:n])
         compare(result, expected[:n], "float32", f"{what}, {n} images", np.abs(expected).max())
@@ -97,7 +100,7 @@ def test_other_channels_classes_and_widths(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", distinct_readings())
 def test_networks_whole(name, tmp_path, optimizing_compiler):
-    """Exports networks of published width, image size and classes, in both formats."""
+    """Programs in both formats give the network's logits at published width, size and classes."""
     side = ij.model_info(name).input_size
     model = network(name, width_multiplier=1.0, num_classes=None)
     images = random_images(model, "float32", (side, side), n=2)
@@ -127,9 +130,9 @@ def test_normalise(name, tmp_path):
 
 
 def test_normalise_is_what_preprocess_does(tmp_path):
-    """With `normalise=True`, a program equals `preprocess` if nothing is cropped or resized.
+    """A program exported with `normalise=True` treats pixels as `preprocess` does.
 
-    The pixels have the network's size.
+    The pixels have the network's size, so `preprocess` does not crop or resize.
     """
     name = "inception_v3.fid"
     assert ij.model_info(name).crop == "squash"
@@ -149,7 +152,7 @@ def test_embedding(tmp_path):
 
 
 class TwoStages(Model):
-    """A small network with the head that every network has."""
+    """A network of two convolutions with the head that every network has."""
 
     min_size, taps, in_channels = 4, ("first", "second"), 3
 
@@ -167,7 +170,7 @@ class TwoStages(Model):
 
 
 class HiddenLayer(TwoStages):
-    """The same network with a function before its classifier."""
+    """`TwoStages` with a nonlinear function before the classifier."""
 
     def logits(self, embedding, rngs=None):
         return self.fc(jax.nn.relu(embedding - 0.1))
@@ -233,7 +236,7 @@ def test_a_program_runs_without_this_library(tmp_path):
 
 
 def test_each_platform_has_its_own_form(tmp_path):
-    """One file has shifted slices for CPUs and grouped convolutions for other platforms."""
+    """One StableHLO file has shifted slices for CPUs and grouped convolutions for accelerators."""
     model = filled("xception", num_classes=2, width_multiplier=WIDTH)
     ij.export(model, tmp_path / "x.stablehlo", "stablehlo", image_size=71)
     program = jax.export.deserialize(bytearray((tmp_path / "x.stablehlo").read_bytes()))
@@ -243,7 +246,7 @@ def test_each_platform_has_its_own_form(tmp_path):
 
 
 def test_onnx_graph_is_plain(tmp_path):
-    """The graph has one transpose, one node per convolution, and named inputs and outputs."""
+    """An ONNX graph has one transpose, one node per convolution, and named inputs and outputs."""
     model = filled("inception_v3", num_classes=7, width_multiplier=WIDTH)
     ij.export(model, tmp_path / "x.onnx")
     program = onnx.load(tmp_path / "x.onnx")
@@ -388,7 +391,7 @@ def test_the_mode_of_the_model_is_left_alone(tmp_path):
 
 
 def test_folded(tmp_path):
-    """A folded network, which has no name any more, exports with the same results."""
+    """A folded network exports with the same results, although it no longer has a name."""
     model = network("inception_next_atto")
     images = random_images(model, "float32", small(model), n=2)
     ij.export(ij.fold(model), tmp_path / "x.onnx", image_size=small(model))

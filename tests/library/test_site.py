@@ -1,4 +1,4 @@
-"""Tests the site in a browser: pages fit on a phone, and tables fit on a laptop."""
+"""Tests the documentation in a browser: pages fit on a phone, and tables fit on a laptop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests checkpoints and graphs of TF-slim and FaceNet, written here with their scopes."""
+"""Tests loading checkpoints and graphs of TF-slim and FaceNet, which the tests write."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def build(name: str, **options) -> nnx.Module:
 
 
 def numbers(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Returns random tensors by the twin's names, in the order of definition.
+    """Returns random tensors by the twin's names, in the twin's order of definition.
 
-    BatchNorm's scale is 1, because slim has none.
+    BatchNorm's scale is 1, because TF-slim's BatchNorm has none.
     """
     import torch
 
@@ -50,7 +50,7 @@ def numbers(model: nnx.Module) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
         key: np.ones(tensor.shape, np.float32)
-        if key.endswith(("bn.weight", "bottleneck_bn.weight"))  # which slim does not have
+        if key.endswith(("bn.weight", "bottleneck_bn.weight"))  # which TF-slim does not have
         else made_up(rng, key, tensor.shape)
         for key, tensor in twin.state_dict().items()
         if not key.endswith("num_batches_tracked")
@@ -65,7 +65,7 @@ def layers(state: dict[str, np.ndarray]) -> list[str]:
         if name.endswith(".weight") and not name.endswith("bn.weight")
     ]
     found = [name for name in found if not name.startswith("AuxLogits")]
-    return [name for name in found if name != "conv1.pointwise"]  # shares its depthwise's scope
+    return [name for name in found if name != "conv1.pointwise"]  # shares the depthwise scope
 
 
 def variables(name: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -223,7 +223,7 @@ def test_checkpoint_files(v1, tmp_path):
 def graph_of(tensors: dict[str, np.ndarray], folded: bool):
     """Returns a frozen graph with the constants of each layer.
 
-    If folded, it also has the operations of each layer, with a bias in place of BatchNorm.
+    If `folded`, the graph also has each layer's operations, with a bias in place of BatchNorm.
     """
     graph = tf.compat.v1.GraphDef()
 
@@ -253,10 +253,10 @@ def graph_of(tensors: dict[str, np.ndarray], folded: bool):
 
 @pytest.mark.parametrize("folded", [False, True])
 def test_frozen_graph_of_faces(folded, tmp_path):
-    # The model has values, because its classifier keeps them.
+    # The model needs values, because its classifier is not loaded and keeps them.
     model = filled("inception_resnet_v1", num_classes=10, width_multiplier=WIDTH)
     state = numbers(model)
-    if folded:  # only the shift is left
+    if folded:  # a folded graph has only the shift
         for key, tensor in state.items():
             if key.endswith("running_mean"):
                 tensor[:] = 0
@@ -272,7 +272,7 @@ def test_frozen_graph_of_faces(folded, tmp_path):
     for key, expected in state.items():
         if key.startswith("fc."):
             continue
-        # So that the variance of 1, with epsilon, divides by nothing.
+        # This scale cancels the division by the root of the variance 1 plus epsilon.
         gain = np.sqrt(1.001) if folded and key.endswith("bn.weight") else 1
         np.testing.assert_allclose(loaded[key], expected * gain, rtol=1e-6, err_msg=key)
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Files of statistics, this library's and those of other programs."""
+"""Tests statistics files of this library and of other programs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_layouts_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize("names", [("mu", "sigma"), ("ref_mu", "ref_sigma")])
 def test_files_of_others_have_no_origin(names, tmp_path):
-    """Files of other programs load without an origin; JAX projects write float32."""
+    """Files of other programs load without an origin, including float32 files of JAX projects."""
     found = statistics()
     arrays = dict(zip(names, (np.float32(found.mean), np.float32(found.cov)), strict=True))
     np.savez(tmp_path / "x.npz", **arrays)

@@ -1,4 +1,4 @@
-"""Tests docs/story.md: its figures are those of benchmarks/story.py, its drawings exist."""
+"""Tests that docs/story.md has the figures of benchmarks/story.py and existing drawings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def story():
 
 
 def _written(page: Path) -> dict[str, str]:
-    """Returns the sections that the benchmark writes into a page."""
+    """Returns the sections by name that the benchmark writes into a page."""
     pattern = r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$"
     return dict(re.findall(pattern, page.read_text(), re.DOTALL | re.MULTILINE))
 
@@ -52,7 +52,7 @@ def test_the_speeds_are_those_of_the_page_on_performance(story):
 def test_what_the_papers_count(story):
     """Counts match the papers: GoogLeNet's depth and module 3a, and BN-Inception's depth.
 
-    BN-Inception adds nine layers, and three in a new module.
+    BN-Inception adds nine layers to GoogLeNet's modules, and three layers in a new module.
     """
     googlenet = story.whole("inception_v1.bvlc_in1k")
     assert googlenet.deep == 22
@@ -66,7 +66,7 @@ def test_what_the_papers_count(story):
 def test_what_the_text_says_of_the_tables(story):
     whole = story.whole
     v3, v4 = whole("inception_v3"), whole("inception_v4")
-    # "Rethinking" claims 2.5 times BN-Inception's computation; the V4 paper, equal costs.
+    # "Rethinking" claims 2.5 times BN-Inception's computation. The V4 paper claims equal costs.
     base = whole("bn_inception").macs
     assert whole("inception_v2.blog").macs < 2.5 * base < whole("inception_v2.paper").macs
     assert whole("inception_resnet_v1.paper").macs == pytest.approx(v3.macs, rel=0.1)
@@ -90,7 +90,7 @@ def test_the_longest_way_is_counted(story):
     both = story.SideBySide(nnx.Sequential(short, story.Pool()), long)
     found = story.cost(both, 9, 9, 8)
     assert (found.deep, found.layers, found.shape) == (2, 3, (4, 4, 16))
-    # Three kernels of 64; three maps of 648 into them, and so on.
+    # Three kernels of 64 weights; three maps of 648 values that they read, and so on.
     maps = 9 * 9 * 8, 4 * 4 * 8
     assert found.moved == 3 * 64 + 2 * (2 * maps[0] + maps[0] + maps[1]) + 2 * maps[1]
 
@@ -115,7 +115,7 @@ def test_drawings_can_be_drawn():
 def test_smoothed_labels_ask_for_finite_logits(story):
     """With smoothed labels, the gradient vanishes at a finite gap between the logits.
 
-    The story's formula gives this gap, and its table has it.
+    The story's formula gives this gap, and the story's table lists it.
     """
     classes, share = 10, 0.1
     gap = math.log(1 + classes * (1 - share) / share)
@@ -127,9 +127,9 @@ def test_smoothed_labels_ask_for_finite_logits(story):
 
 
 def test_rmsprop_with_epsilon_one_is_nearly_sgd(story):
-    """With epsilon 1, RMSProp's step is about the gradient if that is small, and 1 if large.
+    """With epsilon 1, RMSProp's step about equals a small gradient, and is about 1 for a large one.
 
-    This is TensorFlow's form. The story says the same of its table.
+    This holds for TensorFlow's form of RMSProp, as the story says.
     """
     options = OptimizerOptions(rms_eps=1.0)
     first, later = story.story_training.step_sizes(options, 0.001, torch_form=False)

@@ -1,4 +1,4 @@
-"""Tests further training programs' files: averages, heads, folders, several networks."""
+"""Tests files of more training programs: averages, heads, folders, several networks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def under(prefix: str, tensors: dict) -> dict:
 
 
 COUNT = torch.tensor(3)
-# Files that hold a network and its average, with the average right.
+# Files that hold a network and its average; the average (TENSORS) must be loaded.
 AVERAGES = {
     "Lightning's callback": {
         "state_dict": under("model.", OTHER),
@@ -69,9 +69,10 @@ def test_averages_are_taken(trainer):
 
 
 def test_averages_whose_names_have_no_dots(tmp_path):
-    """`LitEma` of latent diffusion removes dots from names and averages no statistics.
+    """Averages of latent diffusion's `LitEma` load, although their names have no dots.
 
-    The statistics are those of the network that was not averaged.
+    `LitEma` does not average BatchNorm's statistics, so these come from the network that was not
+    averaged.
     """
     flat = {k.replace(".", ""): x for k, x in TENSORS.items() if "running" not in k}
     raw = {k: x if "running" in k else x * 2 for k, x in TENSORS.items()}
@@ -90,7 +91,7 @@ def test_pruned_weights_are_masked():
     check(pruned, expected=load(masked)[0])
 
 
-# Frameworks' heads and what they keep beside: the classifier is found.
+# Heads of frameworks, and what their files also contain; the classifier must be found.
 LAYERS = {"weight": WEIGHT, "bias": BIAS}
 HEADS = {
     "mmpretrain": {
@@ -118,7 +119,10 @@ def test_classifiers_of_frameworks(framework):
 
 
 def test_whole_fastai_learners(tmp_path):
-    """`learn.export` pickles everything; only the network is read, and no class is imported."""
+    """From a learner that fastai's `learn.export` pickled as a whole, only the network is read.
+
+    No class of the learner is imported.
+    """
     learner = argparse.Namespace(model=None, dls=[argparse.Namespace(path=pathlib.Path("x"))])
     learner.model = TENSORS
     torch.save(learner, tmp_path / "export.pkl")
@@ -167,9 +171,9 @@ def test_other_containers_are_named(content, said, tmp_path):
 
 
 def test_headers_that_begin_as_other_files(tmp_path):
-    """A safetensors file may begin with the same bytes as another format.
+    """A safetensors file is recognised even if it begins with the bytes of another format.
 
-    It begins with the length of its header, which may be any bytes.
+    It begins with the length of its header, whose bytes may have any value.
     """
     array = np.ones(3, np.float32)
     for length in (0x0178, 0x9C78, 0xA188):
@@ -192,8 +196,8 @@ def test_one_network_of_several(tmp_path):
         with pytest.raises(ij.WeightsError, match=r"'student\.net' and 'teacher\.net'"):
             load(f"{path}#{name}")
     torch.save({"a": TENSORS, "model_ema": OTHER}, tmp_path / "y.pt")
-    check(f"{tmp_path}/y.pt#a")  # and not the average
-    named = tmp_path / "z#student.pt"  # which is the file's own name
+    check(f"{tmp_path}/y.pt#a")  # not the average
+    named = tmp_path / "z#student.pt"  # the # is part of the file's name
     torch.save(TENSORS, named)
     check(named)
     with pytest.raises(FileNotFoundError):

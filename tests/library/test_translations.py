@@ -34,7 +34,7 @@ def commands(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[Counter[str]]:
-    """Counts the numbers of each section; their order depends on the language."""
+    """Counts each number in each section. The order of numbers depends on the language."""
     return [Counter(NUMBER.findall(part)) for part in re.split(r"^#+ ", text, flags=re.MULTILINE)]
 
 
@@ -54,14 +54,14 @@ def test_the_translation_is_in_step(page, part):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_translation_is_chinese(page):
-    """Every paragraph is translated. Tables, headings, comments and code are not checked."""
+    """Every paragraph contains Chinese. Tables, headings, comments and code are not checked."""
     for paragraph in re.split(r"\n{2,}", FENCE.sub("", pair(page)[1]).strip()):
         if not paragraph.startswith(("|", "<!--", "#", "[English]")):
             assert re.search(r"[\u4e00-\u9fff]", paragraph), paragraph
 
 
 def test_the_story_has_the_tables_of_the_english_page():
-    """The Chinese story has the translated tables of the English page.
+    """The Chinese story has the tables of the English story, translated.
 
     `python benchmarks/story.py` writes both pages.
     """

@@ -1,4 +1,4 @@
-"""Tests `benchmarks/tricks.py`: its measures of runs, its training, and its resuming."""
+"""Tests how `benchmarks/tricks.py` trains, measures and resumes runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REDUCTIONS = TRICKS["reductions"].arms
 
 
 def run_of(top1: float = 0.5, **values) -> measures.Run:
-    """Returns a run with the given final accuracy; `values` replace its other fields."""
+    """Returns a run with the given final accuracy; `values` replace other fields of the run."""
     plain = measures.Run([2.3, 1.0], [(10, top1)], [], 1.0, 0.1, 3.0, [(1.0, 0.6, top1)], 1.0)
     return dataclasses.replace(plain, **values)
 
@@ -72,7 +72,10 @@ def test_numbers_that_are_not_finite_prove_nothing():
 
 @pytest.mark.parametrize(("hits", "error"), [(3, 0.0), (2, 0.25), (4, 0.25), (0, 0.75)])
 def test_the_calibration_error(hits, error):
-    """Uses four images, each classified with a confidence of 75 %."""
+    """The calibration error of one bin is the distance between accuracy and confidence.
+
+    Four images are each classified with a confidence of 75 %.
+    """
     logits = np.tile([math.log(3), 0.0], (4, 1))
     labels = np.array([0] * hits + [1] * (4 - hits))
     bins = measures.calibration(logits, labels)

@@ -34,7 +34,7 @@ ARCHS = one_of_each_kind(ij.list_models())
 
 
 def fresh(name: str, **options) -> nnx.Module:
-    """Returns a network with other tensors than `pair` has; nothing is compiled."""
+    """Returns a network whose tensors differ from those of `pair`; nothing is compiled."""
     model = skeleton(name, width_multiplier=WIDTH, **{"num_classes": 10, **options})
     overwrite(model)
     return model
@@ -174,7 +174,8 @@ def test_skipped_modules_keep_their_values():
     with pytest.raises(ij.WeightsError) as error:
         ij.load_weights(other, tensors, skip=("Mixed_7c",))
     assert error.value.unexpected == ("fc.extra",)
-    # A name that is mistyped would be overwritten; that of a head not built is known.
+    # A mistyped name is refused, because its tensors would be overwritten. The name of an auxiliary
+    # head that was not built is accepted.
     with pytest.raises(ValueError, match="no module Mixed_7x"):
         ij.load_weights(other, tensors, skip=("Mixed_7x",))
     ij.load_weights(fresh("inception_v3"), tensors, skip=parts)
@@ -227,7 +228,10 @@ def test_everything_wrong_is_said_at_once_and_nothing_is_loaded():
 
 
 def test_others_may_read_what_is_written(tmp_path):
-    """Files have the permissions of any new file; safetensors alone lets only the user read."""
+    """A saved file has the permissions of any new file.
+
+    The package safetensors alone would let only the owner read the file.
+    """
     model, _ = pair("inception_v1", "float32")
     (tmp_path / "plain").touch()
     ij.save_weights(model, tmp_path / "w.safetensors")
@@ -285,7 +289,7 @@ def test_a_file_of_another_reading_is_refused(tmp_path):
 
 
 def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns Xception's tensors by timm's names, from its structure, not the reader's rules."""
+    """Returns Xception's tensors by timm's names, found without the rules of the reader."""
     moved = {}
 
     def move(ours: str, theirs: str, layers: tuple[str, ...]) -> None:
@@ -314,7 +318,10 @@ def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def keras_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns Xception's tensors by Keras' names, with shortcuts numbered as in a second model."""
+    """Returns Xception's tensors by Keras' names.
+
+    Shortcuts have the numbers of a program's second model, because Keras counts on across models.
+    """
     return {
         f"{later(name)}/{leaf}": tensor
         for kind, name, path in xception_layers()
@@ -345,7 +352,7 @@ def test_foreign_names_of_xception(write, right, wrong):
 
 
 def test_first_kernel_fits_grey_images():
-    """The first kernel, adapted to one channel, gives the results of grey colour images."""
+    """The first kernel, adapted to one channel, gives a grey image the results of its RGB copy."""
     colour, _ = pair("inception_v3", "float32")
     model = fresh("inception_v3", in_channels=1)
     with pytest.warns(UserWarning, match=r"Conv2d_1a_3x3.*1 channel\(s\) from 3"):

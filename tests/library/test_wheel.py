@@ -17,7 +17,7 @@ REPOSITORY = "https://example.org/OWNER/NAME"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Builds the wheel from the source distribution, so that both are checked; returns its path."""
+    """Builds a source distribution, and a wheel from it; returns the path of the wheel."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, env=os.environ | {"REPOSITORY_URL": REPOSITORY})

@@ -7,20 +7,20 @@ from tests.helpers import stand_in
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    """Folder of a checkout that trains the network of three layers, see `stand_in`.
+    """Returns the folder of a checkout that trains the network of three layers.
 
-    The fixture `environment` fills it.
+    The fixture `environment` fills the folder, see `stand_in.make`.
     """
     return tmp_path_factory.mktemp("checkout")
 
 
 @pytest.fixture(scope="session")
 def environment(checkout):
-    """Fills the checkout; returns environment variables for programs that are started in it."""
+    """Fills the folder `checkout`; returns the environment variables that runs in it need."""
     return stand_in.make(checkout)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(checkout, environment):
-    """Workdir of an uninterrupted run on two devices, to compare others with."""
+    """Returns the workdir of an uninterrupted run on two devices, a reference for other runs."""
     return stand_in.undisturbed(environment, checkout / "undisturbed")

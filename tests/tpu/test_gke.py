@@ -1,4 +1,4 @@
-"""Kubernetes manifests: checked by schemas and numbers, and run as two local processes."""
+"""Tests Kubernetes manifests: their schemas, their numbers, and two pods as local processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Done(NamedTuple):
 
 
 def make(devices: str, *options: str, arguments: list[str] = OPTIONS) -> Done:
-    """Runs the program in this process; returns exit code, standard output and error."""
+    """Runs `jobset.py` in this process; returns exit code, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -91,7 +91,7 @@ def made(request):
 
 
 def closed(schema: dict) -> dict:
-    """Returns a copy of a schema that forbids unknown fields, as an API server does."""
+    """Returns a copy of a schema in which unknown fields are errors, as on a Kubernetes server."""
     found = copy.deepcopy(schema)
     for part in (found, *found.get("properties", {}).values()):
         if "properties" in part:
@@ -104,7 +104,7 @@ def closed(schema: dict) -> dict:
 
 @pytest.mark.slow
 def test_manifests_fit_the_schemas(made):
-    """Checks the fields of the JobSet and of the Job in it; unknown fields are errors."""
+    """The JobSet and the Job in it match their schemas, without unknown fields."""
     jsonschema = pytest.importorskip("jsonschema")
     kubernetes = pytest.importorskip("kubernetes_validate")
     found, _ = made
@@ -192,7 +192,7 @@ def test_arguments_must_be_given():
 
 
 def expanded(word: str, env: dict[str, str]) -> str:
-    """Expands variables in a word of `command` or `args` as Kubernetes does."""
+    """Expands each $(NAME) in a word of `command` or `args`, as Kubernetes does."""
 
     def replace(match: re.Match) -> str:
         if match[0] == "$$":
@@ -203,9 +203,9 @@ def expanded(word: str, env: dict[str, str]) -> str:
 
 
 def container_process(made: dict, slice_index: int, index: int) -> tuple[list[str], dict[str, str]]:
-    """Returns command and environment of a pod's container.
+    """Returns the command and the environment variables of a pod's container.
 
-    The environment has the variables that JobSet and Job add, and no others.
+    The environment has only the variables that JobSet and Job add.
     """
     container = pod(made)["containers"][0]
     annotations = {"jobset.sigs.k8s.io/job-index": str(slice_index)}
@@ -220,7 +220,7 @@ def container_process(made: dict, slice_index: int, index: int) -> tuple[list[st
 
 
 def decision(made: dict, code: int) -> str:
-    """Returns JobSet's action when a container ends with an exit code."""
+    """Returns the action that JobSet takes when a container ends with this exit code."""
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
     for i, rule in enumerate(job(made)["podFailurePolicy"]["rules"]):
         if code in rule.get("onExitCodes", {}).get("values", []):
@@ -265,9 +265,9 @@ def test_words_reach_the_program_as_they_are():
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", ["h100:2x8", "2*v5e:2x2"])
 def test_pods_train_are_drained_and_finish(checkout, environment, undisturbed, tmp_path, devices):
-    """Runs two pods as local processes, with the environment and host names of real pods.
+    """Two pods save and end when one of them gets SIGTERM; a restart resumes and finishes.
 
-    SIGTERM to one of them saves and ends both; when started again, they resume and finish.
+    The pods are local processes with the environment and the host names of real pods.
     """
     if why := clusters.own_names_missing(tmp_path):
         pytest.skip(why)
@@ -285,7 +285,7 @@ def test_pods_train_are_drained_and_finish(checkout, environment, undisturbed, t
         for place, log in zip(places, logs, strict=True):
             command, env = container_process(made, *place)
             with log.open("w") as file:
-                # The image's own environment is the checkout's.
+                # The environment of the checkout takes the place of the image's.
                 pods.append(subprocess.Popen(
                     [*start, *command], cwd=checkout, stdout=file, stderr=file,
                     env={"HOME": os.environ["HOME"], **environment, **env},

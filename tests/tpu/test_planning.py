@@ -1,4 +1,4 @@
-"""The arithmetic model of a training run, against numbers that were computed by hand."""
+"""Tests the arithmetic model of a training run against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_limit_is_named(changes, limit):
 
 
 def test_input_stops_being_the_limit_where_it_is_said():
-    """At the number of cores in `turning_points`, input and computing take the same time."""
+    """Decoding is the limit below the core count in `turning_points`, and computing above it."""
     options = dataclasses.replace(Options(), read_mb_s=1e6)
     text = turning_points(options)[0]
     cores = int(text.split("below ")[1].split(" cores")[0])

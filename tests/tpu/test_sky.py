@@ -1,4 +1,4 @@
-"""SkyPilot's managed jobs: parsed by SkyPilot, and their commands run as local processes."""
+"""Tests the SkyPilot jobs: SkyPilot parses them, and their commands run as local processes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def job(name: str) -> dict:
 
 
 def skypilot() -> str | None:
-    """Returns the Python that has SkyPilot, or None if there is none.
+    """Returns the path of a Python interpreter that can import SkyPilot, or None.
 
-    `SKYPILOT_PYTHON` may name another one than this, because SkyPilot needs other packages.
+    The environment variable `SKYPILOT_PYTHON` may name the interpreter of another installation.
     """
     found = os.environ.get("SKYPILOT_PYTHON")
     return found or (sys.executable if importlib.util.find_spec("sky") else None)
@@ -93,7 +93,7 @@ def test_setup_asks_for_the_bucket(name, tmp_path):
 
 
 def test_commands_are_those_of_the_program(tmp_path):
-    """Every option in the jobs' commands is an option of train/main.py."""
+    """Both jobs write to a bucket; only the GPU job passes the options for several processes."""
     printing = tmp_path / ".venv/bin/python"
     printing.parent.mkdir(parents=True)
     printing.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')

@@ -1,4 +1,4 @@
-"""The sbatch file under a real Slurm with several nodes on loopback, and Open MPI's mpirun."""
+"""Tests train.sbatch under a real Slurm with several local nodes, and runs under mpirun."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def submit(slurm, checkout: Path, log: Path, workdir: Path, *options: str) -> st
 @pytest.mark.parametrize(
     ("options", "warn"),
     [
-        ([], ["--signal=TERM"]),  # as Slurm warns the processes
-        (["--signal=B:USR1@120"], ["--signal=USR1", "--batch"]),  # the script alone
+        ([], ["--signal=TERM"]),  # Slurm warns the processes
+        (["--signal=B:USR1@120"], ["--signal=USR1", "--batch"]),  # Slurm warns only the script
     ],
     ids=["processes", "script"],
 )
@@ -89,7 +89,7 @@ def test_mpirun_trains_saves_and_resumes(checkout, environment, undisturbed, tmp
         run = subprocess.Popen(command, cwd=checkout, env=env, stdout=file, stderr=file)
     try:
         trains(log)
-        # As a scheduler does, and not to mpirun, which would kill them a second later.
+        # A scheduler also signals the processes. mpirun would kill them a second after its signal.
         children = f"/proc/{run.pid}/task/{run.pid}/children"
         os.kill(int(Path(children).read_text().split()[-1]), signal.SIGTERM)
         assert run.wait(120) == 42

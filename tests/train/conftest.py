@@ -18,7 +18,7 @@ def with_tiny():
 
 @pytest.fixture
 def pictures():
-    """Lets `train_here` draw pictures; without this fixture it writes empty files instead."""
+    """Makes `train_here` draw pictures; without this fixture, it writes empty files."""
 
 
 def _empty(figure, path, **options):
@@ -30,9 +30,9 @@ def _empty(figure, path, **options):
 def train_here(with_tiny, monkeypatch, capsys, tmp_path, request):
     """Returns a function that runs the programme in this process, in an empty folder.
 
-    The function takes options, and returns exit code, standard output and standard error. A process
-    of its own would spend most of its time on imports. Half of the remaining time would go into
-    pictures; they are drawn only if a test also uses the fixture `pictures`.
+    The function takes options, and returns exit code, standard output and standard error. It starts
+    no new process, because imports would take most of the time. Pictures are drawn only if the test
+    also uses the fixture `pictures`, because drawing would take half of the remaining time.
     """
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(plots, "_save", _empty)

@@ -1,4 +1,4 @@
-"""Crops of training and evaluation."""
+"""Tests the crops for training and evaluation, and RandAugment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_inception_crops_have_the_papers_areas_and_ratios():
     assert all(0 <= b.top <= 375 - b.height and 0 <= b.left <= 500 - b.width for b in boxes)
     assert 0.079 < areas.min() < 0.1
     assert 0.73 < ratios.min() < 0.76 < 1.31 < ratios.max() < 1.35
-    # Uniform, where every ratio fits: a share of 0.5 can have any.
+    # Areas are uniform up to a share of 0.5, where every aspect ratio fits into the image.
     np.testing.assert_allclose(
         [np.mean(areas < (0.08 + 0.3) / 2), np.mean(areas < 0.3)],
         np.mean(areas < 0.5) * np.array([0.11, 0.22]) / 0.42,

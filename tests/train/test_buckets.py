@@ -1,4 +1,4 @@
-"""Runs with a workdir or images in a bucket."""
+"""Tests training runs with a workdir or images in a bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.written_images import write_folder
 from train import storage
 from train.errors import UsageError
 
-pytestmark = pytest.mark.slow  # processes of their own, which import, compile and wait
+pytestmark = pytest.mark.slow  # the tests start processes that import, compile and wait
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--arch", "tiny", "--batch-size", "8", "--log-every", "1", "--checkpoint-every", "10"]
@@ -46,7 +46,7 @@ def in_bucket(bucket, monkeypatch):
 
 
 class Run:
-    """The processes of a run, in an empty folder, with an empty folder for temporary files."""
+    """The processes of a training run, which share a current folder and a temporary folder."""
 
     def __init__(self, folder: Path, bucket: buckets.Server, processes: int, *options: str):
         self.folder, self.logs = folder, []
@@ -88,7 +88,7 @@ class Run:
             member.wait()
 
     def assert_nothing_left(self) -> None:
-        """Checks that the current folder and the folder of temporary files have no files."""
+        """Checks that neither the current folder nor the temporary folder has files."""
         assert list((self.folder / "here").rglob("*")) == []
         assert [p for p in (self.folder / "tmp").rglob("*") if p.is_file()] == []
 
@@ -129,7 +129,7 @@ def test_two_processes_killed_and_resumed_end_as_undisturbed(start, tmp_path, in
     until(lambda: len(steps(place)) >= 2, "no two checkpoints")
     run.kill()
     newest = max(steps(place))
-    # The newest one loses a few bytes.
+    # Overwrite a few bytes of the newest checkpoint.
     data = max(in_bucket.file(f"runs/a/checkpoints/{newest}/state/d").iterdir(),
                key=lambda file: file.stat().st_size)  # fmt: skip
     content = bytearray(data.read_bytes())
@@ -164,9 +164,9 @@ def test_sigterm_saves_and_one_process_resumes(start, in_bucket):
 
 
 def test_a_server_that_restarts_during_saves_loses_nothing(start, in_bucket):
-    """A failed save is repeated.
+    """A run repeats a save that fails because the server restarts.
 
-    When this server restarts, it forgets files that were partly sent, unlike Google's.
+    Unlike Google's server, the test server forgets partly uploaded files when it restarts.
     """
     run = start(1, "--steps", "200", "--workdir", WORKDIR, "--checkpoint-every", "5")
     for step in (20, 60, 100):

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged or cannot be saved, with a state of a few arrays."""
+"""Tests checkpoints that are damaged or cannot be saved, with a state of a few arrays."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def opened(folder: Path, keep: int = 2) -> Checkpoints:
 
 @pytest.fixture
 def saved(tmp_path):
-    """Folder with checkpoints of steps 2 and 3; step 2 is the best."""
+    """Returns a folder with checkpoints of steps 2 and 3, of which step 2 is the best."""
     with opened(tmp_path) as checkpoints:
         checkpoints.save(state(2), top1=0.5)
         checkpoints.save(state(3))
@@ -91,9 +91,9 @@ def files_of(folder: Path) -> list[Path]:
     ],
 )
 def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
-    """Damages each file in turn.
+    """If a file is damaged, either step 3 is restored, or step 2 with a message.
 
-    The newest state is restored exactly, or the one before it with a message.
+    Each file is damaged in turn. The restored state is always exact.
     """
     rng = np.random.default_rng(0)
     before = 0
@@ -124,7 +124,7 @@ def test_any_damaged_file_is_found_or_does_not_matter(saved, damage, capfd):
 
 
 def test_an_array_that_is_read_otherwise_than_it_was_saved_is_damage(saved, monkeypatch, capfd):
-    """The checksums find it, even if the file format does not."""
+    """Checksums detect an array with one wrong bit, even if the file format does not."""
     with opened(saved) as checkpoints:
         load = checkpoints._checkpointer.load
 
@@ -154,7 +154,10 @@ def test_a_damaged_step_is_saved_anew(saved):
 
 
 def test_a_half_written_step_is_not_seen(saved):
-    """A kill leaves a temporary folder, because orbax renames it only when it is complete."""
+    """The temporary folder of a killed save is deleted, and the last complete step is restored.
+
+    Orbax renames the temporary folder only when the checkpoint is complete.
+    """
     (saved / "checkpoints/4.orbax-checkpoint-tmp/state").mkdir(parents=True)
     assert_restores(saved, 3)
     assert steps(saved) == {"2", "3"}
@@ -169,7 +172,10 @@ def test_damaged_metrics_cost_the_best_and_nothing_else(saved, capsys):
 
 
 def test_a_full_disk_leaves_the_earlier_ones(saved):
-    """Limits the size of files to 20 kB, in place of a disk that is nearly full."""
+    """A save that fails on a full disk raises a TrainingError; earlier checkpoints are kept.
+
+    A limit of 20 kB on the size of files simulates the full disk.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = opened(saved)
     try:
@@ -185,12 +191,12 @@ def test_a_full_disk_leaves_the_earlier_ones(saved):
 
 
 class Outage:
-    """Replaces a checkpointer's `save_async`, as if the storage did not answer for some saves.
+    """Replaces a checkpointer's `save_async`; the first saves fail as if the storage were down.
 
     Args:
         checkpointer: checkpointer that saves after the outage.
         times: number of saves that fail.
-        late: whether a save fails when its result is awaited, or else at once.
+        late: if True, a save fails when its result is awaited; if False, when it is started.
     """
 
     def __init__(self, checkpointer, times: int, late: bool):
@@ -210,7 +216,10 @@ class Outage:
 
 @pytest.fixture
 def in_bucket(tmp_path, monkeypatch, caplog):
-    """Returns a function that opens checkpoints as if in a bucket, with an `Outage`."""
+    """Returns a function that opens local checkpoints as if in a bucket, with an `Outage`.
+
+    The function takes `times` and `late` of the outage.
+    """
 
     def begin(times: int, late: bool) -> Checkpoints:
         checkpoints = opened(tmp_path)

@@ -1,4 +1,4 @@
-"""`--compile-only`: estimates from compiled programs, and the search for the largest batch.
+"""Tests `--compile-only`: estimates from compiled programs, and the search for the largest batch.
 
 Tests with the TPU compiler run only if the extra `tpu` is installed.
 """
@@ -80,7 +80,7 @@ def test_a_roofline_gets_back_what_unknown_operations_took():
     assert estimates._roofline(found) == pytest.approx(0.082)
     assert estimates._roofline({**found, "grad_accum": 4}) == pytest.approx(0.328)
     assert estimates._roofline({**found, "custom_calls": 0}) is None
-    # Calls that nothing was taken off for.
+    # Custom calls for which the compiler subtracts nothing.
     assert estimates._roofline({**found, "optimal_seconds": 0.05}) == pytest.approx(0.05)
     assert estimates._roofline({**found, "optimal_seconds": None}) is None
 
@@ -118,7 +118,10 @@ def test_a_missing_compiler_is_named_with_its_extra(monkeypatch):
 @pytest.mark.parametrize("start", [1, 32, 4096])
 @pytest.mark.parametrize("growth", [0.7, 1.0, 1.2])
 def test_the_largest_batch_is_found_in_a_few_steps(monkeypatch, largest, start, growth):
-    """Memory grows as a power of the batch size; the search does not know the exponent."""
+    """The search finds the largest batch in at most eight compilations.
+
+    Memory grows as a power of the batch size. The search does not know the exponent.
+    """
     tried = []
 
     def compile_step(settings, dataset, target):
@@ -169,9 +172,9 @@ compiler = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the ext
 
 @pytest.fixture(scope="module")
 def main(tmp_path_factory):
-    """Returns a function that runs `train/main.py` in a process.
+    """Returns a function that runs `train/main.py` in a separate process.
 
-    The function returns exit code, report, standard output and standard error.
+    The function returns exit code, compiler's report, standard output and standard error.
     """
     cache = tmp_path_factory.mktemp("cache")
 
@@ -197,8 +200,8 @@ def test_a_step_is_compiled_for_devices_that_are_not_there(main):
     code, found, out, err = main(*options)
     assert code == 0, err
     assert (found["devices"], found["chips"], found["device_kind"]) == (4, 4, "TPU v5 lite")
-    # The whole state, in tiles that are fuller in wider networks, is given away for the next: what
-    # is left of the arguments is the batch.
+    # All arguments except the batch are donated. They are larger than the state because of the
+    # padding of tiles, which is smaller in wider networks.
     assert found["donated_bytes"] >= found["state_bytes"]
     assert found["argument_bytes"] - found["donated_bytes"] < 0.1 * found["argument_bytes"]
     used = sum(found[f"{n}_bytes"] for n in ("argument", "output", "temporary", "code"))
@@ -206,7 +209,7 @@ def test_a_step_is_compiled_for_devices_that_are_not_there(main):
     assert 15e9 < found["capacity_bytes"] < 17.2e9
     assert found["flops"] > 0
     assert found["roofline_seconds"] > 0
-    assert found["cycles_seconds"] is None  # they mean nothing at this effort
+    assert found["cycles_seconds"] is None  # the estimate is useless at this effort
     assert {c["dtype"] for c in found["collectives"]} == {"f32"}
     assert "roofline" in out
 
@@ -217,7 +220,7 @@ def test_a_step_is_compiled_for_devices_that_are_not_there(main):
     assert code == 0, err
     sums = {c["dtype"]: c["bytes"] for c in narrow["collectives"] if c["kind"] == "all-reduce"}
     before = {c["dtype"]: c["bytes"] for c in found["collectives"] if c["kind"] == "all-reduce"}
-    # What was summed in float32 alone is summed in bfloat16, in half the bytes.
+    # Most sums that were in float32 are now in bfloat16, with half the bytes.
     assert sums["f32"] + 2 * sums["bf16"] == pytest.approx(before["f32"], rel=0.02)
     assert sums["bf16"] > sums["f32"]
 
@@ -275,7 +278,7 @@ def test_topologies(name, devices, chips, kind):
 
 
 def test_every_option_of_a_run_changes_nothing_else():
-    """With `--compile-only`, the configuration and so the step are the same as in a real run."""
+    """`--compile-only` changes no option of a run except the data set and the workdir."""
     one, _ = parse([*SMALL, "--recipe", "xception_imagenet"])
     other, _ = parse([*SMALL, "--recipe", "xception_imagenet", "--compile-only", "v5e:2x2"])
     own = {"dataset": one.data.dataset, "workdir": one.run.workdir}

@@ -1,4 +1,4 @@
-"""Decoding gives the right pixels or raises a BadImageError."""
+"""Tests that decoding gives the right pixels or raises a BadImageError."""
 
 from __future__ import annotations
 
@@ -202,7 +202,10 @@ def test_a_png_that_was_cut_off_is_said_to_be():
     "kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 )
 def test_damage_raises_one_error_or_gives_an_image(kind):
-    """Decodes truncations of a small file at many lengths, and 250 copies with changed bytes."""
+    """A damaged file raises a BadImageError or decodes to the right shape and dtype.
+
+    The damaged files are truncations of a small file, and 250 copies with changed bytes.
+    """
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (13, 17, 4 if kind == "CMYK" else 3), np.uint8)
     if kind == "progressive":

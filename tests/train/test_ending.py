@@ -1,4 +1,7 @@
-"""The end of a process: it prints one line, however it ends. The programs import nothing slow."""
+"""Tests the end of a process: it prints one line, however it ends.
+
+Most tests start a small program without slow imports.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def started(tmp_path: Path, body: str, *options: str) -> subprocess.Popen[str]:
-    """Starts a program that runs this body with the entry point of train/main.py."""
+    """Starts a process that runs `body` through the entry point of train/main.py."""
     program = (
         "import sys\n"
         "from train.ending import entry, last_line, sigterm\n"
@@ -119,7 +122,7 @@ def test_a_coordinator_that_is_lost(tmp_path):
     "busy", ["time.sleep(60)", "hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 28)"]
 )
 def test_sigterm_with_nothing_to_save(tmp_path, busy):
-    """The process ends at once, even while compiled code keeps Python's handlers from running."""
+    """SIGTERM ends the process at once, even if native code blocks Python's signal handlers."""
     process = started(tmp_path, f"import hashlib, time; print('here', flush=True); {busy}")
     assert process.stdout.readline() == "here\n"
     at = time.monotonic()
@@ -132,7 +135,10 @@ def test_sigterm_with_nothing_to_save(tmp_path, busy):
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_sigterm_while_a_line_is_printed(tmp_path, stream):
-    """The handler then runs inside a write to the stream, which refuses a second write."""
+    """SIGTERM during a write to a stream still ends the process with its one line.
+
+    The handler runs inside the write, and the stream refuses a second write.
+    """
     body = f"""
     import io, os, signal
     class Raw(io.RawIOBase):

@@ -1,6 +1,6 @@
-"""A folder with difficult files, read by the training programme, `predict`, `classify` and FID.
+"""Tests how training, `predict`, `classify` and FID read a folder with difficult files.
 
-All of them see the same images, and report the files that they skip.
+All four read the same images, and report the files that they skip.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIZE = 16
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of photos of all kinds, images with deep pixels, and files that are no images."""
+    """Returns a folder of two classes, with various images and with files that cannot be used."""
     root = tmp_path / "d"
     for name in ("left", "right"):
         write_photos(root / name, 14, scale=8)
@@ -62,7 +62,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def model(with_tiny, tmp_path):
-    """A network with a weight file that names its classes and is not a publisher's."""
+    """Returns a network, and writes its weights and class names to w.safetensors."""
     model = ij.create_model("tiny", num_classes=2)
     networks.fill(model)
     model.classes = ("left", "right")
@@ -132,9 +132,9 @@ def _file(source, index):
 
 
 def test_metrics_read_as_pillow_and_say_what_is_lost(folder):
-    """The preset converts images as pytorch-fid does, which clips deep pixels.
+    """The preset `pytorch_fid` gives Pillow's pixels, and one warning for each kind of problem.
 
-    It reads files with pytorch-fid's endings, and gives one warning for each kind of problem.
+    Like pytorch-fid, it clips values of more than 8 bits and skips GIF files.
     """
     for name in ("cut.jpg", "itself.jpg", ".hidden.jpg"):
         (folder / "right" / name).unlink()

@@ -1,4 +1,4 @@
-"""`--eval-only --init-from FILE` evaluates a weight file on a folder, with the file's classes."""
+"""Tests `--eval-only --init-from FILE`, which evaluates a weight file on a folder of images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_photo(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def published(with_tiny, tmp_path):
-    """Writes a file as publishers do, a state dict without metadata; returns its network."""
+    """Writes a PyTorch state dict without metadata to published.pth; returns its network."""
     model = ij.create_model("tiny")
     networks.fill(model)
     torch = pytest.importorskip("torch")
@@ -47,7 +47,10 @@ def evaluate(train_here, *options: str) -> tuple[int, str, str]:
 
 
 def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path):
-    """Half of the photos are in the folder of the class that `classify` predicts."""
+    """The top-1 accuracy is the share of photos whose folder is the class that `classify` predicts.
+
+    The folder has only some of the classes of the weight file.
+    """
     keys = [key for key, _ in classes._imagenet_lines()]
     right = 0
     for i in range(12):
@@ -71,7 +74,7 @@ def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path
 
 
 def test_a_list_of_exclusions(train_here, published, tmp_path):
-    """Named images are left out. A list that names no image is an error."""
+    """`--eval-exclude` leaves out the listed images. A list without a test image is an error."""
     for i in range(3):
         write_photo(tmp_path / "d" / TENCH / f"{i}.png", i)
     (tmp_path / "list").write_text("elsewhere/other.JPEG\n")
@@ -150,7 +153,10 @@ def test_a_runs_own_file_gives_the_runs_result(train_here, tmp_path):
 
 
 def test_a_file_is_evaluated_whatever_lies_in_the_usual_workdir(train_here, tmp_path):
-    """A run in that workdir is evaluated only if it started from the file."""
+    """`--init-from` evaluates its file, even if the default workdir has a run.
+
+    With `--workdir`, a run that did not start from the file is an error.
+    """
     write_folder(tmp_path / "d", {"": {"a": 10, "b": 10}})
     options = ["--dataset", "folder", "--data-dir", "d", "--image-size", "21"]
     train = [*options, "--arch", "tiny", "--batch-size", "8", "--steps", "2", "--no-tensorboard"]

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of images on the device."""
+"""Tests the augmentation and normalisation of images on the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pixels():
 
 
 def by_hsv(pixels, change):
-    """Applies a function of hue, saturation and value to each pixel separately."""
+    """Applies `change`, a function of hue, saturation and value, to RGB pixels; returns RGB."""
     out = [colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*p))) for p in pixels.reshape(-1, 3)]
     return np.array(out).reshape(pixels.shape)
 
@@ -57,9 +57,9 @@ def test_distortion_changes_each_image_by_itself_and_stays_in_range(pixels):
 
 
 def test_distortion_is_within_tf_slims_limits():
-    """Each image has its own random values, within TF-slim's limits.
+    """Changes of hue, brightness and contrast are uniform within TF-slim's limits.
 
-    Images of one pixel have no contrast; grey images have neither hue nor saturation.
+    Contrast does not change images of one pixel. Hue and saturation do not change grey images.
     """
     colour = jnp.broadcast_to(jnp.array([0.5, 0.35, 0.4]), (2048, 1, 1, 3))
     grey = jnp.broadcast_to(jnp.array([0.42, 0.58])[:, None], (2048, 1, 2, 3))
@@ -109,7 +109,10 @@ def mixing(**options) -> Augmentation:
 
 @pytest.mark.parametrize("count", [4, 5])
 def test_neighbours_are_mixed(count):
-    """Neighbours are on the same device. The last image of an odd number is not mixed."""
+    """Each image is mixed with its neighbour; the last image of an odd batch is not mixed.
+
+    Neighbours are on the same device.
+    """
     x = jnp.arange(count, dtype=jnp.float32)[:, None, None, None] * jnp.ones((1, 4, 4, 3))
     _, targets = mixing(mixup=0.8).mix(x, jnp.eye(count), jax.random.key(0))
     share = targets[0, 0]
@@ -124,7 +127,7 @@ def test_neighbours_are_mixed(count):
     "options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]
 )
 def test_mixing_weighs_labels_as_pixels(options):
-    # Image i is i everywhere, so its mean tells how much of which image is in it.
+    # All pixels of image i are i, so the mean of a mixed image shows the shares of both images.
     x = jnp.broadcast_to(jnp.arange(6.0)[:, None, None, None], (6, 40, 40, 3))
     kinds = set()
     for seed in range(12):

@@ -1,4 +1,4 @@
-"""From a folder of photos to predictions: `predict`, `classify` and ONNX agree with the run."""
+"""Tests that `predict`, `classify` and ONNX agree with the evaluation of a run on photos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZES = [(20, 31), (45, 24), (33, 33), (64, 17), (29, 80)]
 
 
 def write_photos(root: Path, count: int = 10) -> None:
-    """Writes root/class/image in several sizes, modes and formats, without evaluation folders."""
+    """Writes photos of several sizes, modes and formats as root/class/image, without a split."""
     rng = np.random.default_rng(0)
     for name, colour in _COLOURS.items():
         (root / name).mkdir(parents=True)
@@ -43,7 +43,7 @@ def write_photos(root: Path, count: int = 10) -> None:
 
 @pytest.fixture
 def run(train_here, tmp_path):
-    """Trains on a folder without splits; returns the result and the paths of the test images."""
+    """Trains on photos without splits; returns the result and the paths of the test images."""
     write_photos(tmp_path / "photos")
     options = ["--arch", "tiny", "--dataset", "folder", "--data-dir", "photos", "--workdir", "w",
                "--batch-size", "6", "--epochs", "3", "--eval-share", "0.4", "--image-size", "19",

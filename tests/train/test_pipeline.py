@@ -1,4 +1,4 @@
-"""Batches are equal for all loaders, have every image once, and lose no image silently."""
+"""Tests that all loaders give equal batches, with every image once, and skip none silently."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dataset(folder):
 
 
 def pixels(count: int, split: str, labels=None) -> ArraySource:
-    """Returns images with their index in every pixel."""
+    """Returns a source of images; every pixel of image i has the value i."""
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
     return ArraySource(images, np.zeros(count, int) if labels is None else labels, split)
 
@@ -159,7 +159,7 @@ def test_evaluation_of_encoded_images_with_workers(dataset):
 
 
 def damaged(dataset: Dataset, bad: dict[int, Example | None]) -> Dataset:
-    """Replaces some training and test images by other ones, given by index."""
+    """Returns a copy of a data set; `bad` maps indices to new training and test examples."""
     return dataclasses.replace(
         dataset, train=Replaced(dataset.train, bad), test=Replaced(dataset.test, bad)
     )

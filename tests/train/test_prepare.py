@@ -1,4 +1,4 @@
-"""TFDS data sets that this library writes, and reads without TensorFlow."""
+"""Tests writing and reading TFDS data sets without TensorFlow."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def records(path: Path) -> list[bytes]:
 
 
 def frame(record: bytes) -> bytes:
-    """Returns a record with the length and checksums of a TFRecord file."""
+    """Returns a record as a TFRecord file stores it, with its length and checksums."""
     length = struct.pack("<Q", len(record))
     checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, record))
     return length + next(checksums) + record + next(checksums)
 
 
 def as_tfrecord(version: Path, target: Path) -> Path:
-    """Writes a copy of a data set in TFRecord, TFDS's default format; returns its folder."""
+    """Converts a data set to TFRecord, TFDS's default format; returns the new folder."""
     target.mkdir(parents=True)
     info = json.loads((version / "dataset_info.json").read_text())
     for path in version.iterdir():

@@ -1,4 +1,4 @@
-"""Runs of several processes on one machine: equal numbers, and all processes end together."""
+"""Tests that several processes on one machine give the numbers of one, and end together."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ class Run:
             assert line, self.members[0].stderr.read()
 
     def end(self, seconds: float = 900) -> list[tuple[int, str, str]]:
-        """Waits for all processes; returns exit code, standard output and error of each."""
+        """Waits for all processes; returns exit code, stdout and stderr of each."""
         out = [member.communicate(timeout=seconds) for member in self.members]
         return [(m.returncode, *o) for m, o in zip(self.members, out, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Folder of compiled programs, shared by runs of the same shape."""
+    """Returns the folder of the compilation cache, which all runs of this module share."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
 def start(tmp_path, cache):
-    """Returns a function that starts a run in an empty folder; kills the runs after the test."""
+    """Returns a function that starts a run in `tmp_path`; kills the runs after the test."""
     runs = []
 
     def start(processes: int, devices: int, *options: str, only_last: tuple[str, ...] = ()) -> Run:
@@ -97,7 +97,7 @@ def start(tmp_path, cache):
 
 
 def outcome(folder: Path) -> tuple[list[float], dict[str, np.ndarray], dict[str, float]]:
-    """Returns training losses, averaged weights and the result of a run."""
+    """Returns the training losses, the averaged weights and the result of a run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     weights = safetensors.numpy.load_file(folder / "weights.safetensors")
@@ -117,7 +117,7 @@ def assert_same(a: Path, b: Path) -> None:
         )
 
 
-# In float32 rounding grows tenfold from step to step at the demo's rate, on one device too.
+# In float32 at the demo's learning rate, rounding errors grow tenfold with each step.
 STEPS = ["--steps", "20", "--dtype", "float64", "--learning-rate", "0.001"]
 
 
@@ -127,12 +127,12 @@ def test_processes_and_devices_train_as_one(start, tmp_path, processes, devices)
     assert one[0][0] == 0, one
     many = start(processes, devices, *STEPS, "--workdir", "many").end()
     assert [code for code, *_ in many] == [0] * processes, many
-    assert all("eval_top1" not in out for _, out, _ in many[1:])  # process 0 alone reports
+    assert all("eval_top1" not in out for _, out, _ in many[1:])  # only process 0 reports
     assert_same(tmp_path / "one", tmp_path / "many")
 
 
 def test_sigterm_to_one_ends_all_at_the_same_step(start, tmp_path):
-    """A run with another number of processes resumes at that step."""
+    """SIGTERM to one of two processes ends both at one step, and a single process resumes there."""
     options = ["--workdir", "w", "--checkpoint-every", "1000"]
     run = start(2, 1, *options, "--steps", "100000")
     run.until("step 3/")
@@ -149,9 +149,9 @@ def test_sigterm_to_one_ends_all_at_the_same_step(start, tmp_path):
 
 @pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
 def test_sigterm_ends_processes_whose_batch_does_not_come(start, tmp_path, signalled):
-    """No process can save without the others.
+    """SIGTERM while no batch arrives ends all processes without a save, with exit code 42.
 
-    So all end without a save, with the exit code of a preempted run.
+    No process can save without the others.
     """
     run = start(2, 1, "--workdir", "w", "--steps", "100000", "--checkpoint-every", "3")
     run.until("step 10/")
@@ -170,7 +170,7 @@ def test_sigterm_ends_processes_whose_batch_does_not_come(start, tmp_path, signa
 
 
 def test_a_slice_that_comes_back_smaller_trains_on(start, tmp_path):
-    """A run on four devices of two hosts resumes on one device, with the same numbers."""
+    """A run on four devices of two hosts resumes on one device, and gives the same numbers."""
     options = [*STEPS, "--checkpoint-every", "1000"]
     assert start(1, 1, *options, "--workdir", "one").end()[0][0] == 0
     run = start(2, 2, *options, "--workdir", "w")
@@ -186,7 +186,10 @@ def test_a_slice_that_comes_back_smaller_trains_on(start, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_does_not_leave_the_others_hanging(start, how):
-    """One process is killed, or stopped; the heartbeat finds the latter."""
+    """If one process is killed or stopped, the other one ends with an error within a minute.
+
+    Only the heartbeat shows that a process is stopped.
+    """
     run = start(2, 1, "--workdir", "w", "--steps", "100000", "--heartbeat-timeout", "10")
     run.until("step 3/")
     run.members[1].send_signal(how)

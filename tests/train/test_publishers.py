@@ -1,9 +1,10 @@
-"""Publishers' own preprocessing, if installed, against ours on fifty photos of unusual sizes.
+"""Compares the preprocessing of this library with that of the original implementations.
 
-`pytest -m peers` runs these tests. They compare the network's inputs, its logits, `classify`, and
-`--eval-only --init-from`. The networks are ours, narrow and with random weights; test_peers.py
-compares them with the publishers'. `tests/helpers/peers` says where to get TF-slim's code; without
-it, only TensorFlow's functions are compared.
+`pytest -m peers` runs these tests for the implementations that are installed. They compare the
+network's inputs, its logits, `classify`, and `--eval-only --init-from`, on fifty photos of unusual
+sizes. All networks are narrow networks of this library with random weights; test_peers.py compares
+the networks themselves. `tests/helpers/peers` says where to get TF-slim's code. Without that code,
+`test_slims_functions` is the only comparison with TF-slim.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ torch = pytest.importorskip("torch")
 
 pytestmark = [
     pytest.mark.peers,
-    # The libraries' own, and our note on EXIF.
+    # Warnings of the installed libraries, and this library's warning about EXIF.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -68,7 +69,7 @@ def timm(name: str) -> Pipeline:
 
 
 def cadene(name: str) -> Pipeline:
-    """Returns the preprocessing of Cadene's `examples/imagenet_eval.py`."""
+    """Returns a function that preprocesses a file as Cadene's `examples/imagenet_eval.py` does."""
     library = pytest.importorskip("pretrainedmodels", exc_type=ImportError)
     utils = pytest.importorskip("pretrainedmodels.utils", exc_type=ImportError)
     settings = library.pretrained_settings[name]["imagenet"]
@@ -77,9 +78,9 @@ def cadene(name: str) -> Pipeline:
 
 
 def keras(module: str) -> Pipeline:
-    """Returns the preprocessing of Keras' documentation.
+    """Returns a function that preprocesses a file as Keras' documentation describes.
 
-    It is `load_img` at the network's size, and `preprocess_input`.
+    The function calls `load_img` with the network's size, and `preprocess_input`.
     """
     library = pytest.importorskip("keras", exc_type=ImportError)
     preprocess_input = getattr(library.applications, module).preprocess_input
@@ -93,7 +94,7 @@ def keras(module: str) -> Pipeline:
 
 
 def facenet() -> Pipeline:
-    """Returns MTCNN's preprocessing of a detected face, for a face that fills the photo."""
+    """Returns a function that preprocesses a whole photo as MTCNN does a detected face."""
     library = pytest.importorskip("facenet_pytorch", exc_type=ImportError)
     faces = pytest.importorskip("facenet_pytorch.models.utils.detect_face", exc_type=ImportError)
 
@@ -118,7 +119,10 @@ def pytorch_fid() -> Pipeline:
 
 
 def slim(side: int) -> Pipeline:
-    """Returns the preprocessing of `eval_image_classifier.py`, for pixels decoded by Pillow."""
+    """Returns a function that preprocesses a file as TF-slim's `eval_image_classifier.py` does.
+
+    Pillow decodes the file.
+    """
     try:
         preprocessing = of_research("preprocessing.inception_preprocessing")
     except AbsentRuntimeError as error:
@@ -213,9 +217,9 @@ def _logits(predict: Any, inputs: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(375, 500), (401, 257), (120, 121), (299, 299)])
 def test_slims_functions(size):
-    """Compares with the functions that `preprocess_for_eval` calls.
+    """`crops.cropped` gives the same pixels as the TensorFlow functions that TF-slim calls.
 
-    They are `tf.image.central_crop` and `resize_bilinear`.
+    `preprocess_for_eval` calls `tf.image.central_crop` and `resize_bilinear`.
     """
     tf = pytest.importorskip("tensorflow", exc_type=ImportError)
     image = photo(*size, seed=0)

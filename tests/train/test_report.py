@@ -1,4 +1,4 @@
-"""The report page and the pictures of a run, with few and with many classes."""
+"""Tests the report page and the pictures of a run, with few and with many classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 
 
 class Checker(HTMLParser):
-    """Counts the tags of a page, and collects unclosed tags and addresses outside the page."""
+    """Counts the tags of a page, and collects its text, unclosed tags and external URLs."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,10 @@ def test_a_run_writes_its_page_unless_told_not_to(pictures, train_here, tmp_path
 
 @pytest.mark.parametrize("count", [1, 2, 61])
 def test_pictures_of_any_number_of_classes(tmp_path, count):
-    """There are no warnings about characters without a glyph or layouts without room."""
+    """Pictures are drawn without a warning for one, two and many classes.
+
+    Matplotlib warns about characters without a glyph, and about layouts without room.
+    """
     names, found = names_of(count), evaluation(max(count, 2))
     counts = np.eye(count, dtype=int) * 5
     images = [np.zeros((20, 20, 3), np.uint8)] * min(len(found.labels), 50)
@@ -204,7 +207,7 @@ def test_installed_fonts_are_used():
 
 
 def test_names_on_a_contact_sheet():
-    """Characters that Pillow's own font lacks are not all drawn as the same box."""
+    """Characters that Pillow's default font lacks are not all drawn as the same box."""
     if fonts.fallbacks("中文", fonts.ImageFont.load_default(16))[1]:
         pytest.skip("no installed font has them")
     picture = Image.new("RGB", (20, 20))

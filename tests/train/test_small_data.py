@@ -1,4 +1,4 @@
-"""Runs on few images: the options that recipes adapt, fine-tuning, and the log."""
+"""Tests runs on few images: the options that recipes adapt, fine-tuning, and the log."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def test_enough_images_and_other_recipes_stay(with_tiny, tmp_path, monkeypatch):
 
 
 def test_a_run_keeps_what_it_started_with(with_tiny, tmp_path, monkeypatch):
-    """A run keeps its adapted options when images are added.
+    """A run keeps its adapted options when it resumes with more images.
 
-    A run of an earlier version, which adapted no options, keeps the recipe's.
+    A run of an earlier version, which adapted no options, keeps the options of its recipe.
     """
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "d", 20)
@@ -128,7 +128,7 @@ def test_fine_tuning_has_a_sane_length(images):
 
 @pytest.fixture
 def start(with_tiny, tmp_path):
-    """Writes weights of a network for other classes, and a folder of photos.
+    """Writes a folder of images of two classes, and the weights of a network for seven classes.
 
     Returns the network.
     """
@@ -144,7 +144,7 @@ FINETUNE = ["--recipe", "finetune", "--init-from", "start.safetensors", *TINY[2:
 
 
 def test_evaluating_a_fine_tuning_is_of_its_checkpoint(start, train_here, tmp_path):
-    """The same command with --eval-only does not evaluate the file that the run started from."""
+    """With `--eval-only`, a fine-tuning command evaluates its checkpoint, not the initial file."""
     options = [*FINETUNE, "--steps", "2"]
     code, _, err = train_here(*options)
     assert code == 0, err
@@ -155,9 +155,9 @@ def test_evaluating_a_fine_tuning_is_of_its_checkpoint(start, train_here, tmp_pa
 
 
 def test_the_classifier_alone_leaves_the_backbone_bit_equal(start, train_here, tmp_path):
-    """The network and its width come from the file.
+    """During `--head-epochs`, the backbone's averaged weights and statistics do not change.
 
-    BatchNorm's statistics and the averaged weights of the backbone do not change either.
+    The name and the width of the network come from the weight file.
     """
     options = [*FINETUNE, "--steps", "6", "--weight-decay", "0.5", "--ema-decay", "0.9"]
     code, out, err = train_here(*options, "--head-epochs", "2", "--workdir", "head")
@@ -218,7 +218,7 @@ def test_fine_tuning_needs_weights_that_fit(start, train_here, tmp_path):
 
 
 class Clock:
-    """Replaces `time.monotonic` by a time that only changes when `passes` is called."""
+    """Replaces `time.monotonic` by a clock that advances only when `passes` is called."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0
@@ -229,9 +229,9 @@ class Clock:
 
 
 def test_the_log_counts_every_second_once(tmp_path, monkeypatch, capsys):
-    """The speed excludes compiling, evaluations and the drawing in them.
+    """The logged speed excludes compiling, evaluations and the drawing of pictures.
 
-    The remaining time includes the evaluations and drawings to come.
+    The logged remaining time includes future evaluations and drawings.
     """
     clock = Clock(monkeypatch)
     options = reporter.ReportOptions(tensorboard=False)
@@ -259,7 +259,7 @@ def test_the_log_counts_every_second_once(tmp_path, monkeypatch, capsys):
 
 
 def test_the_speed_of_a_small_folder_is_possible(start, train_here, tmp_path):
-    """The logged images per second are possible within the time of the whole run."""
+    """At the logged images per second, the steps take less time than the whole run."""
     started = time.monotonic()
     code, _, err = train_here(*TINY, "--steps", "12", "--batch-size", "8", "--log-every", "4")
     seconds = time.monotonic() - started

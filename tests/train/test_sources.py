@@ -1,4 +1,4 @@
-"""Data sets: where they are found, and the error messages for missing ones."""
+"""Tests how data sets are found and read, their fingerprints, and errors for unusable ones."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_prepared_data_sets(prepared):
 
 
 def copy_version(prepared, tmp_path, place, **changes):
-    """Copies the data set under another name or with other metadata."""
+    """Copies the data set to tmp_path/place with changed metadata; returns the new folder."""
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for path in (prepared / "tfds/pets/1.0.0").iterdir():

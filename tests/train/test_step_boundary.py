@@ -1,4 +1,4 @@
-"""The parts between the loop and the compiled step: `jit`, and prefetching of batches."""
+"""Tests what is between the training loop and the compiled step: `jit` and prefetching."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Runs with random mishaps, such as kills, full disks and damaged files.
+"""Tests runs with random mishaps, such as kills, full disks and damaged files.
 
-`pytest -m torture` makes `TORTURE_DRAWS` draws (default: 20) from `TORTURE_SEED` (default: random),
-and prints how many ended right. A draw is a run of the network of three layers in its own
-processes. It meets one or two mishaps, and is then started again until it finishes. Its result and
-weights must be exactly those of an uninterrupted run.
+`pytest -m torture` makes `TORTURE_DRAWS` random trials (default: 20), called draws, with the seed
+`TORTURE_SEED` (default: random), and prints how many passed. A draw trains the network of three
+layers in separate processes, with one or two mishaps, and restarts it until it finishes. The result
+and the weights must equal those of an uninterrupted run exactly.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPTIONS = ["--arch", "tiny", "--dataset", "folder", "--data-dir", "pets", "--bat
 
 
 def images(root: Path, *classes: str, count: int = 12) -> None:
-    """Writes images of noise, root/class/image."""
+    """Writes images of random noise as root/CLASS/NUMBER.png."""
     rng = np.random.default_rng(len(classes))
     for name in classes:
         (root / name).mkdir(parents=True)
@@ -46,11 +46,11 @@ def images(root: Path, *classes: str, count: int = 12) -> None:
 
 
 class Draw:
-    """A workdir, the runs in it, and the mishaps that they may meet.
+    """A random trial: runs in one workdir, and methods for the mishaps of these runs.
 
     Args:
         folder: folder of the images and the workdir.
-        runs: starts the runs.
+        runs: object that starts the runs.
         seed: seed of all random choices.
     """
 
@@ -64,7 +64,7 @@ class Draw:
         return self.runs.start(self.folder, [*OPTIONS, "--workdir", "w", *more], file_size)
 
     def end(self, process: Run, *codes: int) -> tuple[str, str]:
-        """Waits for a process to end, and checks its exit code and its last line.
+        """Waits for a process to end; checks its exit code against `codes`, and its last line.
 
         Returns standard output and standard error.
         """
@@ -150,7 +150,7 @@ class Draw:
             self.end(self.start(file_size=size), 1, 0)
 
     def damaged(self) -> None:
-        """Damages some files of the newest checkpoint, if there is another checkpoint."""
+        """Ends a run, and damages some files of the newest checkpoint if there is an older one."""
         self.terminated()
         if len(steps := self.steps()) < 2:
             return
@@ -159,9 +159,9 @@ class Draw:
                 self.damage(path)
 
     def all_damaged(self) -> None:
-        """Damages every checkpoint, and restores them afterwards.
+        """Damages every checkpoint of a run, and restores them afterwards.
 
-        A run in between must not start over, and must keep its files.
+        With the damaged checkpoints, the run must fail and keep the checkpoint folders.
         """
         self.terminated()
         copy = self.folder / "copy"
@@ -229,7 +229,7 @@ class Draw:
         shutil.move(self.folder / "aside", self.folder / "pets")
 
     def finish(self) -> None:
-        """Starts the run until it finishes, at most three times."""
+        """Starts the run up to three times, until it finishes."""
         for _ in range(3):
             process = self.start()
             self.end(process, 0, 42)
@@ -246,7 +246,7 @@ MISHAPS: list[Callable[[Draw], Any]] = [
 
 
 def outcome(workdir: Path) -> tuple[dict[str, np.ndarray], list[Any], Any]:
-    """Returns weights, logged losses and the result of a run."""
+    """Returns the weights, the logged losses and the result of a run."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     result = json.loads((workdir / "result.json").read_text())

@@ -1,6 +1,6 @@
-"""`python train/main.py` as a user runs it, with all its parts together.
+"""Tests `python train/main.py` as a user runs it, with all its parts together.
 
-Some tests run the programme in a process of its own. The others run it in this process, with a
+Some tests start the programme in a separate process. The others run it in this process, with a
 network of three layers.
 """
 
@@ -29,13 +29,16 @@ ROOT = Path(__file__).parents[2]
 TINY = ["--arch", "tiny"]
 SHORT = ["--batch-size", "10", "--log-every", "2", "--no-tensorboard"]
 
-# A user's warnings go to standard error; here they would be errors.
+# Warnings go to standard error, as for a user. Without this line, they would be errors.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Environment of this module's processes: this checkout, and a shared compilation cache."""
+    """Returns the environment variables of this module's processes.
+
+    The processes import from this checkout, and share a compilation cache.
+    """
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -46,7 +49,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def start(environment, tmp_path):
-    """Returns a function that starts the programme in a process of its own, in an empty folder."""
+    """Returns a function that starts the programme in a separate process, in `tmp_path`."""
 
     def start(*options: str, program: tuple[str, ...] = (str(ROOT / "train/main.py"),)):
         return subprocess.Popen(
@@ -63,7 +66,7 @@ def start(environment, tmp_path):
 
 @pytest.fixture
 def start_tiny(start):
-    """Returns a function that does the same as `start` with the network of three layers."""
+    """Returns a function like that of `start`, for the network of three layers."""
     return lambda *options: start(*TINY, *options, program=("-m", "tests.helpers.tiny"))
 
 
@@ -91,7 +94,7 @@ def logged_steps(workdir: Path) -> list[int]:
     return [json.loads(line)["step"] for line in entries if '"train"' in line]
 
 
-# ---- In a process of its own ----
+# ---- In a separate process ----
 
 
 def test_a_run_from_start_to_end(start_tiny, with_tiny, tmp_path):
@@ -137,9 +140,10 @@ def test_an_unknown_option(start):
 
 @pytest.mark.slow
 def test_stopped_and_killed_it_resumes_and_ends_bit_equal(start_tiny, tmp_path):
-    """SIGTERM saves, with a message and exit code 42.
+    """A run that got SIGTERM and SIGKILL ends with the weights of an uninterrupted run.
 
-    SIGKILL loses the steps after the last checkpoint.
+    SIGTERM saves, with a message and exit code 42. SIGKILL loses the steps after the last
+    checkpoint.
     """
     options = [*SHORT, "--checkpoint-every", "4"]
     process = start_tiny(*options, "--steps", "5000", "--workdir", "w")
@@ -326,7 +330,7 @@ def test_start_from_weights_with_other_classes(train_here, tmp_path):
         if not name.startswith("fc."):
             np.testing.assert_array_equal(tensor, start[name], name)
     assert after["fc.weight"].shape[0] == 10
-    assert after["fc.bias"].any()  # which starts at zero
+    assert after["fc.bias"].any()  # the bias starts at zero
     wide = ij.create_model("tiny", num_classes=10, in_channels=1, width_multiplier=2)
     ij.save_weights(wide, tmp_path / "wide.safetensors")
     options = [*TINY, *SHORT, "--steps", "2", "--init-from", "wide.safetensors", "--workdir", "v"]
@@ -336,13 +340,13 @@ def test_start_from_weights_with_other_classes(train_here, tmp_path):
     assert "Traceback" not in err
 
 
-# ---- The README's main job, whole ----
+# ---- The README's main example ----
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["xception", "inception_v3"])
 def test_the_demo_learns(start, environment, monkeypatch, tmp_path, arch):
-    """Top-1 is above 85 % of the test images, and bfloat16 gives nearly the same logits."""
+    """Top-1 accuracy is above 85 %, and bfloat16 gives nearly the logits of float32."""
     monkeypatch.delitem(environment, "JAX_DISABLE_MOST_OPTIMIZATIONS")
     monkeypatch.setitem(environment, "XLA_FLAGS", "")
     started = time.monotonic()
@@ -358,7 +362,7 @@ def test_the_demo_learns(start, environment, monkeypatch, tmp_path, arch):
 
 
 def trained_logits(arch: str, workdir: Path, dtype: str) -> np.ndarray:
-    """Returns the logits of a hundred test images, with the weights of a demo run."""
+    """Returns a demo run's logits of a hundred test images, computed in `dtype`."""
     stored = json.loads((workdir / "config.json").read_text())
     network = ij.create_model(
         arch,

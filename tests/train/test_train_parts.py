@@ -1,4 +1,4 @@
-"""Parts of the training programme that can be tested without training a network."""
+"""Tests the parts of the training programme that need no training of a network."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def optimizer(options, steps_per_epoch, total):
-    """Returns the optimiser of flat options, with their learning rate schedule."""
+    """Returns the optimiser that a dict of options describes, with its learning rate schedule."""
     config = fields.override(Config(), options)
     rate = learning_rate(config.schedule, 32, steps_per_epoch, total)
     return make_optimizer(config.optimizer, rate)
 
 
 def test_optimizer_is_tensorflows_rmsprop():
-    """Compares twelve steps with TensorFlow's rule in NumPy.
+    """Twelve RMSProp steps match TensorFlow's rule in NumPy.
 
-    They have a decaying learning rate, momentum, L2 and a limit of the gradient's norm.
+    The steps have a decaying learning rate, momentum, L2 and a limit on the gradient norm.
     """
     rng = np.random.default_rng(0)
     shapes = {"kernel": (4, 3), "bias": (3,), "scale": (3,)}
@@ -76,7 +76,7 @@ def test_optimizer_is_tensorflows_rmsprop():
 
 
 def drive(tx, params, gradients):
-    """Applies an optimiser with given gradients in float64; returns the new parameters."""
+    """Applies an optimiser to a list of gradients in float64; returns the new parameters."""
     with jax.enable_x64(True):
         params = {"layer": jax.tree.map(jnp.asarray, params)}
         state = tx.init(params)
@@ -88,10 +88,10 @@ def drive(tx, params, gradients):
 
 
 def test_sgd_is_caffes():
-    """Compares five steps with Caffe's rule in NumPy.
+    """Five SGD steps match Caffe's rule in NumPy.
 
-    It has momentum of the updates, L2 on kernels, twice the learning rate for biases, and a
-    square-root decay.
+    The rule has momentum of the updates, L2 on kernels, twice the learning rate for biases, and a
+    learning rate that decays with a square root.
     """
     rng = np.random.default_rng(0)
     w = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
@@ -196,7 +196,10 @@ def test_the_data_decide_the_recipe(arch, recipe):
 
 
 def test_every_recipe_says_its_momentum_of_statistics():
-    """The constructor's default momentum is for users' own loops."""
+    """Every recipe sets `bn_momentum`, the momentum of BatchNorm's statistics.
+
+    The default of the network's constructor is for training loops written by users.
+    """
     for name in recipes.names():
         options = recipes.options(name, "inception_v3", photographs=True)
         assert "bn_momentum" in options, name

@@ -1,4 +1,4 @@
-"""The compiled training step, on a small network that compiles in a second."""
+"""Tests the compiled training step with a small network that compiles in a second."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from train.run.command_line import Config
 
 
 class Small(nnx.Module):
-    """A network of one convolution, with an auxiliary head."""
+    """A network of one convolution, a classifier and an auxiliary classifier."""
 
     classifiers = ("fc", "aux")
 
@@ -112,14 +112,14 @@ def train(steps, model: nnx.Module | None = None, sharding=None, config=CONFIG, 
 
 
 def test_a_network_without_batch_norm_learns():
-    """GoogLeNet as published has no BatchNorm."""
+    """A network without BatchNorm, such as the original GoogLeNet, learns."""
     model = Small()
     model.conv = model.conv.conv
     *_, (state, metrics) = train(3, model)
     assert np.isfinite(metrics["loss"])
     assert jax.tree.leaves(state.stats) == []
     assert np.abs(state.params["conv"]["kernel"] - Small().conv.conv.kernel[...]).max() > 1e-4
-    functional.head_view(model)  # of a run that starts with the classifier alone
+    functional.head_view(model)  # a run that first trains only the classifier needs this view
 
 
 def test_a_frozen_backbone_stays_and_its_classifiers_learn():
@@ -175,7 +175,10 @@ def test_dropout_draws_anew_each_step_and_follows_the_seed():
 
 
 def test_two_devices_train_as_one():
-    """BatchNorm sees the global batch, so sharding changes nothing but the order of sums."""
+    """Two devices give the losses and weights of one device, up to rounding.
+
+    BatchNorm sees the global batch, so sharding changes only the order of sums.
+    """
     assert jax.device_count() == 2
     one, two = train(4), train(4, sharding=Devices(BatchOptions(8)))
     for (a, x), (b, y) in zip(one, two, strict=True):
@@ -192,7 +195,10 @@ def assert_close(a, b, **tolerance):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("mixing", [{}, {"mixup": 0.8, "cutmix": 1.0, "random_erasing": 0.5}])
 def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
-    """Four parts in sequence have the gradient, statistics and dropout of four groups at once."""
+    """A batch in four sequential parts trains like the whole batch with the same BatchNorm groups.
+
+    Both have the same gradients, statistics and dropout.
+    """
     with jax.enable_x64(True):
         config = changed(batch_size=16, dtype="float64", **mixing)
         size = 16 // 4 // groups
@@ -211,7 +217,7 @@ def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
 
 
 def test_groups_have_statistics_of_their_own():
-    """The gradient of two groups is the mean of the gradients of two separate batches."""
+    """Two BatchNorm groups give the mean of the gradients and statistics of two batches."""
     config = changed(bn_group=4)
     train_def, _, params, stats = split(Small())
     state = init_state(params, stats, optax.sgd(0.1))
@@ -227,7 +233,10 @@ def test_groups_have_statistics_of_their_own():
 
 
 def test_a_batch_in_parts_without_statistics_is_the_batch():
-    """With a frozen backbone, no image depends on the other images in the batch."""
+    """With a frozen backbone, a batch in parts trains like the whole batch.
+
+    BatchNorm's statistics are fixed, so no image depends on the rest of the batch.
+    """
     config = changed(freeze_backbone=True)
     whole = train(3, config=config)
     parts = train(3, config=changed(config, grad_accum=4))
@@ -246,7 +255,10 @@ def test_a_batch_in_parts_without_statistics_is_the_batch():
     ],
 )
 def test_neither_rematerialisation_nor_rewritings_change_a_run(options):
-    """The network has dropout: rematerialisation must draw the same mask again."""
+    """Neither `remat` nor `rewrites` changes the losses and weights of a run.
+
+    The network has dropout, so rematerialisation must draw the same mask again.
+    """
     with jax.enable_x64(True):
         config = changed(dtype="float64", **options)
         other = changed(config, remat=False, rewrites=REWRITES)
@@ -269,9 +281,9 @@ def test_groups_and_parts_on_two_devices(options):
 
 
 def test_the_pmap_form_gives_the_same_numbers():
-    """`jax.pmap` with one replica per device averages by `pmean`.
+    """A step with `jax.pmap` and `pmean` gives the same numbers as the sharded step.
 
-    Each replica has its own batch statistics, like a group.
+    Each replica has its own batch statistics, like a BatchNorm group of the sharded step.
     """
     config = changed(bn_group=4, ema_decay=0.9)
     train_def, _, params, stats = split(Small(dropout=0.5))

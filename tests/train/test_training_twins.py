@@ -1,4 +1,4 @@
-"""Ten steps of Inception V3's recipe in both frameworks, from the same weights on the same batches.
+"""Compares ten steps of Inception V3's recipe in JAX and PyTorch, with equal weights and batches.
 
 The JAX side uses the step and optimiser of the training programme. The PyTorch side is implemented
 here, with TensorFlow's RMSProp from `reference_torch.optim`.
@@ -36,7 +36,7 @@ STEPS, BATCH, STEPS_PER_EPOCH = 10, 8, 3
 
 
 def config_for(name: str) -> Config:
-    """Returns the recipe of `Config`'s defaults, with a learning rate that falls in ten steps."""
+    """Returns `Config`'s defaults for a network in float64; the learning rate decays fast."""
     options = dict(
         arch=name,
         image_size=ij.model_info(name).min_size + 32,
@@ -133,9 +133,9 @@ def train_in_torch(name: str, config: Config):
 
 
 def _limit_norm(grads: list[torch.Tensor], limit: float) -> None:
-    """Limits the norm of the gradients in place.
+    """Scales gradients in place, so that their common norm is at most `limit`.
 
-    PyTorch's own `clip_grad_norm_` adds 1e-6 to the norm, which is more than we tolerate.
+    PyTorch's `clip_grad_norm_` adds 1e-6 to the norm, which is more than the test tolerates.
     """
     norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
     if norm > limit:
@@ -177,9 +177,10 @@ def test_ten_steps_of_the_recipe(name):
 
 
 def test_rmsprop_of_both_is_tensorflows():
-    """Twenty steps with a falling learning rate agree with TensorFlow's rule in NumPy.
+    """RMSProp of the JAX side and of the PyTorch side match TensorFlow's rule for twenty steps.
 
-    PyTorch's rule gives other parameters.
+    The rule is computed in NumPy, with a falling learning rate. `torch.optim.RMSprop` gives
+    different parameters.
     """
     rng = np.random.default_rng(0)
     start = rng.normal(size=(4, 3))

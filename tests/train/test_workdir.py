@@ -1,4 +1,4 @@
-"""Checks that protect a workdir: other projects or images, lost files, two runs at once."""
+"""Tests what protects a workdir from other projects or images, lost files and a second run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = [
 
 
 def images(root: Path, *classes: str, count: int = 8) -> None:
-    """Writes images of one colour, root/class/image."""
+    """Writes images, each of a single colour, as root/CLASS/NUMBER.png."""
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -47,13 +47,13 @@ def images(root: Path, *classes: str, count: int = 8) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Folder into which the first test copies the run that all tests start from."""
+    """Returns a folder for the run that all tests start from; `trained` fills the folder once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def trained(train_here, tmp_path, template):
-    """Makes a finished run of four steps on a folder of cats and dogs; returns its result."""
+    """Puts a finished run of four steps, and its images, into `tmp_path`; returns the result."""
     if not (template / "w").exists():
         images(tmp_path / "pets", "cat", "dog")
         code, _, err = train_here(*FOLDER, "--data-dir", "pets", "--steps", "4")
@@ -72,7 +72,7 @@ def checkpoints(folder: Path) -> dict[str, bytes]:
 
 
 def assert_refused(end: tuple[int, str, str], *words: str, code: int = 2) -> None:
-    """Checks the exit code, and that there is one line of error, with these words."""
+    """Checks the exit code, and that standard error is one line that contains all `words`."""
     found, out, err = end
     assert (found, err.count("\n")) == (code, 1), err
     assert err.startswith("error: ")
@@ -82,7 +82,7 @@ def assert_refused(end: tuple[int, str, str], *words: str, code: int = 2) -> Non
 
 
 def forget_the_run(folder: Path) -> None:
-    """Turns a workdir into one of an earlier version: removes all facts about the run."""
+    """Removes from a workdir all facts about the run, as if an earlier version had written it."""
     (folder / "run.json").unlink(missing_ok=True)
     for path in folder.glob("checkpoints/*/_CHECKPOINT_METADATA"):
         content = json.loads(path.read_text())
@@ -108,7 +108,10 @@ def test_another_project_is_refused(trained, train_here, tmp_path, classes, lost
 
 
 def test_a_checkpoint_of_another_shape_is_not_damaged(trained, train_here, tmp_path):
-    """This holds even if only the shapes of the arrays show that the network differs."""
+    """A run with another network is refused, and the checkpoints do not count as damaged.
+
+    Only the shapes of the arrays show that the network differs.
+    """
     images(tmp_path / "others", "ant", "bee", "cow")
     forget_the_run(tmp_path / "w")
     for name in ("weights.safetensors", "result.json"):
@@ -243,7 +246,7 @@ def test_default_workdirs_differ_by_data_and_a_new_name_is_proposed(train_here, 
 
 
 def test_a_second_run_is_refused_at_once(trained, train_here, tmp_path):
-    """The lock of a live process counts; the lock of a dead one is taken over."""
+    """A run is refused while the lock's process lives; a dead process's lock is taken over."""
     options = [*FOLDER, "--data-dir", "pets", "--steps", "6"]
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         lock = tmp_path / "w/run.lock"
@@ -264,7 +267,7 @@ def test_a_second_run_is_refused_at_once(trained, train_here, tmp_path):
 
 
 def test_the_lock_of_another_host(tmp_path, monkeypatch, capsys):
-    """The heartbeat shows whether that host is alive."""
+    """The lock of another host holds while its heartbeat continues, and is then taken over."""
     monkeypatch.setattr("train.workdir.lock._HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr("train.workdir.lock._STALE_SECONDS", 1.0)
     holder = dataclasses.replace(Holder.this(), host="elsewhere", machine="another")
@@ -302,7 +305,7 @@ def test_a_full_disk_is_one_line_every_time(trained, train_here, tmp_path):
 
 @contextlib.contextmanager
 def small_files():
-    """Limits the size of files to 20 kB, in place of a disk that is nearly full."""
+    """Limits the size of files to 20 kB, to simulate a disk that is nearly full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -325,7 +328,7 @@ def test_an_unforeseen_error_is_one_line_and_a_trace(trained, train_here, tmp_pa
 
 @pytest.mark.parametrize("where", ["training", "evaluation"])
 def test_sigterm_while_a_batch_does_not_come(trained, train_here, tmp_path, monkeypatch, where):
-    """The state is saved although batches stop, as with a disk that hangs."""
+    """SIGTERM saves the state and ends the run even if no batch arrives, as when a disk hangs."""
     hangs, released = threading.Event(), threading.Event()
     kind = pipeline._TrainingImages if where == "training" else pipeline._TestImages
     view, steps = kind._view, 4 * (5 if where == "training" else 0)

@@ -6,10 +6,10 @@
            --dataset imagenet2012 --data-dir /bucket/imagenet --workdir /bucket/runs/v3 \\
         | kubectl apply -f -
 
-Devices are named as `train/main.py --compile-only` names them: v5e:4x4, v6e:8x8, tpu7x:2x2x2;
+Devices have the names that `train/main.py --compile-only` takes: v5e:4x4, v6e:8x8 or tpu7x:2x2x2;
 2*v5e:16x16 for two slices; h100:2x8 for two nodes of eight GPUs. This script needs only Python. The
-cluster needs JobSet 0.10 or newer. For `--queue` it also needs Kueue, and for `--bucket` the Cloud
-Storage FUSE driver.
+cluster needs JobSet 0.10 or newer. For `--queue`, the cluster also needs Kueue, and for `--bucket`
+the Cloud Storage FUSE driver.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PORT = 8476  # of process 0, which the others connect to
+PORT = 8476  # port of process 0, to which the other processes connect
 TEMPLATE = Path(__file__).with_name("jobset.yaml")
 
-# What GKE calls a kind of TPU, and how many axes its topologies have.
+# GKE's name of each kind of TPU, and the number of axes of its topologies.
 TPUS = {
     "v4": ("tpu-v4-podslice", 3),
     "v5e": ("tpu-v5-lite-podslice", 2),
@@ -43,7 +43,8 @@ GPUS = {
 }
 EXAMPLES = "v5e:4x4, 2*v6e:4x4, tpu7x:2x2x2 or h100:2x8"
 _FORM = re.compile(r"(?:([1-9]\d*)\*)?([a-z]+\d+[a-z]*):([1-9]\d*(?:x[1-9]\d*){1,2})", re.ASCII)
-_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # room for -slice-INDEX-INDEX-HASH in 63
+# A pod's name may have 63 characters, and ends with -slice-INDEX-INDEX-HASH.
+_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 class UsageError(Exception):
@@ -58,7 +59,7 @@ class Nodes:
         slices: number of TPU slices; 1 for GPU nodes.
         hosts: number of machines in a slice.
         chips: number of devices in a machine.
-        resource: Kubernetes' name for a device.
+        resource: Kubernetes' name of a device, such as "google.com/tpu".
         selector: labels that the nodes must have.
     """
 
@@ -73,7 +74,7 @@ def nodes(name: str) -> Nodes:
     """Returns the machines of a topology.
 
     Args:
-        name: such as "v5e:4x4", "2*v5e:4x4" or "h100:2x8".
+        name: name of the topology, such as "v5e:4x4", "2*v5e:4x4" or "h100:2x8".
 
     Raises:
         UsageError: if the name is malformed, or there is no such topology.
@@ -93,7 +94,7 @@ def nodes(name: str) -> Nodes:
     if len(sides) != axes:
         raise UsageError(f"{name!r}: topologies of {kind} have {axes} numbers")
     total = math.prod(sides)
-    # One machine has the chips of the small flat slices; the others are made of machines of four.
+    # A small flat slice is one machine. All other slices consist of machines with four chips.
     single = axes == 2 and total in (1, 4, 8)
     if not single and total % 4:
         raise UsageError(f"{name!r}: {total} chips are no whole number of machines of four")
@@ -106,10 +107,14 @@ def nodes(name: str) -> Nodes:
 
 
 def command(name: str, found: Nodes) -> list[str]:
-    """Returns the command of every pod. The arguments of `train/main.py` are appended to it.
+    """Returns the command of every pod, without the arguments of `train/main.py`.
 
-    The command contains the process's index and the address of process 0, so that no process has to
-    ask Kubernetes for them.
+    If there are several machines, the command contains the host name of process 0 and computes the
+    index of the process, so that no process has to ask Kubernetes for them.
+
+    Args:
+        name: name of the JobSet.
+        found: machines of the JobSet.
     """
     count = found.slices * found.hosts
     if count == 1:
@@ -123,10 +128,10 @@ def command(name: str, found: Nodes) -> list[str]:
 
 
 def manifest(options: argparse.Namespace) -> str:
-    """Returns the manifest, in YAML.
+    """Returns the manifest as YAML text.
 
     Raises:
-        UsageError: if it cannot be made with these options.
+        UsageError: if no manifest can be made with these options.
     """
     for option, label in (("--name", options.name), ("--queue", options.queue)):
         if label is not None and not _LABEL.fullmatch(label):
@@ -140,7 +145,7 @@ def manifest(options: argparse.Namespace) -> str:
         selector["cloud.google.com/gke-spot"] = "true"
         tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Exists"})
     tolerations.append({"key": found.resource, "operator": "Exists", "effect": "NoSchedule"})
-    # Worker processes hand images over in shared memory, of which a container has 64 MB.
+    # Worker processes pass images in shared memory, of which a container has only 64 MB.
     volumes: list[dict] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
     if options.bucket:
@@ -154,7 +159,7 @@ def manifest(options: argparse.Namespace) -> str:
     values = {
         "name": options.name,
         "labels": {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {},
-        # A slice is one node pool, and a job of the set takes a whole one.
+        # A slice is a node pool, and each job of the set takes a whole node pool.
         "exclusive": (
             {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
             if tpus
@@ -176,14 +181,14 @@ def manifest(options: argparse.Namespace) -> str:
         "mounts": mounts,
         "volumes": volumes,
     }
-    # JSON is YAML, and quotes whatever needs it.
+    # JSON is also YAML, and quotes all text that YAML would misread.
     texts = {key: json.dumps(value) for key, value in values.items()}
-    _, _, body = TEMPLATE.read_text().partition("\n")  # its first line is about the template
+    _, _, body = TEMPLATE.read_text().partition("\n")  # the first line describes the template
     return string.Template(body).substitute(texts)
 
 
 def literal(argument: str) -> str:
-    """Escapes a word, so that Kubernetes does not replace a $(NAME) in it."""
+    """Escapes a word, so that Kubernetes does not expand a $(NAME) in the word."""
     return argument.replace("$", "$$")
 
 
@@ -196,14 +201,16 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("devices", help=f"such as {EXAMPLES}")
-    parser.add_argument("--name", default="inception", help="of the JobSet")
-    parser.add_argument("--image", required=True, help="made from Containerfile")
-    parser.add_argument("--bucket", help="mounted at /bucket")
+    parser.add_argument("devices", help=f"devices, such as {EXAMPLES}")
+    parser.add_argument("--name", default="inception", help="name of the JobSet")
+    parser.add_argument("--image", required=True, help="container image, see Containerfile")
+    parser.add_argument("--bucket", help="bucket to mount at /bucket")
     parser.add_argument("--queue", help="Kueue's LocalQueue; default: none")
-    parser.add_argument("--spot", action="store_true", help="nodes that may be taken away")
-    parser.add_argument("--service-account", default="default", help="that may use the bucket")
-    parser.add_argument("--max-restarts", type=int, default=3, help="after failures")
+    parser.add_argument("--spot", action="store_true", help="use spot nodes")
+    parser.add_argument(
+        "--service-account", default="default", help="Kubernetes account that may use the bucket"
+    )
+    parser.add_argument("--max-restarts", type=int, default=3, help="restarts after failures")
     parser.add_argument("--grace", type=int, default=120, help="seconds to save after SIGTERM")
     options = parser.parse_args(own)
     options.arguments = arguments

@@ -1,4 +1,4 @@
-"""Compiles a traced program for devices that this machine does not have; returns a report."""
+"""Compiles a traced program for devices that this machine does not have."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ Effort = Literal["quick", "full", "forced"]
 Report = dict[str, Any]
 
 # Skips the search for the best tilings, which takes ten times as long and does not change memory or
-# communication. jax 0.11 replaced one option of the compiler by the other.
+# communication. jax 0.11 replaced the first option below by the second.
 _OLD_JAX = "jax_exec_time_optimization_effort" in jax.config.values
 _QUICK = {"exec_time_optimization_effort": -1.0} if _OLD_JAX else {"optimization_level": "O0"}
 _EFFORTS: dict[str, dict[str, Any]] = {"quick": _QUICK, "full": {}, "forced": {}}
 
 
 class TooLargeError(TrainingError):
-    """A program does not fit into a device's memory; `required` and `available` are bytes."""
+    """A program does not fit into a device's memory.
+
+    Attributes:
+        required: bytes that the program needs; None if unknown.
+        available: bytes that a device has; None if unknown.
+    """
 
     def __init__(self, what: str, required: int | None, available: int | None, reason: str = ""):
         self.required, self.available = required, available
@@ -49,15 +54,16 @@ def compile_program(
     """Returns the compiler's report for a program, from the cache if possible.
 
     Args:
-        lowered: from `jax.jit(...).lower(...)`, sharded over the target's devices.
-        target: the devices.
-        effort: of the compiler.
-        what: description of the program for messages: "32 images a device".
-        cache: look up the program in the cache. It is stored there in any case.
+        lowered: result of `jax.jit(...).lower(...)`, sharded over the target's devices.
+        target: devices to compile for.
+        effort: effort of the compiler; "quick" skips the search for the best tilings.
+        what: description of the program for messages, such as "32 images a device".
+        cache: whether to look for the report in the cache. A new report is always stored there.
 
     Returns:
-        Bytes of arguments, outputs, temporaries, code; FLOPs; the compiler's own estimates of time;
-        the communication between devices; and each operation, see `hlo.operations`.
+        A dict with the bytes of arguments, outputs, temporaries and code; the FLOPs; the compiler's
+        estimates of time; the communication between devices; and each operation, see
+        `hlo.operations`.
 
     Raises:
         TooLargeError: if the program does not fit into a device's memory.
@@ -107,7 +113,7 @@ def _compile(lowered: Any, effort: Effort) -> Report:
 
 
 def _cache_file(text: str, target: Topology, effort: Effort) -> Path:
-    """Returns the path of a cached report, which depends on all inputs of the compiler."""
+    """Returns the path of a cached report; the path depends on all inputs of the compiler."""
     flags = (os.environ.get("XLA_FLAGS", ""), os.environ.get("LIBTPU_INIT_ARGS", ""))
     tuned = "quick" if effort == "quick" else "full"
     key = (text, target.name, target.compiler, jax.__version__, tuned)

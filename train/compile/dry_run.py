@@ -16,7 +16,7 @@ from train.run.command_line import Config
 
 
 def describe(config: Config, job: Job) -> dict[str, Any]:
-    """Prints configuration, parameters, FLOPs, memory and schedule; returns the numbers."""
+    """Prints configuration, parameters, FLOPs, memory and schedule; returns a dict of numbers."""
     print(json.dumps(as_json(config), indent=2))
     with job.batches(0, 1) as batches:
         batch = next(batches)
@@ -48,7 +48,7 @@ def describe(config: Config, job: Job) -> dict[str, Any]:
 
 
 def _schedule(job: Job) -> str:
-    """Returns the learning rate over the run, as a table."""
+    """Returns a text table of the learning rate at steps of the run."""
     lines = ["   epoch      step  rate"]
     for step in sorted({int(s) for s in np.linspace(0, job.total - 1, 21)}):
         lines.append(f"{step / job.per_epoch:8.2f} {step:9}  {job.rate(step):.4g}")

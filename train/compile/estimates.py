@@ -1,4 +1,4 @@
-"""Prints the memory and time of a compiled step, from the compiler's report."""
+"""Estimates and formats the memory and time of a compiled step, from the compiler's report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Report = dict[str, Any]
 
 
 def headline(config: Config, dataset: Dataset, target: Topology) -> str:
-    """Describes the step and the devices."""
+    """Returns two lines that describe the step and the devices."""
     network, size = config.network, config.batch.batch_size
     each = size / len(target.devices)
     return (
@@ -27,7 +27,7 @@ def headline(config: Config, dataset: Dataset, target: Topology) -> str:
 
 
 def complete(found: Report, target: Topology) -> Report:
-    """Adds derived values to a report: total memory, times, images per second, share of peak."""
+    """Returns a report with derived values: total memory, times, images/s, share of peak FLOPs."""
     result = dict(found)
     used = ("argument_bytes", "output_bytes", "temporary_bytes", "code_bytes")
     result["memory_bytes"] = sum(found[name] for name in used) - found["donated_bytes"]
@@ -48,10 +48,10 @@ def complete(found: Report, target: Topology) -> Report:
 
 
 def _roofline(found: Report) -> float | None:
-    """Returns the compiler's `optimal_seconds`, corrected for unknown instructions.
+    """Returns the compiler's `optimal_seconds`, corrected for custom calls; None if impossible.
 
-    The compiler subtracts a second for some custom calls. A step is assumed to take less than a
-    second.
+    The compiler subtracts a second for each custom call of some kinds. The correction adds these
+    seconds back. It assumes that a step, or each part of a split step, takes less than a second.
     """
     raw = found["optimal_seconds"]
     if raw is None:
@@ -63,16 +63,16 @@ def _roofline(found: Report) -> float | None:
 def _cycles(found: Report, target: Topology) -> float | None:
     """Converts the compiler's estimate of cycles to seconds; None if there is no good estimate.
 
-    The estimate is good only if the compiler has searched for the best tilings, which it does not
-    do with the effort "quick", and if the step is not split into parts.
+    The effort "quick" gives no good estimate, because the compiler does not search for the best
+    tilings. Neither does a step that is split into parts.
     """
     clock = hardware.clock(target.kind)
-    whole = found["effort"] != "quick" and found["grad_accum"] == 1  # a loop's body has no sum
+    whole = found["effort"] != "quick" and found["grad_accum"] == 1  # no sum for a loop
     return found["cycles"] / clock if clock and found["cycles"] and whole else None
 
 
 def table(result: Report) -> str:
-    """Formats a report. Values are per device unless stated otherwise."""
+    """Returns a report as a text table. Values are per device unless stated otherwise."""
     capacity = result["capacity_bytes"]
     of_capacity = f", of {_size(capacity)} that it has" if capacity else ""
     lines = [

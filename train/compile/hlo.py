@@ -22,18 +22,18 @@ _COLLECTIVE = re.compile(rf" = (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)")
-_NO_ESTIMATE = 1 << 50  # the compiler's own mark is 2**60
+_NO_ESTIMATE = 1 << 50  # the compiler writes 2**60 if it has no estimate
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Communication between devices, of one kind and dtype.
+    """All communication between devices of one kind and dtype.
 
     Attributes:
-        kind: "all-reduce", "all-gather", ...
-        dtype: of the arrays.
-        count: instructions; one may carry several arrays.
-        bytes: of all results on one device.
+        kind: kind of instruction, such as "all-reduce" or "all-gather".
+        dtype: dtype of the arrays.
+        count: number of instructions; one instruction may carry several arrays.
+        bytes: total bytes of all results on one device.
         largest: bytes of the largest instruction.
     """
 
@@ -49,11 +49,12 @@ class Operation:
     """An instruction of the entry computation that takes time.
 
     Attributes:
-        name: of the instruction.
-        kind: "convolution" for fusions that contain one, "loop" for other fusions, else the opcode.
-        cycles: the compiler's estimate; None if it has none.
-        bytes: read and written, with whole operands.
-        source: the operation of the traced program.
+        name: name of the instruction.
+        kind: "convolution" for a fusion with a convolution, "loop" for any other fusion, else the
+            opcode.
+        cycles: cycles that the compiler estimates; None if it estimates none.
+        bytes: bytes read and written. Operands count as if they were read completely.
+        source: name of the operation in the traced program; empty if unknown.
     """
 
     name: str
@@ -104,14 +105,14 @@ def _convolving(text: str) -> set[str]:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Returns the communication between devices in a program, largest first."""
+    """Returns the communication between devices in a compiled program, the most bytes first."""
     sizes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for result, kind, started in _COLLECTIVE.findall(text):
         arrays = [(dtype, _size(bits, shape)) for dtype, bits, shape in _ARRAY.findall(result)]
         if kind == "send":
-            arrays = arrays[:1]  # beside a token and a count
+            arrays = arrays[:1]  # without the token and the count
         elif started and kind in ("all-gather", "collective-permute"):
-            arrays = arrays[len(arrays) // 2 :]  # operands stand beside the results
+            arrays = arrays[len(arrays) // 2 :]  # without the operands
         by_dtype: dict[str, int] = collections.defaultdict(int)
         for dtype, size in arrays:
             by_dtype[dtype] += size
@@ -129,10 +130,12 @@ def custom_calls(text: str) -> int:
 def cycles(text: str) -> tuple[int, dict[str, int]]:
     """Returns the estimated cycles of a TPU program, and the instructions without an estimate.
 
-    Only instructions of the entry computation have estimates, which include what they call.
+    Only instructions of the entry computation are read. The estimate of an instruction includes the
+    computations that it calls.
 
     Returns:
-        The sum, and the number of instructions of each kind that it does not include.
+        The sum of the estimates, and a dict with the number of instructions without an estimate, by
+        opcode.
     """
     total, without = 0, collections.Counter()
     for line in _entry(text):
@@ -145,7 +148,7 @@ def cycles(text: str) -> tuple[int, dict[str, int]]:
     return total, dict(without.most_common())
 
 
-# They name values, and take no time.
+# Opcodes of instructions that only name values, and take no time.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 
 
@@ -161,10 +164,10 @@ def _entry(text: str) -> Iterator[str]:
 
 
 def _size(bits: str, shape: str) -> int:
-    """Returns the bytes of an array.
+    """Returns the size of an array in bytes.
 
     Args:
-        bits: the number in the dtype's name, such as "32"; empty for a bool, which takes a byte.
-        shape: the sides, separated by commas.
+        bits: bits per element as text, such as "32"; empty for a bool, which takes a byte.
+        shape: sizes of the dimensions as text, separated by commas.
     """
     return math.prod(int(n or 1) for n in shape.split(",")) * int(bits or 8) // 8

@@ -1,4 +1,4 @@
-"""TPU slices and GPU machines as compilation targets, which need not exist here."""
+"""Describes TPU slices and GPU machines to compile for, which need not exist here."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Topology:
     """Devices to compile for.
 
     Attributes:
-        name: as given on the command line.
+        name: name of the topology, such as "v5e:4x4".
         platform: "tpu" or "gpu".
-        devices: all of them. v4, v5 and later have one per chip; v2, v3 and tpu7x have two.
-        chips: number of chips or GPUs.
-        compiler: package and version of the compiler.
+        devices: all devices. A chip of v2, v3 or tpu7x has two devices, any other chip has one.
+        chips: number of TPU chips or GPUs.
+        compiler: name and version of the compiler's package.
     """
 
     name: str
@@ -46,23 +46,23 @@ class Topology:
 
     @property
     def kind(self) -> str:
-        """jax's name of the devices."""
+        """JAX's name of the kind of device, such as "TPU v5 lite"."""
         return self.devices[0].device_kind
 
     @property
     def family(self) -> str:
-        """The generation: "v5e", "h100"."""
+        """The generation of the devices, such as "v5e" or "h100"."""
         match = _FORM.fullmatch(self.name)
         assert match is not None
         return match[2]
 
 
 def describe(name: str) -> Topology:
-    """Returns the devices of a topology, which need not exist.
+    """Returns a topology by its name. The devices need not exist.
 
     Args:
-        name: "v5e:4x4", chips along each axis; "2*v5e:4x4", two such slices; "v5litepod-16", the
-            same as "v5e:4x4"; "h100:2x8", two hosts with eight GPUs each.
+        name: "v5e:4x4" for a slice of 4x4 chips; "2*v5e:4x4" for two such slices; "v5litepod-16",
+            Cloud TPU's name of "v5e:4x4"; "h100:2x8" for two hosts with eight GPUs each.
 
     Raises:
         UsageError: if there is no such topology, or its compiler is not installed.
@@ -86,7 +86,7 @@ def describe(name: str) -> Topology:
 
 
 def _target(family: str) -> Path:
-    """Returns the path of the file that describes a kind of GPU to the compiler; need not exist."""
+    """Returns the path of the compiler's file about a kind of GPU; only known GPUs have a file."""
     return _GPUS / f"{family}.txtpb"
 
 
@@ -94,7 +94,7 @@ def _tpus(name: str, slices: int, family: str, sides: list[int], chips: int) -> 
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if family == "v4":
         options["chip_config_name"] = "megacore"  # two cores as one device, as users of v4 see it
-    if any(side == 1 for side in sides[:2]):  # a part of a host's 2x2
+    if any(side == 1 for side in sides[:2]):  # fewer chips than the 2x2 of a host
         options["chips_per_host_bounds"] = (min(sides[0], 2), min(sides[1], 2), 1)
     quiet_without_tpu()
     # Nothing is executed, so the lock that protects chips from other processes is not needed.
@@ -123,7 +123,7 @@ def _installed(package: str, what: str, extra: str) -> str:
 
 
 def _ask(name: str, shape: str, platform: str, options: dict[str, Any]) -> Sequence[Any]:
-    jax.config.update("jax_platforms", "cpu")  # the devices of this machine are not asked for
+    jax.config.update("jax_platforms", "cpu")  # do not start the devices of this machine
     try:
         return topologies.get_topology_desc(shape, platform=platform, **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
@@ -134,11 +134,10 @@ def _ask(name: str, shape: str, platform: str, options: dict[str, Any]) -> Seque
 
 
 def capacity(topology: Topology) -> int | None:
-    """Returns the bytes of memory that a program may use on a device.
+    """Returns the bytes of memory that a program may use on a device; None if unknown.
 
     For TPUs, this compiles a program that is far too large, and reads the size from the compiler's
-    error; None if the error does not state it. For GPUs, the size is jax's default, three quarters
-    of the memory.
+    error. For GPUs, the size is JAX's default, three quarters of the memory.
     """
     if topology.platform == "gpu":
         size = re.search(r"device_memory_size: (\d+)", _target(topology.family).read_text())
@@ -154,13 +153,13 @@ def capacity(topology: Topology) -> int | None:
 
 
 def available(refusal: str) -> int | None:
-    """Reads the memory of a device from the compiler's error."""
+    """Returns the bytes of memory that a device has, as stated in a compiler error, or None."""
     match = re.search(r"exceeds available HBM \(([\d.]+)([KMGT])\)", refusal)
     return _bytes(match) if match else None
 
 
 def required(refusal: str) -> int | None:
-    """Reads the memory that a program would need from the compiler's error."""
+    """Returns the bytes of memory that a program needs, as stated in a compiler error, or None."""
     match = re.search(r"total memory required for HLO temporaries \(([\d.]+)([KMGT])\)", refusal)
     return _bytes(match) if match else None
 

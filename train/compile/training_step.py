@@ -29,7 +29,7 @@ _PRECISION = 16  # relative accuracy of the search
 
 
 def describe(config: Config, dataset: Dataset) -> Report:
-    """Compiles the step, prints and returns the compiler's report.
+    """Compiles the training step; prints and returns the compiler's report.
 
     Raises:
         UsageError: if the topology does not exist, its compiler is not installed, or the batch
@@ -50,10 +50,11 @@ def describe(config: Config, dataset: Dataset) -> Report:
 
 
 def describe_topology(config: Config) -> Topology:
-    """Returns the devices of `--compile-only`.
+    """Returns the topology that `--compile-only` names.
 
     Raises:
-        UsageError: if the configuration cannot be compiled for them.
+        UsageError: if there is no such topology, its compiler is not installed, or the
+            configuration cannot be compiled for it.
     """
     run = config.run
     assert run.compile_only is not None
@@ -69,10 +70,10 @@ def describe_topology(config: Config) -> Topology:
 
 
 def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
-    """Returns the report of a step, from the cache if its program is known.
+    """Returns the compiler's report of the training step, from the cache if possible.
 
     Raises:
-        TooLargeError: if it does not fit into a device's memory.
+        TooLargeError: if the step does not fit into a device's memory.
         TrainingError: if the compiler fails for another reason.
     """
     network, batch, run = config.network, config.batch, config.run
@@ -116,13 +117,14 @@ def compile_step(config: Config, dataset: Dataset, target: Topology) -> Report:
 def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
     """Returns the largest total batch of all devices that fits into memory; 0 if none fits.
 
-    Each device gets a multiple of eight images, or fewer than eight. A batch that is larger than
-    the result by one sixteenth does not fit.
+    The unit of the search is one image per device, times `grad_accum` and `bn_group` if given. The
+    result is exact if it is less than eight units. Otherwise it is a multiple of eight units, and a
+    batch does not fit if it is larger by one sixteenth and by at least eight units.
 
     Args:
-        config: of the run. The search starts from its batch size.
-        dataset: of the run.
-        target: the devices.
+        config: configuration of the run; the search starts from its batch size.
+        dataset: data set of the run.
+        target: devices to compile for.
     """
     batch = config.batch
     unit = len(target.devices) * batch.grad_accum * max(batch.bn_group, 1)
@@ -143,12 +145,12 @@ def largest_batch(config: Config, dataset: Dataset, target: Topology) -> int:
 
 
 def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -> int | None:
-    """Returns the next size to try; None if the search is accurate enough.
+    """Returns the next batch size to try; None if the search is accurate enough.
 
-    A size is a number of images in units of the smallest batch that the devices can share.
+    Sizes are in the unit of `largest_batch`.
 
     Args:
-        measured: the sizes so far, each with the share of a device's memory that it needs.
+        measured: the sizes that were tried, each with the share of a device's memory that it needs.
         fits: the largest size that fits; 0 if none is known.
         fails: the smallest size that does not fit; None if none is known.
     """
@@ -176,10 +178,9 @@ def _next_try(measured: list[tuple[int, float]], fits: int, fails: int | None) -
 
 
 def _where_memory_ends(measured: list[tuple[int, float]]) -> int:
-    """Returns the size that needs all the memory, by linear extrapolation.
+    """Returns the size that needs all the memory, by linear extrapolation; 0 if impossible.
 
-    The line goes through the last two measurements, or through the only one and the origin. Returns
-    0 if they need equal memory, or if there are none.
+    The line goes through the last two measurements, or through the only one and the origin.
     """
     (n, before), (m, share) = [(0, 0.0), (0, 0.0), *measured][-2:]
     return round(m + (1 - share) * (m - n) / (share - before)) if share != before else 0
@@ -206,7 +207,7 @@ def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int
 
 
 def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch from the input pipeline."""
+    """Returns the shapes and dtypes of a batch from the input pipeline."""
     image, count = dataset.train[0].image, config.batch.batch_size
     shape = (config.input.image_size, config.input.image_size, dataset.channels)
     shape = image.shape if isinstance(image, np.ndarray) else shape

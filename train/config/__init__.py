@@ -1,1 +1,1 @@
-"""How options are declared, checked and parsed; the recipes."""
+"""Declares, checks and parses options; contains the recipes."""

@@ -5,8 +5,8 @@ those of the Inception V3 paper (1512.00567, section 8): RMSProp with decay 0.9,
 and exponential decay of the learning rate. Momentum 0.9, auxiliary weight 0.4 and weight decay 4e-5
 are TF-slim's. Some networks use InceptionNeXt's AdamW instead.
 
-Because the run is short, the learning rate decays within a few epochs instead of a hundred. For the
-same reason the moving averages are short: 0.9 for BatchNorm, 0.99 for the weights.
+Because the run is short, the learning rate decays within a few epochs instead of a hundred, and the
+moving averages decay faster: 0.9 for BatchNorm, 0.99 for the weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""How options are declared, and functions that apply to all options.
+"""Defines how options are declared; contains functions that apply to all options.
 
-Each package declares its options in frozen dataclasses, in a file of its own that does not import
-jax. An option is a field. The docstring below the field is the help text. The annotation contains
-the allowed range, and `MAY_CHANGE` if it applies. `train/run/command_line.py` nests the
-dataclasses. On the command line, in recipes and in `config.json`, the names are not nested.
+Each package declares its options in frozen dataclasses, in a separate file that does not import
+jax. Each field is an option. The attribute docstring below the field is the help text. The
+annotation contains the allowed range, and `MAY_CHANGE` if the option may differ when a run resumes.
+`train/run/command_line.py` nests the dataclasses. On the command line, in recipes and in
+`config.json`, the options are flat.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Options = TypeVar("Options")
 
 
 class Rule(NamedTuple):
-    """A range of numbers: the test of a number, and the message for a number that fails it."""
+    """An allowed range: a function that tests a number, and the message if the test fails."""
 
     holds: Callable[[float], bool]
     message: str
@@ -39,7 +40,7 @@ how verbosely the run computes. It changes the result of a step at most by round
 
 
 def flat(options: Any) -> dict[str, Any]:
-    """Returns all options by name."""
+    """Returns a flat dict of all options by name."""
     values: dict[str, Any] = {}
     for name, value in vars(options).items():
         values |= flat(value) if dataclasses.is_dataclass(value) else {name: value}
@@ -47,12 +48,12 @@ def flat(options: Any) -> dict[str, Any]:
 
 
 def as_json(options: Any) -> dict[str, Any]:
-    """Returns all options by name, as stored in `config.json`."""
+    """Returns a flat dict of all options by name, in the form that `config.json` stores."""
     return {n: str(v) if isinstance(v, os.PathLike) else v for n, v in flat(options).items()}
 
 
 def override(options: Options, values: Mapping[str, Any]) -> Options:
-    """Returns a copy with other values for the options of these names, wherever they are nested.
+    """Returns a copy of nested options, with new values for the options named in `values`.
 
     Raises:
         TypeError: if there is no such option.
@@ -72,7 +73,7 @@ def check_ranges(options: Any) -> None:
     """Checks every number against the rules on its field.
 
     Raises:
-        UsageError: naming the option, its value and what it must be.
+        UsageError: if a number breaks a rule; the message names option, value and rule.
     """
     for name, value, metadata in _annotated(options):
         if not isinstance(value, int | float):
@@ -90,7 +91,7 @@ def may_change(options: Any) -> set[str]:
 
 
 def _annotated(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Yields name, value and metadata of every option."""
+    """Yields the name, the value and the annotation's metadata of every option."""
     hints = _hints(type(options))
     for name, value in vars(options).items():
         if dataclasses.is_dataclass(value):
@@ -101,5 +102,5 @@ def _annotated(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Returns the evaluated annotations of a class. Python stores them as text."""
+    """Returns the evaluated annotations of a class, which Python stores as text."""
     return typing.get_type_hints(kind, include_extras=True)

@@ -1,9 +1,9 @@
 """The recipe `finetune`: trains a network from pretrained weights on 50 to 50,000 images.
 
-The run first trains only the classifier. The backbone and its BatchNorm statistics are frozen. Then
-the run trains the whole network, at a lower learning rate. It does so because the first gradients
-of a new classifier are noise, which would damage the pretrained backbone (Kumar et al.,
-2202.10054). Batch size, epochs and learning rates depend on the number of images, see
+The run first trains only the classifier. The backbone and its BatchNorm statistics are frozen,
+because the first gradients of a new classifier are noise, which would damage the pretrained
+backbone (Kumar et al., 2202.10054). Then the run trains the whole network, at a lower learning
+rate. Batch size, epochs and learning rates depend on the number of images, see
 `train/run/scaling.py`.
 """
 

@@ -1,7 +1,8 @@
-"""A command line parser made from dataclasses of options.
+"""Makes a command line parser from dataclasses of options.
 
-The type of a field determines its flag and values, and the text below the field is its help. The
-result only contains options that are on the command line, because recipes set the others.
+The name and the type of a field determine its flag and values. The attribute docstring below the
+field is the help text. The parsed result contains only the options that are on the command line,
+because a recipe sets the others.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class OptionParser(Parser):
     """A parser that raises errors instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises the message.
+        """Raises a UsageError with the message.
 
         Raises:
             UsageError: always.
@@ -63,7 +64,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option as written on the command line."""
+        """The option as written on the command line, such as "--batch-size"."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
@@ -125,7 +126,7 @@ def _add(group: Any, option: Option, choices: Sequence[str] | None) -> None:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         return
     settings: dict[str, Any] = dict(help=text)
-    if kind is bool:  # not given is a third answer
+    if kind is bool:  # None means that neither flag is given
         negative = f"--no-{flag[2:]}"
         group.add_argument(flag, action="store_const", const=True, dest=option.name, help=text)
         group.add_argument(
@@ -150,7 +151,7 @@ def _or_none(reader: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _texts(options: type) -> dict[str, str]:
-    """Returns the text below each field of a dataclass."""
+    """Returns the attribute docstrings of a dataclass, by field."""
     body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body  # type: ignore[attr-defined]
     return {
         field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ")

@@ -1,6 +1,6 @@
 """Names of options and values in other training programs: timm, torchvision, Keras and others.
 
-Error messages use them to suggest the name that this programme uses. They are not aliases.
+The parser does not accept these names. Its error messages suggest this programme's names.
 """
 
 from __future__ import annotations

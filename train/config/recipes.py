@@ -2,8 +2,8 @@
 
 A recipe maps the names of options to values. Comments give the source of each number. Papers:
 GoogLeNet 1409.4842, BN-Inception 1502.03167, Inception V3 1512.00567, V4 and Inception-ResNet
-1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900. "slim" is TF-slim's
-`train_image_classifier.py` and its network files, "the TPU code" tensorflow/tpu's
+1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900. "slim" means TF-slim's
+`train_image_classifier.py` and its network files. "The TPU code" means tensorflow/tpu's
 `models/experimental/inception/inception_v3.py`.
 """
 
@@ -55,7 +55,7 @@ RECIPES: dict[str, Options] = {
         aux_weight=0.3,  # the paper too, section 5
         dropout=0.4,  # the paper too; 0.7 in the auxiliary heads is fixed in the network
         ema_decay=0.0,  # the paper averages (Polyak), Caffe does not
-        bn_momentum=0.9997,  # slim, for the readings with BatchNorm; the paper's has none
+        bn_momentum=0.9997,  # slim, for options with BatchNorm; the paper has none
         clip_norm=0.0,
     ),
     # 1502.03167, section 4.2: "BN-x5", the baseline's rate 0.0015 times five.
@@ -99,11 +99,11 @@ RECIPES: dict[str, Options] = {
         ema_decay=0.9999,  # slim; the paper: "a running average of the parameters"
         bn_momentum=0.9997,  # slim
     ),
-    # The TPU code, lines 128 to 258 and 558 to 634; > 78.1 % in about 170 epochs by its tutorial.
+    # The TPU code, lines 128 to 258 and 558 to 634. Its tutorial says > 78.1 % in about 170 epochs.
     "inception_v3_tpu": dict(
         {**_SLIM_INPUT, **_RMSPROP},
         image_size=299,
-        distort="none",  # behind a flag there, for what it costs
+        distort="none",  # off by default there, because it is slow
         batch_size=1024,
         epochs=170.0,  # 213 k steps
         learning_rate=0.165,
@@ -166,7 +166,7 @@ RECIPES: dict[str, Options] = {
         image_size=299,
         optimizer="rmsprop",
         rms_decay=0.9,
-        rms_eps=1e-7,  # not stated; the rate is Keras' default, and so is this
+        rms_eps=1e-7,  # not stated; Keras' default, like the learning rate
         momentum=0.9,
         batch_size=256,  # not stated
         epochs=10.0,  # not stated: over a month
@@ -201,18 +201,18 @@ RECIPES: dict[str, Options] = {
         warmup_start=2.5e-4,  # 1e-6
         weight_decay=0.05,
         label_smoothing=0.1,
-        randaugment=9.0,  # rand-m9-mstd0.5-inc1; colour jitter is off where timm has this
+        randaugment=9.0,  # rand-m9-mstd0.5-inc1; timm turns colour jitter off with it
         mixup=0.8,
         cutmix=1.0,
         random_erasing=0.25,
         dropout=0.0,
         aux_weight=0.0,
-        ema_decay=0.0,  # the recipe of 384 pixels alone averages
+        ema_decay=0.0,  # only the recipe for 384 pixels averages
         bn_momentum=0.9,  # PyTorch's 0.1
         clip_norm=0.0,
-        # Stochastic depth is that of the network's size: 0.1, 0.3, 0.4.
+        # Stochastic depth has the default of the network: 0.1, 0.3, 0.4.
     ),
-    # The same, scripts/: atto.
+    # sail-sg/inceptionnext, scripts/: atto.
     "inception_next_atto": dict(
         batch_size=1280,
         epochs=600.0,
@@ -237,12 +237,12 @@ _BY_ARCH = {
     "inception_next_*": "inception_next",
 }
 
-# Below this many training images a paper's recipe would be of no use, and `demo` is taken.
+# With fewer training images, a paper's recipe would be useless, and the default is `demo`.
 LARGE = 100_000
 
 
 def names() -> list[str]:
-    """Returns the recipes that `--recipe` takes."""
+    """Returns the names of the recipes that `--recipe` takes."""
     return ["demo", "finetune", *RECIPES]
 
 
@@ -250,11 +250,11 @@ def default_recipe(arch: str, images: int) -> str:
     """Returns the name of the default recipe of a network.
 
     Args:
-        arch: the network.
+        arch: name of the network.
         images: number of training images.
 
     Raises:
-        UsageError: if no recipe is for this network.
+        UsageError: if there is no recipe for this network.
     """
     if images < LARGE:
         return "demo"
@@ -265,13 +265,13 @@ def default_recipe(arch: str, images: int) -> str:
 
 
 def options(recipe: str, arch: str, *, photographs: bool) -> Options:
-    """Returns the options of a recipe for a network; any recipe trains any network.
+    """Returns the options that a recipe sets, with their values; any recipe trains any network.
 
     Args:
-        recipe: its name.
-        arch: the network.
-        photographs: whether the images are photographs. `demo` and `finetune` then have other
-            crops, and `demo` more epochs.
+        recipe: name of the recipe.
+        arch: name of the network.
+        photographs: whether the images are photographs. If so, `demo` and `finetune` crop randomly,
+            and `demo` has more epochs.
 
     Raises:
         UsageError: if `demo` has no options for this network.

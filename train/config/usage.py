@@ -1,4 +1,4 @@
-"""`--help`: the options that most runs need, one line each."""
+"""Formats the text of `--help`: the options that most runs need, one line each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ examples:
 
 _COMMON: dict[str, dict[str, tuple[str, str]]] = {
     "network and recipe": {
-        "arch": ("NAME", "see `inception-jax list`"),
+        "arch": ("NAME", "network, see `inception-jax list`"),
         "recipe": ("NAME", "set of defaults for the other options, see below"),
         "init_from": ("FILE", "weights to start from"),
         "freeze_backbone": ("", "train only the classifier"),
         "head_epochs": ("X", "first train only the classifier"),
     },
     "data": {
-        "dataset": ("NAME", "or folder, or a TFDS data set"),
+        "dataset": ("NAME", "folder, or a TFDS data set"),
         "data_dir": ("FOLDER", "where the data set is"),
         "image_size": ("N", "side of the images, in pixels"),
         "workers": ("N", "processes that decode images"),
@@ -44,9 +44,9 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
     },
     "optimiser and regularisation": {
         "optimizer": ("NAME", "rmsprop, sgd or adamw"),
-        "weight_decay": ("X", "of kernels"),
-        "label_smoothing": ("X", "share spread over all classes"),
-        "dropout": ("X", "rate before the classifier"),
+        "weight_decay": ("X", "weight decay of kernels"),
+        "label_smoothing": ("X", "share of the target spread over all classes"),
+        "dropout": ("X", "dropout rate before the classifier"),
         "ema_decay": ("X", "moving average of weights; 0: off"),
         "randaugment": ("X", "magnitude of RandAugment; 0: off"),
         "mixup": ("X", "alpha of mixup; 0: off"),
@@ -54,7 +54,7 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
     },
     "the run": {
         "workdir": ("FOLDER", "for checkpoints, logs, pictures, weights; default: in runs/"),
-        "seed": ("N", "of all random numbers"),
+        "seed": ("N", "seed of all random numbers"),
         "dtype": ("NAME", "bfloat16 is faster on TPUs and GPUs"),
         "log_every": ("N", "steps between lines of the log"),
         "eval_every": ("X", "epochs between evaluations"),
@@ -67,7 +67,7 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def short_help(options: Iterable[Option], recipes: Iterable[str]) -> str:
-    """Returns the help of the common options, and the names of the others.
+    """Returns the help of the common options, and the flags of all other options.
 
     Args:
         options: all options, with the defaults to show.
@@ -91,7 +91,7 @@ def short_help(options: Iterable[Option], recipes: Iterable[str]) -> str:
 
 def _line(option: Option, value: str, text: str) -> str:
     default = f" (default: {option.shown_default})"
-    # Flags that are off have no default, nor options that the data or other options decide.
+    # No default is shown for flags that are off, and for options that depend on other options.
     plain = not value or option.default is None or option.name in ("recipe", "workdir")
     return f"  {f'{option.flag} {value}':26}{text}{'' if plain else default}"
 

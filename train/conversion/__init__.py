@@ -1,1 +1,1 @@
-"""Data sets converted to array_record."""
+"""Converts data sets to the array_record format."""

@@ -21,15 +21,15 @@ def convert_folder(src: Path, dst: Path, name: str = "images") -> Path:
     """Converts a folder of images into a TFDS data set.
 
     Args:
-        src: the folder, in the layout of `image_folder.open_folder`.
-        dst: the parent of NAME/1.0.0.
-        name: the data set's name: lower-case letters, digits and underscores.
+        src: path of the folder, which has training and test images, see `image_folder.list_folder`.
+        dst: path of the folder in which NAME/1.0.0 is written.
+        name: name of the data set: lower-case letters, digits and underscores.
 
     Returns:
-        The new folder.
+        The path of the new folder NAME/1.0.0.
 
     Raises:
-        UsageError: if the folder cannot be used or the result exists.
+        UsageError: if `src` or one of its images cannot be used, or if the result exists.
         TrainingError: if the result cannot be written.
     """
     if not src.is_dir():

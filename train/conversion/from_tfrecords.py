@@ -1,9 +1,9 @@
 """Converts TFRecord files into TFDS data sets in the array_record format.
 
-`tfds convert_format` of TFDS 4.9.10 cannot replace this. It needs TensorFlow and apache_beam. With
-another folder as its target it writes no metadata, because it looks for the new files in the old
-folder. With several workers, its default, it ignores errors such as a damaged file. It does not
-read Inception's shards.
+`tfds convert_format` of TFDS 4.9.10 cannot replace this module. It needs TensorFlow and
+apache_beam. If its target differs from its source folder, it writes no metadata, because it looks
+for the new files in the source folder. With several workers, which is the default, it ignores
+errors such as a damaged file. It does not read Inception's shards.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ def convert_tfrecords(
     """Converts TFRecord files into a TFDS data set in the array_record format.
 
     Args:
-        src: the folder of a version in TFDS, or a folder of `train-00000-of-01024` and
-            `validation-00000-of-00128` with the features image/encoded, image/class/label and
-            optionally image/class/synset and image/filename.
-        dst: the parent of NAME/VERSION.
-        name: the new data set's name; by default the source's name or "imagenet2012".
-        label_offset: added to the labels of `train-00000-of-01024` and similar files. The labels of
-            a version in TFDS do not change.
+        src: path of the folder NAME/VERSION of a TFDS data set, or of a folder of shards such as
+            `train-00000-of-01024` and `validation-00000-of-00128`. The shards have the features
+            image/encoded, image/class/label and optionally image/class/synset and image/filename.
+        dst: path of the folder in which NAME/VERSION is written.
+        name: name of the new data set; None for the name of the TFDS data set, or for
+            "imagenet2012" if `src` has shards.
+        label_offset: number to add to the labels of shards. The labels of a TFDS data set do not
+            change.
 
     Returns:
-        The new folder.
+        The path of the new folder NAME/VERSION.
 
     Raises:
         UsageError: if the files are damaged or incomplete, or the result exists.
@@ -55,7 +56,7 @@ def convert_tfrecords(
 
 
 def _convert_tfds(src: Path, dst: Path, name: str | None) -> Path:
-    """Copies the records file by file and updates the format in dataset_info.json."""
+    """Copies the records of a TFDS data set; changes the format in dataset_info.json."""
     try:
         info = tfds.builder_from_directory(str(src)).info
         metadata = json.loads((src / "dataset_info.json").read_text())
@@ -98,7 +99,7 @@ def _counted(path: Path, expected: int) -> Iterator[bytes]:
 
 
 def _convert_shards(src: Path, dst: Path, name: str, label_offset: int) -> Path:
-    """Converts the features of Inception's shards to those of `tfds_writer.image_features`."""
+    """Converts Inception's shards to records with the features of `tfds_writer.image_features`."""
     files = _shard_files(src)
     labels = _Labels(label_offset)
     shards: Shards = {split: list(map(labels.records, paths)) for split, paths in files.items()}
@@ -115,7 +116,7 @@ def _shard_files(src: Path) -> dict[str, list[Path]]:
     """Lists the shards of each split in `src` and its folders "train" and "validation".
 
     Raises:
-        UsageError: if there are none or some are missing.
+        UsageError: if there are no shards, or if a shard is missing.
     """
     found: dict[str, dict[int, Path]] = {}
     counts: dict[str, set[int]] = {}
@@ -145,7 +146,7 @@ class _Labels:
     def __init__(self, offset: int) -> None:
         text = tfds.features.Text()
         label = tfds.features.Scalar(np.int64)
-        # A slash in a record's key is a level of the features.
+        # A slash in a record's key stands for a level of nested features.
         self._source = tfds.features.FeaturesDict(
             {
                 "image": {
@@ -186,7 +187,10 @@ class _Labels:
             raise UsageError(f"{where}: label {label} is {name!r} and {self._synsets[label]!r}")
 
     def names(self) -> tuple[str, ...]:
-        """The classes in the order of their labels."""
+        """Returns the class names in the order of the labels.
+
+        The label is the name of a class without a synset.
+        """
         count = max(self._synsets, default=-1) + 1
         return tuple(self._synsets.get(label) or str(label) for label in range(count))
 

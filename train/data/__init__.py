@@ -1,1 +1,1 @@
-"""Data sets to batches; imports neither JAX nor a network."""
+"""Opens data sets and makes batches of them. Imports neither JAX nor a network."""

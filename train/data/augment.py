@@ -1,6 +1,6 @@
 """Crops and mirrors images for training and evaluation.
 
-All random numbers come from the generator argument, so equal generators give equal pixels.
+All random numbers come from the argument `rng`, so equal generators give equal pixels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ATTEMPTS = 10
 
 
 def inception_box(height: int, width: int, rng: np.random.Generator, area_min: float) -> Box:
-    """Draws the Inception papers' crop (1409.4842, section 6).
+    """Draws the random crop of the Inception papers (1409.4842, section 6).
 
-    Its share of the image's area is uniform between `area_min` and 1. Its aspect ratio is between
-    3/4 and 4/3 and uniform in the logarithm, as in torchvision's `RandomResizedCrop`: portrait and
-    landscape crops are equally likely. (`tf.image.sample_distorted_bounding_box` draws the height
-    uniformly, which gives more small crops.) If ten attempts do not fit into the image, the crop is
-    the largest central part with an allowed ratio, also as in torchvision.
+    The crop's share of the image's area is uniform between `area_min` and 1. Its aspect ratio is
+    between 3/4 and 4/3 and uniform in the logarithm, so portrait and landscape crops are equally
+    likely, as in torchvision's `RandomResizedCrop`. (`tf.image.sample_distorted_bounding_box` draws
+    the height uniformly, which gives more small crops.) If ten attempts do not fit into the image,
+    the crop is the largest central part with an allowed ratio, also as in torchvision.
     """
     low, high = (math.log(ratio) for ratio in _ASPECT)
     for _ in range(_ATTEMPTS):
@@ -56,19 +56,19 @@ def train_view(
 
     Args:
         data: an encoded image, or pixels [h, w, c] uint8.
-        rng: the image's generator for this epoch.
-        crop: "inception": `inception_box`, resized. "window", Caffe's: a random window of the whole
-            image, which is resized to a square of 256/224 of the size. "none": the whole image,
-            resized if it is encoded.
-        size: side of the result.
+        rng: random generator of this image in this epoch.
+        crop: "inception": `inception_box`, resized. "window", as in Caffe: the whole image is
+            resized to a square with sides of 256/224 of `size`, and a random window is cut out.
+            "none": the whole image, resized if it is encoded.
+        size: side of the result in pixels.
         channels: 3 for RGB, 1 for luma.
         area_min: smallest share of the image's area in an Inception crop.
-        flip: mirror with probability 1/2.
-        upright: apply the EXIF orientation.
+        flip: whether to mirror the image with probability 1/2.
+        upright: whether to apply the EXIF orientation.
 
     Returns:
-        Pixels [size, size, channels] uint8, and a note of unusual conversions, such as "CMYK"; None
-        if there were none. With crop "none", an array keeps its own height and width.
+        Pixels [size, size, channels] uint8, and a note of unusual conversions, such as "CMYK", or
+        None. With crop "none", an array keeps its height and width.
 
     Raises:
         BadImageError: if the data is damaged.
@@ -105,15 +105,15 @@ def evaluation_view(
 
     Args:
         data: an encoded image, or pixels [h, w, c] uint8.
-        info: how images are prepared.
+        info: description of the network, with its preprocessing.
         channels: 3 for RGB, 1 for luma.
-        crops: 1, or the 12 or 144 of `multi_crops`.
+        crops: number of crops: 1, or 12 or 144 as in `multi_crops`.
 
     Returns:
-        Pixels from 0 to 255, and a note of unusual conversions, such as "CMYK"; None if there were
-        none. A single crop is [size, size, channels] uint8, or float32 if the interpolation does
-        not round. Several crops are [crops, size, size, channels] uint8. With one crop, an array is
-        neither cropped nor resized, because the device resizes it.
+        Pixels from 0 to 255, and a note of unusual conversions, such as "CMYK", or None. A single
+        crop is [size, size, channels] uint8, or float32 if the interpolation does not round.
+        Several crops are [crops, size, size, channels] uint8. If `data` is an array and `crops` is
+        1, the array is neither cropped nor resized, because the device resizes it.
 
     Raises:
         BadImageError: if the data is damaged.
@@ -130,7 +130,10 @@ def evaluation_view(
 
 
 def crop_scales(size: int, crops: int) -> tuple[int, ...]:
-    """Returns the image's shorter sides after resizing: 256, 288, 320 and 352 for a size of 224."""
+    """Returns the length of the image's shorter side at each scale.
+
+    The scales are 256, 288, 320 and 352 for a size of 224. For 12 crops, only the first is used.
+    """
     sides = (256,) if crops == 12 else (256, 288, 320, 352)
     return tuple(round(size * side / 224) for side in sides)
 
@@ -138,10 +141,10 @@ def crop_scales(size: int, crops: int) -> tuple[int, ...]:
 def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
     """Cuts the crops over which GoogLeNet averages its predictions (1409.4842, section 7).
 
-    144 crops: the image is resized to four scales. Each gives the left, central and right square
-    (of a portrait image the upper, central and lower one). Each square gives its four corners, its
-    center, itself resized to the crop's size, and the mirror images of these six. 12 crops: only
-    the first scale and the central square.
+    144 crops: the image is resized to four scales. Each scale gives the left, central and right
+    square, or the upper, central and lower square of a portrait image. Each square gives six crops
+    and their mirror images: the four corners, the center, and the whole square, resized. 12 crops:
+    only the first scale and the central square.
 
     Args:
         image: pixels [h, w, c] uint8.
@@ -166,7 +169,7 @@ def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
 
 
 def _squares(image: np.ndarray) -> list[np.ndarray]:
-    """Returns the first, central and last square, in the image's own resolution."""
+    """Returns the left, central and right square of an image, or upper, central and lower."""
     height, width = image.shape[:2]
     side, rest = min(height, width), abs(height - width)
     if height > width:

@@ -17,13 +17,13 @@ _LAST_NAMES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What happened to one image.
+    """A note that an image was skipped, converted or excluded.
 
     Attributes:
-        kind: "skipped" if it could not be used, "converted" if it was converted, for example from
-            CMYK, and "excluded" if it is on the list of exclusions.
+        kind: "skipped" if the image could not be used, "converted" if it was converted, for example
+            from CMYK, and "excluded" if it is on the list of exclusions.
         name: name of the image.
-        reason: why it was skipped or excluded, or what was converted.
+        reason: reason for skipping or excluding the image, or the kind of conversion.
     """
 
     kind: Literal["skipped", "converted", "excluded"]
@@ -35,9 +35,9 @@ class BadImages:
     """Counts the distinct images that were skipped, and raises an error if they are too many.
 
     Args:
-        limit: how many may be skipped.
-        report: called with a line of text: for each skipped image, for the first image of each kind
-            of conversion, and for the counts at the end.
+        limit: number of images that may be skipped.
+        report: function that gets a line of text for each skipped image, for the first image of
+            each kind of conversion, and for the counts at the end.
     """
 
     def __init__(self, limit: int, report: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""Lists the images in a bucket. Like `folders.Walk`, but it lists all objects only once."""
+"""Lists the images in a bucket like `folders.Walk`, from a single listing of all objects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BucketWalk(folders.Walk):
     """Lists the images below a folder of a bucket.
 
     Args:
-        root: the folder.
+        root: path of the folder in the bucket.
         named_from: see `folders.Walk`.
     """
 
@@ -41,7 +41,7 @@ class BucketWalk(folders.Walk):
         self._names = [name for name in sorted(storage.sizes(root)) if not name.endswith("/")]
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the subfolders, and counts the files as skipped."""
+        """Returns the sorted names of the subfolders; counts the files beside them as skipped."""
         found = set()
         for name in self._below(folder):
             first, _, rest = name.partition("/")
@@ -53,7 +53,7 @@ class BucketWalk(folders.Walk):
         return sorted(found)
 
     def images(self, folder: str | os.PathLike[str], *, recursive: bool = True) -> list[str]:
-        """Returns the addresses of the images in a folder, sorted by folder and then by name."""
+        """Returns the URLs of the images in a folder, sorted by subfolder and then by name."""
         found = []
         for name in self._below(folder):
             inside, _, last = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""Fingerprints of the images of a source. A run that resumes compares them to find changes."""
+"""Computes fingerprints of the images of a source, by which a resumed run finds changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THREADS = 16  # a network file system answers many requests at once
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """Describes the images of a source, without reading encoded images.
+    """Returns a fingerprint of the images of a source, without reading encoded images.
 
     The digest covers, by kind of source:
 
@@ -29,11 +29,12 @@ def fingerprint(source: Source) -> dict[str, Any]:
     - a TFDS data set: its version, its split, and the names and sizes of its files.
 
     Args:
-        source: the images to describe.
+        source: source of the images.
 
     Returns:
         A dict with `images`, the number of images; `by_class`, the number of images of each class,
-        for folders and arrays; and `digest`, a SHA-256, which is None for other kinds of sources.
+        only for folders and arrays; and `digest`, a SHA-256 in hexadecimal, or None for a kind of
+        source that is not listed above.
     """
     images: dict[str, Any] = {"images": len(source)}
     if isinstance(source, FolderSource):
@@ -62,7 +63,7 @@ def _files(source: FolderSource, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def _sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray) -> bytes:
-    """Returns the files' sizes as int64, -1 for one that cannot be found."""
+    """Returns the bytes of an int64 array of file sizes, -1 for a file that cannot be found."""
     if storage.is_remote(source.root):
         return _object_sizes(source, indices, labels)
     root = Path(source.root) if source.split == "." else Path(source.root, source.split)
@@ -93,7 +94,7 @@ def _object_sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray)
 def _size(path: bytes) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:  # a dangling link, which reading reports
+    except OSError:  # a broken link, which is reported when it is read
         return -1
 
 

@@ -17,9 +17,9 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-    """A sequence of examples. It can be pickled, because worker processes read it too.
+    """A sequence of examples that can be pickled, because worker processes read it too.
 
-    Reading an example raises `bad_images.BadImageError` if only that example cannot be read.
+    Reading an example raises `bad_images.BadImageError` if the example itself is unusable.
     """
 
     def __len__(self) -> int: ...
@@ -36,12 +36,12 @@ class Dataset:
     test: Source
     classes: tuple[str, ...]
     channels: int
-    note: str | None = None  # on how it was opened, to be printed
-    passed_over: int = 0  # files that are no images
+    note: str | None = None  # a message about how the data set was opened
+    passed_over: int = 0  # number of files that were skipped
 
     @property
     def in_memory(self) -> bool:
-        """Returns whether examples are pixels, and not encoded images."""
+        """Whether examples are pixels in memory instead of encoded images."""
         return isinstance(self.test, ArraySource)
 
 
@@ -62,7 +62,7 @@ class ArraySource:
 
 @dataclasses.dataclass(frozen=True)
 class SubsetSource:
-    """Those examples of another source that have the given indices."""
+    """The examples of another source at the given indices."""
 
     source: Source
     indices: np.ndarray
@@ -76,7 +76,7 @@ class SubsetSource:
 
 @dataclasses.dataclass(frozen=True)
 class PlaceholderSource:
-    """A source of empty images. It suffices to compile a step, which needs only their number."""
+    """A source of empty images for compiling a step, which needs only the number of images."""
 
     count: int
 
@@ -88,6 +88,6 @@ class PlaceholderSource:
 
 
 def imagenet_placeholder() -> Dataset:
-    """Returns ImageNet 2012 with its numbers of images and classes, but without its images."""
+    """Returns a data set with ImageNet 2012's numbers of images and classes, but empty images."""
     train, test = PlaceholderSource(1_281_167), PlaceholderSource(50_000)
     return Dataset("imagenet2012", train, test, tuple(map(str, range(1000))), channels=3)

@@ -1,17 +1,17 @@
-"""Decodes images to arrays of uint8, strictly: every damaged file raises `BadImageError`.
+"""Decodes images to arrays of uint8. A file with detectable damage raises `BadImageError`.
 
-Only the wanted crop is resized. A photo much larger than its crop is decoded at 1/2, 1/4 or 1/8 of
-its size, which JPEG's transform gives almost for free.
+Only the wanted crop is resized. If a JPEG is much larger than needed, it is decoded at 1/2, 1/4 or
+1/8 of its size, which JPEG's transform allows at almost no cost.
 
 Interpolation is bilinear with half-pixel centers and without antialiasing: each output pixel reads
 its four neighbors, as in `tf.image.resize` and
-`tf.compat.v1.image.resize_bilinear(half_pixel_centers=True)`. TensorFlow's Inception pipeline, the
-source of the papers' figures, resizes this way in training and evaluation. Pillow and torchvision
+`tf.compat.v1.image.resize_bilinear(half_pixel_centers=True)`. TensorFlow's Inception pipeline, from
+which the papers' figures come, resizes this way in training and evaluation. Pillow and torchvision
 apply antialiasing, which gives slightly different pixels.
 
-JPEGs are decoded by simplejpeg, which is fast. `inception_jax.images` reads all other images: other
-formats, JPEGs that simplejpeg cannot decode, and JPEGs to rotate by their EXIF orientation. It also
-reads all images for prediction, and for evaluation with a single crop.
+JPEGs are decoded by simplejpeg, which is fast. `inception_jax.images` reads other formats, JPEGs
+that simplejpeg cannot decode, and JPEGs to rotate by their EXIF orientation. It also reads all
+images for prediction, and for evaluation with a single crop.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import simplejpeg
 from inception_jax import images
 from inception_jax.images import BadImageError
 
-# Here and not around each image: filters belong to all threads, of which many decode.
+# Set once, not for each image, because all threads share the warning filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")  # only Pillow's errors matter
 cv2.setNumThreads(1)  # the pipeline's workers already use all cores
 
 _JPEG_COLORS = {1: "GRAY", 3: "RGB"}
-_MAX_SIDE = 32_000  # cv2.warpAffine counts in 16 bits
+_MAX_SIDE = 32_000  # cv2.warpAffine has 16-bit coordinates
 
 
 class Box(NamedTuple):
@@ -72,13 +72,13 @@ def decode_crop(
 
     Args:
         data: an encoded image, or pixels [h, w, 1 or 3] uint8.
-        choose: returns the box for a height and a width.
-        size: side of the result.
+        choose: function that returns the box, given the height and the width of the image.
+        size: side of the result in pixels.
         channels: 3 for RGB, 1 for luma.
-        upright: apply the EXIF orientation.
+        upright: whether to apply the EXIF orientation.
 
     Returns:
-        Pixels [size, size, channels] uint8.
+        The box as pixels [size, size, channels] uint8, with a note of unusual conversions.
 
     Raises:
         BadImageError: if the data is not a complete, undamaged image.
@@ -100,7 +100,7 @@ def decode_crop(
     box = choose(part.height, part.width)
     if box != full_box(part.height, part.width):
         part = part.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    # Channels after resizing: a grey image takes a third of the memory, and gives the same.
+    # Grey images get three channels after resizing. This takes a third of the memory.
     few = 1 if part.mode == "L" else channels
     pixels = resize(images.Picture(part, ()).array(few), size, size)
     return Decoded(with_channels(pixels, channels), ", ".join(picture.notes) or None)
@@ -114,12 +114,12 @@ def decode_whole(
     Args:
         data: an encoded image, or pixels [h, w, 1 or 3] uint8.
         channels: 3 for RGB, 1 for luma.
-        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if its shorter side keeps
-            at least this many pixels; None for the full size.
-        upright: apply the EXIF orientation.
+        min_side: smallest number of pixels of the shorter side to which a JPEG may be reduced, by
+            decoding it at 1/2, 1/4 or 1/8 of its size; None decodes the full size.
+        upright: whether to apply the EXIF orientation.
 
     Returns:
-        Pixels [h, w, channels] uint8.
+        The image as pixels [h, w, channels] uint8, with a note of unusual conversions.
 
     Raises:
         BadImageError: if the data is not a complete, undamaged image.
@@ -145,7 +145,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes [h, w, c] uint8 bilinearly without antialiasing."""
+    """Resizes an image [h, w, c] uint8 bilinearly without antialiasing."""
     if image.shape[:2] == (height, width):
         return image
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -153,15 +153,16 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_box(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Resizes a box of [h, w, c] uint8 to [size, size, c]."""
+    """Resizes a box of an image [h, w, c] uint8 to [size, size, c]."""
     part = image[box.top : box.top + box.height, box.left : box.left + box.width]
     return resize(part, size, size)
 
 
 def _resize_reduced(image: np.ndarray, box: Box, factor: int, size: int) -> np.ndarray:
-    """Resizes a box of the full-size image, given `image` at 1/factor of that size.
+    """Resizes a box of an image, given the image at 1/factor of its size.
 
-    The box's edges lie between reduced pixels, so an affine map gives the sampling positions.
+    The box is in pixels of the full size, so its edges may lie between pixels of the reduced image.
+    Therefore an affine map gives the sampling positions.
     """
     step_x, step_y = box.width / (size * factor), box.height / (size * factor)
     matrix = np.array(
@@ -178,14 +179,14 @@ def _resize_reduced(image: np.ndarray, box: Box, factor: int, size: int) -> np.n
 
 
 def _reduction(shape: tuple[int, int], side: int, wanted: int) -> int:
-    """Returns the largest reduction that keeps at least `wanted` pixels of `side`."""
+    """Returns the largest factor, 8, 4, 2 or 1, at which `side` keeps at least `wanted` pixels."""
     if max(shape) > _MAX_SIDE:
         return 1
     return next((factor for factor in (8, 4, 2) if side >= wanted * factor), 1)
 
 
 def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
-    """Returns height and width from a JPEG's header; None if Pillow must decode it."""
+    """Returns height and width from a JPEG's header; None if Pillow must decode the image."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
@@ -204,7 +205,7 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
 def _decode_jpeg(
     data: bytes, height: int, width: int, colorspace: str, factor: int
 ) -> np.ndarray | None:
-    """Decodes at 1/factor of the size; None if Pillow must decode it."""
+    """Decodes a JPEG at 1/factor of its size; returns None if Pillow must decode the image."""
     reduced = -(-height // factor), -(-width // factor)  # libjpeg rounds up
     try:
         image = simplejpeg.decode_jpeg(

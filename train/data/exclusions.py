@@ -1,4 +1,4 @@
-"""Lists of test images to leave out."""
+"""Reads lists of test images to leave out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def read_exclusions(path: Path) -> frozenset[str]:
             `ILSVRC2012_val_n`. Empty lines and lines that start with "#" are ignored.
 
     Returns:
-        File names without folders and extension.
+        The set of file names, without folders and extension.
 
     Raises:
-        UsageError: if the file cannot be read, see `text_files.read_text`; if it has no entries, a
-            line has several names, or a number is outside 1 to 50,000.
+        UsageError: if the file cannot be read, see `text_files.read_text`; if it has no entries; if
+            a line has several names, or a number outside 1 to 50,000.
     """
     return frozenset(
         _entry_name(entry, f"{path}, line {number}")

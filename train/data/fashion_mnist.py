@@ -1,4 +1,4 @@
-"""Fashion-MNIST's 7,000 images that come with the repository."""
+"""Opens the 7,000 images of Fashion-MNIST that come with the repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = (
 
 
 def open_fashion_mnist() -> Dataset:
-    """Reads the images into memory."""
+    """Returns the data set, with its images in memory."""
     with np.load(FOLDER / "fashion_mnist.npz") as arrays:
         train, test = (
             ArraySource(arrays[f"{split}_images"][..., None], arrays[f"{split}_labels"], split)

@@ -1,4 +1,4 @@
-"""A folder of images in the layout of torchvision's `ImageFolder`: split/class/any/depth/image."""
+"""Opens a folder of images like torchvision's `ImageFolder`: split/class/any/depth/image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.data.options import DataOptions
 from train.errors import UsageError
 
 _EVALUATION = ("val", "validation", "test")
-# Failures of the machine, not of a file, which must not be mistaken for bad images.
+# Errors of the machine. They do not mean that an image is bad.
 _MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
@@ -30,16 +30,17 @@ _MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 class FolderSource:
     """The image files below split/class; labels are indices into `classes`.
 
-    The names are one string of bytes with offsets: a million of them take little memory and are
-    pickled for the workers in one piece.
+    All file names are stored as one byte string with offsets. So a million names take little
+    memory, and are pickled for the workers in one piece.
 
     Args:
-        root: the data set's folder.
-        split: the folder's name below it.
-        classes: names of the classes' folders.
-        names: paths of the files relative to their class's folder, in the file system's encoding.
-        offsets: [n + 1], the start of each name in `names`.
-        starts: [classes + 1], the index of each class's first image.
+        root: path of the data set's folder.
+        split: name of the split's folder in `root`; "." for `root` itself.
+        classes: names of the class folders.
+        names: concatenated paths of the n files, each relative to its class folder, in the file
+            system's encoding.
+        offsets: positions [n + 1] in `names` at which the paths start.
+        starts: indices [classes + 1] of the first image of each class.
     """
 
     root: str
@@ -53,7 +54,7 @@ class FolderSource:
         return len(self.offsets) - 1
 
     def file(self, index: int) -> bytes:
-        """Returns a file's path below its class's folder."""
+        """Returns the path of a file relative to its class folder."""
         return self.names[self.offsets[index] : self.offsets[index + 1]]
 
     def __getitem__(self, index: int) -> Example:
@@ -84,14 +85,15 @@ def open_folder(
     """Opens a folder of images as a data set.
 
     Args:
-        root: the folder D, with D/train/class and D/val/class, only D/train/class, or only D/class.
+        root: path of a folder D that has D/train/class and D/val/class, only D/train/class, or only
+            D/class.
         train_split: see `list_folder`.
         eval_split: see `list_folder`.
-        eval_share: if there is no folder of test images, the share of each class's images that
-            becomes test images.
+        eval_share: held-out share of each class's images, which become the test images if there is
+            no folder of test images.
 
     Raises:
-        UsageError: see `list_folder`; also if there is no folder of test images, and a class has
+        UsageError: see `list_folder`. Also if there is no folder of test images and a class has
             fewer than two images.
     """
     train, test, passed_over = list_folder(root, train_split, eval_split)
@@ -109,8 +111,9 @@ def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
     """Opens a folder of images for evaluation only. No training images are needed.
 
     Args:
-        root: the folder D, with D/val/class, D/train/class or D/class.
-        eval_split: see `list_folder`. If there is no folder of test images, all images are.
+        root: path of a folder D that has D/val/class, D/train/class or D/class.
+        eval_split: see `list_folder`. If there is no folder of test images, all images in D/train,
+            or else in D, are evaluated.
 
     Raises:
         UsageError: if a folder is missing, cannot be read or has no images.
@@ -142,7 +145,7 @@ def _walk(folder: Path, root: Path) -> folders.Walk:
 
 
 def _test_split(root: Path, eval_split: str | None) -> str | None:
-    """Returns the folder of the test images, if there is one."""
+    """Returns the name of the folder of test images; None if there is none."""
     names = (eval_split,) if eval_split else _EVALUATION
     found = next((name for name in names if (root / name).is_dir()), None)
     if eval_split and found is None:
@@ -156,14 +159,15 @@ def list_folder(
     """Lists the images of D/train/class and D/val/class; classes are sorted as in torchvision.
 
     Args:
-        root: the folder D.
-        train_split: folder of the training images, by default "train", or D itself.
-        eval_split: folder of the test images, by default the first of "val", "validation" and
-            "test".
+        root: path of the folder D.
+        train_split: name of the folder of training images; None for "train", or for D itself if D
+            has neither "train" nor a folder of test images.
+        eval_split: name of the folder of test images; None for the first of "val", "validation" and
+            "test" that exists.
 
     Returns:
-        The training images; the test images, or None if there is no folder of them; and counts of
-        the files that were skipped.
+        The training images; the test images, or None if there is no folder of test images; and
+        counts of the files that were skipped.
 
     Raises:
         UsageError: if a folder is missing, cannot be read or has no images, or the test images have
@@ -197,10 +201,10 @@ def _expected(root: Path) -> str:
 
 
 def _shared_out(images: FolderSource, share: float) -> Dataset:
-    """Splits the images of each class into test images and training images.
+    """Splits the images of each class into training images and a held-out share of test images.
 
-    The test images are those with the smallest hashes of their file names. So if files are added,
-    few of the others move between the two parts.
+    The test images are those whose file names have the smallest hashes. So if files are added, few
+    of the old images move between training and test.
     """
     train: list[int] = []
     test: list[int] = []
@@ -230,14 +234,14 @@ def list_images(
     walk: folders.Walk,
     present: Collection[str] | None = None,
 ) -> FolderSource:
-    """Lists a split's files by class, folder and name.
+    """Lists the images of a split, sorted by class, folder and name.
 
     Args:
-        root: the data set's folder.
-        split: the folder's name below it.
+        root: path of the data set's folder.
+        split: name of the split's folder in `root`.
         classes: names of the classes.
-        walk: lists the split's folders, and counts the files that it skips.
-        present: the classes that have a folder in this split; None: all.
+        walk: object that lists the folders of the split, and counts the files that it skips.
+        present: names of the classes that have a folder in this split; None for all.
 
     Raises:
         UsageError: if a class folder cannot be read or has no images.

@@ -38,7 +38,7 @@ _MIN_SHARED_BYTES = 1 << 16  # smaller arrays, such as labels, are pickled
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One image of a batch. A mask of 0 excludes it from the results."""
+    """One image of a batch. A mask of 0 excludes the image from the results."""
 
     image: np.ndarray
     label: int
@@ -49,11 +49,11 @@ class Row:
 class Batches(Iterator[Batch], contextlib.AbstractContextManager):
     """An iterator over batches, with the worker processes or threads that load them.
 
-    `close` ends the workers. The end of a `with` statement calls it.
+    `close` ends the workers. The end of a `with` statement also calls `close`.
 
     Args:
         batches: Grain's iterator.
-        close: called with a list that contains `batches`, to end the iterator and its workers.
+        close: function that gets a list with `batches`, and ends the iterator and its workers.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Batches(Iterator[Batch], contextlib.AbstractContextManager):
         self.close()
 
     def close(self) -> None:
-        """Ends the workers; may be called again."""
+        """Ends the workers; may be called several times."""
         self._close()
 
 
 def _copy(array: np.ndarray) -> np.ndarray:
-    """Copies to an aligned address, so that JAX on a CPU uses the memory without another copy."""
+    """Copies an array to an aligned address, so that JAX on a CPU needs no further copy."""
     memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -104,8 +104,8 @@ def _close_threads(batches: list[grain.DatasetIterator[Batch]]) -> None:
 
 def _close_workers(batches: list[grain.DatasetIterator[Batch]]) -> None:
     _close_threads(batches)
-    # Reference cycles hold Grain's last batches, and a thread of Grain returns their shared memory.
-    # Python warns about shared memory that is left at exit.
+    # Reference cycles keep Grain's last batches, and a thread of Grain frees their shared memory.
+    # Python warns about shared memory that is not freed at exit.
     gc.collect()
     time.sleep(0.1)
 
@@ -120,14 +120,15 @@ def load_batches(
     """Loads rows and groups them into batches, in order.
 
     Args:
-        indices: arguments for `load`. The rest that does not fill a batch is dropped.
-        load: returns the row of an index. Must be picklable if there are workers.
+        indices: indices to load. Indices at the end that do not fill a batch are dropped.
+        load: function that returns the row of an index; must be picklable if there are workers.
         share: number of rows in a batch.
         workers: number of worker processes; 0 for threads.
         row_bytes: size of a row's image, to check whether the shared memory is large enough.
 
     Returns:
-        Batches of "image", "label", "mask" and "notes", see `Row`. Notes are concatenated.
+        An iterator of dicts with "image", "label", "mask" and "notes" of the rows of a batch. Notes
+        are concatenated, all other values are stacked.
 
     Raises:
         UsageError: if the shared memory is too small for the workers.
@@ -161,7 +162,13 @@ def _stack(rows: Sequence[Row]) -> Batch:
 
 
 def _check_shared_memory(workers: int, batch_bytes: int) -> None:
-    """Checks /dev/shm, 64 MB in a container: writing past its end would kill the workers."""
+    """Checks that /dev/shm has room for the batches; a full /dev/shm would kill the workers.
+
+    In a container, /dev/shm has 64 MB by default.
+
+    Raises:
+        UsageError: if there is too little room.
+    """
     needed = workers * (_BUFFERED + 2) * batch_bytes
     if not _SHARED_MEMORY.is_dir():
         return

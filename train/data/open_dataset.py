@@ -13,7 +13,7 @@ from train.data.tfds_source import open_tfds
 from train.errors import UsageError
 
 _BUILT_IN = ("fashion_mnist", "folder")
-_OTHER_NAMES = {  # of other programs
+_OTHER_NAMES = {  # names in other programs
     "fmnist": "fashion_mnist",
     "mnist": "fashion_mnist",
     "image_folder": "folder",
@@ -33,15 +33,15 @@ def open_dataset(
     """Opens a data set; nothing is downloaded.
 
     Args:
-        name: "fashion_mnist", which comes with the repository; "folder", a folder of images in
-            torchvision's layout; or a TFDS data set, optionally with config and version
+        name: "fashion_mnist", which comes with the repository; "folder" for a folder of images in
+            torchvision's layout; or the name of a TFDS data set, optionally with config and version
             ("imagenet2012", "name/config", "name:1.0.0").
-        data_dir: the folder of images, or the folder of the prepared TFDS data sets.
-        train_split: the training images: a folder's name, or a TFDS split such as
-            "train[:90%]"; None for "train".
-        eval_split: the test images; None for the first of "val" (folders), "validation" and
-            "test" that exists.
-        eval_share: of a folder without test images, the share of each class that is evaluated.
+        data_dir: path of the folder of images, or of the folder with the prepared TFDS data sets.
+        train_split: split of the training images: a folder's name, or a TFDS split such as
+            "train[:90%]". None: "train", or all images of a folder without splits.
+        eval_split: split of the test images. None: the first of "val" (folders only), "validation"
+            and "test" that exists.
+        eval_share: held-out share of each class, for a folder without test images.
 
     Raises:
         UsageError: if the data set does not exist or cannot be used.

@@ -17,8 +17,9 @@ class DataOptions:
 
     dataset: str = "fashion_mnist"
     """Data set to train on. fashion_mnist: 6,000 training and 1,000 test images that come with the
-    repository, 28x28 grey, ten classes. folder: DATA_DIR/{train,val}/CLASS/*. Another name, such
-    as imagenet2012: that TFDS data set, prepared as array_record in DATA_DIR (train/prepare.py)."""
+    repository, 28x28 pixels, grey, ten classes. folder: DATA_DIR/{train,val}/CLASS/*. Any other
+    name, such as imagenet2012: the TFDS data set of this name, prepared as array_record in DATA_DIR
+    (train/prepare.py)."""
     data_dir: Annotated[Path | None, MAY_CHANGE] = None
     """Folder of the data set."""
     train_split: str | None = None
@@ -31,8 +32,8 @@ class DataOptions:
     File names decide which images these are, not seed."""
     data_changed: Annotated[Literal["refuse", "accept"], MAY_CHANGE] = "refuse"
     """What to do if the images changed since the run in the workdir started. refuse: end with an
-    error. accept: resume, although the order of the images and all later numbers change; run.json
-    and config.json record it."""
+    error. accept: resume; run.json and config.json record the change. The order of the images and
+    all later results then differ from those of the old images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,9 @@ class InputOptions:
     image_size: int = 299
     """Width and height of the images after cropping and resizing, in pixels."""
     crop: Crop = "none"
-    """Random crop of training images. inception: of random area and aspect ratio. window: a square
-    of image-size from the image resized to 8/7 of that. none: the whole image."""
+    """Random crop of training images. inception: random area and aspect ratio. window: the image is
+    resized to a square of 8/7 of image-size, and a random square of image-size is cut from it.
+    none: the whole image."""
     crop_area_min: Annotated[float, POSITIVE, AT_MOST_ONE] = 0.08
     """crop inception: smallest area, as a share of the image."""
     flip: bool = True
@@ -51,17 +53,20 @@ class InputOptions:
     randaugment: Annotated[float, NOT_NEGATIVE] = 0.0
     """Magnitude of RandAugment: timm's rand-m9-mstd0.5-inc1, two operations per image. 0: off."""
     eval_crop_fraction: Annotated[float, POSITIVE, AT_MOST_ONE] = 0.875
-    """Centre crop of encoded images in evaluation, as a share of each side. A tag has its own."""
+    """Share of each side that the centre crop keeps when encoded images are evaluated. A network
+    with a tag uses the crop of the tag."""
     upright: bool | None = None
-    """Rotate photos by their EXIF orientation. Not given: yes for folders. When a weight file is
-    evaluated: as the file says; for publishers' files, no."""
+    """Rotate photos by their EXIF orientation. Not given: only for folders of images; when a weight
+    file is evaluated without a run, as the file says (published weights: no rotation)."""
     eval_crops: Annotated[Literal[1, 12, 144], MAY_CHANGE] = 1
     """Number of crops per test image, whose predictions are averaged, as in the papers."""
     eval_exclude: Annotated[Path | None, MAY_CHANGE] = None
-    """Text file of test images to skip. Each line is a name, or the number of an ImageNet
-    validation image (the development kit's blacklist)."""
+    """Text file of test images to skip. A line is a file name, or numbers of ImageNet validation
+    images, as in the blacklist of its development kit."""
     max_bad_images: Annotated[int, NOT_NEGATIVE, MAY_CHANGE] = 100
-    """Number of unreadable or mislabelled images to skip before the run ends with an error."""
+    """Images that are unreadable or have an invalid label are skipped. If there are more than this
+    number, the run ends with an error."""
     workers: Annotated[int | None, NOT_NEGATIVE, MAY_CHANGE] = None
     """Worker processes on each host that decode and prefetch images. 0: threads of the main
-    process. Not given: one per processor from 50,000 training images on, else 0."""
+    process. Not given: one per processor, at most 32, if there are 50,000 training images or more;
+    else 0."""

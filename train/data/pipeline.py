@@ -1,9 +1,9 @@
 """Batches that depend on the seed and the step, but not on the number of workers or processes.
 
-No iterator state is stored. Training resumes by starting at a step, with any number of workers and
-processes.
+No iterator state is stored. A run that resumes starts at a later step. It may have a different
+number of workers and processes.
 
-Worker processes import this module. They start no JAX backend.
+Worker processes import this module, so it starts no JAX backend.
 """
 
 from __future__ import annotations
@@ -41,29 +41,30 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Batches:
-    """One process's share of the training batches from `start_step` to before `stop_step`.
+    """Returns one process's share of the training batches.
 
-    Every epoch has its own order, and drops the remainder that does not fill a batch. An image's
-    augmentation depends on the seed, the epoch and the image. An unusable image is replaced by the
-    next usable one in the epoch's order.
+    Every epoch has its own random order. At its end, images that do not fill a batch are dropped.
+    An image's augmentation depends on the seed, the epoch and the image. An unusable image is
+    replaced by the next usable one in the epoch's order.
 
     Args:
         dataset: the data set.
         options: crops and other augmentation.
         start_step: step of the first batch.
-        stop_step: step after the last.
-        batch_size: images in a step over all processes.
-        seed: not negative.
-        process: this process's index. Its images are the batch_size / processes rows of a batch
-            from row process * batch_size / processes on.
-        processes: number of processes that share a batch; must divide it.
+        stop_step: step after that of the last batch.
+        batch_size: number of images in a step, over all processes.
+        seed: seed of the order and the augmentation, not negative.
+        process: index of this process. It gets batch_size / processes rows of each batch, starting
+            at row process * batch_size / processes.
+        processes: number of processes that share a batch; must divide `batch_size`.
 
     Returns:
-        Batches of "image" [b, h, w, c] uint8, "label" [b] int32, "mask" [b] float32, which is all
-        1, and "notes", a tuple of `Note`.
+        Batches, which are dicts of "image" [b, h, w, c] uint8, "label" [b] int32, "mask" [b]
+        float32, always 1, and "notes", a tuple of `Note`.
 
     Raises:
-        ValueError: if the batch cannot be shared or is larger than the data set.
+        ValueError: if `processes` does not divide `batch_size`, or the data set has fewer images
+            than a batch.
         UsageError: if the workers' shared memory is too small.
         TrainingError: on iteration, if no image can be used, or if more than `max_bad_images` in a
             row cannot be used.
@@ -86,25 +87,26 @@ def evaluation_batches(
     processes: int = 1,
     exclude: frozenset[str] = frozenset(),
 ) -> Batches:
-    """One process's share of the test images, each shown once over all processes.
+    """Returns one process's share of the test images. Over all processes, each is shown once.
 
     Args:
         dataset: the data set.
         options: number of crops, and other options of the input.
-        info: how an image is cropped and resized, see `augment.evaluation_view`.
-        batch_size: images in a step over all processes.
-        process: this process's index, as in `train_batches`.
-        processes: number of processes that share a batch; must divide it.
-        exclude: file names, without folders and extension, to skip.
+        info: preprocessing that crops and resizes an image, see `augment.evaluation_view`.
+        batch_size: number of images in a step, over all processes.
+        process: index of this process, as in `train_batches`.
+        processes: number of processes that share a batch; must divide `batch_size`.
+        exclude: names of the images to skip, without folders and extension.
 
     Returns:
-        Batches, the same number in every process. "image" is [b, h, w, c] uint8 or float32, or
-        [b, crops, h, w, c] uint8 with several crops. "label" is [b] int32. "mask" is [b] float32: 0
-        for images that are excluded or unusable and for rows that pad the last batch, else 1.
-        "notes" is a tuple of `Note` on images that are excluded, unusable or converted.
+        Batches, which are dicts; every process gets the same number of them. "image" is
+        [b, h, w, c] uint8 or float32, or [b, crops, h, w, c] uint8 with several crops. "label" is
+        [b] int32. "mask" is [b] float32: 0 for padding images in the last batch and for images that
+        are excluded or unusable, else 1. "notes" is a tuple of `Note` on images that are excluded,
+        unusable or converted.
 
     Raises:
-        ValueError: if the batch cannot be shared.
+        ValueError: if `processes` does not divide `batch_size`.
         UsageError: if the workers' shared memory is too small.
     """
     share = _share(batch_size, processes)
@@ -132,7 +134,7 @@ def _share(batch_size: int, processes: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingImages:
-    """Loads a training image by its index among the images of this process since step 0."""
+    """Loads a training image by its index, which counts this process's images from step 0 on."""
 
     dataset: Dataset
     options: InputOptions
@@ -180,7 +182,7 @@ class _TrainingImages:
 
 @dataclasses.dataclass(frozen=True)
 class _TestImages:
-    """Loads a test image by its index among the images of this process."""
+    """Loads a test image by its index, which counts this process's images."""
 
     dataset: Dataset
     options: InputOptions
@@ -231,7 +233,7 @@ def _read(source: Source, index: int, num_classes: int) -> Example:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Adds the name of the image to a `BadImageError` of the body."""
+    """Context manager: adds the image's name to a `BadImageError` that the body raises."""
     try:
         yield
     except BadImageError as error:
@@ -244,14 +246,14 @@ def _conversion(example: Example, converted: str | None) -> tuple[Note, ...]:
 
 
 def _blank(source: Source, channels: int, size: int, crops: int) -> np.ndarray:
-    """Returns a black image in the shape of a row's image."""
+    """Returns a padding image, which is black: [h, w, c], or [crops, h, w, c] for several crops."""
     shape = (size, size, channels)
     if crops > 1:
         return np.zeros((crops, *shape), np.uint8)
     try:
         first = source[0].image if len(source) else b""
     except BadImageError:
-        first = b""  # a file, and so no array
+        first = b""  # an encoded image
     if isinstance(first, np.ndarray):
         shape = (*first.shape[:2], channels)
     return np.zeros(shape, np.uint8)

@@ -2,8 +2,8 @@
 
 timm's `rand-m9-mstd0.5-inc1` (`timm/data/auto_augment.py`) draws two of fifteen operations with
 replacement and applies each with probability 0.5. The magnitude is normally distributed with mean 9
-and standard deviation 0.5, clipped to 0 to 10. Every operation changes the image more at a larger
-magnitude. Uncovered corners are filled with ImageNet's mean color.
+and standard deviation 0.5, clipped to 0 to 10. A larger magnitude changes the image more, except in
+the operations that ignore the magnitude. Uncovered pixels are filled with ImageNet's mean color.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 _MAX_MAGNITUDE = 10
 _PROBABILITY = 0.5
-_FILL = {"RGB": (124, 116, 104), "L": 117}  # 117: the luma of that color
+_FILL = {"RGB": (124, 116, 104), "L": 117}  # 117: luma of the RGB color
 
 # Arguments of an operation: image, strength between 0 and 1, sign, interpolation.
 Operation = Callable[[Image.Image, float, int, Image.Resampling], Image.Image]
@@ -32,18 +32,18 @@ def rand_augment(
 
     Args:
         image: pixels [h, w, 1 or 3] uint8.
-        rng: source of all random numbers.
-        magnitude: mean strength of the operations, up to 10.
-        std: standard deviation of the magnitude.
-        layers: number of operations.
+        rng: generator of all random numbers.
+        magnitude: mean strength of the operations, on a scale from 0 to 10.
+        std: standard deviation of the strength.
+        layers: number of operations to draw. Each is applied with probability 0.5.
 
     Returns:
-        Pixels of the same shape.
+        The changed pixels, with the shape and dtype of `image`.
     """
     names = list(OPERATIONS)
     pixels = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     for index in rng.integers(len(names), size=layers):
-        # Always drawn, so that skipping an operation does not shift the next one's numbers.
+        # Always drawn, so that a skipped operation does not change the next one's random numbers.
         skipped, negative, bicubic = rng.random(3) < 1 - _PROBABILITY
         strength = np.clip(rng.normal(magnitude, std), 0, _MAX_MAGNITUDE) / _MAX_MAGNITUDE
         if not skipped:
@@ -54,10 +54,11 @@ def rand_augment(
 
 
 def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Operation:
-    """Returns an affine operation.
+    """Returns an operation that applies an affine transform.
 
     Args:
-        matrix: returns the coefficients for an image and a signed strength.
+        matrix: function that returns the six coefficients of Pillow's `Image.transform` for an
+            image and a signed strength.
     """
     return lambda image, strength, sign, resample: image.transform(
         image.size,
@@ -122,4 +123,4 @@ OPERATIONS: dict[str, Operation] = {
     "TranslateXRel": _affine(lambda image, shift: (1, 0, shift * 0.45 * image.width, 0, 1, 0)),
     "TranslateYRel": _affine(lambda image, shift: (1, 0, 0, 0, 1, shift * 0.45 * image.height)),
 }
-"""timm's increasing operations, by their names there."""
+"""timm's increasing operations, by their names in timm."""

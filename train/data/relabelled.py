@@ -15,10 +15,10 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class RelabelledSource:
-    """The examples of another source, with other labels.
+    """The examples of a source, with new labels.
 
     Args:
-        source: the other source.
+        source: source of the examples.
         labels: new labels, indexed by the labels of `source`.
     """
 
@@ -30,16 +30,16 @@ class RelabelledSource:
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]
-        known = 0 <= example.label < len(self.labels)  # or the pipeline reports it
+        known = 0 <= example.label < len(self.labels)  # if not, the pipeline reports the label
         return example._replace(label=self.labels[example.label]) if known else example
 
 
 def relabelled(dataset: Dataset, names: Sequence[str] | None, outputs: int) -> tuple[Dataset, str]:
-    """Replaces the labels of a data set by the matching outputs of a network.
+    """Replaces the labels of a data set by the indices of a network's matching outputs.
 
-    Classes are matched by name. If no name matches, and all classes are numbers, they are matched
-    by number. If the names of the outputs are not known, and the data set has as many classes as
-    the network has outputs, they are matched by order.
+    Classes are matched by name. If no name matches and all class names are numbers, each number is
+    the index of an output. Otherwise, if the outputs have no known names and there are as many
+    outputs as classes, class i is matched to output i.
 
     Args:
         dataset: the data set. It may have only some of the network's classes.
@@ -47,10 +47,10 @@ def relabelled(dataset: Dataset, names: Sequence[str] | None, outputs: int) -> t
         outputs: number of the network's outputs.
 
     Returns:
-        The data set with all of the network's classes, and a text on how they were matched.
+        The data set with the network's classes, and a text that says how the classes were matched.
 
     Raises:
-        UsageError: if a class matches no output, or several.
+        UsageError: if a class matches no output, or several outputs.
     """
     own = dataset.classes
     if names == own:

@@ -22,14 +22,14 @@ _NAME_FEATURES = ("file_name", "filename")
 
 @dataclasses.dataclass
 class TfdsSource:
-    """Records of one split; every process opens the files for itself.
+    """The examples of one split. Each process that reads them opens the files itself.
 
     Args:
-        folder: the version's folder.
-        split: the split as TFDS spells it, such as "train[:90%]".
-        image: the feature with the encoded image.
-        label: the feature with the label.
-        name: the feature with the image's name, if there is one.
+        folder: path of the folder of the data set's version.
+        split: split in TFDS's notation, such as "train[:90%]".
+        image: name of the feature with the encoded image.
+        label: name of the feature with the label.
+        name: name of the feature with the image's name; None if there is none.
     """
 
     folder: str
@@ -57,7 +57,7 @@ class TfdsSource:
         records = self._records
         try:
             record = records[index]
-        # array_record, protobuf and TFDS raise many kinds for a damaged file.
+        # array_record, protobuf and TFDS raise many types of errors for a damaged file.
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise BadImageError(f"unreadable record: {reason}", name) from error
@@ -75,13 +75,15 @@ def open_tfds(
     """Opens a prepared data set.
 
     Args:
-        name: TFDS's name, optionally with config and version: "name/config:1.0.0".
-        data_dir: the parent of name/config/version, or the version's folder itself.
+        name: name of the data set in TFDS, optionally with config and version:
+            "name/config:1.0.0".
+        data_dir: path of the folder that contains name/config/version, or of the version's folder.
         train_split: split of the training images, by default "train".
         eval_split: split of the test images, by default the first of "validation" and "test".
 
     Raises:
-        UsageError: if it does not exist, was prepared as TFRecord, or has no images with labels.
+        UsageError: if the data set does not exist, is in a bucket, cannot be read, was prepared as
+            TFRecord, has no images with one label each, or lacks a requested split.
     """
     if storage.is_remote(data_dir):
         raise UsageError(
@@ -93,7 +95,7 @@ def open_tfds(
     folder = _version_folder(name, data_dir)
     try:
         info = tfds.builder_from_directory(str(folder)).info
-    except Exception as error:  # TFDS raises many kinds
+    except Exception as error:  # TFDS raises many types of errors
         raise UsageError(f"{folder} is no prepared data set that TFDS can read: {error}") from error
     if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UsageError(
@@ -119,7 +121,7 @@ def open_tfds(
 
 
 def _tfds() -> types.ModuleType:
-    """Imports TFDS only when it is needed: it takes 0.7 s, and other data sets do without it."""
+    """Returns the module `tensorflow_datasets`. It is imported late: the import takes 0.7 s."""
     return extras.require("tensorflow_datasets", "a data set of TFDS", UsageError)
 
 
@@ -136,7 +138,7 @@ def _open_split(folder: Path, split: str, image: str, label: str, text: str | No
 
 
 def _version_folder(name: str, data_dir: Path) -> Path:
-    """Finds the folder with dataset_info.json: D itself, or D/name[/config]/version."""
+    """Returns the folder with dataset_info.json: `data_dir`, or name[/config]/version in it."""
     path, _, version = name.partition(":")
     if (data_dir / _INFO).is_file():
         found = _read_info(data_dir).get("name")
@@ -180,7 +182,7 @@ def _version_key(version: str) -> tuple[int, ...]:
 
 
 def _features(tfds: types.ModuleType, info: Any, folder: Path) -> tuple[str, str]:
-    """Returns the names of the image's and the label's features."""
+    """Returns the name of the feature with the image, and of the feature with the label."""
     features = info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     chosen = []
@@ -200,7 +202,7 @@ def _features(tfds: types.ModuleType, info: Any, folder: Path) -> tuple[str, str
 def _class_names(label: Any) -> tuple[str, ...]:
     try:
         return tuple(label.names)
-    except ValueError:  # TFDS knows only their number
+    except ValueError:  # TFDS knows only the number of classes
         return tuple(map(str, range(label.num_classes)))
 
 

@@ -17,7 +17,7 @@ def run(main: Callable[[], int]) -> int:
     """Runs the program, prints at most one last line, and makes sure that the process ends.
 
     Args:
-        main: does the slow imports, and returns the exit code.
+        main: function that imports the slow modules, does the work, and returns the exit code.
 
     Returns:
         The exit code.
@@ -28,7 +28,7 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         last_line.say("error: interrupted; the same command starts again")
         code = 1
-    except Exception as error:  # of an import, or of the handling of an error
+    except Exception as error:  # raised by an import, or by the handling of another error
         path = trace.write(error, None)
         where = f" (trace: {path})" if path else ""
         last_line.say(f"error: {type(error).__name__}: {error}{where}")
@@ -36,14 +36,14 @@ def run(main: Callable[[], int]) -> int:
     except SystemExit as error:  # --help, and errors of the command line
         code = error.code if isinstance(error.code, int) else 1
     last_line.say(None)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as it exits, Python drops its own handlers
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python drops its handlers while it exits
     sigterm.end_within(_SECONDS_TO_END, code)
     return code
 
 
 def _begin() -> None:
     verbose = "--verbose" in sys.argv
-    with sigterm.held_back():  # between the fork and the lines after it
+    with sigterm.held_back():  # the handler must not run right after the fork
         sigterm.install()
         last_line.begin(verbose=verbose)
     sigterm.watch()

@@ -1,8 +1,8 @@
-"""Prints exactly one last line on standard error, even if native code ends the process.
+"""Prints a last line on standard error unless the run succeeds, even if native code ends it.
 
 A small watcher process, forked before any import, waits for the end of this process. If this
-process printed nothing (segmentation fault, abort in a library, `kill -9`), the watcher prints the
-line.
+process ends without a call of `say` (segmentation fault, abort in a library, `kill -9`), the
+watcher prints the line.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class _State:
 def begin(*, verbose: bool) -> None:
     """Starts the watcher process, and captures the output of native code.
 
-    Native libraries print to file descriptor 2 whatever Python's `sys.stderr` is. That descriptor
-    becomes a file, and `sys.stderr` keeps the terminal.
+    Native libraries always print to file descriptor 2. This function redirects the descriptor to a
+    temporary file. Python's `sys.stderr` still prints to the terminal.
 
     Args:
-        verbose: pass the output of native code to standard error at once.
+        verbose: let native code print to standard error at once, and capture nothing.
     """
     if not hasattr(os, "fork"):
         return
@@ -63,7 +63,11 @@ def workdir(folder: Path) -> None:
 
 
 def say(line: str | None) -> None:
-    """Prints the last line unless one was printed already. None: a run without error needs none."""
+    """Prints the last line, unless this function was called before.
+
+    Args:
+        line: the last line; None if there is nothing to print, because the run succeeded.
+    """
     if _State.said:
         return
     _State.said = True
@@ -79,24 +83,24 @@ def _print(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except RuntimeError:
-        # A signal came while the main thread was writing to the stream, which is locked until the
-        # handler, and so this function, has returned.
+        # A signal interrupted the main thread while it was writing to the stream. The stream stays
+        # locked until the signal handler, which called this function, returns.
         os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="backslashreplace"))
 
 
 def begin_again() -> None:
-    """Resets the state, for several runs in one process."""
+    """Allows one more last line, for the next run in this process."""
     _State.said = False
 
 
 def one_line(text: str) -> str:
-    """Returns a text without line breaks and other control characters."""
+    """Returns a text as one line. Line breaks become "; ", other control characters are escaped."""
     text = "; ".join(part.strip() for part in text.strip().splitlines() if part.strip())
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def native_output() -> str:
-    """Returns the last megabyte of native code's output."""
+    """Returns the last mebibyte of native code's output; empty if it was not captured."""
     if _State.native is None:
         return ""
     size = os.fstat(_State.native.fileno()).st_size
@@ -111,7 +115,7 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 def _watch(readable: int) -> None:
-    """Runs in the watcher: waits until the other end of the pipe is closed."""
+    """Runs the watcher process: waits for the end of the main process, then prints if needed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
@@ -140,7 +144,7 @@ def _post_mortem(folder: str | None) -> str:
         try:
             path = storage.place(folder) / "error.log"
             path.write_text(printed)
-        except Exception:  # whatever it is, the line must be printed
+        except Exception:  # after any error, the line must be printed
             return f"error: {reason}"
         return f"error: {reason} (trace: {one_line(str(path))})"
     return f"error: {reason}"

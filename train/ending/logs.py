@@ -1,4 +1,4 @@
-"""Logs of libraries: kept for `error.log`, and printed only with `--verbose`."""
+"""Keeps logs of libraries for `error.log`. They are printed only with `--verbose`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Keep(logging.Handler):
-    """Keeps the last log records, formatted."""
+    """A handler that keeps the last log records as text."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -35,7 +35,10 @@ _keep = _Keep()
 def begin(*, verbose: bool) -> None:
     """Captures the logs, warnings and unraisable errors of all libraries.
 
-    The root logger has a handler afterwards. So absl, which Orbax and Grain log with, adds none.
+    The root logger gets a handler, so absl, which Orbax and Grain use for their logs, adds none.
+
+    Args:
+        verbose: also print the logs to standard error.
     """
     root = logging.getLogger()
     root.handlers[:] = [_keep]
@@ -47,12 +50,12 @@ def begin(*, verbose: bool) -> None:
 
 
 def kept() -> str:
-    """Returns the last log lines of libraries."""
+    """Returns the last log records of libraries, one below the other."""
     return "\n".join(_keep.lines)
 
 
 def _show_warning(message: Any, category: Any, filename: str, line: int, *_: Any) -> None:
-    """Prints a warning of this repository as a note, and logs any other."""
+    """Prints a `UserWarning` of this repository as a note, and logs all other warnings."""
     own = any(Path(filename).is_relative_to(_ROOT / package) for package in _OWN)
     if own and issubclass(category, UserWarning):
         print(f"note: {last_line.one_line(str(message))}", file=sys.stderr)

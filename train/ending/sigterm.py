@@ -1,7 +1,7 @@
 """Handles SIGTERM (preemption) during the whole life of the process.
 
-Before the first step nothing can be lost, and SIGTERM ends the process at once. After that it only
-sets a flag, and the training loop saves before it ends.
+Before the first training step there is nothing to save, and SIGTERM ends the process at once. From
+then on, SIGTERM only sets a flag, and the training loop saves a checkpoint before it ends.
 """
 
 from __future__ import annotations
@@ -30,23 +30,27 @@ class _State:
 
 
 def install() -> None:
-    """Installs the handler, in the main thread of a new process."""
+    """Installs the handler. Must be called in the main thread, at the start of the process."""
     signal.signal(signal.SIGTERM, _receive)
     _State.installed = True
 
 
 def watch() -> None:
-    """Starts the thread that ends the process if the main thread cannot."""
+    """Starts a thread that ends the process after SIGTERM if the main thread is in native code.
+
+    The thread does so only if there is nothing to save.
+    """
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
-    # A Python handler runs only after compiled code returns. The thread at this pipe does not wait.
+    # A Python handler runs only after compiled code returns. The thread that reads this pipe runs
+    # at once.
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     threading.Thread(target=_end_if_stuck, args=(readable,), daemon=True).start()
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Delays SIGTERM until the end of the body."""
+    """Context manager: delays SIGTERM until the end of the body."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -68,17 +72,20 @@ def notice() -> None:
 
 
 def something_to_save() -> bool:
-    """Returns whether a step has been computed since the run began."""
+    """Returns whether `save_first` was called since the run began."""
     return _State.something_to_save
 
 
 def save_first() -> None:
-    """From now on SIGTERM only sets the flag, because there are steps to save."""
+    """Makes SIGTERM only set the flag from now on, because there are steps to save."""
     _State.something_to_save = True
 
 
 def begin() -> None:
-    """Starts a run, with nothing to save yet. Without `install`, SIGTERM only sets the flag."""
+    """Starts a run that has nothing to save yet.
+
+    If `install` was not called, this installs a handler that only sets the flag.
+    """
     _State.something_to_save = False
     if not _State.installed:
         _State.received = False
@@ -86,14 +93,19 @@ def begin() -> None:
 
 
 def before_hard_end(cleanup: Callable[[], object]) -> None:
-    """Registers a function that runs even if the process has to end without unwinding."""
+    """Registers a function to call when the process ends at once, without unwinding the stack."""
     _State.cleanups.append(cleanup)
 
 
 def end_within(seconds: float, code: int, line: str | None = None) -> None:
-    """Ends the process after some seconds if something hangs.
+    """Ends the process after some seconds, in case something hangs.
 
-    Does nothing in a process that did not call `install`, such as a test.
+    Does nothing if `install` was not called, as in tests.
+
+    Args:
+        seconds: time until the process is ended.
+        code: exit code.
+        line: last line to print; None for no line.
     """
     if not _State.installed:
         return
@@ -103,14 +115,14 @@ def end_within(seconds: float, code: int, line: str | None = None) -> None:
 
 
 def end(line: str) -> None:
-    """Ends the process at once, with the exit code of a preempted run and a last line."""
+    """Prints a last line and ends the process at once, with the exit code of a preempted run."""
     _end(PREEMPTED, line)
 
 
 def _receive(*_: object) -> None:
     _State.received = True
     if _State.installed and not _State.something_to_save:
-        # Not by an exception, because it can crash native modules during their import.
+        # Not with an exception, which can crash native modules while they are imported.
         _end(PREEMPTED, NOTHING_LOST)
 
 
@@ -123,7 +135,7 @@ def _end_if_stuck(readable: int) -> None:
 
 
 def _end(code: int, line: str | None) -> None:
-    # In a thread: the disk may be what hangs.
+    # In a thread, because the disk may hang.
     cleaner = threading.Thread(target=_clean_up, daemon=True)
     cleaner.start()
     cleaner.join(_GRACE_SECONDS)

@@ -14,16 +14,16 @@ from train.ending import last_line, logs
 
 
 def write(error: BaseException, folder: Path | None, process: int = 0) -> Path | None:
-    """Writes the traceback of an error, and the preceding log of libraries.
+    """Writes the traceback of an error, and what libraries have logged and printed.
 
     Args:
         error: the error that ended the run.
-        folder: the workdir. If it is None or cannot be written to, the folder for temporary files
-            is used.
-        process: number of this process in the run. 0 writes `error.log`, 3 writes `error-3.log`.
+        folder: the workdir. If it is None or cannot be written to, the system's folder for
+            temporary files is used.
+        process: index of this process in the run. 0 writes `error.log`, 3 writes `error-3.log`.
 
     Returns:
-        The file; None if it could not be written.
+        Path of the written file; None if it could not be written.
     """
     name = f"error-{process}.log" if process else "error.log"
     text = "\n".join(
@@ -39,7 +39,7 @@ def write(error: BaseException, folder: Path | None, process: int = 0) -> Path |
     )
     elsewhere = Path(tempfile.gettempdir(), f"inception_jax-{os.getpid()}-{name}")
     for path in (folder / name if folder is not None else None, elsewhere):
-        # A full disk or a bucket that does not answer may be the very error to write down.
+        # The error to write down may itself be a full disk, or a bucket that does not answer.
         with contextlib.suppress(Exception):
             if path is not None and path.parent.is_dir():
                 path.write_bytes(text.encode(errors="backslashreplace"))

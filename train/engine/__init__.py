@@ -1,1 +1,1 @@
-"""A run: network, step, loop, evaluation, checkpoints."""
+"""The parts of a run: network, training step, loop, evaluation, checkpoints."""

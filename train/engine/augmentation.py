@@ -21,17 +21,17 @@ class Augmentation:
     """Turns uint8 images into the input of a network."""
 
     options: AugmentationOptions  # of training
-    arch: str  # whose publisher's normalisation is applied
+    arch: str  # network whose normalisation is applied
     size: int  # side of the images that the network takes
-    dtype: str  # what the network computes in
-    info: ModelInfo | None = None  # whose normalisation is applied instead
+    dtype: str  # dtype of the network's computations
+    info: ModelInfo | None = None  # replaces the normalisation of `arch`
 
     def prepare(self, images: Array) -> Array:
-        """Normalises and resizes uint8 images [n, h, w, c] for evaluation."""
+        """Resizes and normalises uint8 images [n, h, w, c] for evaluation."""
         return self._normalise(self._to_unit(images)).astype(self.dtype)
 
     def augment(self, images: Array, key: Array) -> Array:
-        """Distorts, normalises and erases uint8 images [n, h, w, c] for training."""
+        """Distorts and normalises uint8 images [n, h, w, c] for training, and erases rectangles."""
         colours, boxes = jax.random.split(key)
         x = self._to_unit(images)
         if self.options.distort == "inception" and x.shape[3] == 3:
@@ -42,16 +42,20 @@ class Augmentation:
         return x.astype(self.dtype)
 
     def mix(self, x: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-        """Mixup (1710.09412) or CutMix (1905.04899) of each image with its neighbour in the batch.
+        """Mixes neighbours in a batch by Mixup (1710.09412) or CutMix (1905.04899).
 
-        Like timm's mode "batch": one mixing ratio for the whole batch, and a random choice if both
-        are enabled. timm mixes an image with the one at the mirrored position, which would send
-        every image to another device. In a shuffled batch both are equally good.
+        As in timm's mode "batch", the whole batch has one mixing ratio. If Mixup and CutMix are
+        both enabled, one of them is chosen at random for the batch. timm mixes the first image with
+        the last, the second with the last but one, and so on. That would send every image to
+        another device. In a shuffled batch, neighbours are equally good partners.
 
         Args:
             x: images [n, h, w, c].
-            targets: [n, classes].
-            key: of this step.
+            targets: probabilities of the labels [n, classes].
+            key: random key of this step.
+
+        Returns:
+            The mixed images and targets; unchanged if neither method is enabled.
         """
         mixup, cutmix = self.options.mixup, self.options.cutmix
         if not (mixup or cutmix):
@@ -70,13 +74,13 @@ class Augmentation:
         )
 
     def _to_unit(self, images: Array) -> Array:
-        """Maps uint8 to [0, 1], and resizes images to the network's size if necessary."""
+        """Scales uint8 images to [0, 1], and resizes them to the network's size if necessary."""
         x = images.astype(jnp.promote_types(jnp.float32, self.dtype)) / 255
         shape = (x.shape[0], self.size, self.size, x.shape[3])
         return x if x.shape == shape else jax.image.resize(x, shape, "bilinear")
 
     def _normalise(self, x: Array) -> Array:
-        """Normalises [0, 1] like the network's publisher; maps grey images to [-1, 1]."""
+        """Normalises images in [0, 1] as the network expects. Grey images are mapped to [-1, 1]."""
         if x.shape[3] != 3 and self.info is None:
             return x * 2 - 1
         info = self.info or ij.model_info(self.arch)
@@ -86,11 +90,12 @@ class Augmentation:
 
 
 def distort(x: Array, key: Array) -> Array:
-    """TF-slim's `distort_color` (inception_preprocessing.py) of RGB images in [0, 1].
+    """Distorts the colours of RGB images in [0, 1] like `distort_color` of TF-slim.
 
-    Brightness by up to 32/255, saturation and contrast by 0.5 to 1.5, hue by a fifth of the circle,
-    in one of four orders. In TF-slim each reading thread has a fixed order; here each batch has
-    one.
+    Adds up to 32/255 to the brightness or subtracts it, multiplies saturation and contrast by 0.5
+    to 1.5, and rotates the hue by up to a fifth of the circle, in one of four orders. In TF-slim
+    (inception_preprocessing.py), each input thread has a fixed order. Here, each batch has a
+    random one.
     """
     order, *keys = jax.random.split(key, 5)
     shape = (x.shape[0], 1, 1, 1)
@@ -132,7 +137,7 @@ def distort(x: Array, key: Array) -> Array:
 
 
 def saturate(x: Array, factor: Array) -> Array:
-    """Multiplies HSV's saturation like `tf.image.adjust_saturation`."""
+    """Multiplies the HSV saturation of RGB images, like `tf.image.adjust_saturation`."""
     value = x.max(3, keepdims=True)
     spread = value - x.min(3, keepdims=True)
     old = spread / jnp.where(value == 0, 1, value)
@@ -141,7 +146,7 @@ def saturate(x: Array, factor: Array) -> Array:
 
 
 def rotate_hue(x: Array, turn: Array) -> Array:
-    """Adds to HSV's hue, where 1 is a full circle, like `tf.image.adjust_hue`."""
+    """Adds `turn` to the HSV hue of RGB images, like `tf.image.adjust_hue`. 1 is a full circle."""
     red, green, blue = x[..., :1], x[..., 1:2], x[..., 2:]
     value = x.max(3, keepdims=True)
     spread = value - x.min(3, keepdims=True)
@@ -156,9 +161,15 @@ def rotate_hue(x: Array, turn: Array) -> Array:
 
 
 def erase(x: Array, share: float, key: Array) -> Array:
-    """Random Erasing (1708.04896) with noise for a share of the images, like timm's mode "pixel".
+    """Replaces a random rectangle of some images by normal noise (Random Erasing, 1708.04896).
 
-    A rectangle of 2 to 33 % of the area and aspect ratio 0.3 to 3.3 becomes normal noise.
+    Like timm's mode "pixel". A rectangle has 2 to 33 % of the area, and an aspect ratio of 0.3 to
+    3.3.
+
+    Args:
+        x: images [n, h, w, c].
+        share: probability that an image gets a rectangle.
+        key: random key of this step.
     """
     n, height, width, _ = x.shape
     which, area, ratio, top, left, noise = jax.random.split(key, 6)
@@ -182,7 +193,10 @@ def _neighbours(x: Array) -> Array:
 
 
 def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Array]:
-    """Returns the mask of a random rectangle, and the share of the area outside it."""
+    """Returns the mask of a random rectangle, and the share of the area outside it.
+
+    The rectangle is clipped to the image. Before clipping, `share` of the area is outside it.
+    """
     side = jnp.sqrt(1 - share)
     h, w = height * side, width * side
     y, z = jax.random.uniform(key, (2,)) * jnp.array([height, width]) - jnp.array([h, w]) / 2
@@ -191,7 +205,7 @@ def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Arra
 
 
 def _rectangle(y: Array, x: Array, h: Array, w: Array, height: int, width: int) -> Array:
-    """Returns masks [n, height, width] of the pixels with their centres inside n rectangles."""
+    """Returns bool masks [n, height, width] of the pixels whose centres are inside n rectangles."""
     rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
     y, x, h, w = (v[:, None] for v in (y, x, h, w))
     down = (rows >= y) & (rows < y + h)

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic when written, verified when read. The newest good one is used."""
+"""Checkpoints: written atomically, and verified when read. The newest undamaged one is used."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from train.errors import TrainingError, UsageError
 from train.hosts import processes
 
 _CHECKSUMS, _RUN, _RUN_CHECKSUM = "crc32", "run", "run_crc32"
-_COMMITTED = "commit_success.txt"  # Orbax's mark of a whole checkpoint in a bucket
-_SAVES_TO_TRY = 3  # in a bucket, where each request has been tried again for a minute
-# What the system and its translators call a full disk.
+_COMMITTED = "commit_success.txt"  # Orbax's marker of a complete checkpoint in a bucket
+_SAVES_TO_TRY = 3  # in a bucket, where each save retries its requests for a minute
+# Parts of error messages that mean a full disk.
 _NO_SPACE = ("No space left", "Disk quota exceeded", "Errno 28")
 _LOG = logging.getLogger("inception_jax.checkpoints")
 
@@ -35,12 +35,13 @@ class Checkpoints:
     """The checkpoints of a workdir; a context manager.
 
     Orbax writes checkpoints asynchronously. It renames a finished checkpoint into place, which is
-    atomic. In a bucket, it marks a finished checkpoint instead. Orbax does not notice a flipped bit
-    when it restores a checkpoint, so every array also has a checksum.
+    atomic. In a bucket, it adds a marker file to a finished checkpoint and renames nothing. Orbax
+    does not notice a flipped bit when it restores a checkpoint, so checksums of all arrays are
+    stored too.
 
     Args:
         workdir: folder in which `checkpoints/` is created.
-        sharding: of restored arrays.
+        sharding: sharding of restored arrays.
         keep: number of newest checkpoints to keep, in addition to the best one.
         run: description of the run, stored in each checkpoint, see `train.workdir.identity`.
         read_only: write, move and delete nothing, because another process may be training.
@@ -78,19 +79,21 @@ class Checkpoints:
         for end in ends:
             try:
                 end()
-            except Exception as error:  # of the failed save, or of another failed one
+            except Exception as error:  # repeats the error of a failed save, or is a new one
                 _LOG.warning("while the run ends: %s", error)
 
     def save(self, state: TrainState, top1: float | None = None, *, finish: bool = False) -> None:
         """Starts to save a state. When this returns, the state's buffers may be donated.
 
-        In a bucket, a failed save does not end the run at once. If it fails before this returns,
-        this tries again. If it fails later, a warning is logged, and the next save replaces it.
+        In a bucket, a failed save does not end the run at once. If the failure is noticed before
+        this method returns, the save is retried. Otherwise a warning is logged, and the next save
+        replaces the failed one.
 
         Args:
-            state: saved unless its step is already saved.
-            top1: accuracy of an evaluation at this step, which decides the best checkpoint.
-            finish: return only when the state is saved.
+            state: state to save. If its step is already saved, nothing happens.
+            top1: accuracy of an evaluation at this step, which decides the best checkpoint; None
+                if there was no evaluation.
+            finish: wait until the state is saved.
 
         Raises:
             TrainingError: if this save or the previous one fails; in a bucket, only after three
@@ -126,10 +129,11 @@ class Checkpoints:
         return self._check_saved(error)
 
     def wait(self) -> bool:
-        """Waits until the last save is on disk.
+        """Waits until the last save has ended.
 
         Returns:
-            Whether the last save has succeeded. False is possible only in a bucket.
+            Whether the last save has succeeded; True if there was none to wait for. False is
+            possible only in a bucket.
 
         Raises:
             TrainingError: if the save fails; in a bucket, only after three failures in a row.
@@ -148,15 +152,16 @@ class Checkpoints:
         return saved
 
     def _check_saved(self, error: Exception | None) -> bool:
-        """Returns whether a save has succeeded so far; in a bucket, it must do so in all processes.
+        """Returns whether a save has succeeded so far; in a bucket, in all processes.
 
-        In a bucket, this logs a failure, deletes what the failed save has left, and returns False.
+        After a failure in a bucket, this logs a warning and deletes the rest of the failed save.
 
         Args:
-            error: the error of the save in this process, if there was one.
+            error: error that the save raised in this process; None if there was none.
 
         Raises:
-            TrainingError: after a failure on a disk, and after the third in a row in a bucket.
+            TrainingError: after a failure on a disk, or after the third failure in a row in a
+                bucket.
         """
         if not storage.is_remote(self._folder):
             if error is not None:
@@ -174,7 +179,7 @@ class Checkpoints:
             _first_line(error),
         )
         self._writing = None
-        with contextlib.suppress(Exception):  # reports the same failure again
+        with contextlib.suppress(Exception):  # reports the failure once more
             self._checkpointer.close()
         self._checkpointer = self._open()  # deletes what the failed save has left
         return False
@@ -185,12 +190,12 @@ class Checkpoints:
         Newer checkpoints that are damaged are reported and moved to `damaged_checkpoints/`.
 
         Args:
-            like: a state of the same shapes.
+            like: a state with the expected names, shapes and dtypes.
             start_over: if every checkpoint is damaged, move all of them and return None.
 
         Raises:
             TrainingError: if every checkpoint is damaged, or one cannot be read for another reason.
-            UsageError: if an undamaged one belongs to another network.
+            UsageError: if an undamaged checkpoint belongs to another network.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding),
@@ -235,29 +240,32 @@ class Checkpoints:
         )
 
     def _check_readable(self, step: int) -> None:
-        """Raises an error if the disk cannot be read. It does not look for damage.
+        """Checks that all files of a checkpoint can be opened, but not whether they are damaged.
 
         Raises:
-            TrainingError: with the file and the reason.
+            TrainingError: if one cannot be opened; the message names the file and the reason.
         """
         if storage.is_remote(self._folder):
-            return  # who may read one object of a bucket may read all
+            return  # permissions are the same for all objects of a bucket
         for path in (self._folder / str(step)).rglob("*"):
             try:
                 if path.is_file():
                     path.open("rb").close()
             except FileNotFoundError:
-                continue  # deleted meanwhile, by the run that owns it
+                continue  # deleted meanwhile by the run that is training
             except OSError as error:
                 raise TrainingError(
                     f"the checkpoint of step {step} cannot be read: {error}"
                 ) from None
 
     def _load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Any, str]:
-        """Returns the arrays of a step, or None and the reason.
+        """Loads the checkpoint of a step, and verifies its checksums.
+
+        Returns:
+            The arrays and an empty text; if the checkpoint is damaged, None and the reason.
 
         Raises:
-            UsageError: if they belong to another network.
+            UsageError: if it belongs to another network.
         """
         metadata = saved_metadata(self._folder / str(step))
         stored = metadata.get(_CHECKSUMS)
@@ -283,10 +291,11 @@ class Checkpoints:
     def _check_shapes(self, step: int, abstract: Mapping[str, Any]) -> None:
         """Compares the stored shapes of a step with those of this network.
 
-        A flipped bit changes the shape or the name of one array; another network differs in more.
+        A flipped bit changes the name or the shape of a single array. If more arrays differ, the
+        checkpoint belongs to another network.
 
         Raises:
-            UsageError: if it is another network.
+            UsageError: if it belongs to another network.
         """
         tree: Any = self._checkpointer.metadata(step).metadata
         there, here = _shapes(tree), _shapes(abstract)
@@ -303,7 +312,12 @@ class Checkpoints:
             )
 
     def _report(self, damaged: Mapping[int, str], instead: str) -> None:
-        """Reports damaged steps and moves them, so that these steps can be saved again."""
+        """Reports damaged checkpoints and moves them, so that their steps can be saved again.
+
+        Args:
+            damaged: reason by step.
+            instead: text that says what the run does without these checkpoints.
+        """
         if not damaged:
             return
         if processes.is_main():
@@ -319,7 +333,7 @@ class Checkpoints:
             self._damaged.mkdir(exist_ok=True)
             for step in damaged:
                 _move(self._folder / str(step), self._damaged)
-        processes.all_agree(True)  # nobody looks before it is done
+        processes.all_agree(True)  # no process continues before they are moved
         self._checkpointer = self._open()
 
     def _failure(self, error: Exception) -> TrainingError:
@@ -340,7 +354,7 @@ def _first_line(error: Exception) -> str:
 
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:
-    """Returns the description of the run in the newest readable checkpoint, or None."""
+    """Returns the run's description from the newest checkpoint where it is undamaged, or None."""
     for step in _saved_steps(storage.absolute(workdir) / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))
         run = metadata.get(_RUN)
@@ -350,7 +364,7 @@ def newest_run(workdir: Path) -> dict[str, Any] | None:
 
 
 def saved_metadata(folder: Path) -> dict[str, Any]:
-    """Returns the metadata of a step; empty if it cannot be read."""
+    """Returns the metadata in the folder of a checkpoint; empty if it cannot be read."""
     try:  # Orbax's own reader does not distinguish a damaged file from a missing one
         found = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -359,8 +373,8 @@ def saved_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _saved_steps(folder: Path) -> list[int]:
-    """Returns the saved steps, newest first, damaged or not."""
-    if storage.is_remote(folder):  # an unfinished one has its name from the start, but no mark
+    """Returns the steps of all checkpoints in a folder, damaged or not, newest first."""
+    if storage.is_remote(folder):  # an unfinished checkpoint lacks only the marker
         found = [path.parent for path in storage.matches(folder, f"*/{_COMMITTED}")]
     else:
         found = list(folder.glob("*"))
@@ -368,7 +382,7 @@ def _saved_steps(folder: Path) -> list[int]:
 
 
 def _move(path: Path, folder: Path) -> None:
-    """Moves a step without overwriting what was moved before."""
+    """Moves a checkpoint into a folder. If its name exists there, it gets a number."""
     target, number = folder / path.name, 2
     while target.exists():
         target, number = folder / f"{path.name}-{number}", number + 1
@@ -376,7 +390,11 @@ def _move(path: Path, folder: Path) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all arrays. Orbax stores tuples and named tuples as lists and dicts."""
+    """Returns the shapes of all arrays in a tree, by path.
+
+    A path does not distinguish tuples from lists, or named tuples from dicts, because Orbax stores
+    them alike.
+    """
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -385,13 +403,13 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def crc(value: Any) -> int:
-    """Returns the CRC-32 of a value that JSON can hold."""
+    """Returns the CRC-32 of a value that can be written as JSON."""
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the tracebacks of failed tasks of single arrays, because one line is enough."""
+    """Context manager: hides the tracebacks that asyncio prints for arrays that fail to load."""
     logger = logging.getLogger("asyncio")
     logger.disabled = True
     try:
@@ -402,7 +420,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _drop_damaged_metrics(folder: Path) -> None:
-    """Deletes damaged metrics files, which would stop Orbax when it starts."""
+    """Deletes the damaged metrics files of checkpoints, because Orbax cannot start with them."""
     for path in folder.glob("*/metrics/metrics"):
         try:
             json.loads(path.read_text())
@@ -412,7 +430,7 @@ def _drop_damaged_metrics(folder: Path) -> None:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Returns the CRC-32 of every array's bytes, by its path."""
+    """Returns the CRC-32 of the bytes of every array in a tree, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     values = jax.device_get([leaf for _, leaf in leaves])
     return {

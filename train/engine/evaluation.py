@@ -1,4 +1,4 @@
-"""Exact evaluation: every image once, for any number of devices and processes."""
+"""Exact evaluation: every image counts once, for any number of devices and processes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ class Evaluation:
     """The results of an evaluation.
 
     Attributes:
-        metrics: `eval_top1`, `eval_top5`, `eval_loss` of the averaged weights and, with the suffix
-            `_raw`, of the weights without averaging; `eval_examples`; `eval_left_out` if images
-            were skipped.
-        predictions: of the averaged weights, one per image, in the order of the test set.
-        confidence: probabilities of the predictions.
-        labels: of the same images.
-        counted: False for an image that was unreadable or skipped.
+        metrics: `eval_top1`, `eval_top5` and `eval_loss` of the averaged weights; the same names
+            with the suffix `_raw` for the weights without averaging; `eval_examples`, the number of
+            evaluated images; `eval_left_out`, the number of images left out, if there are any.
+        predictions: class indices [n] that the averaged weights predict, in the order of the test
+            set.
+        confidence: probabilities [n] of the predicted classes.
+        labels: true class indices [n].
+        counted: bools [n], False for images that were left out because they are unusable or
+            excluded.
     """
 
     metrics: dict[str, Any]
@@ -53,14 +55,14 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Evaluator:
-    """Evaluates states on the test images."""
+    """Evaluates training states on the test images."""
 
     dataset: Dataset
     options: InputOptions
     info: ModelInfo  # the preprocessing
     devices: Devices
     step: Callable[..., Metrics]  # see `make_eval_step`
-    at_once: int  # batch size over all devices that fits into memory: that of training
+    at_once: int  # number of images, over all devices, that fit into memory
     bad_images: BadImages
 
     def __post_init__(self) -> None:
@@ -74,8 +76,9 @@ class Evaluator:
         """Evaluates the averaged weights and, if the run averages, the weights without averaging.
 
         Args:
-            state: contains the weights and, if the run averages, their averages.
-            stop: called after each batch, and while the evaluation waits for a batch.
+            state: training state with the weights and, if the run averages, their averages.
+            stop: tells whether the run has to end. It is asked after each batch, and while the
+                evaluation waits for a batch.
 
         Raises:
             Interrupted: if the run has to end.
@@ -121,7 +124,7 @@ class Evaluator:
         return self._gather(outputs, processes.total(skipped) + excluded)
 
     def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Returns test images as the evaluation sees them, uint8 [h, w, c]."""
+        """Returns test images by their indices, cropped as for the evaluation, uint8 [h, w, c]."""
         images = (self.dataset.test[int(i)].image for i in indices)
         views = (evaluation_view(image, self.info, self.dataset.channels)[0] for image in images)
         return [np.round(view).astype(np.uint8) for view in views]
@@ -156,7 +159,11 @@ class Evaluator:
 
 @contextlib.contextmanager
 def _interruptible(batches: Iterator[Any], stop: Callable[[], bool]) -> Iterator[Iterator[Any]]:
-    """Yields the batches. A stalled batch ends the evaluation if the run has to end."""
+    """Context manager: yields an iterator over the batches.
+
+    Raises:
+        Interrupted: if the run has to end while it waits for a batch.
+    """
     with contextlib.closing(Waiting(stop, 1).read(batches)) as ready:
         try:
             yield ready
@@ -165,7 +172,7 @@ def _interruptible(batches: Iterator[Any], stop: Callable[[], bool]) -> Iterator
 
 
 def confusion(evaluation: Evaluation, classes: int) -> np.ndarray:
-    """Counts images by label (row) and prediction (column)."""
+    """Returns numbers of images [classes, classes] by label (row) and prediction (column)."""
     counts = np.zeros((classes, classes), np.int64)
     chosen = evaluation.counted
     np.add.at(counts, (evaluation.labels[chosen], evaluation.predictions[chosen]), 1)

@@ -24,11 +24,11 @@ Predict = Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
 def check(options: NetworkOptions, image_size: int) -> None:
-    """Checks options that depend on each other.
+    """Checks that the options fit each other and the network.
 
     Raises:
-        UsageError: with the option and its valid values.
-        UnknownModelError: for an unknown name; the message suggests similar ones.
+        UsageError: if they do not; the message names the option and what it needs.
+        UnknownModelError: if no network has this name; the message suggests similar names.
     """
     info = ij.model_info(options.arch)
     if image_size < info.min_size:
@@ -50,8 +50,8 @@ def build(
 ) -> Model:
     """Builds the network with random parameters.
 
-    Auxiliary classifiers are omitted if the network has none, or if the backbone is frozen, because
-    they train only the backbone.
+    With `aux_heads`, the network gets its auxiliary classifiers, if it has any. They are omitted if
+    the backbone is frozen, because they train only the backbone.
     """
     has_aux = bool(ij.model_info(options.arch).aux_heads) and not options.freeze_backbone
     depth: dict[str, Any] = {} if options.drop_path is None else {"drop_path": options.drop_path}
@@ -77,14 +77,14 @@ def split(
 
     Args:
         model: the network.
-        freeze_backbone: train only the classifiers. Training then normalises with the running
-            statistics, like evaluation.
-        wide_gradients: sum the gradients of kernels over devices in the dtype of the parameters,
-            and not in that of the computations.
+        freeze_backbone: train only the classifiers. BatchNorm then uses the running statistics in
+            training too.
+        wide_gradients: sum the gradients of kernels over devices in the dtype of the parameters.
+            If False, they are summed in the dtype of the computations.
 
     Returns:
-        The graph in training mode; the graph in evaluation mode; the trained parameters; and the
-        rest, which are BatchNorm's statistics and the frozen parameters.
+        The graph for training; the graph for evaluation; the trained parameters; and the rest,
+        which are BatchNorm's statistics and the frozen parameters.
     """
     trained: Any = nnx.Param
     if freeze_backbone:
@@ -107,8 +107,8 @@ def split(
 def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
     """Returns a graph for the steps that train only the classifiers.
 
-    It takes the same parameters and rest as the graphs of `split` without a frozen backbone. It
-    normalises with the running statistics.
+    It takes the parameters and the rest that `split` returns with `freeze_backbone=False`.
+    BatchNorm uses the running statistics.
 
     Args:
         model: the network.
@@ -127,16 +127,16 @@ def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
 def make_forward(
     train_def: nnx.GraphDef, options: NetworkOptions, *, frozen: bool = False
 ) -> Forward:
-    """Returns the forward pass of training.
+    """Returns a function that computes the forward pass of training.
 
-    It maps parameters, the rest (see `split`), images and a dropout key to the logits of every
-    classifier, by name, and BatchNorm's new statistics. The statistics are None if they do not
-    change.
+    The function takes parameters, the rest (see `split`), images and a dropout key. It returns the
+    logits of every classifier, by name, and BatchNorm's new statistics. The statistics are None if
+    they do not change.
 
     Args:
         train_def: graph from `split` or `head_view`.
         options: options of the network.
-        frozen: keep the statistics, as `freeze_backbone` does.
+        frozen: do not change the statistics. The option `freeze_backbone` has the same effect.
     """
     frozen = frozen or options.freeze_backbone
 
@@ -153,7 +153,10 @@ def make_forward(
 
 
 def make_predict(eval_def: nnx.GraphDef, options: NetworkOptions) -> Predict:
-    """Returns the forward pass of evaluation: parameters, the rest and images to logits."""
+    """Returns a function that computes the forward pass of evaluation.
+
+    The function maps parameters, the rest (see `split`) and images to logits.
+    """
 
     def predict(params: Tree, rest: Tree, x: jax.Array) -> jax.Array:
         with rewritten(*options.rewrites):

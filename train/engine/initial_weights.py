@@ -20,10 +20,13 @@ from train.hosts import processes
 
 
 def start_file(path: Path) -> Path:
-    """Returns the weight file of `--init-from`, which may be the folder of a run.
+    """Returns the path of the weight file for `--init-from`.
+
+    Args:
+        path: path of a weight file, or of the folder of a run.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if there is no weight file, or the path is in a bucket.
     """
     if storage.is_remote(path):
         raise UsageError(f"--init-from {path}: copy it to a local disk, and name that")
@@ -37,11 +40,12 @@ def start_file(path: Path) -> Path:
 
 
 def note_of(path: Path) -> dict[str, Any]:
-    """Returns what a file of `save_weights` states about its network, without reading its tensors.
+    """Returns what a file from `save_weights` states about its network. Reads no tensors.
 
     Returns:
-        `arch`, `width_multiplier` and `image_size`, if known. Empty for other files, and for a file
-        that cannot be read, because loading it will report the reason.
+        A dict of `arch`, `width_multiplier` and, if known, `image_size`. It is empty for a file
+        that `save_weights` did not write, and for a file that cannot be read. When such
+        a file is loaded later, an error reports the reason.
     """
     file = start_file(path)
     if file.suffix != ".safetensors":
@@ -60,15 +64,16 @@ def note_of(path: Path) -> dict[str, Any]:
 def load_start(model: Model, path: Path) -> None:
     """Loads weights into a new network, except for classifiers that do not fit.
 
-    A classifier for another number of classes, and auxiliary classifiers that the file lacks, keep
-    their random values. A line reports it.
+    A classifier that has another number of classes in the file, and classifiers that the file
+    lacks, keep their random initial values. A line on standard output reports this.
 
     Args:
-        model: built by `create_model`.
-        path: see `load_weights`, or the folder of a run.
+        model: network from `create_model`.
+        path: path of a weight file in any layout that `load_weights` reads, or of the folder of a
+            run.
 
     Raises:
-        WeightsError: if anything else does not fit.
+        WeightsError: if any other weights do not fit.
     """
     spec = spec_of(model)
     file = open_weights(spec.name, start_file(path))

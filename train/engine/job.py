@@ -1,4 +1,4 @@
-"""Everything that a run needs, after its assembly and before its first step."""
+"""The assembled parts of a run, ready for its first step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.hosts.devices import Devices
 
 @dataclasses.dataclass
 class Job:
-    """Everything that a run needs: data, devices, network, state, training steps, evaluation."""
+    """The parts of a run: data, devices, network, state, training steps, evaluation."""
 
     dataset: Dataset
     devices: Devices
@@ -30,9 +30,9 @@ class Job:
     total: int  # steps
     model: Model  # with its initial parameters
     state: TrainState  # on the devices; the next step donates its buffers
-    phases: tuple[Phase, ...]  # in order; reported costs are those of the last one
+    phases: tuple[Phase, ...]  # in order; reported costs are those of the last phase
     parts: int  # parts of a batch that a step computes one after another
-    batches: Callable[[int, int], Batches]  # of this process, from a first step to before a last
+    batches: Callable[[int, int], Batches]  # of this process, from a step up to an excluded step
     evaluate: Evaluator
     bad_images: BadImages
 
@@ -51,7 +51,12 @@ class Job:
         return float(phase.rate(step - phase.start))
 
     def lower(self, batch: Any, phase: Phase | None = None) -> Any:
-        """Traces the training step of a phase, by default the last, for batches of this shape."""
+        """Lowers the training step of a phase, and returns it as a `jax.stages.Lowered`.
+
+        Args:
+            batch: a batch, of which only shapes and dtypes matter.
+            phase: phase whose step is lowered; None for the last.
+        """
         step = (phase or self.phases[-1]).step
         options = training_options(self.model) if self.devices.platform == "cpu" else {}
         return jit(step, self.devices, options).lower(self.state, batch)
@@ -59,12 +64,12 @@ class Job:
     def flops(self, compiled: Any) -> float | None:
         """Returns the FLOPs of the compiled step on one device; None if unknown."""
         count = (compiled.cost_analysis() or {}).get("flops", 0.0)
-        # XLA counts the body of a loop once, and almost all of a step in parts is in a loop.
+        # XLA counts the body of a loop once. Almost all of a step with several parts is a loop.
         return count * self.parts if count > 0 else None
 
 
 def jit(step: Callable[..., Any], devices: Devices, options: CompilerOptions | None = None) -> Any:
-    """Returns a training step for compilation, which donates the buffers of its state."""
+    """Returns a jitted training step. Each call donates the buffers of the state."""
     return jax.jit(
         native_convolutions()(step) if options else step,
         donate_argnums=0,

@@ -28,16 +28,18 @@ from train.hosts.preemption import Preemption
 from train.report import plots
 from train.report.reporter import Reporter, last_loss
 
-# More skipped steps in a row end the run.
+# This number of skipped steps in a row ends the run.
 _SKIPPED_IN_A_ROW = 50
 _SECONDS_BETWEEN_CURVES = 60
 
 
 def profile_range(options: LoopOptions) -> tuple[int, int] | None:
-    """Returns the first and the last step, exclusive, of `--profile-steps A:B`.
+    """Returns the first step to profile and the step after the last, from `--profile-steps A:B`.
+
+    None means that no step is profiled.
 
     Raises:
-        UsageError: if it is not of this form.
+        UsageError: if the option is not of this form.
     """
     if options.profile_steps is None:
         return None
@@ -47,11 +49,11 @@ def profile_range(options: LoopOptions) -> tuple[int, int] | None:
     return int(start), int(stop)
 
 
-# Seconds for the process to end after it has saved, in case something hangs. Several processes wait
-# for each other.
+# Seconds that the process may take to end after it has saved, in case something hangs. The second
+# value is for several processes, which wait for each other.
 _SECONDS_TO_END, _SECONDS_TO_END_TOGETHER = 10.0, 120.0
 
-# Seconds for the last checkpoint, in case a disk hangs.
+# Seconds that the last checkpoint may take, in case a disk hangs.
 _SECONDS_TO_SAVE = 600.0
 _NOT_SAVED = (
     "SIGTERM: not saved, because the checkpoint was not written within "
@@ -60,7 +62,7 @@ _NOT_SAVED = (
 
 
 class Preempted(Exception):
-    """SIGTERM was received, and the state is saved."""
+    """SIGTERM was received, and nothing is left to save."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -70,14 +72,14 @@ class Preempted(Exception):
 
 @dataclasses.dataclass
 class Loop:
-    """Trains from the state of a job to its last step."""
+    """Trains a job from its current state to its last step."""
 
     job: Job
     options: LoopOptions
     workdir: Path
-    title: str  # of the pictures
+    title: str  # title of the pictures
     start: int  # step of the job's state
-    skips: bool  # skip a step that is not finite; otherwise it ends the run
+    skips: bool  # skip updates that are not finite; if False, they end the run
     checkpoints: Checkpoints
     reporter: Reporter
     stop: Preemption
@@ -88,7 +90,7 @@ class Loop:
         self.eval_steps = max(round(self.options.eval_every * self.job.per_epoch), 1)
         self.pending: list[dict[str, jax.Array]] = []
         self.skipped = 0
-        self.loss = last_loss(self.workdir)  # that was logged
+        self.loss = last_loss(self.workdir)  # the last one that was logged
         self.profile = profile_range(self.options) or (-1, -1)
         self.drawn = time.monotonic()
         self.stop.count_steps(self._computed)
@@ -103,7 +105,7 @@ class Loop:
             Interrupted: if SIGTERM comes during the evaluation of a state that is already saved.
         """
         evaluation = self._train() if self.start < self.job.total else None
-        # None: a run that was killed between its last checkpoint and its result.
+        # None if the run was killed after its last checkpoint and before its result was written.
         return evaluation or self._evaluate(self.job.total)
 
     def _train(self) -> Evaluation | None:
@@ -131,7 +133,11 @@ class Loop:
         return evaluation
 
     def _after(self, done: int) -> Evaluation | None:
-        """Logs, evaluates, saves or stops if it is time for it."""
+        """Logs, evaluates, saves or stops if one of these is due after `done` steps.
+
+        Returns:
+            The evaluation; None if there was none.
+        """
         options, last, evaluation = self.options, done == self.job.total, None
         stopping = self.stop()
         if done % options.log_every == 0 or last:
@@ -151,7 +157,7 @@ class Loop:
     def _save(
         self, done: int, evaluation: Evaluation | None = None, *, finish: bool = False
     ) -> None:
-        self._check(done)  # no checkpoint of a state that is not finite
+        self._check(done)  # a state that is not finite must not be saved
         self.still_ours()
         with self.reporter.away(), self.stop.busy():
             self.reporter.flush()  # a run that resumes here finds all lines up to here
@@ -167,9 +173,9 @@ class Loop:
         raise Preempted(f"SIGTERM: saved at step {done}; the same command resumes from it")
 
     def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
-        """Compiles the training step of a phase.
+        """Compiles and returns the training step of a phase.
 
-        At the start of a phase, also converts the state.
+        If `step` is the first of the phase, this also converts the state.
         """
         with self.reporter.away(once=True), self.stop.busy():
             if phase.note:
@@ -206,7 +212,10 @@ class Loop:
         self.drawn = time.monotonic()
 
     def _check(self, done: int) -> None:
-        """Checks the metrics since the last line of the log, and keeps them for the next line."""
+        """Fetches the metrics since the last line of the log, and checks that they are finite.
+
+        With `skips`, metrics that are not finite are allowed. All are kept for the next line.
+        """
         values = jax.device_get(self.pending)
         for step, metrics in enumerate(values, start=done - len(values) + 1):
             if _is_finite(metrics) or self.skips:
@@ -219,12 +228,12 @@ class Loop:
         self.pending = values
 
     def _computed(self) -> int:
-        """Counts the steps since the last line of the log whose metrics the devices have."""
+        """Counts the steps that the devices have computed, but whose metrics are not fetched."""
         ready = [getattr(metrics["loss"], "is_ready", bool) for metrics in self.pending]
-        return sum(is_ready() for is_ready in ready)  # those already fetched count as none
+        return sum(is_ready() for is_ready in ready)  # fetched metrics count as not ready
 
     def _means(self, done: int) -> dict[str, float]:
-        """Averages the metrics since the last line of the log, without skipped steps."""
+        """Returns the mean metrics since the last line of the log, without skipped steps."""
         self._check(done)
         values, self.pending = self.pending, []
         good = [metrics for metrics in values if _is_finite(metrics)]
@@ -242,7 +251,10 @@ class Loop:
 
     @contextlib.contextmanager
     def _profiled(self, step: int) -> Iterator[None]:
-        """Profiles the steps asked for, on process 0."""
+        """Context manager: profiles the body if `--profile-steps` includes this step.
+
+        Only process 0 profiles.
+        """
         first, stop = self.profile
         if not (first <= step < stop and processes.is_main()):
             yield

@@ -14,12 +14,17 @@ from train.engine.training_options import OptimizerOptions
 def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientTransformation:
     """Returns the optimiser.
 
-    RMSProp is that of `tf.train.RMSPropOptimizer`: epsilon is under the root, the mean square
-    starts at one, and the learning rate is applied before the momentum. PyTorch's RMSProp differs
-    in all three. In RMSProp and SGD, L2 regularisation is added to the gradient, like in TF-slim
-    and Caffe, and gradient clipping applies to the sum. SGD's momentum averages updates, like
-    Caffe's and Keras'. PyTorch's averages gradients, which differs in the steps after the learning
-    rate has changed.
+    RMSProp is that of `tf.train.RMSPropOptimizer`: epsilon is inside the square root, the mean
+    square starts at one, and the learning rate is applied before the momentum. PyTorch's RMSProp
+    differs in all three points.
+
+    For RMSProp and SGD, L2 regularisation is added to the gradient, as in TF-slim and Caffe.
+    Gradient clipping applies to this sum. The momentum of SGD accumulates updates, as in Caffe and
+    Keras. In PyTorch, it accumulates gradients. The two differ after a change of the learning rate.
+
+    Args:
+        options: options of the optimiser.
+        rate: function that maps a step to its learning rate.
     """
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     biases = optax.identity()
@@ -48,7 +53,7 @@ def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientT
 
 
 def _kernels(params: dict[str, Any]) -> dict[str, Any]:
-    """Marks the kernels. Biases and BatchNorm's scales have no weight decay."""
+    """Returns a tree of bools, True for kernels. Biases and BatchNorm's scales are not decayed."""
     return _named(params, "kernel")
 
 

@@ -1,8 +1,9 @@
-"""Phases of a run, each with its own training step: first only the classifier, then the whole
-network.
+"""Phases of a run, each with its own training step.
 
-Both phases have the same kind of state, so a run can resume from checkpoints of either. The
-optimiser state is reset for the second phase, because it belongs to other gradients.
+With `head_epochs`, a run first trains only the classifier, and in a second phase the whole network.
+Otherwise it has a single phase. The states of both phases have the same structure, so a run can
+resume from checkpoints of either. The optimiser state is reset for the second phase, because the
+first phase computed it from the classifier's gradients alone.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ class Phase:
     """A phase of a run.
 
     Attributes:
-        start: its first step.
-        rate: learning rate by step of the phase.
-        step: maps a state and a batch to the next state and its metrics; to be compiled.
-        note: line to print about what is trained.
-        begin: converts a state to the first state of the phase.
+        start: first step of the phase.
+        rate: function that maps a step, counted from `start`, to its learning rate.
+        step: training step, not yet compiled: a function that maps a state and a batch to the next
+            state and the metrics.
+        note: line to print that says what is trained; empty for no line.
+        begin: function that converts the state before the phase to the phase's first state.
     """
 
     start: int
@@ -52,12 +54,13 @@ def classifiers(model: Model, params: Tree) -> Tree:
 
 
 def with_frozen(loss: Loss, trained: Tree) -> Loss:
-    """Returns a loss with gradients only for trained parameters. Others get zero without
-    computation.
+    """Returns a loss with gradients for the trained parameters only.
+
+    The gradients of all other parameters are zero, and are not computed.
 
     Args:
-        loss: function of parameters and other arguments.
-        trained: bools in the tree of the parameters.
+        loss: function of the parameters and further arguments.
+        trained: tree of bools with the structure of the parameters.
     """
 
     def frozen(params: Tree, *rest: Any) -> Any:
@@ -69,17 +72,19 @@ def with_frozen(loss: Loss, trained: Tree) -> Loss:
 def make_head_step(
     gradients: Gradients, tx: optax.GradientTransformation, options: StepOptions, trained: Tree
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Any]]:
-    """Returns a training step that does not change frozen parameters by a single bit.
+    """Returns a training step that leaves the frozen parameters bitwise unchanged.
 
     Args:
-        gradients: from `with_frozen`, without new statistics.
-        tx: the optimiser, for all parameters.
-        options: of the step.
-        trained: bools in the tree of the parameters.
+        gradients: function from `make_gradients`, for a loss from `with_frozen` that returns no new
+            statistics.
+        tx: optimiser of all parameters.
+        options: options of the step.
+        trained: tree of bools with the structure of the parameters; False for frozen ones.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
-        # Zeros for frozen parameters: no weight decay, and no contribution to the gradient's norm.
+        # The optimiser sees zeros for frozen parameters, so that their weight decay adds nothing to
+        # the gradient's norm.
         masked = jax.tree.map(lambda p, own: p if own else jnp.zeros_like(p), state.params, trained)
         return update(state, *gradients(state, batch), tx, options, seen=masked, trained=trained)
 
@@ -89,7 +94,12 @@ def make_head_step(
 def restarted(
     tx: optax.GradientTransformation, sharding: Any
 ) -> Callable[[TrainState], TrainState]:
-    """Returns a function that resets the optimiser state."""
+    """Returns a function that resets the optimiser state in a training state.
+
+    Args:
+        tx: the optimiser.
+        sharding: sharding of the new optimiser state.
+    """
 
     def begin(state: TrainState) -> TrainState:
         opt_state = jax.jit(tx.init, out_shardings=sharding)(state.params)

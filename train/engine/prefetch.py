@@ -1,7 +1,7 @@
-"""Prefetch: copies the next batches to the devices while they compute.
+"""Copies the next batches to the devices while the devices compute.
 
-Grain's `device_put` cannot be used: it supports neither global arrays of several processes, as made
-by `make_array_from_process_local_data`, nor notes in addition to arrays.
+Grain's `device_put` cannot be used. It supports neither global arrays of several processes
+(`make_array_from_process_local_data`) nor batches that contain notes in addition to arrays.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ class Stalled(Exception):
 class Waiting:
     """Prefetches items in a thread, and stops waiting when the run has to end.
 
-    Waiting for a hanging disk or network cannot be interrupted. The waiting thread is abandoned,
-    and ends with the process.
+    A thread that waits for a hanging disk or network cannot be interrupted. It is abandoned, and
+    ends with the process.
 
     Args:
-        stop: called regularly while waiting for an item.
+        stop: function that returns whether the run has to end. It is called regularly while waiting
+            for an item.
         ahead: number of items to prefetch.
     """
 
@@ -41,11 +42,11 @@ class Waiting:
         self._stalled = False
 
     def read(self, items: Iterator[Item]) -> Generator[Item, None, None]:
-        """Yields the items.
+        """Yields the items of an iterator, which is read in a thread.
 
         Raises:
             Stalled: if the run has to end before the next item is ready.
-            Exception: any error of the items.
+            Exception: any error that the iterator raises.
         """
         pool = ThreadPoolExecutor(1, "input")
         end = object()
@@ -71,16 +72,18 @@ def prefetch(
     put: Callable[[dict[str, Any]], Arrays],
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Iterator[tuple[Arrays, Any]]]:
-    """Yields device arrays of images and labels, with the notes of each batch.
+    """Context manager: yields an iterator over batches on the devices.
+
+    An item of the iterator is a dict of the arrays "image" and "label", and the batch's notes.
 
     Args:
-        batches: from the input pipeline, read in a thread.
-        put: copies arrays to the devices, called in the same thread.
+        batches: batches from the input pipeline. They are read in a thread.
+        put: function that copies a dict of arrays to the devices. It is called in that thread.
         stop: see `Waiting`.
 
     Raises:
         Stalled: on iteration, if the run has to end while waiting for a batch.
-        Exception: on iteration, any error of `batches` or `put`.
+        Exception: on iteration, any error that `batches` or `put` raises.
     """
     fetched = (
         (put({name: batch[name] for name in ("image", "label")}), batch["notes"])

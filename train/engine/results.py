@@ -1,4 +1,4 @@
-"""Writes the results of a finished run."""
+"""Writes and reads the results of a finished run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Evaluation) -> Result:
-    """Returns the result for the last line of standard output."""
+    """Returns the result of a run, to be printed as the last line of standard output."""
     return {
         "arch": arch,
         "dataset": job.dataset.name,
@@ -34,7 +34,7 @@ def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Eval
 
 
 def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Evaluation) -> None:
-    """Writes weights, pictures and the result into the workdir."""
+    """Writes weights, pictures, `classes.csv` and `result.json` into the workdir."""
     classes = job.dataset.classes
     counts = confusion(evaluation, len(classes))
     plots.draw_curves(workdir, result["arch"])
@@ -58,7 +58,12 @@ def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Eval
 
 
 def read(workdir: Path) -> tuple[Result | None, str | None]:
-    """Returns the result of a finished run, and a note if its file is damaged."""
+    """Reads the result of a finished run.
+
+    Returns:
+        The result, None if there is none or its file is damaged; and a message, None if the file is
+        not damaged.
+    """
     path = workdir / "result.json"
     if not path.exists() or not (workdir / "weights.safetensors").exists():
         return None, None
@@ -70,7 +75,7 @@ def read(workdir: Path) -> tuple[Result | None, str | None]:
 
 
 def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Writes each class's test images, accuracy, and most frequent confusion."""
+    """Writes a CSV file with each class's test images, accuracy and most frequent confusion."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1", "most often taken for", "times"])

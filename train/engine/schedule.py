@@ -16,10 +16,10 @@ Schedule = Callable[[Any], Any]
 
 
 def length(options: ScheduleOptions, batch_size: int, images: int) -> tuple[int, int]:
-    """Returns the steps in an epoch and in the whole run.
+    """Returns the number of steps in an epoch, and in the whole run.
 
     Raises:
-        UsageError: if the images do not fill a batch.
+        UsageError: if there are too few images to fill a batch.
     """
     per_epoch = images // batch_size
     if per_epoch == 0:
@@ -33,14 +33,19 @@ def head_steps(options: ScheduleOptions, per_epoch: int, total: int) -> int:
 
 
 def head_rate(options: ScheduleOptions, steps: int) -> Schedule:
-    """Returns the learning rate for the steps that train only the classifier."""
+    """Returns the learning rate schedule of the phase that trains only the classifier.
+
+    Args:
+        options: options of the schedule.
+        steps: number of steps of this phase.
+    """
     cosine = dataclasses.replace(options, lr_schedule="cosine", lr_floor=0.1)
     falling = _falling(cosine, 0.0, steps)
     return lambda step: options.head_learning_rate * falling(step)
 
 
 def peak_rate(options: ScheduleOptions, batch_size: int) -> float:
-    """Returns the peak learning rate, scaled with the batch size if the recipe says so."""
+    """Returns the peak learning rate, scaled with the batch size if `lr_base_batch` is set."""
     scale = batch_size / options.lr_base_batch if options.lr_base_batch else 1.0
     return options.learning_rate * scale
 
@@ -50,16 +55,17 @@ def learning_rate(
 ) -> Schedule:
     """Returns the learning rate as a function of a step, or of an array of steps.
 
-    The schedule starts at step 0, and the warm-up replaces its beginning, like in timm and the TPU
-    code (`optax.join_schedules` would start it after the warm-up). The warm-up ends at the
-    schedule's rate. timm's warm-up ends at the peak rate and then drops by a percent; the TPU
-    code's rises once per epoch.
+    The decay starts at step 0, and the warm-up replaces its beginning, as in timm and in
+    tensorflow/tpu's Inception V3. (With `optax.join_schedules`, the decay would start after the
+    warm-up.) The warm-up ends at the rate to which the schedule has decayed by then. In timm, the
+    warm-up ends at the peak rate, which then drops by a percent. In tensorflow/tpu, the rate rises
+    once per epoch during the warm-up.
 
     Args:
-        options: of the schedule.
-        batch_size: images in a step.
-        steps_per_epoch: converts periods in epochs to steps.
-        total: steps of the whole run, for schedules that end with the run.
+        options: options of the schedule.
+        batch_size: number of images in a step.
+        steps_per_epoch: number of steps in an epoch, to convert periods from epochs to steps.
+        total: number of steps of the schedule, which decides when cosine and polynomial decay end.
     """
     peak = peak_rate(options, batch_size)
     cold = options.cold_epochs * steps_per_epoch
@@ -82,7 +88,13 @@ def learning_rate(
 
 
 def _falling(options: ScheduleOptions, period: float, total: int) -> Schedule:
-    """Returns the rate without warm-up, as a fraction of the peak."""
+    """Returns the schedule without warm-up, as a fraction of the peak rate.
+
+    Args:
+        options: options of the schedule.
+        period: number of steps between two exponential decays.
+        total: number of steps until cosine or polynomial decay ends.
+    """
     if options.lr_schedule == "cosine":
         floor = options.lr_floor
         return lambda step: (

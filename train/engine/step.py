@@ -1,4 +1,4 @@
-"""The compiled functions: a training step and an evaluation step, and the training state."""
+"""The training state, and functions to compile: the training step and the evaluation step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Gradients = Callable[..., tuple[Tree, Tree, Metrics]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything in a checkpoint, as plain arrays."""
+    """The training state: all arrays that a checkpoint stores."""
 
     step: jax.Array
     params: Tree  # trained parameters
@@ -36,7 +36,7 @@ class TrainState:
 
     @property
     def averaged(self) -> tuple[Tree, Tree]:
-        """The parameters and statistics to evaluate and to export."""
+        """The parameters and statistics to evaluate and to export: averages, if there are any."""
         if self.ema_params is None:
             return self.params, self.stats
         return self.ema_params, self.ema_stats
@@ -45,7 +45,14 @@ class TrainState:
 def init_state(
     params: Tree, stats: Tree, tx: optax.GradientTransformation, *, averages: bool = True
 ) -> TrainState:
-    """Returns the state at step 0. Averages start at the initial values, like TensorFlow's."""
+    """Returns the training state at step 0.
+
+    Args:
+        params: trained parameters.
+        stats: all other arrays.
+        tx: the optimiser.
+        averages: keep moving averages, which start at the initial values, as in TensorFlow.
+    """
     # Copies, because a step donates its input buffers, and a buffer can be donated only once.
     ema_params, ema_stats = jax.tree.map(jnp.copy, (params, stats)) if averages else (None, None)
     step = jnp.zeros((), jnp.int32)
@@ -55,7 +62,10 @@ def init_state(
 def make_loss(
     forward: Forward, augmentation: Augmentation, options: StepOptions, num_classes: int
 ) -> Loss:
-    """Returns a function for the loss of a group of images, with new statistics and metrics."""
+    """Returns a function that augments a group of images and computes their loss.
+
+    The function returns the loss, and a tuple of BatchNorm's new statistics and the metrics.
+    """
 
     def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
         augmenting, mixing, dropping = jax.random.split(key, 3)
@@ -82,18 +92,23 @@ def make_gradients(
     seed: int,
     spread: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Gradients:
-    """Returns the first half of a step: gradients, statistics and metrics of a batch.
+    """Returns a function for the first half of a step: gradients, statistics, metrics of a batch.
 
     A batch is split into groups. Each group has its own BatchNorm statistics, mixed images and
-    random numbers, like a replica. The results are means over the groups. The batch is computed in
-    `grad_accum` parts, one after another, and the groups of a part in parallel. For the same
-    groups, the number of parts changes the result only by rounding. `spread` shards a part
-    [groups, images, ...] over the devices.
+    random numbers, like a replica in data parallelism. The results are means over the groups. The
+    batch is computed in `grad_accum` parts, one after another. The groups of a part are computed in
+    parallel. If the groups are unchanged, the number of parts changes the result only by rounding.
+
+    Args:
+        loss_fn: function from `make_loss`.
+        options: number of parts, and size of a group.
+        seed: seed of all random numbers.
+        spread: function that shards a part [groups, images, ...] over the devices.
     """
     parts = options.grad_accum
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
-        """Returns the loss, statistics and metrics of groups [g, n, ...], each as a mean.
+        """Returns means over groups [g, n, ...] of the loss, statistics and metrics.
 
         A single group needs no `vmap`, and compiles faster without it.
         """
@@ -143,7 +158,7 @@ def make_gradients(
 def make_train_step(
     gradients: Gradients, tx: optax.GradientTransformation, options: StepOptions
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the step that maps a state and a batch to the next state and its metrics."""
+    """Returns the training step: it maps a state and a batch to the next state and the metrics."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return update(state, *gradients(state, batch), tx, options)
@@ -162,17 +177,21 @@ def update(
     seen: Tree = None,
     trained: Tree = None,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the second half of a step: the next state, and the metrics with the gradient's norm.
+    """Computes the second half of a step: the update.
 
     Args:
-        state: before the step.
-        grads: of the parameters.
-        stats: new statistics; None: keep the old ones.
-        metrics: of the batch.
+        state: state before the step.
+        grads: gradients of the parameters.
+        stats: BatchNorm's new statistics; None to keep the old ones.
+        metrics: metrics of the batch.
         tx: the optimiser.
-        options: of the step.
-        seen: parameters for the optimiser, if they differ from the state's.
-        trained: bools in the tree of the parameters, False if frozen; None: all are trained.
+        options: options of the step.
+        seen: parameters that the optimiser is given; None for those of the state.
+        trained: tree of bools with the structure of the parameters, False for frozen ones; None if
+            all are trained.
+
+    Returns:
+        The next state, and the metrics with the norm of the gradient.
     """
     stats = state.stats if stats is None else stats
     seen = state.params if seen is None else seen
@@ -198,10 +217,11 @@ def update(
 def make_eval_step(
     predict: Predict, augmentation: Augmentation
 ) -> Callable[[Tree, Tree, Batch], Metrics]:
-    """Returns a step that sums hits, loss and count over the images with mask 1.
+    """Returns the evaluation step, which maps parameters, statistics and a batch to metrics.
 
-    For several crops of an image, [n, views, h, w, c], it averages the probabilities, like the
-    papers. It also returns each image's prediction, probability, label and mask.
+    The metrics are sums over the images with mask 1 (top-1 and top-5 hits, loss, number of images),
+    and each image's prediction, probability, label and mask. If images have several crops
+    [n, crops, h, w, c], the probabilities are averaged over the crops, as in the papers.
     """
 
     def eval_step(params: Tree, stats: Tree, batch: Batch) -> Metrics:
@@ -225,14 +245,15 @@ def make_eval_step(
 
 
 def _average(old: Tree, new: Tree, decay: jax.Array) -> Tree:
-    """Updates a moving average, in a form that keeps equal numbers exactly equal."""
+    """Returns an updated moving average, which is exactly `old` where `new` equals `old`."""
     return jax.tree.map(lambda o, n: o - (1 - decay) * (o - n), old, new)
 
 
 def _unsmoothed(loss: jax.Array, logits: jax.Array, smoothing: float) -> jax.Array:
     """Returns the cross-entropy without label smoothing, comparable with the evaluation's loss.
 
-    The cross-entropy is linear in the targets, so mixed labels remain mixed.
+    Labels that Mixup or CutMix has mixed remain mixed: the cross-entropy is linear in the targets,
+    so the term of the smoothing can be subtracted.
     """
     if not smoothing:
         return loss

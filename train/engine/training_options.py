@@ -1,6 +1,6 @@
 """The options of the network and its training.
 
-They have a file of their own so that `--help` does not import jax.
+This file does not import jax, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class NetworkOptions:
     """Rematerialisation: keep only the outputs of convolutions for the backward pass and recompute
     the rest. On TPUs this saves a third of the memory and costs about a seventh more time."""
     rewrites: Annotated[tuple[Rewrite, ...], MAY_CHANGE] = REWRITES
-    """Rewritings that compute the same results faster, see inception_jax/nn/rewrites.py. The option
-    without a value disables all of them."""
+    """Rewrites of the network's program, which compute the same results faster, see
+    inception_jax/nn/rewrites.py. Without a value, this option disables all of them."""
     dropout: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.2
     """Dropout rate of the features before the classifier."""
     drop_path: Annotated[float | None, NOT_NEGATIVE, BELOW_ONE] = None
@@ -59,7 +59,7 @@ class AugmentationOptions:
     distort: Literal["none", "inception"] = "none"
     """inception: change brightness, saturation, hue and contrast randomly, like TF-slim."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Alpha of mixup's Beta distribution. With cutmix too, each batch uses one of them. 0: off."""
+    """Alpha of mixup's Beta distribution. If cutmix is on too, a batch uses one of them. 0: off."""
     cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
     """Alpha of cutmix's Beta distribution. 0: off."""
     random_erasing: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
@@ -81,7 +81,7 @@ class ScheduleOptions:
     lr_schedule: Literal["exponential", "cosine", "polynomial"] = "exponential"
     """How the learning rate decays."""
     lr_decay: Annotated[float, POSITIVE] = 0.94
-    """exponential: factor on the learning rate every lr-decay-epochs."""
+    """exponential: factor by which the learning rate is multiplied every lr-decay-epochs."""
     lr_decay_epochs: Annotated[float, POSITIVE] = 2.0
     """exponential: epochs between two decays."""
     lr_decay_images: Annotated[int, NOT_NEGATIVE] = 0
@@ -93,11 +93,12 @@ class ScheduleOptions:
     lr_floor: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
     """Lowest learning rate, as a fraction of the peak. cosine: the rate at the end."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Warm-up: epochs in which the rate rises linearly from warmup-start to the schedule."""
+    """Warm-up: epochs in which the rate rises linearly from warmup-start to that of the
+    schedule."""
     warmup_start: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.1
     """Learning rate at the start of the warm-up, as a fraction of the peak."""
     cold_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Epochs before the warm-up, at the rate with which the warm-up starts."""
+    """Epochs before the warm-up, at the learning rate warmup-start."""
     head_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
     """Epochs at the start in which only the classifier is trained, as with freeze-backbone. They
     count towards epochs. The learning rate schedule starts after them."""
@@ -164,6 +165,7 @@ class LoopOptions:
     start_over: Annotated[bool, MAY_CHANGE] = False
     """Start at step 0 if every checkpoint of the workdir is damaged, or if only results are left.
     Damaged checkpoints are moved to WORKDIR/damaged_checkpoints. Without this option such a run
-    ends with an error. A run with a good checkpoint resumes in both cases."""
+    ends with an error. A run with an undamaged checkpoint resumes even with this option."""
     profile_steps: Annotated[str | None, MAY_CHANGE] = None
-    """A:B: write a profile of steps A to B to WORKDIR/profile, for TensorBoard or Perfetto."""
+    """A:B: write a profile of the steps from A to B - 1 to WORKDIR/profile, for TensorBoard or
+    Perfetto."""

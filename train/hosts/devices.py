@@ -17,7 +17,8 @@ from train.hosts.host_options import BatchOptions
 def _mesh(devices: Sequence[Any]) -> Mesh:
     """Returns a mesh with one axis, `data`, over all devices.
 
-    Neighbours on the axis are close to each other. The devices of a slice are consecutive.
+    Devices that are neighbours on the axis are close to each other in the hardware. The devices of
+    a TPU slice are consecutive.
     """
     types = (AxisType.Auto,)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -29,14 +30,14 @@ def _mesh(devices: Sequence[Any]) -> Mesh:
 
 
 class Devices:
-    """The shardings of a run.
+    """The shardings of a run's arrays over its devices.
 
     Args:
         options: size and division of the batch.
-        devices: devices to split batches over; None: all.
+        devices: devices to split batches over; None for all devices.
 
     Raises:
-        UsageError: if the devices cannot share a batch evenly.
+        UsageError: if a batch, its parts or their groups cannot be split evenly over the devices.
     """
 
     def __init__(self, options: BatchOptions, devices: Sequence[Any] | None = None):
@@ -64,16 +65,16 @@ class Devices:
         self._part = NamedSharding(mesh, axes)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Returns global arrays of a batch, given this process's share of it."""
+        """Returns a batch as global arrays. `batch` is this process's share of it."""
         return {
             name: jax.make_array_from_process_local_data(self.sharded, array)
             for name, array in batch.items()
         }
 
     def copy(self, array: np.ndarray) -> jax.Array:
-        """Returns an array on every device, given the same array in every process."""
+        """Returns an array replicated on all devices. All processes must pass the same array."""
         return jax.make_array_from_process_local_data(self.replicated, np.asarray(array))
 
     def spread(self, part: jax.Array) -> jax.Array:
-        """Splits [groups, images, ...] over the devices, by whole groups if possible."""
+        """Shards [groups, images, ...] over the devices: by groups if possible, else by images."""
         return jax.lax.with_sharding_constraint(part, self._part)

@@ -1,4 +1,4 @@
-"""Peak performance of devices."""
+"""Peak performance of kinds of devices, by the `device_kind` that JAX reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 # FLOP/s in bfloat16 of one JAX device: a chip, or on v2 and v3 one of its two cores. From Google's
 # and NVIDIA's data sheets, without sparsity. Keys are the start of `device_kind`; the longest key
-# that fits counts.
+# that matches counts.
 _PEAKS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -47,7 +47,7 @@ def peak_flops(kind: str) -> float | None:
 
 
 def clock(kind: str) -> float | None:
-    """Returns the cycles per second of a kind of TPU; None if unknown."""
+    """Returns the clock frequency of a kind of TPU in hertz; None if unknown."""
     return _of(_CLOCKS, kind)
 
 

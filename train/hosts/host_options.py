@@ -18,8 +18,8 @@ class BatchOptions:
     """Gradient accumulation: compute a batch in this number of parts, one after another. BatchNorm
     uses the statistics of a part. The gradient and the update use the whole batch."""
     bn_group: Annotated[int, NOT_NEGATIVE] = 0
-    """Images that share BatchNorm's statistics, like a replica in the papers. 0: the whole batch,
-    or a part with grad-accum."""
+    """Number of images that share BatchNorm's statistics, like those of a replica in the papers. 0:
+    the whole batch; with grad-accum, one part of it."""
 
 
 @dataclasses.dataclass(frozen=True)

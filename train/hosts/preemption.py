@@ -36,11 +36,11 @@ class Preemption:
     """Tells whether the run has to end because this process or another one got SIGTERM.
 
     A scheduler sends SIGTERM some seconds before it takes the machine. All processes must call this
-    object equally often. The n-th call returns the same in all of them: True as soon as every
-    process knows of the signal.
+    object equally often. The n-th call returns the same value in all processes: True as soon as
+    every process knows of the signal.
 
     Several processes can only save together. If one of them waits for a batch that never comes, no
-    process can continue. A thread then ends each process without saving.
+    process can continue. In each process, a thread then ends the process without saving.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Preemption:
             processes.before_leaving(self._stop_watching)
 
     def save_first(self) -> None:
-        """From now on, SIGTERM only sets a flag; before, it ends the process at once."""
+        """Makes SIGTERM only set a flag. Before this call, SIGTERM ends the process at once."""
         sigterm.save_first()
 
     def __call__(self) -> bool:
@@ -71,21 +71,24 @@ class Preemption:
         return self._received
 
     def now(self) -> bool:
-        """Returns whether a single process got the signal; can be called at any time.
+        """Returns whether SIGTERM was received, if the run has a single process.
 
-        Always False with several processes: they must end at the same step, and a process does not
-        know where the others are.
+        This can be called at any time. With several processes it always returns False: they must
+        end at the same step, and a process does not know at which step the others are.
         """
         return self._alone and sigterm.received()
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Marks work that takes long without a step, such as a compilation or a checkpoint."""
+        """Context manager: marks long work, such as compilation, that is not a stall."""
         with self._progress.busy():
             yield
 
     def count_steps(self, computed: Callable[[], int]) -> None:
-        """Sets a function that counts the steps that devices have computed, as further progress."""
+        """Sets a function that returns how many steps the devices have computed.
+
+        A change of its result counts as progress.
+        """
         self._progress.computed = computed
 
     def _end_if_stalled(self) -> None:
@@ -105,7 +108,11 @@ class Preemption:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _noticed(self) -> bool:
-        """Waits until a process of the run gets SIGTERM; False if the connection ends first."""
+        """Waits until a process of the run gets SIGTERM.
+
+        Returns:
+            True; False if the run or the connection to the other processes ends first.
+        """
         # Not public, but libraries such as Orbax use it too.
         client: Any = distributed.global_state.client
         while not self._leaving.wait(_SECONDS_BETWEEN_QUESTIONS):
@@ -131,7 +138,7 @@ class Preemption:
 
 
 class _Progress:
-    """Measures the time without progress."""
+    """Measures the time since the last progress, in seconds."""
 
     def __init__(self) -> None:
         self.computed: Callable[[], int] = lambda: 0
@@ -141,7 +148,7 @@ class _Progress:
         self._seen = 0
 
     def begin(self) -> None:
-        """Starts the clock again."""
+        """Restarts the clock at zero."""
         self._last = time.monotonic()
 
     def mark(self) -> None:
@@ -152,7 +159,7 @@ class _Progress:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Stops the clock during the body."""
+        """Context manager: stops the clock during the body, then restarts it at zero."""
         self._busy += 1
         try:
             yield

@@ -24,7 +24,7 @@ def connect(options: HostOptions) -> None:
 
     Raises:
         UsageError: if the options contradict each other.
-        TrainingError: if the others cannot be reached.
+        TrainingError: if the other processes cannot be reached.
     """
     told = (options.coordinator, options.num_processes, options.process_id)
     if any(x is not None for x in told) and any(x is None for x in told):
@@ -49,7 +49,7 @@ def connect(options: HostOptions) -> None:
 
 
 def _in_cluster(options: HostOptions) -> bool:
-    """Returns whether this process was started as one of several, or on a TPU machine."""
+    """Returns whether this process seems to be one of several, or runs on a TPU machine."""
     env = os.environ
     return (
         options.coordinator is not None
@@ -61,7 +61,7 @@ def _in_cluster(options: HostOptions) -> bool:
 
 
 def is_main() -> bool:
-    """Returns whether this process writes the files of the run."""
+    """Returns whether this process writes the files of the run, as process 0 or the only one."""
     # A single process need not ask the devices, which another run may be using.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
@@ -70,8 +70,8 @@ def main_first(action: Callable[[], None]) -> None:
     """Runs an action in process 0 while the others wait. If it fails, all processes raise.
 
     Raises:
-        UsageError, TrainingError, OSError: in process 0, the error of the action.
-        UsageError: in the others, that process 0 failed.
+        UsageError, TrainingError, OSError: in process 0, if the action raises this error.
+        UsageError: in the other processes, if the action failed in process 0.
     """
     error: Exception | None = None
     if is_main():
@@ -86,25 +86,26 @@ def main_first(action: Callable[[], None]) -> None:
 
 
 def all_agree(good: bool) -> bool:
-    """Returns whether `good` is true in every process; all must call this."""
+    """Returns whether `good` is true in all processes. All processes must call this."""
     if jax.process_count() == 1:
         return good
     return bool(np.all(multihost_utils.process_allgather(np.array(good))))
 
 
 def several() -> bool:
-    """Returns whether this is one of several processes of a run."""
+    """Returns whether the run has several processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def check_same(digests: Mapping[str, str]) -> None:
-    """Checks that all processes have the same digests; all must call this.
+    """Checks that all processes have equal digests. All processes must call this.
 
     Args:
-        digests: maps a name for the content, such as "images", to its SHA-256 in hexadecimal.
+        digests: SHA-256 digests in hexadecimal, by a name for their content, such as "images".
 
     Raises:
-        UsageError: in every process, naming what differs and in which processes.
+        UsageError: in all processes, if digests differ. The message names the content, and the
+            processes that differ from process 0.
     """
     if not several():
         return
@@ -121,16 +122,16 @@ def check_same(digests: Mapping[str, str]) -> None:
 
 
 def total(count: int) -> int:
-    """Returns the sum of a number over all processes; all must call this."""
+    """Returns the sum of a number over all processes. All processes must call this."""
     if jax.process_count() == 1:
         return count
     return int(np.sum(multihost_utils.process_allgather(np.array(count))))
 
 
 def abandon(code: int) -> None:
-    """Ends this process at once if the run has several.
+    """Ends this process at once if distributed JAX is initialised.
 
-    A normal exit would wait for the others, which may be lost or waiting for this one.
+    A normal exit would wait for the other processes, which may be lost, or may wait for this one.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -144,7 +145,7 @@ def before_leaving(action: Callable[[], None]) -> None:
 
 
 def leave() -> None:
-    """Closes the connection to the other processes; all wait for each other."""
+    """Closes the connection to the other processes, once all processes call this."""
     for action in _before_leaving:
         action()
     if jax.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""Draws curves as inline SVG, which fits pages of any width and uses the reader's colours."""
+"""Draws curves as inline SVG, which fits pages of any width and follows their style sheet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ _MOST_POINTS = 300
 
 
 class Line(NamedTuple):
-    """A curve: its name, a class of the style sheet, and its points."""
+    """A curve.
+
+    Attributes:
+        name: name in the legend.
+        style: CSS class of the curve.
+        points: pairs of an epoch and a value.
+    """
 
     name: str
     style: str
@@ -21,12 +27,12 @@ class Line(NamedTuple):
 
 
 def chart(lines: Sequence[Line], what: str, *, most: float | None = None) -> str:
-    """Returns a chart of non-negative values over epochs, with a legend below it.
+    """Returns the HTML of a chart of non-negative values over epochs, with a legend below it.
 
     Args:
         lines: the curves.
-        what: title of the vertical axis.
-        most: end of the axis; None: chosen to fit the values.
+        what: caption, which says what the values are.
+        most: upper end of the vertical axis; None to choose one that fits the values.
     """
     lines = [line._replace(points=_thinned(line.points)) for line in lines]
     points = [point for line in lines for point in line.points]
@@ -76,9 +82,9 @@ def _y(value: float, top: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """Returns a round number above nearly all values.
+    """Returns a round number that is at least as large as 98 % of the values.
 
-    The first values may be far above the others.
+    The first values of a curve may be far above the rest.
     """
     ordered = sorted(values)
     high = max(ordered[int(0.98 * (len(ordered) - 1))], 1e-6)
@@ -87,7 +93,7 @@ def _ceiling(values: Sequence[float]) -> float:
 
 
 def _epochs(last: float) -> list[float]:
-    """Returns round epochs for the labels of the axis."""
+    """Returns evenly spaced, round epochs from 0 to `last`, as labels of the horizontal axis."""
     rough = last / 5
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * s for s in (1, 2, 5, 10) if unit * s >= rough)
@@ -95,7 +101,7 @@ def _epochs(last: float) -> list[float]:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the finite points, or means of neighbours if there are too many."""
+    """Returns the finite points; if there are too many, means of groups of neighbours."""
     kept = [p for p in points if math.isfinite(p[1])]
     size = -(-len(kept) // _MOST_POINTS) or 1
     groups = (kept[i : i + size] for i in range(0, len(kept), size))

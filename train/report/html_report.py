@@ -18,25 +18,25 @@ from PIL import Image
 from train.report.charts import Line, chart
 from train.storage import atomic_write
 
-_MATRIX = 20  # classes, at most, of which a matrix is shown
-_ROWS = 20  # of a table that is not unfolded
-_RIGHT, _WRONG = 12, 24  # pictures
-_SIDE = 160  # pixels of a picture, at most
+_MATRIX = 20  # largest number of classes for which a matrix is shown
+_ROWS = 20  # rows of a table that are not collapsed
+_RIGHT, _WRONG = 12, 24  # pictures of right and wrong predictions
+_SIDE = 160  # pixels of the longer side of a picture, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The content of a run's report, except evaluations.
+    """The content of a run's report, except its evaluations.
 
     Attributes:
-        title: the network and the data set.
+        title: title of the page, which names the network and the data set.
         workdir: folder of the run, where the report is written.
-        total: the last step.
-        classes: names.
-        configuration: by option: (the recipe's value, the run's value).
-        facts: texts to show in boxes.
-        environment: versions and devices.
-        pictures: returns test images, uint8 [h, w, c], by their indices.
+        total: last step of the run.
+        classes: names of the classes.
+        configuration: tuples (value in the recipe, value in the run), by option.
+        facts: texts to show in boxes, by title.
+        environment: versions and devices, by title.
+        pictures: function that returns test images, uint8 [h, w, c], by their indices.
     """
 
     title: str
@@ -58,10 +58,10 @@ class Report:
         """Writes the page, or replaces it.
 
         Args:
-            step: of the evaluation.
-            entries: of `metrics.jsonl`.
+            step: step of the evaluation.
+            entries: entries of `metrics.jsonl`.
             evaluation: an `Evaluation`.
-            counts: images by label (row) and prediction (column).
+            counts: numbers of images by label (row) and prediction (column).
         """
         sections = [
             self._head(step, evaluation.metrics),
@@ -108,7 +108,7 @@ class Report:
         )
 
     def _pictures(self, evaluation: Any) -> str:
-        """Returns the wrong predictions with the highest probability, and some correct ones."""
+        """Returns HTML with the wrong predictions of highest probability, and some right ones."""
         right = evaluation.predictions == evaluation.labels
         wrong = np.flatnonzero(evaluation.counted & ~right)
         wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:_WRONG]
@@ -167,7 +167,7 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _class_table(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Returns the table of classes, worst first. With many classes, the rest is collapsed."""
+    """Returns an HTML table of the classes, worst first. If it is long, its end is collapsed."""
     images, hits = counts.sum(1), counts.diagonal()
     shares = np.where(images > 0, hits / np.maximum(images, 1), 2.0)  # without images: last
     rows = []
@@ -189,7 +189,7 @@ def _class_table(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _matrix(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Returns the confusion matrix, or its largest entries if there are many classes."""
+    """Returns the confusion matrix as HTML; for many classes, the most frequent confusions."""
     images = counts.sum(1)
     if len(classes) > _MATRIX:
         wrong = counts * ~np.eye(len(classes), dtype=bool)
@@ -240,7 +240,14 @@ def _table(
     rows: Iterable[Sequence[str]],
     kinds: Sequence[str] | None = None,
 ) -> str:
-    """Returns a table of HTML cells."""
+    """Returns an HTML table.
+
+    Args:
+        title: heading above the table; empty for none.
+        head: titles of the columns, as plain text.
+        rows: cells of each row, as HTML.
+        kinds: CSS class of each column; empty for none.
+    """
     kinds = kinds or [""] * len(head)
     styles = [f' class="{kind}"' if kind else "" for kind in kinds]
     names = "".join(f"<th{s}>{_text(h)}</th>" for s, h in zip(styles, head, strict=True))
@@ -264,7 +271,7 @@ def _encoded(image: np.ndarray) -> str:
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval for a share of a number of images."""
+    """Returns the bounds of Wilson's 95 % confidence interval for a share of `count` images."""
     z = 1.96
     middle, spread = (
         share + z * z / (2 * count),
@@ -280,7 +287,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def _name(text: Any) -> str:
-    """Marks up a name so that its writing direction is kept."""
+    """Returns the HTML of a name, which keeps its own writing direction."""
     return f"<bdi>{_text(text)}</bdi>"
 
 

@@ -17,16 +17,17 @@ from train.storage import atomic_write
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_MOST = 50  # pictures
+_MOST = 50  # pictures in `predictions.png`
 _NAMED_CLASSES = 60
-_CELL = 1.6  # inches of a picture with its title
-_NAME = 18  # characters that fit above one
+_CELL = 1.6  # width in inches of a picture with its title
+_NAME = 18  # characters that fit above a picture
 
 
 def draw_curves(workdir: Path, title: str) -> None:
-    """Draws losses and accuracies over epochs from `metrics.jsonl` as `curves.svg`.
+    """Draws `curves.svg`: losses and accuracies over epochs, from `metrics.jsonl`.
 
-    Both losses are cross-entropies without label smoothing, of the last classifier.
+    The losses of training and evaluation are cross-entropies of the main classifier, without label
+    smoothing.
     """
     figure = curves(read_metrics(workdir))
     figure.suptitle(title)
@@ -34,7 +35,11 @@ def draw_curves(workdir: Path, title: str) -> None:
 
 
 def curves(entries: Sequence[dict[str, Any]]) -> Any:
-    """Returns a figure of losses and accuracies over epochs."""
+    """Returns a matplotlib figure of losses and accuracies over epochs.
+
+    Args:
+        entries: entries of `metrics.jsonl`.
+    """
     train = [e for e in entries if e["kind"] == "train" and "cross_entropy" in e]
     evals = [e for e in entries if e["kind"] == "eval"]
     averages = any(e["eval_loss"] != e["eval_loss_raw"] for e in evals)
@@ -58,7 +63,7 @@ def curves(entries: Sequence[dict[str, Any]]) -> Any:
 
 
 def choose(candidates: np.ndarray) -> np.ndarray:
-    """Returns evenly spaced candidates, as many as `draw_predictions` shows."""
+    """Returns evenly spaced candidates, at most as many as `predictions.png` shows."""
     count = min(len(candidates), _MOST)
     return candidates[np.linspace(0, len(candidates) - 1, count).astype(int)]
 
@@ -70,12 +75,12 @@ def draw_predictions(
     predictions: np.ndarray,
     classes: Sequence[str],
 ) -> None:
-    """Draws test images with label and prediction as `predictions.png`, wrong ones in red."""
+    """Draws `predictions.png`: test images with predictions, wrong ones in red with the label."""
     count = len(images)
     columns = max(min(count, 10, math.ceil(math.sqrt(2 * count))), 3)  # three: room for the title
     rows = max(math.ceil(count / columns), 1)
     size = (columns * _CELL, rows * (_CELL + 0.2) + 0.5)
-    names = drawable(classes, _NAME)  # first: a figure keeps the fonts that it is made with
+    names = drawable(classes, _NAME)  # before the figure, which keeps the fonts it is made with
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -92,12 +97,12 @@ def draw_predictions(
 
 
 def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draws the confusion matrix (rows: labels, columns: predictions) as `confusion.png`.
+    """Draws `confusion.png`: the confusion matrix, with labels as rows and predictions as columns.
 
     Args:
         workdir: folder to write to.
-        counts: images [classes, classes].
-        classes: names, shown if there is room.
+        counts: numbers of images [classes, classes].
+        classes: names of the classes, shown if there is room.
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(classes) <= _NAMED_CLASSES

@@ -13,9 +13,12 @@ _SECONDS = {True: 1.0, False: 15.0}  # between two lines, on a terminal or not
 
 @contextlib.contextmanager
 def elapsed(what: str) -> Iterator[None]:
-    """Prints the elapsed time on standard error until the body is done.
+    """Context manager: prints the elapsed time on standard error until the body is done.
 
-    On a terminal it updates one line. In a log it prints a line from time to time.
+    On a terminal, one line is updated. Otherwise, a line is printed every 15 seconds.
+
+    Args:
+        what: name of the work, printed before the time.
     """
     started, done = time.monotonic(), threading.Event()
     terminal = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""The options of what is reported."""
+"""The options of a run's reports."""
 
 from __future__ import annotations
 

@@ -24,9 +24,10 @@ _LOG = logging.getLogger("inception_jax.report")
 
 @dataclasses.dataclass
 class Reporter:
-    """Writes metrics, and shows progress on standard output, in process 0 only.
+    """Writes metrics and shows progress, in process 0 only.
 
-    Entries of `metrics.jsonl` after `start` are removed. A run that was killed after its last
+    Progress is a bar if standard error is a terminal, and otherwise lines on standard output.
+    Entries of `metrics.jsonl` after step `start` are removed: a run that was killed after its last
     checkpoint leaves such entries.
     """
 
@@ -59,8 +60,8 @@ class Reporter:
                 self._bar = tqdm(
                     total=self.total, initial=self.start, unit="step", dynamic_ncols=True
                 )
-        self._depth = 0  # of `away` within `away`
-        self._recurring = 0.0  # seconds away since the start, of what comes again
+        self._depth = 0  # nesting depth of `away`
+        self._recurring = 0.0  # seconds in `away` since the start, for recurring work
         self._reset(self.start)
 
     def _reset(self, step: int) -> None:
@@ -68,7 +69,7 @@ class Reporter:
         self._away = self._waited = 0.0
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Reports the mean metrics of the steps since the last report."""
+        """Reports the mean metrics of the steps since the last call."""
         seconds = max(time.monotonic() - self._last_time - self._away, 1e-9)
         rate = (step - self._last_step) / seconds
         waited = self._waited / seconds
@@ -97,7 +98,7 @@ class Reporter:
         )
 
     def tick(self) -> None:
-        """Moves the progress bar by a step."""
+        """Moves the progress bar forward by a step."""
         if self._bar is not None:
             self._bar.update()
 
@@ -113,7 +114,7 @@ class Reporter:
         self.flush()
 
     def flush(self) -> None:
-        """Writes everything reported so far. Until then, files in a bucket may lack some of it."""
+        """Writes out all entries. Until this is called, files in a bucket may lack the newest."""
         if self._main:
             self._log.flush()
             for sink in self._sinks:
@@ -121,9 +122,11 @@ class Reporter:
 
     @contextlib.contextmanager
     def away(self, *, once: bool = False) -> Iterator[None]:
-        """Excludes the time of its body from the training speed. Can be nested.
+        """Context manager: excludes the time of the body from the training speed. Can be nested.
 
-        The estimate of the remaining time includes it, unless it is spent only once.
+        Args:
+            once: whether the work is done only once. If not, the estimate of the remaining time
+                includes its time.
         """
         start = time.monotonic()
         self._depth += 1
@@ -138,7 +141,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time that its body takes as waiting for data."""
+        """Context manager: counts the time of the body as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
@@ -160,7 +163,7 @@ class Reporter:
         for end in [*ends, *(sink.close for sink in self._sinks)]:
             try:
                 end()
-            except Exception as error:  # not in place of the one that ends the run
+            except Exception as error:  # must not replace the error that ends the run
                 _LOG.warning("the last lines are not written: %s", error)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
@@ -173,7 +176,7 @@ class Reporter:
 
 class _TensorBoard:
     def __init__(self, workdir: Path, start: int):
-        from tensorboardX import SummaryWriter  # which takes a second: it imports torch for itself
+        from tensorboardX import SummaryWriter  # takes a second, because it imports torch
 
         self._mirror = storage.Mirror(workdir / "tensorboard")
         # Hides entries of a killed run after the step at which this run resumes.
@@ -197,7 +200,7 @@ class _Wandb:
     def __init__(self, project: str, workdir: Path, configuration: Mapping[str, Any]):
         import wandb  # pyright: ignore[reportMissingImports]  # optional
 
-        # The name of the workdir, so that the same command resumes the same run.
+        # The run's id is the name of the workdir, so the same command resumes the same run.
         name = storage.absolute(workdir).name
         self._run = wandb.init(
             project=project,
@@ -224,7 +227,7 @@ def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the entries of `metrics.jsonl`, without a last line that a kill truncated."""
+    """Returns the entries of `metrics.jsonl`. Lines that a kill has truncated are skipped."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().split("\n") if path.exists() else []
     entries = []
@@ -237,7 +240,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def last_loss(workdir: Path) -> float | None:
-    """Returns the last training loss that was logged."""
+    """Returns the last training loss in `metrics.jsonl`; None if there is none."""
     losses = [entry["loss"] for entry in read_metrics(workdir) if entry["kind"] == "train"]
     return losses[-1] if losses else None
 

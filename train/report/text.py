@@ -1,4 +1,4 @@
-"""Class names in pictures: short, in any script, and never interpreted as mathematics."""
+"""Prepares class names for pictures: short, in any script, never interpreted as formulas."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def drawable(names: Sequence[str], longest: int) -> list[str]:
     """Returns names that matplotlib can draw, and enables the fonts that they need.
 
     Args:
-        names: of classes.
-        longest: number of characters after which a name is truncated.
+        names: names of classes.
+        longest: largest number of characters of a name. Longer names are truncated.
     """
     paths, missing = fonts.fallbacks(names, ImageFont.truetype(str(_OWN), 16))
     families = [_added(str(path)) for path in paths]
@@ -32,7 +32,10 @@ def drawable(names: Sequence[str], longest: int) -> list[str]:
 
 @functools.cache
 def _added(path: str) -> str:
-    """Adds a font to matplotlib, whose list of fonts may be outdated; returns its name."""
+    """Adds a font to matplotlib, and returns the font's name.
+
+    Matplotlib caches its list of fonts, which may lack this one.
+    """
     known = len(font_manager.fontManager.ttflist)
     font_manager.fontManager.addfont(path)
     return font_manager.fontManager.ttflist[known].name

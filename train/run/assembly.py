@@ -39,9 +39,9 @@ def assemble(
     """Builds everything that a run needs, without compiling.
 
     Args:
-        config: of the run.
-        dataset: of the run.
-        model: the network, if it is not that of the configuration.
+        config: configuration of the run.
+        dataset: data set of the run.
+        model: network to train; None to build it from the configuration.
         elsewhere: devices to compile for, which need not exist. The state then has only shapes.
 
     Raises:
@@ -116,12 +116,12 @@ def _phases(
     """Returns the optimiser, and the phases of the run.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         model: the network.
-        devices: over which a batch is sharded.
-        length: steps per epoch, and steps of the run.
-        trained: the network in training mode, and its trained parameters.
-        augmentation: of training.
+        devices: devices over which a batch is sharded.
+        length: number of steps in an epoch, and in the run.
+        trained: graph for training, and trained parameters, from `functional.split`.
+        augmentation: augmentation of the training images.
         classes: number of classes.
     """
     network, (per_epoch, total), (train_def, params) = config.network, length, trained
@@ -144,7 +144,7 @@ def _phases(
     head_def = functional.head_view(model, wide_gradients=network.grad_reduce == "float32")
     of_head = gradients(with_frozen(loss(head_def, frozen=True), own))
     head_rate = schedule.head_rate(config.schedule, head_steps)
-    head_tx = make_optimizer(config.optimizer, head_rate)  # its state is of the same kind
+    head_tx = make_optimizer(config.optimizer, head_rate)  # its state has the structure of `tx`'s
     head_step = make_head_step(of_head, head_tx, config.step, own)
     head = Phase(0, head_rate, head_step, f"training the classifier alone until step {head_steps}")
     whole = dataclasses.replace(
@@ -157,7 +157,7 @@ def _phases(
 
 
 def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:
-    """Builds the network with its initial weights, or only its shapes if abstract."""
+    """Builds the network with its initial weights; if `abstract`, with shapes and no arrays."""
     build = functools.partial(
         functional.build,
         config.network,
@@ -175,12 +175,14 @@ def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:
 
 
 def protocol(config: Config, dataset: Dataset) -> ModelInfo:
-    """Returns the preprocessing of a run's evaluation, which its weight file records.
+    """Returns the preprocessing of a run's evaluation, which the run's weight file records.
 
-    With a tag, crop and interpolation are the publisher's. Without a tag, the central part of an
-    encoded image is resized with antialiasing. This is closest to training's crops, which are
-    decoded at a reduced size. Arrays are resized on the device without cropping. Photos in folders
-    are rotated by their EXIF orientation, even if the initial weights were trained without it.
+    If the network has a tag, crop and interpolation are those of the original implementation.
+    Otherwise, the central part of an encoded image is resized with antialiasing. This is closest to
+    the crops in training, which are decoded at a reduced size. Images in memory are not cropped;
+    the device resizes them. Unless the option `upright` says otherwise, photos in
+    folders are rotated by their EXIF orientation, even if the initial weights were trained without
+    this rotation.
     """
     options = config.input
     info = ij.model_info(config.network.arch)

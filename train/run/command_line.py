@@ -1,4 +1,4 @@
-"""The command line: the options of all packages. A recipe sets defaults, options override them.
+"""The command line: the options of all packages. Options override the defaults of a recipe.
 
 `given` handles `--help` and usage errors without importing jax. `parse` does the rest.
 """
@@ -34,7 +34,7 @@ from train.hosts.host_options import BatchOptions, HostOptions
 from train.report.report_options import ReportOptions
 from train.run import scaling
 
-if TYPE_CHECKING:  # help and mistakes do not wait for jax
+if TYPE_CHECKING:  # help and usage errors must not wait for jax
     from inception_jax.weights.weight_file import WeightFile
 
 
@@ -54,19 +54,20 @@ class RunOptions:
     eval_only: Annotated[bool, MAY_CHANGE] = False
     """Evaluate the newest checkpoint of the workdir, and stop. With init-from, unless the workdir
     holds a run that started from it: evaluate the weights of init-from, with the image size, crop
-    and classes of the file or its publisher, and write nothing."""
+    and classes that the file or its tag states, and write nothing."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
     """Print the configuration, parameters, FLOPs, memory and schedule of the run, and stop."""
     compile_only: Annotated[str | None, MAY_CHANGE] = None
     """Compile the training step for a topology such as v5e:4x4, 2*v5e:4x4 (two slices), v4:2x2x2 or
-    h100:1x8, print its compiler's estimate of memory, communication and time, and stop. No such
-    device is needed. Without dataset no data are needed either: the step is for ImageNet."""
+    h100:1x8, print the compiler's estimate of memory, communication and time, and stop. No such
+    device is needed. If dataset is not given, no data are needed either, and the step is for
+    ImageNet."""
     scaled: Annotated[dict[str, float], MAY_CHANGE] = field(default_factory=dict)
     """Options that follow from the number of images, see train/run/scaling.py."""
     compile_effort: Annotated[Literal["quick", "full", "forced"], MAY_CHANGE] = "quick"
-    """compile-only. quick: about a minute, without an estimate of the time. full: about ten times
-    as long, the program that the device itself would run. forced: full also for v6e, where the
-    compiler may not terminate."""
+    """Effort of compile-only. quick: takes about a minute, gives no estimate of the time. full:
+    takes about ten times as long, gives the program that the device itself would run. forced: like
+    full, also for v6e, where the compiler may not terminate."""
     compile_cache: Annotated[bool, MAY_CHANGE] = True
     """Cache compiled programs in WORKDIR/xla_cache or $JAX_COMPILATION_CACHE_DIR, and results of
     compile-only in $INCEPTION_JAX_CACHE."""
@@ -74,7 +75,7 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train a network of the Inception family; the same command again resumes.
+    """All options of a run.
 
     An option that is not given takes the value of the recipe.
     """
@@ -94,10 +95,10 @@ class Config:
 
 
 def given(argv: Sequence[str]) -> dict[str, Any]:
-    """Returns the options of a command line, by name.
+    """Returns the values of the options that are on a command line, by name.
 
     Raises:
-        UsageError: naming the option, and a near one that may be meant.
+        UsageError: if an option is wrong. The message names it and suggests a similar one.
         SystemExit: after `--help`, `--help-all` and `--version`, with the exit code 0.
     """
     names = recipes.names()
@@ -118,7 +119,12 @@ def given(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _help(argv: Sequence[str], *, every: bool) -> str:
-    """Returns the help, with the defaults of the network and recipe on the command line."""
+    """Returns the help text, with the defaults of the network and recipe on the command line.
+
+    Args:
+        argv: the command line.
+        every: describe all options, and not only the common ones.
+    """
     look = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     look.add_argument("--arch", default=NetworkOptions.arch)
     look.add_argument("--recipe", default=RunOptions.recipe)
@@ -147,12 +153,14 @@ def _help(argv: Sequence[str], *, every: bool) -> str:
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
-    """Reads the command line, and opens the data set, because its size decides the recipe.
+    """Returns the configuration and the data set of a command line.
+
+    The data set is opened here, because its size decides which recipe is the default.
 
     Raises:
-        UsageError: naming the option and what it may be.
-        UnknownModelError: for an unknown name; the message suggests similar ones.
-        SystemExit: after `--help`.
+        UsageError: if an option is wrong. The message names it and its valid values.
+        UnknownModelError: if no network has this name; the message suggests similar names.
+        SystemExit: see `given`.
     """
     options = given(argv)
     # These import jax. Help and usage errors must not wait for that.
@@ -184,17 +192,17 @@ def baseline(
     """Returns the configuration of the recipe, before other options override it.
 
     Args:
-        known: all options. `recipe` is None if it is not given.
-        dataset: the data set of the run.
-        evaluated: the weight file, if one is evaluated without a run.
+        known: values of all options. `recipe` is None if it is not given.
+        dataset: data set of the run.
+        evaluated: weight file that is evaluated without a run; None if there is a run.
 
     Raises:
-        UnknownModelError: for an unknown name; the message suggests similar ones.
+        UnknownModelError: if no network has this name; the message suggests similar names.
     """
     info, start = ij.model_info(known.arch), _start(known.init_from)
     recipe = known.recipe or recipes.default_recipe(info.arch, len(dataset.train))
     published = {}
-    if info.tag:  # what its publisher evaluates, and, where weights are given, their width
+    if info.tag:  # image size of the original evaluation; for given weights, their width too
         published = {"image_size": info.input_size}
         published |= {"width_multiplier": 1.0} if known.init_from else {}
     if start:  # no other width would fit
@@ -219,7 +227,7 @@ def baseline(
 
 
 def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
-    """Returns the options that differ from the recipe: (the recipe's value, the run's value)."""
+    """Returns tuples (recipe's value, run's value) of the options that differ, by name."""
     usual = fields.flat(baseline(argparse.Namespace(**fields.flat(config)), dataset))
     own = fields.flat(config)
     names = own.keys() - {"scaled"}  # it describes other options
@@ -229,7 +237,14 @@ def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
 def _scaled(
     base: Config, config: Config, dataset: Dataset, given: set[str]
 ) -> tuple[Config, Dataset]:
-    """Scales the options that the user did not give to the number of training images."""
+    """Adapts options that the user did not give to the number of training images.
+
+    Returns:
+        The configuration with these options, and the data set with a note on them.
+
+    Raises:
+        UsageError: if only the classifier is to be trained first, but no weights are given.
+    """
     head_first = config.run.recipe == "finetune" or config.schedule.head_epochs > 0
     if head_first and not (config.network.init_from or config.run.eval_only):
         raise UsageError(
@@ -247,7 +262,7 @@ def _scaled(
 
 
 def _start(path: Path | None) -> dict[str, Any]:
-    """Returns the facts that the file of `--init-from` states about its network, see `note_of`."""
+    """Returns what the file of `--init-from` states about its network; empty without a file."""
     if path is None:
         return {}
     from train.engine.initial_weights import note_of  # imports jax
@@ -256,7 +271,7 @@ def _start(path: Path | None) -> dict[str, Any]:
 
 
 def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str = "") -> Path:
-    """Returns the default folder of a run, which depends on the network and the data set.
+    """Returns the default path of a run's folder, which depends on the network and the data set.
 
     A fine-tuning run has its own folder, so that it can start from the folder of a training run.
     Two image folders with the same name share a run folder; `run.json` tells them apart.
@@ -267,7 +282,11 @@ def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str 
 
 
 def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
-    """Reads the weights to evaluate without a run; see `file_evaluation.is_asked`."""
+    """Opens the weight file that is evaluated without a run; see `file_evaluation.is_asked`.
+
+    Returns:
+        The weight file; None if the command line does not ask for this.
+    """
     if not known.eval_only or known.init_from is None:
         return None
     from inception_jax.weights import files, hub
@@ -291,7 +310,10 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
 
 
 def _dataset(known: argparse.Namespace, evaluated: WeightFile | None) -> Dataset:
-    """Opens the data set. Compiling a step needs only its number of classes and images."""
+    """Opens the data set of a command line.
+
+    To compile a step for ImageNet, a data set without images is enough.
+    """
     # These import the decoders of images.
     from train.data.image_folder import has_test_images, open_test_folder
     from train.data.open_dataset import open_dataset

@@ -1,6 +1,6 @@
 """Evaluates a weight file without a run: `--eval-only --init-from FILE`.
 
-Network, classes and preprocessing are those of the file. Nothing is written.
+The file determines the network, its classes and the preprocessing. No files are written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from train.workdir import claim
 
 
 def is_asked(config: Config) -> bool:
-    """Returns whether to evaluate a weight file, and not a run's checkpoint."""
+    """Returns whether the options ask to evaluate a weight file, and not a run's checkpoint."""
     return (
         config.run.eval_only
         and config.network.init_from is not None
@@ -48,8 +48,8 @@ def run(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Evaluates the weights of `init_from`.
 
     Returns:
-        The result for the last line of standard output: like that of a run at step 0, with
-        `weights`, the file, and `protocol`, the preprocessing.
+        The result to print as the last line of standard output. It has the entries of a run at step
+        0, and in addition `weights`, the path of the file, and `protocol`, the preprocessing.
 
     Raises:
         UsageError: if the data set's classes are not among the network's.
@@ -98,7 +98,11 @@ def _network(config: Config) -> Model:
 
 
 def _fitting(dataset: Dataset, model: Model) -> Dataset:
-    """Returns the data set with the network's number of channels."""
+    """Returns the data set with the number of channels that the network takes.
+
+    Raises:
+        UsageError: if the images cannot be converted.
+    """
     needed = model.in_channels
     if dataset.channels == needed:
         return dataset
@@ -110,7 +114,7 @@ def _fitting(dataset: Dataset, model: Model) -> Dataset:
 
 
 def _protocol(config: Config, model: Model) -> ModelInfo:
-    """Returns the file's preprocessing, overridden by the options that were given."""
+    """Returns the preprocessing of the weight file, with the options that override it."""
     assert model.info is not None
     upright = config.input.upright
     return dataclasses.replace(

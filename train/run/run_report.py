@@ -1,4 +1,4 @@
-"""Options and machine of a run, for its report."""
+"""Describes the options and the machine of a run for its report."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from train.report.html_report import Report
 from train.report.reporter import read_metrics
 from train.run.command_line import Config
 
-# Always shown.
+# Options that are always shown.
 _ALWAYS = ("image_size", "width_multiplier", "batch_size", "epochs", "optimizer", "learning_rate")
-# They belong to a run or a machine and not to a recipe.
+# Options that are not part of a recipe, but of a run or a machine.
 _OWN = ("workdir", "data_dir", "recipe", "scaled", "arch", "dataset", "eval_only", "dry_run")
 
 
 def differences(config: Config, channels: int) -> dict[str, tuple[Any, Any]]:
-    """Returns the main options and those that differ from the recipe: (recipe's value, run's
-    value).
+    """Returns tuples (recipe's value, run's value) of options, by name.
+
+    These are the main options, and all options whose two values differ.
 
     Args:
-        config: of the run.
-        channels: of the data set's images.
+        config: configuration of the run.
+        channels: number of channels of the images.
     """
     recipe, arch = config.run.recipe, config.network.arch.partition(".")[0]
     usual = recipes.options(recipe, arch, photographs=channels == 3)
@@ -40,7 +41,7 @@ def differences(config: Config, channels: int) -> dict[str, tuple[Any, Any]]:
 
 
 def run_report(config: Config, job: Job) -> Callable[[int, Evaluation], None]:
-    """Returns a function that writes `report.html` after an evaluation."""
+    """Returns a function that writes `report.html`, given a step and its evaluation."""
     dataset, folder, data_dir = job.dataset, config.run.workdir, config.data.data_dir
     name = dataset.name
     if name == "folder" and data_dir is not None:

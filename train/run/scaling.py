@@ -1,7 +1,8 @@
 """Scales options of a recipe with the number of training images.
 
-`demo` was tuned on 5,000 photographs, and `finetune` has no values for these options. Options that
-the user gives are not changed, and neither are those of a run that resumes.
+The recipe `demo` was tuned on 5,000 photographs. For the recipe `finetune`, these options always
+depend on the number of images. Options that the user gave are not changed, and a run that resumes
+keeps its values.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from train.workdir import claim
 Options = Mapping[str, Any]
 
 ENOUGH = 5_000
-"""Number of images from which on `demo` is not scaled."""
+"""From this number of images on, `demo` is not scaled."""
 _VIEWS = 15_000  # images in all epochs of a fine-tuning run
 _EPOCHS = (5.0, 40.0)  # epochs of a fine-tuning run, at least and at most
-_EVALUATIONS = 20  # in a run of many short epochs
+_EVALUATIONS = 20  # evaluations in a run of many short epochs
 _DROPPED = 0.05  # share of an epoch's images that may be left over
 
 
 def scaled(
     recipe: str, base: Options, options: Options, given: Set[str], images: int
 ) -> dict[str, Any]:
-    """Returns the scaled options with their values.
+    """Returns the options that change, with their new values.
 
     Args:
-        recipe: its name.
-        base: all options of the recipe.
-        options: all options of the recipe and the user.
+        recipe: name of the recipe.
+        base: values of all options in the recipe.
+        options: values of all options, with those of the user in place of the recipe's.
         given: names of the options that the user gave, which are not changed.
         images: number of training images.
     """
@@ -45,10 +46,11 @@ def scaled(
 
 
 def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
-    """Scales the steps with the square root of the images, and periods with the steps.
+    """Scales the options of `demo`.
 
-    The learning rate scales with the square root of the batch size. Moving averages cover the same
-    share of the run.
+    The number of steps scales with the square root of the number of images, and periods scale with
+    the length of the run. The learning rate scales with the square root of the batch size. Moving
+    averages cover the same share of the run.
     """
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
@@ -68,9 +70,10 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
 
 
 def _finetune(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
-    """Keeps the total number of images in all epochs constant, within limits.
+    """Scales the options of `finetune`.
 
-    A fifth trains only the head.
+    The number of images, summed over all epochs, is constant within the limits for the epochs. The
+    first fifth of the run trains only the classifier.
     """
     size = _batch(64 if images >= ENOUGH else 32, options, given, images)
     least, most = _EPOCHS
@@ -93,7 +96,7 @@ def _finetune(base: Options, options: Options, given: Set[str], images: int) -> 
 def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
     """Returns a batch size of at most `usual` that fits the number of images.
 
-    If the user gave the batch size or how to split it, returns the batch size of the options.
+    If the user gave `batch_size`, `grad_accum` or `bn_group`, returns the batch size of `options`.
     """
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
@@ -101,17 +104,22 @@ def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
 
 
 def _epochs(own: float, options: Options, given: Set[str], size: int, images: int) -> float:
-    """Returns the user's steps, converted to epochs; else the user's epochs; else `own`."""
+    """Returns the number of epochs of the run.
+
+    It follows from the user's steps if they are given. Otherwise it is the user's number of epochs,
+    or else `own`.
+    """
     if options["steps"]:
         return options["steps"] / max(images // size, 1)
     return options["epochs"] if "epochs" in given else float(own)
 
 
 def fitting_batch(most: int, images: int) -> int:
-    """Returns a batch size for few images: at least four batches per epoch, with few images left
-    over.
+    """Returns a batch size for few images.
 
-    It is a multiple of eight, for several devices, or below eight a power of two.
+    With 32 images or more, an epoch has at least four batches. If possible, at most 5 % of an
+    epoch's images are left over. The size is a multiple of eight, to suit several devices; with
+    fewer than eight images, it is a power of two.
     """
     most = min(most, max(images // 4, 8))
     for size in range(most - most % 8, 0, -8):
@@ -121,7 +129,7 @@ def fitting_batch(most: int, images: int) -> int:
 
 
 def note(recipe: str, base: Options, changes: Options, images: int) -> str | None:
-    """Describes the scaled options; None if there are none."""
+    """Returns a line that describes the scaled options; None if there are none."""
     if not changes:
         return None
     usual = {n: f" instead of {base[n]:g}" if recipe == "demo" else "" for n in changes}
@@ -130,10 +138,15 @@ def note(recipe: str, base: Options, changes: Options, images: int) -> str | Non
 
 
 def resumed(changes: dict[str, Any], given: Set[str], folder: Path) -> dict[str, Any]:
-    """Returns the changes with the values of the run in a workdir.
+    """Returns the changes, with the values that the run in a workdir already uses.
 
-    The values may differ, because images were added or another version scaled them. A run of a
-    version without scaling has no changes.
+    These values may differ, because images were added since, or because another version of this
+    program scaled them. If the run was started by a version without scaling, there are no changes.
+
+    Args:
+        changes: scaled options with their values.
+        given: names of the options that the user gave, which are left out.
+        folder: the workdir.
     """
     if not claim.has_checkpoints(folder):
         return changes

@@ -36,7 +36,7 @@ def run(config: Config, dataset: Dataset) -> Result:
     """Trains to the last step, resuming from the newest checkpoint if there is one, and evaluates.
 
     Returns:
-        The result for the last line of standard output.
+        The result to print as the last line of standard output.
 
     Raises:
         UsageError: if the configuration is invalid, or the workdir belongs to another run.
@@ -76,7 +76,7 @@ def _run(
 
 
 def _evaluate(config: Config, dataset: Dataset, own: identity.Identity, stop: Preemption) -> Result:
-    """Evaluates the newest checkpoint, or the initial weights, and writes nothing."""
+    """Evaluates the newest checkpoint, or the initial weights if there is none. Writes no files."""
     folder = config.run.workdir
     found = _compare(config, own)
     if not found.resumes and config.network.init_from is None:
@@ -94,7 +94,10 @@ def _evaluate(config: Config, dataset: Dataset, own: identity.Identity, stop: Pr
 
 @contextlib.contextmanager
 def _locked(config: Config) -> Iterator[Callable[[], None]]:
-    """Creates and locks the workdir in process 0; yields a check that it is still locked."""
+    """Context manager: creates and locks the workdir, in process 0.
+
+    Yields a function that raises an error if another run has taken over the workdir.
+    """
     folder, held = config.run.workdir, contextlib.ExitStack()
     locks: list[lock.Lock] = []
 
@@ -112,7 +115,10 @@ def _locked(config: Config) -> Iterator[Callable[[], None]]:
 
 
 def _compare(config: Config, own: identity.Identity) -> claim.Claim:
-    """Compares the run with the workdir. All processes get the answer of process 0."""
+    """Compares this run with the one in the workdir.
+
+    Process 0 compares and prints notes. If it refuses to continue, all processes raise an error.
+    """
     folder, evaluates = config.run.workdir, config.run.eval_only
     found = claim.Claim(own, claim.has_checkpoints(folder))
 
@@ -120,7 +126,7 @@ def _compare(config: Config, own: identity.Identity) -> claim.Claim:
         nonlocal found
         found = claim.compare(folder, config, own, newest_run(folder), evaluates=evaluates)
         notes = list(found.notes)
-        old = folder.parent / config.network.arch  # the default of earlier versions
+        old = folder.parent / config.network.arch  # default workdir of earlier versions
         if not found.resumes and folder == _default(config) and claim.has_checkpoints(old):
             notes.append(
                 f"note: {old} holds a run of an earlier version: --workdir {old} resumes it"
@@ -138,7 +144,7 @@ def _default(config: Config) -> Path:
 
 
 def _restore(config: Config, job: Job, checkpoints: Checkpoints) -> int:
-    """Restores the newest checkpoint if there is one, and returns its step."""
+    """Restores the newest checkpoint, and returns its step; 0 if there is no checkpoint."""
     restored = checkpoints.restore(job.state, start_over=config.loop.start_over)
     if restored is None:
         return 0
@@ -181,7 +187,7 @@ def _train(
 
 
 def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result:
-    """Returns the result of an evaluation without training, with what was evaluated."""
+    """Returns the result of an evaluation without training, and prints what was evaluated."""
     if processes.is_main():
         print(
             f"evaluated the checkpoint of step {step} on {len(job.dataset.test):,} test images: "
@@ -194,14 +200,14 @@ def _evaluated(job: Job, arch: str, step: int, evaluation: Evaluation) -> Result
 
 
 def keep_compiled(config: Config) -> None:
-    """Enables jax's cache of compiled programs in the workdir, unless configured otherwise."""
+    """Caches compiled programs in the workdir, unless the cache is off or has another folder."""
     if config.run.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = storage.absolute(config.run.workdir) / "xla_cache"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _finished(folder: Path, start: int, total: int) -> Result | None:
-    """Returns the result of a run that is already finished."""
+    """Returns the result of a finished run; None if the run is not finished or has no result."""
     if start < total:
         return None
     result, damage = results.read(folder)
@@ -214,7 +220,7 @@ def _finished(folder: Path, start: int, total: int) -> Result | None:
 
 
 def _headline(config: Config, job: Job, start: int) -> str:
-    """Describes a run: the options that differ from the recipe, then a summary."""
+    """Returns a text of two lines: the options that differ from the recipe, and a summary."""
     network, base = config.network, config.schedule.lr_base_batch
     size = config.batch.batch_size
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
@@ -237,9 +243,9 @@ def _headline(config: Config, job: Job, start: int) -> str:
 
 
 def _differences(config: Config, job: Job) -> str:
-    """Returns the options that differ from the recipe, and the recipe's values."""
+    """Returns a text with the options that differ from the recipe, and the recipe's values."""
     changes = command_line.changes(config, job.dataset)
-    # Lines around this one say these.
+    # Other printed lines state these.
     told = {"workdir", "data_dir", *config.run.scaled}
     left = {name: values for name, values in changes.items() if name not in told}
     if not left:

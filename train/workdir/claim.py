@@ -28,7 +28,7 @@ class Claim:
     """What `compare` found in a workdir that this run may use.
 
     Attributes:
-        own: description of this run. It lists earlier changes to the image files.
+        own: description of this run, with the list of changes to the image files.
         resumes: whether there are checkpoints to resume from.
         accepted: whether the images have changed and `--data-changed accept` allows it.
         notes: messages for the user.
@@ -44,7 +44,7 @@ def prepare(workdir: Path) -> None:
     """Creates a workdir, and checks that it can be written to.
 
     Raises:
-        UsageError: if it cannot be created or written to.
+        UsageError: if the workdir cannot be created or written to.
         TrainingError: if its disk is full.
     """
     if storage.is_remote(workdir) and not str(workdir).startswith("gs://"):
@@ -64,7 +64,7 @@ def prepare(workdir: Path) -> None:
 
 
 def full(workdir: Path) -> TrainingError:
-    """Returns the error for a full disk."""
+    """Returns the error to raise if the disk of a workdir is full."""
     return TrainingError(
         f"no space left on the disk of {workdir}: free some; the same command then resumes from "
         "the last checkpoint"
@@ -79,18 +79,18 @@ def compare(
     *,
     evaluates: bool,
 ) -> Claim:
-    """Compares this run with the one in a workdir. Changes nothing.
+    """Compares this run with the one in a workdir. Changes no files.
 
     Args:
         workdir: folder of the run; need not exist.
-        config: all options.
+        config: configuration of this run.
         own: description of this run.
-        saved: description in the newest checkpoint; None if there is none.
+        saved: description of the run in the newest checkpoint; None if there is none.
         evaluates: whether this run only evaluates, so that only the test images matter.
 
     Raises:
-        UsageError: if they are different runs, naming what differs; if the files in the workdir do
-            not say which run it is.
+        UsageError: if the two runs are different, if the files in the workdir do not say which run
+            they belong to, or if there are results without checkpoints. The message says what.
     """
     resumes, results = has_checkpoints(workdir), _results(workdir)
     if not resumes and (not results or config.loop.start_over or evaluates):
@@ -125,7 +125,7 @@ def compare(
 
 
 def write(workdir: Path, claim: Claim) -> None:
-    """Writes `run.json`, and `config.json` if it is missing or the images have changed.
+    """Writes `run.json`, and also `config.json` if there is none or the images have changed.
 
     Raises:
         OSError: if they cannot be written.
@@ -147,7 +147,7 @@ def has_checkpoints(workdir: Path) -> bool:
 def holds_run_from(workdir: Path, init_from: Path) -> bool:
     """Returns whether a workdir holds checkpoints of a run that started from these weights.
 
-    Also true if the workdir does not state the initial weights. `compare` rejects it later.
+    Returns True too if the options of the run cannot be read. `compare` reports this later.
     """
     if not has_checkpoints(workdir):
         return False
@@ -168,7 +168,7 @@ def stored_options(workdir: Path) -> dict[str, Any] | None:
 
 
 def free_name(workdir: Path) -> Path:
-    """Returns an unused name similar to a workdir's."""
+    """Returns an unused path next to a workdir, with a similar name."""
     number = 2
     while (path := workdir.with_name(f"{workdir.name}-{number}")).exists():
         number += 1
@@ -178,7 +178,7 @@ def free_name(workdir: Path) -> Path:
 def _compare_images(
     workdir: Path, config: Any, own: Identity, copies: list[Identity], evaluates: bool
 ) -> Claim:
-    before = copies[0]  # run.json, which may have newer changes than the checkpoint
+    before = copies[0]  # from run.json, which may list newer changes than the checkpoint
     notes = []
     if versions := identity.other_versions(before, own):
         notes.append(f"note: versions have changed, which may change rounding: {versions}")
@@ -205,10 +205,16 @@ def _compare_images(
 def _changed_options(
     workdir: Path, config: Any, own: Identity, copies: list[Identity]
 ) -> list[str]:
-    """Compares the options with all stored copies; returns those that differ but may not change.
+    """Returns the options that differ from a stored copy although they must not, each as text.
+
+    Args:
+        workdir: folder of the run.
+        config: configuration of this run.
+        own: description of this run.
+        copies: stored descriptions, which contain options.
 
     Raises:
-        UsageError: if there is no readable copy.
+        UsageError: if no stored copy of the options can be read.
     """
     places = [_read(workdir / CONFIG)]
     places += [copy["configuration"]["options"] for copy in copies]
@@ -224,7 +230,11 @@ def _changed_options(
 
 
 def _other_classes(workdir: Path, own: Identity) -> str | None:
-    """Compares the classes with those in the weights that a run of an earlier version wrote."""
+    """Compares the classes with those in `weights.safetensors` of a run by an earlier version.
+
+    Returns:
+        A text that says how they differ; None if they do not, or are not known.
+    """
 
     def facts() -> dict[str, Any]:
         with (
@@ -248,7 +258,7 @@ def _results(workdir: Path) -> list[Path]:
 
 
 def _is_identity(found: Any) -> TypeGuard[Identity]:
-    """Returns whether `found` has everything that is compared. If not, it counts as missing."""
+    """Returns whether `found` is a complete description of a run. Others count as missing."""
 
     def check() -> bool:
         project, data = found["project"], found["data"]
@@ -263,7 +273,7 @@ def _is_identity(found: Any) -> TypeGuard[Identity]:
 
 
 def _read(path: Path) -> Any:
-    """Returns the content of a JSON file; None if there is no file or it is damaged."""
+    """Returns the content of a JSON file; None if the file is missing or damaged."""
     return _attempt(lambda: json.loads(path.read_text()))
 
 

@@ -1,6 +1,7 @@
 """The description of a run: its project, images, configuration, and package versions.
 
-`run.json` and every checkpoint hold it. `docs/workdir.md` documents it.
+The project is the data set and its class names. The description is stored in `run.json` and in
+every checkpoint. `docs/workdir.md` documents it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _OF_A_PROCESS = {
 
 
 def describe(config: Any, dataset: Dataset, total: int) -> Identity:
-    """Describes a run.
+    """Returns the description of a run.
 
     Args:
-        config: all options.
+        config: configuration of the run.
         dataset: data set of the run.
         total: last step. It is part of the description if the learning rate depends on it.
     """
@@ -60,13 +61,13 @@ def describe(config: Any, dataset: Dataset, total: int) -> Identity:
 
 
 def digest(value: Any) -> str:
-    """Returns the SHA-256 of a value that JSON can hold."""
+    """Returns the SHA-256, in hexadecimal, of a value that can be written as JSON."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def shared(own: Identity) -> dict[str, str]:
-    """Returns the digests of everything that must be the same in all processes of a run."""
+    """Returns digests of everything that must be equal in all processes of a run, by name."""
     options = own["configuration"]["options"]
     return {
         "class names": digest(own["project"]),
@@ -77,7 +78,7 @@ def shared(own: Identity) -> dict[str, str]:
 
 
 def other_project(before: Identity, now: Identity) -> str | None:
-    """Returns how the projects of two runs differ; None if they do not."""
+    """Returns a text on how the projects of two runs differ; None if they do not."""
     a, b = before["project"], now["project"]
     if a == b:
         return None
@@ -90,12 +91,12 @@ def other_project(before: Identity, now: Identity) -> str | None:
 
 
 def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str | None:
-    """Returns how the images of two runs of one project differ; None if they do not.
+    """Returns a text on how the images of two runs of one project differ; None if they do not.
 
     Args:
-        before: the stored run.
-        now: this run.
-        parts: which of "train" and "test" to compare.
+        before: description of the stored run.
+        now: description of this run.
+        parts: parts of the data set to compare: "train", "test" or both.
     """
     found = []
     for part in parts:
@@ -116,9 +117,14 @@ def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str
 
 
 def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[str]:
-    """Returns the options that differ but may not change, each as text.
+    """Returns the options that differ although they must not, each as text.
 
-    An option that did not exist when the run was stored counts as having its default.
+    If an option did not exist when the run was stored, its default is compared.
+
+    Args:
+        before: options of the stored run.
+        now: description of this run.
+        config: configuration of this run.
     """
     before = {**json.loads(json.dumps(fields.as_json(type(config)()))), **before}
     free = fields.may_change(config)
@@ -130,7 +136,7 @@ def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[st
 
 
 def other_versions(before: Identity, now: Identity) -> str | None:
-    """Returns which package versions have changed; None if none has."""
+    """Returns a text on the versions that have changed; None if none has."""
     a, b = before.get("versions", {}), now["versions"]
     changed = [f"{name} {a[name]}, now {b[name]}" for name in b if a.get(name, b[name]) != b[name]]
     return ", ".join(changed) or None

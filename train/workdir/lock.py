@@ -1,8 +1,8 @@
-"""Allows one run at a time in a workdir: `run.lock` names the process that uses it.
+"""Allows one run at a time in a workdir: `run.lock` names the process that uses the workdir.
 
-The file is created exclusively, which also works on network file systems and in buckets. Its
-modification time is the heartbeat. File times are compared only with each other, never with this
-machine's clock.
+A process creates the file only if there is none, which is atomic on network file systems and in
+buckets too. While the process runs, it updates the file's modification time, as a heartbeat. Times
+of files are compared only with each other, never with this machine's clock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from train.errors import TrainingError, UsageError
 
 _NAME = "run.lock"
 _HEARTBEAT_SECONDS = 5.0
-_STALE_SECONDS = 120.0  # mounted buckets cache times for a minute
+_STALE_SECONDS = 120.0  # mounted buckets cache times of files for a minute
 _PARTIAL = ".[0-9]*.*"  # files that `outputs.atomic_write` leaves if the process is killed
 
 
@@ -36,12 +36,12 @@ class Holder:
     """The process that a lock names.
 
     Attributes:
-        host: name of its machine.
-        pid: process id there.
-        started: when the lock was taken, UTC.
-        token: unique for each lock.
-        machine: boot and process namespace in which `pid` is valid.
-        born: when the process started, in system ticks; None if the system does not say.
+        host: name of the machine.
+        pid: process id on that machine.
+        started: time when the lock was taken, in UTC.
+        token: random text, different for each lock.
+        machine: boot id and PID namespace in which `pid` is valid.
+        born: start time of the process, in clock ticks since boot; None if it is not known.
     """
 
     host: str
@@ -53,7 +53,7 @@ class Holder:
 
     @classmethod
     def this(cls) -> Holder:
-        """Returns a new holder for this process."""
+        """Returns a holder that describes this process, with a new token."""
         return cls(
             socket.gethostname(),
             os.getpid(),
@@ -67,7 +67,7 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.started} UTC"
 
     def is_dead(self) -> bool:
-        """Returns whether the process has certainly ended. False on another machine."""
+        """Returns whether the process has certainly ended; False if it is on another machine."""
         if self.machine != _machine() or self.host != socket.gethostname():
             return False
         if self.born is not None:
@@ -85,10 +85,10 @@ class Lock:
     """The lock of a workdir, held by this process until `release`.
 
     Args:
-        workdir: an existing folder.
+        workdir: path of an existing folder.
 
     Raises:
-        UsageError: if another run uses it.
+        UsageError: if another run uses the workdir.
         OSError: if the lock cannot be written.
     """
 
@@ -109,7 +109,7 @@ class Lock:
         """Checks that no other process has taken the lock, for example while this machine slept.
 
         Raises:
-            TrainingError: if another process has.
+            TrainingError: if another process has taken it.
         """
         holder = _read(self._path)
         if holder is not None and holder.token != self._own.token:
@@ -128,7 +128,11 @@ class Lock:
             self._path.unlink(missing_ok=True)
 
     def _take_over(self) -> None:
-        """Removes the lock of a process that has ended; returns at once if there is no lock."""
+        """Removes the lock if its process has ended. Does nothing if there is no lock.
+
+        Raises:
+            UsageError: if the process has not ended.
+        """
         try:
             holder, reason = self._dead_holder()
         except FileNotFoundError:
@@ -152,7 +156,7 @@ class Lock:
         _report(holder, reason)
 
     def _dead_holder(self) -> tuple[Holder | None, str]:
-        """Returns the holder of the lock, and how it is known that its process has ended.
+        """Returns the holder of the lock, and the reason why its process counts as ended.
 
         Raises:
             UsageError: if the process has not ended.
@@ -196,7 +200,7 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[Lock]:
-    """Holds the lock of a workdir during the body.
+    """Context manager: holds the lock of a workdir during the body, and yields the lock.
 
     Raises:
         UsageError: if another run uses the workdir.
@@ -209,7 +213,7 @@ def locked(workdir: Path) -> Iterator[Lock]:
 
 
 def _read(path: Path) -> Holder | None:
-    """Returns the holder that a lock names; None if it cannot be read, or there is no lock."""
+    """Returns the holder that a lock file names; None if the file is missing or unreadable."""
     for _ in range(5):
         try:
             if holder := _parsed(path.read_text()):
@@ -236,7 +240,7 @@ def _report(holder: Holder | None, reason: str) -> None:
 
 
 def _now(folder: Path) -> float:
-    """Returns the time by the clock of the file system."""
+    """Returns the current time by the clock of a folder's file system."""
     probe = folder / f".now.{uuid.uuid4().hex}"
     try:
         storage.create(probe, "")
@@ -246,7 +250,7 @@ def _now(folder: Path) -> float:
 
 
 def _machine() -> str:
-    """Returns a name for the scope of process ids; containers have their own."""
+    """Returns a text that identifies the boot and the PID namespace of this process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"

@@ -1,1 +1,1 @@
-"""Publishers' own networks with random weights, for test_peers.py and benchmarks/peers.py."""
+"""Original implementations with random weights, for test_peers.py and benchmarks/peers.py."""

@@ -30,11 +30,11 @@ _MODULES = {
 
 
 class Prototxt:
-    """GoogLeNet as a `prototxt`; its last pool covers the whole map, whatever its size.
+    """GoogLeNet as a Caffe `prototxt`; the last pool covers the whole map at any image size.
 
     Attributes:
-        text: the file's text.
-        shapes: the kernels' shapes by layer.
+        text: text of the file.
+        shapes: shapes of the kernels [out, in, h, w] by layer name; the classifier's is [out, in].
     """
 
     def __init__(self, n: int, size: Size):
@@ -91,7 +91,7 @@ class Prototxt:
 
 
 def numbers() -> dict[str, list[np.ndarray]]:
-    """Returns a random kernel and bias for each layer."""
+    """Returns a random kernel and bias for each layer, by layer name."""
     rng = np.random.default_rng(0)
     return {
         layer: [
@@ -103,7 +103,7 @@ def numbers() -> dict[str, list[np.ndarray]]:
 
 
 class InCaffe:
-    """GoogLeNet in Caffe, which writes its own files."""
+    """GoogLeNet in Caffe, which also writes the weight file."""
 
     def __init__(self) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
@@ -135,7 +135,7 @@ class InCaffe:
 
 
 class InOpenCV:
-    """GoogLeNet in OpenCV, which read Caffe's files before version 5."""
+    """GoogLeNet in OpenCV before version 5; later versions do not read Caffe's files."""
 
     dtypes = ("float32",)
 

@@ -1,4 +1,4 @@
-"""Keras' applications."""
+"""Networks of `keras.applications` with random weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class InKeras:
 
     def build(self, size: Size, dtype: str) -> Any:
         self.keras.config.set_floatx(dtype)
-        self.keras.config.set_dtype_policy(dtype)  # the first network's float type is kept in it
+        self.keras.config.set_dtype_policy(dtype)  # otherwise the first network's stays
         shape = (*size, 3)
         return self.application(weights=None, input_shape=shape, classifier_activation=None)
 
@@ -69,7 +69,7 @@ class InKeras:
             mean, variance, few = hostile(rng, mean, variance)
             if norm.scale:
                 affine[0][few] *= 1e-2
-            else:  # the kernel of the convolution before
+            else:  # scales the kernel of the convolution before it
                 convolution = norm.input._keras_history.operation
                 kernels, *rest = convolution.get_weights()
                 kernels[..., few] *= 1e-2

@@ -1,4 +1,4 @@
-"""Networks of publishers who use PyTorch."""
+"""Original implementations in PyTorch, with random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.twins import to_nchw
 
 
 class InPyTorch:
-    """A PyTorch network; its publisher publishes its state dict."""
+    """An original implementation in PyTorch; its weight file is a state dict."""
 
     dtypes = DTYPES
 
@@ -50,7 +50,7 @@ def facenet(num_classes: int) -> torch.nn.Module:
 
 
 def pytorch_fid() -> torch.nn.Module:
-    """Returns FID's network without downloading its weights."""
+    """Returns pytorch-fid's Inception V3 without downloading its weights."""
     module = library("pytorch_fid.inception")
     empty = library("torchvision.models").inception_v3(
         num_classes=1008, aux_logits=False, weights=None, init_weights=False
@@ -62,7 +62,7 @@ def pytorch_fid() -> torch.nn.Module:
 
 @torch.no_grad()
 def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
-    """Fills a network with random weights and hostile statistics.
+    """Fills a network with random weights, BatchNorm statistics and scales.
 
     The statistics are those of the images, changed by `hostile`.
     """

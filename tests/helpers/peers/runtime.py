@@ -1,4 +1,4 @@
-"""The interface of a publisher's network, whichever package runs it."""
+"""The common interface of original implementations, whichever package runs them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ DTYPES = ("float64", "float32")
 
 
 class AbsentRuntimeError(Exception):
-    """A publisher's package, or a part of it, is not installed."""
+    """The package of an original implementation, or a part of the package, is not installed."""
 
 
 class Theirs(Protocol):
-    """A publisher's network with random kernels and hostile statistics, see `hostile`.
+    """An original implementation with random kernels and BatchNorm statistics, see `hostile`.
 
     Attributes:
-        dtypes: the dtypes in which it can compute.
+        dtypes: dtypes in which the network can compute; the widest is first.
     """
 
     dtypes: tuple[str, ...]
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes its weights in every format that the publisher's code has; returns the paths."""
+        """Writes the weights in every format of the original implementation; returns the paths."""
         ...
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Returns the logits of images [n, h, w, c], computed in their dtype."""
+        """Returns the logits of images [n, h, w, c], computed in the images' dtype."""
         ...
 
 
 def library(name: str) -> Any:
-    """Imports a publisher's module.
+    """Imports a module of an original implementation.
 
     Raises:
-        AbsentRuntimeError: if the module, or something that it needs, is not installed.
+        AbsentRuntimeError: if the module cannot be imported.
     """
     try:
         return importlib.import_module(name)
@@ -49,11 +49,13 @@ def library(name: str) -> Any:
 def hostile(
     rng: np.random.Generator, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shifts a batch's statistics, and sets a few variances to 1e-14, where epsilon decides.
+    """Randomly changes a batch's mean and variance, and sets a few variances to 1e-14.
+
+    In channels with such a tiny variance, BatchNorm's epsilon decides the result.
 
     Returns:
-        The mean, the variance, and a mask of the channels with tiny variances. The caller must
-        scale these channels down, or they would dominate all others.
+        The new mean, the new variance, and a boolean mask of the channels with tiny variances. The
+        caller must scale these channels down; otherwise they would dominate all other channels.
     """
     mean = mean + 0.3 * np.sqrt(variance) * rng.normal(size=mean.shape)
     few = rng.uniform(size=mean.shape) < 0.01
@@ -62,5 +64,5 @@ def hostile(
 
 
 def kernel(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    """Draws a kernel that keeps the size of a signal through a ReLU."""
+    """Returns a random kernel after which a ReLU keeps the size of the signal."""
     return rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""TF-slim's networks, `nets` of tensorflow/models, in the graphs of TensorFlow 1."""
+"""TF-slim's networks (`nets` in tensorflow/models) and FaceNet, as graphs of TensorFlow 1."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class InSlim:
         self.values = _with_hostile_statistics(rng, found)
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes checkpoints in the format of 2016, as published, and in today's; returns paths."""
+        """Writes two checkpoints, in the published format of 2016 and in today's; returns paths."""
         versions = self.tf.compat.v1.train.SaverDef
         old, new = folder / f"{self.name}.ckpt", folder / "model.ckpt-7"
         with self._graph(self.size, "float32") as (session, _, _):
@@ -67,7 +67,7 @@ class InSlim:
     def _graph(
         self, size: Any, dtype: str, n: int = 4, training: bool = False
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """Builds the network in its own graph and session; yields session, images and logits."""
+        """Builds the network in a new graph; yields a session, the placeholder and the logits."""
         tf = self.tf.compat.v1
         with tf.Graph().as_default():
             images = tf.placeholder(dtype, [n, *size, 3])
@@ -84,7 +84,7 @@ class InSlim:
             takes = inspect.signature(network).parameters
             others = {"create_aux_logits": False, "global_pool": True}
             options = {name: value for name, value in others.items() if name in takes}
-        # The old running statistics have no weight.
+        # With decay 0, the old running statistics have no weight.
         scope = getattr(self.inception, f"{self.name}_arg_scope")(batch_norm_decay=0.0)
         with self.slim.arg_scope(scope):
             return network(images, 1001, is_training=training, **options)[0]
@@ -94,7 +94,7 @@ class InSlim:
 
 
 class InFaceNet(InSlim):
-    """David Sandberg's FaceNet. The weights in facenet-pytorch's files were trained with it."""
+    """David Sandberg's FaceNet, which trained the weights in facenet-pytorch's files."""
 
     share = 0.005
 
@@ -138,12 +138,12 @@ def _slim() -> tuple[Any, Any]:
 
 
 def of_research(name: str) -> Any:
-    """Imports a module of research/slim in tensorflow/models, which is not a package itself.
+    """Imports a module of the folder research/slim in tensorflow/models.
 
-    The package tf-models-research-object-detection contains the folder.
+    The folder is not a package, but the package tf-models-research-object-detection contains it.
 
     Raises:
-        AbsentRuntimeError: if the module is neither on the path nor in that package.
+        AbsentRuntimeError: if the module is neither on `sys.path` nor in that package.
     """
     others = importlib.util.find_spec("object_detection")
     for folder in (others.submodule_search_locations or []) if others else []:

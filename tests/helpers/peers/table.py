@@ -1,4 +1,4 @@
-"""Lists the publishers' networks by published tag, and measures how far ours differ."""
+"""Lists the original implementations of published tags, and compares our networks."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.helpers.peers.slim import InFaceNet, InSlim
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A publisher's network.
+    """An original implementation of a published tag.
 
     Attributes:
-        tag: our tag for it.
-        runtime: the package that runs it.
-        build: builds it with random weights.
-        sizes: image sizes that it takes.
-        aux_heads: whether its files have auxiliary classifiers that we have too.
-        written: the format of `inception-jax convert` that it loads, "" if there is none.
+        tag: published tag of our network.
+        runtime: name of the package that runs the original implementation.
+        build: function that builds the original implementation with random weights.
+        sizes: image sizes (height, width) for the comparison.
+        aux_heads: whether the original files and our network have the same auxiliary classifiers.
+        written: format of `inception-jax convert` that the package loads, "" if there is none.
     """
 
     tag: str
@@ -171,21 +171,22 @@ PEERS: tuple[Peer, ...] = (
 
 
 def without_runtime() -> list[str]:
-    """Returns the published tags for which no publisher's network is listed."""
+    """Returns the published tags for which no original implementation is listed."""
     return sorted({*PUBLISHED} - {peer.tag for peer in PEERS})
 
 
 def distances(
     peer: Peer, theirs: Theirs, path: Path, n: int = 2
 ) -> Iterator[tuple[str, Size, float]]:
-    """Compares our network, which loads the publisher's file, with the publisher's network.
+    """Compares the logits of our network and of an original implementation.
 
-    All sizes are compared in float64, which tells mistakes from rounding; float32 is compared at
-    the first size. A network without float64 is compared in float32 at all sizes.
+    Our network loads the file at `path`, which the original implementation wrote. All image sizes
+    are compared in float64, where mistakes stand out from rounding. The first size is also compared
+    in float32. An original implementation without float64 is compared in float32 at all sizes.
 
     Yields:
-        The dtype, the image size, and the largest difference of two logits, relative to the
-        largest logit.
+        The dtype, the image size, and the largest difference between corresponding logits, relative
+        to the largest logit.
     """
     info = ij.model_info(peer.tag)
     noise = 60 if info.input_range == 255 else 1
@@ -211,16 +212,17 @@ def loaded(name: str, path: Path, dtype: str, **options: Any) -> nnx.Module:
 
 
 def logits(model: nnx.Module, images: np.ndarray) -> np.ndarray:
-    """Compiles and runs our network."""
+    """Compiles our network; returns its logits of the images."""
     graphdef, state = nnx.split(model)
     return np.asarray(jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(state, images))
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Returns the largest difference, relative to the largest of theirs.
+    """Returns the largest difference of two arrays, relative to the largest value of `theirs`.
 
     Raises:
-        AssertionError: if the shapes or dtypes differ, or the images made no difference.
+        AssertionError: if the shapes or dtypes differ, a value is not finite, or all images have
+            nearly equal results.
     """
     ours = np.asarray(ours)  # jax would subtract in float32, outside of `enable_x64`
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
