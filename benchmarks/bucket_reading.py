@@ -127,7 +127,7 @@ def methods(
 
 
 def main(options: Options) -> None:
-    """Times everything and writes the table."""
+    """Times reading from a bucket, and writes the table into docs/input_pipeline.md."""
     photos = make_photos(options.photos, 375, 500, 0)
     speeds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as work, buckets.server(Path(work, "server")) as server:

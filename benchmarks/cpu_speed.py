@@ -105,7 +105,7 @@ class Result:
 
 
 def main(options: Options) -> None:
-    """Times all networks and writes the sections of the page."""
+    """Times the networks on the CPU, and writes sections of docs/performance.md."""
     os.environ.update(ENVIRONMENT)
     unknown = set(options.implementations) - {*INFERENCE, *TRAINING}
     if unknown:
@@ -210,7 +210,10 @@ def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
 
 
 def publish(kind: str, results: list[Result], options: Options, machine: str) -> None:
-    """Writes the table, a description of its columns, and a list of what was not timed."""
+    """Prints a section and writes it into docs/performance.md.
+
+    The section has a table, a description of its columns, and a list of what was not timed.
+    """
     timed = {n: made for n, made in KINDS[kind].items() if any(n in r.seconds for r in results)}
     batch = options.training_batch_size if kind == "training" else options.batch_size
     checks = f"""Those with this library's weights agree in their

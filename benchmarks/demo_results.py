@@ -85,7 +85,7 @@ def row(arch: str, folder: Path) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Trains the networks, and writes the table after each run."""
+    """Trains the networks, and writes the table of docs/results.md after each run."""
     machine = page.machine("jax", "flax")
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(train, arch, options.runs / arch) for arch in options.archs]
@@ -95,7 +95,7 @@ def main(options: Options) -> None:
 
 
 def publish(options: Options, machine: str) -> None:
-    """Writes the table, with a row for each finished run."""
+    """Writes the table of docs/results.md, with a row for each finished run."""
     ended = {a: (options.runs / a / "minutes.json").exists() for a in ij.list_models()}
     missing = ", ".join(f"`{arch}`" for arch, done in ended.items() if not done)
     page.publish(

@@ -71,9 +71,10 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Compares the networks, prints the tables and writes them to the page.
+    """Compares networks with their PyTorch twins, and writes tables into docs/equivalence.md.
 
-    The table of networks is only written if it has all networks and dtypes.
+    The tables are also printed. The table of networks is only printed if it lacks a network or a
+    dtype.
     """
     target, machine = options.docs / "equivalence.md", page.machine("jax", "flax", "torch")
     rows = []

@@ -59,7 +59,10 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Times both programs and writes the section."""
+    """Times pytorch-fid and this library, and prints a section of docs/performance.md.
+
+    With `write`, the section is also written into the page.
+    """
     for package in ("pytorch_fid", "torchvision"):
         if importlib.util.find_spec(package) is None:
             raise SystemExit(f"{package} is not installed: pip install {package}")

@@ -66,7 +66,7 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Measures the missing parts, and writes the section if no part is missing."""
+    """Measures the missing parts, and publishes all in docs/performance.md if none is missing."""
     packages = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
     machine = page.machine("jax", "torch", *packages, "pillow")
     found: dict[str, Any] = {"machine": machine}
@@ -108,7 +108,10 @@ def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str
 
 
 def publish(found: dict[str, Any], options: Options) -> None:
-    """Writes the tables of all parts into the page."""
+    """Prints a section of docs/performance.md with the tables of all parts.
+
+    With `write`, the section is also written into the page.
+    """
     ours, scipys, difference = found["distance"]
     page.publish(
         options.docs / "performance.md" if options.write else None,

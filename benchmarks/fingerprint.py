@@ -269,9 +269,9 @@ def _run(model: Model, images: Any) -> None:
 
 
 def main(options: Options) -> None:
-    """Trains the networks that are not stored yet, then guesses their options.
+    """Trains the networks that are not stored yet, then guesses their options from the weights.
 
-    It prints the table of guesses.
+    It prints a table of how many guesses are right.
     """
     data = sources(options)
     options.workdir.mkdir(parents=True, exist_ok=True)

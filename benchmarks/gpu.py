@@ -86,7 +86,10 @@ class Budget:
 
 
 def main(options: Options) -> None:
-    """Measures the missing parts, saves the results after each part, and publishes all results."""
+    """Measures the missing parts, and writes all results into docs/performance.md.
+
+    The results are saved after each part. With `smoke`, the tables are only printed.
+    """
     os.environ.update(ENVIRONMENT)
     setting, budget = setting_of(options), Budget(options.minutes)
     done = saved(options.results, setting)

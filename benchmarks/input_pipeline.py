@@ -75,7 +75,7 @@ class Row:
 
 
 def main(options: Options) -> None:
-    """Times everything and writes the table."""
+    """Times the input pipeline, and writes the table into docs/input_pipeline.md."""
     machine = page.machine("numpy", "pillow", "simplejpeg", "opencv-python-headless", "grain")
     reference_name, reference = reference_method()
     photos = make_photos(options.photos, 375, 500, options.seed)

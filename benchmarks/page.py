@@ -79,7 +79,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Wraps a text into lines of at most 100 characters."""
+    """Wraps text into lines of at most 100 characters."""
     return textwrap.fill(
         " ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False
     )

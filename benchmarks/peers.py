@@ -65,7 +65,10 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Compares the networks, prints the table, and writes it to the page if it has all networks."""
+    """Compares networks with their original implementations, and prints the table.
+
+    If the table has all networks, it is also written into docs/equivalence.md.
+    """
     machine = page.machine("jax", "flax", "torch", "tensorflow-cpu", "tensorflow")
     rows: dict[str, Row] = _read(options.results)
     only = options.only or ("",)

@@ -238,7 +238,7 @@ def estimate(options: Options, chips: int) -> Estimate:
 
 
 def turning_points(options: Options) -> list[str]:
-    """Returns texts on when input, exchange, checkpoints or preemptions limit a run.
+    """Returns paragraphs on when input, exchange, checkpoints or preemptions limit a run.
 
     The numbers are those of the largest slice.
     """
@@ -294,7 +294,7 @@ def assumptions(options: Options) -> str:
 
 
 def main(options: Options) -> None:
-    """Prints the table, and writes it."""
+    """Estimates the run, prints the table and writes it into docs/pods.md."""
     for name, value in vars(options).items():
         if isinstance(value, int | float) and (value < 0 or not math.isfinite(value)):
             raise SystemExit(f"--{name.replace('_', '-')} {value}: must be 0 or more")

@@ -179,7 +179,7 @@ def full_effort(row: Row) -> str:
 
 
 def main(options: Options) -> None:
-    """Compiles the steps, and writes all sections of the page."""
+    """Compiles training steps, and writes the sections of docs/pods.md."""
     target = options.docs / "pods.md"
     rows = [apart(network, arch) for arch in tqdm(options.archs, unit="network")]
     capacity = f"{rows[0]['capacity_bytes'] / 1e9:.1f} GB per chip for programs"

@@ -1,8 +1,8 @@
-"""Measures the effect of scaling the residuals of an Inception-ResNet (1602.07261, section 3.3).
+"""Measures the effect of scaling the residuals of an Inception-ResNet.
 
 The authors saw their wide networks "die" early in training: the last layer before the average
 pooling produced only zeros, even at lower learning rates. Multiplying the residuals by 0.1 to 0.3
-before adding them prevented this.
+before adding them prevented this (arXiv:1602.07261, section 3.3).
 
 This benchmark trains the paper's Inception-ResNet-v2 on the embedded Fashion-MNIST images with the
 paper's RMSProp. The network is narrow, but has three times as many blocks as in the paper's
@@ -86,7 +86,7 @@ class Run:
 
 
 def main(options: Options) -> None:
-    """Runs the experiment and writes its page."""
+    """Trains the networks, and writes docs/residual_scale.md and its chart."""
     dataset = open_dataset("fashion_mnist")
     rate = options.learning_rate
     trials = [*((scale, rate) for scale in options.scales), (1.0, rate / 10)]

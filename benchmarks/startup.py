@@ -88,7 +88,7 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Times everything and writes the sections."""
+    """Times first steps and training loops, and writes sections of docs/performance.md."""
     target = options.docs / "performance.md"
     if options.first_step and options.archs:
         machine = page.machine("jax", "flax", "optax")

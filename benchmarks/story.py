@@ -261,7 +261,11 @@ def family() -> str:
 
 
 def bottlenecks() -> str:
-    """Returns the table of GoogLeNet's modules without and with reducing 1x1 convolutions."""
+    """Returns the table of the costs of GoogLeNet's modules, without and with dimension reductions.
+
+    The reductions are 1x1 convolutions with few channels. Columns have the output channels, the
+    parameters and the multiply-accumulates.
+    """
     net = network("inception_v1.bvlc_in1k")
     using: list[Any] = [getattr(net, f"inception{name}") for name in NINE]
     without = nnx.eval_shape(lambda: _naive(using))
@@ -291,9 +295,10 @@ def _naive(modules: Sequence[inception_v1.Inception]) -> list[Any]:
 
 
 def googlenets() -> str:
-    """Returns the table of the changes from GoogLeNet to BN-Inception.
+    """Returns the table of the costs of networks between GoogLeNet and BN-Inception.
 
-    The changes are the factorised 5x5 convolutions and BN-Inception's separable first layer.
+    The networks differ in the factorised 5x5 convolutions and in BN-Inception's separable first
+    layer.
     """
     stems = [network("bn_inception", stem=stem).conv1 for stem in ("conv", "separable")]
     networks = [
@@ -327,7 +332,11 @@ def _of_3x3(evenly: bool = False) -> Any:
 
 
 def factors() -> str:
-    """Returns the table of convolutions and their factorised forms, without biases or BatchNorm."""
+    """Returns the table of the costs of convolutions and of their factorised forms.
+
+    An example is a 5x5 convolution and the two 3x3 convolutions that replace it. The layers are
+    counted without bias and BatchNorm. For the columns, see `compared`.
+    """
     v3 = network("inception_v3")
     stem = [layer.conv for layer in (v3.Conv2d_1a_3x3, v3.Conv2d_2a_3x3, v3.Conv2d_2b_3x3)]
     beside = lambda: SideBySide(conv(384, 384, (1, 3)), conv(384, 384, (3, 1)))  # noqa: E731
@@ -364,9 +373,10 @@ def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
 
 
 def reductions() -> str:
-    """Returns the table of three grid reductions from 35x35x320 to 17x17x640.
+    """Returns the table of the costs of three grid reductions from 35x35x320 to 17x17x640.
 
-    The reductions are in figures 9 and 10 of "Rethinking the Inception Architecture" (1512.00567).
+    The reductions are in figures 9 and 10 of "Rethinking the Inception Architecture"
+    (arXiv:1512.00567).
     """
     shape = (35, 35, 320)
     ways: dict[str, Callable[[], list[Any]]] = {
@@ -438,9 +448,9 @@ def _parts(name: str) -> dict[str, list[str]]:
 
 
 def residual() -> str:
-    """Returns the table of Inception V4's modules against residual blocks on the same feature maps.
+    """Returns the table of the costs of Inception V4's modules and of residual blocks.
 
-    The last rows compare whole networks.
+    A module and a block are compared on the same feature map. The last rows compare whole networks.
     """
     v4 = network("inception_v4")
     options: dict[str, Any] = dict(scale=0.1, conv=conv_bn, width=int)
@@ -477,10 +487,11 @@ def residual() -> str:
 
 
 def segments() -> str:
-    """Returns the table of convolutions by segments on V3's 17x17 maps.
+    """Returns the table of the costs of convolutions by segments, on V3's 17x17 maps.
 
-    The number of segments increases from one, a full convolution, to one for each channel, a
-    depthwise separable convolution.
+    The channels are divided into segments, and each segment has its own convolution. The number of
+    segments increases from one, a full convolution, to one for each channel, a depthwise separable
+    convolution.
     """
     shape = (17, 17, 768)
     rows = [("3x3 on 17x17x768", convs(17, 768, 3))]
@@ -498,7 +509,7 @@ def segments() -> str:
 
 
 def aligned() -> str:
-    """Returns the table of Xception and its variants by DeepLab and timm."""
+    """Returns the table of the costs of Xception and its variants by DeepLab and timm."""
     first = {"Xception": ("xception", {})}
     names = {f"aligned, {name.removeprefix('xception')}": (name, {}) for name in ALIGNED}
     dilated = {
@@ -515,7 +526,10 @@ def aligned() -> str:
 
 
 def bands() -> str:
-    """Returns the table that compares the depthwise convolutions of InceptionNeXt and ConvNeXt."""
+    """Returns the table of the costs of depthwise convolutions in InceptionNeXt and ConvNeXt.
+
+    Further rows compare blocks and networks that have these convolutions.
+    """
     tiny = network("inception_next_tiny")
     block = tiny.stages[2].blocks[0]
     full = functools.partial(depthwise, bias=True)
@@ -545,7 +559,7 @@ def _with_7x7() -> Any:
 
 
 def speeds(performance: Path) -> str:
-    """Returns the table of measured and estimated speeds.
+    """Returns the table of networks' speeds, measured on a CPU and estimated for a TPU.
 
     Args:
         performance: path of docs/performance.md, from which the speeds are read.
@@ -616,7 +630,9 @@ def read(path: Path, name: str) -> list[dict[str, str]]:
 
 
 def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Returns a table of costs, with ratios to the first row of each group.
+    """Returns a table of costs: output shape, parameters, MACs, moved numbers and depth.
+
+    Costs are followed by their ratio to the first row of the group. For their meaning, see `Cost`.
 
     Args:
         *groups: names and costs of the rows of each group.
@@ -643,7 +659,7 @@ def amount(number: int) -> str:
 
 
 def tables(docs: Path) -> dict[str, str]:
-    """Returns every table of the page by the name of its section.
+    """Returns every table of docs/story.md, by the name of its section.
 
     Args:
         docs: folder of docs/performance.md, from which the speeds are read.
@@ -673,7 +689,7 @@ def tables(docs: Path) -> dict[str, str]:
 
 
 def main(options: page.Pages) -> None:
-    """Prints the tables and writes them."""
+    """Prints the tables, and writes them into docs/story.md and docs/story.zh.md."""
     for name, text in tables(options.docs).items():
         print(f"\n{name}\n\n{text}", flush=True)
         page.write_section(options.docs / "story.md", name, text)

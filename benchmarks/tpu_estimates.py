@@ -284,7 +284,7 @@ def forms(arch: str, mode: str) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Compiles the programs, and prints and writes the tables."""
+    """Compiles the programs, prints tables and writes them into docs/performance.md."""
     if options.full:
         return at_full_effort(options)
     modules = [
@@ -313,7 +313,7 @@ def main(options: Options) -> None:
 
 
 def at_full_effort(options: Options) -> None:
-    """Compiles the programs, and prints and writes the table with the compiler's cycles."""
+    """Compiles the programs at full effort; publishes a table of the compiler's cycles."""
     rows = [
         compiled(name, form, module(name, form, options), options, "full")
         for name in tqdm(options.modules, desc="modules, full effort")

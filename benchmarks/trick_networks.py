@@ -57,7 +57,7 @@ class Small(Model):
 
 
 class SideBySide(nnx.Module):
-    """Concatenates a strided 3x3 convolution and a strided pool: figure 10 of 1512.00567."""
+    """Concatenates a strided 3x3 convolution and a strided pool: figure 10 of arXiv:1512.00567."""
 
     def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs):
         self.conv = ConvBN(in_channels, out_channels - in_channels, 3, 2, **BN, rngs=rngs)
@@ -69,9 +69,8 @@ class SideBySide(nnx.Module):
 class Segmented(nnx.Module):
     """A 3x3 convolution for each segment of the channels, then a 1x1, BatchNorm and ReLU.
 
-    The 1x1 convolution is over all channels.
-    If each segment is a single channel, this is Xception's separable convolution (1610.02357,
-    section 1.2).
+    The 1x1 convolution is over all channels. If each segment is a single channel, this is
+    Xception's separable convolution (arXiv:1610.02357, section 1.2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, segments: int, *, rngs: nnx.Rngs):
@@ -131,7 +130,7 @@ def reductions(way: str, channels: int, **sizes: Any) -> Small:
 
     Args:
         way: layers of a reduction: "conv, pool", "pool, conv" or "side by side" (figures 9 and 10
-            of 1512.00567).
+            of arXiv:1512.00567).
         channels: channels of the first feature map.
         **sizes: num_classes, in_channels and rngs of `Small`.
     """

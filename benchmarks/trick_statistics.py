@@ -118,7 +118,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> list[tuple[float, flo
     """Returns the share of images, mean confidence and accuracy for each bin of the confidence.
 
     The confidence is the largest predicted probability of an image. Bins have equal widths. Source:
-    Guo et al. 2017, 1706.04599, section 2.
+    Guo et al. 2017, arXiv:1706.04599, section 2.
 
     Args:
         logits: logits [n, classes].

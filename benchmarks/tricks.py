@@ -68,7 +68,10 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Trains the missing runs, and writes the section of each trick with complete runs."""
+    """Trains the missing runs, and writes docs/tricks.md.
+
+    The page has a section for each trick with complete runs, and a summary.
+    """
     unknown = set(options.only) - TRICKS.keys()
     if unknown or options.seeds < 2:
         raise SystemExit(f"--only takes {', '.join(TRICKS)}; --seeds at least 2")

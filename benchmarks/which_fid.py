@@ -61,7 +61,10 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Measures everything and writes the section."""
+    """Measures two folders with every program, and prints a section of docs/which_fid.md.
+
+    With `write`, the section is also written into the page.
+    """
     warnings.simplefilter("ignore")
     packages = ("torch", "pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
     machine = page.machine("jax", *packages, "tensorflow-cpu", "pillow")

@@ -51,7 +51,8 @@ def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
 
     Args:
         path: path of the notebook.
-        small: whether to run also the code of the entries "small" in the cells' metadata.
+        small: whether to also run the code under "small" in a cell's metadata. It runs after the
+            cell, and overrides the cell's settings so that the notebook takes seconds.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails; the message has the cell's code and

@@ -38,7 +38,7 @@ _IMAGES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """The content of a certificate, as plain data.
+    """The content of a certificate: facts about a weight file, and comparisons of its network.
 
     Attributes:
         source: name of the weight file.
@@ -100,7 +100,7 @@ def certify(
 
 
 def certify_model(model: Model, path: Path) -> Certificate:
-    """Compares a network with its PyTorch twin, like `certify`.
+    """Compares a network with its PyTorch twin at every stage, like `certify`.
 
     Args:
         model: network built by `create_model`.

@@ -56,7 +56,7 @@ def fallbacks(text: Iterable[str], has: Any) -> tuple[list[Path], frozenset[str]
 
 
 def escaped(text: str, missing: Collection[str]) -> str:
-    """Returns a text with escapes such as \\u4e2d in place of some characters.
+    """Returns a string with escapes such as \\u4e2d in place of some characters.
 
     These are the characters in `missing` and those that cannot be printed, such as line breaks.
     """
@@ -82,7 +82,7 @@ class Fonts:
 
     Args:
         size: size of the fonts, in pixels.
-        texts: all texts that will be drawn.
+        texts: all strings that will be drawn.
     """
 
     def __init__(self, size: int, texts: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class Fonts:
         say_missing(self._missing)
 
     def length(self, text: str) -> float:
-        """Returns a text's width in pixels."""
+        """Returns the width of a string in pixels."""
         return sum(font.getlength(part) for font, part in self._runs(text))
 
     def draw(self, draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
@@ -104,7 +104,7 @@ class Fonts:
             x += font.getlength(part)
 
     def _runs(self, text: str) -> Iterator[tuple[Any, str]]:
-        """Yields parts of a text, each with a font that has its characters."""
+        """Yields parts of a string, each with a font that has its characters."""
         part, current = "", self._fonts[0]
         for char in escaped(text, self._missing):
             able = (f for f in self._fonts if char.isspace() or _has(f, char))

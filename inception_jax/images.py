@@ -1,8 +1,8 @@
 """Reads images, for all parts of the library and of the training programme.
 
 Every image is converted to 8 bits per channel, grey or RGB; the table in `read` has the rules.
-Damaged images, and images whose range of values is unknown, raise `BadImageError`. The notes of a
-`Picture` report conversions.
+Damaged images, and images whose range of values is unknown, raise `BadImageError`. The attribute
+`notes` of a `Picture` lists unusual conversions, such as that of a CMYK image.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Picture(NamedTuple):
 
     Attributes:
         image: Pillow image in mode "L" or "RGB".
-        notes: short descriptions of the conversions, such as "16-bit grey" or "CMYK".
+        notes: short descriptions of unusual conversions and of what was ignored, such as
+            "16-bit grey" or "first of several frames".
     """
 
     image: Image.Image

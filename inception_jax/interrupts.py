@@ -42,7 +42,7 @@ def _raise(number: int, _: Any) -> None:
 
 
 def print_all(text: str) -> None:
-    """Prints a text. If the reader of standard output has stopped reading, no error is raised."""
+    """Prints a string. If the reader of standard output has stopped reading, no error is raised."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -66,7 +66,11 @@ def optimizing_compiler():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Runs all tests of a network, or else of a file, in one process, so that it reuses caches."""
+    """Returns a scheduler for pytest-xdist that keeps tests with common caches in one process.
+
+    All tests of a network run in one process. Of the other tests, those of a file run in one
+    process.
+    """
     # pytest-xdist's marks cannot be used: pytest 9.2 does not pass them on.
     scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
     scheduler._split_scope = _group

@@ -125,7 +125,7 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def create(path: Path, text: str) -> bool:
-    """Creates a file that contains a text, unless the file exists.
+    """Creates a file with the content `text`, unless the file exists.
 
     If several processes call this at the same time, exactly one of them creates the file.
 

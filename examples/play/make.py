@@ -89,7 +89,8 @@ def network(path: Path, run: Path, pictures: list[np.ndarray]) -> tuple[dict[str
     """Trains a network, exports it and checks the ONNX file.
 
     Args:
-        path: path of the ONNX file to write, named after the network.
+        path: path of the ONNX file to write. Its name without the suffix is the name of the network
+            to train, a key of `NETWORKS`.
         run: folder of the training run.
         pictures: test pictures, each uint8 [28, 28].
 

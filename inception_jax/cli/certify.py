@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes FILE.certificate.json and FILE.certificate.md; returns 1 if the networks differ."""
+    """Writes FILE.certificate.json and FILE.certificate.md.
+
+    Returns:
+        The exit code: 1 if the network in JAX and its PyTorch twin differ, else 0.
+    """
     stem = Path(args.file)
     targets = [stem.with_name(f"{stem.name}.certificate{ending}") for ending in (".json", ".md")]
     for target in targets:

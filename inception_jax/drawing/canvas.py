@@ -1,4 +1,4 @@
-"""The shapes of drawings: boxes, lines and texts. All positions are in pixels."""
+"""The shapes of drawings: boxes, lines and text. All positions are in pixels."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A rectangle with texts.
+    """A rectangle with lines of text.
 
     Attributes:
         x: x position of the left side.
@@ -75,7 +75,7 @@ class Box:
         width: width of the rectangle.
         height: height of the rectangle.
         colour: kind of operation, which sets the colour.
-        texts: texts inside the rectangle.
+        texts: lines of text inside the rectangle.
         title: text of the tooltip.
         frame: whether the rectangle is only a dashed outline around other boxes.
         round: whether a circle is drawn instead of a rectangle.

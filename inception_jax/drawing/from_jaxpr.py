@@ -186,8 +186,9 @@ class _Reader:
     def elementwise(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
         """Adds the node of an elementwise equation and returns the node's id.
 
-        The node is a step if the equation has one input, or if all its inputs are chains of steps
-        from one node. Otherwise it is a node with several inputs.
+        The node is of kind `step` in two cases: the equation has one input besides constants, or
+        all its inputs are computed from one node by steps, slices and splits alone. In the second
+        case, that node is the input. In all other cases, the node has several inputs.
         """
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         word = frozenset({name})
@@ -208,9 +209,10 @@ class _Reader:
         return self.add(Node(kind, tuple(sources), shape, text=name))
 
     def chain(self, number: int) -> list[int]:
-        """Returns the ids on the path from a node back to the nearest node that is not a step.
+        """Returns the ids on the path from a node backwards, through nodes of one input.
 
-        Both ends are included. Slices and splits count as steps.
+        The path goes on through elementwise operations (nodes of kind `step`), slices and splits.
+        It stops at the first node of another kind. Both ends are included.
         """
         chain = [number]
         while self.nodes[number].kind in ("step", "slice", "split"):

@@ -1,4 +1,4 @@
-"""The texts and colours of boxes, and the entries of the legend."""
+"""The text and colours of boxes, and the entries of the legend."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def first_line(node: Node, *, channels: bool = True) -> str:
 
 
 def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
-    """Returns the most frequent operations after convolutions of each colour, such as BN and ReLU.
+    """Returns, for each colour of convolutions, the operations that most often follow them.
 
-    The legend names these operations, so that boxes need not repeat them. If two sets of operations
-    are equally frequent, the shorter set is returned.
+    An example is ("BN", "ReLU"). The legend names these operations, so that boxes need not repeat
+    them. If two sets of operations are equally frequent, the shorter set is returned.
     """
     found: dict[Colour, Counter[tuple[str, ...]]] = {}
     for node in nodes:
@@ -143,7 +143,7 @@ def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str
 
     Args:
         node: node of the box.
-        usual: operations after convolutions that the legend names, see `usual_after`.
+        usual: result of `usual_after`: operations that the box of a convolution does not repeat.
         module: path of the module that is drawn.
     """
     words = [layer_name(node, module)]

@@ -45,7 +45,8 @@ class Style:
     Attributes:
         graph: graph of the network.
         nodes: nodes of the module, by id.
-        usual: operations after convolutions that the legend names, see `labels.usual_after`.
+        usual: for each colour of convolutions, the operations that usually follow, such as BN and
+            ReLU. The legend names them, so boxes do not repeat them; see `labels.usual_after`.
         module: path of the module that is drawn.
         width: width of all boxes except bars and circles; set by `place`.
     """
@@ -100,7 +101,7 @@ def place(series: Series, style: Style, ends: tuple[str, str]) -> Block:
     Args:
         series: items of the module.
         style: style of the drawing; `width` is replaced.
-        ends: texts of the input box and the output box.
+        ends: lines of text in the input box and in the output box.
 
     Returns:
         The block of all boxes and lines.

@@ -89,7 +89,12 @@ class _Arranger:
                 number = join
 
     def always_passed(self, takers: list[int], allowed: set[int]) -> set[int]:
-        """Returns the ids of the nodes that every path from one of `takers` to the end contains."""
+        """Returns the ids of the nodes that every path to the end contains.
+
+        Args:
+            takers: ids of the nodes at which the paths start.
+            allowed: ids of the nodes that paths may visit.
+        """
         passed: dict[int, set[int]] = {}
         for number in sorted(allowed, reverse=True):
             onward = [passed[taker] for taker in self.takers[number] if taker in allowed]
@@ -97,9 +102,15 @@ class _Arranger:
         return set.intersection(*(passed[taker] for taker in takers))
 
     def groups(self, takers: list[int], allowed: set[int], join: int) -> list[list[int]]:
-        """Groups the ids of the first nodes of branches.
+        """Puts branches that meet before the node `join` into the same group.
 
-        Branches that meet before the node `join` are in one group.
+        Args:
+            takers: ids of the nodes with which the branches start.
+            allowed: ids of the nodes that may be visited.
+            join: id of the node at which all branches have met.
+
+        Returns:
+            The groups. Each group has the ids of the nodes with which its branches start.
         """
         groups: list[list[int]] = []
         for taker in takers:
@@ -110,10 +121,16 @@ class _Arranger:
         return groups
 
     def parallel(self, fork: int, takers: list[int], allowed: set[int], join: int) -> Parallel:
-        """Returns the branches from the node `fork` to the node `join`.
+        """Returns the branches between two nodes.
 
         Branches are in the order of the inputs of `join`. If `join` is a sum, they are sorted by
         their number of nodes, so that the shortcut comes first.
+
+        Args:
+            fork: id of the node after which the branches start.
+            takers: ids of the nodes with which the branches start.
+            allowed: ids of the nodes that may be visited.
+            join: id of the node at which the branches end.
         """
         branches = []
         for group in self.groups(takers, allowed, join):

@@ -80,7 +80,7 @@ class Images:
 
 @dataclasses.dataclass(frozen=True)
 class LoaderOptions:
-    """How images are read.
+    """Options for reading images.
 
     Attributes:
         prepare: function that maps an image, [h, w, 3], to the network's input.

@@ -1,7 +1,12 @@
 """Chooses an implementation (form) of an operation by the platform that runs the program.
 
-`shifted` is the form for CPUs. `native` is a single XLA operation, for TPUs, GPUs and other
-platforms. `dense` is a form for TPUs only.
+- `shifted`, for CPUs, avoids operations that are slow in XLA's CPU backend. For example, it
+  combines shifted copies of a feature map instead of using a window reduction.
+- `native`, for TPUs, GPUs and other platforms, uses XLA's own operation, such as its convolution.
+- `dense`, for TPUs only, computes a depthwise convolution as a full convolution, with zeros between
+  different channels.
+
+A TPU gets `dense` if the operation has that form, else `native`.
 """
 
 from __future__ import annotations
@@ -50,13 +55,15 @@ def convolutions_are_native(dtype: DTypeLike) -> bool:
 def by_platform(
     shifted: Callable, native: Callable, *args, dense: Callable | None = None
 ) -> Callable:
-    """Returns a function of arrays that runs the form for the platform it is compiled for.
+    """Returns a function that runs the form for the platform that it is compiled for.
+
+    The function takes arrays. Each form gets these arrays, followed by `args`.
 
     Args:
         shifted: form for CPUs.
-        native: form for TPUs, GPUs and other platforms.
-        args: further arguments of all forms, passed after the arrays.
-        dense: form for TPUs, if it differs from `native`.
+        native: form for GPUs and other platforms, and for TPUs if there is no `dense`.
+        args: further arguments of all forms.
+        dense: form for TPUs; None: `native` is used.
     """
     forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
     forms = {name: functools.partial(trailing, form, args) for name, form in forms.items()}

@@ -193,7 +193,10 @@ def local_response_norm(
 
 
 def _conv_by_platform(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> Callable:
-    """Returns the convolution with a kernel larger than 1x1, as a function of x and the kernel.
+    """Returns a function that convolves a feature map with a kernel larger than 1x1.
+
+    The arguments of the function are a feature map and a kernel, shaped like `x` and `kernel`.
+    Nothing is computed here.
 
     Args:
         x: feature map [n, h, w, c]; only its shape and dtype matter.

@@ -32,7 +32,8 @@ def card_of(
         repository: `owner/name` on the hub, or the path of a folder.
         layout: "inception_jax" or "timm".
         license: identifier of a licence, such as "apache-2.0"; None: the card states no licence.
-        certificate: certificate of the folder's weight file; None: the card has no certificate.
+        certificate: comparison of the network in JAX with its PyTorch twin, for the weights in the
+            folder, see `inception_jax.certificate`; None: the card has no such section.
     """
     name = repository.rpartition("/")[2] or repository
     results = list(_results(model))

@@ -93,7 +93,7 @@ def save_pretrained(
 
 
 def _certificate(folder: Path) -> Certificate:
-    """Returns a certificate for the weight file in a folder; see `inception_jax.certificate`."""
+    """Compares the network in a folder with its PyTorch twin; see `inception_jax.certificate`."""
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
 

@@ -2,4 +2,7 @@
 
 
 class ExportError(ValueError):
-    """Raised if a network cannot be exported, or not to this path. Nothing is written."""
+    """Raised if a network cannot be exported, or if the path is not suitable.
+
+    Nothing is written.
+    """

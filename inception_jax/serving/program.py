@@ -27,12 +27,18 @@ class Program:
 
     Attributes:
         name: name of the network in `create_model`; empty if it was built directly from its class.
-        function: function that maps images to a dict of arrays, with the keys `outputs`.
+        function: function that maps images to a dict of arrays. Its keys are the names in the
+            attribute `outputs`.
         images: shape and dtype of the images; the first axis is symbolic.
         outputs: names of the outputs, in order: "logits" or "embedding", then "heat" and the stages
             if they were requested.
-        facts: information for users of the file, stored as JSON: `network`, `height`, `width`,
-            `preprocessing`, `normalised_inside`, `classes`.
+        facts: information for users of the file, stored as JSON, with these keys:
+            - `network`: the attribute `name`;
+            - `height` and `width`: size of the images in pixels;
+            - `preprocessing`: crop, resizing and normalisation of the images; None if unknown;
+            - `normalised_inside`: whether the program takes pixels as uint8 and normalises them
+              itself, so that the caller must not;
+            - `classes`: names of the classes; None if unknown.
     """
 
     name: str

@@ -39,7 +39,7 @@ class Inspection:
 
     Attributes:
         source: path of the file, or "a mapping".
-        facts: texts to print, by title. Empty texts are not printed.
+        facts: strings to print, by title. Empty strings are not printed.
         names: all names with which `create_model` builds a network that fits; may be empty.
         differences: how the file differs from the nearest network, if none fits.
     """

@@ -238,7 +238,7 @@ def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
 
 
 def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) -> list[str]:
-    """Returns a text for each option of a network whose value is not the `needed` one."""
+    """Returns a message for each option of a network whose value is not the `needed` one."""
     return [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed

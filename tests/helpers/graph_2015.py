@@ -33,7 +33,15 @@ def write_graph(path: Path, state: Mapping[str, np.ndarray], layers: Any) -> Non
 
 
 def _add_norms(definition: Any, scopes: Mapping[str, str]) -> None:
-    """Turns each normalisation into an old operation, which TensorFlow runs but cannot build."""
+    """Turns each normalisation into the operation `BatchNormWithGlobalNormalization`.
+
+    TensorFlow still runs this operation, but can no longer add it to a new graph. So the graph is
+    built with an `Identity` in its place.
+
+    Args:
+        definition: `GraphDef` of the network, which is changed in place.
+        scopes: name of each convolution's scope in the graph, by its path in the PyTorch twin.
+    """
     from tensorflow.core.framework import types_pb2
 
     norms = {f"{scope}/batchnorm": scope for scope in scopes.values()}

@@ -35,7 +35,11 @@ _SHORTCUTS = {2: 0, 3: 1, 4: 2, 13: 3}  # block: number in its shortcut's automa
 
 
 def xception_layers() -> list[tuple[str, str, str]]:
-    """Returns Keras' class, Keras' name and the twin's path of each layer of `model.layers`."""
+    """Returns a tuple (Keras class, Keras name, path in the twin) for each layer with parameters.
+
+    Layers are in the order of Keras' `model.layers`. An example is ("conv2d", "block1_conv1",
+    "block1_conv1.conv").
+    """
     layers = []
     for i in (1, 2):
         layers.append(("conv2d", f"block1_conv{i}", f"block1_conv{i}.conv"))
@@ -54,13 +58,14 @@ def xception_layers() -> list[tuple[str, str, str]]:
 
 
 def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
-    """Returns Keras' class, Keras' name and the twin's path of each layer.
+    """Returns a tuple (Keras class, Keras name, path in the twin) for each layer with parameters.
 
-    The n-th convolution that Keras creates is the twin's n-th convolution.
+    An example is ("conv2d", "conv2d_5", "Mixed_5b.branch1x1.conv"). The n-th convolution that Keras
+    creates is the twin's n-th convolution.
 
     Args:
-        listed: `V3_LAYERS` or `RESNET_LAYERS`.
-        twin: PyTorch twin of Inception V3 or Inception-ResNet-v2.
+        listed: layers in the order of Keras' `model.layers`: `V3_LAYERS` or `RESNET_LAYERS`.
+        twin: PyTorch twin of the network, Inception V3 or Inception-ResNet-v2.
     """
     paths = [name for name, _ in twin.named_modules()]
     made = [p for p in paths if p.endswith(".conv") and not p.startswith(("Aux", "Conv2d_7b"))]

@@ -173,8 +173,8 @@ def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
 def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
     """Returns a narrow network with random tensors, in evaluation mode.
 
-    The network is cached and shared by tests: do not change it. `hostile` makes a tenth of the
-    running variances tiny, see `make_hostile`.
+    The network is cached and shared by tests: do not change it. With `hostile`, a tenth of the
+    running variances are tiny, see `make_hostile`.
     """
     model = filled(name, dtype=dtype, param_dtype=dtype, **{**small(name), **options})
     if hostile:

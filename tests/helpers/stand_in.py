@@ -1,6 +1,7 @@
-"""Makes a stand-in for a checkout, where `python train/main.py` trains the network of tiny.py.
+"""Makes a stand-in for a checkout of this repository, for tests of Slurm and Kubernetes jobs.
 
-The usual commands of Slurm and Kubernetes run there in a second instead of minutes.
+There, `python train/main.py` trains the three-layer network of `tests/helpers/tiny.py`. The usual
+commands of a job take a second instead of minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests loading Caffe's GoogLeNet from `.caffemodel` files, which the tests encode themselves."""
+"""Tests that Caffe's GoogLeNet loads from `.caffemodel` files, which the tests encode."""
 
 from __future__ import annotations
 

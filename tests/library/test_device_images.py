@@ -1,4 +1,4 @@
-"""Tests preparing images on devices: resizing as on the host, and checks of the value range."""
+"""Tests how images are prepared on devices: resized as on the host, with their range checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests loading files as training programs write them, and refusing files without weights."""
+"""Tests that files of training programs load, and that files without weights are refused."""
 
 from __future__ import annotations
 

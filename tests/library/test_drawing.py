@@ -290,7 +290,7 @@ def shapes(picture, kind):
 
 
 def check(picture):
-    """Asserts that nothing overlaps or leaves the drawing, and that texts fit and are legible."""
+    """Asserts that nothing overlaps or leaves the drawing, and that text fits and is legible."""
     boxes = [box for box in shapes(picture, Box) if not box.frame]
     for one, other in itertools.combinations(boxes, 2):
         assert not overlap(extent(one), extent(other)), (one, other)
@@ -345,7 +345,7 @@ def cross(one, other):
 
 
 def real_width(text):
-    """Returns a text's width in DejaVu Sans, which is wider than most readers' fonts."""
+    """Returns the width of a text line in DejaVu Sans, which is wider than most readers' fonts."""
     return _font(text.bold).getlength(text.text) * text.size / 100
 
 

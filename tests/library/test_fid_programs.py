@@ -75,9 +75,17 @@ def halves(features: metrics.Features) -> tuple[metrics.Features, metrics.Featur
 
 
 def of_columns(features: np.ndarray, preset: str) -> tuple[metrics.Features, metrics.Features]:
-    """Returns about 50 columns of the features, for the first and second half of the images.
+    """Returns about 50 of the features, for the first and for the second half of the images.
 
-    With fewer features than images, the original program's matrix square root is accurate too.
+    A half has more than 50 images, so the covariances of these features can have full rank. Only
+    then is the matrix square root of the original programs accurate.
+
+    Args:
+        features: features [n, d] of all images.
+        preset: name of the preset to compare; `fid_of_statistics` uses its offset.
+
+    Returns:
+        The features of the first half, and those of the second half.
     """
     origin = metrics.Origin(preset, "", 2048, "")
     few = np.ascontiguousarray(features[:, :: features.shape[1] // 50])

@@ -1,4 +1,4 @@
-"""Tests loading Keras' files, which the tests write from Keras' lists of layers."""
+"""Tests that Keras' files load. The tests write them from Keras' lists of layers."""
 
 from __future__ import annotations
 

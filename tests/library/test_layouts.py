@@ -1,4 +1,4 @@
-"""Tests loading published PyTorch files by their names, listed from the original implementations.
+"""Tests that published PyTorch files load, by the tensor names of the original implementations.
 
 The published files and our twins both list their layers in the paper's order. So the n-th name of a
 file belongs to the n-th tensor of the twin, and the tests do not need the reader's own rules.

@@ -1,4 +1,4 @@
-"""Tests loading checkpoints and graphs of TF-slim and FaceNet, which the tests write."""
+"""Tests that checkpoints and graphs of TF-slim and FaceNet load. The tests write these files."""
 
 from __future__ import annotations
 

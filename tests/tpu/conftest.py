@@ -7,9 +7,10 @@ from tests.helpers import stand_in
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    """Returns the folder of a checkout that trains the network of three layers.
+    """Returns an empty folder, which the fixture `environment` fills with a stand-in.
 
-    The fixture `environment` fills the folder, see `stand_in.make`.
+    The stand-in takes the place of a checkout of this repository. There, `python train/main.py`
+    trains a network of three layers, see `stand_in.make`.
     """
     return tmp_path_factory.mktemp("checkout")
 

@@ -44,7 +44,7 @@ class Done(NamedTuple):
 
 
 def make(devices: str, *options: str, arguments: list[str] = OPTIONS) -> Done:
-    """Runs `jobset.py` in this process; returns exit code, standard output and standard error."""
+    """Runs `jobset.py` in this process; returns its exit code and what it prints."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -28,11 +28,12 @@ def _empty(figure, path, **options):
 
 @pytest.fixture
 def train_here(with_tiny, monkeypatch, capsys, tmp_path, request):
-    """Returns a function that runs the programme in this process, in an empty folder.
+    """Returns a function that runs the training programme in this process, in an empty folder.
 
-    The function takes options, and returns exit code, standard output and standard error. It starts
-    no new process, because imports would take most of the time. Pictures are drawn only if the test
-    also uses the fixture `pictures`, because drawing would take half of the remaining time.
+    The function takes the options of the command line. It returns the exit code, the standard
+    output and the standard error. It starts no new process, because imports would take most of the
+    time. Pictures are empty files, because drawing would take half of a run's time. The fixture
+    `pictures` makes runs draw them.
     """
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(plots, "_save", _empty)

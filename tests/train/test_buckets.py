@@ -1,4 +1,4 @@
-"""Tests training runs with a workdir or images in a bucket."""
+"""Tests that runs train with a workdir or images in a bucket."""
 
 from __future__ import annotations
 

@@ -174,7 +174,8 @@ compiler = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the ext
 def main(tmp_path_factory):
     """Returns a function that runs `train/main.py` in a separate process.
 
-    The function returns exit code, compiler's report, standard output and standard error.
+    The function takes options. It returns the exit code, the compiler's report as a dict, the
+    standard output and the standard error.
     """
     cache = tmp_path_factory.mktemp("cache")
 

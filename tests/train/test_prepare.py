@@ -1,4 +1,4 @@
-"""Tests writing and reading TFDS data sets without TensorFlow."""
+"""Tests that TFDS data sets are written and read without TensorFlow."""
 
 from __future__ import annotations
 

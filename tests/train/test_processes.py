@@ -68,7 +68,7 @@ class Run:
             assert line, self.members[0].stderr.read()
 
     def end(self, seconds: float = 900) -> list[tuple[int, str, str]]:
-        """Waits for all processes; returns exit code, stdout and stderr of each."""
+        """Waits for all processes; returns the exit code, stdout and stderr of each process."""
         out = [member.communicate(timeout=seconds) for member in self.members]
         return [(m.returncode, *o) for m, o in zip(self.members, out, strict=True)]
 

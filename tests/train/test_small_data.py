@@ -1,4 +1,4 @@
-"""Tests runs on few images: the options that recipes adapt, fine-tuning, and the log."""
+"""Tests runs on small data sets: the options that recipes adapt, fine-tuning, and the log."""
 
 from __future__ import annotations
 

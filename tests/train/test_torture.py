@@ -1,9 +1,9 @@
 """Tests runs with random mishaps, such as kills, full disks and damaged files.
 
 `pytest -m torture` makes `TORTURE_DRAWS` random trials (default: 20), called draws, with the seed
-`TORTURE_SEED` (default: random), and prints how many passed. A draw trains the network of three
-layers in separate processes, with one or two mishaps, and restarts it until it finishes. The result
-and the weights must equal those of an uninterrupted run exactly.
+`TORTURE_SEED` (default: random), and prints how many passed. A draw trains the three-layer network
+of `tests/helpers/tiny.py` in separate processes, with one or two mishaps. It restarts the training
+until it finishes. The result and the weights must equal those of an uninterrupted run exactly.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Draw:
     def end(self, process: Run, *codes: int) -> tuple[str, str]:
         """Waits for a process to end; checks its exit code against `codes`, and its last line.
 
-        Returns standard output and standard error.
+        Returns the process's standard output and standard error.
         """
         out, err = process.end(100)
         code = process.returncode

@@ -66,12 +66,12 @@ def start(environment, tmp_path):
 
 @pytest.fixture
 def start_tiny(start):
-    """Returns a function like that of `start`, for the network of three layers."""
+    """Returns a function like that of `start`, which trains the network of `helpers/tiny.py`."""
     return lambda *options: start(*TINY, *options, program=("-m", "tests.helpers.tiny"))
 
 
 def end(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Waits for a process to end; returns exit code, standard output and standard error."""
+    """Waits for a process to end; returns its exit code, standard output and standard error."""
     try:
         out, err = process.communicate(timeout=1800)
     finally:

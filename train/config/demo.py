@@ -1,9 +1,9 @@
 """The recipe `demo`: trains a small version of each network in a few minutes on two CPU cores.
 
 The networks are an eighth to a half as wide as usual, and the images are small. Most values are
-those of the Inception V3 paper (1512.00567, section 8): RMSProp with decay 0.9, label smoothing 0.1
-and exponential decay of the learning rate. Momentum 0.9, auxiliary weight 0.4 and weight decay 4e-5
-are TF-slim's. Some networks use InceptionNeXt's AdamW instead.
+those of the Inception V3 paper (arXiv:1512.00567, section 8): RMSProp with decay 0.9, label
+smoothing 0.1 and exponential decay of the learning rate. Momentum 0.9, auxiliary weight 0.4 and
+weight decay 4e-5 are TF-slim's. Some networks use InceptionNeXt's AdamW instead.
 
 Because the run is short, the learning rate decays within a few epochs instead of a hundred, and the
 moving averages decay faster: 0.9 for BatchNorm, 0.99 for the weights.

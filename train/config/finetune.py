@@ -2,8 +2,8 @@
 
 The run first trains only the classifier. The backbone and its BatchNorm statistics are frozen,
 because the first gradients of a new classifier are noise, which would damage the pretrained
-backbone (Kumar et al., 2202.10054). Then the run trains the whole network, at a lower learning
-rate. Batch size, epochs and learning rates depend on the number of images, see
+backbone (Kumar et al., arXiv:2202.10054). Then the run trains the whole network, at a lower
+learning rate. Batch size, epochs and learning rates depend on the number of images, see
 `train/run/scaling.py`.
 """
 

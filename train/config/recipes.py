@@ -1,8 +1,8 @@
 """Named recipes: sets of defaults for the options that are not on the command line.
 
-A recipe maps the names of options to values. Comments give the source of each number. Papers:
-GoogLeNet 1409.4842, BN-Inception 1502.03167, Inception V3 1512.00567, V4 and Inception-ResNet
-1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900. "slim" means TF-slim's
+A recipe maps the names of options to values. Comments give the source of each number. Papers on
+arXiv: GoogLeNet 1409.4842, BN-Inception 1502.03167, Inception V3 1512.00567, V4 and
+Inception-ResNet 1602.07261, Xception 1610.02357, InceptionNeXt 2303.16900. "slim" means TF-slim's
 `train_image_classifier.py` and its network files. "The TPU code" means tensorflow/tpu's
 `models/experimental/inception/inception_v3.py`.
 """

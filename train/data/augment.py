@@ -21,13 +21,20 @@ _ATTEMPTS = 10
 
 
 def inception_box(height: int, width: int, rng: np.random.Generator, area_min: float) -> Box:
-    """Draws the random crop of the Inception papers (1409.4842, section 6).
+    """Returns the position and size of a random crop, as in the Inception papers.
 
-    The crop's share of the image's area is uniform between `area_min` and 1. Its aspect ratio is
-    between 3/4 and 4/3 and uniform in the logarithm, so portrait and landscape crops are equally
-    likely, as in torchvision's `RandomResizedCrop`. (`tf.image.sample_distorted_bounding_box` draws
-    the height uniformly, which gives more small crops.) If ten attempts do not fit into the image,
-    the crop is the largest central part with an allowed ratio, also as in torchvision.
+    The source is GoogLeNet's paper, arXiv:1409.4842, section 6. The crop's share of the image's
+    area is uniform between `area_min` and 1. Its aspect ratio is between 3/4 and 4/3 and uniform in
+    the logarithm, so portrait and landscape crops are equally likely, as in torchvision's
+    `RandomResizedCrop`. (`tf.image.sample_distorted_bounding_box` draws the height uniformly, which
+    gives more small crops.) If ten attempts do not fit into the image, the crop is the largest
+    central part with an allowed ratio, also as in torchvision.
+
+    Args:
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        rng: random generator of this image in this epoch.
+        area_min: smallest share of the image's area.
     """
     low, high = (math.log(ratio) for ratio in _ASPECT)
     for _ in range(_ATTEMPTS):
@@ -139,7 +146,7 @@ def crop_scales(size: int, crops: int) -> tuple[int, ...]:
 
 
 def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
-    """Cuts the crops over which GoogLeNet averages its predictions (1409.4842, section 7).
+    """Returns the crops over which GoogLeNet averages its predictions (arXiv:1409.4842, section 7).
 
     144 crops: the image is resized to four scales. Each scale gives the left, central and right
     square, or the upper, central and lower square of a portrait image. Each square gives six crops

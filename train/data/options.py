@@ -13,7 +13,7 @@ Crop = Literal["inception", "window", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """The data set."""
+    """Options of the data set."""
 
     dataset: str = "fashion_mnist"
     """Data set to train on. fashion_mnist: 6,000 training and 1,000 test images that come with the
@@ -38,7 +38,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class InputOptions:
-    """Images on the host: decoding, crops, batches."""
+    """Options of images on the host: decoding, crops, batches."""
 
     image_size: int = 299
     """Width and height of the images after cropping and resizing, in pixels."""

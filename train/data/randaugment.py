@@ -1,4 +1,4 @@
-"""RandAugment (1909.13719) in timm's form, which InceptionNeXt's recipe uses.
+"""RandAugment (arXiv:1909.13719) in timm's form, which InceptionNeXt's recipe uses.
 
 timm's `rand-m9-mstd0.5-inc1` (`timm/data/auto_augment.py`) draws two of fifteen operations with
 replacement and applies each with probability 0.5. The magnitude is normally distributed with mean 9

@@ -94,7 +94,10 @@ def begin_again() -> None:
 
 
 def one_line(text: str) -> str:
-    """Returns a text as one line. Line breaks become "; ", other control characters are escaped."""
+    """Returns a string as one line.
+
+    Line breaks become "; ", and other control characters are escaped.
+    """
     text = "; ".join(part.strip() for part in text.strip().splitlines() if part.strip())
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -115,7 +118,14 @@ def _tell(message: dict[str, Any]) -> None:
 
 
 def _watch(readable: int) -> None:
-    """Runs the watcher process: waits for the end of the main process, then prints if needed."""
+    """Runs the watcher process, which waits for the end of the main process.
+
+    If the main process ends without a call of `say`, the watcher prints the last line, such as
+    "error: the process was killed; the same command resumes from the last checkpoint".
+
+    Args:
+        readable: file descriptor of the reading end of the pipe from the main process.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)

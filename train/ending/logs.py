@@ -33,12 +33,14 @@ _keep = _Keep()
 
 
 def begin(*, verbose: bool) -> None:
-    """Captures the logs, warnings and unraisable errors of all libraries.
+    """Captures logs, warnings, and errors in threads and finalisers, instead of printing them.
 
-    The root logger gets a handler, so absl, which Orbax and Grain use for their logs, adds none.
+    The last records stay in memory for `error.log`, see `kept`. Warnings of this repository for
+    users are still printed. Orbax and Grain log through absl. If the root logger had no handler,
+    absl would add one that prints.
 
     Args:
-        verbose: also print the logs to standard error.
+        verbose: also print the captured records to standard error.
     """
     root = logging.getLogger()
     root.handlers[:] = [_keep]

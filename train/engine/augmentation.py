@@ -42,7 +42,7 @@ class Augmentation:
         return x.astype(self.dtype)
 
     def mix(self, x: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-        """Mixes neighbours in a batch by Mixup (1710.09412) or CutMix (1905.04899).
+        """Mixes neighbours in a batch by Mixup (arXiv:1710.09412) or CutMix (arXiv:1905.04899).
 
         As in timm's mode "batch", the whole batch has one mixing ratio. If Mixup and CutMix are
         both enabled, one of them is chosen at random for the batch. timm mixes the first image with
@@ -161,10 +161,10 @@ def rotate_hue(x: Array, turn: Array) -> Array:
 
 
 def erase(x: Array, share: float, key: Array) -> Array:
-    """Replaces a random rectangle of some images by normal noise (Random Erasing, 1708.04896).
+    """Replaces a random rectangle of some images by normal noise, like timm's mode "pixel".
 
-    Like timm's mode "pixel". A rectangle has 2 to 33 % of the area, and an aspect ratio of 0.3 to
-    3.3.
+    This is Random Erasing (arXiv:1708.04896). A rectangle has 2 to 33 % of the area, and an aspect
+    ratio of 0.3 to 3.3.
 
     Args:
         x: images [n, h, w, c].

@@ -262,7 +262,7 @@ class Checkpoints:
         """Loads the checkpoint of a step, and verifies its checksums.
 
         Returns:
-            The arrays and an empty text; if the checkpoint is damaged, None and the reason.
+            The arrays and an empty string; if the checkpoint is damaged, None and the reason.
 
         Raises:
             UsageError: if it belongs to another network.

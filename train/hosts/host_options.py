@@ -10,7 +10,7 @@ from train.config.fields import MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
-    """The batch, and how it is divided."""
+    """Options of the batch and its division."""
 
     batch_size: Annotated[int, POSITIVE] = 32
     """Images per step, over all devices."""
@@ -24,11 +24,11 @@ class BatchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class HostOptions:
-    """Several processes in one run."""
+    """Options of a run with several processes."""
 
     distributed: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
-    """Several processes in one run. auto: detect Slurm, Open MPI or TPUs, or use the options
-    below."""
+    """Whether this process is one of several in a run. auto: detect Slurm, Open MPI or TPUs, or use
+    the options below."""
     coordinator: Annotated[str | None, MAY_CHANGE] = None
     """Address and port of process 0, if the cluster does not provide it."""
     num_processes: Annotated[int | None, POSITIVE, MAY_CHANGE] = None

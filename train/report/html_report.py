@@ -34,7 +34,7 @@ class Report:
         total: last step of the run.
         classes: names of the classes.
         configuration: tuples (value in the recipe, value in the run), by option.
-        facts: texts to show in boxes, by title.
+        facts: values to show in boxes, by title.
         environment: versions and devices, by title.
         pictures: function that returns test images, uint8 [h, w, c], by their indices.
     """

@@ -10,7 +10,7 @@ from train.config.fields import MAY_CHANGE
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """Where metrics go, in addition to `metrics.jsonl`."""
+    """Options of metrics and messages, in addition to `metrics.jsonl`."""
 
     tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Also write metrics for TensorBoard, to WORKDIR/tensorboard."""

@@ -115,11 +115,15 @@ def _epochs(own: float, options: Options, given: Set[str], size: int, images: in
 
 
 def fitting_batch(most: int, images: int) -> int:
-    """Returns a batch size for few images.
+    """Returns a batch size that fits the number of images, even in a small data set.
 
     With 32 images or more, an epoch has at least four batches. If possible, at most 5 % of an
     epoch's images are left over. The size is a multiple of eight, to suit several devices; with
     fewer than eight images, it is a power of two.
+
+    Args:
+        most: largest batch size to return, at least 8.
+        images: number of training images.
     """
     most = min(most, max(images // 4, 8))
     for size in range(most - most % 8, 0, -8):
@@ -129,7 +133,20 @@ def fitting_batch(most: int, images: int) -> int:
 
 
 def note(recipe: str, base: Options, changes: Options, images: int) -> str | None:
-    """Returns a line that describes the scaled options; None if there are none."""
+    """Returns a line on the options that follow from the number of training images.
+
+    The line has the options with their values, such as "--epochs 12". For the recipe `demo`, it
+    also has the values of the recipe.
+
+    Args:
+        recipe: name of the recipe.
+        base: values of all options in the recipe.
+        changes: the options that follow from the number of images, with their values.
+        images: number of training images.
+
+    Returns:
+        The line; None if `changes` is empty.
+    """
     if not changes:
         return None
     usual = {n: f" instead of {base[n]:g}" if recipe == "demo" else "" for n in changes}
@@ -138,13 +155,14 @@ def note(recipe: str, base: Options, changes: Options, images: int) -> str | Non
 
 
 def resumed(changes: dict[str, Any], given: Set[str], folder: Path) -> dict[str, Any]:
-    """Returns the changes, with the values that the run in a workdir already uses.
+    """Returns the scaled options of a run, with the values that the run in its workdir already has.
 
-    These values may differ, because images were added since, or because another version of this
-    program scaled them. If the run was started by a version without scaling, there are no changes.
+    These values may differ from `changes`, because images were added since, or because another
+    version of this program scaled them. If a version without scaling started the run, the result is
+    empty. If the workdir has no checkpoints, the result is `changes`.
 
     Args:
-        changes: scaled options with their values.
+        changes: the options that follow from the number of images, with their values.
         given: names of the options that the user gave, which are left out.
         folder: the workdir.
     """

@@ -220,7 +220,7 @@ def _finished(folder: Path, start: int, total: int) -> Result | None:
 
 
 def _headline(config: Config, job: Job, start: int) -> str:
-    """Returns a text of two lines: the options that differ from the recipe, and a summary."""
+    """Returns a string of two lines: the options that differ from the recipe, and a summary."""
     network, base = config.network, config.schedule.lr_base_batch
     size = config.batch.batch_size
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"
@@ -243,7 +243,11 @@ def _headline(config: Config, job: Job, start: int) -> str:
 
 
 def _differences(config: Config, job: Job) -> str:
-    """Returns a text with the options that differ from the recipe, and the recipe's values."""
+    """Returns a part of a sentence on the options that differ from the recipe.
+
+    It has the values of the run and of the recipe, such as ", except epochs 3 instead of 4".
+    Options that other printed lines state are left out.
+    """
     changes = command_line.changes(config, job.dataset)
     # Other printed lines state these.
     told = {"workdir", "data_dir", *config.run.scaled}

@@ -233,7 +233,7 @@ def _other_classes(workdir: Path, own: Identity) -> str | None:
     """Compares the classes with those in `weights.safetensors` of a run by an earlier version.
 
     Returns:
-        A text that says how they differ; None if they do not, or are not known.
+        A string that says how they differ; None if they do not, or are not known.
     """
 
     def facts() -> dict[str, Any]:

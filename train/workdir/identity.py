@@ -78,7 +78,7 @@ def shared(own: Identity) -> dict[str, str]:
 
 
 def other_project(before: Identity, now: Identity) -> str | None:
-    """Returns a text on how the projects of two runs differ; None if they do not."""
+    """Returns a string that says how the projects of two runs differ; None if they do not."""
     a, b = before["project"], now["project"]
     if a == b:
         return None
@@ -91,7 +91,9 @@ def other_project(before: Identity, now: Identity) -> str | None:
 
 
 def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str | None:
-    """Returns a text on how the images of two runs of one project differ; None if they do not.
+    """Returns a string that says how the images of two runs differ; None if they do not.
+
+    Both runs belong to the same project.
 
     Args:
         before: description of the stored run.
@@ -136,7 +138,7 @@ def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[st
 
 
 def other_versions(before: Identity, now: Identity) -> str | None:
-    """Returns a text on the versions that have changed; None if none has."""
+    """Returns a string that lists the changed versions of packages; None if none has changed."""
     a, b = before.get("versions", {}), now["versions"]
     changed = [f"{name} {a[name]}, now {b[name]}" for name in b if a.get(name, b[name]) != b[name]]
     return ", ".join(changed) or None

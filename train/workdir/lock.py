@@ -39,7 +39,7 @@ class Holder:
         host: name of the machine.
         pid: process id on that machine.
         started: time when the lock was taken, in UTC.
-        token: random text, different for each lock.
+        token: random string, different for each lock.
         machine: boot id and PID namespace in which `pid` is valid.
         born: start time of the process, in clock ticks since boot; None if it is not known.
     """
@@ -250,7 +250,7 @@ def _now(folder: Path) -> float:
 
 
 def _machine() -> str:
-    """Returns a text that identifies the boot and the PID namespace of this process."""
+    """Returns a string that identifies the boot and the PID namespace of this process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"

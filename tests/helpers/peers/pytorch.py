@@ -62,9 +62,15 @@ def pytorch_fid() -> torch.nn.Module:
 
 @torch.no_grad()
 def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
-    """Fills a network with random weights, BatchNorm statistics and scales.
+    """Sets a network's weights and BatchNorm statistics to random values.
 
-    The statistics are those of the images, changed by `hostile`.
+    The running means and variances are those of the images, randomly changed. About 1 % of the
+    variances become 1e-14, so that BatchNorm's epsilon decides the result in these channels. There,
+    BatchNorm's scale is multiplied by 0.01, see `hostile`.
+
+    Args:
+        network: network to change.
+        images: images [n, c, h, w].
     """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

@@ -17,7 +17,9 @@ class AbsentRuntimeError(Exception):
 
 
 class Theirs(Protocol):
-    """An original implementation with random kernels and BatchNorm statistics, see `hostile`.
+    """An original implementation with random kernels and BatchNorm statistics.
+
+    A few running variances are tiny, see `hostile`.
 
     Attributes:
         dtypes: dtypes in which the network can compute; the widest is first.

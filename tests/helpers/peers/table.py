@@ -1,4 +1,4 @@
-"""Lists the original implementations of published tags, and compares our networks."""
+"""Lists the original implementations of our networks, and compares our networks with them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from tests.helpers.peers.slim import InFaceNet, InSlim
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peer:
-    """An original implementation of a published tag.
+    """The original implementation of a network whose weights were published.
 
     Attributes:
-        tag: published tag of our network.
+        tag: name of our network with the tag of the weights, such as "inception_v3.tv_in1k".
         runtime: name of the package that runs the original implementation.
         build: function that builds the original implementation with random weights.
         sizes: image sizes (height, width) for the comparison.
-        aux_heads: whether the original files and our network have the same auxiliary classifiers.
-        written: format of `inception-jax convert` that the package loads, "" if there is none.
+        aux_heads: whether the original files contain the auxiliary classifiers of our network,
+            which is then built with them.
+        written: value of `inception-jax convert --to` for files that the package can load; empty if
+            there is none.
     """
 
     tag: str
