@@ -3,8 +3,8 @@
     python benchmarks/bucket_reading.py
 
 prints a table and writes it into docs/input_pipeline.md. It needs the extra `test`, which installs
-a storage server. The server runs on this machine and has the bucket. A real bucket takes longer to
-answer. To model this, one row waits `--answer-ms` milliseconds before each image.
+a storage server. The server runs on this machine and holds the bucket. A real bucket takes longer
+to answer. To model this, one measurement waits `--answer-ms` milliseconds before each image.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Options(page.Pages):
     threads: int = 16
     """Number of threads that read at the same time."""
     answer_ms: float = 20.0
-    """Milliseconds that a real bucket takes to answer. One row of the table waits this long before
-    each image."""
+    """Milliseconds that a real bucket takes to answer. One measurement waits this long before each
+    image."""
     repeats: int = 3
     """How often everything is timed."""
     batches: int = 24
@@ -109,7 +109,7 @@ def copying(remote: Path, images: int) -> float:
 def methods(
     local: Path, remote: Path, options: Options
 ) -> Iterator[tuple[str, Callable[[], float]]]:
-    """Yields the name of each row, and a function that measures its images per second."""
+    """Yields the name of each table row, and a function that measures images per second."""
     here, there = (open_dataset("folder", place) for place in (local / "folder", remote / "folder"))
     records = open_dataset("images", local / "records")
     many, wait = options.threads, options.answer_ms / 1e3

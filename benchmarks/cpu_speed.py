@@ -2,8 +2,9 @@
 
 Every implementation runs in its own process and is warmed up before it is timed. In each round, all
 implementations run, one at a time. Other work on the machine therefore affects all of them equally,
-and ratios compare times of the same round. Implementations with the baseline's weights and dtype
-are checked before the first round. If their results differ from the baseline's, they are not timed.
+and ratios compare times of the same round. The baseline is the PyTorch twin with channels-last
+tensors, `torch_channels_last`. Implementations with the baseline's weights and dtype are checked
+before the first round. If their results differ from the baseline's, they are not timed.
 
     python benchmarks/cpu_speed.py [--archs ARCH ...] [--no-training] [--implementations NAME ...]
 
@@ -123,7 +124,13 @@ def main(options: Options) -> None:
 
 
 def measure(arch: str, kind: str, options: Options) -> Result:
-    """Times all implementations of a network."""
+    """Times all implementations of a network; returns the results.
+
+    Args:
+        arch: name of the network.
+        kind: "inference" or "training".
+        options: options with the implementations, sizes and number of rounds.
+    """
     names = [n for n in KINDS[kind] if n in options.implementations or n == BASELINE]
     bar = tqdm(total=len(names) * (1 + WARM_UP + options.rounds), desc=f"{arch} {kind}")
     with tempfile.TemporaryDirectory() as folder, bar:
@@ -162,7 +169,8 @@ def start(
 ) -> dict[str, Worker]:
     """Starts a process for each implementation; as many start at a time as there are cores.
 
-    Implementations that cannot run are added to `result.left_out`.
+    Implementations that cannot run are added to `result.left_out`. The progress bar `bar` advances
+    by one for each implementation.
 
     Returns:
         The processes by name of the implementation.
@@ -212,7 +220,8 @@ def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
 def publish(kind: str, results: list[Result], options: Options, machine: str) -> None:
     """Prints a section and writes it into docs/performance.md.
 
-    The section has a table, a description of its columns, and a list of what was not timed.
+    The section has a table, descriptions of the implementations, and a list of the implementations
+    that were not timed.
     """
     timed = {n: made for n, made in KINDS[kind].items() if any(n in r.seconds for r in results)}
     batch = options.training_batch_size if kind == "training" else options.batch_size

@@ -7,8 +7,8 @@ the same images and the same random weights, scales and running statistics. The 
 same random linear function of the logits. One network in one dtype takes half a minute to three
 minutes on one core. The table of networks is written only if it has all networks and dtypes.
 
-Two more tables show how much the logits change with wrong options and with wrongly prepared images.
-These traps are left out with `--no-traps`.
+Two more tables show traps: common mistakes, and how much each changes the logits. One table has
+wrong options, the other wrongly prepared images. With `--no-traps`, both tables are left out.
 """
 
 from __future__ import annotations
@@ -104,7 +104,10 @@ def _row(name: str, dtypes: Sequence[str]) -> list[str]:
 
 
 def _cells(name: str, dtype: str) -> list[str]:
-    """Returns the differences between a network and its twin in one dtype, as table cells."""
+    """Returns the differences between a network and its twin in one dtype, as table cells.
+
+    The cells have the differences of the logits, the gradients, and one RMSProp step.
+    """
     with jax.enable_x64(dtype == "float64"):
         ours, theirs = _in_jax(name, dtype), _in_torch(name, dtype)
         apart = {k: distance(ours[k], theirs[k]) for k in ours}

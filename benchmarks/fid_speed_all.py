@@ -138,6 +138,13 @@ def beside(
 
     If the program is not available, the row has the reason and no times.
 
+    Args:
+        preset: name of the preset.
+        theirs: function that builds the program's run, one of the values of `THEIRS`.
+        images: folder of images.
+        weights: folder of weight files.
+        options: batch size, number of rounds and number of images.
+
     Raises:
         SystemExit: if the feature means of the program and the preset differ too much.
     """

@@ -227,7 +227,8 @@ def by_forward(model: Model, images: np.ndarray) -> Answers:
     """Guesses each option by running the network with every possible value of the option.
 
     Yields:
-        The question as text, the value with the nearest batch statistics, and the true value.
+        The question as text, the guessed value, and the true value. The guess is the value whose
+        batch statistics are nearest to the running statistics.
     """
     spec, state = spec_of(model), ij.to_torch(model)
     for option, values in READINGS[spec.name].items():

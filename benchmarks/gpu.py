@@ -113,7 +113,7 @@ def main(options: Options) -> None:
 
 
 def setting_of(options: Options) -> dict[str, Any]:
-    """Returns what the results depend on: GPU, machine, package versions, batch size, rounds."""
+    """Returns a dict of what results depend on, such as GPU, package versions and batch size."""
     machine = page.machine("jax", "jaxlib", "flax", "torch", "timm").partition(";")[0]
     sizes = {"batch": options.batch_size, "rounds": options.rounds, "smoke": options.smoke}
     return {"card": card(), "machine": machine, **sizes}
@@ -198,8 +198,8 @@ def speed(
     """Times this library's network and timm's in turn.
 
     Returns:
-        A dict. `images_per_second` has the speeds in all rounds, and `left_out` the reasons why an
-        implementation was not timed. The keys of both are "ours" and "timm".
+        A dict of two dicts, whose keys are "ours" and "timm". `images_per_second` has the speeds in
+        all rounds, and `left_out` the reason why an implementation was not timed.
 
     Raises:
         LateError: if an implementation is not ready in time.
@@ -295,7 +295,7 @@ def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
 
 
 def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> None:
-    """Writes the tables of all results."""
+    """Prints all tables and, without `smoke`, writes them into docs/performance.md."""
     about = (
         f"{options.batch_size} images at once, {options.rounds} rounds. {setting['card']}. "
         f"{setting['machine']}."
@@ -312,7 +312,10 @@ def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> 
 
 
 def speed_table(done: dict[str, Any]) -> str:
-    """Returns a table with a row for each network, mode and dtype."""
+    """Returns a table of speeds with a row for each network, mode and dtype.
+
+    The reasons why an implementation was not timed follow as a list.
+    """
     rows, notes = [], []
     for key, found in done.items():
         kind, *names = key.split()

@@ -130,7 +130,11 @@ def parity(task: Task) -> dict[str, float]:
 
 
 def determinism(task: Task) -> dict[str, bool]:
-    """Returns under `equal` whether two training runs from one state have exactly equal losses."""
+    """Compares the losses of two training runs that start from the same state.
+
+    Returns:
+        A dict with one key, `equal`: whether the losses are equal to the last bit.
+    """
     losses = []
     for _ in range(2):
         run = jax_training(task, rewrites=DEFAULT_REWRITES)

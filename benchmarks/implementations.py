@@ -169,7 +169,7 @@ def jax_as_trained(task: Task) -> Run:
     """Returns a function that runs a step of gradient descent as `train/main.py` compiles it.
 
     The step has all rewrites of `inception_jax.nn.rewrites` and uses oneDNN where that is faster.
-    The process keeps freed memory.
+    The process reuses freed memory instead of returning it to the kernel.
     """
     import inception_jax as ij
     from inception_jax.nn.forms import native_convolutions

@@ -112,10 +112,14 @@ def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
 
 
 def _row(name: str) -> Row:
-    """Measures a network.
+    """Measures how much a network's logits differ from those of an original implementation.
+
+    Args:
+        name: tag of the network and runtime of the original implementation, as TAG-RUNTIME.
 
     Returns:
-        A dict with the version of the original implementation, and a list of distances by dtype.
+        A dict with the version of the original implementation under `version`. Each measured dtype
+        has a list of differences, one for each image size.
     """
     warnings.simplefilter("ignore")  # warnings of the original implementations
     peer = next(peer for peer in PEERS if str(peer) == name)

@@ -114,7 +114,7 @@ class Options:
     """Seconds from the start of the processes to the first step: imports, restoring, compiling."""
     preemptions_per_hour: float = 0.1
     """Preemptions per hour of training on 256 chips. For other numbers of chips, the model scales
-    it in proportion."""
+    this rate in proportion."""
     hard_share: float = 0.2
     """Share of preemptions that leave no time to save."""
     replacement_s: float = 600.0
@@ -192,9 +192,10 @@ def exchange_ms(options: Options, chips: int) -> float:
 
 
 def images_per_host(options: Options) -> tuple[float, str]:
-    """Returns the images per second that a host can deliver.
+    """Computes how fast a host can deliver images.
 
-    The second value is what limits the speed, "decoding" or "reading".
+    Returns:
+        Images per second, and what limits them: "decoding" or "reading".
     """
     decoded = options.host_cores * options.images_per_core * options.pipeline_share
     read = options.read_mb_s * 1e3 / options.image_kb

@@ -80,9 +80,9 @@ def compiled(options: list[str]) -> Row:
 
 
 def network(arch: str) -> Row:
-    """Returns the compiler's report on a network's step.
+    """Returns the compiler's report on a network's training step.
 
-    Under `largest` is the number of images per chip in the largest batch that fits.
+    The report's key `largest` has the number of images per chip in the largest batch that fits.
     """
     config, dataset = parse(command(arch, SLICE, images_each(arch)))
     target = training_step.describe_topology(config)
@@ -167,7 +167,7 @@ def gpus() -> str:
 
 
 def full_effort(row: Row) -> str:
-    """Returns the compiler's report on a step at full effort, as sentences."""
+    """Returns the report on a step compiled with `--compile-effort full`, as sentences."""
     left_out = ", ".join(f"{count} {kind}" for kind, count in row["without_cycles"].items())
     return (
         f"{row['cycles'] / 1e6:.1f} M cycles: {row['cycles_seconds'] * 1e3:.1f} ms at the chip's "

@@ -120,7 +120,11 @@ def configuration(learning_rate: float, options: Options) -> Config:
 
 
 def train(scale: float, learning_rate: float, options: Options, dataset: Dataset) -> Run:
-    """Trains with one scale until all steps are done or the loss is not finite."""
+    """Trains with one scale until all steps are done or the loss is not finite.
+
+    Returns:
+        The results of the run.
+    """
     config = configuration(learning_rate, options)
     model = ij.create_model(
         config.network.arch,

@@ -408,7 +408,7 @@ FIRST = "first layers"
 
 
 def grids(base: str, networks: Mapping[str, str]) -> str:
-    """Returns the table of the cost of networks by part, such as all modules on 17x17 maps.
+    """Returns a table of the costs of networks, with a row for each part, such as 17x17 modules.
 
     Args:
         base: name of the network with which the last row compares all networks.
@@ -487,11 +487,11 @@ def residual() -> str:
 
 
 def segments() -> str:
-    """Returns the table of the costs of convolutions by segments, on V3's 17x17 maps.
+    """Returns the table of the costs of segmented convolutions on Inception V3's 17x17 maps.
 
-    The channels are divided into segments, and each segment has its own convolution. The number of
-    segments increases from one, a full convolution, to one for each channel, a depthwise separable
-    convolution.
+    The output channels of a 1x1 convolution are divided into segments, and each segment has its own
+    3x3 convolution. From row to row, the number of segments increases from one (a full convolution)
+    to the number of channels (a depthwise convolution). Three more rows are for comparison.
     """
     shape = (17, 17, 768)
     rows = [("3x3 on 17x17x768", convs(17, 768, 3))]

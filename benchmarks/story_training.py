@@ -18,7 +18,7 @@ STEPS = (1, 100)
 
 
 def smoothing() -> str:
-    """Returns the table of probabilities and logits with the lowest loss for smoothed labels."""
+    """Returns the table of the probabilities and logit gaps that minimise the smoothed loss."""
     rows = []
     for classes in (10, 1000):
         for share in (0.0, 0.1):
@@ -46,9 +46,10 @@ def targets(classes: int, share: float) -> tuple[float, float]:
 
 
 def rmsprop() -> str:
-    """Returns the table of step sizes of SGD and two forms of RMSProp under a constant gradient.
+    """Returns the table of step sizes of SGD and RMSProp under a constant gradient.
 
-    Step sizes are multiples of the learning rate. There is no momentum.
+    RMSProp is computed in TensorFlow's and in PyTorch's form. Step sizes are multiples of the
+    learning rate. There is no momentum.
     """
     rules = [("SGD", OptimizerOptions(optimizer="sgd"), False)]
     for eps in ("1.0", "1e-3"):
@@ -71,7 +72,7 @@ def step_sizes(options: OptimizerOptions, gradient: float, torch_form: bool) -> 
     Args:
         options: options of which only the optimiser and epsilon are used.
         gradient: constant gradient.
-        torch_form: whether to use PyTorch's form of RMSProp.
+        torch_form: whether to use PyTorch's form of RMSProp; otherwise, TensorFlow's.
     """
     plain = OptimizerOptions(
         optimizer=options.optimizer, rms_eps=options.rms_eps, momentum=0.0, weight_decay=0.0

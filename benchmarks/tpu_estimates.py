@@ -5,9 +5,13 @@
 
 prints tables and writes them into docs/performance.md. Every row is a program that the TPU compiler
 compiles without a TPU. The compiler is in the extra `tpu`. Keras' rows need `pip install keras`.
-The plain form of a network has none of the rewrites of `inception_jax.nn.rewrites`. Compiled
-programs are cached. By default, the compiler works at quick effort. A network then takes a minute
-or more, a module some seconds, and the default command half an hour.
+Compiled programs are cached. By default, the compiler works at quick effort. A network then takes a
+minute or more, a module some seconds, and the default command half an hour.
+
+A network is compiled in several forms. The form "plain" has none of the rewrites of
+`inception_jax.nn.rewrites`, and "rewritten" has the default ones. The form "memory saving" is
+"rewritten" with rematerialisation. The form "folded" is "rewritten" with BatchNorms folded into the
+layers before them.
 
     python benchmarks/tpu_estimates.py --archs --modules --family $(inception-jax list)
 
@@ -122,7 +126,7 @@ def compiled(what: str, form: str, made: Program, options: Options, effort: Effo
         form: name of the form.
         made: program to compile.
         options: options with the topology.
-        effort: effort of the compiler.
+        effort: effort of the compiler, "quick" or "full".
     """
     target = described(options.topology)
     function, state, batch = made
@@ -155,7 +159,7 @@ def compiled(what: str, form: str, made: Program, options: Options, effort: Effo
 
 @functools.cache
 def described(name: str) -> Topology:
-    """Returns the topology with this name."""
+    """Returns the topology with a name such as v5e:2x2."""
     return topology.describe(name)
 
 
@@ -218,7 +222,7 @@ def cycles_table(rows: list[Row], kind: str) -> str:
 
 
 def family_table(rows: list[Row]) -> str:
-    """Returns a table with a line for each network: its two forms, and their ratio."""
+    """Returns a table with a line for each network: plain form, rewritten form, and their ratio."""
     found = {(*row.what.split(), row.form): row for row in rows}
     head = ["network"]
     for what in ("forward, plain, ms", "training step, plain, ms", "temporaries, plain, GB"):
@@ -257,9 +261,8 @@ def hybrid(row: Row, kind: str) -> float:
 def keep_operations(row: Row, name: str) -> None:
     """Writes the operations of a program to runs/tpu_operations/NAME.csv.
 
-    The operations with the most cycles come first.
-
-    Operations without cycles are skipped if they read and write at most 100 kB.
+    The operations with the most cycles come first. Operations without cycles are skipped if they
+    read and write at most 100 kB.
     """
     OPERATIONS.mkdir(parents=True, exist_ok=True)
     ordered = sorted(row.operations, key=lambda o: (-(o["cycles"] or 0), -o["bytes"]))

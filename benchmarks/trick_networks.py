@@ -67,10 +67,10 @@ class SideBySide(nnx.Module):
 
 
 class Segmented(nnx.Module):
-    """A 3x3 convolution for each segment of the channels, then a 1x1, BatchNorm and ReLU.
+    """A 3x3 convolution for each segment of the channels, then a 1x1 convolution over all channels.
 
-    The 1x1 convolution is over all channels. If each segment is a single channel, this is
-    Xception's separable convolution (arXiv:1610.02357, section 1.2).
+    BatchNorm and ReLU follow. If each segment is a single channel, this is Xception's separable
+    convolution (arXiv:1610.02357, section 1.2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, segments: int, *, rngs: nnx.Rngs):
@@ -155,9 +155,9 @@ def reductions(way: str, channels: int, **sizes: Any) -> Small:
 
 
 def segments(count: int | None, channels: int, **sizes: Any) -> Small:
-    """Builds a network of a strided 3x3 convolution and four convolutions by segments.
+    """Builds a network of a strided 3x3 convolution and four segmented convolutions.
 
-    A convolution by segments is described in `Segmented`.
+    Segmented convolutions are described in `Segmented`. A pool is between the second and the third.
 
     Args:
         count: number of segments; None: each channel is a segment.

@@ -101,7 +101,7 @@ def _gallery() -> Iterator[tuple[str, str]]:
 
 
 def _facts(name: str) -> str:
-    """Returns a network's idea, paper, size and chapter in the story, as Markdown."""
+    """Returns a network's idea, paper, size and chapter in docs/story.md, as Markdown."""
     info = ij.model_info(name)
     number = info.paper.rpartition("/")[2]
     authors, title, chapter = _PAPERS[number]

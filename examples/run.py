@@ -29,8 +29,9 @@ def main() -> None:
     """Runs the notebooks that the command line names, or all notebooks."""
     names = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
-    parser.add_argument("--small", action="store_true", help="with the small sizes")
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"any of {', '.join(names)}; default: all")  # fmt: skip
+    parser.add_argument("--small", action="store_true", help="run at small sizes, in seconds")
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="DIR",
                         help="folder to write to; default: this one")  # fmt: skip
     args = parser.parse_args()

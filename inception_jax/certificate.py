@@ -2,7 +2,7 @@
 
 A certificate lists what the file contains. It also states how much the outputs of the network in
 JAX differ from those of its PyTorch twin in `reference_torch`, which has the same weights. For
-comparison, it shows how much each wrong option would change the logits.
+comparison, it states how much the logits would change if an option of the network were wrong.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _IMAGES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """The content of a certificate: facts about a weight file, and comparisons of its network.
+    """The content of a certificate: facts about a weight file and about its network.
 
     Attributes:
         source: name of the weight file.
         sha256: SHA-256 of the file; empty for a folder.
-        found: facts about the file from `inspect`, by title.
+        found: facts that `inspect` finds about the file, by title.
         name: name of the network that the file was loaded into, see `create_model`.
         readings: values of the network's options, by name.
         image_size: side of the square test images, in pixels.
@@ -80,15 +80,18 @@ def certify(
 
     Args:
         path: path of the weight file.
-        name: name of the network, see `create_model`; None: the name in the file, or else the one
-            that its tensors fit.
+        name: name of the network, see `create_model`; None: the name that the file states, or else
+            the name of the network that fits the tensors.
         image_size: side of the square test images, in pixels; None: the network's default.
         head: whether to compare the logits. False: the pooled features are compared instead, for a
             file whose classifier does not fit the network.
 
+    Returns:
+        The certificate.
+
     Raises:
-        WeightsError: if the file cannot be read, or its tensors fit no network or several different
-            ones; if torch is missing.
+        WeightsError: if the file cannot be read, if its tensors fit no network or several networks
+            with different options, or if torch is missing.
         ValueError: if the images are too small for the network.
         FileNotFoundError: if there is no such file.
     """
@@ -105,6 +108,9 @@ def certify_model(model: Model, path: Path) -> Certificate:
     Args:
         model: network built by `create_model`.
         path: path of the weight file that the network was loaded from.
+
+    Returns:
+        The certificate.
 
     Raises:
         WeightsError: if torch is missing.
@@ -187,7 +193,7 @@ def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
 def _of_ours(
     model: Model, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
 ) -> dict[str, np.ndarray]:
-    """Returns the feature maps, by stage, and the logits, computed by JAX in `dtype`."""
+    """Returns feature maps by stage, and logits by the key "logits", computed by JAX in `dtype`."""
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":
             model = create_model(spec.name, weights=state, dtype=dtype, param_dtype=dtype,
@@ -232,7 +238,7 @@ def _options(spec: Spec) -> dict[str, Any]:
 def _neighbours(torch: Any, spec: Spec, state: Tensors) -> Iterator[tuple[str, Any, Spec]]:
     """Yields the name of an option, a wrong value for it, and the spec with this value.
 
-    Changes that need other weights, or that affect only training, are left out.
+    Values for which the weights do not fit, and options that affect only training, are left out.
     """
     own = dict(spec.readings)
     arch = spec.name.partition(".")[0]

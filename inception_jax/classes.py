@@ -95,7 +95,7 @@ class Finder:
         return exact.get(label) or simple.get(_simple(label)) or words.get(_simple(label)) or set()
 
     def number(self, label: str) -> set[int]:
-        """Returns the class index that a label states, as a set; empty if no class has it."""
+        """Returns a set with the class index that a label states; empty if no class has it."""
         number = int(label) if label.isascii() and label.isdecimal() else self._count
         return {number} if number < self._count else set()
 

@@ -104,9 +104,9 @@ def load(source: Any) -> Model:
 
     Args:
         source: path of a file that `save_weights` wrote; path of the folder of a training run,
-            which contains such a file as `weights.safetensors`; path of a folder that
-            `save_pretrained` wrote, which contains `model.safetensors`; or "hf-hub:owner/name", a
-            folder of `save_pretrained` on the Hugging Face hub.
+            whose `weights.safetensors` is such a file; path of a folder that `save_pretrained` or
+            timm wrote, which contains `model.safetensors`; or "hf-hub:owner/name", a repository of
+            the Hugging Face hub with the content of such a folder.
 
     Returns:
         A network in evaluation mode. `model.info` describes its preprocessing; values in the file
@@ -182,9 +182,9 @@ def abstract_model(name: str, **options: Any) -> Model:
 
 
 def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: Any) -> Model:
-    """Builds a network from weights, without first drawing random parameters, which takes long.
+    """Builds a network and loads weights into it.
 
-    Random parameters are drawn only if the file lacks the classifier.
+    Drawing random parameters takes long, so they are drawn only if the file lacks the classifier.
     """
     file = open_weights(name, _fetchable(name, weights))
     model = nnx.eval_shape(lambda: builder(rngs=ONE_KEY))
@@ -263,7 +263,7 @@ def model_for(name: str, source: Source, **options: Any) -> Model:
 
 
 def _saved(spec: Spec) -> dict[str, Any]:
-    """Returns a spec as arguments of `create_model`, without the name."""
+    """Returns the keyword arguments of `create_model` that a spec states, without the name."""
     options = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     readings = options.pop("readings")
     del options["name"]

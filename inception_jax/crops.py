@@ -37,7 +37,7 @@ def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
     """Crops and resizes an image in mode "L" or "RGB".
 
     Returns:
-        [h, w, c] from 0 to 255, uint8 or float32, see `rounds`.
+        The pixels, [h, w, c] from 0 to 255, in uint8 or float32; see `rounds`.
     """
     if info.crop == "resize_crop":
         seen = _resize_crop(picture, info)
@@ -94,7 +94,10 @@ def scaled(pixels: Array, info: ModelInfo) -> Array:
 
 
 def _resize_crop(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """Resizes the shorter side and crops the centre, like torchvision, timm and Cadene."""
+    """Resizes the shorter side and crops the centre.
+
+    torchvision, timm and Cadene's pretrainedmodels do the same.
+    """
     short = math.floor(info.input_size / info.crop_pct)
     width, height = picture.size
     if width <= height:
@@ -132,7 +135,7 @@ def interpolated(pixels: np.ndarray, size: int, axis: int, *, half_pixel: bool) 
     """Resizes one axis by linear interpolation without antialiasing; returns float32.
 
     Args:
-        pixels: array of any dtype.
+        pixels: array, uint8 or float32.
         size: new length of the axis.
         axis: axis to resize.
         half_pixel: where output pixel i is sampled, with scale = old length / new length. True: at

@@ -277,7 +277,7 @@ def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
     """Checks an image for damage that Pillow ignores.
 
     Returns:
-        The image itself, or its decoded pixels if the check has decoded them.
+        The image itself, or a Pillow image of its pixels if the check has decoded them.
 
     Raises:
         BadImageError: if it is damaged.
@@ -304,11 +304,11 @@ def _undamaged(data: bytes, image: Image.Image) -> Image.Image:
 
 
 def check_only_pillow_can(data: bytes, error: ValueError) -> None:
-    """Checks that a JPEG that simplejpeg cannot decode is undamaged, so that Pillow can decode it.
+    """Checks that simplejpeg rejected a JPEG for a reason other than damage.
 
-    The file may have an unsupported format, or padding between segments, which is harmless.
-    simplejpeg reports only the first problem, so a file with padding is also checked for its end
-    marker.
+    Pillow can decode such a JPEG: it has a format that simplejpeg does not support, or harmless
+    padding between segments. simplejpeg reports only the first problem, so a file with padding is
+    also checked for its end marker.
 
     Args:
         data: bytes of the file.

@@ -27,7 +27,7 @@ class Counts:
         self._kinds: dict[str, tuple[int, str]] = {}
 
     def add(self, kind: str, name: Any) -> None:
-        """Counts a name as one of a kind."""
+        """Adds a name to the count of its kind."""
         count, first = self._kinds.get(kind, (0, str(name)))
         self._kinds[kind] = count + 1, first
 

@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         """Parses the known options; see `argparse.ArgumentParser`.
 
-        Unknown options are reported first, because they cause argparse's other errors.
+        Unknown options are reported before errors of argparse, which they may have caused.
         """
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(self._checked(words), namespace)

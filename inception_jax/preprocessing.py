@@ -20,7 +20,8 @@ SEEN_AS_STORED = "these weights see photos as they are stored, as in their publi
 def preprocess(model: Any, image: Any) -> np.ndarray:
     """Crops, resizes and normalises an image as the original implementation does in evaluation.
 
-    Warns if the image has an EXIF orientation that is ignored, as in the original implementation.
+    Warns if the image has an EXIF orientation that is ignored because the original implementation
+    ignores it.
 
     Args:
         model: a network, whose `model.info` is used, or a name that `create_model` takes.

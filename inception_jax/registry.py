@@ -64,8 +64,8 @@ class Tag:
         source: where the weights and the published accuracy come from, such as a repository and a
             file.
         num_classes: number of outputs of the classifier.
-        num_params: number of parameters without auxiliary heads; None: as registered for the
-            network.
+        num_params: number of parameters without auxiliary heads; None: the number given to
+            `register`.
         input_size: side of the square images of the original evaluation, in pixels.
         channel_order: order of the colour channels in the network's input.
         input_range: largest possible value of a pixel before `mean` is subtracted, 1 or 255.
@@ -158,7 +158,7 @@ class ModelInfo:
 
     @functools.cached_property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """The stages that `features` returns, in forward order.
+        """A `FeatureInfo` for each stage that `features` returns, in forward order.
 
         The first access takes a second or two.
         """

@@ -202,7 +202,7 @@ for _name, _who, _tag in NAMES:
 def about_name(name: str, known: Iterable[str]) -> str:
     """Returns an error message for an unknown name, with its meaning in other libraries.
 
-    If it has none, the message suggests similar names.
+    If other libraries do not use the name, the message suggests similar names.
 
     Args:
         name: the unknown name.

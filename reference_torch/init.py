@@ -26,7 +26,7 @@ def depthwise_kernel(weight: torch.Tensor) -> None:
 
 
 def linear_kernel(weight: torch.Tensor) -> None:
-    """Initialises a linear weight [out, in]."""
+    """Initialises a linear weight [out, in] with a variance of 1 / fan-in."""
     _variance_scaling(weight, 1.0)
 
 

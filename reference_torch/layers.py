@@ -134,7 +134,7 @@ class ConvBN(nn.Module):
 
 
 class SeparableConvBN(nn.Module):
-    """Depthwise 3x3 and pointwise 1x1 convolution, BatchNorm (Xception paper, section 3).
+    """Depthwise 3x3 and pointwise 1x1 convolution, then BatchNorm (Xception paper, section 3).
 
     There is no activation between the two convolutions: the paper's figure 10 shows that one is
     harmful.

@@ -41,8 +41,8 @@ class Maps:
 class Model(Habits):
     """Base class of networks, which map images [n, c, h, w] to logits [n, num_classes].
 
-    Attributes and methods are those of `inception_jax.nn.model.Model`. PyTorch's `training`
-    replaces `in_training`.
+    `inception_jax.nn.model.Model` documents the attributes and methods. PyTorch's `training` takes
+    the place of `in_training`.
     """
 
     min_size: ClassVar[int]
@@ -93,7 +93,7 @@ class Model(Habits):
         """Classifies an embedding [n, d].
 
         Returns:
-            Logits [n, num_classes]; for a network without classes, the embedding [n, d].
+            Logits [n, num_classes]; for a network without classes, the input of the last layer.
         """
         return self.fc(self._pre_logits(embedding))
 
@@ -102,7 +102,7 @@ class Model(Habits):
         return self.dropout(embedding)
 
     def classify(self, maps: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Classifies the feature maps that `features` returned; the result is that of `forward`."""
+        """Classifies the feature maps that `features` returned; for the result see `forward`."""
         logits = self.logits(self.embedding(maps))
         heads = {name: getattr(self, name) for name in self.aux_names}
         if not self.training or not heads or None in heads.values():

@@ -27,7 +27,7 @@ class UnknownModelError(KeyError):
 
 
 def register(arch: str, model_class: type[nn.Module], tags: Tags) -> None:
-    """Registers a network's class, with the options of each tag, under the name `arch.tag`.
+    """Registers a network's class as `arch.tag` for each tag, with the tag's options.
 
     The tag "" is the recommended variant. Its name is `arch`.
     """
@@ -87,7 +87,8 @@ def create_model(
         ValueError: if `weights` asks for published weights, which this twin does not download; if
             the weight file is for another network; if the two dtypes differ (use `torch.autocast`
             to mix dtypes); if `aux_heads` is true for a network without auxiliary classifiers or
-            without classes; if a size is not an integer or is too small.
+            without classes; if `num_classes` or `in_channels` is not an integer or is too small; if
+            `width_multiplier` is not positive.
     """
     if name not in _MODELS:
         raise UnknownModelError(words.about_name(name, _MODELS))

@@ -1,8 +1,8 @@
-"""Reference numbers of every network, computed by its PyTorch twin in float64.
+"""Reference numbers of every network: results of a training step of its PyTorch twin in float64.
 
 `python -m tests.reference_numbers [NAME...]` writes them to `reference_numbers.json` and needs
-PyTorch. The tests compare JAX with the file and do not need it. NumPy draws parameters, statistics
-and images. Write the file again only if the numbers are meant to change.
+PyTorch. The tests compare JAX with this file and do not need PyTorch. NumPy draws parameters,
+statistics and images. Write the file again only if the numbers are meant to change.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Tensors = dict[str, np.ndarray]
 
 
 def of_jax(name: str, dtype: str) -> dict[str, Any]:
-    """Returns the results of one training step.
+    """Returns the results of one training step of a network in JAX.
 
-    They are the logits before and after it, the loss, the gradients, and the changes of running
-    statistics.
+    The dict has the logits before and after the step, the loss, the norm of the gradients, and
+    weighted sums of gradients and of changes in the running statistics (see `_projections`).
     """
     model = network(name, dtype, **_options(name))
     images, labels = batch(model, dtype)
@@ -148,7 +148,7 @@ def _projections(tensors: Tensors) -> dict[str, float]:
 
 
 def main() -> None:
-    """Writes the numbers of all networks, or updates those of the networks in the command line."""
+    """Writes the numbers of all networks, or updates those of the networks named as arguments."""
     names = ij.list_models()
     kept = json.loads(FILE.read_text()) if sys.argv[1:] else {}
     numbers = kept | {name: of_pytorch(name) for name in sys.argv[1:] or names}

@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name, tmp_path):
-    """A notebook runs at small size without a failing assertion, and its cells stay the same."""
+    """A notebook runs with small sizes without an error, and keeps the source of its cells."""
     pytest.importorskip("nbclient")
     command = [sys.executable, FOLDER / "run.py", name, "--small", "--to", tmp_path]
     subprocess.run(command, check=True)

@@ -1,7 +1,8 @@
-"""Tests that the test suite notices faults. Each is planted in a copy, and a test must fail.
+"""Tests that the test suite notices faults.
 
+Each fault is put into a copy of the repository. At least one of the fault's tests must fail there.
 A row of `FAULTS` has the fault's name, the file, the correct text, the faulty text that replaces
-it, and the tests that must fail.
+it, and the tests.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Fault(NamedTuple):
-    """A fault, and the tests that must fail because of it."""
+    """A fault, and tests of which at least one must fail because of it."""
 
     name: str
     file: str

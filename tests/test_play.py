@@ -1,4 +1,4 @@
-"""Tests the interactive page: the results of its networks, and its program in a browser."""
+"""Tests the interactive page in docs/play: the logits of its networks, and its use in a browser."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def wait_until_close(browser: Browser, expected: np.ndarray) -> None:
 
 
 def check_classes_and_stages(browser: Browser) -> None:
-    """The page shows five classes, a heat map of the chosen class, and maps of every stage."""
+    """The page shows five classes, the chosen class's heat map, and every stage's feature maps."""
     buttons = "document.querySelectorAll('#play-classes button')"
     assert browser.value(f"{buttons}.length") == 5
     heat = "document.getElementById('play-heat').toDataURL()"

@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Executes the command; returns the result to print as the last line."""
+    """Executes the command; returns its result as a dict, which `main` prints as the last line."""
     if config.run.compile_only is not None:
         return training_step.describe(config, dataset)
     processes.connect(config.hosts)
@@ -101,7 +101,7 @@ def _explain(error: Exception, folder: Path | None) -> str:
 def _peer_lost(error: Exception) -> bool:
     """Returns whether the cause of an error may be the loss of another process of the run.
 
-    If the run has several processes, this holds for every error of the JAX runtime.
+    If the run has several processes, any error of the JAX runtime may have this cause.
     """
     return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
 

@@ -73,7 +73,7 @@ def filesystem(path: str | os.PathLike[str]) -> Any:
 
 
 def matches(folder: Path, pattern: str) -> list[Path]:
-    """Returns the paths that match a pattern, like `Path.glob`; none if the folder is missing."""
+    """Returns the paths that match a pattern, like `Path.glob`; [] if the folder is missing."""
     try:
         return list(folder.glob(pattern))
     except FileNotFoundError:  # the bucket is missing too
@@ -281,10 +281,10 @@ class Mirror:
 
 
 def _temporary_of(path: Path) -> Path:
-    """Creates an empty local folder for a folder in a bucket.
+    """Creates an empty local folder for the folder `path` in a bucket; returns the local path.
 
-    The name of the local folder depends only on the user and the folder in the bucket. So when a
-    killed run resumes, it deletes the files that it left.
+    The local path depends only on the user and on `path`. So a resumed run finds the local folder
+    of a killed run, and deletes the files in it.
     """
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     user = getattr(os, "getuid", lambda: 0)()

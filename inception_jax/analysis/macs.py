@@ -27,7 +27,7 @@ def count_macs(model: nnx.Module, input_size: tuple[int, int], in_channels: int 
     """
     graphdef, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((1, *input_size, in_channels), jnp.float32)
-    # Other forms replace convolutions by operations with other numbers of multiply-accumulates.
+    # Other implementations (see `nn.forms`) need other numbers of multiply-accumulates.
     with ops.forced_form("native"):
         traced = jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
     return sum(map(_macs, equations(traced)))

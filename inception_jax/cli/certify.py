@@ -1,4 +1,4 @@
-"""`inception-jax certify`: compares a weight file's network in JAX and in PyTorch."""
+"""`inception-jax certify`: compares what JAX and PyTorch compute with the weights of a file."""
 
 from __future__ import annotations
 

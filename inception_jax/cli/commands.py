@@ -141,7 +141,7 @@ def _help() -> str:
     commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
     return f"""usage: {PROGRAM} COMMAND ...
 
-The Inception family in JAX, with the numbers of its sources.
+The Inception family in JAX, with the same outputs as the published code.
 
 commands:
 {commands}

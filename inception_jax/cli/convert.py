@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads weights, writes them in the target layout, and prints what was changed."""
+    """Loads weights, writes them in the target layout, and prints what was changed to fit it."""
     check_writable(args.target, args.to)
     model = model_of(args.arch, args.source, **(NO_HEAD if args.no_head else {}))
     for note in save_as(model, args.target, args.to):

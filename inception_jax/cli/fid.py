@@ -19,7 +19,7 @@ from inception_jax.nearest import did_you_mean
 from inception_jax.outputs import atomic_write, check_target
 from inception_jax.parser import whole_number
 
-_OF_FID_NETWORK = {"is", "sfid"}  # metrics that need its logits or spatial features
+_OF_FID_NETWORK = {"is", "sfid"}  # these need logits or spatial features of FID's network
 
 EXAMPLES = """
 inception-jax fid generated/ real/
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_metrics,
         metavar="LIST",
         help=f"some of {','.join(report.METRICS)}, separated by commas; `is` needs no real images; "
-        "`sfid` needs --preset adm; default: fid, or with --preset adm every metric that its "
+        "`sfid` needs --preset adm; default: fid, or with --preset adm every metric that ADM's "
         "program prints",
     )
     parser.add_argument(
@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the metrics, or writes the statistics or features of one source."""
+    """Prints the metrics, or writes the statistics or features of one set of images."""
     _check(args)
     extractor = Extractor(
         args.weights or True,
@@ -164,9 +164,10 @@ def _usual(
     generated: dict[str, report.Opened],
     real: tuple[str, report.Opened] | None,
 ) -> list[str]:
-    """Returns the names of the metrics that the preset's program prints.
+    """Returns the names of the metrics that are computed without `--metrics`.
 
-    Metrics that cannot be computed from these sources are left out, and a note names them.
+    These are the preset's default metrics. Metrics that cannot be computed from these sources are
+    left out, and a note names them.
     """
     preset, against = extractor.preset, real and real[1]
     left_out = [

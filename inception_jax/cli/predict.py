@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files(arguments: Sequence[str]) -> tuple[list[Path], bool, Counts]:
-    """Returns the paths of the images, whether any argument is a folder, and the skipped files."""
+    """Returns image paths, whether any argument is a folder, and counts of the skipped files."""
     files: list[Path] = []
     passed_over = Counts()
     for path in map(Path, arguments):

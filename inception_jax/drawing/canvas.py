@@ -57,7 +57,7 @@ class Text:
 
     @property
     def width(self) -> float:
-        """Upper limit of the text's width in any of the fonts in `svg`."""
+        """Upper limit of the text's width, in any font that the module `svg` names."""
         return text_width(self.text, self.size, bold=self.bold)
 
     def moved(self, dx: float, dy: float) -> Text:

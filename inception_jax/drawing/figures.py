@@ -34,7 +34,8 @@ def draw(
         name_or_model: a name for `create_model`, or a network. For a name, the drawing includes all
             auxiliary classifiers that the network can have.
         module: a stage of `features` ("Mixed_6b", "block17") or the path of a module ("block17.0",
-            "AuxLogits"); None: the whole network. Of equal modules in a row only one is drawn.
+            "AuxLogits"); None: the whole network. Of consecutive modules with the same structure,
+            only the first is drawn.
         input_size: height and width of the images in pixels, or one number for both; None: the
             network's default.
 

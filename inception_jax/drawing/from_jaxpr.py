@@ -187,8 +187,9 @@ class _Reader:
         """Adds the node of an elementwise equation and returns the node's id.
 
         The node is of kind `step` in two cases: the equation has one input besides constants, or
-        all its inputs are computed from one node by steps, slices and splits alone. In the second
-        case, that node is the input. In all other cases, the node has several inputs.
+        all its inputs are computed from one earlier node by steps, slices and splits alone. In the
+        second case, the earlier node is the step's only input. In all other cases, the node is of
+        kind `add` or `other` and has several inputs.
         """
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         word = frozenset({name})

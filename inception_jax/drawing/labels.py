@@ -172,7 +172,7 @@ def layer_name(node: Node, module: str) -> str:
 
 
 def tooltip(node: Node) -> str:
-    """Returns a node's path, operation, padding and result shape."""
+    """Returns the text of a node's tooltip: path, operation, padding and result shape."""
     words = [first_line(node), *(node.after if node.kind != "norm" else ())]
     if any(any(pads) for pads in node.padding):
         words.append(f"padding {' '.join(f'{low}+{high}' for low, high in node.padding)}")

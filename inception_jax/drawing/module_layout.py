@@ -261,10 +261,10 @@ def _to_circle(point: Point, top: float) -> Line:
 
 
 def _columns(item: Parallel, style: Style) -> Block:
-    """Places branches side by side.
+    """Places branches side by side; returns them as one block.
 
-    If the branches end in a sum, the axis is that of the main branch. Otherwise it is in the middle
-    of the branches.
+    If the branches end in a sum, the block's axis is that of the main branch. Otherwise the axis is
+    halfway between the lines that enter on the far left and on the far right.
     """
     placed: list[Block] = []
     x = main = 0.0
@@ -286,7 +286,7 @@ def _columns(item: Parallel, style: Style) -> Block:
 
 
 def _frame(item: Repeated, style: Style) -> Block:
-    """Returns a repeated module in a dashed frame; lines enter and leave it on the axis."""
+    """Returns a repeated module in a dashed frame; lines enter and leave it at x = 0."""
     repeat = item.repeat
     times = f"{repeat.count} × " if repeat.count > 1 else ""
     name = Text(0, 0, times + style.graph.class_name(repeat.first), SMALL, True, GREY, "start")

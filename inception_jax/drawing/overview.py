@@ -12,7 +12,7 @@ from inception_jax.drawing.labels import Colour
 from inception_jax.drawing.repeats import Repeat, signature
 from inception_jax.drawing.subgraphs import Subgraph
 
-_MANY = 3  # equal stages in a row, or more, are drawn as one box
+_MANY = 3  # this many consecutive identical stages, or more, are drawn as one box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
 
 
 def _groups(graph: Graph, stages: Sequence[Subgraph], with_head: set[int]) -> list[list[Subgraph]]:
-    """Groups three or more consecutive equal stages, which are drawn as one box.
+    """Groups three or more consecutive identical stages, which are drawn as one box.
 
     A stage with an auxiliary classifier ends its group. Each remaining stage forms a group alone.
     """
@@ -98,7 +98,7 @@ def _stage(graph: Graph, group: Sequence[Subgraph], aux: Row | None) -> list[Row
 
 
 def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
-    """Returns the box of equal modules in a row, in a stage that has several such runs."""
+    """Returns the box of one run of identical modules, in a stage that has several runs."""
     name = repeat.first
     if repeat.count > 1:
         name = f"{repeat.first} – {repeat.last.rpartition('.')[2]}"
@@ -109,8 +109,8 @@ def _run(graph: Graph, stage: Subgraph, repeat: Repeat) -> Row:
 def describe(graph: Graph, part: Subgraph) -> str:
     """Describes a part of a network in one line, such as "10 × Block17".
 
-    The line names the classes of the part's modules, with the number of equal modules in a row. It
-    ends with the operations that are outside these modules.
+    The line names the classes of the part's modules, with the number of consecutive identical
+    modules, and then the operations that are outside these modules.
     """
     members = subgraphs.outermost_modules(graph, part.nodes.values(), part.path)
     words = [_member(graph, part, member) for member in members]
@@ -119,7 +119,7 @@ def describe(graph: Graph, part: Subgraph) -> str:
 
 
 def _member(graph: Graph, part: Subgraph, path: str) -> str:
-    """Describes a module, or a run of equal modules, by class and count, such as "10 × Block17".
+    """Describes a module, or a run of identical modules, by class and count: "10 × Block17".
 
     If modules of the previous run have the same class and one or two more operations, the text
     names these operations ("without ...").

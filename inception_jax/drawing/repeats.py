@@ -1,4 +1,8 @@
-"""Finds equal modules in a network."""
+"""Finds consecutive identical modules in a network.
+
+Modules are identical if they have the same class and the same operations, with results of the same
+shapes. The values of their parameters may differ.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from inception_jax.nn.layers import Chain
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """Equal modules in a row; only the first one is drawn.
+    """Consecutive identical modules; only the first one is drawn.
 
     Attributes:
         first: path of the first module.
@@ -54,15 +58,15 @@ def _widens(nodes: Mapping[int, Node], node: Node) -> bool:
 
 
 def chains(graph: Graph, module: str) -> list[str]:
-    """Returns the paths of the called `Chain`s among a module and the modules inside it."""
+    """Returns the paths of the called `Chain` modules: `module` itself, and modules inside it."""
     return [c for c in graph.calls if inside(c, module) and issubclass(graph.modules[c], Chain)]
 
 
 def runs(graph: Graph, chain: str) -> list[list[str]]:
-    """Groups the members of a chain into runs of equal modules.
+    """Groups the members of a chain into runs of identical modules.
 
     Returns:
-        A list of paths for each run; a module without equal neighbours is a run by itself.
+        A list of paths for each run; a module without identical neighbours is a run by itself.
     """
     groups: list[list[str]] = []
     previous: object = None
@@ -79,7 +83,7 @@ def runs(graph: Graph, chain: str) -> list[list[str]]:
 
 
 def run_of(graph: Graph, path: str) -> list[str]:
-    """Returns the paths of a module and of its equal neighbours in its chain."""
+    """Returns the paths of a module and of the identical modules next to it in its chain."""
     chain = parent(path)
     if not chain or not issubclass(graph.modules[chain], Chain):
         return [path]
@@ -87,13 +91,13 @@ def run_of(graph: Graph, path: str) -> list[str]:
 
 
 def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
-    """Removes the nodes of repeated modules; only the first of the equal modules keeps its nodes.
+    """Removes the nodes of all modules of a run except the first.
 
     Nodes that used the result of the last module then use the result of the first.
 
     Args:
         nodes: nodes of a part, by id.
-        group: paths of the equal modules, in a row.
+        group: paths of the run's modules, which are consecutive and identical.
     """
     others = {number for path in group[1:] for number in nodes_inside(nodes, path)}
     if not others:

@@ -25,7 +25,7 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """Equal modules in a row, of which only the first is drawn.
+    """Consecutive identical modules, of which only the first is drawn.
 
     Attributes:
         repeat: paths and number of the modules.

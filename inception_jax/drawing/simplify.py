@@ -1,8 +1,9 @@
 """Simplifies a graph of equations to the graph that a paper's figure would show.
 
-Steps get the names that papers use. A BatchNorm or activation that a layer applies after its
-convolution becomes part of the convolution's node. A normalisation or activation in another module,
-such as the ReLU before Xception's convolutions, remains a node.
+Elementwise equations (nodes of kind `step`) get the names that papers use, such as ReLU. A
+BatchNorm or activation that a layer applies after its convolution becomes part of the convolution's
+node. A normalisation or activation in another module, such as the ReLU before Xception's
+convolutions, remains a node.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def _fold(draft: _Draft, number: int, belongs: Callable[[Node, Node], bool]) -> 
 def _flatten_splits(draft: _Draft) -> None:
     """Merges nested splits into one split, and removes the nodes of the parts.
 
-    A part that is concatenated without an operation in between becomes an `identity`.
+    A part that is concatenated directly, without an operation, becomes a node of kind `identity`.
     """
     for number in draft.of_kind("split"):
         part = draft.source(number)

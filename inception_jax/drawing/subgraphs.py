@@ -18,12 +18,13 @@ class Subgraph:
     Attributes:
         name: name of the stage, or path of the module.
         path: path of a module that contains the whole part; empty if no module does.
-        nodes: nodes of the part, by node id. If equal modules follow one another, only the nodes
-            of the first one are included.
+        nodes: nodes of the part, by node id. If consecutive modules of a `Chain` are identical,
+            only the nodes of the first one are included.
         source: id of the input node, which is outside the part.
         result: id of the output node. It is missing from `nodes` if its module is left out.
         shapes: shapes of the input and the output, without the batch axis.
-        repeats: members of the part's chains. Equal members that follow one another form one entry.
+        repeats: runs of identical modules in the part's `Chain`s. A module without identical
+            neighbours is a run by itself.
     """
 
     name: str
@@ -48,8 +49,9 @@ def find(graph: Graph, name: str) -> Subgraph:
         name: name of a stage of `features`, or path of a module.
 
     Raises:
-        ValueError: if no stage or called module has this name (the message suggests similar
-            names), or if the module does not have exactly one input and one output.
+        ValueError: if there is no stage of this name and the network calls no module of this path
+            (the message suggests similar names), or if the module does not have exactly one input
+            and one output.
     """
     for stage in stages(graph):
         if stage.name == name:
@@ -80,7 +82,7 @@ def stages(graph: Graph) -> list[Subgraph]:
 
 
 def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
-    """Returns `result` and the nodes after `before` that it depends on, by node id."""
+    """Returns node `result` and all nodes after node `before` that `result` depends on, by id."""
     needed, found = {result}, []
     for number in sorted(graph.nodes, reverse=True):
         if number in needed and number > before:
@@ -128,7 +130,13 @@ def _sources(nodes: Mapping[int, Node]) -> set[int]:
 
 
 def _is_inner(graph: Graph, before: int, nodes: Mapping[int, Node]) -> bool:
-    """Returns whether a stage ends inside a module, or has an input other than `before`."""
+    """Returns whether a stage ends inside a module, or has an input other than `before`.
+
+    Args:
+        graph: graph of the network.
+        before: id of the previous stage's output node.
+        nodes: nodes of the stage, by id.
+    """
     result = max(nodes)
     modules = [path for path in graph.calls if path and inside(nodes[result].scope, path)]
     later = [x for n, x in nodes_between(graph, before, graph.outputs[0]).items() if n > result]

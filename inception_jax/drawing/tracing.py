@@ -1,6 +1,7 @@
-"""Traces a network, with marks where modules begin and end, and at the output of each stage.
+"""Traces a network, with marks for its modules, stages and dropout layers.
 
-A mark is a named identity operation in the jaxpr.
+A mark is a named identity operation in the jaxpr. Marks show where a module begins and ends, which
+array is the output of a stage, and where dropout is applied.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
 
 
 def event(equation: Any) -> tuple[Event, str] | None:
-    """Returns the kind and name of a mark, or None if the equation is not a mark."""
+    """Returns the kind and name of a mark, or None if the equation is not a mark.
+
+    The name is the path of a module, the name of a stage, or the rate of a dropout layer.
+    """
     if equation.primitive.name != "name":
         return None
     prefix, _, rest = equation.params["name"].partition(":")

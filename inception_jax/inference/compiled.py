@@ -54,11 +54,13 @@ def jit_predict(
 
     Returns:
         A function that maps images [n, h, w, c], normalised as `model_info` says, to logits
-        [n, num_classes]. The dtype of images and logits is that of the computation, or wider.
+        [n, num_classes]. Images may have any float dtype. Logits have the dtype in which the
+        network computes.
 
     Raises:
-        ValueError: for less than one part, more parts than devices, or parameters narrower than
-            float32. The returned function raises it for images that the network does not support.
+        ValueError: for less than one part, more parts than accelerators, or parameters
+            narrower than float32. The returned function raises it for images that the network does
+            not support.
     """
     return jit_call(model if dtype is None else _computing_in(model, dtype), _logits, parts=parts)
 
@@ -85,7 +87,9 @@ def jit_call(
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """A network in evaluation mode, split as `nnx.split` does. It is folded, except on TPUs.
+    """A network in evaluation mode, split as `nnx.split` does.
+
+    Its BatchNorms are folded into convolutions (see `folding.fold`), except on TPUs.
 
     Attributes:
         graphdef: structure of the network. `nnx.merge(graphdef, params)` is the network.
@@ -117,9 +121,11 @@ def jit_frozen(
     """
     devices = jax.local_devices()
     on_cpu = devices[0].platform == "cpu"
-    parts = parts or (cores() if on_cpu else len(devices))
+    if parts is None:
+        parts = cores() if on_cpu else len(devices)
     if parts < 1 or (not on_cpu and parts > len(devices)):
-        raise ValueError(f"parts must be from 1 to {len(devices)}, not {parts}")
+        most = "" if on_cpu else f" and at most {len(devices)}, the number of devices"
+        raise ValueError(f"parts must be at least 1{most}; got {parts}")
     graphdef, state = network.graphdef, network.params
 
     def merged(state: dict, images: jax.Array) -> Tree:

@@ -24,9 +24,9 @@ def fold(model: Network) -> Network:
 
     A BatchNorm is multiplied into the kernel and bias of the convolution before it, or of the
     convolution after it if that convolution is unpadded. InceptionNeXt's `gamma` and the residual
-    scale are folded in the same way. A BatchNorm between ReLUs, as in the blocks of xception41p and
-    xception65p, is kept. The logits agree with those of the model up to rounding. If the network
-    computes in bfloat16, the folded kernels are rounded to bfloat16.
+    scale of Inception-ResNets are folded in the same way. A BatchNorm between ReLUs, as in the
+    blocks of xception41p and xception65p, is kept. The logits agree with those of the model up to
+    rounding. If the network computes in bfloat16, the folded kernels are rounded to bfloat16.
 
     The copy cannot be trained or saved, because its parameters differ from those of the model.
 

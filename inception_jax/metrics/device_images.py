@@ -60,10 +60,10 @@ _ROUND = {"nearest": lambda x: jnp.floor(x + 0.5), "down": jnp.floor, "none": la
 
 
 def pixel_range(images: jax.Array, value_range: Range | None, mask: jax.Array) -> jax.Array:
-    """Returns the smallest and the largest value of images, float32 [2].
+    """Returns the smallest and the largest value of images before clipping, float32 [2].
 
-    Values are scaled so that 0 is black and 1 is white. For uint8 images, the smallest value is
-    always 0. Their range is known, and `warn_of_part` then warns only if all are nearly black.
+    Values are scaled so that 0 is black and 1 is white. For uint8 images, whose range is known, 0
+    is returned as the smallest value. Then `warn_of_part` warns only if all are nearly black.
 
     Args:
         images: see `pixels`.

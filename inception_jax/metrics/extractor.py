@@ -309,7 +309,10 @@ class Extractor:
         return self._network.compiled(self._parts)
 
     def _kept(self, images: Images) -> Iterator[Features]:
-        """Yields features in batches; drops an incomplete last one if the preset's program does."""
+        """Yields features in batches, without the images that the preset's program drops.
+
+        If `Preset.whole_batches` is set, the program drops the images of an incomplete last batch.
+        """
         parts = self._computed(images)
         size = self.preset.whole_batches
         return whole_batches(parts, size, images.name) if size else parts

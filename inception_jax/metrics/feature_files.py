@@ -16,7 +16,7 @@ from inception_jax.outputs import atomic_write, check_target
 from inception_jax.version import __version__
 
 FIELDS = ("pooled", "logits_unbiased", "spatial")
-"""Kinds of features."""
+"""Kinds of features: the fields of `Features` that hold arrays."""
 
 
 def save(path: str | os.PathLike[str], features: Mapping[str, Any], origin: Origin | None) -> None:

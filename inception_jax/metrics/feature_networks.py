@@ -61,13 +61,13 @@ class FeatureNetwork:
 
     Attributes:
         params: parameters of the network, a pytree of arrays.
-        call: function that maps `params` and prepared images [n, h, w, c] to features.
+        call: function that maps `params` and prepared images [n, h, w, c] to `Outputs`.
         on_host: function that prepares one image, uint8 [h, w, 3], on the host.
         on_devices: function that prepares images, float32 [n, h, w, 3] from 0 to 255, on the
             devices.
         whole: whether the pixels given to `on_devices` must be whole numbers.
-        compiled: function that takes a number of parts, see `jit_predict`, and returns a compiled
-            function of prepared images on the host, which computes their features with `params`.
+        compiled: function that maps a number of parts (see `jit_predict`) to a compiled function.
+            The compiled function maps prepared images, an array on the host, to `Outputs`.
         origin: how the features are computed.
     """
 
@@ -83,7 +83,13 @@ class FeatureNetwork:
 def of_fid(
     model: Model, call: Callable[[Model, jax.Array], Outputs], origin: Origin
 ) -> FeatureNetwork:
-    """Returns a `FeatureNetwork` for FID's network. `call` maps model and images to features."""
+    """Returns a `FeatureNetwork` for FID's network.
+
+    Args:
+        model: FID's network.
+        call: function that maps the network and prepared images to `Outputs`.
+        origin: how the features are computed; its `resize` is the resizing rule.
+    """
     resize: Any = origin.resize
     return FeatureNetwork(
         **_of_model(model, call),

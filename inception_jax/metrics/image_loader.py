@@ -39,7 +39,7 @@ from inception_jax.notes import Counts, printable
 Prepare = Callable[[np.ndarray], np.ndarray]
 
 _SHOWN = 20
-# Notes about what the programs lose or ignore when they convert to 8 bits.
+# Beginnings of the notes that say what is lost or ignored when an image is read as 8-bit RGB.
 _LOSSES = (reader.CLIPPED, reader.SIXTEEN_BIT_COLOUR, reader.EXIF_IGNORED, "damaged")
 _AS_THE_PROGRAM = "read as the preset's program reads it, so that the number is the program's"
 
@@ -194,7 +194,8 @@ def _of_array(array: np.ndarray | StoredImages, unit_floats: bool, name: str = "
 def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
     """Prefetches images in threads, and yields batches of them in order.
 
-    At most two batches are in memory: the one that is yielded, and the next.
+    Two arrays hold the batches in turn, because freed arrays would leave holes in the process's
+    memory. A batch is overwritten when the second batch after it is requested.
 
     Yields:
         Batches of the network's input, float32 [n, h, w, c]. n is the batch size; the last batch
@@ -205,12 +206,14 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
         ValueError: for an array that is not an image.
     """
     batch, filled = np.empty(0), 0
-    slots = _Slots()
+    slots, arrays = _Slots(), collections.deque[np.ndarray](maxlen=2)
     bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not options.progress)
     with bar, contextlib.closing(_loaded(images, options, slots)) as loaded:
         for image in loaded:
             if filled == 0:
-                batch = np.empty((options.batch_size, *image.shape), image.dtype)
+                shape = (options.batch_size, *image.shape)
+                batch = arrays[0] if len(arrays) == 2 else np.empty(shape, image.dtype)
+                arrays.append(batch)
             batch[filled] = image
             slots.give_back(image)
             filled += 1
@@ -227,7 +230,8 @@ class _Slots:
     """A pool of arrays for the images that wait for their batch.
 
     Reusing arrays avoids memory fragmentation. If each image had a new array, the freed arrays
-    would leave small gaps. The network's large arrays do not fit into them, so memory would grow.
+    would leave small gaps. The network's large arrays do not fit into such gaps, so memory would
+    grow.
     """
 
     def __init__(self):
@@ -387,6 +391,11 @@ def _array_at(path: Path) -> np.ndarray:
 
 
 def _warn_of(name: str, notes: Counts) -> None:
-    """Warns, once per source, about images that lose information when converted to 8 bits."""
+    """Warns about images that lost information when they were read, once for each kind of loss.
+
+    Args:
+        name: name of the source of the images.
+        notes: counts of the images, by kind of loss.
+    """
     for line in notes.lines():
         warnings.warn(f"{name}: {line}; {_AS_THE_PROGRAM}", stacklevel=2)

@@ -101,7 +101,7 @@ def _radii(features: np.ndarray, neighbours: int) -> np.ndarray:
         for columns in blocks(len(features)):
             distances = _distances(features[rows], features[columns])
             if rows == columns:
-                np.fill_diagonal(distances, np.inf)  # from itself
+                np.fill_diagonal(distances, np.inf)  # distance from itself
             nearest = np.concatenate([nearest, distances], axis=1)
             if nearest.shape[1] > neighbours:
                 nearest = np.partition(nearest, neighbours - 1, axis=1)[:, :neighbours]

@@ -90,15 +90,19 @@ def _in_blocks(
     mask: jax.Array,
     shift: jax.Array,
 ) -> tuple[Sums, jax.Array]:
-    """Adds features in blocks of at most `_ROWS` images; returns the sums and the shift.
+    """Adds features with `add_block`, in blocks of at most `_ROWS` images.
 
     The loop over the blocks makes the compiler store the features, so that they are rounded once.
-    Without it, the compiler recomputes the last operations of the network for each use of the
-    features. It then sums in another order, or fuses a product with a subtraction, so that one sum
-    mixes differently rounded features. `lax.optimization_barrier` does not prevent this.
+    Without the loop, the compiler recomputes the last operations of the network for each use of the
+    features. The recomputed features may be rounded differently, because the compiler then sums in
+    another order or fuses a product with a subtraction. One sum would then mix differently rounded
+    features. `lax.optimization_barrier` does not prevent this.
 
     The compiler must not know the number of iterations, because it unrolls a loop of one iteration.
     The loop also returns the shift that it subtracted, so that the compiler stores the shift too.
+
+    Returns:
+        The new sums, and the shift.
     """
     n, d = features.shape
     blocks = max(-(-n // _ROWS), 1)
@@ -111,10 +115,10 @@ def _in_blocks(
     def block(i: jax.Array, taken: tuple) -> tuple:
         sums, features, mask, shift = taken
         part, counts = (lax.dynamic_index_in_dim(x, i, 1, False) for x in (features, mask))
-        taken_off = jnp.where(i < 0, 0, shift)  # i is never negative: forces the loop to store it
+        taken_off = jnp.where(i < 0, 0, shift)  # i is never negative: makes the loop store `shift`
         return add_block(sums, part, counts, shift), features, mask, taken_off
 
-    end = jnp.where(moments.count < 0, 0, blocks)  # never negative: hides the length
+    end = jnp.where(moments.count < 0, 0, blocks)  # count is never negative: hides the length
     start = ((moments.total, moments.outer), features, mask, shift)
     sums, _, _, shift = lax.fori_loop(0, end, block, start)
     return sums, shift
@@ -279,9 +283,9 @@ def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
 def _two_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns a * b as a pair of float32 numbers, the rounded product and its rounding error.
 
-    Every product of halves is exact, so it does not matter whether the compiler fuses it with an
-    addition. Dekker's formula would fail, because it relies on a rounded product: if the compiler
-    fuses the product with the subtraction after it, the product is not rounded.
+    Every product of two halves (see `_halves`) is exact, so it does not matter whether the compiler
+    fuses it with an addition. Dekker's formula would fail, because it relies on a rounded product:
+    if the compiler fuses the product with the subtraction after it, the product is not rounded.
     """
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     first, lost = _two_sum(a_high * b_high, a_high * b_low)

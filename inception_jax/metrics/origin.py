@@ -96,8 +96,8 @@ def short(weights: str) -> str:
 def fingerprint(model: Model, dims: int) -> str:
     """Returns a SHA-256 checksum of the weights that the features depend on.
 
-    The checksum is computed from float32 values with the names and axes of the PyTorch twin. So
-    files with the same weights have the same fingerprint, whatever their layout.
+    The checksum is computed from float32 values, with the names and axes that the tensors have in a
+    PyTorch file. So files with the same weights have the same fingerprint, whatever their layout.
 
     Args:
         model: an Inception V3 network.

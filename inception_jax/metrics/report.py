@@ -30,7 +30,7 @@ from inception_jax.version import __version__
 
 METRICS = ("fid", "sfid", "kid", "is", "pr", "dc", "fid_inf")
 _PER_IMAGE = {"kid", "is", "pr", "dc", "fid_inf"}  # need the features of each image
-_OF_GENERATED = {"is", "fid_inf"}  # of the generated images only
+_OF_GENERATED = {"is", "fid_inf"}  # need those of generated images only
 _DENSITY_NEIGHBOURS = 5
 Opened = Images | Statistics | Features
 Values = dict[str, Any]

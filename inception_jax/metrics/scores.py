@@ -24,7 +24,7 @@ from inception_jax.weights.weight_file import Source
 
 
 class Options(TypedDict, total=False):
-    """Options of `Extractor`, which computes the features."""
+    """Options that metrics pass to `Extractor`, which computes the features."""
 
     weights: Source | Model
     preset: str
@@ -96,8 +96,8 @@ def sfid(
 def fid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = None) -> float:
     """Returns the FID of two sets from their statistics; see `frechet_distance`.
 
-    The offset is that of the preset that the statistics state. Warns if a set does not have more
-    images than features.
+    The `offset` for `frechet_distance` comes from the preset named in the statistics. Warns if a
+    set does not have more images than features.
 
     Args:
         a: statistics of one set, with d features.

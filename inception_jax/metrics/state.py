@@ -67,7 +67,7 @@ def init(
         widths: number of pooled features; or a mapping from fields of `Features` to numbers of
             features.
         keep: number of images, the first ones, whose pooled features the state keeps; or a mapping
-            from fields of `Features` to the shapes (size, d) to keep.
+            from fields of `Features` to shapes (number of images, d).
         origin: how the features are computed; None if unknown.
     """
     widths = {"pooled": widths} if isinstance(widths, int) else dict(widths)

@@ -126,7 +126,7 @@ class RunningStatistics:
         self._scatter: np.ndarray | float = 0.0  # sum of the outer products of x - mean
         self._rows: list[np.ndarray] = []
         self._narrow = mean_dtype == "float32"
-        self._sum: np.ndarray | None = None  # float32
+        self._sum: np.ndarray | None = None  # float32 sum of the features
 
     def update(self, features: np.ndarray) -> None:
         """Adds features [n, d] of any float dtype.

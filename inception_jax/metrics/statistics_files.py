@@ -45,8 +45,8 @@ def save(
     | `adm` | `mu`, `sigma`, `mu_s`, `sigma_s` | guided-diffusion's evaluator |
     | `jax` | `ref_mu`, `ref_sigma` | projects that copied jax-fid |
 
-    The file also holds the spatial statistics if there are any, the number of images, the origin,
-    and the version of this library. Other programs ignore these.
+    The file also holds the spatial statistics, the number of images and the origin, unless they are
+    None. The version of this library is stored with the origin. Other programs ignore these arrays.
 
     Args:
         path: path of the file. It must end in `.npz`, by which the programs recognise such files.
@@ -124,7 +124,8 @@ def warn_of_unknown_origin(path: Path) -> None:
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an `.npz` file by name.
 
-    Other arrays than those of the statistics may be large, so they are replaced by empty arrays.
+    Arrays that do not belong to the statistics, such as images, may be large. They are replaced by
+    empty arrays.
 
     Raises:
         FileNotFoundError: if there is no such file.

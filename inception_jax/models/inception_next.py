@@ -96,7 +96,10 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Residual block x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
+    """Residual block x + gamma * MLP(norm(mix(x))), the paper's figure 2(d).
+
+    `mix` is an `InceptionDWConv`.
+    """
 
     def __init__(
         self,

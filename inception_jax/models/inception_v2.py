@@ -86,7 +86,7 @@ class InceptionB(nnx.Module):
 
 
 class ReductionB(InceptionReduction):
-    """Grid reduction 17x17 -> 8x8, also the paper's figure 10."""
+    """Grid reduction 17x17 -> 8x8. Like `ReductionA`, it follows the paper's figure 10."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -177,7 +177,8 @@ class InceptionV2(Model):
         x = maps.add("Conv2d_3b_3x3", self.Conv2d_3b_3x3(x))  # 71x71x80
         x = maps.add("Conv2d_4a_3x3", self.Conv2d_4a_3x3(x))  # 35x35x192
         x = maps.add("Conv2d_4b_3x3", self.Conv2d_4b_3x3(x))  # 35x35x288
-        # The table counts 3, 5 and 2 modules. The last of the 3 and of the 5 is the reduction.
+        # The table counts 3, 5 and 2 modules. The 3 include the reduction Mixed_6a, and the 5
+        # include the reduction Mixed_7a.
         x = maps.add("Mixed_5b", self.Mixed_5b(x))  # 35x35x288
         x = maps.add("Mixed_5c", self.Mixed_5c(x))  # 35x35x288
         x = maps.add("Mixed_6a", self.Mixed_6a(x))  # 17x17x768

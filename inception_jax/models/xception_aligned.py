@@ -296,9 +296,9 @@ class XceptionAligned(Model):
         as `block1`, is its output; for a residual block, this is the sum before any ReLU. In 41p
         and 65p, the last stage is `act`, the output of the last block after a ReLU.
 
-        A strided block has a second stage, such as `block1_act3`, which timm uses too: the input of
-        its last separable convolution. In 41p and 65p, this input is taken before BatchNorm and
-        ReLU, and the stage is called `block1_conv2`.
+        A strided block first adds another stage, such as `block1_act3`: the input of its last
+        separable convolution. In 41p and 65p, this input is taken before BatchNorm and ReLU, and
+        the stage is called `block1_conv2`. timm has these stages too.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32

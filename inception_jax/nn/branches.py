@@ -88,8 +88,8 @@ def _products(x: jax.Array, layers: Sequence[ConvLayer]) -> tuple[jax.Array, lis
     """Computes the convolutions of all layers as one, without their biases.
 
     Returns:
-        The outputs of all layers, concatenated along the channels, and the channel indices at which
-        to split them.
+        The outputs of all convolutions, concatenated along the channels, and the channel indices at
+        which to split them.
     """
     kernels = [layer.conv.kernel_for_ops() for layer in layers]
     products = ops.conv(x.astype(layers[0].conv.dtype), jnp.concatenate(kernels, axis=-1))

@@ -29,7 +29,7 @@ _native_convolutions = jax.make_user_context(False)
 
 @contextlib.contextmanager
 def forced_form(form: Form) -> Iterator[None]:
-    """Context manager that traces operations in one form for every platform.
+    """Context manager that traces the implementation `form` of operations for every platform.
 
     Used where the platform must not matter, as in tests, counts of operations and ONNX files.
     """
@@ -55,15 +55,15 @@ def convolutions_are_native(dtype: DTypeLike) -> bool:
 def by_platform(
     shifted: Callable, native: Callable, *args, dense: Callable | None = None
 ) -> Callable:
-    """Returns a function that runs the form for the platform that it is compiled for.
+    """Returns a function that calls the implementation for the platform it is compiled for.
 
-    The function takes arrays. Each form gets these arrays, followed by `args`.
+    The function takes arrays, and passes them to the implementation, followed by `args`.
 
     Args:
-        shifted: form for CPUs.
-        native: form for GPUs and other platforms, and for TPUs if there is no `dense`.
-        args: further arguments of all forms.
-        dense: form for TPUs; None: `native` is used.
+        shifted: implementation for CPUs.
+        native: implementation for GPUs and other platforms, and for TPUs without `dense`.
+        args: further arguments of all implementations.
+        dense: implementation for TPUs; None: TPUs use `native`.
     """
     forms: dict[str, Callable] = {"shifted": shifted, "native": native, "dense": dense or native}
     forms = {name: functools.partial(trailing, form, args) for name, form in forms.items()}

@@ -84,8 +84,8 @@ def _turned(padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> 
     """Returns the gradient of x at stride 1, from the gradient `g` of the output.
 
     It is the convolution of `g` with the kernel rotated by 180 degrees. The kernel's channel axes
-    are swapped before the convolution. If the convolution swapped them, it would be forty times
-    slower in a function that is called for repeated layers.
+    are swapped before the convolution, not by its dimension numbers. These would make it forty
+    times slower in a function that is called for repeated layers.
     """
     turned = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
     widths = _widths(x.shape[1:3], kernel.shape[:2], padding)

@@ -255,8 +255,8 @@ class ConvBN(nnx.Module):
 class SeparableConvBN(nnx.Module):
     """Depthwise 3x3 and pointwise 1x1 convolution, then BatchNorm (Xception paper, section 3).
 
-    There is no activation between the two convolutions: the paper's figure 10 shows that one is
-    harmful.
+    There is no activation between the two convolutions: the paper's figure 10 shows that an
+    activation there is harmful.
     """
 
     def __init__(

@@ -25,7 +25,8 @@ Record = Callable[[jax.Array], jax.Array]
 class Spec:
     """The name, sizes and options with which `create_model` built a network.
 
-    A network has it as its attribute `spec`, and stores it in its weight files.
+    A network has it as its attribute `spec`, and stores it in its weight files. The field
+    `readings` has the options of the network's class, as (name, value) pairs.
     """
 
     name: str
@@ -98,8 +99,8 @@ class Model(Habits):
         info: `ModelInfo` of the network's tag, updated with what its weight file states; None if
             the network was built directly from its class.
         classes: names of the classes; None if unknown.
-        training: how the weights were trained, if their file says so: `dataset`, `recipe`,
-            `result`.
+        training: how the weights were trained, as a mapping with the keys `dataset`, `recipe` and
+            `result`; None if unknown.
         layer_order: paths of all layers in the order of their definition. The numbers in the names
             of Keras and TF-slim follow this order. `create_model` records it, because `nnx.merge`
             and `nnx.eval_shape` sort attributes by name.

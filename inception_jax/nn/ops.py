@@ -1,10 +1,11 @@
-"""Convolution and pooling on NHWC arrays, in the form that is fastest on each platform.
+"""Convolution and pooling on NHWC arrays, with the implementation that is fastest on each platform.
 
 XLA's CPU backend runs grouped convolutions, window reductions and 1x1 convolutions many times
 slower than the same sums over shifted slices or as a matrix product. On TPUs and GPUs, XLA's own
-operations are faster. Each function here has both forms. The form is chosen when a program is
-lowered, for the platform that will run it, even if a CPU compiles for a TPU. All forms give the
-same values and the same gradients, even if several pixels of a max pool's window are equal.
+operations are faster. The functions here have both implementations (see `forms`). One is chosen
+when a program is lowered, for the platform that will run it, even if a CPU compiles for a TPU. All
+implementations give the same values and the same gradients, even if several pixels of a max pool's
+window are equal.
 """
 
 from __future__ import annotations

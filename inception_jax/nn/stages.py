@@ -37,7 +37,7 @@ class FeatureInfo:
 
 
 def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
-    """Returns the stages that `model.features` returns, in forward order.
+    """Returns a `FeatureInfo` for each stage that `model.features` returns, in forward order.
 
     Args:
         model: network, which may be abstract (`nnx.eval_shape`); nothing is computed.
@@ -54,6 +54,6 @@ def feature_info(model: Model) -> tuple[FeatureInfo, ...]:
 
 
 def stages_of(model_class: type[Model], options: dict[str, Any]) -> tuple[FeatureInfo, ...]:
-    """Returns the stages of the network that `model_class` builds with these options."""
+    """Returns a `FeatureInfo` for each stage of the network `model_class(**options)`."""
     build = lambda: model_class(rngs=ONE_KEY, **options)  # type: ignore[call-arg]  # noqa: E731
     return feature_info(nnx.eval_shape(build))

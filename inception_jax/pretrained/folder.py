@@ -41,9 +41,10 @@ def save_pretrained(
 ) -> None:
     """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
 
-    `load` reads the folder, and the Hugging Face hub can store it. An existing card is overwritten
-    if its last line still has the marker. To keep your changes to a card, delete that line; a
-    warning then says that the card was kept.
+    `load` reads the folder, and the Hugging Face hub can store it. A card ends with the line
+    `<!-- written by inception_jax: ... -->`. An existing card is overwritten if it still has this
+    line. To keep your changes to a card, delete the line; a warning then says that the card was
+    kept.
 
     Args:
         model: built by `create_model`.
@@ -52,9 +53,9 @@ def save_pretrained(
             can also load, with the same logits.
         repository: `owner/name` on the hub, shown in the card; None: the folder's path is shown.
         license: identifier of a licence for the card, such as "apache-2.0".
-        certificate: add a certificate to the card, which states how far the network and its PyTorch
-            twin differ with these weights; see `inception-jax certify`. It needs torch and takes a
-            minute or more.
+        certificate: add a certificate to the card: a section that states how far the network and
+            its PyTorch twin differ with these weights; see `inception-jax certify`. This needs
+            torch and takes a minute or more.
 
     Raises:
         ValueError: for an unknown layout, or if `folder` is a file.
@@ -154,9 +155,9 @@ def push_to_hub(
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """Returns the content of `config.json`, for people and for the hub's search.
+    """Returns the content of `config.json`, as a dict.
 
-    The weight file contains all of it too.
+    The file is for people and for the hub's search; the weight file contains all of this too.
     """
     said = {**dataclasses.asdict(spec_of(model)), **dataclasses.asdict(Facts.of(model))}
     said["readings"] = dict(said["readings"])
@@ -164,7 +165,7 @@ def _config(model: Model) -> dict[str, Any]:
 
 
 def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
-    """Returns a copy of the network that timm can load, and timm's configuration of it."""
+    """Returns a copy of the network that timm can load, and timm's `config.json` as a dict."""
     spec, notes = spec_of(model), []
     arch = spec.name.partition(".")[0]
     layout = layouts.for_writing("timm", arch)

@@ -56,7 +56,8 @@ def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a sum over windows, as an average pool times the window's area.
 
-    If a later division turns the sum into a mean, `Graph.means` replaces both by an average pool.
+    If the sum is later divided by the number of its summands, an average pool replaces the sum and
+    the division; see `Graph.means`.
     """
     window, shape = _window(params), results[0].shape
     area = math.prod(window["kernel_shape"])
@@ -90,7 +91,7 @@ def _window(params: dict) -> dict[str, Any]:
 
 
 def _pixels_in_windows(shape: tuple, params: dict) -> np.ndarray:
-    """Returns the number of pixels in each window [1, h, w, 1]; padding is not counted."""
+    """Returns the number of pixels in each window, as [1, h, w, 1]; padding is not counted."""
     counts = []
     for axis in (1, 2):
         low, high = params["padding"][axis]

@@ -15,7 +15,10 @@ _BY_CHANNEL = ("Conv", "BatchNormalization")
 
 @dataclasses.dataclass(frozen=True)
 class _Affine:
-    """The operation factor * source + summand, with factor and summand [channels] or [1]."""
+    """The operation factor * x + summand, where `source` is the name of the tensor x.
+
+    The factor and the summand are [channels] or [1].
+    """
 
     source: str
     factor: np.ndarray

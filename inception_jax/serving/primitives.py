@@ -104,7 +104,13 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a node that inserts axes of size 1, as `keepdims` does. ONNX broadcasts like jax."""
+    """Appends a node that inserts axes of size 1, as `keepdims` does.
+
+    ONNX's operations then broadcast these axes like jax's.
+
+    Raises:
+        ExportError: for any other broadcast.
+    """
     old, shape = params["broadcast_dimensions"], results[0].shape
     new = [axis for axis in range(len(shape)) if axis not in old]
     same = all(shape[axis] == size for axis, size in zip(old, x.shape, strict=True))

@@ -130,7 +130,7 @@ def _heat(network: Model, map: jax.Array) -> jax.Array:
 
     The logits are the mean of the last feature map times a matrix. So their gradients at every
     pixel are this matrix divided by the number of pixels, and Grad-CAM is a 1x1 convolution with
-    it, followed by a ReLU.
+    these gradients, followed by a ReLU.
     """
     pixels = map.shape[1] * map.shape[2]
     kernel = network.fc.kernel[...].astype(map.dtype) / pixels

@@ -35,7 +35,7 @@ def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tenso
 
 
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
-    """Appends a gather that takes every n-th index of some axes, as a strided slice.
+    """Appends a strided slice for a gather that takes every n-th index of some axes.
 
     jax expresses x[:, ::2] as such a gather if the batch size is unknown.
 

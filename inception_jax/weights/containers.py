@@ -36,7 +36,7 @@ class Content:
     """The tensors of a network, without the containers that they were in.
 
     Attributes:
-        peeled: tensors, with the prefix that was removed from their names.
+        peeled: tensors, and the prefix that was removed from their names.
         path: keys of the containers that the tensors were in, the outermost first.
         notes: sentences for the user, such as which of several networks was chosen.
     """
@@ -94,7 +94,10 @@ def _places(content: Content) -> tuple[str, str, str]:
 
 
 def _names(found: list[Content]) -> list[str]:
-    """Names each network by its container keys if unique, by its prefix if unique, else by both."""
+    """Returns a name for each network: its container keys, its prefix, or both joined by a dot.
+
+    The first of these three kinds that names all networks differently is used, else the last.
+    """
     kinds = list(zip(*map(_places, found), strict=True))
     best = next((x for x in kinds if len(set(x)) == len(found) and all(x)), kinds[-1])
     return [name or "(without a prefix)" for name in best]
@@ -221,7 +224,10 @@ def _is_module(item: Any) -> bool:
 def _module_tensors(
     item: Opaque, prefix: str, seen: collections.Counter[int]
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the state dict of a network that was pickled whole, or of a TorchScript module."""
+    """Yields (name, tensor) of a network that was pickled whole, or of a TorchScript module.
+
+    The names are those of its state dict, with `prefix` in front.
+    """
     seen[id(item)] += 1
     if seen[id(item)] > _ALIASES or prefix.count(".") > _DEPTH:
         return

@@ -1,6 +1,7 @@
-"""Recognises the format of a weight file by its first bytes, not by its name.
+"""Recognises the format of a weight file by its content.
 
-If a file is not a weight file, such as an HTML page or an archive, the error says what it is.
+The name decides only where the content is ambiguous. If a file is not a weight file, such as an
+HTML page or an archive, the error says what it is.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")  # of TensorFlow's tables: old ch
 
 
 def recognise(path: Path) -> Kind:
-    """Returns the format of a weight file.
+    """Returns the name of a weight file's format, such as "HDF5".
 
     Raises:
         WeightsError: if the file has no weights, or its format is not supported. The message says
@@ -175,7 +176,7 @@ def _json(path: Path, head: bytes) -> Kind:
 
 
 def _protobuf(path: Path, head: bytes) -> Kind:
-    """Returns the format of a file without magic bytes, such as a protocol buffer.
+    """Returns the name of the format of a file without magic bytes, such as a protocol buffer.
 
     Protocol buffers are recognised by their first field.
 

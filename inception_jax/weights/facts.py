@@ -26,8 +26,8 @@ class Facts:
     Attributes:
         preprocessing: preprocessing of images, see `ModelInfo.preprocessing`.
         classes: names of the classes; None if unknown.
-        training: how the network was trained: `dataset`, `recipe`, `result`; None if it was trained
-            by other code.
+        training: how the network was trained, as a dict with the keys `dataset`, `recipe` and
+            `result`; None if it was trained by other code.
         version: version of the library that wrote the file.
     """
 
@@ -85,7 +85,12 @@ class Facts:
 
 
 def warn_of_old_file(name: str, source: object) -> None:
-    """Warns that a file of an older library version lacks preprocessing and class names."""
+    """Warns that a file of an older library version lacks preprocessing and class names.
+
+    Args:
+        name: name of the network whose preprocessing and class names are assumed.
+        source: path of the file.
+    """
     warnings.warn(
         f"{source} was written by an older version, which stored no image size, crop, "
         f"normalisation and class names: those of {name} are assumed",

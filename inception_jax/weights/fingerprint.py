@@ -114,6 +114,11 @@ def _misfit(seen: np.ndarray, scale: float, name: str) -> float:
     """Returns how far the training images are from photos if they were preprocessed as `name`.
 
     It is a squared distance between contrasts and means.
+
+    Args:
+        seen: mean of each channel of the preprocessed images.
+        scale: contrast of the preprocessed images, divided by that of photos with pixels in [0, 1].
+        name: assumed preprocessing, a key of `_INPUTS`.
     """
     subtracted, divisor = _INPUTS[name]
     pixels = seen * divisor + np.asarray(subtracted)
@@ -161,10 +166,11 @@ def _covariance(window: int, images: np.ndarray | None = None) -> np.ndarray:
 
 
 def border_of_pools(tensors: Tensors, arch: str) -> float | None:
-    """Measures how much average pools reduce the mean at the border of feature maps.
+    """Measures whether average pools divide by 9 at the border of feature maps too.
 
-    The unit is the reduction by pools that always divide by 9, on feature maps of the published
-    sizes.
+    Such pools reduce the mean of a feature map, because they count padding. The result is the
+    reduction that BatchNorm's statistics show, divided by the reduction by such pools on feature
+    maps of the published sizes. It is the median over all modules with an average pool.
 
     Returns:
         About 0: the pools divide by the number of pixels inside the feature map
@@ -183,7 +189,12 @@ def counts_border(share: float) -> bool | None:
 
 
 def _losses(tensors: Tensors, sides: Mapping[str, int]) -> Iterator[float]:
-    """Yields the value that `border_of_pools` measures, for each module with an average pool."""
+    """Yields the value that `border_of_pools` measures, for each module with an average pool.
+
+    Args:
+        tensors: tensors by their names in the PyTorch twin.
+        sides: sides of the pooled feature maps, a value of `_SIDES`.
+    """
     for name in tensors:
         match = _POOL.fullmatch(name)
         if match is None or match[2] not in sides:

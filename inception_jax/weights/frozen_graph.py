@@ -64,9 +64,13 @@ class _Reader:
         self.constants = constants
 
     def unfolded(self, product: Any, known: Tensors) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields the kernel and a new BatchNorm of a convolution or matrix product.
+        """Yields (name, array) for the kernel and a new BatchNorm of a layer.
 
         Yields nothing if `known` already has the bias or the BatchNorm of this layer.
+
+        Args:
+            product: node of the convolution or matrix product.
+            known: variables that were found in the graph.
         """
         kernel = self._constant(_inputs(product)[1])
         if kernel is None:
@@ -95,7 +99,10 @@ class _Reader:
         return self.constants.get(self._source(name))
 
     def _affine(self, name: str, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns the scale and shift per channel of the operations after a node; None if none."""
+        """Returns the scale and shift [channels] that the operations after a node apply.
+
+        Returns None if no scale or shift follows the node `name`.
+        """
         scale, shift, found = np.ones(channels), np.zeros(channels), False
         while len(self.consumers.get(name, ())) == 1:
             node = self.nodes[self.consumers[name][0]]

@@ -88,8 +88,8 @@ def _is(name: str, leaf: str) -> bool:
 def head_of(tensors: Tensors, model: Model, known: str = "") -> Tensors:
     """Returns the tensors of a head that the network does not have.
 
-    They are the tensors that the network does not have and that lie outside its backbone's modules
-    and its auxiliary heads.
+    These are all tensors of the file whose names the network does not have, except those in the
+    modules of its backbone or in its auxiliary heads.
 
     Args:
         tensors: tensors of the file, with the PyTorch twin's names where the layout knows them.

@@ -61,10 +61,10 @@ def _from_hub(source: str, repository: str, revision: str) -> Path:
 
 
 def weights_in(path: Path) -> Path:
-    """Returns the weight file in a folder; any other path is returned unchanged.
+    """Returns the path of the weight file in a folder.
 
     The file is `weights.safetensors` in the folder of a training run, or `model.safetensors` in a
-    repository of the hub.
+    repository of the hub. A path that is not a folder is returned unchanged.
 
     Raises:
         FileNotFoundError: if a folder has neither file.

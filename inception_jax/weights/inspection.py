@@ -26,7 +26,7 @@ from inception_jax.weights.weights_error import WeightsError
 _SURE = 0.98  # a file that lacks some tensors still counts as the network
 # Measured by benchmarks/fingerprint.py; docs/howto/load_weights.md has the counts.
 _CONFIDENCE = "right whenever they answered for 30 networks trained in known ways"
-# Trained in TensorFlow, whose pools ignore the border; published for code that counts it.
+# Trained in TensorFlow, whose average pools do not count padding; published for code that does.
 _PORTED = {"inception_v3.tv_in1k", "inception_v3.tf_in1k", "inception_v3.tf_adv_in1k"}
 _SHOWN = 20
 _FEW = 4
@@ -116,7 +116,7 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
 
 
 def _apart(names: tuple[str, ...]) -> str:
-    """Describes the options and preprocessing in which the fitting networks differ.
+    """Returns a string with the options and preprocessing in which the fitting networks differ.
 
     The file itself does not show which network is right.
     """
@@ -147,7 +147,8 @@ def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
     """Guesses the preprocessing and pooling in training from BatchNorm's statistics.
 
     Returns:
-        Texts by title, like `Inspection.facts`. One of them lists the names that agree.
+        Strings by title, like `Inspection.facts`. One of them lists the names of the networks that
+        agree with the guesses.
     """
     model = fit.skeleton(names[0])
     shapes = torch_shapes(model)
@@ -182,7 +183,7 @@ def _agrees(name: str, found: fingerprint.Input | None, counts: bool | None) -> 
 
 
 def _sizes(tensors: Tensors, model: Model) -> dict[str, str]:
-    """Describes the classes, channels and width that follow from the shapes in a file."""
+    """Returns strings by title: the classes, channels and width that a file's shapes show."""
     shapes = torch_shapes(model)
     head = tensors.get(f"{model.classifiers[0]}.weight")
     last = [key for key, shape in shapes.items() if len(shape) == 4 and key in tensors][-1]
@@ -210,7 +211,7 @@ def _about(tensors: Tensors) -> dict[str, str]:
 
 
 def _statistics(tensors: Tensors, model: Model) -> str:
-    """Describes values that look wrong; if there are none, says that the network looks trained."""
+    """Returns a string: what looks wrong in the values, or that the network looks trained."""
     own = {name: tensors[name] for name in torch_shapes(model) if name in tensors}
     try:
         found = numbers.check(own)

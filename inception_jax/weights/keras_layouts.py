@@ -133,7 +133,7 @@ def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator
 
 
 def _numbers(places: Sequence[Place]) -> dict[Place, str]:
-    """Returns a name for each layer, its class and a running number: conv2d, conv2d_1, ..."""
+    """Returns a name for each layer, made of its class and a number: conv2d, conv2d_1, ..."""
     counts: dict[str, int] = {}
     names = {}
     for place in places:

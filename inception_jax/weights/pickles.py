@@ -257,7 +257,13 @@ def entries(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def made(made_by: Any, args: tuple[Any, ...], data: Data) -> Any:
-    """Returns the data that a call stands for; `Opaque` if `data` has no function for it."""
+    """Returns the data for a call in a pickle; an `Opaque` if `data` has no function for it.
+
+    Args:
+        made_by: class or function that is called, usually a `Name`.
+        args: arguments of the call.
+        data: see `load`.
+    """
     name = str(made_by) if isinstance(made_by, Name) else f"a call of {type(made_by).__name__}"
     maker = data.get(name) if isinstance(made_by, Name) else None
     return maker(*args) if maker else Opaque(name, args)

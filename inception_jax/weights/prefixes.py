@@ -121,9 +121,11 @@ def _is_bookkeeping(name: str, tensor: Any) -> bool:
 
 
 def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
-    """Returns the networks of known layouts in a dict of tensors, with their prefixes removed.
+    """Finds the networks of known layouts in a dict of tensors, and removes their prefixes.
 
-    Usually there is one network. Tensors that belong to no network are in `outside`.
+    Returns:
+        A list of the networks; usually there is one. Tensors that belong to no network are in
+        `Peeled.outside`.
     """
     named = _with_dots(without_wrappers(tensors))
     found = {prefix: rest for prefix, rest in _by_prefix(named).items() if is_known(rest)}
@@ -156,7 +158,7 @@ def _peeled(
 
 
 def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
-    """Restores the dots that `LitEma` removes from names, as in `model_ema.conv1weight`."""
+    """Restores the dots that latent-diffusion's `LitEma` removes, as in `model_ema.conv1weight`."""
     flat = {name for name in named if _FLAT_AVERAGE.fullmatch(name)}
     if len(flat) < _FEWEST:
         return named
@@ -175,7 +177,7 @@ def _with_root(named: dict[str, Any]) -> list[Peeled]:
     """Finds a TF-slim network whose names lack its scope, such as `InceptionV3`.
 
     Returns:
-        A list of the network, with the scope added to its names; empty if there is none.
+        A list with this network, whose names now begin with the scope; empty if there is none.
     """
     for prefix, rest in {"": named, **_by_prefix(named)}.items():
         root = slim_layouts.root_of(rest)
@@ -194,7 +196,11 @@ def is_known(tensors: Mapping[str, Any]) -> bool:
 
 
 def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Groups tensors by every prefix that ends at a dot or slash, the shortest prefix first."""
+    """Groups tensors by every prefix that ends at a dot or slash, the shortest prefix first.
+
+    In a group, names lack the prefix. Optimiser state and groups of fewer than `_FEWEST` tensors
+    are left out.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         for match in re.finditer(r"[./]", name):

@@ -15,7 +15,7 @@ class Published(NamedTuple):
             Hugging Face hub, and is verified by the hub's own SHA-256.
         checksum: "algorithm:digits", as stated by the publisher or by others. Short digits are the
             beginning of the checksum, from the file name. Empty: no checksum is known, and only the
-            archive's own is verified.
+            checksum inside the archive is verified.
     """
 
     address: str

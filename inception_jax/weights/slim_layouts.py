@@ -193,7 +193,10 @@ def _aux_layer(rest: str) -> str:
 
 
 def _sort_key(rest: str) -> tuple[str, str, str]:
-    """Returns branch, step and window of a scope such as `Branch_1/Conv2d_0b_3x3`."""
+    """Returns the branch, step and window in the scope of a convolution.
+
+    For `Branch_1/Conv2d_0b_3x3`, they are ("Branch_1", "0b", "3x3").
+    """
     branch, _, conv = rest.rpartition("/")
     match = re.search(r"(?:_(\d[a-z]))?_(\d+x\d+)$", conv)
     return (branch, match[1] or "", match[2]) if match else (branch, "", conv)

@@ -27,7 +27,7 @@ _TORCH_TYPES: dict[str, Any] = {
     "complexfloat": np.complex64, "complex64": np.complex64,
     "complexdouble": np.complex128, "complex128": np.complex128,
 }  # fmt: skip
-_MOST_BYTES = 1 << 34  # size of one tensor; the largest in any network here has 10^7 elements
+_MOST_BYTES = 1 << 34  # limit for one tensor; the largest in any network here has 10^7 elements
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,7 +114,7 @@ class PickledArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array; () if there are no numbers."""
+        """The shape of `array`; () if `array` is None."""
         return () if self.array is None else self.array.shape
 
     def read(self) -> np.ndarray:

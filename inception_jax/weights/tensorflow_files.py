@@ -85,7 +85,7 @@ def _object_names(reader: Any) -> dict[str, str]:
 
 
 def _newest(path: Path) -> Path:
-    """Returns the path of the checkpoint that a text file `checkpoint` in its folder names."""
+    """Returns the path of the newest checkpoint, which the text file `checkpoint` names."""
     found = re.search(r'^model_checkpoint_path: "(.+)"', path.read_text(), re.MULTILINE)
     if not found:
         raise WeightsError(f"{path} names no checkpoint")
@@ -144,8 +144,8 @@ def read_saved_model(path: Path) -> Tensors:
 def read_graph(path: Path) -> Tensors:
     """Reads the variables of a frozen graph: a `.pb` file that stores them as constants.
 
-    A BatchNorm that was folded into its convolution is replaced by a new one with a mean of 0 and a
-    variance of 1. It applies the scale and shift that follow the convolution in the graph.
+    If a convolution's BatchNorm was folded, the result contains a new BatchNorm with a mean of 0
+    and a variance of 1, which applies the scale and shift that follow the convolution in the graph.
 
     Raises:
         WeightsError: if the file is damaged or is no frozen graph of a network.

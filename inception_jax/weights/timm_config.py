@@ -140,7 +140,7 @@ def _preprocessing(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 
 def _fitted(values: Any, channels: int) -> tuple[float, ...]:
-    """Returns the values of the three colours or, for grey images, their average, as timm does."""
+    """Returns timm's `mean` or `std`; for grey images, averaged over the colours as in timm."""
     values = tuple(map(float, values))
     return (sum(values) / len(values),) if channels == 1 else values
 
@@ -157,9 +157,9 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
-    """Returns timm's configuration of a network, and notes on what it cannot express.
+    """Returns a network's configuration in timm's format, and a list of notes.
 
-    Each note is a sentence.
+    Each note is a sentence about something that timm's format cannot express.
 
     Raises:
         WeightsError: if timm does not have the network's channel order or input range.

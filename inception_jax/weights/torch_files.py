@@ -46,7 +46,7 @@ def read_zip(path: Path) -> Any:
 
 
 def pickle_in(names: Iterable[str]) -> str:
-    """Returns which of a zip file's entries has the saved object; empty if none has it."""
+    """Returns the name of the entry that holds a zip file's saved object; empty if none does."""
     return next((name for name in names if name.split("/")[1:] == ["data.pkl"]), "")
 
 
@@ -65,7 +65,7 @@ class _Archive:
             raise PickleError("it was written on a big-endian machine: save it again on another")
 
     def record(self, name: str) -> bytes:
-        """Reads a record, and verifies its checksum if it has one. PyTorch does not compress it."""
+        """Reads a record, and verifies its checksum if it has one."""
         info = self.zip.NameToInfo.get(f"{self.folder}{name}")
         if info is None:
             raise PickleError(f"record {name} is missing")
@@ -81,7 +81,10 @@ class _Archive:
         return record
 
     def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
-        """Reads a compressed record, of an archive that another program has repacked."""
+        """Reads a compressed record.
+
+        PyTorch does not compress records; another program has repacked this archive.
+        """
         if info.file_size > _MOST_BYTES:
             raise PickleError(f"a record of {info.file_size:,} bytes")
         try:
@@ -176,7 +179,7 @@ _ITEM_SIZES = {
 
 
 def read_numpy_archive(path: Path) -> dict[str, np.ndarray]:
-    """Reads an `.npz` file.
+    """Reads the arrays of an `.npz` file, by name.
 
     Raises:
         WeightsError: if the file is damaged, or contains Python objects.

@@ -132,7 +132,7 @@ class WeightFile:
         return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
-        """Returns whether the file has no classifier, as files of its layout may."""
+        """Returns whether the file has no classifier, and its layout permits this."""
         if self.layout is None or not self.layout.head_optional:
             return False
         heads = tuple(f"{name}." for name in model.classifiers)
@@ -226,7 +226,12 @@ def spec_of(model: Model) -> Spec:
 
 
 def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
-    """Returns the names of `create_model` for networks that fit a layout, joined by commas."""
+    """Returns the `create_model` names, joined by commas, of the variants that fit a layout.
+
+    Args:
+        layout: layout of the weights.
+        archs: names of the networks to consider; None for all networks of the layout.
+    """
     archs = layout.archs if archs is None else tuple(archs)
     names = [
         name
@@ -238,7 +243,14 @@ def fitting(layout: Layout, archs: Iterable[str] | None = None) -> str:
 
 
 def wrong_readings(own: Mapping[str, Any], needed: Iterable[tuple[str, Any]]) -> list[str]:
-    """Returns a message for each option of a network whose value is not the `needed` one."""
+    """Returns a message for each option of a network that differs from what weights need.
+
+    Options that only training uses are not compared.
+
+    Args:
+        own: the network's options.
+        needed: names and values of the options that the weights need.
+    """
     return [
         f"{option}={value!r} (the model has {own[option]!r})"
         for option, value in needed

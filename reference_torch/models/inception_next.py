@@ -97,7 +97,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block x + gamma * MLP(norm(mix(x))), the paper's figure 2(d)."""
+    """Residual block x + gamma * MLP(norm(mix(x))), the paper's figure 2(d).
+
+    `mix` is an `InceptionDWConv`.
+    """
 
     def __init__(
         self,
@@ -243,7 +246,7 @@ class InceptionNeXt(Model):
         )
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds the stem's and the four stages' maps [n, c, h, w], in forward order."""
+        """Adds the feature maps [n, c, h, w] of the stem and the four stages to `maps`."""
         # x is 224x224x3
         x = maps.add("stem", self.stem(x))  # 56x56x96
         x = maps.add("stage1", self.stages[0](x))  # 56x56x96

@@ -282,7 +282,7 @@ class InceptionResNetV1(Model):
         self.fc = Linear(width(embedding_size) if head == "face" else c8, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds every stage's map [n, c, h, w] by its name in TF-slim, in forward order."""
+        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32
@@ -302,8 +302,9 @@ class InceptionResNetV1(Model):
 
         Args:
             images: floats [n, c, h, w].
-            normalise: divide each vector by its norm, as facenet-pytorch does. The dot product of
-                two such vectors is their cosine similarity, by which faces are compared.
+            normalise: whether to divide each vector by its norm, as facenet-pytorch does. The dot
+                product of two such vectors is their cosine similarity, which is used to compare
+                faces.
         """
         x = super().embed(images)
         return l2_normalised(x) if normalise else x

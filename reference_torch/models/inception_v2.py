@@ -83,7 +83,7 @@ class InceptionB(nn.Module):
 
 
 class ReductionB(InceptionReduction):
-    """Grid reduction 17x17 -> 8x8, also the paper's figure 10."""
+    """Grid reduction 17x17 -> 8x8. Like `ReductionA`, it follows the paper's figure 10."""
 
     def __init__(self, in_channels: int, **common: Any):
         super().__init__(
@@ -153,7 +153,7 @@ class InceptionV2(Model):
         self.fc = Linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds every stage's map [n, c, h, w] in forward order, with names in TF-slim's style."""
+        """Adds each stage's feature map [n, c, h, w] to `maps`, under a name in TF-slim's style."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

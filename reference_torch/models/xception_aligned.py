@@ -257,12 +257,13 @@ class XceptionAligned(Model):
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
         """Adds every stage's feature map [n, c, h, w] to `maps`, in forward order.
 
-        Blocks are numbered from 1 through entry, middle and exit flow. The stage `block1` is the
-        output of block 1: of a residual block, the sum before any ReLU. In 41p and 65p, the last
-        stage is `act`, the output of the last block after a ReLU. A strided block has a second
-        stage, such as `block1_act3`, which timm uses too: the input of its last separable
-        convolution. In 41p and 65p this input is taken before BatchNorm and ReLU, and the stage is
-        called `block1_conv2`.
+        Blocks are numbered from 1 through entry, middle and exit flow. The stage of a block, such
+        as `block1`, is its output; for a residual block, this is the sum before any ReLU. In 41p
+        and 65p, the last stage is `act`, the output of the last block after a ReLU.
+
+        A strided block has a second stage, such as `block1_act3`, which timm uses too: the input of
+        its last separable convolution. In 41p and 65p, this input is taken before BatchNorm and
+        ReLU, and the stage is called `block1_conv2`.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32

@@ -33,9 +33,9 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
 
 
 def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
-    """Returns words to put before a command, so that `names` resolve to this machine.
+    """Returns a command prefix, a list of words, with which `names` resolve to this machine.
 
-    The command then runs in a new mount namespace with a different `/etc/hosts`.
+    The command after the prefix runs in a new mount namespace with a different `/etc/hosts`.
     """
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(names)}\n")

@@ -344,7 +344,7 @@ def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarr
     import jax
     import jax.numpy as jnp
 
-    module.download = lambda *_, **__: str(folder / JAX_FID)  # at each call
+    module.download = lambda *_, **__: str(folder / JAX_FID)  # used by each network call
     network = module.InceptionV3(pretrained=True)
     variables = network.init(jax.random.PRNGKey(0), jnp.ones((1, 299, 299, 3)))
     apply = jax.jit(lambda x: network.apply(variables, x, train=False))
@@ -359,7 +359,10 @@ def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarr
 
 
 def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
-    """Returns jax-fid's `fid` module, its variables, and a function of variables and images."""
+    """Returns jax-fid's `fid` module, its network's variables, and the network as a function.
+
+    The function takes the variables and images, and returns the features.
+    """
     root = repository("jax-fid")
     import jax
     import jax.numpy as jnp
@@ -373,7 +376,7 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
         patch.syspath_prepend(root)
         module = importlib.import_module("jax_fid.fid")
         inception = importlib.import_module("jax_fid.inception")
-    inception.utils.download = lambda *_, **__: str(folder / JAX_FID)  # at each call
+    inception.utils.download = lambda *_, **__: str(folder / JAX_FID)  # used by each network call
     network = inception.InceptionV3(pretrained=True)
     variables = network.init(jax.random.PRNGKey(0), jnp.ones((1, 256, 256, 3)))
     compiled = jax.jit(lambda variables, x: network.apply(variables, x, train=False))

@@ -88,7 +88,11 @@ def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
 def keras_tensors(kind: str, path: str, state: dict[str, np.ndarray], gamma: bool) -> dict:
     """Returns a layer's tensors in Keras' order, by Keras' names and with Keras' axis order.
 
-    BatchNorm has a scale only if `gamma` is true.
+    Args:
+        kind: Keras class of the layer, such as "conv2d".
+        path: path of the layer in the PyTorch twin.
+        state: the twin's tensors by name.
+        gamma: whether BatchNorm has a scale.
     """
     if kind == "batch_normalization":
         names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}

@@ -1,4 +1,4 @@
-"""Starts many training runs of the three-layer network without importing everything each time.
+"""Starts many training runs of the small network in `tiny`, and imports everything only once.
 
 `Runs` starts a process that imports the training programme, and then forks for each run. Forking is
 safe, because JAX starts no threads before it is asked for devices. As a run starts with everything
@@ -84,7 +84,7 @@ class Runs(contextlib.AbstractContextManager):
         )
 
     def __exit__(self, *_: object) -> None:
-        self._process.__exit__(None, None, None)  # closes its input, at which it ends
+        self._process.__exit__(None, None, None)  # closes the input of the process, which then ends
 
     def ask(self, **order: Any) -> Any:
         """Sends a request to the process that forks; returns its answer."""

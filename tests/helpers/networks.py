@@ -24,7 +24,7 @@ WIDTH = 0.125
 CLASSES = 10
 
 
-# Maps what an option changes to a network and a wrong value of this option.
+# Maps a description to the name of a network and a wrong value of one of its options.
 WRONG_READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "GoogLeNet's first padding": ("inception_v1", {"pad_mode": "torch"}),
     "GoogLeNet's last pool": ("inception_v1.bvlc_in1k", {"maxpool4_window": 2}),
@@ -72,7 +72,7 @@ _KINDS = {
 
 
 def one_of_each_kind(names: list[str]) -> list[Any]:
-    """Returns network names as test parameters; all but one of each kind are marked slow."""
+    """Returns network names as test parameters; all but one per kind of module are marked slow."""
     return [
         name if name in _KINDS else pytest.param(name, marks=pytest.mark.slow) for name in names
     ]

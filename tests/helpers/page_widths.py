@@ -1,4 +1,4 @@
-"""Finds the pages of a built site that overflow, and the tables that are cut, in Chromium.
+"""Finds pages of a built site that are too wide, and tables that must be scrolled, in Chromium.
 
 Usage, with the site's folder and screen widths in CSS pixels:
 
@@ -111,7 +111,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints the pages that are too wide or have cut tables."""
+    """Prints the pages that are too wide or have tables that must be scrolled sideways."""
     site, *widths = sys.argv[1:]
     for width in map(int, widths):
         found = measure(Path(site), width)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 def module(name: str, *branches: str) -> list[str]:
-    """Returns the scopes of a module; each branch is a string such as `0a_1x1 0b_3x3`."""
+    """Returns the scopes of a module's convolutions; a branch is a string like `0a_1x1 0b_3x3`."""
     return [
         f"{name}/Branch_{i}/Conv2d_{conv}"
         for i, branch in enumerate(branches)

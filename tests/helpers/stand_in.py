@@ -1,7 +1,7 @@
 """Makes a stand-in for a checkout of this repository, for tests of Slurm and Kubernetes jobs.
 
-There, `python train/main.py` trains the three-layer network of `tests/helpers/tiny.py`. The usual
-commands of a job take a second instead of minutes.
+In the stand-in, `python train/main.py` trains the three-layer network of `tests/helpers/tiny.py`.
+So a job's usual commands take a second instead of minutes.
 """
 
 from __future__ import annotations

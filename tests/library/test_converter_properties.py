@@ -25,7 +25,10 @@ few = hypothesis.settings(max_examples=10)
 
 @functools.cache
 def file_of(name: str):
-    """Returns a network, the tensors that it must load, and a file's tensors by published names."""
+    """Returns a network, and the tensors of its weight file by our names and by published names.
+
+    Auxiliary classifiers, which the network does not have, are only among the published names.
+    """
     model = filled(name, width_multiplier=WIDTH, num_classes=10)
     if name.endswith("slim_in1k"):
         ours = test_slim_files.numbers(model)

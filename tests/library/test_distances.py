@@ -88,7 +88,7 @@ def test_frechet_distance_of_singular_covariances_is_exact(n, m):
 def test_frechet_distance_of_uneven_variances_is_exact():
     """The distance is exact even if variances differ a millionfold.
 
-    If eigenvalues of one covariance replaced Cholesky's method, only 9 digits would be right.
+    This needs the Cholesky decomposition: with eigenvalues instead, only 9 digits would be right.
     """
     scales = np.logspace(0, -3, 80)
     mixing = random_features(80, 80, 2)
@@ -116,7 +116,7 @@ def test_frechet_distance_of_extremes():
 def test_rounded_covariances_give_a_distance():
     """Covariances rounded to float32 or float16 give nearly the exact distance.
 
-    Rounding makes some of their eigenvalues negative.
+    Rounding makes some eigenvalues of the covariances negative.
     """
     a, b = (metrics.Statistics.of(random_features(20, 60, seed)) for seed in (0, 1))
     expected = metrics.frechet_distance(a, b)

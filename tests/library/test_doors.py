@@ -186,7 +186,7 @@ def test_prefixes(prefix):
 
 
 def test_wrappers_within_names():
-    """A file loads if FSDP, activation checkpointing or `torch.compile` put parts into names."""
+    """A file loads if wrappers such as FSDP or `torch.compile` inserted parts into tensor names."""
     for part in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module."):
         names = {k.replace("inception4a.", f"inception4a.{part}"): v for k, v in TENSORS.items()}
         assert check(names) == ""
@@ -275,7 +275,7 @@ WEIGHT, BIAS = TENSORS["fc.weight"], TENSORS["fc.bias"]
 
 @pytest.mark.parametrize("name", ["fc__1", "last_linear__1", "classifier", "head__fc", "heads__0"])
 def test_a_classifier_under_any_name(name):
-    """A classifier is found under other common names, and a warning gives the name.
+    """A classifier is found under common names besides `fc`, and a warning gives the name.
 
     FaceForensics uses such names, and so do networks with a dropout before the classifier.
     """
@@ -380,7 +380,7 @@ def test_formats_by_content(tmp_path):
 
 
 class Sum(torch.nn.Module):
-    """A module to trace that holds each tensor as a buffer with the tensor's dotted name."""
+    """A module for `torch.jit.trace` that holds tensors as buffers under their dotted names."""
 
     def __init__(self, tensors):
         super().__init__()

@@ -109,9 +109,9 @@ def _submodule(model: nnx.Module, key: str) -> nnx.Module:
 def _block_inputs(
     twin: torch.nn.Module, blocks: dict[str, torch.nn.Module], images: np.ndarray
 ) -> dict[str, torch.Tensor]:
-    """Returns the input of each of the twin's blocks by name, including auxiliary heads.
+    """Returns the inputs of the given blocks and auxiliary heads of the twin, by name.
 
-    The twin runs in training mode, except BatchNorm, so the statistics do not change.
+    The twin runs in training mode, but its BatchNorms do not, so their statistics stay unchanged.
     """
     seen = {}
     hooks = [
@@ -289,7 +289,7 @@ def test_training_in_float32(name):
 
 
 def _training(name, dtype):
-    """Returns a network and its twin in training mode, images, and a weight for each logit.
+    """Returns a network and its twin in training mode, images, and logit weights by head.
 
     The weighted sum of all logits serves as the loss.
     """

@@ -1,7 +1,7 @@
 """Tests how many parameters factorised convolutions save, counted in the networks' modules.
 
 The papers replace a 5x5 by two 3x3, an nxn by a 1xn and an nx1, a full convolution by a depthwise
-and a pointwise one, and a large depthwise window by a small one and two bands.
+and a pointwise one, and a large depthwise window by a small one, a 1xn and an nx1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.helpers.networks import skeleton
 
 
 def kernels(*layers: nnx.Module) -> int:
-    """Counts the parameters of all kernels, without biases and BatchNorm, as the papers do."""
+    """Counts the parameters of kernels only, as the papers do, not of biases and BatchNorm."""
     state = nnx.to_pure_dict(nnx.state(list(layers), nnx.Param))
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
@@ -38,9 +38,9 @@ def test_two_3x3_for_a_5x5():
 
 
 def test_inception_v2_takes_the_5x5_of_v3_apart():
-    """V3's 5x5 in Mixed_5b has 25/9 times the parameters of Inception V2's 3x3 in its place.
+    """In Mixed_5b, V3's 5x5 has 25/9 times the parameters of the 3x3 that replaces it in V2.
 
-    Both follow a 1x1 to 48 channels.
+    Both follow a 1x1 convolution with 48 output channels.
     """
     ours, v3 = (skeleton(name).Mixed_5b for name in ("inception_v2", "inception_v3"))
     assert kernels(v3.branch5x5_2) / kernels(ours.branch3x3_2) == pytest.approx(25 / 9)

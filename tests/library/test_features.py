@@ -218,7 +218,7 @@ def test_summary(name):
 def test_a_network_in_training_is_looked_at_in_evaluation():
     """Features, heat maps, predictions and summaries of a network in training use evaluation mode.
 
-    The network stays in training mode. It has dropout and an auxiliary classifier, or drop path.
+    The networks stay in training mode. One has dropout and an auxiliary classifier, one drop path.
     """
     options = dict(width_multiplier=WIDTH, aux_heads=True, dropout=0.5)
     model = filled("inception_v1.tv_in1k", **options)

@@ -1,4 +1,4 @@
-"""Tests what BatchNorm's statistics reveal of a network's training images and its pools."""
+"""Tests what a network's BatchNorm statistics reveal about its training images and pools."""
 
 from __future__ import annotations
 

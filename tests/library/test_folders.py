@@ -98,9 +98,9 @@ def test_names_are_printable():
 @pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_large_images_take_little_memory(mode, kind, monkeypatch):
-    """A large image that is read in strips gives the pixels of the image read as a whole.
+    """A large image gives the same pixels when it is read in strips as when it is read whole.
 
-    A grey image, which is kept in one channel, gives the pixels of its RGB copy.
+    A grey image is read as one channel, and gives the same pixels as its RGB copy.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (70, 41, 3), np.uint8)
     if mode == "I;16":

@@ -97,9 +97,10 @@ def test_predict_cuts_the_batch_and_gives_all_of_it(n, parts):
 @pytest.mark.parametrize("name", ["inception_v3", "inception_next_atto", "xception41"])
 @pytest.mark.parametrize("native", [False, True])
 def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
-    """`jit_predict` gives the logits with this CPU's form of convolutions and with native ones.
+    """`jit_predict` gives the network's logits with and without XLA's native convolutions.
 
-    Programs for oneDNN have native convolutions.
+    Programs for oneDNN have native convolutions; other CPU programs use the forms for CPUs, see
+    `inception_jax/nn/forms.py`.
     """
     asked = []
     if native:
@@ -130,5 +131,6 @@ def test_predict_says_what_is_wrong_with_images():
     for bad in (np.zeros((4, 8, 8, 3), np.float32), np.zeros((40, 40, 3), np.float32)):
         with pytest.raises(ValueError, match="images"):
             predict(bad)
-    with pytest.raises(ValueError, match="parts"):
-        ij.jit_predict(network("inception_v1", "float32"), parts=-1)
+    for parts in (0, -1):
+        with pytest.raises(ValueError, match=f"parts must be at least 1; got {parts}"):
+            ij.jit_predict(network("inception_v1", "float32"), parts=parts)

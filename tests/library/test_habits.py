@@ -210,7 +210,7 @@ HEADS = ["inception_v3", "inception_resnet_v1", "inception_next_atto"]  # each k
 def test_no_classes_in_every_network(name):
     """Every network with `num_classes=0` runs in training and in evaluation mode.
 
-    Auxiliary classifiers need classes: such a network has none, and requesting them is an error.
+    Without classes there are no auxiliary classifiers, and requesting them is an error.
     """
     blocks = {"blocks": (2, 2, 2)} if "blocks" in ij.model_info(name).options else {}
     model = abstract_model(name, num_classes=0, width_multiplier=0.1, **blocks)

@@ -1,4 +1,7 @@
-"""Tests `inception-jax inspect` and `certify`, which identify the network of a weight file."""
+"""Tests `inception-jax inspect` and `certify` on weight files.
+
+`inspect` identifies the network of a file; `certify` compares this network in JAX and in PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,8 @@ class Case:
 def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None:
     """Writes a file as Keras' `model.save_weights("x.h5")` does.
 
-    Layers have the numbers of a program's second model, because Keras counts on across models.
+    Layers are named as in the second model that a process builds, see `later`. `suffix` ends the
+    names of the tensors.
     """
     with h5py.File(file, "w") as root:
         entries = case.tensors(top)
@@ -82,7 +83,7 @@ def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None
 def write_indexed(file, case: Case, top: bool = True, inside: str = "") -> None:
     """Writes a file as Keras 3's `model.save_weights("x.weights.h5")` does.
 
-    Layers are named by class and index, below the prefix `inside`.
+    Layers are named by class and index. `inside` is a prefix of their paths in the file.
     """
     counts: dict[str, int] = {}
     with h5py.File(file, "w") as root:

@@ -1,7 +1,7 @@
 """Tests that published PyTorch files load, by the tensor names of the original implementations.
 
 The published files and our twins both list their layers in the paper's order. So the n-th name of a
-file belongs to the n-th tensor of the twin, and the tests do not need the reader's own rules.
+file belongs to the n-th tensor of the twin, and the tests need not use the name rules under test.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def test_a_kernel_on_its_side_is_another():
 def test_a_file_of_v3_says_so_elsewhere():
     """The error names Inception V3 if its file is loaded into another network.
 
-    torchvision and timm have our names for V3's tensors.
+    torchvision and timm name V3's tensors as this library does.
     """
     file = ij.to_torch(filled("inception_v3", width_multiplier=WIDTH))
     with pytest.raises(ij.WeightsError, match=r"of inception_v3 .*not of xc.*v3\.tv_in1k"):
@@ -317,7 +317,7 @@ def test_faces_without_a_classifier():
 def test_1008_rows_are_the_graph_of_fid():
     """A V3 file with 1008 classes is FID's, so other tags of V3 refuse it.
 
-    Such a file has torchvision's names, but FID's network has other pools.
+    Such a file has torchvision's names, but FID's network differs from torchvision's in its pools.
     """
     file = ij.to_torch(filled("inception_v3.fid", width_multiplier=WIDTH))
     ij.load_weights(build("inception_v3.fid"), file)

@@ -212,7 +212,7 @@ def test_images_that_wait_do_not_overwrite_each_other(batch_size):
         return image
 
     options = LoaderOptions(unchanged, batch_size, 3, skip_unreadable=False, progress=False)
-    found = np.concatenate(list(batches(open_images(source), options)))
+    found = np.concatenate([batch.copy() for batch in batches(open_images(source), options)])
     np.testing.assert_array_equal(found, before)
     assert {image.tobytes() for image in given} == {image.tobytes() for image in np.uint8(before)}
 
@@ -438,7 +438,7 @@ def test_the_library_is_imported_without_metrics():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """Returns a full-width twin with random weights, and its file in pytorch-fid's layout."""
+    """Returns a full-width twin with random weights, and its file in the format of pytorch-fid."""
     twin = reference_torch.create_model("inception_v3.fid")
     generator = torch.Generator().manual_seed(0)
     norms = [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]

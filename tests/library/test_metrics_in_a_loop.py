@@ -53,7 +53,7 @@ def assert_exact(found: moments.Moments, features: np.ndarray):
 
 
 def summed(features: np.ndarray, batch: int) -> moments.Moments:
-    """Sums features in batches; the last batch is padded with NaN, which the mask excludes."""
+    """Adds features in batches; returns their moments. NaN pads the last batch and is masked."""
     found = moments.empty(features.shape[1])
     add = jax.jit(moments.add)
     for start in range(0, len(features), batch):
@@ -269,7 +269,7 @@ def test_features_that_are_no_numbers_are_found():
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_images_on_several_devices(axis_type):
-    """Images sharded over 2 virtual devices give unsharded images' results, compiled or not."""
+    """Images sharded over 2 virtual devices give the results of unsharded ones, also in `jit`."""
     who, images = small(), pictures(24)
     mesh = jax.make_mesh((2,), ("data",), (axis_type,))
     place = NamedSharding(mesh, PartitionSpec("data"))

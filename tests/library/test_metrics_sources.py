@@ -1,4 +1,7 @@
-"""Tests sources such as archives and loaders, users' own features, and the page on loops."""
+"""Tests metrics of images from archives and data loaders, and of features by users' functions.
+
+Also runs the code of docs/howto/fid_in_a_loop.md.
+"""
 
 from __future__ import annotations
 
@@ -394,7 +397,7 @@ def test_functions_that_give_no_features():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*images for .* features")
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
-    """The code of docs/howto/fid_in_a_loop.md runs, with a narrow network for published weights."""
+    """The code of docs/howto/fid_in_a_loop.md runs with a narrow network's weights."""
     narrow = filled("inception_v3.fid", width_multiplier=WIDTH, num_classes=CLASSES)
 
     def with_weights(weights=True, **options):

@@ -1,4 +1,4 @@
-"""Tests what `Model` gives to every network: hooks, modes, and the head on feature maps."""
+"""Tests what every network inherits from `Model`: hooks, training mode, and `classify`."""
 
 from __future__ import annotations
 

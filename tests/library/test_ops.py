@@ -1,4 +1,4 @@
-"""Compares the forms of every operation with each other and with PyTorch."""
+"""Compares the forms (implementations, see `nn/forms.py`) of every operation with PyTorch."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ def test_own_gradients_equal_pytorchs(case, own_gradients_everywhere):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_own_gradients_can_be_differentiated_again(case, own_gradients_everywhere):
-    """The gradients of the rewrite `gradients` have right derivatives in forward and reverse mode.
+    """The gradients of the rewrite `gradients` can be differentiated in forward and reverse mode.
 
     The convolutions themselves have reverse mode only.
     """

@@ -1,4 +1,4 @@
-"""Tests the rules in which presets differ, each against a plain formula."""
+"""Tests the rules in which the presets of metrics differ, each against a plain formula."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_the_order_of_files_is_the_programs(tmp_path):
 
 
 def test_ttur_takes_files_as_they_are_listed(tmp_path):
-    """The preset `tf2015` keeps the folder's own order of files, JPEG before PNG.
+    """The preset `tf2015` takes files unsorted, as the folder lists them, JPEG before PNG.
 
     The order decides which images TTUR drops.
     """
@@ -141,7 +141,7 @@ def test_ttur_takes_files_as_they_are_listed(tmp_path):
 
 @pytest.mark.slow
 def test_arrays_in_folders(tmp_path):
-    """The preset `clean` reads `.npy` files of one image each, also images of floats."""
+    """The preset `clean` reads `.npy` files that each contain one image of bytes or floats."""
     images = pictures(3)
     write(tmp_path / "a", images)
     (tmp_path / "b").mkdir()

@@ -278,7 +278,7 @@ def test_folders_of_timm_that_do_not_fit(tmp_path, change, match):
 
 
 def test_an_older_configuration_of_timm(tmp_path):
-    """A configuration of timm before 0.9 loads: all keys are on one level.
+    """A configuration of timm before 0.9, with all keys on one level, loads.
 
     The descriptions of its labels become the class names.
     """

@@ -340,7 +340,7 @@ def test_output_stride(name, stride, side):
 
 @pytest.mark.parametrize("name", one_of_each_kind(ij.list_models()))
 def test_options_of_every_network(name):
-    """Every network takes other channels, classes, widths and non-square images.
+    """Every network supports custom channels, classes and widths, and non-square images.
 
     Errors name the size, number of channels or option that is wrong.
     """

@@ -108,7 +108,11 @@ def same(got, expected, what):
 
 @functools.cache
 def module(name):
-    """Returns a narrow module with random tensors, and input feature maps for it."""
+    """Returns a narrow module with random tensors, and input feature maps for it.
+
+    `name` names a network and a module, as in "inception_v3.Mixed_7a" or, with a tag,
+    "inception_v3.fid:Mixed_7c".
+    """
     arch, _, path = name.rpartition(":" if ":" in name else ".")
     if ":" not in name:
         arch, _, path = name.partition(".")

@@ -27,7 +27,7 @@ def story():
 
 
 def _written(page: Path) -> dict[str, str]:
-    """Returns the sections by name that the benchmark writes into a page."""
+    """Returns the sections of a page that `benchmarks/story.py` writes, by name."""
     pattern = r"^<!-- (?!end )(.+?) -->\n(.*?)\n<!-- end \1 -->$"
     return dict(re.findall(pattern, page.read_text(), re.DOTALL | re.MULTILINE))
 

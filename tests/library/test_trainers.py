@@ -1,4 +1,4 @@
-"""Tests files of more training programs: averages, heads, folders, several networks."""
+"""Tests weight files of training programs: averages, heads, folders, several networks."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_classifiers_of_frameworks(framework):
 
 
 def test_whole_fastai_learners(tmp_path):
-    """From a learner that fastai's `learn.export` pickled as a whole, only the network is read.
+    """Only the network is read from a learner that fastai's `learn.export` pickled as a whole.
 
     No class of the learner is imported.
     """

@@ -289,7 +289,7 @@ def test_a_file_of_another_reading_is_refused(tmp_path):
 
 
 def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns Xception's tensors by timm's names, found without the rules of the reader."""
+    """Returns Xception's tensors by timm's names, without using the library's own name rules."""
     moved = {}
 
     def move(ours: str, theirs: str, layers: tuple[str, ...]) -> None:
@@ -320,7 +320,7 @@ def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def keras_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns Xception's tensors by Keras' names.
 
-    Shortcuts have the numbers of a program's second model, because Keras counts on across models.
+    Shortcuts are named as in the second model that a process builds, see `later`.
     """
     return {
         f"{later(name)}/{leaf}": tensor
@@ -352,7 +352,10 @@ def test_foreign_names_of_xception(write, right, wrong):
 
 
 def test_first_kernel_fits_grey_images():
-    """The first kernel, adapted to one channel, gives a grey image the results of its RGB copy."""
+    """The first kernel, adapted to one channel, gives a grey image the original kernel's results.
+
+    The original kernel gets an RGB copy of the image.
+    """
     colour, _ = pair("inception_v3", "float32")
     model = fresh("inception_v3", in_channels=1)
     with pytest.warns(UserWarning, match=r"Conv2d_1a_3x3.*1 channel\(s\) from 3"):

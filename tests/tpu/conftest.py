@@ -7,17 +7,16 @@ from tests.helpers import stand_in
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    """Returns an empty folder, which the fixture `environment` fills with a stand-in.
+    """Returns an empty folder, in which `environment` makes a small stand-in for this repository.
 
-    The stand-in takes the place of a checkout of this repository. There, `python train/main.py`
-    trains a network of three layers, see `stand_in.make`.
+    In the stand-in, `python train/main.py` trains a network of three layers; see `stand_in.make`.
     """
     return tmp_path_factory.mktemp("checkout")
 
 
 @pytest.fixture(scope="session")
 def environment(checkout):
-    """Fills the folder `checkout`; returns the environment variables that runs in it need."""
+    """Writes the stand-in to `checkout`; returns the environment variables for its runs."""
     return stand_in.make(checkout)
 
 

@@ -1,4 +1,4 @@
-"""Tests Kubernetes manifests: their schemas, their numbers, and two pods as local processes."""
+"""Tests the Kubernetes manifests of `jobset.py`, and runs two pods as local processes."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def container_process(made: dict, slice_index: int, index: int) -> tuple[list[st
 
 
 def decision(made: dict, code: int) -> str:
-    """Returns the action that JobSet takes when a container ends with this exit code."""
+    """Returns the action, such as "FailJobSet", that JobSet takes after the exit code `code`."""
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
     for i, rule in enumerate(job(made)["podFailurePolicy"]["rules"]):
         if code in rule.get("onExitCodes", {}).get("values", []):

@@ -71,7 +71,7 @@ def test_the_limit_is_named(changes, limit):
 
 
 def test_input_stops_being_the_limit_where_it_is_said():
-    """Decoding is the limit below the core count in `turning_points`, and computing above it."""
+    """Below the core count in `turning_points`, decoding is the limit; above it, computing is."""
     options = dataclasses.replace(Options(), read_mb_s=1e6)
     text = turning_points(options)[0]
     cores = int(text.split("below ")[1].split(" cores")[0])

@@ -18,7 +18,7 @@ def with_tiny():
 
 @pytest.fixture
 def pictures():
-    """Makes `train_here` draw pictures; without this fixture, it writes empty files."""
+    """Makes `train_here` draw the plots of a run; without this fixture, plot files are empty."""
 
 
 def _empty(figure, path, **options):
@@ -32,8 +32,8 @@ def train_here(with_tiny, monkeypatch, capsys, tmp_path, request):
 
     The function takes the options of the command line. It returns the exit code, the standard
     output and the standard error. It starts no new process, because imports would take most of the
-    time. Pictures are empty files, because drawing would take half of a run's time. The fixture
-    `pictures` makes runs draw them.
+    time. Plotting would take half of a run's time, so plot files are empty unless the test uses the
+    fixture `pictures`.
     """
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(plots, "_save", _empty)

@@ -34,7 +34,7 @@ def bucket(tmp_path_factory):
 
 @pytest.fixture
 def in_bucket(bucket, monkeypatch):
-    """Gives this process access to the bucket, and empties the bucket after the test."""
+    """Gives this process access to the bucket; yields the server; empties the bucket at the end."""
     for name, value in bucket.env.items():
         monkeypatch.setenv(name, value)
     top = storage.place(f"gs://{buckets.BUCKET}")

@@ -216,9 +216,9 @@ class Outage:
 
 @pytest.fixture
 def in_bucket(tmp_path, monkeypatch, caplog):
-    """Returns a function that opens local checkpoints as if in a bucket, with an `Outage`.
+    """Returns a function that opens local checkpoints as if in a bucket; the first saves fail.
 
-    The function takes `times` and `late` of the outage.
+    The function takes the arguments `times` and `late` of `Outage`.
     """
 
     def begin(times: int, late: bool) -> Checkpoints:

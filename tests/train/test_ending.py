@@ -1,4 +1,4 @@
-"""Tests the end of a process: it prints one line, however it ends.
+"""Tests that a process that fails or is killed ends with one line on standard error.
 
 Most tests start a small program without slow imports.
 """
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def started(tmp_path: Path, body: str, *options: str) -> subprocess.Popen[str]:
-    """Starts a process that runs `body` through the entry point of train/main.py."""
+    """Starts a process that runs the Python code `body` through train/main.py's entry point."""
     program = (
         "import sys\n"
         "from train.ending import entry, last_line, sigterm\n"
@@ -135,7 +135,7 @@ def test_sigterm_with_nothing_to_save(tmp_path, busy):
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_sigterm_while_a_line_is_printed(tmp_path, stream):
-    """SIGTERM during a write to a stream still ends the process with its one line.
+    """SIGTERM during a write to a stream still ends the process with one line on standard error.
 
     The handler runs inside the write, and the stream refuses a second write.
     """

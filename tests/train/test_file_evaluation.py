@@ -49,7 +49,7 @@ def evaluate(train_here, *options: str) -> tuple[int, str, str]:
 def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path):
     """The top-1 accuracy is the share of photos whose folder is the class that `classify` predicts.
 
-    The folder has only some of the classes of the weight file.
+    The photos have only some of the classes of the weight file.
     """
     keys = [key for key, _ in classes._imagenet_lines()]
     right = 0
@@ -74,7 +74,7 @@ def test_a_published_file_on_some_of_its_classes(train_here, published, tmp_path
 
 
 def test_a_list_of_exclusions(train_here, published, tmp_path):
-    """`--eval-exclude` leaves out the listed images. A list without a test image is an error."""
+    """`--eval-exclude` leaves out the listed images, and fails if none of them is a test image."""
     for i in range(3):
         write_photo(tmp_path / "d" / TENCH / f"{i}.png", i)
     (tmp_path / "list").write_text("elsewhere/other.JPEG\n")
@@ -153,9 +153,9 @@ def test_a_runs_own_file_gives_the_runs_result(train_here, tmp_path):
 
 
 def test_a_file_is_evaluated_whatever_lies_in_the_usual_workdir(train_here, tmp_path):
-    """`--init-from` evaluates its file, even if the default workdir has a run.
+    """`--eval-only --init-from FILE` evaluates FILE, even if the default workdir contains a run.
 
-    With `--workdir`, a run that did not start from the file is an error.
+    It is an error if `--workdir` names a run that did not start from FILE.
     """
     write_folder(tmp_path / "d", {"": {"a": 10, "b": 10}})
     options = ["--dataset", "folder", "--data-dir", "d", "--image-size", "21"]

@@ -1,4 +1,4 @@
-"""Tests that all loaders give equal batches, with every image once, and skip none silently."""
+"""Tests that all loaders give equal batches, with every image once, and report skipped images."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_evaluation_of_encoded_images_with_workers(dataset):
 
 
 def damaged(dataset: Dataset, bad: dict[int, Example | None]) -> Dataset:
-    """Returns a copy of a data set; `bad` maps indices to new training and test examples."""
+    """Returns a data set whose training and test examples at the indices in `bad` are replaced."""
     return dataclasses.replace(
         dataset, train=Replaced(dataset.train, bad), test=Replaced(dataset.test, bad)
     )

@@ -1,4 +1,4 @@
-"""Tests that several processes on one machine give the numbers of one, and end together."""
+"""Tests that several processes on one machine give the results of one, and end together."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Run:
             )
 
     def until(self, words: str) -> None:
-        """Reads the output of process 0 up to a line with these words."""
+        """Reads the output of process 0 up to a line that contains `words`."""
         while words not in (line := self.members[0].stdout.readline()):
             assert line, self.members[0].stderr.read()
 

@@ -1,4 +1,4 @@
-"""Tests the report page and the pictures of a run, with few and with many classes."""
+"""Tests the report page and the plots of a run, with few and with many classes."""
 
 from __future__ import annotations
 
@@ -154,12 +154,12 @@ def test_a_run_writes_its_page_unless_told_not_to(pictures, train_here, tmp_path
     assert not (tmp_path / "v/report.html").exists()
 
 
-# ---- Pictures ----
+# ---- Plots ----
 
 
 @pytest.mark.parametrize("count", [1, 2, 61])
 def test_pictures_of_any_number_of_classes(tmp_path, count):
-    """Pictures are drawn without a warning for one, two and many classes.
+    """Plots are drawn without a warning for one, two and many classes.
 
     Matplotlib warns about characters without a glyph, and about layouts without room.
     """

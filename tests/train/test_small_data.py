@@ -229,9 +229,9 @@ class Clock:
 
 
 def test_the_log_counts_every_second_once(tmp_path, monkeypatch, capsys):
-    """The logged speed excludes compiling, evaluations and the drawing of pictures.
+    """The logged speed excludes compiling, evaluations and plotting.
 
-    The logged remaining time includes future evaluations and drawings.
+    The logged remaining time includes future evaluations and plotting.
     """
     clock = Clock(monkeypatch)
     options = reporter.ReportOptions(tensorboard=False)

@@ -35,7 +35,7 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch, scheme, package):
 
 
 def test_a_bucket_lists_what_a_folder_lists(tmp_path, monkeypatch):
-    """A bucket gives the same images, classes and skipped files as a folder, in equal order."""
+    """A bucket gives the same images, classes and skipped files as a folder, in the same order."""
     root = write_folder(tmp_path / "d", {"train": {"b": 3, "a": 2}, "val": {"a": 1}})
     for name in ("train/a/deep/er/x.JPG", "train/a/.hidden.jpg", "train/.git/y.jpg",
                  "train/b/notes.txt", "train/readme", "train/b/.cache/z.png"):  # fmt: skip

@@ -198,7 +198,7 @@ def test_the_data_decide_the_recipe(arch, recipe):
 def test_every_recipe_says_its_momentum_of_statistics():
     """Every recipe sets `bn_momentum`, the momentum of BatchNorm's statistics.
 
-    The default of the network's constructor is for training loops written by users.
+    The default momentum of the networks' constructors is meant for users' own training loops.
     """
     for name in recipes.names():
         options = recipes.options(name, "inception_v3", photographs=True)

@@ -36,7 +36,7 @@ STEPS, BATCH, STEPS_PER_EPOCH = 10, 8, 3
 
 
 def config_for(name: str) -> Config:
-    """Returns `Config`'s defaults for a network in float64; the learning rate decays fast."""
+    """Returns a `Config` in float64, without dropout, whose learning rate decays fast."""
     options = dict(
         arch=name,
         image_size=ij.model_info(name).min_size + 32,
@@ -133,7 +133,7 @@ def train_in_torch(name: str, config: Config):
 
 
 def _limit_norm(grads: list[torch.Tensor], limit: float) -> None:
-    """Scales gradients in place, so that their common norm is at most `limit`.
+    """Scales gradients in place, so that their global norm is at most `limit`.
 
     PyTorch's `clip_grad_norm_` adds 1e-6 to the norm, which is more than the test tolerates.
     """

@@ -1,4 +1,4 @@
-"""Tests what protects a workdir from other projects or images, lost files and a second run."""
+"""Tests how a workdir is protected from runs with other data, lost files and concurrent runs."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_a_second_run_is_refused_at_once(trained, train_here, tmp_path):
 
 
 def test_the_lock_of_another_host(tmp_path, monkeypatch, capsys):
-    """The lock of another host holds while its heartbeat continues, and is then taken over."""
+    """The lock of another host holds until its heartbeat stops; then a new run takes it over."""
     monkeypatch.setattr("train.workdir.lock._HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr("train.workdir.lock._STALE_SECONDS", 1.0)
     holder = dataclasses.replace(Holder.this(), host="elsewhere", machine="another")

@@ -53,7 +53,7 @@ class UsageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """Machines of one kind.
+    """The machines of a JobSet, all of one kind.
 
     Attributes:
         slices: number of TPU slices; 1 for GPU nodes.
@@ -107,10 +107,11 @@ def nodes(name: str) -> Nodes:
 
 
 def command(name: str, found: Nodes) -> list[str]:
-    """Returns the command of every pod, without the arguments of `train/main.py`.
+    """Returns the words of the command that every pod runs, without `train/main.py`'s arguments.
 
-    If there are several machines, the command contains the host name of process 0 and computes the
-    index of the process, so that no process has to ask Kubernetes for them.
+    All pods have the same command. If there are several machines, it contains the host name of
+    process 0, and computes a pod's process index from the environment variables SLICE and
+    JOB_COMPLETION_INDEX. So no process has to ask Kubernetes for them.
 
     Args:
         name: name of the JobSet.
@@ -188,7 +189,7 @@ def manifest(options: argparse.Namespace) -> str:
 
 
 def literal(argument: str) -> str:
-    """Escapes a word, so that Kubernetes does not expand a $(NAME) in the word."""
+    """Returns a word in which every $ is escaped, so that Kubernetes does not expand a $(NAME)."""
     return argument.replace("$", "$$")
 
 

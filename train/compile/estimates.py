@@ -48,7 +48,7 @@ def complete(found: Report, target: Topology) -> Report:
 
 
 def _roofline(found: Report) -> float | None:
-    """Returns the compiler's `optimal_seconds`, corrected for custom calls; None if impossible.
+    """Returns the compiler's `optimal_seconds`, corrected for custom calls; None if unusable.
 
     The compiler subtracts a second for each custom call of some kinds. The correction adds these
     seconds back. It assumes that a step, or each part of a split step, takes less than a second.

@@ -27,7 +27,7 @@ _NO_ESTIMATE = 1 << 50  # the compiler writes 2**60 if it has no estimate
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All communication between devices of one kind and dtype.
+    """Totals of a program's communication instructions of one kind and dtype.
 
     Attributes:
         kind: kind of instruction, such as "all-reduce" or "all-gather".
@@ -105,7 +105,7 @@ def _convolving(text: str) -> set[str]:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Returns the communication between devices in a compiled program, the most bytes first."""
+    """Returns one `Collective` for each kind and dtype in a program, the most bytes first."""
     sizes: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
     for result, kind, started in _COLLECTIVE.findall(text):
         arrays = [(dtype, _size(bits, shape)) for dtype, bits, shape in _ARRAY.findall(result)]
@@ -123,7 +123,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def custom_calls(text: str) -> int:
-    """Returns the number of instructions that the compiler's cost model does not know."""
+    """Returns the number of custom calls, which the compiler's cost model does not know."""
     return len(re.findall(r" custom-call\(", text))
 
 

@@ -86,7 +86,7 @@ def describe(name: str) -> Topology:
 
 
 def _target(family: str) -> Path:
-    """Returns the path of the compiler's file about a kind of GPU; only known GPUs have a file."""
+    """Returns the path of the file that describes a GPU to the compiler; it may not exist."""
     return _GPUS / f"{family}.txtpb"
 
 

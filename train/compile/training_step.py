@@ -1,5 +1,4 @@
-"""`--compile-only`: compiles the training step of a run for devices that this machine does not
-have.
+"""`--compile-only`: compiles a run's training step for devices that this machine does not have.
 
 Machines with these devices use the same compiler, so memory and communication are exact. Times are
 estimates of the compiler's cost model. Nothing is executed.

@@ -102,5 +102,5 @@ def _annotated(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Returns the evaluated annotations of a class, which Python stores as text."""
+    """Returns the annotations of a class, evaluated from the strings that Python stores."""
     return typing.get_type_hints(kind, include_extras=True)

@@ -95,7 +95,7 @@ def make_parser(
 
     Args:
         options: all options.
-        choices: allowed values by option, for options with a type that does not list them.
+        choices: allowed values by option name, for options whose types do not list the values.
         **kwargs: passed to `argparse.ArgumentParser`.
     """
     parser = OptionParser(

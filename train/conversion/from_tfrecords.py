@@ -3,7 +3,8 @@
 `tfds convert_format` of TFDS 4.9.10 cannot replace this module. It needs TensorFlow and
 apache_beam. If its target differs from its source folder, it writes no metadata, because it looks
 for the new files in the source folder. With several workers, which is the default, it ignores
-errors such as a damaged file. It does not read Inception's shards.
+errors such as a damaged file. It does not read the ImageNet shards of TensorFlow's Inception code,
+which are not TFDS data sets.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _counted(path: Path, expected: int) -> Iterator[bytes]:
 
 
 def _convert_shards(src: Path, dst: Path, name: str, label_offset: int) -> Path:
-    """Converts Inception's shards to records with the features of `tfds_writer.image_features`."""
+    """Converts ImageNet shards to a TFDS data set with the features of `image_features`."""
     files = _shard_files(src)
     labels = _Labels(label_offset)
     shards: Shards = {split: list(map(labels.records, paths)) for split, paths in files.items()}
@@ -141,7 +142,7 @@ def _shard_files(src: Path) -> dict[str, list[Path]]:
 
 
 class _Labels:
-    """Converts the records of Inception's shards and collects the names of their classes."""
+    """Converts the records of ImageNet shards, and collects the names of the classes."""
 
     def __init__(self, offset: int) -> None:
         text = tfds.features.Text()
@@ -189,7 +190,7 @@ class _Labels:
     def names(self) -> tuple[str, ...]:
         """Returns the class names in the order of the labels.
 
-        The label is the name of a class without a synset.
+        The name of a class is its synset, or its label if it has no synset.
         """
         count = max(self._synsets, default=-1) + 1
         return tuple(self._synsets.get(label) or str(label) for label in range(count))

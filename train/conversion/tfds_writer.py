@@ -32,7 +32,7 @@ Shards = dict[str, list[Iterable[bytes]]]
 """For each split, a list with the records of each file."""
 
 Lengths = dict[str, list[tuple[int, int]]]
-"""For each split, a list with the number of records and of bytes in each file."""
+"""For each split, a list of pairs, one per file: the number of records and of bytes."""
 
 
 def image_features(classes: tuple[str, ...] | None) -> Features:
@@ -50,7 +50,14 @@ def image_features(classes: tuple[str, ...] | None) -> Features:
 
 
 def serialize(features: Features, image: bytes, label: int, name: str) -> bytes:
-    """Returns a serialized record with `features`; the encoded image is copied unchanged."""
+    """Returns one record, serialized as bytes; the encoded image is copied unchanged.
+
+    Args:
+        features: features of the record, from `image_features`.
+        image: encoded image.
+        label: label of the image.
+        name: file name of the image.
+    """
     example = {"image": io.BytesIO(image), "label": label, "file_name": name}
     return features.serialize_example(features.encode_example(example))
 
@@ -86,11 +93,11 @@ def write(folder: Path, name: str, shards: Shards, total: int | None) -> Lengths
     Args:
         folder: folder to write to.
         name: name of the data set.
-        shards: records to write.
+        shards: for each split, a list with the records of each file.
         total: number of records, if known.
 
     Returns:
-        For each split, a list with the number of records and of bytes in each file.
+        For each split, a list of pairs, one per file: the number of records and of bytes.
 
     Raises:
         TrainingError: if a file cannot be written.
@@ -137,7 +144,10 @@ def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> t
 
 
 def write_metadata(folder: Path, name: str, features: Features, lengths: Lengths) -> None:
-    """Writes dataset_info.json, features.json and the file of class names."""
+    """Writes dataset_info.json, features.json and the file of class names.
+
+    `lengths` is the result of `write`.
+    """
     splits = [
         tfds.core.SplitInfo(
             name=split,

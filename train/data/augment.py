@@ -176,7 +176,7 @@ def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
 
 
 def _squares(image: np.ndarray) -> list[np.ndarray]:
-    """Returns the left, central and right square of an image, or upper, central and lower."""
+    """Returns three squares of an image: left, central and right, or upper, central and lower."""
     height, width = image.shape[:2]
     side, rest = min(height, width), abs(height - width)
     if height > width:

@@ -1,4 +1,4 @@
-"""Computes fingerprints of the images of a source, by which a resumed run finds changes."""
+"""Computes fingerprints of image sources, with which a resumed run detects changed images."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _files(source: FolderSource, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def _sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray) -> bytes:
-    """Returns the bytes of an int64 array of file sizes, -1 for a file that cannot be found."""
+    """Returns file sizes as the bytes of an int64 array; -1 for a file that cannot be found."""
     if storage.is_remote(source.root):
         return _object_sizes(source, indices, labels)
     root = Path(source.root) if source.split == "." else Path(source.root, source.split)

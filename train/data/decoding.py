@@ -78,7 +78,7 @@ def decode_crop(
         upright: whether to apply the EXIF orientation.
 
     Returns:
-        The box as pixels [size, size, channels] uint8, with a note of unusual conversions.
+        A `Decoded` with the resized box as pixels [size, size, channels] uint8.
 
     Raises:
         BadImageError: if the data is not a complete, undamaged image.
@@ -119,7 +119,7 @@ def decode_whole(
         upright: whether to apply the EXIF orientation.
 
     Returns:
-        The image as pixels [h, w, channels] uint8, with a note of unusual conversions.
+        A `Decoded` with the image as pixels [h, w, channels] uint8.
 
     Raises:
         BadImageError: if the data is not a complete, undamaged image.
@@ -179,7 +179,15 @@ def _resize_reduced(image: np.ndarray, box: Box, factor: int, size: int) -> np.n
 
 
 def _reduction(shape: tuple[int, int], side: int, wanted: int) -> int:
-    """Returns the largest factor, 8, 4, 2 or 1, at which `side` keeps at least `wanted` pixels."""
+    """Returns the largest factor, 8, 4, 2 or 1, by which a JPEG may be reduced while decoding.
+
+    The factor is 1 if a side of the JPEG is longer than 32,000 pixels.
+
+    Args:
+        shape: height and width of the JPEG.
+        side: shorter side of the wanted part, in pixels of the full size.
+        wanted: smallest number of pixels that `side` may have after the reduction.
+    """
     if max(shape) > _MAX_SIDE:
         return 1
     return next((factor for factor in (8, 4, 2) if side >= wanted * factor), 1)

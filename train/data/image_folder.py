@@ -201,7 +201,7 @@ def _expected(root: Path) -> str:
 
 
 def _shared_out(images: FolderSource, share: float) -> Dataset:
-    """Splits the images of each class into training images and a held-out share of test images.
+    """Returns a data set whose test images are a held-out share of each class's images.
 
     The test images are those whose file names have the smallest hashes. So if files are added, few
     of the old images move between training and test.
@@ -234,7 +234,7 @@ def list_images(
     walk: folders.Walk,
     present: Collection[str] | None = None,
 ) -> FolderSource:
-    """Lists the images of a split, sorted by class, folder and name.
+    """Returns a source of the images of a split, sorted by class, folder and name.
 
     Args:
         root: path of the data set's folder.

@@ -25,11 +25,11 @@ class DataOptions:
     train_split: str | None = None
     """Split to train on. Not given: train, or all class folders if the folder has no splits."""
     eval_split: str | None = None
-    """Split to evaluate on. Not given: val, validation or test, whichever exists first. If none
+    """Split to evaluate on. Not given: the first of val, validation and test that exists. If none
     exists, eval-share of the training images are held out."""
     eval_share: Annotated[float, POSITIVE, BELOW_ONE] = 0.2
     """Share of each class that is held out for evaluation, if a folder has no evaluation split.
-    File names decide which images these are, not seed."""
+    Which images are held out depends on their file names, but not on seed."""
     data_changed: Annotated[Literal["refuse", "accept"], MAY_CHANGE] = "refuse"
     """What to do if the images changed since the run in the workdir started. refuse: end with an
     error. accept: resume; run.json and config.json record the change. The order of the images and
@@ -53,16 +53,16 @@ class InputOptions:
     randaugment: Annotated[float, NOT_NEGATIVE] = 0.0
     """Magnitude of RandAugment: timm's rand-m9-mstd0.5-inc1, two operations per image. 0: off."""
     eval_crop_fraction: Annotated[float, POSITIVE, AT_MOST_ONE] = 0.875
-    """Share of each side that the centre crop keeps when encoded images are evaluated. A network
-    with a tag uses the crop of the tag."""
+    """Share of each side that the centre crop keeps when encoded images are evaluated. Ignored for
+    networks with a tag, such as inception_v3.tv_in1k: the tag determines the crop."""
     upright: bool | None = None
     """Rotate photos by their EXIF orientation. Not given: only for folders of images; when a weight
     file is evaluated without a run, as the file says (published weights: no rotation)."""
     eval_crops: Annotated[Literal[1, 12, 144], MAY_CHANGE] = 1
     """Number of crops per test image, whose predictions are averaged, as in the papers."""
     eval_exclude: Annotated[Path | None, MAY_CHANGE] = None
-    """Text file of test images to skip. A line is a file name, or numbers of ImageNet validation
-    images, as in the blacklist of its development kit."""
+    """Text file of test images to skip. A line holds a file name, or numbers of ImageNet validation
+    images, as in the blacklist of ImageNet's development kit."""
     max_bad_images: Annotated[int, NOT_NEGATIVE, MAY_CHANGE] = 100
     """Images that are unreadable or have an invalid label are skipped. If there are more than this
     number, the run ends with an error."""

@@ -51,7 +51,7 @@ def train_batches(
         dataset: the data set.
         options: crops and other augmentation.
         start_step: step of the first batch.
-        stop_step: step after that of the last batch.
+        stop_step: one more than the step of the last batch.
         batch_size: number of images in a step, over all processes.
         seed: seed of the order and the augmentation, not negative.
         process: index of this process. It gets batch_size / processes rows of each batch, starting
@@ -59,8 +59,8 @@ def train_batches(
         processes: number of processes that share a batch; must divide `batch_size`.
 
     Returns:
-        Batches, which are dicts of "image" [b, h, w, c] uint8, "label" [b] int32, "mask" [b]
-        float32, always 1, and "notes", a tuple of `Note`.
+        Batches, which are dicts. "image" is [b, h, w, c] uint8, "label" is [b] int32, and "mask" is
+        [b] float32, always 1. "notes" is a tuple of `Note` on unusable or converted images.
 
     Raises:
         ValueError: if `processes` does not divide `batch_size`, or the data set has fewer images
@@ -87,7 +87,7 @@ def evaluation_batches(
     processes: int = 1,
     exclude: frozenset[str] = frozenset(),
 ) -> Batches:
-    """Returns one process's share of the test images. Over all processes, each is shown once.
+    """Returns one process's share of the test images. Each image belongs to exactly one share.
 
     Args:
         dataset: the data set.
@@ -134,7 +134,7 @@ def _share(batch_size: int, processes: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingImages:
-    """Loads a training image by its index, which counts this process's images from step 0 on."""
+    """Loads a training image by its position in this process's sequence, which starts at step 0."""
 
     dataset: Dataset
     options: InputOptions
@@ -182,7 +182,7 @@ class _TrainingImages:
 
 @dataclasses.dataclass(frozen=True)
 class _TestImages:
-    """Loads a test image by its index, which counts this process's images."""
+    """Loads a test image by its position in this process's share of the test images."""
 
     dataset: Dataset
     options: InputOptions

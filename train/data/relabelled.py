@@ -47,7 +47,7 @@ def relabelled(dataset: Dataset, names: Sequence[str] | None, outputs: int) -> t
         outputs: number of the network's outputs.
 
     Returns:
-        The data set with the network's classes, and a text that says how the classes were matched.
+        The data set with the network's classes, and a string that says how they were matched.
 
     Raises:
         UsageError: if a class matches no output, or several outputs.

@@ -121,7 +121,7 @@ def open_tfds(
 
 
 def _tfds() -> types.ModuleType:
-    """Returns the module `tensorflow_datasets`. It is imported late: the import takes 0.7 s."""
+    """Returns the module `tensorflow_datasets`, imported only here because this takes 0.7 s."""
     return extras.require("tensorflow_datasets", "a data set of TFDS", UsageError)
 
 

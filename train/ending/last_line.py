@@ -1,4 +1,4 @@
-"""Prints a last line on standard error unless the run succeeds, even if native code ends it.
+"""Prints a last line on standard error unless the run succeeds, even if the process is killed.
 
 A small watcher process, forked before any import, waits for the end of this process. If this
 process ends without a call of `say` (segmentation fault, abort in a library, `kill -9`), the
@@ -31,6 +31,8 @@ class _State:
 
 def begin(*, verbose: bool) -> None:
     """Starts the watcher process, and captures the output of native code.
+
+    The watcher prints the last line if this process ends without a call of `say`.
 
     Native libraries always print to file descriptor 2. This function redirects the descriptor to a
     temporary file. Python's `sys.stderr` still prints to the terminal.
@@ -103,7 +105,7 @@ def one_line(text: str) -> str:
 
 
 def native_output() -> str:
-    """Returns the last mebibyte of native code's output; empty if it was not captured."""
+    """Returns the last mebibyte of native code's output as a string; "" if it was not captured."""
     if _State.native is None:
         return ""
     size = os.fstat(_State.native.fileno()).st_size

@@ -36,8 +36,8 @@ def begin(*, verbose: bool) -> None:
     """Captures logs, warnings, and errors in threads and finalisers, instead of printing them.
 
     The last records stay in memory for `error.log`, see `kept`. Warnings of this repository for
-    users are still printed. Orbax and Grain log through absl. If the root logger had no handler,
-    absl would add one that prints.
+    users are still printed. The handlers of the root logger are replaced. (Without any handler,
+    absl, through which Orbax and Grain log, would add one that prints.)
 
     Args:
         verbose: also print the captured records to standard error.
@@ -52,7 +52,7 @@ def begin(*, verbose: bool) -> None:
 
 
 def kept() -> str:
-    """Returns the last log records of libraries, one below the other."""
+    """Returns the last log records of libraries as one string, separated by line breaks."""
     return "\n".join(_keep.lines)
 
 

@@ -36,9 +36,9 @@ def install() -> None:
 
 
 def watch() -> None:
-    """Starts a thread that ends the process after SIGTERM if the main thread is in native code.
+    """Starts a thread that ends the process after SIGTERM if there is nothing to save.
 
-    The thread does so only if there is nothing to save.
+    The handler cannot do this while the main thread runs native code.
     """
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
@@ -77,14 +77,14 @@ def something_to_save() -> bool:
 
 
 def save_first() -> None:
-    """Makes SIGTERM only set the flag from now on, because there are steps to save."""
+    """Makes SIGTERM only set a flag from now on, because there are steps to save."""
     _State.something_to_save = True
 
 
 def begin() -> None:
-    """Starts a run that has nothing to save yet.
+    """Records that a run begins and has nothing to save yet.
 
-    If `install` was not called, this installs a handler that only sets the flag.
+    If `install` was not called, this installs a handler that only sets a flag.
     """
     _State.something_to_save = False
     if not _State.installed:
@@ -98,7 +98,7 @@ def before_hard_end(cleanup: Callable[[], object]) -> None:
 
 
 def end_within(seconds: float, code: int, line: str | None = None) -> None:
-    """Ends the process after some seconds, in case something hangs.
+    """Makes the process end after some seconds at the latest, in case something hangs.
 
     Does nothing if `install` was not called, as in tests.
 

@@ -1,4 +1,4 @@
-"""Augmentation on the device: normalises, distorts, erases and mixes images."""
+"""Augmentation on the device: distorts colours, normalises, erases rectangles, mixes images."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def erase(x: Array, share: float, key: Array) -> Array:
 
 
 def _neighbours(x: Array) -> Array:
-    """Swaps the first with the second, the third with the fourth, and so on."""
+    """Swaps the first row of an array with the second, the third with the fourth, and so on."""
     even = len(x) // 2 * 2
     pairs = x[:even].reshape(even // 2, 2, *x.shape[1:])
     return jnp.concatenate([pairs[:, ::-1].reshape(x[:even].shape), x[even:]])
@@ -195,7 +195,8 @@ def _neighbours(x: Array) -> Array:
 def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Array]:
     """Returns the mask of a random rectangle, and the share of the area outside it.
 
-    The rectangle is clipped to the image. Before clipping, `share` of the area is outside it.
+    The mask [height, width] is 1 inside the rectangle, which is clipped to the image. Before
+    clipping, the share of the area outside the rectangle is `share`.
     """
     side = jnp.sqrt(1 - share)
     h, w = height * side, width * side

@@ -152,9 +152,9 @@ class Checkpoints:
         return saved
 
     def _check_saved(self, error: Exception | None) -> bool:
-        """Returns whether a save has succeeded so far; in a bucket, in all processes.
+        """Returns whether a save has succeeded so far. In a bucket, all processes must succeed.
 
-        After a failure in a bucket, this logs a warning and deletes the rest of the failed save.
+        After a failure in a bucket, this logs a warning and deletes what the save has written.
 
         Args:
             error: error that the save raised in this process; None if there was none.
@@ -289,7 +289,7 @@ class Checkpoints:
         return tree, ""
 
     def _check_shapes(self, step: int, abstract: Mapping[str, Any]) -> None:
-        """Compares the stored shapes of a step with those of this network.
+        """Compares the array shapes in the checkpoint of a step with those of this network.
 
         A flipped bit changes the name or the shape of a single array. If more arrays differ, the
         checkpoint belongs to another network.
@@ -315,7 +315,7 @@ class Checkpoints:
         """Reports damaged checkpoints and moves them, so that their steps can be saved again.
 
         Args:
-            damaged: reason by step.
+            damaged: why each checkpoint counts as damaged, by step.
             instead: text that says what the run does without these checkpoints.
         """
         if not damaged:
@@ -354,7 +354,7 @@ def _first_line(error: Exception) -> str:
 
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:
-    """Returns the run's description from the newest checkpoint where it is undamaged, or None."""
+    """Returns the run's description from the newest checkpoint whose copy is undamaged, or None."""
     for step in _saved_steps(storage.absolute(workdir) / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))
         run = metadata.get(_RUN)
@@ -382,7 +382,7 @@ def _saved_steps(folder: Path) -> list[int]:
 
 
 def _move(path: Path, folder: Path) -> None:
-    """Moves a checkpoint into a folder. If its name exists there, it gets a number."""
+    """Moves a checkpoint into a folder, as "1000-2" if the folder already contains "1000"."""
     target, number = folder / path.name, 2
     while target.exists():
         target, number = folder / f"{path.name}-{number}", number + 1

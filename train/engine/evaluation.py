@@ -73,10 +73,10 @@ class Evaluator:
         self._batch_size = -(-max(self.at_once // self.options.eval_crops, 1) // count) * count
 
     def __call__(self, state: TrainState, stop: Preemption) -> Evaluation:
-        """Evaluates the averaged weights and, if the run averages, the weights without averaging.
+        """Evaluates the weights of a state and, if the state has one, their moving average.
 
         Args:
-            state: training state with the weights and, if the run averages, their averages.
+            state: training state.
             stop: tells whether the run has to end. It is asked after each batch, and while the
                 evaluation waits for a batch.
 
@@ -124,7 +124,7 @@ class Evaluator:
         return self._gather(outputs, processes.total(skipped) + excluded)
 
     def pictures(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Returns test images by their indices, cropped as for the evaluation, uint8 [h, w, c]."""
+        """Returns a list of test images, uint8 [h, w, c], cropped as for the evaluation."""
         images = (self.dataset.test[int(i)].image for i in indices)
         views = (evaluation_view(image, self.info, self.dataset.channels)[0] for image in images)
         return [np.round(view).astype(np.uint8) for view in views]
@@ -159,10 +159,10 @@ class Evaluator:
 
 @contextlib.contextmanager
 def _interruptible(batches: Iterator[Any], stop: Callable[[], bool]) -> Iterator[Iterator[Any]]:
-    """Context manager: yields an iterator over the batches.
+    """Context manager: yields an interruptible iterator over the batches.
 
     Raises:
-        Interrupted: if the run has to end while it waits for a batch.
+        Interrupted: if `stop` returns True while the body waits for a batch.
     """
     with contextlib.closing(Waiting(stop, 1).read(batches)) as ready:
         try:
@@ -172,7 +172,7 @@ def _interruptible(batches: Iterator[Any], stop: Callable[[], bool]) -> Iterator
 
 
 def confusion(evaluation: Evaluation, classes: int) -> np.ndarray:
-    """Returns numbers of images [classes, classes] by label (row) and prediction (column)."""
+    """Returns the confusion matrix: image counts, by label (row) and prediction (column)."""
     counts = np.zeros((classes, classes), np.int64)
     chosen = evaluation.counted
     np.add.at(counts, (evaluation.labels[chosen], evaluation.predictions[chosen]), 1)

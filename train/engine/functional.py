@@ -73,7 +73,7 @@ def build(
 def split(
     model: Model, *, freeze_backbone: bool = False, wide_gradients: bool = True
 ) -> tuple[nnx.GraphDef, nnx.GraphDef, Tree, Tree]:
-    """Splits a network into graphs and arrays.
+    """Splits a network into graphs (`nnx.GraphDef`) and arrays.
 
     Args:
         model: the network.
@@ -107,7 +107,7 @@ def split(
 def head_view(model: Model, *, wide_gradients: bool = True) -> nnx.GraphDef:
     """Returns a graph for the steps that train only the classifiers.
 
-    It takes the parameters and the rest that `split` returns with `freeze_backbone=False`.
+    The graph fits the parameters and the rest that `split` returns with `freeze_backbone=False`.
     BatchNorm uses the running statistics.
 
     Args:

@@ -77,7 +77,7 @@ class Loop:
     job: Job
     options: LoopOptions
     workdir: Path
-    title: str  # title of the pictures
+    title: str  # title of `curves.svg`
     start: int  # step of the job's state
     skips: bool  # skip updates that are not finite; if False, they end the run
     checkpoints: Checkpoints
@@ -175,7 +175,7 @@ class Loop:
     def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
         """Compiles and returns the training step of a phase.
 
-        If `step` is the first of the phase, this also converts the state.
+        If `step` is the first of the phase, this also converts the state, see `Phase`.
         """
         with self.reporter.away(once=True), self.stop.busy():
             if phase.note:
@@ -212,9 +212,15 @@ class Loop:
         self.drawn = time.monotonic()
 
     def _check(self, done: int) -> None:
-        """Fetches the metrics since the last line of the log, and checks that they are finite.
+        """Fetches the metrics of the steps since the last line of the log, and checks them.
 
-        With `skips`, metrics that are not finite are allowed. All are kept for the next line.
+        The metrics stay in `pending`, for the next line of the log.
+
+        Args:
+            done: number of steps done.
+
+        Raises:
+            TrainingError: if a loss or gradient is not finite, and `skips` is False.
         """
         values = jax.device_get(self.pending)
         for step, metrics in enumerate(values, start=done - len(values) + 1):

@@ -53,7 +53,7 @@ def make_optimizer(options: OptimizerOptions, rate: Schedule) -> optax.GradientT
 
 
 def _kernels(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns a tree of bools, True for kernels. Biases and BatchNorm's scales are not decayed."""
+    """Returns the mask of weight decay: a tree of bools, True for kernels only."""
     return _named(params, "kernel")
 
 

@@ -74,7 +74,8 @@ def prefetch(
 ) -> Iterator[Iterator[tuple[Arrays, Any]]]:
     """Context manager: yields an iterator over batches on the devices.
 
-    An item of the iterator is a dict of the arrays "image" and "label", and the batch's notes.
+    An item of the iterator is a tuple: a dict of the arrays "image" and "label", and the batch's
+    notes.
 
     Args:
         batches: batches from the input pipeline. They are read in a thread.

@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Evaluation) -> Result:
-    """Returns the result of a run, to be printed as the last line of standard output."""
+    """Returns the result of a run: a dict that is printed as the last line of standard output."""
     return {
         "arch": arch,
         "dataset": job.dataset.name,
@@ -34,7 +34,7 @@ def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Eval
 
 
 def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Evaluation) -> None:
-    """Writes weights, pictures, `classes.csv` and `result.json` into the workdir."""
+    """Writes weights, plots, `classes.csv` and `result.json` into the workdir."""
     classes = job.dataset.classes
     counts = confusion(evaluation, len(classes))
     plots.draw_curves(workdir, result["arch"])
@@ -61,8 +61,8 @@ def read(workdir: Path) -> tuple[Result | None, str | None]:
     """Reads the result of a finished run.
 
     Returns:
-        The result, None if there is none or its file is damaged; and a message, None if the file is
-        not damaged.
+        A tuple (result, message). The result is None if there is none, or if its file is damaged.
+        The message reports a damaged file, and is None otherwise.
     """
     path = workdir / "result.json"
     if not path.exists() or not (workdir / "weights.safetensors").exists():
@@ -75,7 +75,7 @@ def read(workdir: Path) -> tuple[Result | None, str | None]:
 
 
 def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Writes a CSV file with each class's test images, accuracy and most frequent confusion."""
+    """Writes a CSV file: image count, accuracy and most frequent wrong prediction of each class."""
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1", "most often taken for", "times"])

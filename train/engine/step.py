@@ -1,4 +1,4 @@
-"""The training state, and functions to compile: the training step and the evaluation step."""
+"""The training state, and the training and evaluation steps, which are functions to jit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def make_loss(
 ) -> Loss:
     """Returns a function that augments a group of images and computes their loss.
 
-    The function returns the loss, and a tuple of BatchNorm's new statistics and the metrics.
+    The function returns the loss, and a tuple of BatchNorm's new statistics and the metrics. (For
+    groups, see `make_gradients`.)
     """
 
     def loss_fn(params: Tree, state: TrainState, images: Any, labels: Any, key: Any) -> Any:
@@ -97,7 +98,7 @@ def make_gradients(
     A batch is split into groups. Each group has its own BatchNorm statistics, mixed images and
     random numbers, like a replica in data parallelism. The results are means over the groups. The
     batch is computed in `grad_accum` parts, one after another. The groups of a part are computed in
-    parallel. If the groups are unchanged, the number of parts changes the result only by rounding.
+    parallel. For a fixed group size, the number of parts changes the results only by rounding.
 
     Args:
         loss_fn: function from `make_loss`.
@@ -108,9 +109,10 @@ def make_gradients(
     parts = options.grad_accum
 
     def of_groups(params: Tree, state: TrainState, images: Any, labels: Any, keys: Any) -> Any:
-        """Returns means over groups [g, n, ...] of the loss, statistics and metrics.
+        """Returns the means over groups of the loss, and of a tuple of statistics and metrics.
 
-        A single group needs no `vmap`, and compiles faster without it.
+        `images` and `labels` are [g, n, ...]: g groups of n images. A single group needs no `vmap`,
+        and compiles faster without it.
         """
         if len(labels) == 1:
             return loss_fn(params, state, images[0], labels[0], keys[0])

@@ -31,7 +31,7 @@ class NetworkOptions:
     """Multiplies every channel count of the network."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Dtype of the network's computations. Parameters and statistics stay float32, except that
-    float64 applies to all of them: use it on a CPU to find out whether two runs differ only by
+    float64 applies to all of them: use float64 on a CPU to find out whether two runs differ only by
     rounding."""
     grad_reduce: Literal["float32", "bfloat16"] = "float32"
     """With dtype bfloat16: the dtype in which the gradients of convolution and classifier kernels
@@ -85,7 +85,7 @@ class ScheduleOptions:
     lr_decay_epochs: Annotated[float, POSITIVE] = 2.0
     """exponential: epochs between two decays."""
     lr_decay_images: Annotated[int, NOT_NEGATIVE] = 0
-    """exponential: images between two decays. Overrides lr-decay-epochs. 0: use epochs."""
+    """exponential: images between two decays. Overrides lr-decay-epochs. 0: not used."""
     lr_staircase: bool = False
     """exponential: decay in steps, at the end of each period, instead of continuously."""
     lr_power: Annotated[float, NOT_NEGATIVE] = 0.5
@@ -93,7 +93,7 @@ class ScheduleOptions:
     lr_floor: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.0
     """Lowest learning rate, as a fraction of the peak. cosine: the rate at the end."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Warm-up: epochs in which the rate rises linearly from warmup-start to that of the
+    """Warm-up: epochs in which the rate rises linearly from warmup-start to the rate of the
     schedule."""
     warmup_start: Annotated[float, NOT_NEGATIVE, AT_MOST_ONE] = 0.1
     """Learning rate at the start of the warm-up, as a fraction of the peak."""

@@ -33,11 +33,12 @@ class Devices:
     """The shardings of a run's arrays over its devices.
 
     Args:
-        options: size and division of the batch.
+        options: batch size, parts of a batch (gradient accumulation), BatchNorm group size.
         devices: devices to split batches over; None for all devices.
 
     Raises:
-        UsageError: if a batch, its parts or their groups cannot be split evenly over the devices.
+        UsageError: if a batch, its parts or its BatchNorm groups cannot be split evenly over the
+            devices.
     """
 
     def __init__(self, options: BatchOptions, devices: Sequence[Any] | None = None):
@@ -76,5 +77,5 @@ class Devices:
         return jax.make_array_from_process_local_data(self.replicated, np.asarray(array))
 
     def spread(self, part: jax.Array) -> jax.Array:
-        """Shards [groups, images, ...] over the devices: by groups if possible, else by images."""
+        """Shards an array [groups, images, ...] by groups if possible, else by images."""
         return jax.lax.with_sharding_constraint(part, self._part)

@@ -1,4 +1,4 @@
-"""Peak performance of kinds of devices, by the `device_kind` that JAX reports."""
+"""Peak performance, clock and bandwidth of devices, by the `device_kind` that JAX reports."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from train.config.fields import MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
-    """Options of the batch and its division."""
+    """Options of the batch size, gradient accumulation and BatchNorm groups."""
 
     batch_size: Annotated[int, POSITIVE] = 32
     """Images per step, over all devices."""

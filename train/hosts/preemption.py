@@ -1,4 +1,4 @@
-"""SIGTERM in a run of one or several processes: when to save, and when to stop waiting."""
+"""SIGTERM in a run of one or several processes: when to save, and when to end without saving."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Preemption:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Context manager: marks long work, such as compilation, that is not a stall."""
+        """Context manager: the body, such as a compilation, does not count as a stall."""
         with self._progress.busy():
             yield
 

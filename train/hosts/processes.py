@@ -67,7 +67,7 @@ def is_main() -> bool:
 
 
 def main_first(action: Callable[[], None]) -> None:
-    """Runs an action in process 0 while the others wait. If it fails, all processes raise.
+    """Runs an action in process 0 while the others wait. If it fails, all processes raise an error.
 
     Raises:
         UsageError, TrainingError, OSError: in process 0, if the action raises this error.
@@ -145,7 +145,7 @@ def before_leaving(action: Callable[[], None]) -> None:
 
 
 def leave() -> None:
-    """Closes the connection to the other processes, once all processes call this."""
+    """Waits until all processes call this, and then closes the connection between them."""
     for action in _before_leaving:
         action()
     if jax.distributed.is_initialized():

@@ -1,1 +1,1 @@
-"""What is printed, logged and drawn."""
+"""What is printed, logged and plotted."""

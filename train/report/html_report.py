@@ -108,7 +108,7 @@ class Report:
         )
 
     def _pictures(self, evaluation: Any) -> str:
-        """Returns HTML with the wrong predictions of highest probability, and some right ones."""
+        """Returns HTML with images: the most confident wrong predictions, and some right ones."""
         right = evaluation.predictions == evaluation.labels
         wrong = np.flatnonzero(evaluation.counted & ~right)
         wrong = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:_WRONG]
@@ -246,7 +246,7 @@ def _table(
         title: heading above the table; empty for none.
         head: titles of the columns, as plain text.
         rows: cells of each row, as HTML.
-        kinds: CSS class of each column; empty for none.
+        kinds: CSS class of each column, or "" for a column without a class; None for no classes.
     """
     kinds = kinds or [""] * len(head)
     styles = [f' class="{kind}"' if kind else "" for kind in kinds]

@@ -1,4 +1,4 @@
-"""Draws the pictures of a run."""
+"""Plots a run: learning curves, predictions on test images, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from train.storage import atomic_write
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_MOST = 50  # pictures in `predictions.png`
+_MOST = 50  # images in `predictions.png`
 _NAMED_CLASSES = 60
-_CELL = 1.6  # width in inches of a picture with its title
-_NAME = 18  # characters that fit above a picture
+_CELL = 1.6  # width in inches of an image with its title
+_NAME = 18  # characters that fit above an image
 
 
 def draw_curves(workdir: Path, title: str) -> None:
@@ -63,7 +63,7 @@ def curves(entries: Sequence[dict[str, Any]]) -> Any:
 
 
 def choose(candidates: np.ndarray) -> np.ndarray:
-    """Returns evenly spaced candidates, at most as many as `predictions.png` shows."""
+    """Returns evenly spaced items of an array, at most as many as `predictions.png` can show."""
     count = min(len(candidates), _MOST)
     return candidates[np.linspace(0, len(candidates) - 1, count).astype(int)]
 
@@ -106,7 +106,7 @@ def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) ->
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(classes) <= _NAMED_CLASSES
-    side = max(2.5 + 0.45 * len(classes), 4.2) if few else 10  # below, the title has no room
+    side = max(2.5 + 0.45 * len(classes), 4.2) if few else 10  # 4.2: room for the title
     names = drawable(classes, 20) if few else []
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
     picture = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")

@@ -10,7 +10,7 @@ from train.config.fields import MAY_CHANGE
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """Options of metrics and messages, in addition to `metrics.jsonl`."""
+    """Options of TensorBoard, `report.html`, Weights & Biases and messages."""
 
     tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Also write metrics for TensorBoard, to WORKDIR/tensorboard."""

@@ -125,8 +125,8 @@ class Reporter:
         """Context manager: excludes the time of the body from the training speed. Can be nested.
 
         Args:
-            once: whether the work is done only once. If not, the estimate of the remaining time
-                includes its time.
+            once: whether the body is work that is not repeated. The estimate of the remaining time
+                includes only repeated work.
         """
         start = time.monotonic()
         self._depth += 1

@@ -1,4 +1,4 @@
-"""Prepares class names for pictures: short, in any script, never interpreted as formulas."""
+"""Prepares class names for plots: short, in any script, never interpreted as formulas."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ _OWN = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
 
 def drawable(names: Sequence[str], longest: int) -> list[str]:
-    """Returns names that matplotlib can draw, and enables the fonts that they need.
+    """Rewrites names so that matplotlib can draw them, and enables the fonts that they need.
 
     Args:
         names: names of classes.
         longest: largest number of characters of a name. Longer names are truncated.
+
+    Returns:
+        The names, in the same order. Unprintable characters, and those that no installed font
+        has, are escaped.
     """
     paths, missing = fonts.fallbacks(names, ImageFont.truetype(str(_OWN), 16))
     families = [_added(str(path)) for path in paths]

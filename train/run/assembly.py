@@ -36,7 +36,7 @@ def assemble(
     model: Model | None = None,
     elsewhere: Sequence[Any] | None = None,
 ) -> Job:
-    """Builds everything that a run needs, without compiling.
+    """Builds the `Job` of a run: data, devices, network, state and steps. Compiles nothing.
 
     Args:
         config: configuration of the run.
@@ -177,7 +177,7 @@ def _network(config: Config, dataset: Dataset, *, abstract: bool) -> Model:
 def protocol(config: Config, dataset: Dataset) -> ModelInfo:
     """Returns the preprocessing of a run's evaluation, which the run's weight file records.
 
-    If the network has a tag, crop and interpolation are those of the original implementation.
+    If the network has a tag, such as `tv_in1k`, crop and interpolation are those of the tag.
     Otherwise, the central part of an encoded image is resized with antialiasing. This is closest to
     the crops in training, which are decoded at a reduced size. Images in memory are not cropped;
     the device resizes them. Unless the option `upright` says otherwise, photos in

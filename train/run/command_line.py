@@ -46,15 +46,15 @@ class RunOptions:
     """Named set of defaults for the other options, see train/config/recipes.py. Not given: the
     recipe of the network from 100,000 training images on, else demo."""
     workdir: Annotated[Path, MAY_CHANGE] = Path("runs")
-    """Folder for checkpoints, logs and pictures, created if missing. All processes must see it. If
+    """Folder for checkpoints, logs and plots, created if missing. All processes must see it. If
     it holds a run, that run resumes. Not given: runs/ARCH-DATASET, or runs/ARCH-FOLDER for a
     folder of images."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the initial parameters, the order of the images, augmentation and dropout."""
     eval_only: Annotated[bool, MAY_CHANGE] = False
-    """Evaluate the newest checkpoint of the workdir, and stop. With init-from, unless the workdir
-    holds a run that started from it: evaluate the weights of init-from, with the image size, crop
-    and classes that the file or its tag states, and write nothing."""
+    """Evaluate the newest checkpoint of the workdir, and stop. If init-from is given and the
+    workdir has no run that started from it: evaluate the weights of init-from, with the image size,
+    crop and classes that the file or its tag states, and write nothing."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
     """Print the configuration, parameters, FLOPs, memory and schedule of the run, and stop."""
     compile_only: Annotated[str | None, MAY_CHANGE] = None
@@ -153,7 +153,7 @@ def _help(argv: Sequence[str], *, every: bool) -> str:
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Dataset]:
-    """Returns the configuration and the data set of a command line.
+    """Parses a command line into a `Config`, opens its `Dataset`, and returns both.
 
     The data set is opened here, because its size decides which recipe is the default.
 
@@ -237,10 +237,10 @@ def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
 def _scaled(
     base: Config, config: Config, dataset: Dataset, given: set[str]
 ) -> tuple[Config, Dataset]:
-    """Adapts options that the user did not give to the number of training images.
+    """Scales options with the number of training images, except those that the user gave.
 
     Returns:
-        The configuration with these options, and the data set with a note on them.
+        The configuration with the scaled options, and the data set with a note on them.
 
     Raises:
         UsageError: if only the classifier is to be trained first, but no weights are given.
@@ -313,6 +313,12 @@ def _dataset(known: argparse.Namespace, evaluated: WeightFile | None) -> Dataset
     """Opens the data set of a command line.
 
     To compile a step for ImageNet, a data set without images is enough.
+
+    Args:
+        known: values of all options.
+        evaluated: weight file that is evaluated without a run; None if there is a run. With such a
+            file, a folder of images needs no training images, unless test images are held out from
+            them.
     """
     # These import the decoders of images.
     from train.data.image_folder import has_test_images, open_test_folder

@@ -114,7 +114,7 @@ def _fitting(dataset: Dataset, model: Model) -> Dataset:
 
 
 def _protocol(config: Config, model: Model) -> ModelInfo:
-    """Returns the preprocessing of the weight file, with the options that override it."""
+    """Returns the file's preprocessing, changed by the options `image_size` and `upright`."""
     assert model.info is not None
     upright = config.input.upright
     return dataclasses.replace(

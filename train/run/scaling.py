@@ -1,8 +1,8 @@
-"""Scales options of a recipe with the number of training images.
+"""Scales options of a recipe, such as the number of epochs, with the number of training images.
 
-The recipe `demo` was tuned on 5,000 photographs. For the recipe `finetune`, these options always
-depend on the number of images. Options that the user gave are not changed, and a run that resumes
-keeps its values.
+The recipe `demo` was tuned on 5,000 photographs, and is scaled for fewer images. The recipe
+`finetune` is always scaled. Options that the user gave are not changed. A run that resumes keeps
+its values.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def scaled(
 def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
     """Scales the options of `demo`.
 
-    The number of steps scales with the square root of the number of images, and periods scale with
-    the length of the run. The learning rate scales with the square root of the batch size. Moving
-    averages cover the same share of the run.
+    The number of steps scales with the square root of the number of images. The periods of warm-up
+    and decay scale with the length of the run. The learning rate scales with the square root of the
+    batch size. Moving averages cover the same share of the run.
     """
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
@@ -72,8 +72,8 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
 def _finetune(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
     """Scales the options of `finetune`.
 
-    The number of images, summed over all epochs, is constant within the limits for the epochs. The
-    first fifth of the run trains only the classifier.
+    The number of epochs is 15,000 divided by the number of images, but between 5 and 40. The first
+    fifth of the run trains only the classifier.
     """
     size = _batch(64 if images >= ENOUGH else 32, options, given, images)
     least, most = _EPOCHS
@@ -106,8 +106,8 @@ def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
 def _epochs(own: float, options: Options, given: Set[str], size: int, images: int) -> float:
     """Returns the number of epochs of the run.
 
-    It follows from the user's steps if they are given. Otherwise it is the user's number of epochs,
-    or else `own`.
+    If the user gave a number of steps, it determines the epochs. Otherwise this returns the user's
+    number of epochs, or `own` if the user gave neither.
     """
     if options["steps"]:
         return options["steps"] / max(images // size, 1)

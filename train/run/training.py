@@ -35,6 +35,8 @@ from train.workdir import claim, identity, lock
 def run(config: Config, dataset: Dataset) -> Result:
     """Trains to the last step, resuming from the newest checkpoint if there is one, and evaluates.
 
+    With the option `eval_only`, this only evaluates the newest checkpoint or the initial weights.
+
     Returns:
         The result to print as the last line of standard output.
 
@@ -115,7 +117,7 @@ def _locked(config: Config) -> Iterator[Callable[[], None]]:
 
 
 def _compare(config: Config, own: identity.Identity) -> claim.Claim:
-    """Compares this run with the one in the workdir.
+    """Compares this run with the one in the workdir, and returns a `Claim`.
 
     Process 0 compares and prints notes. If it refuses to continue, all processes raise an error.
     """
@@ -243,10 +245,10 @@ def _headline(config: Config, job: Job, start: int) -> str:
 
 
 def _differences(config: Config, job: Job) -> str:
-    """Returns a part of a sentence on the options that differ from the recipe.
+    """Returns a clause on the options that differ from the recipe.
 
-    It has the values of the run and of the recipe, such as ", except epochs 3 instead of 4".
-    Options that other printed lines state are left out.
+    The clause has the values of the run and of the recipe, such as ", except epochs 3 instead of
+    4". Options that other printed lines state are left out.
     """
     changes = command_line.changes(config, job.dataset)
     # Other printed lines state these.

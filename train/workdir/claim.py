@@ -79,7 +79,7 @@ def compare(
     *,
     evaluates: bool,
 ) -> Claim:
-    """Compares this run with the one in a workdir. Changes no files.
+    """Compares this run with the one in a workdir, and returns a `Claim`. Changes no files.
 
     Args:
         workdir: folder of the run; need not exist.
@@ -90,7 +90,7 @@ def compare(
 
     Raises:
         UsageError: if the two runs are different, if the files in the workdir do not say which run
-            they belong to, or if there are results without checkpoints. The message says what.
+            they belong to, or if there are results without checkpoints.
     """
     resumes, results = has_checkpoints(workdir), _results(workdir)
     if not resumes and (not results or config.loop.start_over or evaluates):
@@ -205,7 +205,9 @@ def _compare_images(
 def _changed_options(
     workdir: Path, config: Any, own: Identity, copies: list[Identity]
 ) -> list[str]:
-    """Returns the options that differ from a stored copy although they must not, each as text.
+    """Lists the options that differ from a stored copy although they must not.
+
+    Returns strings such as "seed 0, now 1".
 
     Args:
         workdir: folder of the run.
@@ -258,7 +260,7 @@ def _results(workdir: Path) -> list[Path]:
 
 
 def _is_identity(found: Any) -> TypeGuard[Identity]:
-    """Returns whether `found` is a complete description of a run. Others count as missing."""
+    """Returns whether `found` is a complete description of a run, not a damaged or missing one."""
 
     def check() -> bool:
         project, data = found["project"], found["data"]

@@ -1,7 +1,7 @@
 """The description of a run: its project, images, configuration, and package versions.
 
-The project is the data set and its class names. The description is stored in `run.json` and in
-every checkpoint. `docs/workdir.md` documents it.
+The project is the name, channels and class names of the data set. The description is stored in
+`run.json` and in every checkpoint. `docs/workdir.md` documents it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def shared(own: Identity) -> dict[str, str]:
 
 
 def other_project(before: Identity, now: Identity) -> str | None:
-    """Returns a string that says how the projects of two runs differ; None if they do not."""
+    """Returns a string that says how the projects of two runs differ; None if they do not.
+
+    The project is the name, channels and class names of the data set.
+    """
     a, b = before["project"], now["project"]
     if a == b:
         return None
@@ -93,7 +96,7 @@ def other_project(before: Identity, now: Identity) -> str | None:
 def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str | None:
     """Returns a string that says how the images of two runs differ; None if they do not.
 
-    Both runs belong to the same project.
+    Both runs have the same class names.
 
     Args:
         before: description of the stored run.
@@ -119,9 +122,10 @@ def other_images(before: Identity, now: Identity, parts: tuple[str, ...]) -> str
 
 
 def other_options(before: dict[str, Any], now: Identity, config: Any) -> list[str]:
-    """Returns the options that differ although they must not, each as text.
+    """Lists the options that differ although they must not.
 
-    If an option did not exist when the run was stored, its default is compared.
+    Returns strings such as "seed 0, now 1". If an option did not exist when the run was stored, its
+    default is compared.
 
     Args:
         before: options of the stored run.

@@ -27,7 +27,7 @@ class InKeras:
 
     def build(self, size: Size, dtype: str) -> Any:
         self.keras.config.set_floatx(dtype)
-        self.keras.config.set_dtype_policy(dtype)  # otherwise the first network's stays
+        self.keras.config.set_dtype_policy(dtype)  # otherwise the first network's policy stays
         shape = (*size, 3)
         return self.application(weights=None, input_shape=shape, classifier_activation=None)
 

@@ -65,8 +65,8 @@ def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
     """Sets a network's weights and BatchNorm statistics to random values.
 
     The running means and variances are those of the images, randomly changed. About 1 % of the
-    variances become 1e-14, so that BatchNorm's epsilon decides the result in these channels. There,
-    BatchNorm's scale is multiplied by 0.01, see `hostile`.
+    variances become 1e-14. In these channels, BatchNorm's epsilon decides the result, and the scale
+    is multiplied by 0.01, see `hostile`.
 
     Args:
         network: network to change.

@@ -42,7 +42,7 @@ class InSlim:
         self.values = _with_hostile_statistics(rng, found)
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes two checkpoints, in the published format of 2016 and in today's; returns paths."""
+        """Writes checkpoints in the formats of 2016 (V1) and of today (V2); returns their paths."""
         versions = self.tf.compat.v1.train.SaverDef
         old, new = folder / f"{self.name}.ckpt", folder / "model.ckpt-7"
         with self._graph(self.size, "float32") as (session, _, _):

@@ -187,8 +187,8 @@ def distances(
     in float32. An original implementation without float64 is compared in float32 at all sizes.
 
     Yields:
-        The dtype, the image size, and the largest difference between corresponding logits, relative
-        to the largest logit.
+        The dtype, the image size, and the largest absolute difference between corresponding logits,
+        relative to the largest absolute logit of the original implementation.
     """
     info = ij.model_info(peer.tag)
     noise = 60 if info.input_range == 255 else 1
@@ -220,11 +220,15 @@ def logits(model: nnx.Module, images: np.ndarray) -> np.ndarray:
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Returns the largest difference of two arrays, relative to the largest value of `theirs`.
+    """Returns the largest absolute difference of two arrays, divided by the largest of `theirs`.
+
+    Args:
+        ours: logits or feature maps of our network, one row per image.
+        theirs: those of the original implementation.
 
     Raises:
-        AssertionError: if the shapes or dtypes differ, a value is not finite, or all images have
-            nearly equal results.
+        AssertionError: if the shapes or dtypes differ, a value of `theirs` is not finite, or all
+            images have nearly equal results.
     """
     ours = np.asarray(ours)  # jax would subtract in float32, outside of `enable_x64`
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
