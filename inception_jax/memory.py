@@ -13,6 +13,8 @@ from inception_jax.tpu import DEVICES
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _LARGEST_INT = 2**31 - 1
 
+_kept: list[bool] = []  # not empty once `keep_freed_memory` has changed the settings
+
 _ACCELERATORS = (*DEVICES, Path("/dev/nvidia0"), Path("/dev/kfd"))
 
 
@@ -40,7 +42,18 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST_INT), (_ARENA_MAX, 1))
+    _kept.append(True)
     return all([mallopt(*setting) for setting in settings])
+
+
+def return_freed_memory() -> None:
+    """Returns memory to the kernel that `keep_freed_memory` has kept so far.
+
+    Call it after a compilation, which leaves hundreds of megabytes in small holes. Large arrays do
+    not fit into them.
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _has_accelerator() -> bool:

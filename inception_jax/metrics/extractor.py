@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from inception_jax.create import load, model_for
 from inception_jax.inference.compiled import cores
+from inception_jax.memory import return_freed_memory
 from inception_jax.metrics import feature_networks, state
 from inception_jax.metrics.device_images import Range, Rounding, pixel_range
 from inception_jax.metrics.feature_networks import FeatureNetwork, OwnFeatures
@@ -345,11 +346,14 @@ class Extractor:
         size = None
         for batch in batches(images, self._loader):
             count = len(batch)
+            first = size is None
             size = size or count
             if count < size:  # another shape would need another compilation
                 batch = np.pad(batch, [(0, size - count), (0, 0), (0, 0), (0, 0)])
             with jax.default_matmul_precision("highest"):
                 pending.append((self._call(batch), count))
+            if first:
+                return_freed_memory()  # which the compilation used
             if len(pending) == 2:
                 yield _fetched(*pending.popleft())
         while pending:

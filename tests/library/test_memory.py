@@ -37,6 +37,37 @@ def test_freed_memory_is_used_again(monkeypatch):
     assert kept < 100 < 4000 < returned
 
 
+_RETURNING = """
+from inception_jax.memory import keep_freed_memory, return_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+def freed():
+    several = [b"x" * (1 << 22) for _ in range(32)]
+    del several[1:-1]  # a hole in the middle of the heap
+    before = resident()
+    return_freed_memory()
+    return before - resident(), len(several)
+
+assert freed()[0] < 1000  # nothing was kept, and nothing is returned
+keep_freed_memory()
+print(freed()[0])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_kept_memory_can_be_returned(monkeypatch):
+    """128 MB, in pages of 4 KiB."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    done = subprocess.run(
+        [sys.executable, "-c", _RETURNING], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 25_000
+
+
 def test_nothing_changes_beside_an_accelerator(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr("inception_jax.memory._ACCELERATORS", (tmp_path,))
