@@ -203,7 +203,7 @@ def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
     `result.wrong`.
 
     Raises:
-        SystemExit: if the baseline is not available.
+        SystemExit: if the baseline cannot run.
     """
     if BASELINE not in workers:
         raise SystemExit(f"{result.arch}: {BASELINE}: {result.left_out[BASELINE]}")
@@ -222,6 +222,12 @@ def publish(kind: str, results: list[Result], options: Options, machine: str) ->
 
     The section has a table, descriptions of the implementations, and a list of the implementations
     that were not timed.
+
+    Args:
+        kind: "inference" or "training".
+        results: results of all networks.
+        options: options of the command.
+        machine: description of the machine, see `page.machine`.
     """
     timed = {n: made for n, made in KINDS[kind].items() if any(n in r.seconds for r in results)}
     batch = options.training_batch_size if kind == "training" else options.batch_size

@@ -95,7 +95,12 @@ def main(options: Options) -> None:
 
 
 def publish(options: Options, machine: str) -> None:
-    """Writes the table of docs/results.md, with a row for each finished run."""
+    """Prints the table of docs/results.md, with a row for each finished run, and writes the page.
+
+    Args:
+        options: options of the command.
+        machine: description of the machine, see `page.machine`.
+    """
     ended = {a: (options.runs / a / "minutes.json").exists() for a in ij.list_models()}
     missing = ", ".join(f"`{arch}`" for arch, done in ended.items() if not done)
     page.publish(

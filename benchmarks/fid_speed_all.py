@@ -66,7 +66,7 @@ class Options(page.Pages):
 
 
 def main(options: Options) -> None:
-    """Measures the missing parts, and publishes all in docs/performance.md if none is missing."""
+    """Measures the parts that have no result yet; publishes the tables if all parts have one."""
     packages = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
     machine = page.machine("jax", "torch", *packages, "pillow")
     found: dict[str, Any] = {"machine": machine}
@@ -84,6 +84,14 @@ def main(options: Options) -> None:
 
 def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str]:
     """Measures the requested parts that are not in `found`.
+
+    The parts are the comparisons with other programs, named by the presets in `THEIRS`; `memory`;
+    and `distance`.
+
+    Args:
+        folder: temporary folder for images and weights.
+        options: options of the command.
+        found: results by name of the part; new results are added.
 
     Yields:
         The name of each part, after its result has been added to `found`.
@@ -108,9 +116,11 @@ def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str
 
 
 def publish(found: dict[str, Any], options: Options) -> None:
-    """Prints a section of docs/performance.md with the tables of all parts.
+    """Prints the tables, and writes them into docs/performance.md if `options.write` is set.
 
-    With `write`, the section is also written into the page.
+    Args:
+        found: results of all parts, see `parts`; and a description of the machine, under `machine`.
+        options: options of the command.
     """
     ours, scipys, difference = found["distance"]
     page.publish(
@@ -136,7 +146,7 @@ def beside(
 ) -> list[str]:
     """Times a program and this library's preset for it in turn; returns a row of the table.
 
-    If the program is not available, the row has the reason and no times.
+    If the program cannot run, the row has the reason and no times.
 
     Args:
         preset: name of the preset.
@@ -169,7 +179,7 @@ def beside(
 
 
 def written_weights(folder: Path) -> Path:
-    """Writes one set of random weights in the file layouts of all programs; returns the folder."""
+    """Writes one set of random weights in the programs' file formats; returns the folder."""
     from tests.helpers import fid_programs
 
     fid_programs.write_weights(folder)

@@ -194,7 +194,7 @@ def step(model: Model, optimizer: nnx.Optimizer, rngs: nnx.Rngs, images: Any, la
     optimizer.update(model, nnx.grad(loss)(model, rngs))
 
 
-Answers = Iterator[tuple[str, Any, Any]]  # question, answer (None: no answer), true answer
+Answers = Iterator[tuple[str, Any, Any]]  # subject, guess (None: no guess), true value
 
 
 def by_layers(model: Model, patches: Patches) -> Answers:
@@ -207,7 +207,8 @@ def by_layers(model: Model, patches: Patches) -> Answers:
         patches: images by kind, "noise" or "photos"; the covariance of their pixels is used.
 
     Yields:
-        The question as text, the answer (None if there is no answer), and the true answer.
+        What is guessed, such as "pixels, by noise"; the guess, None if there is none; and the true
+        value.
     """
     arch, tensors, truth = spec_of(model).name, ij.to_torch(model), model.training or {}
     pixels = truth["pixels"].removesuffix(", BGR")
@@ -227,8 +228,8 @@ def by_forward(model: Model, images: np.ndarray) -> Answers:
     """Guesses each option by running the network with every possible value of the option.
 
     Yields:
-        The question as text, the guessed value, and the true value. The guess is the value whose
-        batch statistics are nearest to the running statistics.
+        What is guessed, such as "bn_eps, by running it"; the guess; and the true value. The guess
+        is the value whose batch statistics are nearest to the running statistics.
     """
     spec, state = spec_of(model), ij.to_torch(model)
     for option, values in READINGS[spec.name].items():

@@ -237,7 +237,7 @@ def alone(
 ) -> dict[str, Any]:
     """Runs a program in a new process that has the GPU to itself; returns the program's result.
 
-    If the program is not available, the result has the reason under `left_out`.
+    If the program cannot run, the result has only the reason, under `left_out`.
 
     Raises:
         LateError: if the program does not end in time.
@@ -266,7 +266,7 @@ def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
 
     Returns:
         A dict. `images_per_second` has the speed in each round, and `images` describes the files.
-        If FID is not available, the dict has only the reason under `left_out`.
+        If the program for FID cannot run, the dict has only the reason, under `left_out`.
 
     Raises:
         LateError: if FID is not ready in time.
@@ -295,7 +295,13 @@ def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
 
 
 def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> None:
-    """Prints all tables and, without `smoke`, writes them into docs/performance.md."""
+    """Prints all tables; writes them into docs/performance.md unless `options.smoke` is set.
+
+    Args:
+        done: results by name of the part.
+        options: options of the command.
+        setting: descriptions of the GPU, under `card`, and of the machine, under `machine`.
+    """
     about = (
         f"{options.batch_size} images at once, {options.rounds} rounds. {setting['card']}. "
         f"{setting['machine']}."
@@ -315,6 +321,9 @@ def speed_table(done: dict[str, Any]) -> str:
     """Returns a table of speeds with a row for each network, mode and dtype.
 
     The reasons why an implementation was not timed follow as a list.
+
+    Args:
+        done: results by name of the part.
     """
     rows, notes = [], []
     for key, found in done.items():
@@ -352,7 +361,11 @@ def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
 
 
 def others(done: dict[str, Any]) -> str:
-    """Returns a Markdown list: whether two runs are equal, FID's speed, and parts that failed."""
+    """Returns a Markdown list: whether two runs are equal, FID's speed, and parts that failed.
+
+    Args:
+        done: results by name of the part.
+    """
     lines = []
     for name in ("default", "deterministic"):
         if (found := done.get(f"determinism {name}")) and "equal" in found:

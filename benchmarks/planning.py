@@ -1,4 +1,4 @@
-"""Estimates a whole training run on a TPU pod with an arithmetic model.
+"""Estimates the duration of a training run on a TPU pod with an analytical model.
 
     python benchmarks/planning.py [--step-scale 1.0] [--host-cores 56] ...
 
@@ -29,7 +29,7 @@ CHIPS = (16, 32, 64, 128, 256, 512, 1024)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Estimate a training run on 16 to 1,024 chips."""
+    """Estimate the duration of a training run on 16 to 1,024 chips."""
 
     docs: str = str(page.ROOT / "docs")
     """Folder of the page to write; empty: no page is written."""
@@ -123,7 +123,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Estimate of a training run on a number of chips.
+    """Estimated duration of a training run on a number of chips, and of its parts.
 
     Attributes:
         chips: number of chips.
@@ -203,7 +203,7 @@ def images_per_host(options: Options) -> tuple[float, str]:
 
 
 def estimate(options: Options, chips: int) -> Estimate:
-    """Estimates the training run on a number of chips."""
+    """Estimates the duration of the training run on a number of chips."""
     images = min(options.images_per_chip, options.largest_batch / chips)
     batch = round(images * chips)
     steps = math.ceil(options.epochs * options.train_images / batch)
@@ -295,7 +295,7 @@ def assumptions(options: Options) -> str:
 
 
 def main(options: Options) -> None:
-    """Estimates the run, prints the table and writes it into docs/pods.md."""
+    """Estimates the duration of the run, prints the table and writes it into docs/pods.md."""
     for name, value in vars(options).items():
         if isinstance(value, int | float) and (value < 0 or not math.isfinite(value)):
             raise SystemExit(f"--{name.replace('_', '-')} {value}: must be 0 or more")

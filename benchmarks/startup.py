@@ -260,7 +260,7 @@ def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
 
     Returns:
         A dict. `all` has the milliseconds of one iteration of the loop, and `call` the milliseconds
-        of the call of the compiled step in an iteration. Both are medians over means of 50 steps.
+        of the compiled step's call in an iteration. These two are medians over means of 50 steps.
         `arrays` has the number of arrays in the state.
     """
     job = idle_job(config, dataset)

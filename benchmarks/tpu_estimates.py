@@ -331,7 +331,13 @@ def at_full_effort(options: Options) -> None:
 
 
 def publish(name: str, options: Options, text: str) -> None:
-    """Prints a section and writes it into docs/performance.md."""
+    """Prints a section and writes it into docs/performance.md.
+
+    Args:
+        name: name of the section, without "tpu" at its start.
+        options: options of the command.
+        text: table of the section.
+    """
     compiler = described(options.topology).compiler
     work = f"{options.images} images per chip, {options.dtype}, {options.topology}; {compiler}."
     page.publish(options.docs / "performance.md", f"tpu {name}", work, text)

@@ -25,14 +25,14 @@ Differences = Sequence[float]
 def draw(
     trick: Trick, runs: Mapping[str, list[Run]], differences: Sequence[Differences], path: Path
 ) -> None:
-    """Draws the learning curves of a trick's arms, and the differences that its claims are about.
+    """Draws the learning curves of a trick's arms, and the differences between the arms.
 
     If a claim is about calibration, a reliability diagram is drawn too.
 
     Args:
         trick: trick to draw.
         runs: runs by name of the arm; each arm has one run for each seed.
-        differences: differences of each claim, one for each seed.
+        differences: for each claim, the result of `tricks.differences`.
         path: path of the picture to write.
     """
     units = list(dict.fromkeys(claim.measure.unit for claim in trick.claims))

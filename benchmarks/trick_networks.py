@@ -104,7 +104,7 @@ def pool(x: jax.Array) -> jax.Array:
 def windows(
     shapes: Sequence[tuple[int, int]], channels: int, linear: Sequence[int] = (), **sizes: Any
 ) -> Small:
-    """Builds a network with four equal groups of consecutive convolutions.
+    """Builds a network with four groups of consecutive convolutions, all alike.
 
     A strided 3x3 convolution comes first, and a pool is between the second and the third group.
 
@@ -186,7 +186,7 @@ def without_aux(model: Any, rngs: nnx.Rngs) -> None:
 
 
 def aux_without_norm(model: Any, rngs: nnx.Rngs) -> None:
-    """Replaces the two BatchNorms of Inception V3's auxiliary classifier by biases."""
+    """Replaces the two BatchNorms of Inception V3's auxiliary classifier with biases."""
     model.AuxLogits.conv0 = Unnormalised(model.AuxLogits.conv0)
     model.AuxLogits.conv1 = Unnormalised(model.AuxLogits.conv1)
 

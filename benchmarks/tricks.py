@@ -154,20 +154,33 @@ def _runs(
 
 
 def differences(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-    """Returns the differences that a claim is about, one for each seed."""
+    """Returns the difference between the two arms of a claim, for each seed.
+
+    It is the measure of the first arm, `claim.arm`, minus that of the second arm, `claim.other`.
+
+    Args:
+        claim: claim about two arms.
+        runs: runs by name of the arm; each arm has one run for each seed, in the same order.
+    """
     other = claim.other_measure or claim.measure
     pairs = zip(runs[claim.arm], runs[claim.other], strict=True)
     return [claim.measure.of(one) - other.of(two) for one, two in pairs]
 
 
 def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, str]:
-    """Returns the confidence interval of a claim's differences, and the verdict on the claim."""
+    """Returns the confidence interval of a claim's differences, and the verdict on the claim.
+
+    The arguments are those of `differences`.
+    """
     interval = paired_interval(differences(claim, runs))
     return interval, verdict(interval, claim.direction, claim.margin)
 
 
 def claim_row(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Returns the row of a claim in the table of claims."""
+    """Returns the row of a claim in the table of claims.
+
+    The arguments are those of `differences`.
+    """
     interval, word = judged(claim, runs)
     other, digits = claim.other_measure or claim.measure, claim.measure.digits
     means = [

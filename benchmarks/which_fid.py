@@ -91,11 +91,11 @@ def main(options: Options) -> None:
 
 
 def prepared_weights(file: Path | None, folder: Path) -> Path:
-    """Writes weights in the file layouts of all programs; returns the folder of weight files.
+    """Writes one set of weights in the programs' file formats; returns the folder of the files.
 
     Args:
         file: path of pytorch-fid's weight file; None: random weights.
-        folder: folder in which the folder of weight files is made.
+        folder: parent of the folder of weight files.
     """
     target = folder / "weights"
     if file is None:
@@ -150,7 +150,7 @@ def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) ->
 
 
 def by_program(preset: Preset, weights: Path, a: Path, b: Path, options: Options) -> Values | None:
-    """Returns the values that a preset's program computes; None if the program is not available.
+    """Returns the values that a preset's program computes; None if the program is missing.
 
     The arguments are as in `by_preset`.
     """

@@ -47,7 +47,7 @@ def create_model(
 
     Args:
         name: `arch` or `arch.tag`, see `list_models`; or `hf-hub:owner/name` or `local-dir:PATH`,
-            a network with its weights on the Hugging Face hub or in a local folder, see `load`.
+            a network with its weights on the Hugging Face Hub or in a local folder, see `load`.
         weights: weights to load. None: random parameters. True: the tag's published file,
             downloaded once and cached. Otherwise any source that `load_weights` takes.
         num_classes: number of outputs. None: as many as the tag has. 0: no classifier; the network
@@ -106,7 +106,7 @@ def load(source: Any) -> Model:
         source: path of a file that `save_weights` wrote; path of the folder of a training run,
             whose `weights.safetensors` is such a file; path of a folder that `save_pretrained` or
             timm wrote, which contains `model.safetensors`; or "hf-hub:owner/name", a repository of
-            the Hugging Face hub with the content of such a folder.
+            the Hugging Face Hub with the content of such a folder.
 
     Returns:
         A network in evaluation mode. `model.info` describes its preprocessing; values in the file
@@ -197,7 +197,7 @@ def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: A
 
 
 def _fetchable(name: str, weights: Any) -> Any:
-    """Returns `weights`; for a source on the Hugging Face hub, the path of the downloaded file.
+    """Returns `weights`; for a source on the Hugging Face Hub, the path of the downloaded file.
 
     Raises:
         WeightsError: if `weights` is another library's word for published weights, and there is no

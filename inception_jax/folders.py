@@ -96,7 +96,11 @@ class Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the subfolders. Files next to them count as skipped."""
+        """Returns the sorted names of the subfolders.
+
+        Images are expected only inside subfolders. Files beside them are added to `passed_over`,
+        except hidden files.
+        """
         names = []
         for entry in _scan(os.fspath(folder)):
             if self._is_folder(entry):

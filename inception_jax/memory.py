@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process instead of returning it to the kernel."""
+"""Keeps freed memory in the process, or returns it to the kernel."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Returns memory to the kernel that `keep_freed_memory` has kept so far.
+    """Returns to the kernel the freed memory that `keep_freed_memory` has kept so far.
 
     Call it after a compilation, which leaves hundreds of megabytes in small holes. Large arrays do
-    not fit into them.
+    not fit into them. It does nothing unless `keep_freed_memory` has changed the settings.
     """
     if _kept:
         ctypes.CDLL(None).malloc_trim(0)

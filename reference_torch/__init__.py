@@ -1,4 +1,4 @@
-"""The Inception family in PyTorch, the twin of `inception_jax`."""
+"""The Inception family of networks in PyTorch, the twin of `inception_jax`."""
 
 from reference_torch import models
 from reference_torch.registry import UnknownModelError, create_model, list_models

@@ -41,8 +41,8 @@ class Maps:
 class Model(Habits):
     """Base class of networks, which map images [n, c, h, w] to logits [n, num_classes].
 
-    `inception_jax.nn.model.Model` documents the attributes and methods. PyTorch's `training` takes
-    the place of `in_training`.
+    `inception_jax.nn.model.Model` documents the attributes and methods. PyTorch's attribute
+    `training` replaces `in_training`.
     """
 
     min_size: ClassVar[int]

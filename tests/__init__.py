@@ -1,1 +1,1 @@
-"""Tests of the library, of training and of the TPU scripts. Benchmarks also use `helpers`."""
+"""Tests the library, the training and the TPU scripts. Benchmarks also use `helpers`."""

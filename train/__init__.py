@@ -1,1 +1,1 @@
-"""The training programme; see `python train/main.py --help`."""
+"""Trains, fine-tunes and evaluates networks; see `python train/main.py --help`."""

@@ -18,10 +18,12 @@ _MISSING = """!!! warning "This copy of the site was built without the page's pr
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replaces the application on the page play/ by a note if its JavaScript has not been built.
+    """Replaces the application on the page play/ with a note if its JavaScript has not been built.
+
+    All other pages are returned unchanged.
 
     Raises:
-        ValueError: if the page has no application.
+        ValueError: if the page play/ has no application to replace.
     """
     if page.file.src_uri != _PAGE or _PROGRAM.exists():
         return markdown

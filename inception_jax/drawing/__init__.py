@@ -1,4 +1,4 @@
-"""Drawings of networks and their modules, made from traced programs."""
+"""Draws networks and their modules as SVG, from traced programs."""
 
 from inception_jax.drawing.figures import draw, modules
 

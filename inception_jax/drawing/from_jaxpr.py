@@ -135,9 +135,14 @@ class _Reader:
         return [self.add(Node("slice", (whole,), shape)) for shape in shapes]
 
     def node(self, equation: Any, operands: list[_Value], sources: list[int]) -> int:
-        """Adds the node of an equation and returns the node's id.
+        """Reads an equation that depends on the images; returns the id of the node for its result.
 
         An equation that only rearranges numbers adds no node; the id of its input is returned.
+
+        Args:
+            equation: equation of the jaxpr.
+            operands: values of all inputs.
+            sources: ids of the nodes among `operands`.
         """
         name, shape = equation.primitive.name, equation.outvars[0].aval.shape[1:]
         first = self.nodes[sources[0]]
@@ -160,11 +165,16 @@ class _Reader:
         return self.elementwise(equation, operands, sources)
 
     def product(self, source: int, shape: tuple[int, ...], parameter: str) -> int:
-        """Adds the node of a matrix product and returns the node's id.
+        """Reads a matrix product; returns the id of the node that represents it.
 
-        A product with a parameter is a linear layer. A product with a constant belongs to an
-        adaptive average pool, which has one product for the rows and one for the columns. The
-        second product of a pool adds no node.
+        A product with a parameter becomes a linear layer. A product with a constant belongs to an
+        adaptive average pool, which has one product for the rows and one for the columns. The first
+        product adds the pool's node. The second adds no node, and the id of the pool is returned.
+
+        Args:
+            source: id of the node that computes the input.
+            shape: shape of the result, without the batch axis.
+            parameter: path of the parameter in the product; empty if the other factor is constant.
         """
         if parameter:
             return self.add(Node("linear", (source,), shape, parameter=parameter))
@@ -176,6 +186,10 @@ class _Reader:
         """Completes an average pool, which is a sum followed by a division; returns its node's id.
 
         If all windows have the same divisor, the average includes the padding.
+
+        Args:
+            source: id of the node of the sum, which represents the pool.
+            divisor: number of pixels in each window, as one number or as an array.
         """
         pool = self.nodes[source]
         one = isinstance(divisor, _Constant) and divisor.number is not None

@@ -29,7 +29,7 @@ Kind = Literal[
     "other",
     "step",
 ]
-"""Kind of a node. `simplify` replaces `step` by a more specific kind, and merges `bias` into the
+"""Kind of a node. `simplify` replaces `step` with a more specific kind, and merges `bias` into the
 layer before it."""
 
 Pair = tuple[int, int]

@@ -69,7 +69,7 @@ def legend(kinds: Iterable[tuple[Colour, str]]) -> list[tuple[Colour, str]]:
 
 
 def kinds(nodes: Iterable[Node]) -> list[tuple[Colour, str]]:
-    """Returns the colours and kinds of nodes, for `legend`."""
+    """Returns the colours of the nodes' boxes and the kinds of the nodes, for `legend`."""
     found: list[tuple[Colour, str]] = []
     for node in nodes:
         found.append((colour(node), node.kind))
@@ -92,7 +92,7 @@ def number_text(number: int) -> str:
 
 
 def colour(node: Node) -> Colour:
-    """Returns the colour of a node."""
+    """Returns the colour of a node's box."""
     if node.kind == "conv":
         return "depthwise" if node.depthwise else "conv"
     return _COLOURS.get(node.kind, "pointwise")
@@ -123,10 +123,11 @@ def first_line(node: Node, *, channels: bool = True) -> str:
 
 
 def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
-    """Returns, for each colour of convolutions, the operations that most often follow them.
+    """Returns the operations that most often follow a convolution, by the colour of its box.
 
-    An example is ("BN", "ReLU"). The legend names these operations, so that boxes need not repeat
-    them. If two sets of operations are equally frequent, the shorter set is returned.
+    An example is {"conv": ("BN", "ReLU")}. Depthwise convolutions have a colour of their own. The
+    legend names these operations, so that boxes need not repeat them. If two sets of operations are
+    equally frequent, the shorter set is returned.
     """
     found: dict[Colour, Counter[tuple[str, ...]]] = {}
     for node in nodes:

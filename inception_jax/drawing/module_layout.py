@@ -40,13 +40,14 @@ _BARS = ("concat", "split")
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """Properties that all boxes of a drawing share.
+    """What is needed to draw any box of a module: the module's data, and the width of boxes.
 
     Attributes:
-        graph: graph of the network.
+        graph: graph of the network that contains the module.
         nodes: nodes of the module, by id.
-        usual: for each colour of convolutions, the operations that usually follow, such as BN and
-            ReLU. The legend names them, so boxes do not repeat them; see `labels.usual_after`.
+        usual: operations that usually follow a convolution, such as BN and ReLU, by the colour of
+            the convolution's box. The legend names them, so boxes do not repeat them; see
+            `labels.usual_after`.
         module: path of the module that is drawn.
         width: width of all boxes except bars and circles; set by `place`.
     """

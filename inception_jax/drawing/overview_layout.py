@@ -71,9 +71,13 @@ def _in_columns(columns: list[list[Row]], width: float) -> tuple[list[Shape], Po
 
 
 def _split(rows: Sequence[Row], count: int, more: int) -> list[list[Row]]:
-    """Splits rows into at most `count` columns of about equal height.
+    """Splits rows into at most `count` columns.
 
-    All columns except the last get about `more` additional rows; `more` may be negative.
+    Args:
+        rows: rows from top to bottom.
+        count: largest number of columns.
+        more: 0 for columns of about equal height. Otherwise, about how many more rows than that
+            each column except the last gets; may be negative.
     """
     total = sum(_height(row) + _GAP for row in rows)
     share = total / count + more * (_HIGH + _GAP)

@@ -143,7 +143,7 @@ def _merge_steps(draft: _Draft) -> None:
 
 
 def _fold_strides(draft: _Draft) -> None:
-    """Replaces a strided slice before a convolution by a stride of the convolution."""
+    """Replaces a strided slice before a convolution with a stride of the convolution."""
     for number in draft.of_kind("conv"):
         source = draft.source(number)
         before = draft.nodes[source]

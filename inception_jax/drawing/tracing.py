@@ -89,7 +89,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
-    """Replaces every submodule, in place, by a wrapper that marks its calls."""
+    """Replaces every submodule, in place, with a wrapper that marks its calls."""
     for key, child in list(nnx.iter_children(parent)):
         if not isinstance(child, nnx.Module):
             continue
@@ -102,7 +102,11 @@ def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
 
 
 class _Marked(nnx.Module):
-    """Wraps a module. Puts a mark before and after each call of the module or of its methods."""
+    """Wraps a module so that the jaxpr shows where each call of the module begins and ends.
+
+    The input of a call gets the mark "enter", and its output the mark "leave". Calls of the
+    module's methods are marked too.
+    """
 
     def __init__(self, module: Any, path: str):
         self.module = module
@@ -124,9 +128,10 @@ class _Marked(nnx.Module):
         return lambda *args, **kwargs: self._between_marks(member, *args, **kwargs)
 
     def _between_marks(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a method on an array, with a mark before and after the call.
+        """Calls a method whose first argument is an array, and marks the call.
 
-        The method may return several arrays.
+        The first argument gets the mark "enter". The result gets the mark "leave"; if the method
+        returns several arrays, only the last one gets it.
         """
         x = _mark(args[0], "enter", self.path)
         leaves, tree = jax.tree.flatten(method(x, *args[1:], **kwargs))
@@ -134,7 +139,7 @@ class _Marked(nnx.Module):
 
 
 class _MarkedDropout(nnx.Module):
-    """Replaces a dropout layer by a mark, or by the identity if its rate is 0."""
+    """Replaces a dropout layer. It returns its input, with a mark unless the rate is 0."""
 
     def __init__(self, rate: float):
         self.rate = rate

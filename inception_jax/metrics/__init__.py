@@ -1,4 +1,4 @@
-"""Metrics of generated images, based on Inception V3: FID, sFID, KID, Inception Score, etc."""
+"""Computes metrics of generated images, by default with Inception V3: FID, sFID, KID, etc."""
 
 from inception_jax.metrics.extractor import Extractor
 from inception_jax.metrics.feature_networks import OwnFeatures

@@ -232,12 +232,12 @@ class Extractor:
         return self._on_devices.apply(params, images, value_range, rounding)
 
     def init(self, *, keep: int = 0) -> State:
-        """Returns an empty state. Loads the network if needed.
+        """Returns an empty `State`, to which `update` adds images. Loads the network if needed.
 
         Args:
-            keep: number of images, the first ones, whose features the state keeps. Metrics other
-                than FID and sFID need these features, see `metrics.features_of`. They take 12 kB
-                per image, and 8 kB more with spatial features.
+            keep: the state keeps the features of the first `keep` images. Metrics other than FID
+                and sFID need these features, see `metrics.features_of`. They take 12 kB per image,
+                and 8 kB more with spatial features.
 
         Raises:
             ValueError: if `keep` is negative.

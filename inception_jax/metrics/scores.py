@@ -52,7 +52,7 @@ def fid(a: Any, b: Any, *, extractor: Extractor | None = None, **options: Unpack
             statistics or of images in its array `arr_0`; an `.npy` file of images; an array uint8
             [n, h, w, 3]; an iterable of images (paths, Pillow images, arrays uint8 [h, w, 3] or
             [n, h, w, 3]); `Statistics`; or `Features`.
-        b: the other set of images; see `a`.
+        b: the other set of images, like `a`.
         extractor: an `Extractor` to use; no `options` may then be given. Reuse it for several
             calls, because its network is compiled only once.
         **options: options of `Extractor`: weights, preset, dims, resize, batch_size, recursive,
@@ -78,13 +78,14 @@ def sfid(
     Source: Nash et al. 2021, https://arxiv.org/abs/2103.03841.
 
     Args:
-        a: one set of images; see `fid`. Statistics must include spatial statistics.
-        b: the other set of images; see `a`.
+        a: one set of images: any input of `fid`. If it is statistics, they must include spatial
+            statistics.
+        b: the other set of images, like `a`.
         extractor: see `fid`.
         **options: see `fid`; the default preset is "adm".
 
     Raises:
-        ValueError: see `fid`; also if there are no spatial statistics.
+        ValueError: see `fid`; also if a set has no spatial statistics.
     """
     if extractor is None:
         options.setdefault("preset", "adm")
@@ -123,7 +124,7 @@ def sfid_of_statistics(a: Statistics, b: Statistics, *, preset: Preset | None = 
     """Returns the sFID of two sets from their spatial statistics; see `fid_of_statistics`.
 
     Raises:
-        ValueError: see `fid_of_statistics`; also if there are no spatial statistics.
+        ValueError: see `fid_of_statistics`; also if a set has no spatial statistics.
     """
     check_comparable(a.origin, b.origin, (a.name, b.name))
     if a.spatial is None or b.spatial is None:

@@ -61,13 +61,15 @@ def init(
     keep: int | Mapping[str, tuple[int, int]] = 0,
     origin: Origin | None = None,
 ) -> State:
-    """Returns an empty state. `Extractor.init` returns one for the features of an extractor.
+    """Returns an empty `State`, to which `add` adds the features of images.
+
+    `Extractor.init` returns an empty state for the features of an extractor.
 
     Args:
         widths: number of pooled features; or a mapping from fields of `Features` to numbers of
             features.
-        keep: number of images, the first ones, whose pooled features the state keeps; or a mapping
-            from fields of `Features` to shapes (number of images, d).
+        keep: the state keeps the pooled features of the first `keep` images. Or a mapping from
+            fields of `Features` to the shapes (number of images, d) of the features to keep.
         origin: how the features are computed; None if unknown.
     """
     widths = {"pooled": widths} if isinstance(widths, int) else dict(widths)

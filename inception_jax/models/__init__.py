@@ -1,4 +1,4 @@
-"""The networks, one file each. Importing this package registers all of them."""
+"""Defines the networks, one file each. Importing this package registers all of them."""
 
 from inception_jax.models.bn_inception import BNInception
 from inception_jax.models.inception_next import InceptionNeXt

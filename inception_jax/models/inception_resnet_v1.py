@@ -211,14 +211,14 @@ def chain(
     linear_last: bool = False,
     **options: Any,
 ) -> Chain:
-    """Returns a chain of equal residual modules.
+    """Returns a chain of residual modules that are built with the same arguments.
 
     Args:
         kind: class of the modules.
         count: number of modules.
         channels: numbers of channels, the positional arguments of `kind`.
         scale: factor by which the branches are multiplied before they are added to the input.
-        linear_last: whether the last module has a scale of 1 and no ReLU.
+        linear_last: whether the last module differs, with a scale of 1 and no ReLU.
         options: keyword arguments of `kind`.
     """
     blocks = [kind(*channels, scale=scale, **options) for _ in range(count - linear_last)]

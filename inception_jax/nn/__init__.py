@@ -1,1 +1,1 @@
-"""Layers and operations that all networks share; nothing here reads files or defines a network."""
+"""Defines the layers and operations that networks share. Reads no files; contains no network."""

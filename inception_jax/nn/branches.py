@@ -1,7 +1,7 @@
 """Computes the branches of an Inception module.
 
-With the rewrites `siblings` and `pools` (see `rewrites`), the first layers of several branches are
-computed together.
+With the rewrite `siblings` (see `rewrites`), the first convolutions of several branches are
+computed as one. With the rewrite `pools` too, this includes a convolution after an average pool.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def siblings_with_pool(
 ) -> list[jax.Array]:
     """Applies several layers with 1x1 kernels to `x`, and one more to a 3x3 pool of `x`.
 
-    If the pool is an average, the rewrite `pools` (see `rewrites`) applies it after the convolution
-    of `pooled`. With the rewrite `siblings` too, all convolutions are then computed as one.
+    With the rewrite `siblings` (see `rewrites`), the convolutions of `layers` are computed as one.
+    With the rewrite `pools`, an average pool is applied after the convolution of `pooled`, not
+    before it. With both rewrites and an average pool, all convolutions are computed as one.
 
     Args:
         x: feature map [n, h, w, c].

@@ -72,8 +72,8 @@ class Weighted(nnx.Module):
     def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
         """Changes kernel and bias so that the layer first maps its input to `gain * input + shift`.
 
-        Both have one value for each input channel. The layer must not pad its input, because the
-        shift does not apply to padded zeros.
+        `gain` and `shift` have one value for each input channel. The layer must not pad its input,
+        because the shift does not apply to padded zeros.
         """
         kernel = self.kernel[...]
         self.scale_output(1.0, shift @ kernel.sum((0, 1)))

@@ -23,10 +23,10 @@ Record = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The name, sizes and options with which `create_model` built a network.
+    """The name and the arguments with which `create_model` built a network.
 
-    A network has it as its attribute `spec`, and stores it in its weight files. The field
-    `readings` has the options of the network's class, as (name, value) pairs.
+    A network has its spec as the attribute `spec`. `save_weights` stores the spec in the file. The
+    field `readings` has the options of the network's class, as (name, value) pairs.
     """
 
     name: str
@@ -82,22 +82,22 @@ class Model(Habits):
     Attributes:
         min_size: smallest height and width of images, in pixels.
         aux_names: names of the auxiliary classifiers, both as attributes and in the output. Each
-            attribute is None, or a layer that is called with its stage's feature map and `rngs`.
+            attribute is None, or a layer that is called with a stage's feature map and `rngs`.
         aux_stages: names of the stages whose feature maps the auxiliary classifiers take, in the
             order of `aux_names`.
         classifiers: paths of the layers that have one output for each class.
         taps: names of the stages for detectors and segmenters, one for each feature map size; see
             `inception_jax.features`. If timm has the network, they are the stages that its
             `features_only` returns.
-        inner_taps: those of `taps` that are inside a block, not at its end.
-        transform_input: whether the network first maps its images from ImageNet's normalisation
+        inner_taps: those of `taps` that are inside a block, not at the end of one.
+        transform_input: whether the network first maps the images from ImageNet's normalisation
             (mean and standard deviation) to [-1, 1].
-        deterministic: True in evaluation, False in training; set by `train`, `eval` and `nnx.view`,
-            like that of `nnx.Dropout`.
-        spec: name, sizes and options with which `create_model` built the network; None if it was
-            built directly from its class.
-        info: `ModelInfo` of the network's tag, updated with what its weight file states; None if
-            the network was built directly from its class.
+        deterministic: True in evaluation, False in training. `train`, `eval` and `nnx.view` set it,
+            as they set the attribute `deterministic` of `nnx.Dropout`.
+        spec: name and arguments with which `create_model` built the network; None if the network
+            was built directly from its class.
+        info: `ModelInfo` for `spec.name`. If a loaded weight file states the preprocessing, `info`
+            has this preprocessing. None if the network was built directly from its class.
         classes: names of the classes; None if unknown.
         training: how the weights were trained, as a mapping with the keys `dataset`, `recipe` and
             `result`; None if unknown.

@@ -84,7 +84,7 @@ class BatchNorm(nnx.Module):
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """Returns the gain and the shift [c] that evaluation applies to each channel.
 
-        Both are float32 or wider.
+        Gain and shift are float32 or wider.
         """
         mean, var = self.mean[...], self.var[...]
         gain = self.scale[...].astype(var.dtype) * lax.rsqrt(var + self.eps)

@@ -1,7 +1,7 @@
 """Rewrites: exact transformations of a network's program that make it faster.
 
-Most replace sums by equal sums that cost less memory traffic. None changes a parameter, its name or
-its shape, and all results agree up to rounding. A program is traced with the rewrites that are
+Most replace sums with equal sums that cost less memory traffic. None changes a parameter, its name
+or its shape, and all results agree up to rounding. A program is traced with the rewrites that are
 enabled at that time. If other rewrites are enabled later, JAX traces the function again.
 
 - `siblings`: 1x1 convolutions of the same input become one convolution with concatenated kernels.

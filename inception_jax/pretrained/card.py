@@ -1,4 +1,4 @@
-"""Writes the model card: a folder's `README.md`, with a header for the Hugging Face hub."""
+"""Writes the text of a model card: a `README.md` with a header for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ def card_of(
 
     Args:
         model: built by `create_model`.
-        repository: `owner/name` on the hub, or the path of a folder.
-        layout: "inception_jax" or "timm".
+        repository: place of the network, shown in the card: `owner/name` on the Hugging Face Hub,
+            or the path of a folder.
+        layout: layout of the weights, "inception_jax" or "timm".
         license: identifier of a licence, such as "apache-2.0"; None: the card states no licence.
-        certificate: comparison of the network in JAX with its PyTorch twin, for the weights in the
-            folder, see `inception_jax.certificate`; None: the card has no such section.
+        certificate: comparison of the network in JAX with its PyTorch twin, for the card's section
+            "Certificate"; see `inception_jax.certificate`. None: the card lacks this section.
     """
     name = repository.rpartition("/")[2] or repository
     results = list(_results(model))

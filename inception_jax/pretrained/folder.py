@@ -1,4 +1,4 @@
-"""Writes a network as a folder for the Hugging Face hub, and uploads it."""
+"""Writes a network as a folder for the Hugging Face Hub, and uploads it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def save_pretrained(
 ) -> None:
     """Writes a folder with `model.safetensors`, `config.json` and a model card, `README.md`.
 
-    `load` reads the folder, and the Hugging Face hub can store it. A card ends with the line
+    `load` reads the folder, and the Hugging Face Hub can store it. A card ends with the line
     `<!-- written by inception_jax: ... -->`. An existing card is overwritten if it still has this
     line. To keep your changes to a card, delete the line; a warning then says that the card was
     kept.
@@ -51,7 +51,7 @@ def save_pretrained(
         folder: path of the folder, created if missing.
         layout: "inception_jax", or "timm" for a folder that `timm.create_model("local-dir:...")`
             can also load, with the same logits.
-        repository: `owner/name` on the hub, shown in the card; None: the folder's path is shown.
+        repository: `owner/name` on the Hub, shown in the card; None: the folder's path is shown.
         license: identifier of a licence for the card, such as "apache-2.0".
         certificate: add a certificate to the card: a section that states how far the network and
             its PyTorch twin differ with these weights; see `inception-jax certify`. This needs
@@ -63,7 +63,7 @@ def save_pretrained(
             network or would compute different results; if torch is missing for a certificate.
         OSError: if the folder cannot be written.
     """
-    from inception_jax.pretrained.card import MARK, card_of  # imports the hub's package
+    from inception_jax.pretrained.card import MARK, card_of  # imports the Hub's package
 
     if layout not in get_args(FolderLayout):
         raise ValueError(f"layout must be one of {', '.join(get_args(FolderLayout))}: {layout!r}")
@@ -113,13 +113,13 @@ def push_to_hub(
     license: str | None = None,
     certificate: bool = False,
 ) -> str:
-    """Writes a folder like `save_pretrained`, and uploads it to the Hugging Face hub.
+    """Writes a folder like `save_pretrained`, and uploads it to the Hugging Face Hub.
 
     A missing repository is created. An existing model card is kept.
 
     Args:
         model: built by `create_model`.
-        repository: `owner/name` on the hub.
+        repository: `owner/name` on the Hub.
         layout: see `save_pretrained`.
         private: make a new repository private; None: the owner's default.
         token: access token; None: the token of `hf auth login`, or `$HF_TOKEN`.
@@ -133,7 +133,7 @@ def push_to_hub(
 
     Raises:
         WeightsError, ValueError: see `save_pretrained`; raised before the upload.
-        huggingface_hub.errors.HfHubHTTPError: if the hub rejects the upload.
+        huggingface_hub.errors.HfHubHTTPError: if the Hub rejects the upload.
     """
     import huggingface_hub
 
@@ -157,7 +157,8 @@ def push_to_hub(
 def _config(model: Model) -> dict[str, Any]:
     """Returns the content of `config.json`, as a dict.
 
-    The file is for people and for the hub's search; the weight file contains all of this too.
+    The file is for people and for the search of the Hugging Face Hub. The weight file contains all
+    of this too.
     """
     said = {**dataclasses.asdict(spec_of(model)), **dataclasses.asdict(Facts.of(model))}
     said["readings"] = dict(said["readings"])

@@ -18,7 +18,7 @@ _HUB_FILE = "model.safetensors"
 def fetch(name: str) -> Path:
     """Returns the path of a tag's published weight file, and downloads it if it is not cached.
 
-    Files from the Hugging Face hub are in the hub's own cache, all others in `cache_folder()`. A
+    Files from the Hugging Face Hub are in the Hub's own cache, all others in `cache_folder()`. A
     cached file needs no network connection. The file's checksum, if known, is verified at each
     call.
 
@@ -76,7 +76,7 @@ def _from_hub(name: str, repository: str) -> Path:
     cached = huggingface_hub.try_to_load_from_cache(repository, _HUB_FILE)
     if isinstance(cached, str):
         return _checked_hub(cached)
-    # Offline, the hub's client logs each of its retries.
+    # Offline, the Hub's client logs each of its retries.
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -92,9 +92,9 @@ def _from_hub(name: str, repository: str) -> Path:
 
 
 def _checked_hub(path: str) -> Path:
-    """Verifies a file in the hub's cache, and returns its path.
+    """Verifies a file in the Hugging Face Hub's cache, and returns its path.
 
-    The hub's cache names large files by their SHA-256. Small files are not verified.
+    The Hub's cache names large files by their SHA-256. Small files are not verified.
     """
     digest = Path(path).resolve().name
     if len(digest) == 64:

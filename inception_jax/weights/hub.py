@@ -1,4 +1,4 @@
-"""Finds a network's weight file in the folder of a training run, or on the Hugging Face hub."""
+"""Finds a network's weight file in the folder of a training run, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FOLDER = "local-dir:"
 
 
 def is_source(name: str) -> bool:
-    """Returns whether a name refers to a repository of the hub or to a folder."""
+    """Returns whether a name refers to a repository of the Hugging Face Hub or to a folder."""
     return name.startswith((*_HUB, _FOLDER))
 
 
 def fetched(source: Any) -> Path:
-    """Returns the local path of a source. A repository of the hub is downloaded once.
+    """Returns the local path of a source. A repository of the Hugging Face Hub is downloaded once.
 
     Args:
         source: path, `local-dir:PATH`, `hf-hub:owner/name` or `hf-hub:owner/name@revision`.
@@ -64,7 +64,7 @@ def weights_in(path: Path) -> Path:
     """Returns the path of the weight file in a folder.
 
     The file is `weights.safetensors` in the folder of a training run, or `model.safetensors` in a
-    repository of the hub. A path that is not a folder is returned unchanged.
+    repository of the Hugging Face Hub. A path that is not a folder is returned unchanged.
 
     Raises:
         FileNotFoundError: if a folder has neither file.

@@ -112,12 +112,16 @@ def to_twin(tensors: Tensors, layers: Sequence[str]) -> Tensors:
 
 
 def from_twin(state: Tensors, layers: Sequence[str], bn_scale: bool) -> Iterator[Stored]:
-    """Yields the layers of Keras' network in the order of its `model.layers`.
+    """Translates the PyTorch twin's tensors to the layers of Keras' network.
 
     Args:
         state: state dict of the PyTorch twin.
         layers: paths of this library's layers, in the order of definition.
         bn_scale: whether Keras' BatchNorm has a scale. If not, all scales in `state` must be 1.
+
+    Yields:
+        One layer of Keras' network: its names, and its tensors in Keras' axis order. The layers
+        have the order of Keras' `model.layers`.
     """
     places = list(_places(layers))
     made = _numbers([place for place in places if not place.name])

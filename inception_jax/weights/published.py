@@ -12,7 +12,7 @@ class Published(NamedTuple):
 
     Attributes:
         address: URL of the file. `hf:REPOSITORY` is `model.safetensors` in a repository of the
-            Hugging Face hub, and is verified by the hub's own SHA-256.
+            Hugging Face Hub, and is verified by the Hub's own SHA-256.
         checksum: "algorithm:digits", as stated by the publisher or by others. Short digits are the
             beginning of the checksum, from the file name. Empty: no checksum is known, and only the
             checksum inside the archive is verified.

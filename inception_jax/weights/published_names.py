@@ -1,6 +1,6 @@
 """Names of the PyTorch twins' tensors in published PyTorch and Caffe files.
 
-A rule replaces the beginning of a twin's name, given as a regular expression, by the beginning of
+A rule replaces the beginning of a twin's name, given as a regular expression, with the beginning of
 the name in the file. The first rule that matches is applied. A name that matches no rule stays
 unchanged. Reading and writing use the same rules, so every written file can be read.
 """

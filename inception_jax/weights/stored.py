@@ -35,7 +35,7 @@ class Storage:
     """A block of numbers in a file. Tensors are views of it.
 
     Attributes:
-        kind: PyTorch's name of the dtype, such as "float"; "untyped" if each tensor states its
+        kind: PyTorch's name for the dtype, such as "float"; "untyped" if each tensor states its
             dtype.
         read: function that returns the bytes of the block.
     """

@@ -209,7 +209,7 @@ def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
 
 
 def _their_layer(model: Model, layout: Layout, *, first: bool) -> str:
-    """Returns timm's name of the first convolution, or of the classifier if not `first`."""
+    """Returns timm's name for the first convolution, or for the classifier if not `first`."""
     assert layout.names is not None
     state = to_torch(model)
     paths = model.layer_order if first else model.classifiers[:1]

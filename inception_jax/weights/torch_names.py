@@ -38,7 +38,7 @@ def walk(state: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
 
 
 def torch_name(path: Path) -> str:
-    """Returns the twin's name of the parameter or statistic with this path."""
+    """Returns the twin's name for the parameter or statistic with this path."""
     *parents, leaf = map(str, path)
     return ".".join([*parents, _LEAVES[leaf]])
 

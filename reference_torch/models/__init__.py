@@ -1,4 +1,4 @@
-"""The networks, one file each. Importing this package registers all of them."""
+"""Defines the networks, one file each. Importing this package registers all of them."""
 
 from reference_torch.models.bn_inception import BNInception
 from reference_torch.models.inception_next import InceptionNeXt

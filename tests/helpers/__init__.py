@@ -1,1 +1,1 @@
-"""Helpers shared by several tests."""
+"""Provides functions and classes that several test modules and benchmarks use."""

@@ -33,7 +33,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
 
 
 def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
-    """Returns a command prefix, a list of words, with which `names` resolve to this machine.
+    """Returns a command prefix, a list of arguments, with which `names` resolve to this machine.
 
     The command after the prefix runs in a new mount namespace with a different `/etc/hosts`.
     """

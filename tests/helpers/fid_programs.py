@@ -3,8 +3,9 @@
 pytorch-fid, torch-fidelity, clean-fid and torchmetrics are installed packages. For the others, the
 environment variable `FID_PROGRAMS` names a folder with copies of their repositories:
 `guided-diffusion`, `TTUR`, `jax-fid-parallel` and `jax-fid`. A test is skipped if its program is
-missing. The weights are written once, in the layout of each program: into `weights` in the folder
-of `FID_PROGRAMS`, or into a temporary folder if the variable is not set.
+missing. The weights are written once, in the four file formats that these programs read. The files
+are in a folder `weights`, which is in the folder of `FID_PROGRAMS`, or in a temporary folder if the
+variable is not set.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ JAX_FID = "inception_v3_weights_fid.pickle"
 
 
 def weights(temporary: Path) -> Path:
-    """Returns the folder of the weights; writes them if they are missing."""
+    """Returns the folder of the weight files; writes the files if they are missing.
+
+    Args:
+        temporary: parent of the folder if the variable `FID_PROGRAMS` is not set.
+    """
     folder = Path(os.environ.get("FID_PROGRAMS", temporary)) / "weights"
     if not (folder / JAX_FID).exists():
         write_weights(folder)
@@ -45,10 +50,13 @@ def weights(temporary: Path) -> Path:
 
 
 def write_weights(folder: Path) -> None:
-    """Writes one full-width network with random weights in every layout.
+    """Writes random weights of one full-width network in the programs' four file formats.
 
     BatchNorm's statistics and scales are random too, and some variances are far below epsilon. The
     features are about as large as those of the published weights.
+
+    Args:
+        folder: folder to write to, created if missing.
     """
     torch = pytest.importorskip("torch")
     import reference_torch
@@ -80,7 +88,15 @@ def write_weights(folder: Path) -> None:
 
 
 def write_layouts(folder: Path, twin: Any) -> None:
-    """Writes a network's weights in the layouts of all programs that are available."""
+    """Writes a network's weights in the four file formats that the programs read.
+
+    TensorFlow's graph is written only if TensorFlow is installed, and the TorchScript file only if
+    torch-fidelity is installed.
+
+    Args:
+        folder: folder to write to, created if missing.
+        twin: the network, `inception_v3.fid` in PyTorch.
+    """
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""Writes `classify_image_graph_def.pb`, TensorFlow's graph of 2015-12-05, with any weights."""
+"""Writes a TensorFlow graph like `classify_image_graph_def.pb` of 2015-12-05, with given weights.
+
+The published file contains the Inception V3 whose features define FID.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ def write_graph(path: Path, state: Mapping[str, np.ndarray], layers: Any) -> Non
 
     Args:
         path: path of the file to write.
-        state: the twin's tensors by name.
-        layers: the model's `layer_order`.
+        state: weights to write: the PyTorch twin's tensors by name.
+        layers: paths of the network's layers, from its attribute `layer_order`.
     """
     tf = __import__("tensorflow").compat.v1
     scopes = {path: scope for scope, path in _graph_places(layers)}

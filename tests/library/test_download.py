@@ -24,7 +24,7 @@ SMALL = {"num_classes": 10, "width_multiplier": 0.05}
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; adds the headers of the Hugging Face hub to files in `/timm/`."""
+    """Serves a folder; adds the headers of the Hugging Face Hub to files in `/timm/`."""
 
     requests: list[str] = []  # noqa: RUF012  # shared, because a handler lives for one request
 
@@ -42,7 +42,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves `tmp_path/web`, also in place of the Hugging Face hub; yields the server's URL.
+    """Serves `tmp_path/web`, also in place of the Hugging Face Hub; yields the server's URL.
 
     Downloads are cached in `tmp_path`.
     """
@@ -64,7 +64,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model(server, tmp_path, monkeypatch):
-    """Returns a network whose weights the server has as a plain file and as a file of the hub."""
+    """Returns a network whose weights are served as a plain file and as a Hugging Face Hub file."""
     model = ij.create_model("xception.keras_in1k", **SMALL)
     folder = tmp_path / "web/timm/xception.keras_in1k/resolve/main"
     folder.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """Tests how many parameters factorised convolutions save, counted in the networks' modules.
 
-The papers replace a 5x5 by two 3x3, an nxn by a 1xn and an nx1, a full convolution by a depthwise
-and a pointwise one, and a large depthwise window by a small one, a 1xn and an nx1.
+The papers replace a 5x5 with two 3x3, an nxn with a 1xn and an nx1, a full convolution with a
+depthwise and a pointwise one, and a large depthwise window with a small one, a 1xn and an nx1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_two_3x3_for_a_5x5():
 def test_inception_v2_takes_the_5x5_of_v3_apart():
     """In Mixed_5b, V3's 5x5 has 25/9 times the parameters of the 3x3 that replaces it in V2.
 
-    Both follow a 1x1 convolution with 48 output channels.
+    In both networks, a 1x1 convolution with 48 output channels comes before.
     """
     ours, v3 = (skeleton(name).Mixed_5b for name in ("inception_v2", "inception_v3"))
     assert kernels(v3.branch5x5_2) / kernels(ours.branch3x3_2) == pytest.approx(25 / 9)

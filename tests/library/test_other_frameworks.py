@@ -254,7 +254,7 @@ def test_the_graph_of_2015():
 
 
 def deeplab_name(key: str) -> tuple[str, bool]:
-    """Returns DeepLab's name of a tensor, and whether the tensor is a depthwise kernel."""
+    """Returns DeepLab's name for a tensor, and whether the tensor is a depthwise kernel."""
     layer, _, leaf = key.rpartition(".")
     parts = layer.split(".")
     if layer == "fc":

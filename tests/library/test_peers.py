@@ -191,7 +191,7 @@ def test_folders_of_timm(name, channels, tmp_path):
         assert said[key] == data[key], key
     other = library.create_model(
         f"local-dir:{tmp_path / 'ours'}", pretrained=True, num_classes=4
-    )  # timm's names of the classifier and the first convolution are right
+    )  # timm's names for the classifier and the first convolution are right
     assert other.get_classifier().out_features == 4
 
 

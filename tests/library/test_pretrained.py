@@ -1,4 +1,4 @@
-"""Tests folders for the Hugging Face hub: written, read, uploaded, and loaded offline."""
+"""Tests folders for the Hugging Face Hub: written, read, uploaded, and loaded offline."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_card(model, tmp_path):
     assert "**Top-1 accuracy 87.50%** on 48 test images." in body
     assert 'ij.load("hf-hub:me/clothes")' in body
     assert "| train loss | 0.25 |" in body
-    card = huggingface_hub.ModelCard(text)  # as the hub's own package reads it
+    card = huggingface_hub.ModelCard(text)  # as the Hub's own package reads it
     assert card.data.eval_results[0].metric_value == 0.875
     assert "bag|box" in body
 
@@ -121,7 +121,7 @@ def test_a_folder_under_other_options(model, tmp_path):
 
 
 class FakeHub:
-    """A fake Hugging Face hub that puts uploads into the local cache, where loading finds them."""
+    """A fake Hugging Face Hub that puts uploads into the local cache, where loading finds them."""
 
     def __init__(self, cache: Path):
         self.cache, self.calls = cache, []

@@ -324,7 +324,7 @@ def test_stages_have_the_published_shapes(name):
 @pytest.mark.parametrize(("stride", "side"), [(32, 5), (16, 10), (8, 20)])
 @pytest.mark.parametrize("name", deep_ones_slow(["xception41", "xception65p", "xception71"]))
 def test_output_stride(name, stride, side):
-    """A smaller output stride replaces strides by dilation, so the feature map is larger."""
+    """A smaller output stride replaces strides with dilation, so the feature map is larger."""
     images = jnp.zeros((1, 160, 160, 3))
     model = skeleton(name, output_stride=stride)
     graphdef, state = nnx.split(model)

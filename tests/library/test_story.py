@@ -41,7 +41,7 @@ def test_the_tables_are_what_is_counted(story):
 
 
 def test_the_speeds_are_those_of_the_page_on_performance(story):
-    """The story's speeds are those of docs/performance.md.
+    """The speeds in docs/story.md are those in docs/performance.md.
 
     The test is not marked slow, so that new measurements show at once what else must be updated.
     """
@@ -115,7 +115,7 @@ def test_drawings_can_be_drawn():
 def test_smoothed_labels_ask_for_finite_logits(story):
     """With smoothed labels, the gradient vanishes at a finite gap between the logits.
 
-    The story's formula gives this gap, and the story's table lists it.
+    The formula for this gap is in docs/story.md, and a table there lists the gap.
     """
     classes, share = 10, 0.1
     gap = math.log(1 + classes * (1 - share) / share)
@@ -127,9 +127,11 @@ def test_smoothed_labels_ask_for_finite_logits(story):
 
 
 def test_rmsprop_with_epsilon_one_is_nearly_sgd(story):
-    """With epsilon 1, RMSProp's step about equals a small gradient, and is about 1 for a large one.
+    """With epsilon 1, RMSProp's steps settle at a small gradient itself, and at 1 for a large one.
 
-    This holds for TensorFlow's form of RMSProp, as the story says.
+    The gradient is constant, and the learning rate is 1. The form of RMSProp is TensorFlow's. Its
+    first step for a small gradient is the gradient divided by about the root of 2. docs/story.md
+    has these numbers.
     """
     options = OptimizerOptions(rms_eps=1.0)
     first, later = story.story_training.step_sizes(options, 0.001, torch_form=False)

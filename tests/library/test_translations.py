@@ -61,7 +61,7 @@ def test_the_translation_is_chinese(page):
 
 
 def test_the_story_has_the_tables_of_the_english_page():
-    """The Chinese story has the tables of the English story, translated.
+    """The tables in docs/story.zh.md are translations of the tables in docs/story.md.
 
     `python benchmarks/story.py` writes both pages.
     """

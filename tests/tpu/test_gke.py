@@ -192,7 +192,7 @@ def test_arguments_must_be_given():
 
 
 def expanded(word: str, env: dict[str, str]) -> str:
-    """Expands each $(NAME) in a word of `command` or `args`, as Kubernetes does."""
+    """Expands each $(NAME) in an argument from `command` or `args`, as Kubernetes does."""
 
     def replace(match: re.Match) -> str:
         if match[0] == "$$":

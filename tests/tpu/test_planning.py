@@ -1,4 +1,4 @@
-"""Tests the arithmetic model of a training run against numbers computed by hand."""
+"""Tests the analytical model of a training run's duration against numbers computed by hand."""
 
 from __future__ import annotations
 

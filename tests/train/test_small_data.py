@@ -218,7 +218,7 @@ def test_fine_tuning_needs_weights_that_fit(start, train_here, tmp_path):
 
 
 class Clock:
-    """Replaces `time.monotonic` by a clock that advances only when `passes` is called."""
+    """Replaces `time.monotonic` with a clock that advances only when `passes` is called."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0

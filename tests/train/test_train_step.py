@@ -197,7 +197,7 @@ def assert_close(a, b, **tolerance):
 def test_a_batch_in_parts_is_the_batch_in_groups(groups, mixing):
     """A batch in four sequential parts trains like the whole batch with the same BatchNorm groups.
 
-    Both have the same gradients, statistics and dropout.
+    The two runs have the same gradients, statistics and dropout.
     """
     with jax.enable_x64(True):
         config = changed(batch_size=16, dtype="float64", **mixing)

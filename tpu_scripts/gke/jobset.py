@@ -27,7 +27,7 @@ from pathlib import Path
 PORT = 8476  # port of process 0, to which the other processes connect
 TEMPLATE = Path(__file__).with_name("jobset.yaml")
 
-# GKE's name of each kind of TPU, and the number of axes of its topologies.
+# GKE's name for each kind of TPU, and the number of axes of its topologies.
 TPUS = {
     "v4": ("tpu-v4-podslice", 3),
     "v5e": ("tpu-v5-lite-podslice", 2),
@@ -59,7 +59,7 @@ class Nodes:
         slices: number of TPU slices; 1 for GPU nodes.
         hosts: number of machines in a slice.
         chips: number of devices in a machine.
-        resource: Kubernetes' name of a device, such as "google.com/tpu".
+        resource: Kubernetes' name for a device, such as "google.com/tpu".
         selector: labels that the nodes must have.
     """
 
@@ -107,7 +107,9 @@ def nodes(name: str) -> Nodes:
 
 
 def command(name: str, found: Nodes) -> list[str]:
-    """Returns the words of the command that every pod runs, without `train/main.py`'s arguments.
+    """Returns the command that every pod runs, as a list of arguments.
+
+    Kubernetes appends the arguments of `train/main.py`, which are not in the list.
 
     All pods have the same command. If there are several machines, it contains the host name of
     process 0, and computes a pod's process index from the environment variables SLICE and
@@ -189,12 +191,16 @@ def manifest(options: argparse.Namespace) -> str:
 
 
 def literal(argument: str) -> str:
-    """Returns a word in which every $ is escaped, so that Kubernetes does not expand a $(NAME)."""
+    """Returns an argument with every $ escaped, so that Kubernetes does not expand a $(NAME)."""
     return argument.replace("$", "$$")
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints a manifest; returns the exit code."""
+    """Prints a manifest; returns the exit code.
+
+    Args:
+        words: arguments of the command line.
+    """
     own, arguments = list(words), []
     if "--" in own:
         arguments = own[own.index("--") + 1 :]

@@ -1,1 +1,1 @@
-"""Compiles training steps for devices that this machine does not have."""
+"""Compiles training steps for devices that this machine lacks; prints the plan of a run."""

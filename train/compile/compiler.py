@@ -23,7 +23,7 @@ Effort = Literal["quick", "full", "forced"]
 Report = dict[str, Any]
 
 # Skips the search for the best tilings, which takes ten times as long and does not change memory or
-# communication. jax 0.11 replaced the first option below by the second.
+# communication. jax 0.11 replaced the first option below with the second.
 _OLD_JAX = "jax_exec_time_optimization_effort" in jax.config.values
 _QUICK = {"exec_time_optimization_effort": -1.0} if _OLD_JAX else {"optimization_level": "O0"}
 _EFFORTS: dict[str, dict[str, Any]] = {"quick": _QUICK, "full": {}, "forced": {}}

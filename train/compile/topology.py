@@ -46,7 +46,7 @@ class Topology:
 
     @property
     def kind(self) -> str:
-        """JAX's name of the kind of device, such as "TPU v5 lite"."""
+        """JAX's name for the kind of device, such as "TPU v5 lite"."""
         return self.devices[0].device_kind
 
     @property
@@ -62,7 +62,7 @@ def describe(name: str) -> Topology:
 
     Args:
         name: "v5e:4x4" for a slice of 4x4 chips; "2*v5e:4x4" for two such slices; "v5litepod-16",
-            Cloud TPU's name of "v5e:4x4"; "h100:2x8" for two hosts with eight GPUs each.
+            Cloud TPU's name for "v5e:4x4"; "h100:2x8" for two hosts with eight GPUs each.
 
     Raises:
         UsageError: if there is no such topology, or its compiler is not installed.

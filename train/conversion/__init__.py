@@ -1,1 +1,1 @@
-"""Converts data sets to the array_record format."""
+"""Converts folders of images and TFRecord files into TFDS data sets in the array_record format."""

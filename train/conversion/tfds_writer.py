@@ -32,7 +32,7 @@ Shards = dict[str, list[Iterable[bytes]]]
 """For each split, a list with the records of each file."""
 
 Lengths = dict[str, list[tuple[int, int]]]
-"""For each split, a list of pairs, one per file: the number of records and of bytes."""
+"""For each split, a list of pairs, one per file: number of records, and their size in bytes."""
 
 
 def image_features(classes: tuple[str, ...] | None) -> Features:
@@ -97,7 +97,7 @@ def write(folder: Path, name: str, shards: Shards, total: int | None) -> Lengths
         total: number of records, if known.
 
     Returns:
-        For each split, a list of pairs, one per file: the number of records and of bytes.
+        For each split, a list of pairs, one per file: number of records, and their size in bytes.
 
     Raises:
         TrainingError: if a file cannot be written.
@@ -117,7 +117,7 @@ def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> t
     """Writes one file; then reads the number of records from the file as a check.
 
     Returns:
-        The number of records, and the sum of their bytes.
+        The number of records, and their total size in bytes.
 
     Raises:
         TrainingError: if the file cannot be written, or lacks records.

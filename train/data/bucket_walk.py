@@ -41,7 +41,11 @@ class BucketWalk(folders.Walk):
         self._names = [name for name in sorted(storage.sizes(root)) if not name.endswith("/")]
 
     def subfolders(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Returns the sorted names of the subfolders; counts the files beside them as skipped."""
+        """Returns the sorted names of the subfolders.
+
+        Images are expected only inside subfolders. Files beside them are added to `passed_over`,
+        except hidden files.
+        """
         found = set()
         for name in self._below(folder):
             first, _, rest = name.partition("/")

@@ -1,4 +1,4 @@
-"""The options of the input: which data set, and how its images become batches."""
+"""Options for the input: which data set, and how its images become batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Crop = Literal["inception", "window", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """Options of the data set."""
+    """Options for the data set."""
 
     dataset: str = "fashion_mnist"
     """Data set to train on. fashion_mnist: 6,000 training and 1,000 test images that come with the
@@ -38,7 +38,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class InputOptions:
-    """Options of images on the host: decoding, crops, batches."""
+    """Options for images on the host: decoding, crops, batches."""
 
     image_size: int = 299
     """Width and height of the images after cropping and resizing, in pixels."""

@@ -35,7 +35,7 @@ class RelabelledSource:
 
 
 def relabelled(dataset: Dataset, names: Sequence[str] | None, outputs: int) -> tuple[Dataset, str]:
-    """Replaces the labels of a data set by the indices of a network's matching outputs.
+    """Replaces the labels of a data set with the indices of a network's matching outputs.
 
     Classes are matched by name. If no name matches and all class names are numbers, each number is
     the index of an output. Otherwise, if the outputs have no known names and there are as many

@@ -1,4 +1,4 @@
-"""How the program ends: signals, logs of libraries, one last line, and a traceback in a file.
+"""Ends the program: handles signals, writes logs and tracebacks to a file, prints a last line.
 
 This package is imported first, so it imports only the standard library.
 """

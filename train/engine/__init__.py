@@ -1,1 +1,1 @@
-"""The parts of a run: network, training step, loop, evaluation, checkpoints."""
+"""Trains and evaluates a network: optimiser, training step, loop, checkpoints and results."""

@@ -161,7 +161,7 @@ def rotate_hue(x: Array, turn: Array) -> Array:
 
 
 def erase(x: Array, share: float, key: Array) -> Array:
-    """Replaces a random rectangle of some images by normal noise, like timm's mode "pixel".
+    """Replaces a random rectangle of some images with normal noise, like timm's mode "pixel".
 
     This is Random Erasing (arXiv:1708.04896). A rectangle has 2 to 33 % of the area, and an aspect
     ratio of 0.3 to 3.3.

@@ -1,4 +1,4 @@
-"""The options of the network and its training.
+"""Options for the network and its training.
 
 This file does not import jax, so that `--help` is fast.
 """
@@ -15,7 +15,7 @@ from train.config.fields import AT_MOST_ONE, BELOW_ONE, MAY_CHANGE, NOT_NEGATIVE
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions:
-    """Options of the network."""
+    """Options for the network."""
 
     arch: str = "xception"
     """Network to train: see `inception_jax.list_models()`."""
@@ -54,7 +54,7 @@ class NetworkOptions:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationOptions:
-    """Options of the augmentation of training images on the device."""
+    """Options for the augmentation of training images on the device."""
 
     distort: Literal["none", "inception"] = "none"
     """inception: change brightness, saturation, hue and contrast randomly, like TF-slim."""
@@ -68,7 +68,7 @@ class AugmentationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
-    """Options of the length of the run and the learning rate."""
+    """Options for the length of the run and the learning rate."""
 
     epochs: Annotated[float, POSITIVE, MAY_CHANGE] = 1.0
     """Number of passes over the training images."""
@@ -108,7 +108,7 @@ class ScheduleOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """Options of the optimiser."""
+    """Options for the optimiser."""
 
     optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
     """rmsprop: in TensorFlow's form. sgd: with momentum."""
@@ -135,7 +135,7 @@ class OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """Options of the loss, the moving average and non-finite values."""
+    """Options for the loss, the moving average and non-finite values."""
 
     label_smoothing: Annotated[float, NOT_NEGATIVE, BELOW_ONE] = 0.1
     """Label smoothing: share of the label that is spread evenly over all classes."""
@@ -151,7 +151,7 @@ class StepOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """Options of logs, evaluations, checkpoints and profiles."""
+    """Options for logs, evaluations, checkpoints and profiles."""
 
     log_every: Annotated[int, POSITIVE, MAY_CHANGE] = 10
     """Steps between two lines of the log."""

@@ -1,1 +1,1 @@
-"""Devices, processes and hardware."""
+"""Distributes a run over devices and processes, handles preemption, and describes the hardware."""

@@ -1,4 +1,4 @@
-"""The options of devices and hosts."""
+"""Options for devices and hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from train.config.fields import MAY_CHANGE, NOT_NEGATIVE, POSITIVE
 
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
-    """Options of the batch size, gradient accumulation and BatchNorm groups."""
+    """Options for the batch size, gradient accumulation and BatchNorm groups."""
 
     batch_size: Annotated[int, POSITIVE] = 32
     """Images per step, over all devices."""
@@ -24,7 +24,7 @@ class BatchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class HostOptions:
-    """Options of a run with several processes."""
+    """Options for runs with several processes."""
 
     distributed: Annotated[Literal["auto", "on", "off"], MAY_CHANGE] = "auto"
     """Whether this process is one of several in a run. auto: detect Slurm, Open MPI or TPUs, or use

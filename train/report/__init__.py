@@ -1,1 +1,1 @@
-"""What is printed, logged and plotted."""
+"""Prints, logs and plots the progress and the results of a run."""

@@ -1,4 +1,4 @@
-"""The options of a run's reports."""
+"""Options for the reports of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from train.config.fields import MAY_CHANGE
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """Options of TensorBoard, `report.html`, Weights & Biases and messages."""
+    """Options for TensorBoard, `report.html`, Weights & Biases and messages."""
 
     tensorboard: Annotated[bool, MAY_CHANGE] = True
     """Also write metrics for TensorBoard, to WORKDIR/tensorboard."""

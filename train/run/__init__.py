@@ -1,1 +1,1 @@
-"""A run: its options, its assembly, its execution."""
+"""Parses the command line, assembles a run from the options, and executes it."""

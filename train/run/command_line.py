@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # help and usage errors must not wait for jax
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options of the run: what it does, and where."""
+    """Options for the run: what it does, and where."""
 
     recipe: str = "demo"
     """Named set of defaults for the other options, see train/config/recipes.py. Not given: the

@@ -1,1 +1,1 @@
-"""The folder of a run: which run it belongs to, and which process uses it."""
+"""Checks that a workdir, the folder of a run, belongs to this run, and locks it against others."""

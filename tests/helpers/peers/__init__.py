@@ -1,1 +1,1 @@
-"""Original implementations with random weights, for test_peers.py and benchmarks/peers.py."""
+"""Runs original implementations with random weights, for test_peers.py and benchmarks/peers.py."""
