@@ -247,7 +247,7 @@ def publish(kind: str, results: list[Result], options: Options, machine: str) ->
 
 
 def table(results: list[Result], names: list[str]) -> str:
-    """Returns a table with a row for each network and a column for each implementation."""
+    """Returns a Markdown table with a row for each network and a column for each implementation."""
     head = ["network", "pixels", f"`{BASELINE}`, ms", *(f"`{name}`" for name in names)]
     rows = []
     for result in results:

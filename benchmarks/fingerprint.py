@@ -225,7 +225,14 @@ def by_layers(model: Model, patches: Patches) -> Answers:
 
 
 def by_forward(model: Model, images: np.ndarray) -> Answers:
-    """Guesses each option by running the network with every possible value of the option.
+    """Guesses options of a network by running it once with each candidate value of an option.
+
+    `READINGS` has the options of each network and their candidate values, such as 1e-3 and 1e-5 for
+    `bn_eps`.
+
+    Args:
+        model: network whose options are guessed.
+        images: batch on which the network runs, in the kind of inputs that it was trained on.
 
     Yields:
         What is guessed, such as "bn_eps, by running it"; the guess; and the true value. The guess

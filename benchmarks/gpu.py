@@ -197,6 +197,15 @@ def speed(
 ) -> dict[str, Any]:
     """Times this library's network and timm's in turn.
 
+    Args:
+        task: function that takes `arch` and `dtype` and returns the task of both networks.
+        arch: name of the network.
+        mode: "inference" or "training".
+        dtype: dtype of the computation.
+        options: options with the batch size and the number of rounds.
+        budget: time limit. Each network may take the time that is left to get ready, but at least a
+            minute.
+
     Returns:
         A dict of two dicts, whose keys are "ours" and "timm". `images_per_second` has the speeds in
         all rounds, and `left_out` the reason why an implementation was not timed.
@@ -238,6 +247,14 @@ def alone(
     """Runs a program in a new process that has the GPU to itself; returns the program's result.
 
     If the program cannot run, the result has only the reason, under `left_out`.
+
+    Args:
+        program: function that takes a task and returns the result.
+        task: function that takes `arch` and `dtype` and returns the program's task.
+        arch: name of the network.
+        dtype: dtype of the computation.
+        budget: time limit. The program may take the time that is left, but at least a minute.
+        environment: environment variables to set in the process, besides the inherited ones.
 
     Raises:
         LateError: if the program does not end in time.

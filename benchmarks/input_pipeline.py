@@ -229,7 +229,7 @@ def whole_pipeline(photos: list[bytes], options: Options) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Returns a table with a row for each method."""
+    """Returns a Markdown table with a row for each method."""
     lines = []
     for row in rows:
         slow, middle, fast = min(row.speeds), statistics.median(row.speeds), max(row.speeds)

@@ -274,7 +274,7 @@ def _sizes() -> list[int]:
 
 
 def table(rows: list[Estimate]) -> str:
-    """Returns the table, with a row for each number of chips."""
+    """Returns the estimates as a Markdown table, with a row for each number of chips."""
     head = ["chips", "batch", "steps", "computing, ms", "exchange, ms", "input, ms", "step, ms",
             "images/s", "training, h", "evaluation, h", "checkpoints, h", "lost, h", "total, h",
             "limit"]  # fmt: skip
@@ -289,7 +289,7 @@ def table(rows: list[Estimate]) -> str:
 
 
 def assumptions(options: Options) -> str:
-    """Returns the options on which the table depends, with their values, as text."""
+    """Returns the options on which the estimates depend, with their values, as text."""
     values = {k: v for k, v in vars(options).items() if k not in ("docs", "chips")}
     return "; ".join(f"`--{name.replace('_', '-')} {value:.10g}`" for name, value in values.items())
 

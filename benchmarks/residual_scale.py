@@ -11,7 +11,7 @@ Everything else is the same in all runs, including initial parameters and the or
 
     python benchmarks/residual_scale.py
 
-prints a table, writes it into docs/residual_scale.md, and draws docs/residual_scale.png.
+prints a table, writes it into docs/residual_scale.md, and plots docs/residual_scale.png.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _last_layer(graphdef: nnx.GraphDef, config: Config) -> Any:
 
 
 def table(runs: list[Run]) -> str:
-    """Returns a table with a row for each run."""
+    """Returns a Markdown table with a row for each run."""
     head = ["scale", "rate", "largest loss", "loss, last 10 steps",
             "zeros in the last layer, start", "end", "its mean, start", "end",
             "test top-1"]  # fmt: skip
@@ -192,7 +192,11 @@ def table(runs: list[Run]) -> str:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Draws the losses, and the zeros and sizes of the last layer, over the steps."""
+    """Plots three quantities of all runs over the training steps, and writes the figure to `path`.
+
+    They are the training loss, the share of zeros in the last layer's output, and the mean absolute
+    value of this output.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for run in runs:
         label = f"scale {run.scale:g}, rate {run.learning_rate:g}"

@@ -126,7 +126,7 @@ def compiled(what: str, form: str, made: Program, options: Options, effort: Effo
         form: name of the form.
         made: program to compile.
         options: options with the topology.
-        effort: effort of the compiler, "quick" or "full".
+        effort: effort of the compiler; "full" searches for the best tilings, "quick" does not.
     """
     target = described(options.topology)
     function, state, batch = made
@@ -172,9 +172,10 @@ def ratio(base: float, value: float) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Returns a table with a line for each program.
+    """Returns a Markdown table with a line for each program.
 
-    If a ratio is above 1, the program needs less than the plain form.
+    A column "plain / this" is the value of the column before it for the plain form, divided by that
+    of the program. Above 1, the program needs less time, traffic or memory than the plain form.
     """
     plain = {row.what: row for row in rows if row.form == "plain"}
     head = ["program", "form"]
@@ -195,7 +196,9 @@ def table(rows: list[Row]) -> str:
 def cycles_table(rows: list[Row], kind: str) -> str:
     """Returns a table of the compiler's cycles, with a line for each program.
 
-    The cycles are meaningful only at full effort.
+    Only at full effort does the compiler search for the best tilings; without the search, its
+    cycles mean little. A column "plain / this" is the value for the plain form, divided by that of
+    the program. Above 1, the program is faster than the plain form.
 
     Args:
         rows: estimates at full effort.

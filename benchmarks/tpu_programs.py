@@ -47,8 +47,9 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
 
     Args:
         arch: name of the network.
-        form: "plain", "rewritten", "memory saving" (rematerialised) or "folded" (BatchNorm folded
-            into the layers before it).
+        form: "plain" for no rewrites of `inception_jax.nn.rewrites`, "rewritten" for the default
+            rewrites. "memory saving" is "rewritten" with rematerialisation, and "folded" is
+            "rewritten" with BatchNorms folded into the layers before them.
         mode: "train" or "infer".
         work: batch size and dtype.
     """
@@ -143,7 +144,7 @@ def module(name: str, form: str, work: Work) -> Program:
 
     Args:
         name: name of the network and path of the module in it, as ARCH.PATH.
-        form: "plain", "rewritten" or "memory saving" (rematerialised).
+        form: "plain", "rewritten" or "memory saving", see `network`.
         work: batch size and dtype.
     """
     arch, _, path = name.partition(".")

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/tricks.md: learning curves of arms, and differences between arms.
+"""Plots the figures of docs/tricks.md: learning curves of arms, and differences between arms.
 
 An arm is one way to train one network.
 """
@@ -25,12 +25,12 @@ Differences = Sequence[float]
 def draw(
     trick: Trick, runs: Mapping[str, list[Run]], differences: Sequence[Differences], path: Path
 ) -> None:
-    """Draws the learning curves of a trick's arms, and the differences between the arms.
+    """Plots the learning curves of a trick's arms, and the differences between the arms.
 
-    If a claim is about calibration, a reliability diagram is drawn too.
+    If a claim is about calibration, a reliability diagram is added.
 
     Args:
-        trick: trick to draw.
+        trick: trick to plot.
         runs: runs by name of the arm; each arm has one run for each seed.
         differences: for each claim, the result of `tricks.differences`.
         path: path of the picture to write.

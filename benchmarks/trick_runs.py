@@ -52,7 +52,7 @@ class Arm:
         steps: number of steps in a run.
         change: change of the built network, a name in `trick_networks.CHANGES`; "": no change.
         images: number of training images; None: all.
-        torch_rule: whether to use PyTorch's form of RMSProp.
+        torch_rule: whether to use PyTorch's formula of RMSProp, see `torch_rmsprop`.
     """
 
     name: str
@@ -86,10 +86,14 @@ def configuration(arm: Arm, steps: int) -> Config:
 
 
 def torch_rmsprop(options: Any, rate: schedule.Schedule) -> optax.GradientTransformation:
-    """Returns RMSProp in the form of `torch.optim.RMSprop`.
+    """Returns an optax transformation that computes RMSProp with `torch.optim.RMSprop`'s formula.
 
-    Epsilon is outside the root, the mean square starts at zero, and the learning rate is applied
-    after the momentum.
+    Unlike in TensorFlow's formula, epsilon is outside the root, the mean square starts at zero, and
+    the learning rate is applied after the momentum.
+
+    Args:
+        options: options of the optimiser; `rms_decay`, `rms_eps` and `momentum` are used.
+        rate: learning rate by step.
     """
     return optax.chain(
         optax.scale_by_rms(

@@ -55,7 +55,7 @@ class Worker:
         Args:
             build: function that returns the function to run.
             arguments: arguments of `build`.
-            environment: environment variables of the process.
+            environment: environment variables to set in the process, besides the inherited ones.
             seconds: time limit for `build` and the first run together.
 
         Raises:

@@ -101,7 +101,11 @@ def _gallery() -> Iterator[tuple[str, str]]:
 
 
 def _facts(name: str) -> str:
-    """Returns a network's idea, paper, size and chapter in docs/story.md, as Markdown."""
+    """Returns a paragraph about a network, in Markdown.
+
+    It has a sentence on the network's main idea, the paper, the numbers of parameters and pixels,
+    and a link to the network's chapter in docs/story.md.
+    """
     info = ij.model_info(name)
     number = info.paper.rpartition("/")[2]
     authors, title, chapter = _PAPERS[number]

@@ -87,7 +87,11 @@ def executed(path: Path, *, small: bool) -> nbformat.NotebookNode:
 
 
 def shrink(output: nbformat.NotebookNode) -> None:
-    """Reduces a picture to 128 colours if that makes it smaller, because notebooks are in git."""
+    """Reduces the PNG picture of a cell's output to 128 colours, in place.
+
+    This keeps the notebooks small, because git stores every version of them. A picture is unchanged
+    if it would not have fewer bytes.
+    """
     data = output.get("data", {})
     if "image/png" not in data:
         return

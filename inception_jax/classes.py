@@ -14,7 +14,7 @@ from inception_jax.text_files import read_lines
 def names(model: Model) -> tuple[str, ...]:
     """Returns a class name for each output of a network.
 
-    These are the network's own names, else those of its tag, else "class 0", "class 1" and so on.
+    These are the names that `names_of` finds, or else "class 0", "class 1" and so on.
 
     Raises:
         ValueError: for a network without a classifier.
@@ -30,17 +30,23 @@ def names(model: Model) -> tuple[str, ...]:
 
 
 def names_of(model: Model) -> tuple[str, ...] | None:
-    """Returns a network's own class names, else those of its tag, else None."""
+    """Returns a network's class names.
+
+    Returns:
+        The names that the network stores. Without them, ImageNet's names if the network has 1000
+        classes, as do the published weights of its name (see `of_published`). Otherwise None.
+    """
     assert model.spec is not None
     published = of_published(model.spec.name) if model.spec.num_classes == 1000 else None
     return model.classes or published
 
 
 def of_published(name: str) -> tuple[str, ...] | None:
-    """Returns the class names of a tag's published weights.
+    """Returns the class names of published weights.
 
     Args:
-        name: see `create_model`.
+        name: name of a network, with or without the tag of the weights, such as
+            "inception_v3.tv_in1k".
 
     Returns:
         ImageNet's names if the weights have 1000 classes, otherwise None. FID's network, for

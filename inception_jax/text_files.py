@@ -115,8 +115,8 @@ def read_class_names(
         error: class of the error to raise.
 
     Raises:
-        error: if `read_text` fails, if a line is not a name, or if the number of names is not
-            `count`.
+        error: if the file cannot be read; if a name is empty; if a line has more than a name, such
+            as `3: cat` or `cat; pet`; or if the number of names is not `count`.
     """
     is_table = Path(path).suffix.lower() == ".csv"
     lines = _column(path, error) if is_table else _separated(read_lines(path, error), count)

@@ -34,15 +34,19 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
     """Reads a weight file into a state dict.
 
     Args:
-        path: path of a file of `inception_jax.save_weights`, of a `.pth`, `.pt` or `.bin` file of
-            this twin, or of a folder with `weights.safetensors` or `model.safetensors`.
+        path: path of a weight file: either `.safetensors`, written by `inception_jax.save_weights`,
+            or `.pth`, `.pt` or `.bin`, with this twin's state dict. If the path is a folder, its
+            `weights.safetensors` is read, or else its `model.safetensors`.
         name: name of the network that is to load the weights.
         options: options of that network, with `num_classes`, `in_channels` and `width_multiplier`.
 
+    Returns:
+        The state dict.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has an unknown suffix, or its metadata name another network or other
-            options.
+        ValueError: if the file has an unknown suffix, or if its metadata say that it belongs to
+            another network or to a network with other options.
     """
     path = Path(path)
     if path.is_dir() and (path / "weights.safetensors").is_file():

@@ -51,7 +51,10 @@ def dtype(request):
 
 @pytest.fixture
 def own_gradients_everywhere(monkeypatch):
-    """Makes the rewrite `gradients` apply to small convolutions too, which it normally skips."""
+    """Makes the rewrite `gradients` apply to small convolutions too, which it normally skips.
+
+    The rewrite gives convolutions custom gradients; see `inception_jax.nn.rewrites`.
+    """
     monkeypatch.setattr(gradients, "_LARGE_MAP", 1)
     monkeypatch.setattr(gradients, "_LEAST_CHANNELS", 1)
 

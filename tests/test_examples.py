@@ -17,7 +17,11 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(name, tmp_path):
-    """A notebook runs with small sizes without an error, and keeps the source of its cells."""
+    """`examples/run.py --small` runs a notebook without an error.
+
+    The option makes the notebook take seconds, by overriding its settings. The source of the cells
+    in the written notebook is unchanged.
+    """
     pytest.importorskip("nbclient")
     command = [sys.executable, FOLDER / "run.py", name, "--small", "--to", tmp_path]
     subprocess.run(command, check=True)

@@ -44,7 +44,10 @@ _EXAMPLES = f"""examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line.
+    """Prepares the data set that the command line names.
+
+    Args:
+        argv: arguments; None for those of the process, `sys.argv[1:]`.
 
     Returns:
         The exit code: 0 after success; 2 for bad usage; 1 for another error; 130 after Ctrl-C; 143

@@ -121,8 +121,9 @@ def describe(graph: Graph, part: Subgraph) -> str:
 def _member(graph: Graph, part: Subgraph, path: str) -> str:
     """Describes a module, or a run of identical modules, by class and count: "10 × Block17".
 
-    If modules of the previous run have the same class and one or two more operations, the text
-    names these operations ("without ...").
+    The part's runs of identical modules are compared in order. If this run has the same class as
+    the run before it, but lacks one or two of its operations, the text ends in "without" and their
+    names.
     """
     firsts = [repeat.first for repeat in part.repeats]
     if path not in firsts:

@@ -21,7 +21,12 @@ _ACTIVATIONS = {"erf": "GELU", "erfc": "GELU", "logistic": "SiLU", "tanh": "tanh
 
 
 def simplify(graph: Graph) -> Graph:
-    """Returns the simplified graph, without nodes that no output depends on."""
+    """Returns the graph that a paper's figure would show.
+
+    Only the input node and the nodes that an output depends on remain. Elementwise equations get
+    names such as "ReLU". Biases, BatchNorms and activations are merged into the layer before them
+    if they belong to it. Nested splits become one split.
+    """
     draft = _Draft(graph)
     _name_steps(draft)
     _merge_steps(draft)
@@ -90,7 +95,7 @@ class _Draft:
 
 
 def _used(graph: Graph) -> dict[int, Node]:
-    """Returns the node of the images and the nodes that an output depends on, by id."""
+    """Returns the input node, which has id 0, and the nodes that an output depends on, by id."""
     used = {0, *graph.outputs}
     for number in sorted(graph.nodes, reverse=True):
         if number in used:

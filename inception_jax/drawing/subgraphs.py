@@ -17,13 +17,13 @@ class Subgraph:
 
     Attributes:
         name: name of the stage, or path of the module.
-        path: path of a module that contains the whole part; empty if no module does.
-        nodes: nodes of the part, by node id. If consecutive modules of a `Chain` are identical,
+        path: path of a module that contains the whole subgraph; empty if no module does.
+        nodes: nodes of the subgraph, by node id. If consecutive modules of a `Chain` are identical,
             only the nodes of the first one are included.
-        source: id of the input node, which is outside the part.
+        source: id of the input node, which is outside the subgraph.
         result: id of the output node. It is missing from `nodes` if its module is left out.
         shapes: shapes of the input and the output, without the batch axis.
-        repeats: runs of identical modules in the part's `Chain`s. A module without identical
+        repeats: runs of identical modules in the subgraph's `Chain`s. A module without identical
             neighbours is a run by itself.
     """
 
@@ -37,7 +37,7 @@ class Subgraph:
 
     @property
     def only_node(self) -> Node | None:
-        """The part's node if it has exactly one, else None."""
+        """The subgraph's node if it has exactly one, else None."""
         return next(iter(self.nodes.values())) if len(self.nodes) == 1 else None
 
 

@@ -87,9 +87,10 @@ def jit_call(
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """A network in evaluation mode, split as `nnx.split` does.
+    """A copy of a network for inference, in evaluation mode, split as `nnx.split` does.
 
-    Its BatchNorms are folded into convolutions (see `folding.fold`), except on TPUs.
+    "Frozen" means that later changes to the network do not affect the copy. BatchNorms are folded
+    into convolutions (see `folding.fold`), except on TPUs.
 
     Attributes:
         graphdef: structure of the network. `nnx.merge(graphdef, params)` is the network.
@@ -103,7 +104,10 @@ class Frozen:
 
 
 def frozen(model: Model) -> Frozen:
-    """Returns a copy of a network for inference. The copy keeps no reference to `model`."""
+    """Returns a copy of a network for inference, in evaluation mode; see `Frozen`.
+
+    BatchNorms are folded, except on TPUs. The copy keeps no reference to `model`.
+    """
     model = model.eval_view()
     platform = jax.local_devices()[0].platform
     options = inference_options(model) if platform == "cpu" else {}
@@ -114,7 +118,12 @@ def frozen(model: Model) -> Frozen:
 def jit_frozen(
     network: Frozen, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a compiled function, like `jit_call`, for a network that is already frozen.
+    """Returns a compiled function, like `jit_call`, for a copy that `frozen` returned.
+
+    Args:
+        network: copy of a network for inference, see `Frozen`.
+        call: see `jit_call`.
+        parts: see `jit_predict`.
 
     Raises:
         ValueError: see `jit_predict`.

@@ -16,8 +16,8 @@ from inception_jax.registry import ModelInfo
 def prepared(images: jax.Array, info: ModelInfo, channels: int) -> jax.Array:
     """Crops, resizes and normalises images as `inception_jax.preprocess` does on the host.
 
-    The results are identical if Pillow resizes the images on the host, because Pillow computes in
-    integers. Otherwise they agree up to float32 rounding.
+    For networks whose images Pillow resizes on the host (see `crops.rounds`), the results are
+    identical, because Pillow computes in integers. For others, they agree up to float32 rounding.
 
     Args:
         images: RGB images, float32 [n, h, w, 3], whole numbers from 0 to 255.

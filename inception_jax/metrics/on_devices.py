@@ -85,7 +85,10 @@ class OnDevices:
         return images, params, options
 
     def shapes(self) -> Features:
-        """Returns `Features` of shapes (`jax.ShapeDtypeStruct`), for one image of 64x64 pixels."""
+        """Returns the shapes and dtypes of the features of one image, without computing them.
+
+        Each array of the returned `Features` is a `jax.ShapeDtypeStruct`.
+        """
         images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
         compute = functools.partial(
             self._features, value_range=None, rounding="nearest", axes=(), mesh=None

@@ -90,7 +90,14 @@ def check_layout(layout: str, *, spatial: bool) -> None:
 
 
 def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns the mean and covariance that the arrays of a file hold; None if they hold none."""
+    """Returns the mean and covariance of the pooled features, for FID.
+
+    Args:
+        arrays: arrays of a file by name.
+
+    Returns:
+        The mean and covariance, or None if the file does not have both.
+    """
     for mean, cov in _NAMES:
         if mean in arrays and cov in arrays:
             return arrays[mean], arrays[cov]
@@ -98,7 +105,14 @@ def pooled(arrays: Mapping[str, np.ndarray]) -> Pair | None:
 
 
 def spatial(arrays: Mapping[str, np.ndarray]) -> Pair | None:
-    """Returns the spatial mean and covariance that the arrays of a file hold; None if absent."""
+    """Returns the mean and covariance of the spatial features, for sFID.
+
+    Args:
+        arrays: arrays of a file by name.
+
+    Returns:
+        The mean and covariance, or None if the file does not have both.
+    """
     mean, cov = _SPATIAL
     return (arrays[mean], arrays[cov]) if arrays.keys() >= {mean, cov} else None
 

@@ -60,9 +60,9 @@ class Residual(nnx.Module):
 
 
 class Block35(Residual):
-    """35x35 residual module, figure 10.
+    """35x35 residual module, figure 10; in Inception-ResNet-v2, figure 16.
 
-    In Inception-ResNet-v2 (figure 16), the longest branch is wider.
+    The longest branch is wider in figure 16, so its widths are arguments.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Block35(Residual):
 
 
 class Block17(Residual):
-    """17x17 residual module, figure 11.
+    """17x17 residual module, figure 11; in Inception-ResNet-v2, figure 17.
 
-    In Inception-ResNet-v2 (figure 17), the widths are different.
+    The widths that differ between the figures are arguments.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class Block17(Residual):
 
 
 class ReductionB(nnx.Module):
-    """Grid reduction 17x17 -> 8x8, figure 12.
+    """Grid reduction 17x17 -> 8x8, figure 12; in Inception-ResNet-v2, figure 18.
 
-    In Inception-ResNet-v2 (figure 18), the widths are different.
+    The widths that differ between the figures are arguments.
     """
 
     def __init__(
@@ -170,9 +170,9 @@ class ReductionB(nnx.Module):
 
 
 class Block8(Residual):
-    """8x8 residual module, figure 13.
+    """8x8 residual module, figure 13; in Inception-ResNet-v2, figure 19.
 
-    In Inception-ResNet-v2 (figure 19), the widths are different.
+    The widths that differ between the figures are arguments.
     """
 
     def __init__(

@@ -138,6 +138,12 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
     batch, and once for the gradient of x. With the automatic gradient, XLA's CPU backend reads them
     again for every sum. The mean and the variance must be those of x, because the gradient of x
     includes their dependence on x.
+
+    Args:
+        arrays: x, its mean and variance, BatchNorm's scale and bias; see `Arrays`.
+        eps: BatchNorm's epsilon.
+        relu: whether to apply a ReLU to the result.
+        dtype: dtype of the result.
     """
 
     @jax.custom_vjp
@@ -161,7 +167,15 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
 def _batch_gradients(
     arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the gradients of x, scale and bias."""
+    """Returns the gradients of x, scale and bias.
+
+    Args:
+        arrays: see `_normalise_by_batch`.
+        g: gradient of the result of `_normalise`.
+        eps: see `_normalise_by_batch`.
+        relu: see `_normalise_by_batch`.
+        dtype: see `_normalise_by_batch`.
+    """
     x, mean, var, scale, bias = arrays
     deviation = lax.rsqrt(var + eps)
     normal = (x - mean) * deviation

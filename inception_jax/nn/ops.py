@@ -312,9 +312,16 @@ def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) ->
 
 
 def _conv_bordered(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Computes an unpadded convolution with one added row of zeros, and drops the extra output.
+    """Computes a convolution without padding as one with padding, which is faster on CPUs.
 
-    XLA's CPU backend takes up to four times as long for a convolution without any padding.
+    A row of zeros is added below the feature map, and outputs that depend on it are dropped. XLA's
+    CPU backend takes up to four times as long for a convolution without any padding.
+
+    Args:
+        x: feature map [n, h, w, c].
+        kernel: kernel [kh, kw, c, d], with kh > `stride`.
+        stride: step of the window along both axes.
+        padding: always "valid"; here only so that the arguments equal those of `_conv_native`.
     """
     rows = (x.shape[1] - kernel.shape[0]) // stride + 1
     y = lax.conv_general_dilated(

@@ -94,7 +94,7 @@ def save_pretrained(
 
 
 def _certificate(folder: Path) -> Certificate:
-    """Compares the network in a folder with its PyTorch twin; see `inception_jax.certificate`."""
+    """Returns a certificate: how far the network in a folder and its PyTorch twin differ."""
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
 
@@ -113,7 +113,7 @@ def push_to_hub(
     license: str | None = None,
     certificate: bool = False,
 ) -> str:
-    """Writes a folder like `save_pretrained`, and uploads it to the Hugging Face Hub.
+    """Uploads a network to the Hugging Face Hub, as the folder that `save_pretrained` writes.
 
     A missing repository is created. An existing model card is kept.
 

@@ -1,7 +1,8 @@
 """Translates jax's convolutions and pools to ONNX nodes, for `primitives`.
 
-Each function appends the nodes of one jax primitive to a graph, and returns their output. `params`
-are the primitive's parameters, and `results` the shapes and dtypes of its outputs.
+Each function appends the ONNX nodes of one jax primitive to a graph, and returns their output. The
+arguments are those of a `primitives.Handler`: `params` are the primitive's parameters, and
+`results` the shapes and dtypes of its outputs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor
 def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:
     """Appends a convolution of images, possibly with groups or dilation.
 
-    A strided slice before a 1x1 convolution becomes a stride of the convolution.
+    A strided slice before a 1x1 convolution becomes a stride of the convolution. For the arguments,
+    see `primitives.Handler`.
 
     Raises:
         ExportError: for any other kind of convolution, or a kernel that is not constant.
@@ -49,7 +51,10 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 
 
 def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a max pool. Padded pixels are never the maximum."""
+    """Appends a max pool. Padded pixels are never the maximum.
+
+    For the arguments, see `primitives.Handler`.
+    """
     return graph.add("MaxPool", x, shape=results[0].shape, **_window(params))
 
 
@@ -57,7 +62,7 @@ def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a sum over windows, as an average pool times the window's area.
 
     If the sum is later divided by the number of its summands, an average pool replaces the sum and
-    the division; see `Graph.means`.
+    the division; see `Graph.means`. For the arguments, see `primitives.Handler`.
     """
     window, shape = _window(params), results[0].shape
     area = math.prod(window["kernel_shape"])

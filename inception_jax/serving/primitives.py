@@ -1,4 +1,7 @@
-"""Translates the jax primitives that this library's networks use to ONNX nodes."""
+"""Translates jax primitives to ONNX nodes.
+
+Only the primitives that occur in this library's networks are supported.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from inception_jax.serving.export_error import ExportError
 from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 Handler = Callable[..., Operand | list[Tensor]]
-"""Takes the graph, a primitive's parameters, its results' shapes and dtypes, and its operands."""
+"""A function `handler(graph, params, results, *operands)` that translates one jax primitive.
+
+It appends the primitive's ONNX nodes to `graph`, and returns their output, or a list of outputs.
+`params` maps the names of the primitive's parameters to their values. `results` is a list with the
+shape and dtype of each output. `operands` are the primitive's inputs.
+"""
 
 ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
     "add": ("Add", np.add),
@@ -28,7 +36,7 @@ ELEMENTWISE: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
 
 
 def handler_of(primitive: str) -> Handler:
-    """Returns the function that appends the nodes of a primitive.
+    """Returns the function that appends the ONNX nodes of a jax primitive, given its name.
 
     Raises:
         ExportError: if the primitive is not supported.
@@ -72,7 +80,7 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends 1 - erf(x) as 1 + erf(-x).
+    """Appends 1 - erf(x) as 1 + erf(-x). For the arguments, see `Handler`.
 
     jax's GELU calls erfc with a negated value. The two negations cancel, which leaves the form of a
     GELU that runtimes recognise.
@@ -106,7 +114,7 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a node that inserts axes of size 1, as `keepdims` does.
 
-    ONNX's operations then broadcast these axes like jax's.
+    ONNX's operations then broadcast these axes like jax's. For the arguments, see `Handler`.
 
     Raises:
         ExportError: for any other broadcast.

@@ -1,7 +1,8 @@
 """Translates jax's slices, pads, reversals and concatenations to ONNX nodes, for `primitives`.
 
-Each function appends the nodes of one jax primitive to a graph, and returns their output. `params`
-are the primitive's parameters, and `results` the shapes and dtypes of its outputs.
+Each function appends the ONNX nodes of one jax primitive to a graph, and returns their output. The
+arguments are those of a `primitives.Handler`: `params` are the primitive's parameters, and
+`results` the shapes and dtypes of its outputs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
-    """Appends a concatenation of tensors along an axis."""
+    """Appends a concatenation of tensors along an axis.
+
+    For the arguments, see `primitives.Handler`.
+    """
     shape = results[0].shape
     return graph.add(
         "Concat", *operands, shape=shape, axis=axis_of(params["dimension"], len(shape))
@@ -21,14 +25,17 @@ def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -
 
 
 def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
-    """Appends a split of an axis into parts."""
+    """Appends a split of an axis into parts. For the arguments, see `primitives.Handler`."""
     sizes = np.asarray(params["sizes"], np.int64)
     axis = axis_of(params["axis"], len(x.shape))
     return graph.add_many("Split", x, sizes, shapes=[r.shape for r in results], axis=axis)
 
 
 def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a slice of every axis, possibly with strides."""
+    """Appends a slice of every axis, possibly with strides.
+
+    For the arguments, see `primitives.Handler`.
+    """
     strides = params["strides"] or (1,) * len(x.shape)
     cuts = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
     return _slice(graph, x, dict(enumerate(cuts)), results[0].shape)
@@ -37,7 +44,8 @@ def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tenso
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
     """Appends a strided slice for a gather that takes every n-th index of some axes.
 
-    jax expresses x[:, ::2] as such a gather if the batch size is unknown.
+    jax expresses x[:, ::2] as such a gather if the batch size is unknown. For the arguments, see
+    `primitives.Handler`.
 
     Raises:
         ExportError: for any other gather.
@@ -60,13 +68,15 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
 
 
 def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a reversal of axes."""
+    """Appends a reversal of axes. For the arguments, see `primitives.Handler`."""
     backwards = (-1, np.iinfo(np.int64).min, -1)
     return _cut(graph, x, dict.fromkeys(params["dimensions"], backwards), x.shape)
 
 
 def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) -> Tensor:
     """Appends padding. Negative padding crops the tensor.
+
+    For the arguments, see `primitives.Handler`.
 
     Raises:
         ExportError: for padding between pixels.

@@ -1,7 +1,8 @@
 """Translates variables of DeepLab's Xception and of TensorFlow's Inception graph of 2015.
 
-FID uses the graph of 2015, `classify_image_graph_def.pb`. It numbers the layers in each tower of a
-module. `_GRAPH` lists its layer names in the order in which this library defines the layers.
+FID uses this graph of 2015-12-05, `classify_image_graph_def.pb`. It numbers the layers in each
+tower of a module. `_GRAPH` lists its layer names in the order in which this library defines the
+layers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,16 @@ _GRAPH = {
 
 
 def graph_of_2015(tensors: Tensors, model: Model) -> Tensors:
-    """Translates the constants of the graph of 2015 to the PyTorch twin's names and axis order."""
+    """Translates the constants of TensorFlow's Inception graph of 2015-12-05, which FID uses.
+
+    Args:
+        tensors: constants by their names in the graph.
+        model: Inception V3 that is to load them. Only the order of its layers is used.
+
+    Returns:
+        The constants with the PyTorch twin's names and axis order. Constants without a counterpart
+        in the network are unchanged.
+    """
     places = dict(_graph_places(model.layer_order))
     result: Tensors = {}
     for name, tensor in tensors.items():
@@ -77,7 +87,16 @@ _UNIT = re.compile(
 
 
 def deeplab(tensors: Tensors, model: Model) -> Tensors:
-    """Translates DeepLab's Xception checkpoint to the PyTorch twin's names and axis order."""
+    """Translates the variables of a checkpoint of DeepLab's Xception.
+
+    Args:
+        tensors: variables by their names in the checkpoint.
+        model: not used; `Layout.translate` passes the network that is to load them.
+
+    Returns:
+        The variables with the PyTorch twin's names and axis order. Variables without a counterpart
+        in the network are unchanged.
+    """
     result: Tensors = {}
     for name, tensor in tensors.items():
         layer, _, leaf = name.rpartition("/")

@@ -69,8 +69,10 @@ class Stored(NamedTuple):
     """A layer as stored by Keras.
 
     Attributes:
-        automatic: name in Keras 3's files: the class, and a number in the order of `model.layers`.
-        name: explicit name; without one, the class, and a number in the order of creation.
+        automatic: name in Keras 3's own files, such as "conv2d_3" for the fourth Conv2D of
+            `model.layers`. Layers with explicit names are counted too.
+        name: explicit name, such as "conv_7b". For a layer without one, a name such as "conv2d_3",
+            for the fourth such Conv2D in the order of creation.
         tensors: tensors by names such as "kernel", in the order in which Keras stores them.
     """
 

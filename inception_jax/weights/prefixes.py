@@ -174,10 +174,12 @@ def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_root(named: dict[str, Any]) -> list[Peeled]:
-    """Finds a TF-slim network whose names lack its scope, such as `InceptionV3`.
+    """Finds a TF-slim network whose variable names lack the network's scope.
+
+    An example is the name `Mixed_5b/...` instead of `InceptionV3/Mixed_5b/...`.
 
     Returns:
-        A list with this network, whose names now begin with the scope; empty if there is none.
+        A list with this network, its names completed by the scope; empty if there is none.
     """
     for prefix, rest in {"": named, **_by_prefix(named)}.items():
         root = slim_layouts.root_of(rest)

@@ -51,9 +51,9 @@ class Residual(nn.Module):
 
 
 class Block35(Residual):
-    """35x35 residual module, figure 10.
+    """35x35 residual module, figure 10; in Inception-ResNet-v2, figure 16.
 
-    In Inception-ResNet-v2 (figure 16), the longest branch is wider.
+    The longest branch is wider in figure 16, so its widths are arguments.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class Block35(Residual):
 
 
 class Block17(Residual):
-    """17x17 residual module, figure 11.
+    """17x17 residual module, figure 11; in Inception-ResNet-v2, figure 17.
 
-    In Inception-ResNet-v2 (figure 17), the widths are different.
+    The widths that differ between the figures are arguments.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class Block17(Residual):
 
 
 class ReductionB(nn.Module):
-    """Grid reduction 17x17 -> 8x8, figure 12.
+    """Grid reduction 17x17 -> 8x8, figure 12; in Inception-ResNet-v2, figure 18.
 
-    In Inception-ResNet-v2 (figure 18), the widths are different.
+    The widths that differ between the figures are arguments.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ class ReductionB(nn.Module):
 
 
 class Block8(Residual):
-    """8x8 residual module, figure 13.
+    """8x8 residual module, figure 13; in Inception-ResNet-v2, figure 19.
 
-    In Inception-ResNet-v2 (figure 19), the widths are different.
+    The widths that differ between the figures are arguments.
     """
 
     def __init__(

@@ -138,7 +138,10 @@ class InceptionC(nn.Module):
 
 
 class InceptionD(nn.Module):
-    """Grid reduction 17x17 -> 8x8, the paper's figure 10 with a 7x7 branch."""
+    """Grid reduction 17x17 -> 8x8, similar to the paper's figure 10.
+
+    In the authors' code, a 1x7 and a 7x1 replace the first 3x3 of the figure's longest branch.
+    """
 
     def __init__(
         self,

@@ -50,10 +50,11 @@ def weights(temporary: Path) -> Path:
 
 
 def write_weights(folder: Path) -> None:
-    """Writes random weights of one full-width network in the programs' four file formats.
+    """Writes random weights of the full-width `inception_v3.fid` for all programs.
 
-    BatchNorm's statistics and scales are random too, and some variances are far below epsilon. The
-    features are about as large as those of the published weights.
+    `write_layouts` lists the programs and their file formats. BatchNorm's statistics and scales are
+    random too, and some variances are far below its epsilon. The features are about as large as
+    those of the published weights.
 
     Args:
         folder: folder to write to, created if missing.
@@ -90,8 +91,10 @@ def write_weights(folder: Path) -> None:
 def write_layouts(folder: Path, twin: Any) -> None:
     """Writes a network's weights in the four file formats that the programs read.
 
-    TensorFlow's graph is written only if TensorFlow is installed, and the TorchScript file only if
-    torch-fidelity is installed.
+    - a state dict: pytorch-fid, torch-fidelity and torchmetrics
+    - a TorchScript file: clean-fid; written only if torch-fidelity is installed
+    - a TensorFlow graph: guided-diffusion and TTUR; written only if TensorFlow is installed
+    - a pickle file: jax-fid and jax-fid-parallel
 
     Args:
         folder: folder to write to, created if missing.

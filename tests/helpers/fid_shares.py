@@ -40,7 +40,16 @@ def main(batch: int, shared: bool, processes: int = 1, index: int = 0, port: int
 
 
 def spread(part: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Pads a batch; returns it and the mask of its real images, sharded over all devices."""
+    """Pads images to a full batch, and shards the batch over all devices.
+
+    Args:
+        part: images [n, h, w, c] of the batch; the last batch may have fewer than `batch`.
+        batch: number of images in a full batch. Padding rounds it up to a multiple of the number of
+            devices.
+
+    Returns:
+        The padded batch, and a mask that is True for the images of `part`.
+    """
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     total = -(-batch // jax.device_count()) * jax.device_count()
     mask = np.arange(total) < len(part)

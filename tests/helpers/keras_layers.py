@@ -35,10 +35,11 @@ _SHORTCUTS = {2: 0, 3: 1, 4: 2, 13: 3}  # block: number in its shortcut's automa
 
 
 def xception_layers() -> list[tuple[str, str, str]]:
-    """Returns a tuple (Keras class, Keras name, path in the twin) for each layer with parameters.
+    """Lists the layers of Keras' Xception that have parameters, in the order of `model.layers`.
 
-    Layers are in the order of Keras' `model.layers`. An example is ("conv2d", "block1_conv1",
-    "block1_conv1.conv").
+    Returns:
+        A tuple for each layer, such as ("conv2d", "conv2d_3", "block13.residual.conv"): its class
+        in Keras, its name in Keras, and its path in the PyTorch twin.
     """
     layers = []
     for i in (1, 2):
@@ -58,14 +59,17 @@ def xception_layers() -> list[tuple[str, str, str]]:
 
 
 def inception_layers(listed: list[str], twin) -> list[tuple[str, str, str]]:
-    """Returns a tuple (Keras class, Keras name, path in the twin) for each layer with parameters.
+    """Lists the layers with parameters of Keras' InceptionV3 or InceptionResNetV2.
 
-    An example is ("conv2d", "conv2d_5", "Mixed_5b.branch1x1.conv"). The n-th convolution that Keras
-    creates is the twin's n-th convolution.
+    The n-th convolution that Keras creates is the twin's n-th convolution.
 
     Args:
         listed: layers in the order of Keras' `model.layers`: `V3_LAYERS` or `RESNET_LAYERS`.
         twin: PyTorch twin of the network, Inception V3 or Inception-ResNet-v2.
+
+    Returns:
+        A tuple for each layer, such as ("conv2d", "conv2d_5", "Mixed_5b.branch1x1.conv"): its class
+        in Keras, its name in Keras, and its path in the PyTorch twin.
     """
     paths = [name for name, _ in twin.named_modules()]
     made = [p for p in paths if p.endswith(".conv") and not p.startswith(("Aux", "Conv2d_7b"))]

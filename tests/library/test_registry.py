@@ -242,9 +242,10 @@ def test_facts_travel():
 
 
 def test_statistics_follow_within_a_short_run():
-    """Every network's default momentum is 0.9, so 30 steps replace the initial statistics.
+    """Every network's BatchNorm has a momentum of 0.9 by default.
 
-    The papers' momenta are in the papers' training recipes.
+    Then 30 training steps reduce the share of the initial running statistics to 4 %. The papers'
+    momenta are in the papers' training recipes.
     """
     for tags in (False, True):
         for name in ij.list_models(tags=tags):

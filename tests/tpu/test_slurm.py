@@ -1,4 +1,7 @@
-"""Tests train.sbatch under a real Slurm with several local nodes, and runs under mpirun."""
+"""Tests training runs on several processes of this machine, started by Slurm or by mpirun.
+
+The Slurm is a real one, with two local nodes, and runs train.sbatch.
+"""
 
 from __future__ import annotations
 

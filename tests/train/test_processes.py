@@ -1,4 +1,7 @@
-"""Tests that several processes on one machine give the results of one, and end together."""
+"""Tests runs of several processes on one machine.
+
+They give the same results as a single process, and all processes end together.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,11 @@ class Run:
             )
 
     def until(self, words: str) -> None:
-        """Reads the output of process 0 up to a line that contains `words`."""
+        """Reads the output of process 0 up to and including the first line that contains `words`.
+
+        Raises:
+            AssertionError: if the output ends without such a line; the message is stderr.
+        """
         while words not in (line := self.members[0].stdout.readline()):
             assert line, self.members[0].stderr.read()
 

@@ -80,7 +80,11 @@ def end(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def until(process: subprocess.Popen, words: str) -> None:
-    """Reads the output of a process up to a line that contains `words`."""
+    """Reads the output of a process up to and including the first line that contains `words`.
+
+    Raises:
+        AssertionError: if the output ends without such a line; the message is stderr.
+    """
     while words not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
 

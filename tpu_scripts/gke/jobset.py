@@ -71,10 +71,13 @@ class Nodes:
 
 
 def nodes(name: str) -> Nodes:
-    """Returns the machines of a topology.
+    """Returns a description of the machines that a topology consists of.
 
     Args:
         name: name of the topology, such as "v5e:4x4", "2*v5e:4x4" or "h100:2x8".
+
+    Returns:
+        The numbers of slices, machines and devices, and Kubernetes' names for them.
 
     Raises:
         UsageError: if the name is malformed, or there is no such topology.

@@ -51,7 +51,8 @@ def _roofline(found: Report) -> float | None:
     """Returns the compiler's `optimal_seconds`, corrected for custom calls; None if unusable.
 
     The compiler subtracts a second for each custom call of some kinds. The correction adds these
-    seconds back. It assumes that a step, or each part of a split step, takes less than a second.
+    seconds back. It assumes that a step takes less than a second. If gradient accumulation computes
+    a step in several parts, it assumes this of each part.
     """
     raw = found["optimal_seconds"]
     if raw is None:
@@ -64,7 +65,7 @@ def _cycles(found: Report, target: Topology) -> float | None:
     """Converts the compiler's estimate of cycles to seconds; None if there is no good estimate.
 
     The effort "quick" gives no good estimate, because the compiler does not search for the best
-    tilings. Neither does a step that is split into parts.
+    tilings. Nor is there one with gradient accumulation, which computes a step in several parts.
     """
     clock = hardware.clock(target.kind)
     whole = found["effort"] != "quick" and found["grad_accum"] == 1  # no sum for a loop

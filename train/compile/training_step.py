@@ -198,7 +198,7 @@ def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int
     """Traces the training step that a run would compile.
 
     Returns:
-        The traced step, and the bytes of the training state.
+        The traced step, and the size of the training state in bytes.
     """
     job = assemble(config, dataset, elsewhere=target.devices)
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(job.state))

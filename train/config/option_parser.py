@@ -50,7 +50,7 @@ class Option:
 
     Attributes:
         name: name of the field.
-        room: heading of the option's group in the help.
+        room: the group of options that it belongs to, given by the group's heading in the help.
         kind: type of the field.
         default: value if the option is not given.
         text: help text.

@@ -265,7 +265,10 @@ def default_recipe(arch: str, images: int) -> str:
 
 
 def options(recipe: str, arch: str, *, photographs: bool) -> Options:
-    """Returns the options that a recipe sets, with their values; any recipe trains any network.
+    """Returns the options that a recipe sets, with their values.
+
+    Any recipe can train any network. Only `demo` needs values for the network in
+    train/config/demo.py.
 
     Args:
         recipe: name of the recipe.
@@ -274,7 +277,7 @@ def options(recipe: str, arch: str, *, photographs: bool) -> Options:
             and `demo` has more epochs.
 
     Raises:
-        UsageError: if `demo` has no options for this network.
+        UsageError: if the recipe is `demo`, and it has no values for this network.
     """
     if recipe == "finetune":
         size = ij.model_info(arch).input_size

@@ -37,8 +37,8 @@ def convert_tfrecords(
             `train-00000-of-01024` and `validation-00000-of-00128`. The shards have the features
             image/encoded, image/class/label and optionally image/class/synset and image/filename.
         dst: path of the folder in which NAME/VERSION is written.
-        name: name of the new data set; None for the name of the TFDS data set, or for
-            "imagenet2012" if `src` has shards.
+        name: name of the new data set. None means the name of the old one if `src` is a TFDS data
+            set, and "imagenet2012" if `src` has shards.
         label_offset: number to add to the labels of shards. The labels of a TFDS data set do not
             change.
 

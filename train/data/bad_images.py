@@ -34,6 +34,9 @@ class Note:
 class BadImages:
     """Counts the distinct images that were skipped, and raises an error if they are too many.
 
+    It learns of them from notes: a `Note` says that one image was skipped, converted or excluded.
+    Excluded images are not counted.
+
     Args:
         limit: number of images that may be skipped.
         report: function that gets a line of text for each skipped image, for the first image of
@@ -48,7 +51,9 @@ class BadImages:
         self._report = report
 
     def add(self, notes: Iterable[Note]) -> None:
-        """Adds the notes of a batch.
+        """Counts the skipped and the converted images that the notes of a batch name.
+
+        An image counts once, even if several notes say the same of it.
 
         Raises:
             TrainingError: if more than `limit` images have been skipped.

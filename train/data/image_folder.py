@@ -1,4 +1,7 @@
-"""Opens a folder of images like torchvision's `ImageFolder`: split/class/any/depth/image."""
+"""Opens a folder of images like torchvision's `ImageFolder`.
+
+The images of a class are in the folder split/class, or in folders inside it, at any depth.
+"""
 
 from __future__ import annotations
 

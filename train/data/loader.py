@@ -38,7 +38,14 @@ _MIN_SHARED_BYTES = 1 << 16  # smaller arrays, such as labels, are pickled
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One image of a batch. A mask of 0 excludes the image from the results."""
+    """One image of a batch.
+
+    Attributes:
+        image: array of the image.
+        label: index of the class.
+        mask: 0 to leave the image out of the results, else 1.
+        notes: notes on an image that was skipped, converted or excluded.
+    """
 
     image: np.ndarray
     label: int
@@ -122,13 +129,14 @@ def load_batches(
     Args:
         indices: indices to load. Indices at the end that do not fill a batch are dropped.
         load: function that returns the row of an index; must be picklable if there are workers.
-        share: number of rows in a batch.
+        share: number of rows in a batch. With several processes, it is the number of rows that
+            this process gets of each batch.
         workers: number of worker processes; 0 for threads.
         row_bytes: size of a row's image, to check whether the shared memory is large enough.
 
     Returns:
-        An iterator of dicts with "image", "label", "mask" and "notes" of the rows of a batch. Notes
-        are concatenated, all other values are stacked.
+        An iterator over batches, which are dicts. "image", "label" and "mask" are arrays with an
+        entry for each row. "notes" is a tuple of the notes of all rows. See `Row`.
 
     Raises:
         UsageError: if the shared memory is too small for the workers.

@@ -65,7 +65,7 @@ def workdir(folder: Path) -> None:
 
 
 def say(line: str | None) -> None:
-    """Prints the last line, unless this function was called before.
+    """Prints the last line of a run, unless this function was already called during the run.
 
     Args:
         line: the last line; None if there is nothing to print, because the run succeeded.
@@ -91,7 +91,7 @@ def _print(line: str) -> None:
 
 
 def begin_again() -> None:
-    """Allows one more last line, for the next run in this process."""
+    """Lets `say` print a last line again, for the next run in this process."""
     _State.said = False
 
 

@@ -77,7 +77,11 @@ def something_to_save() -> bool:
 
 
 def save_first() -> None:
-    """Makes SIGTERM only set a flag from now on, because there are steps to save."""
+    """Makes SIGTERM only set a flag from now on.
+
+    Called at the start of a training step. From the first one on, the training loop must save a
+    checkpoint before the process ends.
+    """
     _State.something_to_save = True
 
 

@@ -291,11 +291,12 @@ class Checkpoints:
     def _check_shapes(self, step: int, abstract: Mapping[str, Any]) -> None:
         """Compares the array shapes in the checkpoint of a step with those of this network.
 
-        A flipped bit changes the name or the shape of a single array. If more arrays differ, the
-        checkpoint belongs to another network.
+        A flipped bit in the file changes the name or the shape of only one array. Such damage is
+        accepted here, because loading detects it. If more arrays differ, the checkpoint belongs to
+        another network.
 
         Raises:
-            UsageError: if it belongs to another network.
+            UsageError: if the checkpoint belongs to another network.
         """
         tree: Any = self._checkpointer.metadata(step).metadata
         there, here = _shapes(tree), _shapes(abstract)

@@ -55,11 +55,13 @@ def learning_rate(
 ) -> Schedule:
     """Returns the learning rate as a function of a step, or of an array of steps.
 
-    The decay starts at step 0, and the warm-up replaces its beginning, as in timm and in
-    tensorflow/tpu's Inception V3. (With `optax.join_schedules`, the decay would start after the
-    warm-up.) The warm-up ends at the rate to which the schedule has decayed by then. In timm, the
-    warm-up ends at the peak rate, which then drops by a percent. In tensorflow/tpu, the rate rises
-    once per epoch during the warm-up.
+    The decay starts at step 0, and the warm-up replaces its beginning. (With
+    `optax.join_schedules`, the decay would start after the warm-up.) The warm-up is linear, and
+    ends at the rate to which the schedule has decayed by then.
+
+    timm and tensorflow/tpu's Inception V3 also start the decay at step 0. But in timm, the warm-up
+    ends at the peak rate, and the rate then drops to the decayed one. In tensorflow/tpu, the rate
+    rises only once per epoch during the warm-up.
 
     Args:
         options: options of the schedule.

@@ -255,7 +255,7 @@ def _unsmoothed(loss: jax.Array, logits: jax.Array, smoothing: float) -> jax.Arr
     """Returns the cross-entropy without label smoothing, comparable with the evaluation's loss.
 
     Labels that Mixup or CutMix has mixed remain mixed: the cross-entropy is linear in the targets,
-    so the term of the smoothing can be subtracted.
+    so the smoothing term can be subtracted.
     """
     if not smoothing:
         return loss

@@ -1,4 +1,4 @@
-"""Draws curves as inline SVG, which fits pages of any width and follows their style sheet."""
+"""Plots curves as inline SVG, which fits pages of any width and follows their style sheet."""
 
 from __future__ import annotations
 

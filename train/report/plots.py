@@ -24,7 +24,7 @@ _NAME = 18  # characters that fit above an image
 
 
 def draw_curves(workdir: Path, title: str) -> None:
-    """Draws `curves.svg`: losses and accuracies over epochs, from `metrics.jsonl`.
+    """Plots `curves.svg`: losses and accuracies over epochs, from `metrics.jsonl`.
 
     The losses of training and evaluation are cross-entropies of the main classifier, without label
     smoothing.
@@ -97,7 +97,7 @@ def draw_predictions(
 
 
 def draw_confusion(workdir: Path, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draws `confusion.png`: the confusion matrix, with labels as rows and predictions as columns.
+    """Plots `confusion.png`: the confusion matrix, with labels as rows and predictions as columns.
 
     Args:
         workdir: folder to write to.

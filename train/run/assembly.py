@@ -46,7 +46,7 @@ def assemble(
 
     Raises:
         UsageError: if the configuration is invalid.
-        WeightsError: if the initial weights do not fit.
+        WeightsError: if the initial weights do not fit the network.
     """
     network, batch_size, classes = config.network, config.batch.batch_size, len(dataset.classes)
     devices = Devices(config.batch, elsewhere)

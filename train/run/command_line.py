@@ -237,7 +237,7 @@ def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
 def _scaled(
     base: Config, config: Config, dataset: Dataset, given: set[str]
 ) -> tuple[Config, Dataset]:
-    """Scales options with the number of training images, except those that the user gave.
+    """Scales options with the number of training images. Options that the user set do not change.
 
     Returns:
         The configuration with the scaled options, and the data set with a note on them.
@@ -282,10 +282,16 @@ def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str 
 
 
 def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
-    """Opens the weight file that is evaluated without a run; see `file_evaluation.is_asked`.
+    """Opens the weight file that `--eval-only --init-from FILE` evaluates.
+
+    With these options, FILE itself is evaluated, unless the workdir has a run that started from it.
+    Then the run's checkpoint is evaluated.
 
     Returns:
-        The weight file; None if the command line does not ask for this.
+        The weight file; None if no weight file is evaluated.
+
+    Raises:
+        UsageError: if the workdir has a run that did not start from FILE, or if there is no FILE.
     """
     if not known.eval_only or known.init_from is None:
         return None

@@ -62,15 +62,15 @@ def pytorch_fid() -> torch.nn.Module:
 
 @torch.no_grad()
 def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
-    """Sets a network's weights and BatchNorm statistics to random values.
+    """Sets a network's parameters to random values, and BatchNorm's running statistics to match.
 
-    The running means and variances are those of the images, randomly changed. About 1 % of the
-    variances become 1e-14. In these channels, BatchNorm's epsilon decides the result, and the scale
-    is multiplied by 0.01, see `hostile`.
+    A forward pass of the images gives each BatchNorm the mean and variance of its input. `hostile`
+    then changes them randomly, and sets about 1 % of the variances to 1e-14. In these channels,
+    BatchNorm's epsilon decides the result, and the scale is multiplied by 0.01.
 
     Args:
         network: network to change.
-        images: images [n, c, h, w].
+        images: input [n, c, h, w] of the forward pass.
     """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

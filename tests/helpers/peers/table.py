@@ -220,7 +220,9 @@ def logits(model: nnx.Module, images: np.ndarray) -> np.ndarray:
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Returns the largest absolute difference of two arrays, divided by the largest of `theirs`.
+    """Returns the relative difference between two arrays.
+
+    It is the largest absolute difference, divided by the largest absolute value of `theirs`.
 
     Args:
         ours: logits or feature maps of our network, one row per image.
