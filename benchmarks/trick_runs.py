@@ -1,4 +1,4 @@
-"""Trains the networks of benchmarks/tricks.py with the code of `train/`, and stores the results."""
+"""Trains networks for benchmarks/tricks.py with the code of `train/`, and stores the results."""
 
 from __future__ import annotations
 

@@ -21,7 +21,11 @@ def _escaped(character: str) -> str:
 
 
 class Counts:
-    """Counts names by kind, and remembers the first name of each kind."""
+    """Counts files or images by kind, for messages that name one example of each kind.
+
+    A kind is a text, such as ".txt" for skipped files, or "16-bit grey" for images that were
+    converted. The first name of a kind is the example.
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[int, str]] = {}

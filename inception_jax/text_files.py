@@ -54,8 +54,8 @@ def read_text(
         The text, with line feeds as the only line breaks.
 
     Raises:
-        error: if the file cannot be read, or has another encoding. An encoding cannot be guessed
-            safely, so the message names the line and the remedy.
+        error: if the file cannot be read, or if it has another encoding, which cannot be guessed
+            safely. The message about an encoding names the first line that does not fit.
     """
     try:
         content = Path(path).read_bytes()

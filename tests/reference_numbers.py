@@ -76,7 +76,10 @@ def of_jax(name: str, dtype: str) -> dict[str, Any]:
 
 
 def of_pytorch(name: str) -> dict[str, Any]:
-    """Returns the numbers of `of_jax`, computed by the network's twin in float64."""
+    """Returns the results of one training step of a network's PyTorch twin in float64.
+
+    The dict has the same keys as that of `of_jax`. Parameters, images and labels are the same too.
+    """
     import torch
     import torch.nn.functional as F
 

@@ -83,7 +83,13 @@ def _with_trace(error: Exception, config: Config | None) -> str:
 
 
 def _explain(error: Exception, folder: Path | None) -> str:
-    """Returns a one-line description of an error."""
+    """Returns a one-line description of an error, usually with advice.
+
+    Args:
+        error: the error that ended the run.
+        folder: the workdir; None if it is not known yet. The description names it if the disk is
+            full and the error names no file.
+    """
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"no space left where {error.filename or folder} is written: free some; {_RESUME}"
     if isinstance(error, errors.TrainingError | OSError):

@@ -1,4 +1,4 @@
-"""Lists the stages of a network and computes the feature maps of some of them."""
+"""Computes the feature maps of some stages of a network."""
 
 from __future__ import annotations
 

@@ -89,7 +89,15 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _mark_calls(parent: nnx.Module, path: tuple[Any, ...]) -> None:
-    """Replaces every submodule, in place, with a wrapper that marks its calls."""
+    """Replaces submodules, at every depth and in place, with wrappers that mark their calls.
+
+    The marks show which operations of the jaxpr belong to which module. A dropout layer is replaced
+    with a `_MarkedDropout`. Submodules that cannot be called, such as lists, are kept.
+
+    Args:
+        parent: module whose submodules are replaced.
+        path: path of `parent` in the network.
+    """
     for key, child in list(nnx.iter_children(parent)):
         if not isinstance(child, nnx.Module):
             continue

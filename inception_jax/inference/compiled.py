@@ -23,6 +23,7 @@ from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
 from inception_jax.nn.onednn import CompilerOptions, inference_options
 
+_LITTLE_MEMORY: CompilerOptions = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 _MOST_AT_ONCE = 8  # images in a piece that a CPU thread computes
 Predict = Callable[[ArrayLike], jax.Array]
 Tree = TypeVar("Tree")  # a pytree of arrays; the first axis is the batch
@@ -116,14 +117,25 @@ def frozen(model: Model) -> Frozen:
 
 
 def jit_frozen(
-    network: Frozen, call: Callable[[Model, jax.Array], Tree], *, parts: int | None = None
+    network: Frozen,
+    call: Callable[[Model, jax.Array], Tree],
+    *,
+    parts: int | None = None,
+    save_memory: bool = False,
 ) -> Callable[[ArrayLike], Tree]:
-    """Returns a compiled function, like `jit_call`, for a copy that `frozen` returned.
+    """Compiles a computation with a copy of a network that `frozen` returned.
+
+    `jit_call` does the same with a network, which it first copies with `frozen`.
 
     Args:
         network: copy of a network for inference, see `Frozen`.
         call: see `jit_call`.
         parts: see `jit_predict`.
+        save_memory: on a CPU, XLA orders the operations so that temporary arrays take little
+            memory, not so that independent operations can run at once.
+
+    Returns:
+        A function of images [n, h, w, c] that returns the result of `call`.
 
     Raises:
         ValueError: see `jit_predict`.
@@ -136,12 +148,13 @@ def jit_frozen(
         most = "" if on_cpu else f" and at most {len(devices)}, the number of devices"
         raise ValueError(f"parts must be at least 1{most}; got {parts}")
     graphdef, state = network.graphdef, network.params
+    options = network.options | (_LITTLE_MEMORY if save_memory and on_cpu else {})
 
     def merged(state: dict, images: jax.Array) -> Tree:
         with native_convolutions() if network.options else contextlib.nullcontext():
             return call(nnx.merge(graphdef, state), images)
 
-    compute = jax.jit(merged, compiler_options=network.options or None)
+    compute = jax.jit(merged, compiler_options=options or None)
     predict: Callable[[ArrayLike], Any] = lambda images: compute(state, jnp.asarray(images))  # noqa: E731
     if parts > 1 and on_cpu:
         predict = _in_threads(compute, state, parts)

@@ -183,7 +183,7 @@ def _of_model(model: Model, call: Callable[[Model, jax.Array], Outputs]) -> dict
     return {
         "params": network.params,
         "call": lambda params, images: call(nnx.merge(network.graphdef, params), images),
-        "compiled": lambda parts: jit_frozen(network, call, parts=parts),
+        "compiled": lambda parts: jit_frozen(network, call, parts=parts, save_memory=True),
     }
 
 

@@ -363,7 +363,10 @@ def _in_colour(image: np.ndarray) -> np.ndarray:
 
 
 def _load(item: Any, prepare: Prepare) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the network's input for one image, and notes about what was lost in reading it."""
+    """Returns the network's input for one image, and the notes of its `images.Picture`.
+
+    The notes say what was converted or ignored in reading the image; arrays have none.
+    """
     if isinstance(item, np.ndarray):
         return prepare(item), ()
     if isinstance(item, str | os.PathLike) and Path(item).suffix == ".npy":

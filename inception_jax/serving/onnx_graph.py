@@ -91,5 +91,12 @@ class Graph:
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """Converts the index of an axis from jax's order to ONNX's."""
+    """Converts the index of an axis from jax's order to ONNX's.
+
+    The orders differ only at rank 4: [n, h, w, c] in jax, [n, c, h, w] in ONNX.
+
+    Args:
+        axis: index in jax's order.
+        rank: number of axes of the tensor.
+    """
     return CHANNELS_FIRST.index(axis) if rank == 4 else axis

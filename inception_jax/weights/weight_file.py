@@ -110,7 +110,13 @@ class WeightFile:
         return self.translated(model)[0]
 
     def translated(self, model: Model) -> tuple[Tensors, list[str]]:
-        """Returns the result of `to_twin`, and sentences about what was changed or skipped."""
+        """Translates the tensors to a model's PyTorch twin, and says what was changed or skipped.
+
+        Returns:
+            The tensors with the twin's names and axis orders, as from `to_twin`; and sentences for
+            the user. They say what was ignored or removed while reading, which tensors were taken
+            for the classifier, and which do not belong to the network.
+        """
         tensors = self.tensors
         if self.layout is not None:
             tensors = self.layout.to_twin(tensors, model, spec_of(model).num_classes)

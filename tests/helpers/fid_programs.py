@@ -293,9 +293,12 @@ def cleans(folder: Path) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def torchmetrics_weights(folder: Path) -> Iterator[Any]:
-    """Makes torchmetrics load the random weights in a `with` block; yields `torchmetrics.image`.
+    """Makes torchmetrics load our random weights in a `with` block; yields `torchmetrics.image`.
 
-    torchmetrics uses torch-fidelity's network.
+    torchmetrics uses torch-fidelity's network, which otherwise downloads the published weights.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
     """
     package("torchmetrics")
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
@@ -313,7 +316,11 @@ def tensorflow_1() -> Any:
 
 
 def adm(folder: Path) -> Any:
-    """Returns guided-diffusion's evaluator with a new TensorFlow session."""
+    """Returns guided-diffusion's evaluator, which computes FID, with a new TensorFlow session.
+
+    Args:
+        folder: folder of the weight files, see `weights`. The evaluator loads the graph in it.
+    """
     path = repository("guided-diffusion") / "evaluations" / "evaluator.py"
     tf = tensorflow_1()
     module = module_of("evaluator", path)

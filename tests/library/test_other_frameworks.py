@@ -97,7 +97,16 @@ def write_legacy(path, case: Case, head: str, nested: bool) -> None:
 
 
 def write_indexed(path, case: Case, head: str, nested: bool) -> None:
-    """Writes a fine-tuned network as Keras 3's `.weights.h5`, optionally with a nested backbone."""
+    """Writes a fine-tuned network as Keras 3's `.weights.h5`.
+
+    In this format, layers are named by class and index, such as "conv2d_3".
+
+    Args:
+        path: path of the file.
+        case: the network.
+        head: key in `HEADS`, which lists the layers in place of the network's classifier.
+        nested: whether the layers of the backbone are nested in one layer.
+    """
     inside = "layers/functional/" if nested else ""
     test_keras_files.write_indexed(path, case, top=False, inside=inside)
     with h5py.File(path, "a") as file:

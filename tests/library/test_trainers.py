@@ -151,7 +151,11 @@ def test_dicts_that_numpy_saves(tmp_path):
     np.save(tmp_path / "b.npy", np.ones(3))
     np.save(tmp_path / "c.npy", np.array([{}, {}]), allow_pickle=True)
     (tmp_path / "d.npy").write_bytes(whole[: len(whole) // 2])
-    for name, said in {"b": "a single NumPy array", "c": "an array of objects, not a dict", "d": "not a whole"}.items():
+    for name, said in {
+        "b": "a single NumPy array",
+        "c": "an array of objects, not a dict",
+        "d": "not a whole",
+    }.items():
         with pytest.raises(ij.WeightsError, match=said):
             load(tmp_path / f"{name}.npy")
 

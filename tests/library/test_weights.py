@@ -318,9 +318,14 @@ def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def keras_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns Xception's tensors by Keras' names.
+    """Returns Xception's tensors by Keras' names, such as "block1_conv1/kernel".
 
-    Shortcuts are named as in the second model that a process builds, see `later`.
+    Keras numbers the layers of shortcuts automatically. They are named here as in the second model
+    that a process builds, such as "conv2d_94", see `later`.
+
+    Args:
+        tensors: tensors by the names of the PyTorch twin, with PyTorch's axis order. The result has
+            Keras' axis order.
     """
     return {
         f"{later(name)}/{leaf}": tensor

@@ -1,6 +1,8 @@
 """Tests how training, `predict`, `classify` and FID read a folder with difficult files.
 
-All four read the same images, and report the files that they skip.
+Training, `predict` and `classify` get the same pixels from a file. FID reads files like the program
+that a preset names: with `pytorch_fid`, it skips GIF files and clips values of more than 8 bits.
+Skipped files and lost image data are reported.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def nodes(name: str) -> Nodes:
         The numbers of slices, machines and devices, and Kubernetes' names for them.
 
     Raises:
-        UsageError: if the name is malformed, or there is no such topology.
+        UsageError: if the name is malformed, the kind of device is unknown, or the devices do not
+            fill whole machines. Other topologies that Google does not offer are accepted.
     """
     match = _FORM.fullmatch(name)
     if match is None:

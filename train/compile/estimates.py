@@ -139,7 +139,7 @@ def _times(result: Report) -> list[tuple[str, str]]:
 
 
 def _size(count: float) -> str:
-    """Formats bytes in a suitable unit."""
+    """Formats a number of bytes in B, kB, MB or GB, which are powers of 1000."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -142,7 +142,11 @@ def _shard_files(src: Path) -> dict[str, list[Path]]:
 
 
 class _Labels:
-    """Converts the records of ImageNet shards, and collects the names of the classes."""
+    """Converts the records of ImageNet shards, and collects the names of the classes.
+
+    Args:
+        offset: number to add to the labels.
+    """
 
     def __init__(self, offset: int) -> None:
         text = tfds.features.Text()
@@ -162,7 +166,21 @@ class _Labels:
         self._synsets: dict[int, str] = {}
 
     def records(self, path: Path) -> Iterator[bytes]:
-        """Yields the converted records of a shard."""
+        """Converts the records of an ImageNet shard to records of a TFDS data set.
+
+        Also collects the class names, see `names`.
+
+        Args:
+            path: path of the shard, such as `train-00000-of-01024`.
+
+        Yields:
+            Serialized records. Each has an encoded image, which is copied unchanged, its label with
+            the offset added, and its file name.
+
+        Raises:
+            UsageError: if a record is damaged or incomplete, a label is negative after the offset
+                is added, or records with the same label have different synsets.
+        """
         for number, record in enumerate(read_records(path, UsageError)):
             where = f"{path}, record {number}"
             try:

@@ -18,8 +18,8 @@ def write(error: BaseException, folder: Path | None, process: int = 0) -> Path |
 
     Args:
         error: the error that ended the run.
-        folder: the workdir. If it is None or cannot be written to, the system's folder for
-            temporary files is used.
+        folder: the workdir. If it is None or cannot be written to, the file is written to the
+            system's folder for temporary files, with the prefix `inception_jax-PID-` in its name.
         process: index of this process in the run. 0 writes `error.log`, 3 writes `error-3.log`.
 
     Returns:

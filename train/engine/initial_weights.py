@@ -20,10 +20,11 @@ from train.hosts import processes
 
 
 def start_file(path: Path) -> Path:
-    """Returns the path of the weight file for `--init-from`.
+    """Returns the path of the weight file that the value of `--init-from` names.
 
     Args:
-        path: path of a weight file, or of the folder of a run.
+        path: path of a weight file, which is returned unchanged, or of a folder that contains
+            `weights.safetensors`, such as that of a run, or `model.safetensors`.
 
     Raises:
         UsageError: if there is no weight file, or the path is in a bucket.

@@ -159,7 +159,10 @@ class _Progress:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Context manager: stops the clock during the body, then restarts it at zero."""
+        """Context manager: time in the body does not count as time without progress.
+
+        During the body, `seconds_without` returns 0. After it, the time is counted from 0 again.
+        """
         self._busy += 1
         try:
             yield

@@ -70,10 +70,20 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
 
 
 def _finetune(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
-    """Scales the options of `finetune`.
+    """Scales options of the recipe `finetune` with the number of training images.
 
     The number of epochs is 15,000 divided by the number of images, but between 5 and 40. The first
-    fifth of the run trains only the classifier.
+    fifth of the run trains only the classifier. Options that the user gave, such as the number of
+    epochs, are taken into account.
+
+    Args:
+        base: values of all options in the recipe.
+        options: values of all options, with those of the user in place of the recipe's.
+        given: names of the options that the user gave.
+        images: number of training images.
+
+    Returns:
+        The scaled options by name. `scaled` leaves out those that the user gave.
     """
     size = _batch(64 if images >= ENOUGH else 32, options, given, images)
     least, most = _EPOCHS

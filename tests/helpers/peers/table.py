@@ -206,7 +206,17 @@ def distances(
 
 
 def loaded(name: str, path: Path, dtype: str, **options: Any) -> nnx.Module:
-    """Returns our network with the weights of a file."""
+    """Builds our network, and loads the weights of a file into it.
+
+    Args:
+        name: name of our network, with or without a tag.
+        path: path of the weight file, in any layout that `load_weights` reads.
+        dtype: dtype of the parameters and of the computation, "float64" or "float32".
+        **options: options of `create_model`, such as `aux_heads`.
+
+    Returns:
+        The network.
+    """
     with jax.enable_x64(dtype == "float64"):
         model = abstract_model(name, dtype=dtype, param_dtype=dtype, **options)
         ij.load_weights(model, path)
