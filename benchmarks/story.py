@@ -154,7 +154,7 @@ def _network(arch: str, readings: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def cost(build: Callable[[], Any] | nnx.Module, *shape: int) -> Cost:
-    """Counts the cost of a module for one input.
+    """Returns the `Cost` of a module for one input: its parameters, MACs and so on.
 
     Args:
         build: module, or function that returns a module.
@@ -206,7 +206,14 @@ def _longest(program: Any, before: Sequence[int]) -> list[int]:
 
 
 def whole(name: str, **options: Any) -> Cost:
-    """Counts the cost of a network for one image of the network's input size."""
+    """Returns the `Cost` of a network for one RGB image of the network's input size.
+
+    The cost has the number of parameters, of multiply-accumulates and so on.
+
+    Args:
+        name: name of the network, with or without a tag.
+        **options: options of the network, in place of those that the name stands for.
+    """
     info = ij.model_info(name)
     return _whole(info.arch, _readings(name, options), info.input_size)
 
@@ -245,7 +252,11 @@ FAMILY: tuple[tuple[str, float | None, str], ...] = (
 
 
 def family() -> str:
-    """Returns the table of every network's cost for one image of the network's input size."""
+    """Returns the table of every network's cost for one image of the network's input size.
+
+    Columns have the parameters, the multiply-accumulates and the numbers of layers; see `Cost`.
+    Others have the paper and the accuracy on ImageNet.
+    """
     first = whole(FAMILY[0][0])
     rows = []
     for name, top1, source in FAMILY:
@@ -298,7 +309,7 @@ def googlenets() -> str:
     """Returns the table of the costs of networks between GoogLeNet and BN-Inception.
 
     The networks differ in the factorised 5x5 convolutions and in BN-Inception's separable first
-    layer.
+    layer. For the columns, see `compared`.
     """
     stems = [network("bn_inception", stem=stem).conv1 for stem in ("conv", "separable")]
     networks = [
@@ -361,7 +372,7 @@ def factors() -> str:
 
 
 def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
-    """Counts the cost of consecutive convolutions that keep the shape of a feature map.
+    """Returns the `Cost` of consecutive convolutions that keep the shape of a feature map.
 
     Args:
         side: height and width of the feature map.
@@ -376,7 +387,8 @@ def reductions() -> str:
     """Returns the table of the costs of three grid reductions from 35x35x320 to 17x17x640.
 
     The reductions are in figures 9 and 10 of "Rethinking the Inception Architecture"
-    (arXiv:1512.00567).
+    (arXiv:1512.00567). For the columns, see `compared`; one more has the numbers in the narrowest
+    feature map.
     """
     shape = (35, 35, 320)
     ways: dict[str, Callable[[], list[Any]]] = {
@@ -409,6 +421,8 @@ FIRST = "first layers"
 
 def grids(base: str, networks: Mapping[str, str]) -> str:
     """Returns a table of the costs of networks, with a row for each part, such as 17x17 modules.
+
+    For each network, columns have the modules, the parameters and the multiply-accumulates.
 
     Args:
         base: name of the network with which the last row compares all networks.
@@ -451,6 +465,7 @@ def residual() -> str:
     """Returns the table of the costs of Inception V4's modules and of residual blocks.
 
     A module and a block are compared on the same feature map. The last rows compare whole networks.
+    For the columns, see `compared`.
     """
     v4 = network("inception_v4")
     options: dict[str, Any] = dict(scale=0.1, conv=conv_bn, width=int)
@@ -491,7 +506,8 @@ def segments() -> str:
 
     The output channels of a 1x1 convolution are divided into segments, and each segment has its own
     3x3 convolution. From row to row, the number of segments increases from one (a full convolution)
-    to the number of channels (a depthwise convolution). Three more rows are for comparison.
+    to the number of channels (a depthwise convolution). Three more rows are for comparison. For the
+    columns, see `compared`.
     """
     shape = (17, 17, 768)
     rows = [("3x3 on 17x17x768", convs(17, 768, 3))]
@@ -509,7 +525,10 @@ def segments() -> str:
 
 
 def aligned() -> str:
-    """Returns the table of the costs of Xception and its variants by DeepLab and timm."""
+    """Returns the table of the costs of Xception and its variants by DeepLab and timm.
+
+    For the columns, see `compared`; one more has the number of BatchNorms.
+    """
     first = {"Xception": ("xception", {})}
     names = {f"aligned, {name.removeprefix('xception')}": (name, {}) for name in ALIGNED}
     dilated = {
@@ -528,7 +547,8 @@ def aligned() -> str:
 def bands() -> str:
     """Returns the table of the costs of depthwise convolutions in InceptionNeXt and ConvNeXt.
 
-    Further rows compare blocks and networks that have these convolutions.
+    Further rows compare blocks and networks that have these convolutions. For the columns, see
+    `compared`.
     """
     tiny = network("inception_next_tiny")
     block = tiny.stages[2].blocks[0]

@@ -43,15 +43,22 @@ class Origin:
         )
 
     def as_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the fields as arrays, for a file of statistics."""
+        """Returns the fields as arrays by name, for a file of statistics or of features."""
         return {name: np.asarray(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Origin | None:
-        """Reads an origin from the arrays of a file; None if the file does not hold one.
+        """Reads how the features in a file were computed, from the arrays of `as_arrays`.
+
+        Args:
+            arrays: arrays of a file of statistics or of features, by name.
+
+        Returns:
+            The `Origin`; None if an array other than `network` is missing. Without `network`, the
+            features are of FID's network.
 
         Raises:
-            ValueError: if an array does not hold a single value of the right type.
+            ValueError: if an array does not hold a single value, or if `dims` is not a number.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not names - {"network"} <= arrays.keys():
@@ -66,11 +73,11 @@ def check_comparable(
     b: Origin | None,
     names: tuple[str | None, str | None] = (None, None),
 ) -> None:
-    """Checks that two sets of features have the same origin, if both origins are known.
+    """Checks that two sets of features were computed in the same way, if this is known of both.
 
     Args:
-        a: origin of one set.
-        b: origin of the other set.
+        a: how one set was computed; None if unknown.
+        b: how the other set was computed; None if unknown.
         names: names of the sets, if they have any.
 
     Raises:

@@ -182,7 +182,16 @@ def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
 ) -> StoredTensor | Unreadable:
-    """Stands in for `torch._utils._rebuild_tensor_v2`, or `_rebuild_tensor` in older files."""
+    """Stands in for `torch._utils._rebuild_tensor_v2`, or `_rebuild_tensor` in older files.
+
+    Returns:
+        A `StoredTensor`, whose `read` reads the numbers from the file. An `Unreadable` if the dtype
+        is not in `_TORCH_TYPES`, or if PyTorch would conjugate or negate the stored numbers.
+
+    Raises:
+        PickleError: if `storage` is not a `Storage`; if the offset, a length or a stride is
+            negative or not an integer.
+    """
     metadata = rest[2] if len(rest) > 2 else None
     return _view(storage, offset, shape, strides, None, metadata)
 
@@ -220,7 +229,8 @@ def _from_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
     """Stands in for `torch._tensor._rebuild_from_type`, which creates a subclass of `Tensor`.
 
     Returns:
-        The plain tensor from which PyTorch would create the subclass.
+        The plain tensor from which PyTorch would create the subclass: a `Tensor` of this
+        module. An `Opaque` if `function` is unknown.
     """
     return made(function, tuple(args), DATA)
 

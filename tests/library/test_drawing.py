@@ -43,9 +43,15 @@ def part_of(network, module):
 
 
 def outline(network, module):
-    """Returns a module as nested lists: strings for boxes, tuples for parallel branches.
+    """Returns the drawing of a module as nested lists.
 
-    A dictionary maps a number of repetitions to the repeated part.
+    A string stands for a box: the first line of its text, and the operations that the box includes,
+    such as "1×1 conv, 192 BN ReLU". A tuple contains parallel branches. A dictionary maps a number
+    of repetitions to the repeated part.
+
+    Args:
+        network: name of the network, or a model, or a traced `Network`.
+        module: name of a stage of the network, or path of a module, such as "Mixed_6b".
     """
     part = part_of(network, module)
     return _outline(series_parallel.arrange(part), part)

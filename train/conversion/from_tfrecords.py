@@ -57,7 +57,21 @@ def convert_tfrecords(
 
 
 def _convert_tfds(src: Path, dst: Path, name: str | None) -> Path:
-    """Copies the records of a TFDS data set; changes the format in dataset_info.json."""
+    """Copies the records of a TFDS data set; changes name and format in dataset_info.json.
+
+    Args:
+        src: path of the folder NAME/VERSION of the data set, or NAME/CONFIG/VERSION.
+        dst: path of the folder in which the same folders are made.
+        name: new name of the data set; None to keep the old one.
+
+    Returns:
+        The path of the new folder NAME/VERSION or NAME/CONFIG/VERSION.
+
+    Raises:
+        UsageError: if the data set is damaged or incomplete or was not prepared as TFRecord, if
+            the disk is too small, or if the result exists.
+        TrainingError: if the result cannot be written.
+    """
     try:
         info = tfds.builder_from_directory(str(src)).info
         metadata = json.loads((src / "dataset_info.json").read_text())
@@ -100,7 +114,23 @@ def _counted(path: Path, expected: int) -> Iterator[bytes]:
 
 
 def _convert_shards(src: Path, dst: Path, name: str, label_offset: int) -> Path:
-    """Converts ImageNet shards to a TFDS data set with the features of `image_features`."""
+    """Converts ImageNet shards to a TFDS data set of images with labels and file names.
+
+    Args:
+        src: path of the folder of the shards, see `_shard_files`.
+        dst: path of the folder in which NAME/1.0.0 is written.
+        name: name of the data set.
+        label_offset: number to add to the labels of the shards: -1 if they start at 1, because the
+            labels of the data set start at 0.
+
+    Returns:
+        The path of the new folder NAME/1.0.0.
+
+    Raises:
+        UsageError: if the shards are damaged or incomplete, if a label becomes negative, if the
+            disk is too small, or if the result exists.
+        TrainingError: if the result cannot be written.
+    """
     files = _shard_files(src)
     labels = _Labels(label_offset)
     shards: Shards = {split: list(map(labels.records, paths)) for split, paths in files.items()}

@@ -63,7 +63,16 @@ def _files(source: FolderSource, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def _sizes(source: FolderSource, indices: np.ndarray, labels: np.ndarray) -> bytes:
-    """Returns file sizes as the bytes of an int64 array; -1 for a file that cannot be found."""
+    """Returns the sizes of image files as the bytes of an int64 array, for the digest.
+
+    The size of a file that cannot be found is -1.
+
+    Args:
+        source: source of the images.
+        indices: indices [n] of the images in the source.
+        labels: labels [n] of these images. A label gives the class folder, and thus the file's
+            path.
+    """
     if storage.is_remote(source.root):
         return _object_sizes(source, indices, labels)
     root = Path(source.root) if source.split == "." else Path(source.root, source.split)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # help and usage errors must not wait for jax
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options for the run: what it does, and where."""
+    """Options for the recipe, workdir, seed, compilation, and commands that do not train."""
 
     recipe: str = "demo"
     """Named set of defaults for the other options, see train/config/recipes.py. Not given: the
@@ -191,13 +191,20 @@ def baseline(
 ) -> Config:
     """Returns the configuration of the recipe, before other options override it.
 
+    Existing weights can determine the image size and the width multiplier, instead of the recipe:
+    the weights of the network's tag, of `--init-from`, or of `evaluated`.
+
     Args:
-        known: values of all options. `recipe` is None if it is not given.
-        dataset: data set of the run.
-        evaluated: weight file that is evaluated without a run; None if there is a run.
+        known: values of all options. If `recipe` is None, `recipes.default_recipe` chooses the
+            recipe by the network and the number of training images.
+        dataset: data set of the run. The values of a recipe can depend on the number of channels.
+        evaluated: weight file that is evaluated without a run. Its image size and width multiplier
+            have priority. None if there is a run.
 
     Raises:
         UnknownModelError: if no network has this name; the message suggests similar names.
+        UsageError: if no recipe is given and none is for this network, or if the recipe is `demo`
+            and has no values for this network.
     """
     info, start = ij.model_info(known.arch), _start(known.init_from)
     recipe = known.recipe or recipes.default_recipe(info.arch, len(dataset.train))
@@ -227,7 +234,12 @@ def baseline(
 
 
 def changes(config: Config, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
-    """Returns tuples (recipe's value, run's value) of the options that differ, by name."""
+    """Returns tuples (recipe's value, run's value) of the options that differ, by name.
+
+    Args:
+        config: configuration of the run.
+        dataset: data set of the run, on which values of the recipe depend, see `baseline`.
+    """
     usual = fields.flat(baseline(argparse.Namespace(**fields.flat(config)), dataset))
     own = fields.flat(config)
     names = own.keys() - {"scaled"}  # it describes other options
@@ -238,6 +250,14 @@ def _scaled(
     base: Config, config: Config, dataset: Dataset, given: set[str]
 ) -> tuple[Config, Dataset]:
     """Scales options with the number of training images. Options that the user set do not change.
+
+    A run that resumes keeps its values.
+
+    Args:
+        base: configuration of the recipe, from `baseline`.
+        config: `base` with the options that the user set.
+        dataset: data set of the run.
+        given: names of the options that the user set.
 
     Returns:
         The configuration with the scaled options, and the data set with a note on them.

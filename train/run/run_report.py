@@ -27,11 +27,13 @@ _OWN = ("workdir", "data_dir", "recipe", "scaled", "arch", "dataset", "eval_only
 def differences(config: Config, channels: int) -> dict[str, tuple[Any, Any]]:
     """Returns tuples (recipe's value, run's value) of options, by name.
 
-    These are the main options, and all options whose two values differ.
+    These are the main options, and all options whose two values differ. The workdir and similar
+    options that belong to a run or a machine are left out.
 
     Args:
         config: configuration of the run.
-        channels: number of channels of the images.
+        channels: number of channels of the images. If it is 3, the images count as photographs, for
+            which a recipe can have other values.
     """
     recipe, arch = config.run.recipe, config.network.arch.partition(".")[0]
     usual = recipes.options(recipe, arch, photographs=channels == 3)

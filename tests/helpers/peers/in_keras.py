@@ -13,7 +13,16 @@ ENDINGS = (".weights.h5", ".h5", ".keras")
 
 
 class InKeras:
-    """A network of `keras.applications`."""
+    """A network of `keras.applications` with random weights, with the interface `Theirs`.
+
+    Args:
+        name: name of the network in `keras.applications`, such as "InceptionV3".
+        size: height and width of the images that the network in the written files takes. `logits`
+            takes images of any size that the network supports.
+
+    Raises:
+        AbsentRuntimeError: if Keras cannot be imported.
+    """
 
     dtypes = DTYPES
 
