@@ -17,7 +17,7 @@ class RepositoryAddresses(MetadataHookInterface):
     """Hatch metadata hook that fills in `project.urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Adds the URLs to a project's metadata."""
+        """Sets `metadata["urls"]` in place, from the environment variable `REPOSITORY_URL`."""
         metadata["urls"] = urls(os.environ.get("REPOSITORY_URL", ""))
 
 

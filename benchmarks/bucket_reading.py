@@ -54,7 +54,10 @@ class Options(page.Pages):
 
 
 def folder(root: Path, photos: list[bytes]) -> None:
-    """Writes photos as a data set of one class: all photos to train/, the first also to val/."""
+    """Writes photos as a data set of one class: all photos to train/, the first also to val/.
+
+    `photos` are JPEG files as bytes.
+    """
     for split, chosen in (("train", photos), ("val", photos[:1])):
         (root / split / "class").mkdir(parents=True)
         for i, photo in enumerate(chosen):
@@ -83,7 +86,8 @@ def reading(source: Source, threads: int, wait: float = 0.0) -> float:
 def pipeline(dataset, batches: int) -> float:
     """Returns the images per second at which the input pipeline makes batches from files.
 
-    The pipeline runs in this process, without workers. The first batch is not timed.
+    The pipeline runs in this process, without workers. The first batch is not timed. After it,
+    `batches` batches of 32 images are timed.
     """
     inputs = InputOptions(299, "inception", workers=0)
     with train_batches(dataset, inputs, 0, batches + 1, BATCH, 0) as found:
@@ -109,7 +113,14 @@ def copying(remote: Path, images: int) -> float:
 def methods(
     local: Path, remote: Path, options: Options
 ) -> Iterator[tuple[str, Callable[[], float]]]:
-    """Yields the name of each table row, and a function that measures images per second."""
+    """Yields the name of each table row, and a function that measures images per second.
+
+    Args:
+        local: local folder with the photos in `folder`, and the same photos as array_record in
+            `records`.
+        remote: copy of this folder in the bucket.
+        options: options of the command.
+    """
     here, there = (open_dataset("folder", place) for place in (local / "folder", remote / "folder"))
     records = open_dataset("images", local / "records")
     many, wait = options.threads, options.answer_ms / 1e3

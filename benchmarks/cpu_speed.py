@@ -150,7 +150,14 @@ def measure(arch: str, kind: str, options: Options) -> Result:
 
 
 def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
-    """Writes random weights to a file; returns a task with the file, random images and labels."""
+    """Writes random weights to a file; returns a task with the file, random images and labels.
+
+    Args:
+        arch: name of the network.
+        kind: "inference" or "training", on which the number of images depends.
+        options: options with the sizes.
+        folder: folder for the file.
+    """
     import inception_jax as ij
 
     info = ij.model_info(arch)
@@ -169,8 +176,15 @@ def start(
 ) -> dict[str, Worker]:
     """Starts a process for each implementation; as many start at a time as there are cores.
 
-    Implementations that cannot run are added to `result.left_out`. The progress bar `bar` advances
-    by one for each implementation.
+    Implementations that cannot run are added to `result.left_out`.
+
+    Args:
+        names: names of the implementations.
+        kind: "inference" or "training".
+        task: network and inputs that the implementations get.
+        options: options with the time limit.
+        result: result to change.
+        bar: progress bar, which advances by one for each implementation.
 
     Returns:
         The processes by name of the implementation.
@@ -201,6 +215,11 @@ def compare(workers: dict[str, Worker], kind: str, result: Result) -> None:
 
     Implementations with different results are ended, removed from `workers`, and added to
     `result.wrong`.
+
+    Args:
+        workers: processes by name of the implementation.
+        kind: "inference" or "training".
+        result: result to change; it also gets the largest difference within the tolerance.
 
     Raises:
         SystemExit: if the baseline cannot run.

@@ -48,8 +48,8 @@ class Options(page.Pages):
 def train(arch: str, folder: Path) -> None:
     """Trains a network in a new process, and writes the process's times to minutes.json.
 
-    The times are wall time and CPU time in minutes. If the file exists, the run has already
-    finished, and nothing is done.
+    The times are wall time and CPU time in minutes. The file is in `folder`, the run's workdir. If
+    it exists, the run has already finished, and nothing is done.
 
     Raises:
         RuntimeError: if the training fails.

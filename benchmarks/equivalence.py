@@ -104,7 +104,7 @@ def _row(name: str, dtypes: Sequence[str]) -> list[str]:
 
 
 def _cells(name: str, dtype: str) -> list[str]:
-    """Returns the differences between a network and its twin in one dtype, as table cells.
+    """Returns the differences between a network and its PyTorch twin in one dtype, as table cells.
 
     The cells have the differences of the logits, the gradients, and one RMSProp step.
     """
@@ -122,6 +122,13 @@ def _in_jax(name: str, dtype: str) -> Results:
     """Returns this library's logits and gradients, and the results of one RMSProp step.
 
     The results of the step are the parameter updates and BatchNorm's new running statistics.
+
+    Args:
+        name: name of the network, with or without a tag.
+        dtype: dtype of the computation. Parameters are float32 for bfloat16.
+
+    Returns:
+        Arrays by name, for each of `logits`, `gradients`, `updates` and `statistics`.
     """
     stored = "float32" if dtype == "bfloat16" else dtype
     model: Any = pair(name, stored, **options_for(name))[0]

@@ -94,7 +94,13 @@ def random_weights(folder: Path) -> Path:
 
 
 def make_folder(folder: Path, count: int, size: int) -> None:
-    """Writes JPEG files of smooth noise, which take as long to decode as photographs."""
+    """Writes JPEG files of smooth noise, which take as long to decode as photographs.
+
+    Args:
+        folder: folder to create.
+        count: number of files.
+        size: side of the images in pixels.
+    """
     folder.mkdir()
     rng = np.random.default_rng(size)
     for i in range(count):
@@ -107,6 +113,12 @@ def make_folder(folder: Path, count: int, size: int) -> None:
 
 def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[list[str], float]:
     """Times both programs on a folder of images of one size.
+
+    Args:
+        size: side of the images in pixels.
+        weights: file in the layout of pytorch-fid's weight file.
+        options: numbers of images and rounds, and the batch size.
+        folder: temporary folder, in which the images are written.
 
     Returns:
         A row of the table, and the relative difference between the programs' feature means.
@@ -142,7 +154,13 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
 
 
 def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns a function that computes a folder's feature mean as `inception-jax fid` does."""
+    """Returns a function that computes a folder's feature mean as `inception-jax fid` does.
+
+    Args:
+        folder: folder of images.
+        weights: file in the layout of pytorch-fid's weight file.
+        batch_size: number of images in a batch.
+    """
     import inception_jax as ij
     from inception_jax import metrics
 
@@ -155,7 +173,8 @@ def inception_jax(folder: Path, weights: Path, batch_size: int) -> Run:
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean as pytorch-fid's command does.
 
-    The weights are read from a local file and not downloaded.
+    The weights are read from a local file and not downloaded. The arguments are those of
+    `inception_jax`.
     """
     import torch
     from pytorch_fid import fid_score, inception  # type: ignore[import-not-found]

@@ -190,6 +190,12 @@ def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> 
     """Returns a function that computes a folder's feature mean with one of this library's presets.
 
     The function computes as `inception-jax fid` does.
+
+    Args:
+        folder: folder of images.
+        weights: folder of weight files, see `written_weights`.
+        batch_size: number of images in a batch.
+        preset: name of the preset.
     """
     import inception_jax as ij
     from inception_jax import metrics
@@ -202,7 +208,10 @@ def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> 
 
 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns a function that computes a folder's feature mean as pytorch-fid's command does."""
+    """Returns a function that computes a folder's feature mean as pytorch-fid's command does.
+
+    For the arguments, see `inception_jax`.
+    """
     from pytorch_fid import fid_score  # type: ignore[import-not-found]
 
     from tests.helpers import fid_programs
@@ -220,7 +229,10 @@ def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 
 
 def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
-    """Returns a function that computes a folder's feature mean with torch-fidelity."""
+    """Returns a function that computes a folder's feature mean with torch-fidelity.
+
+    For the arguments, see `inception_jax`.
+    """
     from torch_fidelity import metric_fid, utils  # type: ignore[import-not-found]
 
     from tests.helpers import fid_programs
@@ -240,7 +252,7 @@ def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
 def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean and covariance with clean-fid.
 
-    The function returns only the mean.
+    The function returns only the mean. For the arguments, see `inception_jax`.
     """
     import torch
     from cleanfid import fid  # type: ignore[import-not-found]
@@ -269,7 +281,7 @@ def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 def torchmetrics(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean with torchmetrics.
 
-    PyTorch's `DataLoader` reads the files.
+    PyTorch's `DataLoader` reads the files. For the arguments, see `inception_jax`.
     """
     import torch
     from PIL import Image

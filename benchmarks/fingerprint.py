@@ -164,7 +164,10 @@ def fed(pixels: np.ndarray, how: str) -> np.ndarray:
 
 
 def trained(case: Case, options: Options, data: tuple[np.ndarray, np.ndarray]) -> Model:
-    """Returns the network of a case, trained with Adam on images and labels."""
+    """Returns the network of a case, trained with Adam on images and labels.
+
+    `data` is a pair of images and labels, from `sources`.
+    """
     model = ij.create_model(
         case.arch,
         num_classes=int(data[1].max()) + 1,

@@ -74,7 +74,11 @@ Part = Callable[[], dict[str, Any]]
 
 
 class Budget:
-    """The time limit after which no further part is started."""
+    """The time limit after which no further part is started.
+
+    Args:
+        minutes: minutes from now until the limit.
+    """
 
     def __init__(self, minutes: float):
         self._end = time.monotonic() + 60 * minutes
@@ -147,7 +151,10 @@ def saved(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
-    """Writes the setting and all results to a file, atomically."""
+    """Writes the setting and all results to a file, atomically.
+
+    `setting` is the result of `setting_of`, and `done` has the results by name of the part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial_file:
         partial_file.write_text(json.dumps({"setting": setting, "done": done}, indent=1))
@@ -156,7 +163,13 @@ def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
 def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[str, Part]]:
     """Yields the name of each part and the function that measures it.
 
-    The most important parts come first.
+    The most important parts come first. A part is one measurement, such as the speed of one network
+    in one mode and dtype.
+
+    Args:
+        options: options of the command.
+        folder: temporary folder for weights and images.
+        budget: time limit, see `speed`.
     """
     task = partial(make_task, options, folder)
     for dtype in DTYPES:
@@ -178,7 +191,14 @@ def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[s
 
 
 def make_task(options: Options, folder: Path, arch: str, dtype: str) -> Task:
-    """Writes random weights to a file; returns a task with the file, random images and labels."""
+    """Writes random weights to a file; returns a task with the file, random images and labels.
+
+    Args:
+        options: options with the batch size and `smoke`.
+        folder: folder for the file.
+        arch: name of the network.
+        dtype: dtype of the computation.
+    """
     import inception_jax as ij
 
     info = ij.model_info(arch)
@@ -280,6 +300,11 @@ def _once(program: Callable[[Task], dict[str, Any]], task: Task) -> Callable[[],
 
 def fid(options: Options, folder: Path, budget: Budget) -> dict[str, Any]:
     """Times FID's statistics of a folder of JPEG files.
+
+    Args:
+        options: options with the batch size and the number of rounds.
+        folder: temporary folder for weights and images.
+        budget: time limit. FID may take the time that is left to get ready, but at least a minute.
 
     Returns:
         A dict. `images_per_second` has the speed in each round, and `images` describes the files.

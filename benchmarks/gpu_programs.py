@@ -146,6 +146,11 @@ def fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean and covariance, for FID.
 
     The function returns only the mean.
+
+    Args:
+        folder: folder of images.
+        weights: file of weights of `inception_v3.fid`.
+        batch_size: number of images in a batch.
     """
     from inception_jax import metrics
 

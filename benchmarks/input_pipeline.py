@@ -151,6 +151,13 @@ def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
     """Decodes, crops, resizes and mirrors a training image with Pillow.
 
     It computes what torchvision's RandomResizedCrop and RandomHorizontalFlip compute.
+
+    Args:
+        data: a JPEG file.
+        rng: generator of the crop and of the choice whether to mirror.
+
+    Returns:
+        Pixels [299, 299, 3] uint8.
     """
     image = Image.open(io.BytesIO(data)).convert("RGB")
     box = inception_box(image.height, image.width, rng, 0.08)
@@ -162,7 +169,10 @@ def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
 
 
 def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
-    """Decodes, crops, resizes and mirrors a training image with this library."""
+    """Decodes, crops, resizes and mirrors a training image with this library.
+
+    The arguments and the result are as in `pillow`.
+    """
     return train_view(data, rng, "inception", SIZE, 3, 0.08, True)[0]
 
 

@@ -106,6 +106,10 @@ def _is_open(peer: Peer, rows: dict[str, Row]) -> bool:
 
     OpenCV computes in one dtype only. A build of Caffe also computes in one dtype, so Caffe's two
     dtypes need two builds.
+
+    Args:
+        peer: the network's original implementation, as listed in `PEERS`.
+        rows: results of `_row` so far, by TAG-RUNTIME.
     """
     expected = {"cv2": 1}.get(peer.runtime, 2)
     return len({*DTYPES} & {*rows.get(str(peer), {})}) < expected

@@ -195,7 +195,7 @@ def images_per_host(options: Options) -> tuple[float, str]:
     """Computes how fast a host can deliver images.
 
     Returns:
-        Images per second, and what limits them: "decoding" or "reading".
+        Two values: images per second, and what limits them, "decoding" or "reading".
     """
     decoded = options.host_cores * options.images_per_core * options.pipeline_share
     read = options.read_mb_s * 1e3 / options.image_kb
@@ -203,7 +203,15 @@ def images_per_host(options: Options) -> tuple[float, str]:
 
 
 def estimate(options: Options, chips: int) -> Estimate:
-    """Estimates the duration of the training run on a number of chips."""
+    """Estimates the duration of the training run on a number of chips.
+
+    Args:
+        options: assumptions of the model; nothing is measured.
+        chips: number of chips.
+
+    Returns:
+        An `Estimate` with the duration of the whole run and of its parts.
+    """
     images = min(options.images_per_chip, options.largest_batch / chips)
     batch = round(images * chips)
     steps = math.ceil(options.epochs * options.train_images / batch)

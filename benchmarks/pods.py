@@ -70,7 +70,7 @@ def command(arch: str, where: str, each: int, *more: str) -> list[str]:
 
 
 def compiled(options: list[str]) -> Row:
-    """Compiles a step; returns the compiler's report.
+    """Compiles a step; returns the compiler's report, a dict.
 
     Args:
         options: options of `train/main.py`.
@@ -92,7 +92,10 @@ def network(arch: str) -> Row:
 
 
 def networks_table(rows: list[Row]) -> str:
-    """Returns the table of every network on one host."""
+    """Returns the table of every network on one host.
+
+    `rows` are results of `network`.
+    """
     head = ["network", "recipe", "image", "images per chip", "memory per chip, GB",
             "TFLOP per chip", "roofline, ms", "images/s/chip", "share of peak",
             "largest batch per chip"]  # fmt: skip
@@ -107,7 +110,10 @@ def networks_table(rows: list[Row]) -> str:
 
 
 def slices_table(rows: list[Row]) -> str:
-    """Returns the table of Inception V3 on slices of increasing size."""
+    """Returns the table of Inception V3 on slices of increasing size.
+
+    `rows` are the compiler's reports, one for each slice.
+    """
     head = ["slice", "chips", "batch", "arguments, GB", "temporaries, GB", "all-reduces",
             "all-reduced, MB", "gradients, MB", "roofline, ms",
             "images/s, all chips"]  # fmt: skip
@@ -128,7 +134,10 @@ def slices_table(rows: list[Row]) -> str:
 
 
 def reductions_table(rows: list[Row]) -> str:
-    """Returns the table that compares the dtypes in which gradients are summed."""
+    """Returns the table that compares the dtypes in which gradients are summed.
+
+    `rows` are the compiler's reports, one for each dtype.
+    """
     head = ["`--grad-reduce`", "all-reduces", "all-reduced, MB", "temporaries, GB", "roofline, ms"]
     lines = []
     for r in rows:

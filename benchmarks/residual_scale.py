@@ -122,6 +122,12 @@ def configuration(learning_rate: float, options: Options) -> Config:
 def train(scale: float, learning_rate: float, options: Options, dataset: Dataset) -> Run:
     """Trains with one scale until all steps are done or the loss is not finite.
 
+    Args:
+        scale: factor on the residuals.
+        learning_rate: initial learning rate.
+        options: options of the command.
+        dataset: data set to train and evaluate on.
+
     Returns:
         The results of the run.
     """

@@ -144,6 +144,12 @@ def configured(
     """Returns a network's configuration for training on ImageNet, and a data set without images.
 
     The data set has the size and the classes of ImageNet.
+
+    Args:
+        arch: name of the network.
+        folder: workdir of the run.
+        batch_size: number of images in a step.
+        image_size: side of the images in pixels; None: that of the recipe.
     """
     # Only `--compile-only` works without data; everything else is as in a real run.
     config, dataset = parse(
@@ -232,6 +238,9 @@ class TimedStep:
     Args:
         compiled: compiled step to call.
         steps: number of calls; each further call raises `Ended`.
+
+    Attributes:
+        times: start and end of each call so far, in seconds by `time.perf_counter`.
     """
 
     def __init__(self, compiled: Any, steps: int):
@@ -256,7 +265,7 @@ def time_loop(config: Config, dataset: Dataset, steps: int) -> Row:
 
     Everything is as in a real run, with three exceptions. The network takes no time, because the
     step does not run it. Input takes no time, because the batches are already on the devices. The
-    run ends before it evaluates.
+    run ends before it evaluates. `steps` steps are timed, after 50 that are not.
 
     Returns:
         A dict. `all` has the milliseconds of one iteration of the loop, and `call` the milliseconds

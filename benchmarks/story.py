@@ -120,6 +120,10 @@ class Segments(nnx.Module):
     """A 1x1 convolution, then a 3x3 convolution for each segment of its output channels.
 
     This is figure 3 of Xception's paper.
+
+    Args:
+        channels: channels of the input and of the output.
+        segments: number of segments.
     """
 
     def __init__(self, channels: int, segments: int):
@@ -139,7 +143,10 @@ conv_bn = functools.partial(ConvBN, bn_eps=1e-3, bn_momentum=0.99, rngs=ONE_KEY)
 
 
 def network(name: str, **options: Any) -> Any:
-    """Returns a network that has only the shapes of its parameters, not their values."""
+    """Returns a network that has only the shapes of its parameters, not their values.
+
+    The arguments are those of `whole`.
+    """
     return _network(ij.model_info(name).arch, _readings(name, options))
 
 

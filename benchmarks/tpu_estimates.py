@@ -276,14 +276,20 @@ def keep_operations(row: Row, name: str) -> None:
 
 
 def made(arch: str, form: str, mode: str, options: Options) -> Program:
-    """Returns the program of a network in a form and mode; the form "Keras 3" is Keras' network."""
+    """Returns the program of a network in a form and mode; the form "Keras 3" is Keras' network.
+
+    The arguments are those of `tpu_programs.network`; `options` has the batch size and the dtype.
+    """
     if form == "Keras 3":
         return keras_network(arch, mode, options)
     return network(arch, form, mode, options)
 
 
 def forms(arch: str, mode: str) -> list[str]:
-    """Returns the names of the forms in which a network is compiled, in the order of the table."""
+    """Returns the names of the forms in which a network is compiled, in the order of the table.
+
+    Forms are, for example, "plain" and "rewritten". `mode` is "train" or "infer".
+    """
     keras = arch in KERAS and importlib.util.find_spec("keras") is not None
     ours = ["plain", "rewritten", "memory saving" if mode == "train" else "folded"]
     return [*ours, "Keras 3"] if keras else ours

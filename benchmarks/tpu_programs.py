@@ -52,6 +52,10 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
             "rewritten" with BatchNorms folded into the layers before them.
         mode: "train" or "infer".
         work: batch size and dtype.
+
+    Returns:
+        A function of a state and of the arrays of a batch; the shapes and dtypes of the state; and
+        those of the batch.
     """
     dtype = jnp.dtype(work.dtype)
     build = functools.partial(ij.create_model, arch, dtype=dtype)
@@ -77,7 +81,10 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
 
 
 def keras_network(arch: str, mode: str, work: Work) -> Program:
-    """Returns a training step or a forward pass of Keras' network, with the JAX backend."""
+    """Returns a training step or a forward pass of Keras' network, with the JAX backend.
+
+    The arguments are those of `network`; `KERAS` lists the networks.
+    """
     import keras
 
     policy = "mixed_bfloat16" if work.dtype == "bfloat16" else work.dtype
@@ -107,6 +114,9 @@ def program(
         size: side of the images in pixels.
         mode: "train" or "infer".
         work: batch size.
+
+    Returns:
+        The function, and the shapes and dtypes of its state and of its batch, as in `network`.
     """
     tx = optax.rmsprop(0.045, decay=0.9, eps=1.0, momentum=0.9)
     batch = (
@@ -192,6 +202,8 @@ def at(model: Any, path: str) -> Any:
 
 def input_of(model: Model, path: str, size: int) -> tuple[int, ...]:
     """Returns the input shape of the module at a path, for a batch of one image.
+
+    `size` is the side of the image in pixels.
 
     Raises:
         SystemExit: if the model does not call the module.

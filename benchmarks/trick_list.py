@@ -21,7 +21,8 @@ from benchmarks.trick_statistics import Direction, Measure
 class Claim:
     """A claim about the difference between two arms in a measure.
 
-    The difference is the value of the first arm minus that of the second, for each seed.
+    An arm is one way to train one network. The difference is the value of the first arm minus that
+    of the second, for each seed.
 
     Attributes:
         text: the claim in words.
@@ -48,6 +49,8 @@ class Claim:
 @dataclasses.dataclass(frozen=True)
 class Trick:
     """A trick: its arms, and the claims about them.
+
+    An arm is one way to train one network.
 
     Attributes:
         title: heading of the section on the trick.
@@ -77,6 +80,12 @@ def _v1(name: str, training: Mapping[str, Any], **more: Any) -> Arm:
     """Returns an arm that trains a narrow Inception V1 on small images.
 
     The network has BatchNorm unless the options have another `norm`.
+
+    Args:
+        name: name of the arm.
+        training: options of `train/main.py` by name.
+        **more: options of the network, as a dict under `options`; `steps`, by default 160; and
+            other attributes of `Arm`.
     """
     options = {**_NARROW, **more.pop("options", {})}
     return Arm(name, "inception_v1", options, {**_SIZE, **training}, more.pop("steps", 160), **more)

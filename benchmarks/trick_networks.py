@@ -57,7 +57,13 @@ class Small(Model):
 
 
 class SideBySide(nnx.Module):
-    """Concatenates a strided 3x3 convolution and a strided pool: figure 10 of arXiv:1512.00567."""
+    """Concatenates a strided 3x3 convolution and a strided pool: figure 10 of arXiv:1512.00567.
+
+    Args:
+        in_channels: channels of the input; the pool keeps all of them.
+        out_channels: channels of the output of both together.
+        rngs: source of the initial parameters.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs):
         self.conv = ConvBN(in_channels, out_channels - in_channels, 3, 2, **BN, rngs=rngs)
@@ -71,6 +77,12 @@ class Segmented(nnx.Module):
 
     BatchNorm and ReLU follow. If each segment is a single channel, this is Xception's separable
     convolution (arXiv:1610.02357, section 1.2).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        segments: number of segments into which the input channels are divided.
+        rngs: source of the initial parameters.
     """
 
     def __init__(self, in_channels: int, out_channels: int, segments: int, *, rngs: nnx.Rngs):
@@ -86,7 +98,11 @@ class Segmented(nnx.Module):
 
 
 class Unnormalised(nnx.Module):
-    """A `ConvBN` whose BatchNorm is replaced by a bias."""
+    """A `ConvBN` whose BatchNorm is replaced by a bias.
+
+    Args:
+        layer: the `ConvBN`, whose convolution is used and gets the bias.
+    """
 
     def __init__(self, layer: ConvBN):
         self.conv = layer.conv
@@ -181,18 +197,27 @@ SMALL: dict[str, Callable[..., Small]] = dict(
 
 
 def without_aux(model: Any, rngs: nnx.Rngs) -> None:
-    """Removes Inception V3's auxiliary classifier."""
+    """Removes Inception V3's auxiliary classifier.
+
+    `rngs` is not used.
+    """
     model.AuxLogits = nnx.data(None)
 
 
 def aux_without_norm(model: Any, rngs: nnx.Rngs) -> None:
-    """Replaces the two BatchNorms of Inception V3's auxiliary classifier with biases."""
+    """Replaces the two BatchNorms of Inception V3's auxiliary classifier with biases.
+
+    `rngs` is not used.
+    """
     model.AuxLogits.conv0 = Unnormalised(model.AuxLogits.conv0)
     model.AuxLogits.conv1 = Unnormalised(model.AuxLogits.conv1)
 
 
 def relu_between(model: Any, rngs: nnx.Rngs) -> None:
-    """Puts a ReLU between the two convolutions of each separable convolution."""
+    """Puts a ReLU between the two convolutions of each separable convolution.
+
+    `rngs` is not used.
+    """
     layers = [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, SeparableConvBN)]
     for layer in layers:
         setattr(layer, "depthwise", nnx.Sequential(layer.depthwise, jax.nn.relu))  # noqa: B010
@@ -200,6 +225,9 @@ def relu_between(model: Any, rngs: nnx.Rngs) -> None:
 
 def mixers(ratio: float, band: int) -> Callable[[Any, nnx.Rngs], None]:
     """Returns a function that replaces the token mixers of an InceptionNeXt.
+
+    The function changes the network in place. It takes the network, and the source of the new
+    parameters.
 
     Args:
         ratio: share of the channels in each of the three convolution branches.
@@ -235,6 +263,8 @@ def build(
     network: str, options: dict[str, Any], change: str, classes: int, channels: int, seed: int
 ) -> Model:
     """Builds the network of an arm with its initial parameters.
+
+    An arm is one way to train one network.
 
     Args:
         network: name for `create_model`, or name in `SMALL`.

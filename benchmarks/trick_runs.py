@@ -78,7 +78,10 @@ BASE: dict[str, Any] = dict(
 
 
 def configuration(arm: Arm, steps: int) -> Config:
-    """Returns an arm's configuration for the training programme."""
+    """Returns an arm's configuration for the training programme.
+
+    An arm is one way to train one network.
+    """
     changes = {**BASE, **arm.training, "steps": steps}
     if arm.network not in trick_networks.SMALL:
         changes["arch"] = arm.network
@@ -107,7 +110,7 @@ def torch_rmsprop(options: Any, rate: schedule.Schedule) -> optax.GradientTransf
 class Program:
     """The compiled functions that compute a network's gradients and predictions.
 
-    Arms with the same network and loss share one program.
+    An arm is one way to train one network. Arms with the same network and loss share one program.
 
     Args:
         arm: one of the arms that share the program.
@@ -142,7 +145,7 @@ class Program:
 
 
 class Trainer:
-    """Trains an arm.
+    """Trains an arm: one network in one way.
 
     Args:
         arm: arm to train.
@@ -268,7 +271,10 @@ class Results:
         self._runs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def get(self, arm: Arm, dataset: str, steps: int, seed: int) -> Run | None:
-        """Returns the results of a finished run, or None if there is no such run."""
+        """Returns the results of a finished run, or None if there is no such run.
+
+        `dataset` is the name of the data set, and `steps` the number of steps.
+        """
         saved = self._runs.get(key_of(arm, dataset, steps, seed))
         return None if saved is None else Run(**saved["run"])
 
@@ -284,14 +290,20 @@ class Results:
 
 
 def setting_of(arm: Arm, dataset: str, steps: int, seed: int) -> dict[str, Any]:
-    """Returns a dict of everything that a run depends on, without the arm's name."""
+    """Returns a dict of everything that a run depends on, without the arm's name.
+
+    `dataset` is the name of the data set, and `steps` the number of steps.
+    """
     setting = {**dataclasses.asdict(arm), "training": {**BASE, **arm.training}}
     del setting["name"]
     return {**setting, "dataset": dataset, "steps": steps, "seed": seed}
 
 
 def key_of(arm: Arm, dataset: str, steps: int, seed: int) -> str:
-    """Returns a short key for a setting; arms that differ only in their names have the same key."""
+    """Returns a short key for a setting; arms that differ only in their names have the same key.
+
+    The arguments are those of `setting_of`.
+    """
     text = json.dumps(setting_of(arm, dataset, steps, seed), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -299,6 +311,9 @@ def key_of(arm: Arm, dataset: str, steps: int, seed: int) -> str:
 def all_of(
     results: Results, arm: Arm, dataset: str, steps: int, seeds: Sequence[int]
 ) -> list[Run] | None:
-    """Returns the results of an arm's runs for all seeds, or None if a run is missing."""
+    """Returns the results of an arm's runs for all seeds, or None if a run is missing.
+
+    The arguments are those of `Results.get`.
+    """
     runs = [results.get(arm, dataset, steps, seed) for seed in seeds]
     return None if None in runs else [run for run in runs if run is not None]

@@ -172,7 +172,7 @@ def steps_to(accuracy: float) -> Callable[[Run], float]:
     """Returns a function that computes how many steps a run needs to reach a test accuracy.
 
     The function interpolates linearly between two evaluations. If a run never reaches the accuracy,
-    the function returns the run's last step.
+    the function returns the run's last step. `accuracy` is top-1 in [0, 1].
     """
 
     def steps(run: Run) -> float:

@@ -109,7 +109,16 @@ def _train(
     programs: dict[str, Program],
     progress: tqdm,
 ) -> None:
-    """Trains an arm with every seed that has no run in `results`, and adds the runs to it."""
+    """Trains an arm with every seed that has no run in `results`, and adds the runs to it.
+
+    Args:
+        arm: arm to train: a network and the way to train it.
+        dataset: data set to train and evaluate on.
+        options: options with the seeds and the number of steps.
+        results: results of finished runs.
+        programs: compiled programs of earlier arms, see `Trainer`.
+        progress: progress bar, which advances by one for each run.
+    """
     steps = options.steps_of(arm)
     trainer = None
     for seed in options.all_seeds:
@@ -156,7 +165,8 @@ def _runs(
 def differences(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[float]:
     """Returns the difference between the two arms of a claim, for each seed.
 
-    It is the measure of the first arm, `claim.arm`, minus that of the second arm, `claim.other`.
+    An arm is one way to train one network. The difference is the measure of the first arm,
+    `claim.arm`, minus that of the second arm, `claim.other`.
 
     Args:
         claim: claim about two arms.

@@ -102,7 +102,11 @@ class Worker:
 def _serve(
     connection: Any, environment: Mapping[str, str], build: Callable[..., Run], *arguments: Any
 ) -> None:
-    """Main function of a worker's process: builds the implementation, then runs it on request."""
+    """Main function of a worker's process: builds the implementation, then runs it on request.
+
+    `connection` is the process's end of a pipe to the `Worker`. The other arguments are those of
+    `Worker`.
+    """
     os.environ.update(environment)
     # A spawned process also spawns its own processes by default. Implementations have to start
     # processes by the platform's default method.

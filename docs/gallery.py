@@ -27,14 +27,18 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds every network's page to the navigation."""
+    """Adds every network's page to the navigation, in place; returns `config`."""
     gallery = next(item["Gallery"] for item in config.nav if "Gallery" in item)
     gallery += [{name: f"gallery/{name}.md"} for name in ij.list_models()]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds every network's page and drawings, and the gallery's index page."""
+    """Adds every network's page and drawings, and the gallery's index page, to `files` in place.
+
+    Returns:
+        `files`.
+    """
     for path, content in _gallery():
         files.append(File.generated(config, path, content=content))
     return files
@@ -44,6 +48,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Inserts README sections, and turns links to files outside the site into links to GitHub.
 
     If the repository's URL is unknown, such links become plain text.
+
+    Returns:
+        The page's Markdown with these changes.
     """
     markdown = _README_SECTION.sub(lambda match: _readme_section(match.group(1)), markdown)
     known = {file.src_uri for file in files}
@@ -65,7 +72,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _readme_section(title: str) -> str:
-    """Returns a section of the README, with links relative to docs/.
+    """Returns the section of the README under a title, as Markdown with links relative to docs/.
 
     Raises:
         ValueError: if the README has no section of that title.
@@ -78,7 +85,10 @@ def _readme_section(title: str) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links every drawing to its file, so that readers can open it large and zoom."""
+    """Returns a page's HTML, in which every drawing is a link to its file.
+
+    Readers can then open the drawing large and zoom.
+    """
     return _DRAWING.sub(r'<a class="drawing" href="\2" title="Open large">\1</a>', html)
 
 

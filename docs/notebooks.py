@@ -30,14 +30,18 @@ _NOTE = """
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds every notebook's page to the navigation."""
+    """Adds every notebook's page to the navigation, in place; returns `config`."""
     examples = next(item["Examples"] for item in config.nav if "Examples" in item)
     examples += [f"examples/{name}.md" for name in NAMES]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds every notebook as a page with pictures, and as a file to download."""
+    """Adds every notebook to `files` in place: a page with pictures, and a file to download.
+
+    Returns:
+        `files`.
+    """
     for name in NAMES:
         page, pictures = converted(FOLDER / f"{name}.ipynb")
         files.append(File.generated(config, f"examples/{name}.md", content=page))
@@ -50,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 @functools.cache  # `mkdocs serve` needs the same pages at every change
 def converted(path: Path) -> tuple[str, dict[str, bytes]]:
-    """Returns a notebook as Markdown, and its pictures by file name."""
+    """Returns the notebook at `path` as Markdown, and its pictures' bytes by file name."""
     notebook = nbformat.read(path, as_version=4)
     exporter = MarkdownExporter(display_data_priority=["image/svg+xml", "image/png", "text/plain"])
     body, resources = exporter.from_notebook_node(notebook)

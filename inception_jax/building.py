@@ -27,7 +27,8 @@ def build(
 ) -> Model:
     """Builds a network in evaluation mode, with random parameters.
 
-    The arguments are those of `create_model`, except `weights`.
+    The arguments are those of `create_model`, except `weights`. `readings` are the options of the
+    network's class.
     """
     info = model_info(name)
     num_classes = info.num_classes if num_classes is None else num_classes

@@ -176,7 +176,7 @@ def _only(names: tuple[str, ...], path: Any) -> str:
 
 
 def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
-    """Returns images of smooth noise with a 1/f spectrum.
+    """Returns square images of smooth noise with a 1/f spectrum, drawn with `seed`.
 
     Returns:
         float64 [_IMAGES, size, size, channels], from -1 to 1.
@@ -193,7 +193,10 @@ def natural_images(size: int, channels: int, seed: int = 0) -> np.ndarray:
 def _of_ours(
     model: Model, spec: Spec, state: Tensors, images: np.ndarray, dtype: str
 ) -> dict[str, np.ndarray]:
-    """Returns feature maps by stage, and logits by the key "logits", computed by JAX in `dtype`."""
+    """Returns feature maps by stage, and logits by the key "logits", computed by JAX in `dtype`.
+
+    `state` has the weights with the PyTorch twin's names, for a network in float64.
+    """
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":
             model = create_model(spec.name, weights=state, dtype=dtype, param_dtype=dtype,
@@ -237,6 +240,8 @@ def _options(spec: Spec) -> dict[str, Any]:
 
 def _neighbours(torch: Any, spec: Spec, state: Tensors) -> Iterator[tuple[str, Any, Spec]]:
     """Yields the name of an option, a wrong value for it, and the spec with this value.
+
+    `spec` is the correct spec; `state` has the weights with the PyTorch twin's names.
 
     Values for which the weights do not fit, and options that affect only training, are left out.
     """

@@ -182,7 +182,7 @@ def abstract_model(name: str, **options: Any) -> Model:
 
 
 def _loaded(name: str, builder: Callable[..., Model], rngs: nnx.Rngs, weights: Any) -> Model:
-    """Builds a network and loads weights into it.
+    """Builds a network with `builder`, which takes `rngs`, and loads weights into it.
 
     Drawing random parameters takes long, so they are drawn only if the file lacks the classifier.
     """

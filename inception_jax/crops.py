@@ -27,14 +27,18 @@ _PILLOW = {
 
 
 def crop_of(picture: Picture, info: ModelInfo, channels: int) -> np.ndarray:
-    """Crops and resizes an image; returns uint8 or float32 [h, w, channels] from 0 to 255."""
+    """Crops and resizes an image as `info` says.
+
+    Returns:
+        The pixels, [h, w, channels] from 0 to 255, in uint8 or float32; see `rounds`.
+    """
     if picture.image.mode == "L" and channels == 3:  # needs a third of the memory of RGB
         return np.repeat(cropped(picture.image, info), 3, axis=2)
     return cropped(picture.with_channels(channels), info)
 
 
 def cropped(picture: Image.Image, info: ModelInfo) -> np.ndarray:
-    """Crops and resizes an image in mode "L" or "RGB".
+    """Crops and resizes an image in mode "L" or "RGB" as `info` says.
 
     Returns:
         The pixels, [h, w, c] from 0 to 255, in uint8 or float32; see `rounds`.
@@ -174,6 +178,8 @@ def linear_positions(
 
 def _positions(old: int, size: int, half_pixel: bool) -> np.ndarray:
     """Returns the positions of output pixels on the axis of `old` input pixels, float32 [size].
+
+    For `half_pixel`, see `interpolated`.
 
     TensorFlow and PyTorch compute in float32. PyTorch's compiler fuses the multiplication and the
     subtraction, so only their result is rounded. To match this, both operations are computed here

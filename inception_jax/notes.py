@@ -31,12 +31,12 @@ class Counts:
         self._kinds: dict[str, tuple[int, str]] = {}
 
     def add(self, kind: str, name: Any) -> None:
-        """Adds a name to the count of its kind."""
+        """Adds one to the count of a kind; `name` is the file or image, a possible example."""
         count, first = self._kinds.get(kind, (0, str(name)))
         self._kinds[kind] = count + 1, first
 
     def update(self, other: Counts) -> None:
-        """Adds the counts of another object."""
+        """Adds the counts of `other` to this object, in place."""
         for kind, (count, first) in other._kinds.items():
             before, earlier = self._kinds.get(kind, (0, first))
             self._kinds[kind] = before + count, earlier
@@ -47,7 +47,10 @@ class Counts:
         return sum(count for count, _ in self._kinds.values())
 
     def lines(self) -> list[str]:
-        """Returns a line for each kind, such as "16-bit grey: 3 images (such as a.png)"."""
+        """Returns a line for each kind, such as "16-bit grey: 3 images (such as a.png)".
+
+        The most frequent kind comes first.
+        """
         return [
             f"{kind}: {count} image{'s' if count > 1 else ''} ({_example(count, first)})"
             for kind, count, first in self._ordered()

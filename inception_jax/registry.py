@@ -188,6 +188,13 @@ def register(
     """Registers a network as `arch.tag` for each tag.
 
     The tag "" is the recommended variant, which is registered as `arch`.
+
+    Args:
+        arch: name of the network without a tag.
+        model_class: class of the network.
+        paper: URL of the paper.
+        num_params: number of parameters of tags that do not state it.
+        tags: facts about each variant, by tag.
     """
     parameters = inspect.signature(model_class.__init__).parameters.values()
     _CLASSES[arch] = model_class

@@ -78,7 +78,7 @@ def read_text(
 
 
 def read_lines(path: str | os.PathLike[str], error: type[Exception] = ValueError) -> list[Line]:
-    """Reads the lines of a file, except empty lines and comments that start with "#".
+    """Returns the lines of a file in order, except empty lines and comments that start with "#".
 
     Spaces around a line and separators at its end are removed: `cat;` becomes `cat`.
 
@@ -169,7 +169,13 @@ def _check_name(path: str | os.PathLike[str], line: Line, error: type[Exception]
 
 
 def _column(path: str | os.PathLike[str], error: type[Exception]) -> list[Line]:
-    """Reads the column of class names of a table. The table's separator is detected."""
+    """Returns the class names in a column of the table at `path`, in the order of its rows.
+
+    The table's separator is detected.
+
+    Raises:
+        error: if the file cannot be read, or lacks the column or a cell of it.
+    """
     text = read_text(path, error, what="a table").lstrip(_INVISIBLE + "\n")
     header = text.partition("\n")[0]
     delimiter = max(_SEPARATORS, key=header.count)

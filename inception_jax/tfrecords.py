@@ -18,7 +18,7 @@ _MAX_RECORD = 1 << 31  # bytes; the limit of protobuf
 
 
 def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[bytes]:
-    """Yields the records of a file.
+    """Yields the bytes of each record of a file, in the order of the file.
 
     Args:
         path: path of the file.
@@ -48,6 +48,12 @@ def read_records(path: Path, error: type[Exception] = ValueError) -> Iterator[by
 
 def _verify(crc: int, checksum: bytes, where: str, error: type[Exception]) -> None:
     """Checks a CRC-32C against a stored checksum, which is rotated and has an offset added.
+
+    Args:
+        crc: CRC-32C of the data.
+        checksum: stored checksum, 4 bytes.
+        where: file and record, for the message.
+        error: class of the error to raise.
 
     Raises:
         error: if they do not match.

@@ -151,7 +151,11 @@ def _projections(tensors: Tensors) -> dict[str, float]:
 
 
 def main() -> None:
-    """Writes the numbers of all networks, or updates those of the networks named as arguments."""
+    """Writes the results of a PyTorch training step of every network to reference_numbers.json.
+
+    If the command line names networks, only their entries are computed again. `of_pytorch` lists
+    the results: logits, loss, and weighted sums of gradients and of changed statistics.
+    """
     names = ij.list_models()
     kept = json.loads(FILE.read_text()) if sys.argv[1:] else {}
     numbers = kept | {name: of_pytorch(name) for name in sys.argv[1:] or names}

@@ -76,7 +76,10 @@ def main() -> None:
 
 
 def samples() -> tuple[list[str], list[np.ndarray]]:
-    """Returns Fashion-MNIST's class names, and a test picture of each class, uint8 [28, 28]."""
+    """Returns Fashion-MNIST's class names, and the first test picture of each class.
+
+    The pictures are NumPy arrays, uint8 [28, 28], in the order of the names.
+    """
     data = open_dataset("fashion_mnist")
     first: dict[int, np.ndarray] = {}
     for i in range(len(data.test)):
@@ -92,7 +95,7 @@ def network(path: Path, run: Path, pictures: list[np.ndarray]) -> tuple[dict[str
         path: path of the ONNX file to write. Its name without the suffix is the name of the network
             to train, a key of `NETWORKS`.
         run: folder of the training run.
-        pictures: test pictures, each uint8 [28, 28].
+        pictures: test pictures, arrays uint8 [28, 28].
 
     Returns:
         The network's entry in networks.json, and the logits that onnxruntime computes for the
@@ -151,16 +154,16 @@ def lines(entries: list[dict[str, Any]]) -> str:
 def check(
     model: Any, images: np.ndarray, outputs: dict[str, np.ndarray], stages: list[str]
 ) -> None:
-    """Checks the outputs of the ONNX file against the network in JAX.
+    """Checks the outputs of the ONNX file against the network in JAX, see `equal`.
 
     Args:
         model: the network in JAX.
-        images: preprocessed images.
+        images: preprocessed images, float32 [n, h, w, 1].
         outputs: outputs of the ONNX file by name: feature maps, logits and heat maps.
         stages: names of the feature maps.
 
     Raises:
-        SystemExit: if they differ.
+        SystemExit: if an output differs by more than `TOLERANCE`, 1e-4 of its largest value.
     """
     maps = ij.feature_extractor(model, stages)(images)
     cam = explain.grad_cam(model)
@@ -175,9 +178,9 @@ def check(
 
 
 def equal(what: str, ours: Any, theirs: Any) -> None:
-    """Checks that two arrays differ by at most TOLERANCE.
+    """Checks that two arrays differ by at most `TOLERANCE`, 1e-4.
 
-    The difference is relative to the largest absolute value in `theirs`.
+    The largest difference is divided by the largest absolute value in `theirs`.
 
     Args:
         what: name of the output, for the message.

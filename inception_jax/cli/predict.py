@@ -284,7 +284,8 @@ def _seen(
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Yields the path of each image and the crop that the network sees, [h, w, c] from 0 to 255.
 
-    With `skip_broken`, images that cannot be read are skipped with a message.
+    With `skip_broken`, images that cannot be read are skipped with a message. Notes on unusual
+    images are added to `notes`.
     """
     info, channels = facts_of(model)
     for path in paths:
@@ -303,8 +304,9 @@ def _seen(
 def _with_table(
     predictions: Iterator[Prediction], path: Path, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Writes each prediction into a CSV file, then yields it.
+    """Writes each prediction into the CSV file at `path`, then yields it.
 
+    `names` are the class names, in the order of the outputs.
     An interrupted run keeps the rows that were written.
     """
     for first in predictions:  # no table is written if there are no predictions
@@ -324,7 +326,8 @@ def _first(
 ) -> tuple[list[Prediction], int]:
     """Prints all predictions; returns those that fit on a contact sheet, and the total number.
 
-    With `as_table`, each prediction is one line with the most likely class.
+    `names` are the class names. `tally` counts the predictions. With `as_table`, each prediction is
+    one line with the most likely class.
     """
     shown: list[Prediction] = []
     count = 0

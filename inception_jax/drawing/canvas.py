@@ -140,7 +140,7 @@ class Drawing:
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Returns an upper limit of the width of a line of text."""
+    """Returns an upper limit of the width, in pixels, of a line of text of this font size."""
     ems = sum(_EMS.get(character, 0.645) for character in text)
     return ems * size * (_BOLD if bold else 1)
 
@@ -199,7 +199,13 @@ def framed(
 def _legend(
     entries: Sequence[tuple[Colour, Text]], width: float, top: float
 ) -> tuple[list[Shape], float]:
-    """Lays out the legend in rows; returns its shapes and the y position of its bottom."""
+    """Lays out the legend in rows; returns its shapes and the y position of its bottom.
+
+    Args:
+        entries: colour and text of each entry.
+        width: largest width of a row.
+        top: y position of the first row.
+    """
     shapes: list[Shape] = []
     x, y = 0.0, top
     for colour, text in entries:

@@ -40,7 +40,14 @@ class Row:
 
 
 def rows(graph: Graph, aux_names: Sequence[str]) -> list[Row]:
-    """Returns the boxes of a network, from its images to its logits, in forward order."""
+    """Returns the boxes of a network, from its images to its logits, in forward order.
+
+    Each box is called a row, because the drawing stacks the boxes from top to bottom.
+
+    Args:
+        graph: graph of the network.
+        aux_names: names of the auxiliary classifiers, whose boxes are drawn beside their stages.
+    """
     stages = subgraphs.stages(graph)
     parts = [subgraphs.find(graph, name) for name in aux_names if name in graph.calls]
     heads = {part.source: _head(graph, part) for part in parts}
@@ -58,6 +65,7 @@ def _groups(graph: Graph, stages: Sequence[Subgraph], with_head: set[int]) -> li
     """Groups three or more consecutive identical stages, which are drawn as one box.
 
     A stage with an auxiliary classifier ends its group. Each remaining stage forms a group alone.
+    `with_head` has the output nodes' ids of the stages with an auxiliary classifier.
     """
     groups: list[list[Subgraph]] = []
     for stage in stages:

@@ -39,7 +39,7 @@ def place(rows: Sequence[Row]) -> tuple[list[Shape], Point]:
 
 
 def _cost(width: float, height: float) -> float:
-    """Returns the area, weighted by how far the aspect ratio is from the preferred one."""
+    """Returns the area, weighted by how far width / height is from the preferred 4 / 3."""
     aspect = width / height / _ASPECT
     return width * height * math.sqrt(max(aspect, 1 / aspect))
 
@@ -126,7 +126,13 @@ def _box(row: Row, x: float, y: float, width: float) -> Box:
 
 
 def _passage(start: Point, between: float, end: float) -> Line:
-    """Returns the line from the end of a column to the start of the next one."""
+    """Returns the line from the end of a column to the start of the next one.
+
+    Args:
+        start: where the line leaves the first column, at its bottom.
+        between: x position halfway between the two columns.
+        end: x position where the line enters the next column, at its top.
+    """
     x, y = start
     low, high = y + _GAP * 0.6, -_GAP
     return Line(((x, y), (x, low), (between, low), (between, high), (end, high), (end, 0)))

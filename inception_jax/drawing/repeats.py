@@ -63,7 +63,7 @@ def chains(graph: Graph, module: str) -> list[str]:
 
 
 def runs(graph: Graph, chain: str) -> list[list[str]]:
-    """Groups the members of a chain into runs of identical modules.
+    """Groups the members of the `Chain` at path `chain` into runs of identical modules.
 
     Returns:
         A list of paths for each run; a module without identical neighbours is a run by itself.
@@ -83,7 +83,10 @@ def runs(graph: Graph, chain: str) -> list[list[str]]:
 
 
 def run_of(graph: Graph, path: str) -> list[str]:
-    """Returns the paths of a module and of the identical modules next to it in its chain."""
+    """Returns the paths of the module at `path` and of the identical ones next to it in its chain.
+
+    Outside a `Chain`, it is the path itself.
+    """
     chain = parent(path)
     if not chain or not issubclass(graph.modules[chain], Chain):
         return [path]

@@ -75,13 +75,15 @@ def jit_call(
         model: see `jit_predict`.
         call: function that maps the model, possibly folded, and images [n, h, w, c] to a pytree of
             arrays [n, ...].
-        parts: see `jit_predict`.
+        parts: number of parts of a batch that run in parallel; None: as many as there are cores or
+            devices.
 
     Returns:
         A function of images [n, h, w, c] that returns the result of `call`.
 
     Raises:
-        ValueError: see `jit_predict`.
+        ValueError: for less than one part, more parts than accelerators, or parameters
+            narrower than float32.
     """
     return jit_frozen(frozen(model), call, parts=parts)
 
@@ -108,6 +110,9 @@ def frozen(model: Model) -> Frozen:
     """Returns a copy of a network for inference, in evaluation mode; see `Frozen`.
 
     BatchNorms are folded, except on TPUs. The copy keeps no reference to `model`.
+
+    Raises:
+        ValueError: if BatchNorms are folded and parameters are narrower than float32.
     """
     model = model.eval_view()
     platform = jax.local_devices()[0].platform
@@ -129,8 +134,9 @@ def jit_frozen(
 
     Args:
         network: copy of a network for inference, see `Frozen`.
-        call: see `jit_call`.
-        parts: see `jit_predict`.
+        call: function of the network and images [n, h, w, c], see `jit_call`.
+        parts: number of parts of a batch that run in parallel; None: as many as there are cores or
+            devices.
         save_memory: on a CPU, XLA orders the operations so that temporary arrays take little
             memory, not so that independent operations can run at once.
 
@@ -138,7 +144,7 @@ def jit_frozen(
         A function of images [n, h, w, c] that returns the result of `call`.
 
     Raises:
-        ValueError: see `jit_predict`.
+        ValueError: for less than one part, or more parts than accelerators.
     """
     devices = jax.local_devices()
     on_cpu = devices[0].platform == "cpu"
@@ -213,7 +219,7 @@ def _piece(count: int, threads: int) -> int:
     """Returns the number of images that a thread computes at once.
 
     The number is small, because the feature maps of many images take memory and do not fit into the
-    cache. It is chosen so that few padding images are needed.
+    cache. It is chosen so that few padding images are needed. `count` is the number of all images.
     """
     rounds = -(-count // (threads * _MOST_AT_ONCE))
     pieces = [-(-count // (threads * (rounds + more))) for more in range(3)]

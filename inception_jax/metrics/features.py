@@ -77,7 +77,7 @@ class Features:
 
 
 def joined(parts: Sequence[Features], origin: Origin | None) -> Features:
-    """Concatenates the features of several batches."""
+    """Concatenates the features of several batches in order, and sets their origin."""
     columns = zip(*(part._arrays() for part in parts), strict=True)
     arrays = [None if x[0] is None else np.concatenate(x) for x in columns]  # type: ignore[arg-type]
     assert arrays[0] is not None
@@ -85,9 +85,14 @@ def joined(parts: Sequence[Features], origin: Origin | None) -> Features:
 
 
 def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | None) -> Statistics:
-    """Returns the statistics of features that come in batches.
+    """Returns the mean and covariance of features that come in batches.
 
     The batches are read one after another, so not all of them have to be in memory.
+
+    Args:
+        parts: the batches.
+        preset: preset, whose `mean_dtype` is used.
+        origin: how the features were computed; None if unknown.
 
     Raises:
         ValueError: for fewer than two images.

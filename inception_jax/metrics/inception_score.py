@@ -29,7 +29,7 @@ def score_of_logits(
 
     Args:
         logits: logits [n, classes] without the classifier's bias.
-        splits: number of splits of the images. Each split gets a score.
+        splits: number of groups into which the images are split. Each group gets a score.
         split_size: number of images in each split except the last, which may be smaller. Overrides
             `splits`.
         shuffle: name of the program whose shuffle is applied to the images first; None: they are

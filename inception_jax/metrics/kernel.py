@@ -93,7 +93,7 @@ def kernel_distance(
 
 
 def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Returns the KID estimate for one pair of subsets, with torch-fidelity's rounding.
+    """Returns the KID estimate for subsets [n, d] of equal size, with torch-fidelity's rounding.
 
     It sums row by row, as torch-fidelity does.
     """
@@ -103,7 +103,7 @@ def _discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
 
 
 def _cleans_discrepancy(a: np.ndarray, b: np.ndarray, kernel: Kernel) -> float:
-    """Returns the KID estimate for one pair of subsets, with clean-fid's rounding.
+    """Returns the KID estimate for subsets [n, d] of equal size, with clean-fid's rounding.
 
     It sums all elements of a kernel matrix at once, as clean-fid does.
     """

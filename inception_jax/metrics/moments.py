@@ -101,6 +101,13 @@ def _in_blocks(
     The compiler must not know the number of iterations, because it unrolls a loop of one iteration.
     The loop also returns the shift that it subtracted, so that the compiler stores the shift too.
 
+    Args:
+        add_block: function that adds a block to sums: of the sums, features, mask and shift.
+        moments: the sums so far.
+        features: features to add [n, d].
+        mask: bool [n], False for rows to ignore.
+        shift: vector [d] that is subtracted from the features.
+
     Returns:
         The new sums, and the shift.
     """

@@ -42,7 +42,7 @@ class ImageSet:
 
     Attributes:
         name: name of the source of the images.
-        statistics: statistics of all images.
+        statistics: mean and covariance of the features of all images.
         features: features of each image; None if no metric needs them.
     """
 
@@ -106,7 +106,7 @@ def _without_spatial(source: Opened | None) -> bool:
 
 
 def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool) -> ImageSet:
-    """Computes the statistics of one set, and its features if needed, in one pass.
+    """Computes mean and covariance of one set's features, and keeps the features if needed.
 
     Args:
         extractor: extractor of the features.
@@ -249,7 +249,7 @@ _SHOWN = {
 
 
 def lines(values: Values) -> list[str]:
-    """Returns one line of text for each metric."""
+    """Returns one line of text for each metric, from the values that `measured` returned."""
     return [f"{_SHOWN.get(name, name)}  {_text(name, value)}" for name, value in values.items()]
 
 

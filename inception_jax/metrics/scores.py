@@ -191,7 +191,8 @@ def kid_of_features(
 ) -> MeanStd:
     """Returns the KID of two sets from their features; see `kernel_distance`.
 
-    Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
+    `a` are the generated images; for the other options, see `kid`. Options that are None are taken
+    from the preset. For `preset`, see `fid_of_statistics`.
     """
     check_comparable(a.origin, b.origin)
     preset = _preset_of(preset, a.origin, b.origin)
@@ -213,11 +214,13 @@ def inception_score(
     extractor: Extractor | None = None,
     **options: Unpack[Options],
 ) -> MeanStd:
-    """Returns the Inception Score of images; see `score_of_logits`.
+    """Returns the Inception Score of images, as mean and standard deviation over splits.
+
+    The images are cut into groups of consecutive images, the splits; see `score_of_logits`.
 
     Args:
         images: set of images: any input of `fid`, except statistics.
-        splits: number of splits of the images; None: the preset's number.
+        splits: number of splits; None: the preset's number.
         extractor: see `fid`.
         **options: see `fid`.
 
@@ -244,7 +247,7 @@ def score_splits(preset: Preset) -> int:
 def score_of_features(
     features: Features, *, preset: Preset | None = None, splits: int | None = None
 ) -> MeanStd:
-    """Returns the Inception Score of a set from its features; see `score_of_logits`.
+    """Returns the Inception Score of a set from its features; see `inception_score`.
 
     Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
     """
@@ -298,7 +301,8 @@ def precision_recall_of_features(
 ) -> PrecisionRecall:
     """Returns the precision and recall of two sets from their features.
 
-    Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
+    `neighbours` is k, see `precision_recall`. Options that are None are taken from the preset. For
+    `preset`, see `fid_of_statistics`.
     """
     check_comparable(generated.origin, real.origin)
     preset = _preset_of(preset, generated.origin, real.origin)
@@ -316,7 +320,7 @@ def open_all(
         extractor: extractor that opens the sources. Its network is loaded if a source holds images.
         *sources: any inputs of `fid`.
         per_image: whether the features of each image are needed. Statistics are then rejected.
-        least: smallest number of images of each source.
+        least: smallest number of images that each source must have.
 
     Returns:
         The result of `extractor.open` for each source.

@@ -211,7 +211,10 @@ def across_processes(state: State) -> State:
 
 
 def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
-    """Returns the arrays of all processes, [processes, ...]. Gathers large arrays in chunks."""
+    """Returns the arrays `leaf` of all processes, [processes, ...].
+
+    `gather` does the same for one array; large arrays are passed to it in chunks.
+    """
     if leaf.nbytes <= _AT_ONCE:
         return np.asarray(gather(leaf))
     flat = leaf.reshape(-1)
@@ -224,7 +227,7 @@ def _gathered(leaf: np.ndarray, gather: Any) -> np.ndarray:
 
 
 def statistics_of(state: State) -> Statistics:
-    """Returns the statistics of the images of a state.
+    """Returns the mean and covariance of the features of a state's images.
 
     Raises:
         ValueError: for fewer than two images, features that are not finite, or images far outside

@@ -58,7 +58,7 @@ class Statistics:
     def of(
         cls, features: np.ndarray, *, mean_dtype: Literal["float64", "float32"] = "float64"
     ) -> Statistics:
-        """Computes the statistics of features [n, d]; see `RunningStatistics` for `mean_dtype`.
+        """Computes mean and covariance of features [n, d]; `mean_dtype`: see `RunningStatistics`.
 
         Raises:
             ValueError: for fewer than two images, or a number that is not finite.
@@ -107,7 +107,7 @@ class Statistics:
 
 
 class RunningStatistics:
-    """Computes statistics batch by batch, for any number of images.
+    """Computes the mean and covariance of features batch by batch, for any number of images.
 
     It holds one mean, one covariance and about a thousand rows of features in memory. Batches are
     merged by the formulas of Chan, Golub and LeVeque (1979). These centre each batch at the batch's
@@ -145,7 +145,7 @@ class RunningStatistics:
             self._merge()
 
     def result(self) -> Statistics:
-        """Returns the statistics of all features so far.
+        """Returns the mean and covariance of all features so far.
 
         Raises:
             ValueError: for fewer than two images.

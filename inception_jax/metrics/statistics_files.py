@@ -136,7 +136,7 @@ def warn_of_unknown_origin(path: Path) -> None:
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an `.npz` file by name.
+    """Returns the arrays of the `.npz` file at `path`, by name.
 
     Arrays that do not belong to the statistics, such as images, may be large. They are replaced by
     empty arrays.

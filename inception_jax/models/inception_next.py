@@ -124,7 +124,7 @@ class Block(nnx.Module):
         return x + self.drop_path(branch, rngs=rngs)
 
     def fold(self) -> None:
-        """Folds the normalisation and gamma into the MLP's convolutions, for `folding.fold`."""
+        """Folds the normalisation and gamma into the MLP's convolutions, in place."""
         if isinstance(self.norm, BatchNorm):
             self.mlp.fc1.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -145,7 +145,7 @@ class Stem(nnx.Module):
         return self.norm(self.conv(x))
 
     def fold(self) -> None:
-        """Folds the normalisation into the convolution before it, for `folding.fold`."""
+        """Folds the normalisation into the convolution before it, in place."""
         self.norm = folded(self.norm, self.conv)
 
 
@@ -162,7 +162,7 @@ class Downsample(nnx.Module):
         return self.conv(self.norm(x))
 
     def fold(self) -> None:
-        """Folds the normalisation into the convolution after it, for `folding.fold`."""
+        """Folds the normalisation into the convolution after it, in place."""
         if isinstance(self.norm, BatchNorm):
             self.conv.scale_input(*self.norm.affine())
         self.norm = Folded()
@@ -203,7 +203,7 @@ class Head(nnx.Module):
         return self.fc2(self.hidden(x, rngs=rngs))
 
     def hidden(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns the input of the last linear layer, after dropout."""
+        """Returns the input of the last linear layer, after dropout, for pooled features [n, d]."""
         x = self.norm(jax.nn.gelu(self.fc1(x), approximate=False))
         return self.dropout(x, rngs=rngs)
 

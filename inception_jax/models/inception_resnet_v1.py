@@ -54,7 +54,7 @@ class Residual(nnx.Module):
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Folds the scale into the 1x1 convolution `up`, for `folding.fold`."""
+        """Folds the scale into the 1x1 convolution `up`, in place, for `folding.fold`."""
         self.up.scale_output(self.scale)
         self.scale = 1.0
 
@@ -342,7 +342,7 @@ class InceptionResNetV1(Model):
         return embedding  # dropout is before the bottleneck
 
     def fold(self) -> None:
-        """Folds the last normalisation into the layer before it, for `folding.fold`."""
+        """Folds the last normalisation into the layer before it, in place, for `folding.fold`."""
         if self.bottleneck is not None and self.bottleneck_bn is not None:
             self.bottleneck_bn = folded(self.bottleneck_bn, self.bottleneck)
 

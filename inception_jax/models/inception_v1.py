@@ -58,7 +58,7 @@ class ConvReLU(nnx.Module):
         return self.after_conv(self.conv.convolve(x))
 
     def after_conv(self, x: jax.Array) -> jax.Array:
-        """Applies bias and ReLU to the convolution's output."""
+        """Applies bias and ReLU to `x`, the output of `conv.convolve`."""
         return jax.nn.relu(self.conv.add_bias(x))
 
 

@@ -68,7 +68,7 @@ class SeparableConv(nnx.Module):
         return jax.nn.relu(x) if self.relu else x
 
     def fold(self) -> None:
-        """Folds each BatchNorm into the convolution before it; called by `folding.fold`."""
+        """Folds each BatchNorm into the convolution before it, in place, for `folding.fold`."""
         self.bn_depthwise = folded(self.bn_depthwise, self.depthwise)
         self.bn_pointwise = folded(self.bn_pointwise, self.pointwise)
 
@@ -132,7 +132,7 @@ class Block(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Folds the shortcut's BatchNorm into its convolution; called by `folding.fold`."""
+        """Folds the shortcut's BatchNorm into its convolution, in place, for `folding.fold`."""
         if self.shortcut is not None and self.shortcut_bn is not None:
             self.shortcut_bn = folded(self.shortcut_bn, self.shortcut)
 
@@ -187,7 +187,7 @@ class PreBlock(nnx.Module):
         return residual + self.drop_path(x, rngs=rngs) if self.skip else x
 
     def fold(self) -> None:
-        """Folds the second and third BatchNorm into the convolutions before them.
+        """Folds the second and third BatchNorm into the convolutions before them, in place.
 
         Called by `folding.fold`. The first BatchNorm stays, because the block has no convolution
         before it.

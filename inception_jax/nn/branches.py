@@ -29,7 +29,7 @@ class ConvLayer(Protocol):
     def __call__(self, x: jax.Array) -> jax.Array: ...
 
     def after_conv(self, x: jax.Array) -> jax.Array:
-        """Maps the convolution's output, without its bias, to the layer's output."""
+        """Maps `x`, the output of `conv` without its bias, to the layer's output."""
         ...
 
 

@@ -31,7 +31,7 @@ _LEAST_CHANNELS = 64  # products of fewer channels do not fill the processor's v
 
 
 def pointwise(multiply: Convolve) -> Convolve:
-    """Returns a 1x1 convolution of stride 1 with a custom gradient.
+    """Returns `multiply`, a 1x1 convolution of stride 1, with a custom gradient.
 
     The gradients of the input and of the kernel are one matrix product each.
     """
@@ -138,7 +138,7 @@ def _by_images(
 
 
 def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
-    """Returns a depthwise convolution with a custom gradient.
+    """Returns `convolve`, a depthwise convolution, with a custom gradient.
 
     The convolution must have stride 1 and one filter per channel. The gradient of the input is a
     sum of shifted slices, with the kernel rotated by 180 degrees. The gradient of the kernel is

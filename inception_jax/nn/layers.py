@@ -62,7 +62,10 @@ class Weighted(nnx.Module):
         return x if self.bias is None else (x + self.bias[...]).astype(self.dtype)
 
     def scale_output(self, gain: jax.Array | float, shift: jax.Array | float = 0.0) -> None:
-        """Changes kernel and bias so that the layer returns `gain * output + shift` per channel."""
+        """Changes the layer in place, so that it returns `gain * output + shift` per channel.
+
+        `gain` and `shift` have one value for each output channel, or are single numbers.
+        """
         kernel = self.kernel[...]
         old = 0.0 if self.bias is None else self.bias[...]
         self.kernel = nnx.Param((kernel * gain).astype(kernel.dtype))
@@ -70,7 +73,7 @@ class Weighted(nnx.Module):
         self.bias = nnx.Param(jnp.broadcast_to(bias, kernel.shape[-1:]))
 
     def scale_input(self, gain: jax.Array, shift: jax.Array) -> None:
-        """Changes kernel and bias so that the layer first maps its input to `gain * input + shift`.
+        """Changes the layer in place, so that it first maps its input to `gain * input + shift`.
 
         `gain` and `shift` have one value for each input channel. The layer must not pad its input,
         because the shift does not apply to padded zeros.
@@ -123,7 +126,7 @@ class Conv(Weighted):
         return self.add_bias(self.convolve(x))
 
     def convolve(self, x: jax.Array) -> jax.Array:
-        """Convolves without the bias."""
+        """Convolves `x` [n, h, w, c] without adding the bias."""
         return ops.conv(x.astype(self.dtype), self.kernel_for_ops(), self.stride, self.padding)
 
 
@@ -170,7 +173,9 @@ class DepthwiseConv(Weighted):
 
 
 def folded(norm: BatchNorm | Folded, layer: Weighted) -> Folded:
-    """Folds a normalisation into the layer before it.
+    """Folds a normalisation into the layer before it, which is changed in place.
+
+    A `Folded` norm leaves the layer unchanged.
 
     Returns:
         The `Folded` module that replaces the normalisation.
@@ -248,7 +253,7 @@ class ConvBN(nnx.Module):
         return jax.nn.relu(x) if self.relu and not fused else x
 
     def fold(self) -> None:
-        """Folds the BatchNorm into the convolution; called by `folding.fold`."""
+        """Folds the BatchNorm into the convolution, in place; called by `folding.fold`."""
         self.bn = folded(self.bn, self.conv)
 
 
@@ -281,7 +286,7 @@ class SeparableConvBN(nnx.Module):
         return self.bn(self.pointwise(self.depthwise(x)))
 
     def fold(self) -> None:
-        """Folds the BatchNorm into the pointwise convolution; called by `folding.fold`."""
+        """Folds the BatchNorm into the pointwise convolution, in place, for `folding.fold`."""
         self.bn = folded(self.bn, self.pointwise)
 
 

@@ -269,7 +269,10 @@ def _with_wide_kernel(
 def _kernel_gradient(
     convolve: Callable, stride: int, padding: Padding, dilation: int = 1
 ) -> Callable:
-    """Returns the function `kernel_gradient` for a convolution; see `_with_wide_kernel`."""
+    """Returns the function `kernel_gradient` for a convolution; see `_with_wide_kernel`.
+
+    `convolve` maps x and a kernel to the convolution with these options.
+    """
     # Read now, because the rewrite may be disabled again when the backward pass is traced.
     transposed = _pullback if enabled("gradients") else jax.linear_transpose
 
@@ -386,7 +389,10 @@ def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.ndarray:
-    """Returns the number of pixels inside the feature map for each window along one axis."""
+    """Returns the number of pixels inside the feature map for each window along one axis.
+
+    The axis has `size` pixels, a window covers `window` of them.
+    """
     low, high = pads(size, window, stride, padding)
     starts = np.arange((size + low + high - window) // stride + 1) * stride - low
     return np.minimum(starts + window, size) - np.maximum(starts, 0)

@@ -27,6 +27,8 @@ sizes. For a 3x3 window at stride 2, `same` and `ceil` agree only for even sizes
 def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, int]:
     """Returns the (low, high) padding of an axis of `size` pixels.
 
+    `window` is the window's length on this axis.
+
     Raises:
         ValueError: for an unknown padding.
     """
@@ -47,7 +49,10 @@ def pads(size: int, window: int, stride: int, padding: Padding) -> tuple[int, in
 def padded(
     x: jax.Array, window: Sequence[int], stride: int, padding: Padding, value: Any = 0
 ) -> jax.Array:
-    """Returns [n, h, w, c] padded with `value` at the border, for windows of this size."""
+    """Returns [n, h, w, c] padded with `value` at the border.
+
+    `window` has the height and width of the windows that will move over it.
+    """
     (top, bottom), (left, right) = (
         pads(n, k, stride, padding) for n, k in zip(x.shape[1:3], window, strict=True)
     )
@@ -59,6 +64,7 @@ def shifts(x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1)
     """Returns one strided slice of a padded feature map for each position in a window.
 
     Slice i holds, for every output pixel, the input pixel at the window's position i along `axis`.
+    `window` is the number of positions, and `dilation` the distance between them.
     """
     count = (x.shape[axis] - span(window, dilation)) // stride + 1
     length = (count - 1) * stride + 1

@@ -19,8 +19,14 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor
 def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:
     """Appends a convolution of images, possibly with groups or dilation.
 
-    A strided slice before a 1x1 convolution becomes a stride of the convolution. For the arguments,
-    see `primitives.Handler`.
+    A strided slice before a 1x1 convolution becomes a stride of the convolution.
+
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `conv_general_dilated`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: images or feature map [n, h, w, c].
+        kernel: constant kernel [kh, kw, c / groups, d].
 
     Raises:
         ExportError: for any other kind of convolution, or a kernel that is not constant.
@@ -53,7 +59,14 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a max pool. Padded pixels are never the maximum.
 
-    For the arguments, see `primitives.Handler`.
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `reduce_window_max`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: feature map [n, h, w, c].
+
+    Raises:
+        ExportError: for a dilated window, or one over images or channels.
     """
     return graph.add("MaxPool", x, shape=results[0].shape, **_window(params))
 
@@ -62,7 +75,16 @@ def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a sum over windows, as an average pool times the window's area.
 
     If the sum is later divided by the number of its summands, an average pool replaces the sum and
-    the division; see `Graph.means`. For the arguments, see `primitives.Handler`.
+    the division; see `Graph.means`.
+
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `reduce_window_sum`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: feature map [n, h, w, c].
+
+    Raises:
+        ExportError: for a dilated window, or one over images or channels.
     """
     window, shape = _window(params), results[0].shape
     area = math.prod(window["kernel_shape"])
@@ -96,7 +118,10 @@ def _window(params: dict) -> dict[str, Any]:
 
 
 def _pixels_in_windows(shape: tuple, params: dict) -> np.ndarray:
-    """Returns the number of pixels in each window, as [1, h, w, 1]; padding is not counted."""
+    """Returns the number of pixels in each window, as [1, h, w, 1]; padding is not counted.
+
+    `shape` is the input's shape; `params` are the parameters of jax's window reduction.
+    """
     counts = []
     for axis in (1, 2):
         low, high = params["padding"][axis]

@@ -16,7 +16,11 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
     """Appends a concatenation of tensors along an axis.
 
-    For the arguments, see `primitives.Handler`.
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `concatenate`, by name.
+        results: shape and dtype of each output of the primitive.
+        *operands: the tensors to concatenate.
     """
     shape = results[0].shape
     return graph.add(
@@ -25,7 +29,14 @@ def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -
 
 
 def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
-    """Appends a split of an axis into parts. For the arguments, see `primitives.Handler`."""
+    """Appends a split of an axis into parts; returns the parts in order.
+
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `split`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: tensor to split.
+    """
     sizes = np.asarray(params["sizes"], np.int64)
     axis = axis_of(params["axis"], len(x.shape))
     return graph.add_many("Split", x, sizes, shapes=[r.shape for r in results], axis=axis)
@@ -34,7 +45,11 @@ def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
 def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a slice of every axis, possibly with strides.
 
-    For the arguments, see `primitives.Handler`.
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `slice`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: tensor to slice.
     """
     strides = params["strides"] or (1,) * len(x.shape)
     cuts = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
@@ -44,8 +59,14 @@ def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tenso
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
     """Appends a strided slice for a gather that takes every n-th index of some axes.
 
-    jax expresses x[:, ::2] as such a gather if the batch size is unknown. For the arguments, see
-    `primitives.Handler`.
+    jax expresses x[:, ::2] as such a gather if the batch size is unknown.
+
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `gather`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: tensor to slice.
+        indices: constant array of the indices that are taken.
 
     Raises:
         ExportError: for any other gather.
@@ -68,7 +89,14 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
 
 
 def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a reversal of axes. For the arguments, see `primitives.Handler`."""
+    """Appends a reversal of axes.
+
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `rev`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: tensor to reverse.
+    """
     backwards = (-1, np.iinfo(np.int64).min, -1)
     return _cut(graph, x, dict.fromkeys(params["dimensions"], backwards), x.shape)
 
@@ -76,7 +104,12 @@ def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) -> Tensor:
     """Appends padding. Negative padding crops the tensor.
 
-    For the arguments, see `primitives.Handler`.
+    Args:
+        graph: ONNX graph to append to.
+        params: parameters of jax's primitive `pad`, by name.
+        results: shape and dtype of each output of the primitive.
+        x: tensor to pad.
+        value: scalar, the value of the padding.
 
     Raises:
         ExportError: for padding between pixels.

@@ -75,7 +75,12 @@ def peel(source: Any, part: str = "") -> Content:
 
 
 def _asked(found: list[Content], part: str) -> list[Content]:
-    """Returns the networks that `part` selects; see `peel`.
+    """Returns the networks of a file that the user asks for.
+
+    Args:
+        found: all networks of the file.
+        part: keys of a network's containers, the prefix of its tensors' names, or both, joined by
+            dots or slashes; the first parts of such a name select all networks below them.
 
     Raises:
         WeightsError: if `part` selects no network.

@@ -184,7 +184,7 @@ def border_of_pools(tensors: Tensors, arch: str) -> float | None:
 
 
 def counts_border(share: float) -> bool | None:
-    """Returns `count_include_pad` for a result of `border_of_pools`; None if it is unclear."""
+    """Returns `count_include_pad` for `share`, a result of `border_of_pools`; None if unclear."""
     return None if 0.3 < share < 0.7 else share > 0.5
 
 

@@ -116,7 +116,7 @@ def _nearest(file: WeightFile) -> tuple[tuple[str, ...], float]:
 
 
 def _apart(names: tuple[str, ...]) -> str:
-    """Returns a string with the options and preprocessing in which the fitting networks differ.
+    """Returns a string with the options and preprocessing in which the networks `names` differ.
 
     The file itself does not show which network is right.
     """
@@ -145,6 +145,8 @@ def _with(values: Mapping[str, Any], value: Any) -> str:
 
 def _hints(tensors: Tensors, names: tuple[str, ...]) -> dict[str, str]:
     """Guesses the preprocessing and pooling in training from BatchNorm's statistics.
+
+    `names` are the names of the networks that fit the tensors.
 
     Returns:
         Strings by title, like `Inspection.facts`. One of them lists the names of the networks that

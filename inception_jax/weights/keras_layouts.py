@@ -165,7 +165,10 @@ def _numbered(layers: set[str], kind: str) -> list[str]:
 
 
 def _found(tensors: Tensors, places: Sequence[Place]) -> dict[str, Place]:
-    """Maps the names of layers in a file to the layers of Keras' network."""
+    """Maps the names of layers in a file to the layers of Keras' network.
+
+    `tensors` are the file's tensors; `places` are the layers in the order of creation.
+    """
     present = {_layer(name) for name in tensors}
     if any(name.startswith("layers/") for name in tensors):
         found, numbered = {}, _in_layers_order(places)
@@ -250,7 +253,10 @@ def _step(path: str) -> tuple[str, int, str]:
 
 
 def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
-    """Returns the last layer number of each branch, and whether that layer is split in two."""
+    """Returns the last layer number of each branch, and whether that layer is split in two.
+
+    The keys are module and branch, joined by a dot.
+    """
     last: dict[str, tuple[int, bool]] = {}
     for place in places:
         branch, number, half = _step(place.path)
@@ -260,7 +266,10 @@ def _last_steps(places: Sequence[Place]) -> dict[str, tuple[int, bool]]:
 
 
 def _distance(place: Place, last: Mapping[str, tuple[int, bool]]) -> int:
-    """Counts the Keras layers from a layer to the end of its module."""
+    """Counts the Keras layers from a layer to the end of its module.
+
+    `last` is the result of `_last_steps`.
+    """
     path, after = place.path, place.kind == "batch_normalization"
     if path.endswith(".up") or ".residual." in path:
         return -after

@@ -130,12 +130,15 @@ def find(tensors: Tensors) -> Layout | None:
 
 
 def for_writing(format_name: str, arch: str) -> Layout | None:
-    """Returns the layout of a network's files in a format; None if the format cannot store it."""
+    """Returns the layout of a network's files in a format; None if the format cannot store it.
+
+    `format_name` is a value of `inception-jax convert --to`.
+    """
     return next((x for x in LAYOUTS if format_name in x.writes and arch in x.archs), None)
 
 
 def archs_of(format_name: str) -> list[str]:
-    """Returns the names of the networks that an output format can store."""
+    """Returns the names of the networks that a format of `inception-jax convert` can store."""
     return [arch for x in LAYOUTS if format_name in x.writes for arch in x.archs]
 
 

@@ -99,7 +99,7 @@ def load_weights(
 
 
 def unfit_heads(model: Model, source: Source | WeightFile) -> tuple[str, ...]:
-    """Returns the paths of classifiers and auxiliary heads that a source has no weights for.
+    """Returns the paths of a model's classifiers and heads that a source has no weights for.
 
     `load_weights` with these paths as `skip` loads everything else. An auxiliary head is returned
     if the source has none of its tensors. All classifiers are returned if one of them is missing or
@@ -141,6 +141,12 @@ def _translated(model: Model, source: Source | WeightFile) -> tuple[WeightFile, 
 
 def _assign(model: Model, tensors: Tensors, skip: Sequence[str], file: WeightFile) -> list[str]:
     """Sets all parameters and running statistics, or none if an error is raised.
+
+    Args:
+        model: network, changed in place.
+        tensors: tensors with the PyTorch twin's names and axis orders.
+        skip: paths of modules that keep their values; their tensors are ignored.
+        file: weight file that the tensors are from, for messages.
 
     Returns:
         Notes on values that look wrong.
@@ -216,6 +222,8 @@ def _adapted(
     path: torch_names.Path, array: np.ndarray, shape: tuple[int, ...], in_channels: int
 ) -> np.ndarray:
     """Adapts the first convolution's kernel from 3 channels to `in_channels`, as timm does.
+
+    `path` is the path of `array` in the network, which needs the shape `shape`.
 
     For grey images, the three channels are summed. Otherwise they are repeated cyclically and
     scaled by 3 / in_channels. Other arrays are returned unchanged.

@@ -47,7 +47,10 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 
 def _is_same(name: str, array: np.ndarray) -> bool:
-    """Returns whether a kernel is constant, or a BatchNorm's variance or scale is all zero."""
+    """Returns whether a kernel is constant, or a BatchNorm's variance or scale is all zero.
+
+    `name` is the array's name in the PyTorch twin.
+    """
     if array.size < 2:
         return False
     if array.ndim > 1:

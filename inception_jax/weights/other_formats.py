@@ -66,7 +66,7 @@ def save_as(model: Model, path: str | os.PathLike[str], to: Format | None = None
 
 
 def check_writable(path: str | os.PathLike[str], to: Format | None = None) -> tuple[Path, Format]:
-    """Checks that `save_as` can write a path, before any weights are read.
+    """Checks that `save_as` can write a path, before any weights are read; `to` as in `save_as`.
 
     Returns:
         The path and the format.
@@ -150,6 +150,8 @@ def _write_keras(model: Model, path: Path, layout: Layout) -> list[str]:
 
 def _fold_bn_scale(state: Tensors) -> int:
     """Multiplies BatchNorm's scales into the preceding kernels and the running means, in place.
+
+    `state` is the state dict of the PyTorch twin.
 
     With the convolution k * x: scale (k * x - mean) / deviation = ((scale k) * x - scale mean) /
     deviation.

@@ -86,7 +86,8 @@ def load(stream: Any, data: Data, persistent: Callable[[Any], Any] | None = None
 
     Args:
         stream: binary file or bytes.
-        data: functions that build data, by name. A call of any other name becomes `Opaque`.
+        data: functions that build data from arguments, by the full name in the pickle, such as
+            "collections.OrderedDict". A call of any other name becomes `Opaque`.
         persistent: function that returns the data for a persistent id. None: the id becomes
             `Opaque`.
 

@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
 def write(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a safetensors file atomically.
+    """Writes tensors by name, and metadata, into a safetensors file. Writing is atomic.
 
     Raises:
         WeightsError: if the path does not end in `.safetensors`, or no file can be written there.

@@ -154,7 +154,11 @@ def _to_torch_order(leaf: str, tensor: np.ndarray, is_linear: bool) -> np.ndarra
 
 
 def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str, str]:
-    """Maps the scopes of TF-slim's layers to the paths of the model's layers."""
+    """Maps the scopes of TF-slim's layers to the paths of the model's layers.
+
+    `layers` are the model's layers in the order of definition. `root` is the network's scope, such
+    as "InceptionV3".
+    """
     places: dict[str, str] = {}
     modules: dict[str, list[tuple[tuple[str, str, str], str]]] = {}
     for scope in scopes:

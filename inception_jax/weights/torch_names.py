@@ -54,7 +54,7 @@ def torch_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 def to_torch_order(path: Path, array: np.ndarray) -> np.ndarray:
-    """Returns a leaf in the twin's axis order. Only kernels change."""
+    """Returns the array of the leaf at `path` in the twin's axis order. Only kernels change."""
     return np.ascontiguousarray(kernel_to_torch(array)) if path[-1] == "kernel" else array
 
 

@@ -270,7 +270,7 @@ def _plain(value: Any) -> Any:
 
 
 def nearest(file: WeightFile, names: Iterable[str]) -> tuple[str, float]:
-    """Returns which of the networks `names` has the largest `share`, and this share."""
+    """Returns which of the networks `names` has the largest `share` with a file, and this share."""
     shares = {name: share(file, name) for name in names}
     best = max(shares, key=lambda name: shares[name])
     return best, shares[best]

@@ -39,7 +39,10 @@ class WeightsError(ValueError):
 
 
 def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> WeightsError:
-    """Returns the error for a file that is damaged, or not of the expected kind."""
+    """Returns the error for a file that is damaged, or not of the expected kind.
+
+    The message has the path, `kind` (such as "safetensors file") and the text of `error`.
+    """
     reason = repr(error) if isinstance(error, KeyError) else str(error).partition("\n")[0]
     return WeightsError(f"{path} is not a whole {kind}: {reason}. Copy or download it again")
 

@@ -188,7 +188,7 @@ class Head(nn.Module):
         return self.fc2(self.hidden(x)) if self.fc2.out_features else x
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the input of the last linear layer, after dropout."""
+        """Returns the input of the last linear layer, after dropout, for pooled features [n, d]."""
         return self.dropout(self.norm(F.gelu(self.fc1(x))))
 
 

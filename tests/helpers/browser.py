@@ -23,6 +23,12 @@ _FLAGS = (
 class Browser:
     """A browser with one page, to be used as a context manager.
 
+    Args:
+        profile: folder for Chromium's profile.
+        width: width of the page in CSS pixels.
+        height: height of the page in CSS pixels.
+        touch: whether to emulate a mobile device with a touch screen.
+
     Attributes:
         errors: uncaught exceptions and error messages of the page, so far.
         requests: URLs that the page requested, so far.
@@ -68,7 +74,16 @@ class Browser:
         os.close(self._from)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Sends a DevTools command and returns its result."""
+        """Sends a DevTools command and returns its result, a dict.
+
+        Args:
+            method: name of the command, such as "Page.navigate".
+            **params: parameters of the command.
+
+        Raises:
+            RuntimeError: if the command fails, or the browser has ended.
+            TimeoutError: if the browser sends nothing for two minutes.
+        """
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if self._session:
@@ -114,7 +129,11 @@ class Browser:
         return result["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 60) -> Any:
-        """Waits until an expression is true, and returns its value."""
+        """Waits until a JavaScript expression is true in the page, and returns its value.
+
+        Raises:
+            TimeoutError: if the expression is not true after `seconds`.
+        """
         deadline = time.monotonic() + seconds
         while not (value := self.value(expression)):
             if time.monotonic() > deadline:
@@ -141,7 +160,11 @@ class Browser:
                       text=text if kind == "keyDown" else "")  # fmt: skip
 
     def touch(self, *points: tuple[float, float]) -> None:
-        """Puts a finger on the first point, moves it over the others and lifts it."""
+        """Puts a finger on the first point, moves it over the others and lifts it.
+
+        Points are pairs (x, y) in CSS pixels from the upper left corner of the visible part of the
+        page.
+        """
         for i, (x, y) in enumerate(points):
             kind = "touchMove" if i else "touchStart"
             self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])

@@ -70,7 +70,11 @@ class Server:
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Server]:
-    """Runs a storage server with one bucket, `BUCKET`."""
+    """Runs a storage server with one bucket, `BUCKET`, in a `with` block; yields the `Server`.
+
+    Args:
+        folder: folder in which the objects are stored.
+    """
     made = Server(folder)
     made.start()
     try:

@@ -33,7 +33,9 @@ def blob(tensor: np.ndarray, old: bool) -> bytes:
 def caffemodel(layers: Mapping[str, Sequence[np.ndarray]], old: bool = False) -> bytes:
     """Returns the bytes of a file with the blobs of each layer.
 
-    The format is the current one, or that of 2014 (V1LayerParameter) if `old`.
+    Args:
+        layers: blobs of each layer, such as kernel and bias, by the layer's name.
+        old: whether to write the format of 2014 (V1LayerParameter) instead of the current one.
     """
     content = message(1, b"GoogleNet")
     for layer, blobs in layers.items():

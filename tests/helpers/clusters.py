@@ -36,6 +36,10 @@ def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
     """Returns a command prefix, a list of arguments, with which `names` resolve to this machine.
 
     The command after the prefix runs in a new mount namespace with a different `/etc/hosts`.
+
+    Args:
+        folder: folder to write the new hosts file to.
+        names: host names.
     """
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()} {' '.join(names)}\n")
@@ -44,7 +48,10 @@ def with_hosts(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def own_names_missing(folder: Path) -> str | None:
-    """Returns why `with_hosts` does not work on this machine, or None if it does."""
+    """Returns why `with_hosts` does not work on this machine, or None if it does.
+
+    `folder` is as in `with_hosts`.
+    """
     if shutil.which("unshare") is None:
         return "unshare is not installed (package util-linux)"
     command = [*with_hosts(folder, ["another-host"]), "getent", "hosts", "another-host"]
@@ -57,6 +64,10 @@ class Slurm:
 
     The function `slurm` starts and stops it.
 
+    Args:
+        folder: folder for the files of the cluster.
+        nodes: number of nodes.
+
     Attributes:
         env: environment variables with which Slurm's commands find the cluster.
     """
@@ -68,7 +79,11 @@ class Slurm:
         self.env = {**os.environ, "SLURM_CONF": str(conf)}
 
     def ask(self, *command: str) -> str:
-        """Runs a Slurm command and returns its output."""
+        """Runs a Slurm command, a program and its arguments, and returns its standard output.
+
+        Raises:
+            AssertionError: if the command fails.
+        """
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout.strip()
@@ -92,7 +107,10 @@ class Slurm:
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def end_jobs(self) -> None:
-        """Kills running jobs. After a failed test, they would outlive the daemons."""
+        """Kills running jobs and cancels all others.
+
+        After a failed test, they would outlive the daemons.
+        """
         subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], env=self.env, check=False)
         subprocess.run(["scancel", "--me"], env=self.env, check=False)
 
@@ -110,7 +128,12 @@ class Slurm:
 
 @contextlib.contextmanager
 def slurm(folder: Path, nodes: int) -> Iterator[Slurm]:
-    """Runs Slurm with the nodes n0, n1, ..., of 32 cores each, and yields the cluster."""
+    """Runs Slurm with the nodes n0, n1, ..., of 32 cores each, and yields the cluster.
+
+    Args:
+        folder: existing folder, in which the files of the cluster are written.
+        nodes: number of nodes.
+    """
     for name in ("munge", "state"):
         (folder / name).mkdir()
         (folder / name).chmod(0o755)

@@ -138,6 +138,9 @@ def _write_torchscript(folder: Path) -> None:
     """Writes a network in TorchScript, like NVIDIA's file, which clean-fid downloads.
 
     Its attribute `layers` takes normalised images.
+
+    Args:
+        folder: folder of the weight files, which already has the state dict.
     """
     import torch
 
@@ -196,7 +199,14 @@ SIZES = ((64, 64), (32, 32), (299, 299), (256, 256), (123, 77), (300, 480), (17,
 
 
 def write_images(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0) -> Path:
-    """Writes images of mixed sizes, modes and formats; `dark` multiplies their pixels."""
+    """Writes images of mixed sizes, modes and formats; returns the folder.
+
+    Args:
+        folder: folder to write to, created if missing.
+        count: number of images.
+        seed: seed of the images' content.
+        dark: factor on the pixels' values, to darken the images.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         ending, mode, options = _KINDS[i % len(_KINDS)]
@@ -214,7 +224,10 @@ def write_images(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0) 
 
 
 def write_plain(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0, size=(64, 48)):
-    """Writes RGB images of one size in formats that every program reads, PNG and JPEG."""
+    """Writes RGB images of one size in formats that every program reads, PNG and JPEG.
+
+    `size` is the height and width. The other arguments and the result are as in `write_images`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         image = photo(*size, 1000 * seed + i).point(lambda value: int(value * dark))
@@ -232,7 +245,10 @@ def as_array(folder: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def replaced(module: Any, **values: Any) -> Iterator[None]:
-    """Replaces attributes of a module inside a `with` block."""
+    """Replaces attributes of a module inside a `with` block.
+
+    `values` are the new values by name.
+    """
     before = {name: getattr(module, name) for name in values}
     for name, value in values.items():
         setattr(module, name, value)
@@ -268,7 +284,12 @@ def module_of(name: str, path: Path) -> Any:
 
 
 def pytorch_fids(folder: Path, dims: int) -> Any:
-    """Returns pytorch-fid's network with `dims` features, for its `get_activations`."""
+    """Returns pytorch-fid's network with `dims` features, for its `get_activations`.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
+        dims: number of features: 64, 192, 768 or 2048.
+    """
     inception = package("pytorch_fid.inception")
     import torch
 
@@ -278,7 +299,12 @@ def pytorch_fids(folder: Path, dims: int) -> Any:
 
 
 def torch_fidelitys(folder: Path, *names: str) -> Any:
-    """Returns torch-fidelity's network with the named features, by default the pooled 2048."""
+    """Returns torch-fidelity's network with the named features, by default the pooled 2048.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
+        *names: names of features in torch-fidelity, such as "2048".
+    """
     extractor = package("torch_fidelity.feature_extractor_inceptionv3")
     return extractor.FeatureExtractorInceptionV3(
         "inception-v3-compat", list(names or ("2048",)), str(folder / PYTORCH)
@@ -286,7 +312,11 @@ def torch_fidelitys(folder: Path, *names: str) -> Any:
 
 
 def cleans(folder: Path) -> Callable[[Any], Any]:
-    """Returns clean-fid's network, which takes resized images with values from 0 to 255."""
+    """Returns clean-fid's network, which takes resized images with values from 0 to 255.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
+    """
     script = package("cleanfid.inception_torchscript")
     return script.InceptionV3W(str(folder), download=False)
 
@@ -343,7 +373,12 @@ def ttur() -> Any:
 
 
 def ttur_statistics(folder: Path, images: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and covariance that TTUR's program computes for a folder of images."""
+    """Returns the mean and covariance that TTUR's program computes for a folder of images.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
+        images: folder of images.
+    """
     tf, module = tensorflow_1(), ttur()
     definition = tf.GraphDef()
     definition.ParseFromString((folder / GRAPH).read_bytes())
@@ -365,6 +400,9 @@ def jax_fid_parallel(folder: Path) -> tuple[Any, Callable[[np.ndarray], np.ndarr
     """Returns jax-fid-parallel's module, and a function from images to its features.
 
     The function takes images [n, h, w, 3] with values from 0 to 255.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
     """
     module = module_of("jax_fid_parallel", repository("jax-fid-parallel") / "fid.py")
     import jax
@@ -388,6 +426,9 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
     """Returns jax-fid's `fid` module, its network's variables, and the network as a function.
 
     The function takes the variables and images, and returns the features.
+
+    Args:
+        folder: folder of the weight files, see `weights`.
     """
     root = repository("jax-fid")
     import jax
@@ -415,7 +456,12 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def one_by_one(call: Callable[[Any], Any], images: Sequence[Any]) -> np.ndarray:
-    """Returns a PyTorch network's features of images whose sizes differ, one call per image."""
+    """Returns a PyTorch network's features of images whose sizes differ, one call per image.
+
+    Args:
+        call: the network, or a function that runs it.
+        images: inputs of the network, each a batch of one image.
+    """
     import torch
 
     with torch.no_grad():

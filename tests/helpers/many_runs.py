@@ -23,7 +23,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Run:
-    """A training run in its own process, with an interface like `subprocess.Popen`."""
+    """A training run in its own process, with an interface like `subprocess.Popen`.
+
+    `Runs.start` makes it.
+
+    Args:
+        runs: object that has started the run.
+        pid: ID of the process.
+        out: named pipe of the run's standard output.
+        err: named pipe of the run's standard error.
+    """
 
     def __init__(self, runs: Runs, pid: int, out: Path, err: Path):
         self._runs, self.pid, self.returncode = runs, pid, None
@@ -87,7 +96,17 @@ class Runs(contextlib.AbstractContextManager):
         self._process.__exit__(None, None, None)  # closes the input of the process, which then ends
 
     def ask(self, **order: Any) -> Any:
-        """Sends a request to the process that forks; returns its answer."""
+        """Sends a request to the process that forks; returns its answer.
+
+        Args:
+            **order: the request: either `poll`, the process ID of a run; or `start`, the
+                command-line options of a new run, with `folder`, `pipes` (paths for standard output
+                and standard error) and `file_size`.
+
+        Returns:
+            For `poll`, the exit code, or None if the run has not ended. For `start`, the process
+            ID.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(order), file=self._process.stdin, flush=True)

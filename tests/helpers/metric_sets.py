@@ -31,7 +31,10 @@ def network():
 
 @functools.cache
 def extractor(**options) -> metrics.Extractor:
-    """Returns a feature extractor with a narrow network, compiled once per set of options."""
+    """Returns a feature extractor with a narrow network, compiled once per set of options.
+
+    `options` are those of `metrics.Extractor`.
+    """
     return metrics.Extractor(network(), **{"batch_size": 4, **options})
 
 

@@ -122,7 +122,12 @@ def forget() -> None:
 
 
 def skeleton(name: str, **options: Any) -> nnx.Module:
-    """Returns a new network with shapes instead of arrays; weights can be loaded into it."""
+    """Returns a new network with shapes instead of arrays; weights can be loaded into it.
+
+    Args:
+        name: name of the network, with or without a tag.
+        **options: options of `create_model`.
+    """
     return nnx.clone(_traced(name, tuple(sorted(options.items()))))
 
 
@@ -133,7 +138,10 @@ def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
 
 
 def filled(name: str, **options) -> nnx.Module:
-    """Returns a new network with random values in every tensor, see `fill`."""
+    """Returns a new network with random values in every tensor, see `fill`.
+
+    The arguments are as in `skeleton`.
+    """
     model = skeleton(name, **options)
     fill(model)
     return model
@@ -164,7 +172,13 @@ def fill(model: nnx.Module) -> None:
 
 
 def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns random numbers for a tensor of a weight file; variances are not negative."""
+    """Returns a random float32 array for a tensor of a weight file; variances are not negative.
+
+    Args:
+        rng: generator of the numbers.
+        name: name of the tensor; that of a variance ends in "running_var" or "moving_variance".
+        shape: shape of the tensor.
+    """
     numbers = rng.normal(size=shape).astype(np.float32)
     return np.abs(numbers) if name.endswith(("running_var", "moving_variance")) else numbers
 
@@ -173,8 +187,13 @@ def made_up(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
 def network(name: str, dtype: str, *, hostile: bool = False, **options: Any) -> nnx.Module:
     """Returns a narrow network with random tensors, in evaluation mode.
 
-    The network is cached and shared by tests: do not change it. With `hostile`, a tenth of the
-    running variances are tiny, see `make_hostile`.
+    The network is cached and shared by tests: do not change it.
+
+    Args:
+        name: name of the network, with or without a tag.
+        dtype: dtype of the parameters and of the computation.
+        hostile: make a tenth of the running variances tiny, see `make_hostile`.
+        **options: options of `create_model`, in addition to those of `small` or in their place.
     """
     model = filled(name, dtype=dtype, param_dtype=dtype, **{**small(name), **options})
     if hostile:
@@ -232,7 +251,10 @@ def run(model: nnx.Module, call: Callable, *args: Any) -> tuple[Any, dict[str, A
 def random_images(
     model: nnx.Module, dtype: str, size: tuple[int, int], n: int = 2, seed: int = 0
 ) -> np.ndarray:
-    """Returns images [n, h, w, c] of standard normal noise."""
+    """Returns images [n, h, w, c] of standard normal noise.
+
+    `model` determines the number of channels; `size` is the height and width.
+    """
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, *size, model.in_channels)).astype(dtype)
 
@@ -253,7 +275,7 @@ def compare(
     """Asserts that two arrays have a dtype, and are equal within the tolerance of this dtype.
 
     The tolerance is relative to `scale`, by default the largest absolute value of `theirs`. `what`
-    names the arrays in errors.
+    names the arrays in errors. `theirs` may be a PyTorch tensor, which `to_numpy` converts.
     """
     ours = np.asarray(ours)
     theirs = to_numpy(theirs) if hasattr(theirs, "detach") else np.asarray(theirs)

@@ -68,6 +68,13 @@ class Measured:
 def measure(site: Path, width: int) -> list[Measured]:
     """Measures every page of a site at a screen width in CSS pixels.
 
+    Args:
+        site: folder of the built site.
+        width: screen width in CSS pixels.
+
+    Returns:
+        The measurements of each page.
+
     Raises:
         FileNotFoundError: if Chromium is not installed.
         RuntimeError: if Chromium gave no result; the error contains Chromium's messages.

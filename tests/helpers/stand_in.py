@@ -45,7 +45,10 @@ def make(folder: Path) -> dict[str, str]:
 
 
 def undisturbed(environment: dict[str, str], workdir: Path) -> Path:
-    """Trains without interruption on two devices of one process; returns `workdir`."""
+    """Trains without interruption on two devices of one process; returns `workdir`.
+
+    `environment` is the result of `make`.
+    """
     subprocess.run(
         ["bash", "-c", 'exec python train/main.py "$@"', "train", *OPTIONS, "--workdir", workdir],
         env={**os.environ, **environment, "JAX_NUM_CPU_DEVICES": "2"},

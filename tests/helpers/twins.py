@@ -26,7 +26,8 @@ def pair(
 ) -> tuple[nnx.Module, torch.nn.Module]:
     """Returns a network from `network(...)` and its PyTorch twin, both in evaluation mode.
 
-    The pair is cached: do not change it.
+    The twin is the same network in PyTorch, from `reference_torch`. The pair is cached: do not
+    change it. The arguments are those of `network`.
     """
     model = network(name, dtype, hostile=hostile, **options)
     return model, twin_of(model, name, dtype, **options)
@@ -35,7 +36,8 @@ def pair(
 def twin_of(model: nnx.Module, name: str, dtype: str, **options: Any) -> torch.nn.Module:
     """Returns a new PyTorch twin with the tensors of a network.
 
-    `options` are the options with which the network was built.
+    The twin is the same network in PyTorch, from `reference_torch`. `options` are the options with
+    which the network was built.
     """
     return reference_torch.create_model(
         name,

@@ -28,7 +28,8 @@ def gradient(height: int, width: int) -> np.ndarray:
 def write_folder(root: Path, counts: dict[str, dict[str, int]], size: int = 24) -> Path:
     """Writes images of one color each as split/class/name.jpg; returns `root`.
 
-    `counts[split][class]` is the number of images.
+    `counts[split][class]` is the number of images. Images have a height of `size` and a width of
+    `size` + 8 pixels.
     """
     number = 0
     for split, classes in counts.items():

@@ -16,7 +16,10 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(checkout):
-    """Writes the stand-in to `checkout`; returns the environment variables for its runs."""
+    """Writes a small stand-in for this repository; returns the environment variables of its runs.
+
+    It is written to `checkout`.
+    """
     return stand_in.make(checkout)
 
 

@@ -146,6 +146,9 @@ def _convert_shards(src: Path, dst: Path, name: str, label_offset: int) -> Path:
 def _shard_files(src: Path) -> dict[str, list[Path]]:
     """Lists the shards of each split in `src` and its folders "train" and "validation".
 
+    Returns:
+        For each split, the paths of its shards in order.
+
     Raises:
         UsageError: if there are no shards, or if a shard is missing.
     """

@@ -140,6 +140,7 @@ def crop_scales(size: int, crops: int) -> tuple[int, ...]:
     """Returns the length of the image's shorter side at each scale.
 
     The scales are 256, 288, 320 and 352 for a size of 224. For 12 crops, only the first is used.
+    `size` is the side of a crop, and `crops` is 12 or 144.
     """
     sides = (256,) if crops == 12 else (256, 288, 320, 352)
     return tuple(round(size * side / 224) for side in sides)

@@ -32,7 +32,7 @@ class BucketWalk(folders.Walk):
 
     Args:
         root: path of the folder in the bucket.
-        named_from: see `folders.Walk`.
+        named_from: path of the folder to which paths of skipped files are relative in messages.
     """
 
     def __init__(self, root: str | os.PathLike[str], named_from: str | os.PathLike[str]) -> None:

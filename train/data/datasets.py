@@ -29,7 +29,17 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training and test examples of the same classes."""
+    """Training and test examples of the same classes.
+
+    Attributes:
+        name: name of the data set.
+        train: source of the training examples.
+        test: source of the test examples.
+        classes: names of the classes, in the order of the labels.
+        channels: number of channels of the images for the network: 3 for RGB, 1 for luma.
+        note: message about how the data set was opened; None if there is none.
+        passed_over: number of files that were skipped.
+    """
 
     name: str
     train: Source
@@ -47,7 +57,10 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Images [n, h, w, c] uint8 and labels [n] in memory."""
+    """Images [n, h, w, c] uint8 and labels [n] in memory.
+
+    `split` is the name of the split, such as "train"; names of examples start with it.
+    """
 
     images: np.ndarray
     labels: np.ndarray

@@ -159,7 +159,7 @@ def resize_box(image: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def _resize_reduced(image: np.ndarray, box: Box, factor: int, size: int) -> np.ndarray:
-    """Resizes a box of an image, given the image at 1/factor of its size.
+    """Resizes a box of an image to [size, size, c], given the image at 1/factor of its size.
 
     The box is in pixels of the full size, so its edges may lie between pixels of the reduced image.
     Therefore an affine map gives the sampling positions.
@@ -213,7 +213,18 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
 def _decode_jpeg(
     data: bytes, height: int, width: int, colorspace: str, factor: int
 ) -> np.ndarray | None:
-    """Decodes a JPEG at 1/factor of its size; returns None if Pillow must decode the image."""
+    """Decodes a JPEG at 1/factor of its size; returns None if Pillow must decode the image.
+
+    Args:
+        data: the encoded image.
+        height: height of the image at its full size.
+        width: width of the image at its full size.
+        colorspace: "RGB" or "GRAY".
+        factor: 1, 2, 4 or 8.
+
+    Raises:
+        BadImageError: if the image is damaged.
+    """
     reduced = -(-height // factor), -(-width // factor)  # libjpeg rounds up
     try:
         image = simplejpeg.decode_jpeg(

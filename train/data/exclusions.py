@@ -41,7 +41,10 @@ def base_name(name: str) -> str:
 def _entries(text: str, where: str) -> list[str]:
     """Returns the entries of a line: all its numbers, or one file name.
 
-    A file name may contain blanks and commas.
+    A file name may contain blanks and commas. `where` names the line in errors.
+
+    Raises:
+        UsageError: if the line has several names.
     """
     parts = re.split(r"[;,\s]+", text)
     if all(part.isdecimal() for part in parts):

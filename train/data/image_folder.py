@@ -137,7 +137,11 @@ def open_test_folder(root: Path, eval_split: str | None = None) -> Dataset:
 
 
 def has_test_images(root: Path, eval_split: str | None = None) -> bool:
-    """Returns whether there is a folder of test images; see `open_test_folder`."""
+    """Returns whether there is a folder of test images; see `open_test_folder`.
+
+    Raises:
+        UsageError: if `eval_split` is given and there is no such folder.
+    """
     return _test_split(root, eval_split) is not None
 
 
@@ -148,7 +152,11 @@ def _walk(folder: Path, root: Path) -> folders.Walk:
 
 
 def _test_split(root: Path, eval_split: str | None) -> str | None:
-    """Returns the name of the folder of test images; None if there is none."""
+    """Returns the name of the folder of test images; None if there is none.
+
+    Raises:
+        UsageError: if `eval_split` is given and there is no such folder.
+    """
     names = (eval_split,) if eval_split else _EVALUATION
     found = next((name for name in names if (root / name).is_dir()), None)
     if eval_split and found is None:

@@ -193,7 +193,7 @@ def _start_worker(index: int, count: int) -> None:
     """Prepares a worker process.
 
     The worker ignores SIGINT and SIGTERM, because the main process handles them. It ends when the
-    main process ends or is killed.
+    main process ends or is killed. Grain passes `index` and `count`, which are not used.
     """
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -134,7 +134,11 @@ def _share(batch_size: int, processes: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingImages:
-    """Loads a training image by its position in this process's sequence, which starts at step 0."""
+    """Loads a training image by its position in this process's sequence, which starts at step 0.
+
+    `share` is the number of rows of each batch that this process loads, and `process` the index of
+    this process. Calls take the position and return a `Row`.
+    """
 
     dataset: Dataset
     options: InputOptions
@@ -182,7 +186,12 @@ class _TrainingImages:
 
 @dataclasses.dataclass(frozen=True)
 class _TestImages:
-    """Loads a test image by its position in this process's share of the test images."""
+    """Loads a test image by its position in this process's share of the test images.
+
+    `share` is the number of rows of each batch that this process loads, and `process` the index of
+    this process. `exclude` has the names of images to skip, and `blank` is the image in rows
+    without one. Calls take the position and return a `Row`.
+    """
 
     dataset: Dataset
     options: InputOptions
@@ -246,7 +255,11 @@ def _conversion(example: Example, converted: str | None) -> tuple[Note, ...]:
 
 
 def _blank(source: Source, channels: int, size: int, crops: int) -> np.ndarray:
-    """Returns a padding image, which is black: [h, w, c], or [crops, h, w, c] for several crops."""
+    """Returns a padding image, which is black: [h, w, c], or [crops, h, w, c] for several crops.
+
+    Its sides are `size`, or those of the first image if the images of `source` are arrays and there
+    is one crop.
+    """
     shape = (size, size, channels)
     if crops > 1:
         return np.zeros((crops, *shape), np.uint8)

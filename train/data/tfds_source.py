@@ -182,7 +182,16 @@ def _version_key(version: str) -> tuple[int, ...]:
 
 
 def _features(tfds: types.ModuleType, info: Any, folder: Path) -> tuple[str, str]:
-    """Returns the name of the feature with the image, and of the feature with the label."""
+    """Returns the name of the feature with the image, and of the feature with the label.
+
+    Args:
+        tfds: the module `tensorflow_datasets`.
+        info: TFDS's description of the data set.
+        folder: folder of the data set, for errors.
+
+    Raises:
+        UsageError: if no feature, or more than one, can be the image or the label.
+    """
     features = info.features
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     chosen = []

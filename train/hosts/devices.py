@@ -77,5 +77,9 @@ class Devices:
         return jax.make_array_from_process_local_data(self.replicated, np.asarray(array))
 
     def spread(self, part: jax.Array) -> jax.Array:
-        """Shards an array [groups, images, ...] by groups if possible, else by images."""
+        """Shards an array [groups, images, ...] by groups if possible, else by images.
+
+        The array has the images or the labels of a part of a batch (see `BatchOptions`), in
+        BatchNorm groups.
+        """
         return jax.lax.with_sharding_constraint(part, self._part)

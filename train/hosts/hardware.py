@@ -42,17 +42,26 @@ _BANDWIDTHS = {
 
 
 def peak_flops(kind: str) -> float | None:
-    """Returns the peak FLOP/s in bfloat16 of a kind of device; None if unknown."""
+    """Returns the peak FLOP/s in bfloat16 of a kind of device; None if unknown.
+
+    `kind` is a `device_kind` of JAX, such as "TPU v5 lite".
+    """
     return _of(_PEAKS, kind)
 
 
 def clock(kind: str) -> float | None:
-    """Returns the clock frequency of a kind of TPU in hertz; None if unknown."""
+    """Returns the clock frequency of a kind of TPU in hertz; None if unknown.
+
+    `kind` is as in `peak_flops`.
+    """
     return _of(_CLOCKS, kind)
 
 
 def bandwidth(kind: str) -> float | None:
-    """Returns the memory bandwidth of a kind of TPU in bytes per second; None if unknown."""
+    """Returns the memory bandwidth of a kind of TPU in bytes per second; None if unknown.
+
+    `kind` is as in `peak_flops`.
+    """
     return _of(_BANDWIDTHS, kind)
 
 

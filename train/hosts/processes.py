@@ -129,7 +129,7 @@ def total(count: int) -> int:
 
 
 def abandon(code: int) -> None:
-    """Ends this process at once if distributed JAX is initialised.
+    """Ends this process at once, with the exit code `code`, if distributed JAX is initialised.
 
     A normal exit would wait for the other processes, which may be lost, or may wait for this one.
     """

@@ -282,7 +282,10 @@ def _scaled(
 
 
 def _start(path: Path | None) -> dict[str, Any]:
-    """Returns what the file of `--init-from` states about its network; empty without a file."""
+    """Returns what the file of `--init-from` states about its network, as a dict; see `note_of`.
+
+    The dict is empty if `path` is None.
+    """
     if path is None:
         return {}
     from train.engine.initial_weights import note_of  # imports jax
@@ -295,6 +298,12 @@ def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str 
 
     A fine-tuning run has its own folder, so that it can start from the folder of a training run.
     Two image folders with the same name share a run folder; `run.json` tells them apart.
+
+    Args:
+        arch: name of the network.
+        dataset: name of the data set; "folder" stands for the name of `data_dir`.
+        data_dir: folder of the data set.
+        recipe: name of the recipe.
     """
     name = data_dir.resolve().name if dataset == "folder" and data_dir else dataset
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "folder"
@@ -306,6 +315,9 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
 
     With these options, FILE itself is evaluated, unless the workdir has a run that started from it.
     Then the run's checkpoint is evaluated.
+
+    Args:
+        known: values of all options.
 
     Returns:
         The weight file; None if no weight file is evaluated.

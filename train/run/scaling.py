@@ -27,7 +27,11 @@ _DROPPED = 0.05  # share of an epoch's images that may be left over
 def scaled(
     recipe: str, base: Options, options: Options, given: Set[str], images: int
 ) -> dict[str, Any]:
-    """Returns the options that change, with their new values.
+    """Returns the options that change with the number of training images, with their new values.
+
+    The recipe `demo` is scaled for fewer than `ENOUGH` images, by the rules of `_demo`; `finetune`
+    always, by those of `_finetune`; other recipes never. Batch size, epochs, learning rate and
+    decay, warm-up, moving average and evaluations may change.
 
     Args:
         recipe: name of the recipe.
@@ -48,9 +52,10 @@ def scaled(
 def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict[str, Any]:
     """Scales the options of `demo`.
 
-    The number of steps scales with the square root of the number of images. The periods of warm-up
-    and decay scale with the length of the run. The learning rate scales with the square root of the
-    batch size. Moving averages cover the same share of the run.
+    The number of images in all epochs scales with the square root of the number of training images.
+    The periods of warm-up and decay scale with the length of the run. The learning rate scales with
+    the square root of the batch size. Moving averages cover the same share of the run. The
+    arguments and the result are as in `_finetune`.
     """
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
@@ -107,6 +112,7 @@ def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
     """Returns a batch size of at most `usual` that fits the number of images.
 
     If the user gave `batch_size`, `grad_accum` or `bn_group`, returns the batch size of `options`.
+    The other arguments are as in `_finetune`.
     """
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
@@ -117,7 +123,8 @@ def _epochs(own: float, options: Options, given: Set[str], size: int, images: in
     """Returns the number of epochs of the run.
 
     If the user gave a number of steps, it determines the epochs. Otherwise this returns the user's
-    number of epochs, or `own` if the user gave neither.
+    number of epochs, or `own` if the user gave neither. `size` is the batch size. `options`,
+    `given` and `images` are as in `_finetune`.
     """
     if options["steps"]:
         return options["steps"] / max(images // size, 1)

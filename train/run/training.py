@@ -78,7 +78,17 @@ def _run(
 
 
 def _evaluate(config: Config, dataset: Dataset, own: identity.Identity, stop: Preemption) -> Result:
-    """Evaluates the newest checkpoint, or the initial weights if there is none. Writes no files."""
+    """Evaluates the newest checkpoint, or the initial weights if there is none. Writes no files.
+
+    Args:
+        config: configuration of the run.
+        dataset: data set of the run.
+        own: description of the run, from `identity.describe`.
+        stop: object that says whether SIGTERM was received.
+
+    Returns:
+        The result, as in `run`.
+    """
     folder = config.run.workdir
     found = _compare(config, own)
     if not found.resumes and config.network.init_from is None:
@@ -117,9 +127,16 @@ def _locked(config: Config) -> Iterator[Callable[[], None]]:
 
 
 def _compare(config: Config, own: identity.Identity) -> claim.Claim:
-    """Compares this run with the one in the workdir, and returns a `Claim`.
+    """Compares this run with the one in the workdir.
 
     Process 0 compares and prints notes. If it refuses to continue, all processes raise an error.
+
+    Args:
+        config: configuration of this run.
+        own: description of this run, from `identity.describe`.
+
+    Returns:
+        A `Claim`, which says whether there are checkpoints from which this run resumes.
     """
     folder, evaluates = config.run.workdir, config.run.eval_only
     found = claim.Claim(own, claim.has_checkpoints(folder))
@@ -146,7 +163,7 @@ def _default(config: Config) -> Path:
 
 
 def _restore(config: Config, job: Job, checkpoints: Checkpoints) -> int:
-    """Restores the newest checkpoint, and returns its step; 0 if there is no checkpoint."""
+    """Restores the newest checkpoint into `job.state`; returns its step, or 0 if there is none."""
     restored = checkpoints.restore(job.state, start_over=config.loop.start_over)
     if restored is None:
         return 0
@@ -209,7 +226,13 @@ def keep_compiled(config: Config) -> None:
 
 
 def _finished(folder: Path, start: int, total: int) -> Result | None:
-    """Returns the result of a finished run; None if the run is not finished or has no result."""
+    """Returns the result of a finished run; None if the run is not finished or has no result.
+
+    Args:
+        folder: the workdir.
+        start: step of the newest checkpoint; 0 if there is no checkpoint.
+        total: last step of the run.
+    """
     if start < total:
         return None
     result, damage = results.read(folder)
@@ -222,7 +245,10 @@ def _finished(folder: Path, start: int, total: int) -> Result | None:
 
 
 def _headline(config: Config, job: Job, start: int) -> str:
-    """Returns a string of two lines: the options that differ from the recipe, and a summary."""
+    """Returns a string of two lines: the options that differ from the recipe, and a summary.
+
+    `start` is the step from which the run resumes; 0 for a new run.
+    """
     network, base = config.network, config.schedule.lr_base_batch
     size = config.batch.batch_size
     trained = "parameters of the classifier" if network.freeze_backbone else "parameters"

@@ -32,6 +32,10 @@ _MODULES = {
 class Prototxt:
     """GoogLeNet as a Caffe `prototxt`; the last pool covers the whole map at any image size.
 
+    Args:
+        n: number of images in a batch.
+        size: height and width of the images.
+
     Attributes:
         text: text of the file.
         shapes: shapes of the kernels [out, in, h, w] by layer name; the classifier's is [out, in].
@@ -103,7 +107,13 @@ def numbers() -> dict[str, list[np.ndarray]]:
 
 
 class InCaffe:
-    """GoogLeNet in Caffe, which also writes the weight file."""
+    """GoogLeNet in Caffe with random weights, with the interface `Theirs`.
+
+    It computes in float32, or in float64 if Caffe was built with it. Caffe writes the weight file.
+
+    Raises:
+        AbsentRuntimeError: if Caffe cannot be imported.
+    """
 
     def __init__(self) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
@@ -135,7 +145,14 @@ class InCaffe:
 
 
 class InOpenCV:
-    """GoogLeNet in OpenCV before version 5; later versions do not read Caffe's files."""
+    """GoogLeNet in OpenCV with random weights, with the interface `Theirs`.
+
+    It computes in float32. `caffemodel` writes the weight file. Since version 5, OpenCV does not
+    read Caffe's files.
+
+    Raises:
+        AbsentRuntimeError: if OpenCV cannot be imported, or is of version 5 or later.
+    """
 
     dtypes = ("float32",)
 

@@ -13,7 +13,15 @@ from tests.helpers.twins import to_nchw
 
 
 class InPyTorch:
-    """An original implementation in PyTorch; its weight file is a state dict."""
+    """An original implementation in PyTorch with random weights, with the interface `Theirs`.
+
+    Its weight file is a state dict.
+
+    Args:
+        network: the original implementation, whose tensors `fill` replaces with random ones.
+        size: height and width of the random images from which `fill` computes BatchNorm's
+            statistics. `logits` takes images of any size that the network supports.
+    """
 
     dtypes = DTYPES
 

@@ -66,5 +66,8 @@ def hostile(
 
 
 def kernel(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    """Returns a random kernel after which a ReLU keeps the size of the signal."""
+    """Returns a random kernel after which a ReLU keeps the size of the signal.
+
+    `fan_in` is the number of inputs of which each output is a weighted sum.
+    """
     return rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)

@@ -21,7 +21,20 @@ NORM = "BatchNorm"
 
 
 class InSlim:
-    """A network of `nets.inception`, with the 1,001 classes of the published checkpoints."""
+    """A network of TF-slim's `nets.inception` with random weights, with the interface `Theirs`.
+
+    It has the 1,001 classes of the published checkpoints.
+
+    Args:
+        name: name of the network in `nets.inception`, such as "inception_v3".
+        size: height and width of the images of the network in the written checkpoints, and of the
+            random images from which BatchNorm's statistics are computed. If it is not the network's
+            default size, there is no auxiliary classifier. `logits` takes images of any size that
+            the network supports.
+
+    Raises:
+        AbsentRuntimeError: if TensorFlow, TF-slim or its networks cannot be imported.
+    """
 
     dtypes = DTYPES
     share = 1.0  # weight of a batch in the updated running statistics
@@ -67,7 +80,14 @@ class InSlim:
     def _graph(
         self, size: Any, dtype: str, n: int = 4, training: bool = False
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """Builds the network in a new graph; yields a session, the placeholder and the logits."""
+        """Builds the network in a new graph; yields a session, the placeholder and the logits.
+
+        Args:
+            size: height and width of the images.
+            dtype: dtype of the images and of the computation.
+            n: number of images in a batch.
+            training: build the network for training, where BatchNorm uses the batch's statistics.
+        """
         tf = self.tf.compat.v1
         with tf.Graph().as_default():
             images = tf.placeholder(dtype, [n, *size, 3])
@@ -94,7 +114,17 @@ class InSlim:
 
 
 class InFaceNet(InSlim):
-    """David Sandberg's FaceNet, which trained the weights in facenet-pytorch's files."""
+    """David Sandberg's FaceNet with random weights, with the interface `Theirs`.
+
+    The weights in facenet-pytorch's files were trained with this code.
+
+    Args:
+        classes: number of classes.
+        size: height and width of the images, as in `InSlim`.
+
+    Raises:
+        AbsentRuntimeError: if TensorFlow, TF-slim or FaceNet cannot be imported.
+    """
 
     share = 0.005
 
@@ -103,7 +133,7 @@ class InFaceNet(InSlim):
         super().__init__("inception_resnet_v1", size)
 
     def _network(self, images: Any, training: bool) -> Any:
-        """Builds the network as FaceNet's `train_softmax.py` does."""
+        """Builds FaceNet as its `train_softmax.py` does; returns the logits of the images."""
         # TensorFlow's fused kernel of BatchNorm has no float64.
         with self.slim.arg_scope([self.slim.batch_norm], fused=False):
             embedding, _ = self.inception.inference(images, 1.0, training, 512)

@@ -173,7 +173,10 @@ PEERS: tuple[Peer, ...] = (
 
 
 def without_runtime() -> list[str]:
-    """Returns the published tags for which no original implementation is listed."""
+    """Returns the names of published weights whose original implementation is not listed.
+
+    The names are sorted, such as "inception_v3.tv_in1k".
+    """
     return sorted({*PUBLISHED} - {peer.tag for peer in PEERS})
 
 
@@ -182,9 +185,15 @@ def distances(
 ) -> Iterator[tuple[str, Size, float]]:
     """Compares the logits of our network and of an original implementation.
 
-    Our network loads the file at `path`, which the original implementation wrote. All image sizes
-    are compared in float64, where mistakes stand out from rounding. The first size is also compared
-    in float32. An original implementation without float64 is compared in float32 at all sizes.
+    All image sizes are compared in float64, where mistakes stand out from rounding. The first size
+    is also compared in float32. An original implementation that computes in one dtype is compared
+    in this dtype at all sizes.
+
+    Args:
+        peer: the original implementation as listed in `PEERS`.
+        theirs: the original implementation, made by `peer.build`.
+        path: weight file that `theirs` wrote, which our network loads.
+        n: number of images of each size.
 
     Yields:
         The dtype, the image size, and the largest absolute difference between corresponding logits,
