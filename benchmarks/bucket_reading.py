@@ -87,7 +87,7 @@ def pipeline(dataset, batches: int) -> float:
     """Returns the images per second at which the input pipeline makes batches from files.
 
     The pipeline runs in this process, without workers. The first batch is not timed. After it,
-    `batches` batches of 32 images are timed.
+    `batches` batches of 32 images are timed. `dataset` is a data set as `open_dataset` returns it.
     """
     inputs = InputOptions(299, "inception", workers=0)
     with train_batches(dataset, inputs, 0, batches + 1, BATCH, 0) as found:

@@ -72,7 +72,7 @@ def train(arch: str, folder: Path) -> None:
 
 
 def row(arch: str, folder: Path) -> list[str]:
-    """Returns the table row of a network with a finished run."""
+    """Returns the table row, a list of cells, of a network with a finished run."""
     result, config = (json.loads((folder / f"{n}.json").read_text()) for n in ("result", "config"))
     minutes = json.loads((folder / "minutes.json").read_text())
     width = config["width_multiplier"]

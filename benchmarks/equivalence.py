@@ -225,7 +225,7 @@ def distance(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -
 
 
 def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
-    """Returns a table row with the effect of one wrong option on the twin's logits.
+    """Returns a table row, a list of cells: the effect of a wrong option on the twin's logits.
 
     Args:
         what: description of the mistake.
@@ -246,7 +246,10 @@ def _trap(what: str, name: str, option: Mapping[str, Any]) -> list[str]:
 
 
 def _image_traps() -> list[list[str]]:
-    """Returns table rows with the effect of wrongly prepared images on Inception V3's logits."""
+    """Returns table rows with the effect of wrongly prepared images on Inception V3's logits.
+
+    Each row is a list of two cells: the mistake, and the change of the logits in percent.
+    """
     _, twin = pair("inception_v3", "float32")
     side = ij.model_info("inception_v3").input_size
     rng = np.random.default_rng(4)

@@ -121,7 +121,8 @@ def measure(size: int, weights: Path, options: Options, folder: Path) -> tuple[l
         folder: temporary folder, in which the images are written.
 
     Returns:
-        A row of the table, and the relative difference between the programs' feature means.
+        A row of the table as a list of cells, and the relative difference between the programs'
+        feature means.
 
     Raises:
         SystemExit: if the feature means differ too much, or if one of the programs cannot run.

@@ -12,8 +12,8 @@ The other times the Fréchet distance of 2,048 features, by this library and by 
 root.
 
 The tables are written into docs/performance.md when all parts have been measured. Run the command
-on an idle machine. `--only` measures only the given parts. `--results` stores the results in a
-file; parts that are already in the file are not measured again.
+on an idle machine. `--only` measures only the given parts: names of presets, `memory`, `distance`.
+`--results` stores the results in a file; parts that are already in the file are not measured again.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def beside(
 ) -> list[str]:
     """Times a program and this library's preset for it in turn; returns a row of the table.
 
-    If the program cannot run, the row has the reason and no times.
+    The row is a list of cells. If the program cannot run, it has the reason and no times.
 
     Args:
         preset: name of the preset.
@@ -322,6 +322,8 @@ THEIRS: dict[str, Callable[..., Run]] = {
 
 def memories(images: Path, many: Path, weights: Path, options: Options) -> list[list[str]]:
     """Measures peak memory for folders of several sizes; returns rows of the table.
+
+    A row is a list of two cells: the number of images, and the peak memory in GB.
 
     Args:
         images: folder of images, which are copied until each folder has enough.

@@ -203,6 +203,7 @@ Answers = Iterator[tuple[str, Any, Any]]  # subject, guess (None: no guess), tru
 def by_layers(model: Model, patches: Patches) -> Answers:
     """Guesses the kind of inputs and `count_include_pad` from the statistics of single layers.
 
+    It guesses the range of the inputs, and their order of colours if training used photos.
     This is the method of `inception-jax inspect`.
 
     Args:

@@ -360,7 +360,7 @@ def publish(done: dict[str, Any], options: Options, setting: dict[str, Any]) -> 
 
 
 def speed_table(done: dict[str, Any]) -> str:
-    """Returns a table of speeds with a row for each network, mode and dtype.
+    """Returns a Markdown table of speeds with a row for each network, mode and dtype.
 
     The reasons why an implementation was not timed follow as a list.
 
@@ -385,7 +385,9 @@ def speed_table(done: dict[str, Any]) -> str:
 
 
 def per_arch(done: dict[str, Any], kind: str, columns: dict[str, str]) -> str:
-    """Returns a table of one kind of results, with a row for each network.
+    """Returns a Markdown table of one kind of results, with a row for each network.
+
+    It is "" if there are no such results.
 
     Args:
         done: results by name of the part.

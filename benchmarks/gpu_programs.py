@@ -1,4 +1,7 @@
-"""The programs that `gpu.py` runs, each in its own process."""
+"""The programs that `gpu.py` runs, each in its own process.
+
+`ours`, `timm` and `fid` return functions to be timed. The others measure once and return a dict.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,8 @@ def parity(task: Task) -> dict[str, float]:
     """Returns the difference between the logits on the GPU and on the CPU, by matmul precision.
 
     The difference is the largest absolute difference divided by the largest absolute logit on the
-    CPU, which always computes in the highest precision.
+    CPU, which always computes in the highest precision. The result is a dict with the names of
+    `PRECISIONS` as keys.
     """
     import jax
     from flax import nnx

@@ -99,7 +99,7 @@ def random_model(arch: str) -> Any:
 
 
 def _nothing_random(arch: str) -> dict[str, Any]:
-    """Returns the options that turn off dropout and stochastic depth."""
+    """Returns the network's options, by name, that turn off dropout and stochastic depth."""
     import inception_jax as ij
 
     return {option: 0.0 for option in ij.model_info(arch).options if "drop" in option}

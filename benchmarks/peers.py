@@ -13,6 +13,8 @@ The last package has TF-slim's networks. Only OpenCV before version 5 reads Caff
 itself must be built from source. To compute in float64, build Caffe with `typedef double Dtype` and
 NPY_FLOAT64 in `_caffe.cpp`. A network takes a minute on two cores.
 
+`--only` measures only networks whose tag or runtime contains one of the words.
+
 `--results` stores the rows of the table in a file; rows in the file are not measured again.
 Packages that conflict can therefore be measured in two environments, one after the other. The page
 is written when every network has a row.

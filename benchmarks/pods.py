@@ -92,7 +92,7 @@ def network(arch: str) -> Row:
 
 
 def networks_table(rows: list[Row]) -> str:
-    """Returns the table of every network on one host.
+    """Returns the Markdown table of every network on one host.
 
     `rows` are results of `network`.
     """
@@ -110,7 +110,7 @@ def networks_table(rows: list[Row]) -> str:
 
 
 def slices_table(rows: list[Row]) -> str:
-    """Returns the table of Inception V3 on slices of increasing size.
+    """Returns the Markdown table of Inception V3 on slices of increasing size.
 
     `rows` are the compiler's reports, one for each slice.
     """
@@ -134,7 +134,7 @@ def slices_table(rows: list[Row]) -> str:
 
 
 def reductions_table(rows: list[Row]) -> str:
-    """Returns the table that compares the dtypes in which gradients are summed.
+    """Returns the Markdown table that compares the dtypes in which gradients are summed.
 
     `rows` are the compiler's reports, one for each dtype.
     """
@@ -151,7 +151,7 @@ def reductions_table(rows: list[Row]) -> str:
 
 
 def all_reduces(row: Row) -> list[Row]:
-    """Returns the all-reduces in the compiler's report on a step."""
+    """Returns the all-reduces in the compiler's report on a step, as dicts."""
     return [c for c in row["collectives"] if c["kind"] == "all-reduce"]
 
 

@@ -115,7 +115,9 @@ def first_steps(options: Options) -> list[Row]:
     Each first step is timed with an empty cache of compiled programs, and then with a filled one.
 
     Returns:
-        A row for each network, cache ("empty" or "filled") and form ("plain" or "rewritten").
+        A dict for each network, cache ("empty" or "filled") and form ("plain" or "rewritten"). The
+        keys are `arch`, `cache`, `form`, and those of `first_step`, with medians over all repeats;
+        `all` has the sum of the phases.
     """
     found: dict[tuple[str, str, str], list[Row]] = {}
     forms = {"plain": (), "rewritten": ij.DEFAULT_REWRITES}
@@ -195,7 +197,10 @@ def first_step(config: Config, dataset: Dataset, born: float) -> Row:
 
 
 def first_step_table(rows: list[Row]) -> str:
-    """Returns a table with a row for each network, cache and form; ratios are rewritten / plain."""
+    """Returns a Markdown table with a row for each network, cache and form.
+
+    Ratios are rewritten / plain.
+    """
     ratio = "rewritten / plain"
     head = ["network", "cache", "arithmetic", *(f"{phase}, s" for phase in PHASES)]
     head += ["all, s", ratio, "memory, GB", ratio]
@@ -329,7 +334,7 @@ def middle(seconds: list[float]) -> float:
 
 
 def loop_table(rows: list[Row]) -> str:
-    """Returns a table with a row for each network."""
+    """Returns a Markdown table with a row for each network."""
     head = ["network", "arrays in the state", "step, ms", "call, ms", "loop, ms"]
     lines = []
     for row in rows:

@@ -259,7 +259,7 @@ FAMILY: tuple[tuple[str, float | None, str], ...] = (
 
 
 def family() -> str:
-    """Returns the table of every network's cost for one image of the network's input size.
+    """Returns the Markdown table of every network's cost for one image of the network's input size.
 
     Columns have the parameters, the multiply-accumulates and the numbers of layers; see `Cost`.
     Others have the paper and the accuracy on ImageNet.
@@ -279,10 +279,10 @@ def family() -> str:
 
 
 def bottlenecks() -> str:
-    """Returns the table of the costs of GoogLeNet's modules, without and with dimension reductions.
+    """Returns the Markdown table of the costs of GoogLeNet's modules.
 
-    The reductions are 1x1 convolutions with few channels. Columns have the output channels, the
-    parameters and the multiply-accumulates.
+    Modules are compared without and with dimension reductions, which are 1x1 convolutions with few
+    channels. Columns have the output channels, the parameters and the multiply-accumulates.
     """
     net = network("inception_v1.bvlc_in1k")
     using: list[Any] = [getattr(net, f"inception{name}") for name in NINE]
@@ -313,7 +313,7 @@ def _naive(modules: Sequence[inception_v1.Inception]) -> list[Any]:
 
 
 def googlenets() -> str:
-    """Returns the table of the costs of networks between GoogLeNet and BN-Inception.
+    """Returns the Markdown table of the costs of networks between GoogLeNet and BN-Inception.
 
     The networks differ in the factorised 5x5 convolutions and in BN-Inception's separable first
     layer. For the columns, see `compared`.
@@ -350,7 +350,7 @@ def _of_3x3(evenly: bool = False) -> Any:
 
 
 def factors() -> str:
-    """Returns the table of the costs of convolutions and of their factorised forms.
+    """Returns the Markdown table of the costs of convolutions and of their factorised forms.
 
     An example is a 5x5 convolution and the two 3x3 convolutions that replace it. The layers are
     counted without bias and BatchNorm. For the columns, see `compared`.
@@ -391,7 +391,7 @@ def convs(side: int, channels: int, *windows: int | tuple[int, int]) -> Cost:
 
 
 def reductions() -> str:
-    """Returns the table of the costs of three grid reductions from 35x35x320 to 17x17x640.
+    """Returns the Markdown table of the costs of three grid reductions from 35x35x320 to 17x17x640.
 
     The reductions are in figures 9 and 10 of "Rethinking the Inception Architecture"
     (arXiv:1512.00567). For the columns, see `compared`; one more has the numbers in the narrowest
@@ -427,7 +427,7 @@ FIRST = "first layers"
 
 
 def grids(base: str, networks: Mapping[str, str]) -> str:
-    """Returns a table of the costs of networks, with a row for each part, such as 17x17 modules.
+    """Returns a Markdown table of networks' costs, with a row for each part, such as 17x17 modules.
 
     For each network, columns have the modules, the parameters and the multiply-accumulates.
 
@@ -469,7 +469,7 @@ def _parts(name: str) -> dict[str, list[str]]:
 
 
 def residual() -> str:
-    """Returns the table of the costs of Inception V4's modules and of residual blocks.
+    """Returns the Markdown table of the costs of Inception V4's modules and of residual blocks.
 
     A module and a block are compared on the same feature map. The last rows compare whole networks.
     For the columns, see `compared`.
@@ -509,7 +509,7 @@ def residual() -> str:
 
 
 def segments() -> str:
-    """Returns the table of the costs of segmented convolutions on Inception V3's 17x17 maps.
+    """Returns the Markdown table of the costs of segmented convolutions on V3's 17x17 maps.
 
     The output channels of a 1x1 convolution are divided into segments, and each segment has its own
     3x3 convolution. From row to row, the number of segments increases from one (a full convolution)
@@ -532,7 +532,7 @@ def segments() -> str:
 
 
 def aligned() -> str:
-    """Returns the table of the costs of Xception and its variants by DeepLab and timm.
+    """Returns the Markdown table of the costs of Xception and its variants by DeepLab and timm.
 
     For the columns, see `compared`; one more has the number of BatchNorms.
     """
@@ -552,7 +552,7 @@ def aligned() -> str:
 
 
 def bands() -> str:
-    """Returns the table of the costs of depthwise convolutions in InceptionNeXt and ConvNeXt.
+    """Returns the Markdown table of costs of depthwise convolutions in InceptionNeXt and ConvNeXt.
 
     Further rows compare blocks and networks that have these convolutions. For the columns, see
     `compared`.
@@ -586,7 +586,7 @@ def _with_7x7() -> Any:
 
 
 def speeds(performance: Path) -> str:
-    """Returns the table of networks' speeds, measured on a CPU and estimated for a TPU.
+    """Returns the Markdown table of networks' speeds, measured on a CPU and estimated for a TPU.
 
     Args:
         performance: path of docs/performance.md, from which the speeds are read.
@@ -614,7 +614,7 @@ def speeds(performance: Path) -> str:
 
 
 def errata() -> str:
-    """Returns the table of numbers in the papers that differ from those of the built networks."""
+    """Returns the Markdown table of the papers' numbers that differ from the built networks'."""
     bn, paper = network("bn_inception"), network("inception_resnet_v2.paper")
     bare = cost(lambda: conv(192, 192, 3, 1, "valid"), 71, 71, 192).shape[0]
     strided = cost(network("inception_v4").Mixed_5a, 71, 71, 192).shape[0]
@@ -657,7 +657,7 @@ def read(path: Path, name: str) -> list[dict[str, str]]:
 
 
 def compared(*groups: Group, more: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Returns a table of costs: output shape, parameters, MACs, moved numbers and depth.
+    """Returns a Markdown table of costs: output shape, parameters, MACs, moved numbers and depth.
 
     Costs are followed by their ratio to the first row of the group. For their meaning, see `Cost`.
 
@@ -686,7 +686,7 @@ def amount(number: int) -> str:
 
 
 def tables(docs: Path) -> dict[str, str]:
-    """Returns every table of docs/story.md, by the name of its section.
+    """Returns every Markdown table of docs/story.md, by the name of its section.
 
     Args:
         docs: folder of docs/performance.md, from which the speeds are read.

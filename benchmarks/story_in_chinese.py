@@ -113,7 +113,7 @@ _NAMES = re.compile(
 
 
 def translated(table: str) -> str:
-    """Returns the Chinese translation of a table of docs/story.md; numbers are unchanged.
+    """Returns the Chinese translation of a Markdown table of docs/story.md; numbers are unchanged.
 
     Raises:
         ValueError: if this file has no translation for a cell.

@@ -18,7 +18,7 @@ STEPS = (1, 100)
 
 
 def smoothing() -> str:
-    """Returns the table of the probabilities and logit gaps that minimise the smoothed loss."""
+    """Returns the Markdown table of probabilities and logit gaps that minimise a smoothed loss."""
     rows = []
     for classes in (10, 1000):
         for share in (0.0, 0.1):
@@ -46,7 +46,7 @@ def targets(classes: int, share: float) -> tuple[float, float]:
 
 
 def rmsprop() -> str:
-    """Returns the table of step sizes of SGD and RMSProp under a constant gradient.
+    """Returns the Markdown table of step sizes of SGD and RMSProp under a constant gradient.
 
     RMSProp is computed in TensorFlow's and in PyTorch's form. Step sizes are multiples of the
     learning rate. There is no momentum.

@@ -194,7 +194,7 @@ def table(rows: list[Row]) -> str:
 
 
 def cycles_table(rows: list[Row], kind: str) -> str:
-    """Returns a table of the compiler's cycles, with a line for each program.
+    """Returns a Markdown table of the compiler's cycles, with a line for each program.
 
     Only at full effort does the compiler search for the best tilings; without the search, its
     cycles mean little. A column "plain / this" is the value for the plain form, divided by that of
@@ -225,7 +225,10 @@ def cycles_table(rows: list[Row], kind: str) -> str:
 
 
 def family_table(rows: list[Row]) -> str:
-    """Returns a table with a line for each network: plain form, rewritten form, and their ratio."""
+    """Returns a Markdown table with a line for each network.
+
+    It compares the plain and the rewritten form.
+    """
     found = {(*row.what.split(), row.form): row for row in rows}
     head = ["network"]
     for what in ("forward, plain, ms", "training step, plain, ms", "temporaries, plain, GB"):

@@ -197,7 +197,7 @@ SMALL: dict[str, Callable[..., Small]] = dict(
 
 
 def without_aux(model: Any, rngs: nnx.Rngs) -> None:
-    """Removes Inception V3's auxiliary classifier.
+    """Removes Inception V3's auxiliary classifier from `model`, in place.
 
     `rngs` is not used.
     """
@@ -205,7 +205,7 @@ def without_aux(model: Any, rngs: nnx.Rngs) -> None:
 
 
 def aux_without_norm(model: Any, rngs: nnx.Rngs) -> None:
-    """Replaces the two BatchNorms of Inception V3's auxiliary classifier with biases.
+    """Replaces the two BatchNorms of Inception V3's auxiliary classifier with biases, in place.
 
     `rngs` is not used.
     """
@@ -214,7 +214,7 @@ def aux_without_norm(model: Any, rngs: nnx.Rngs) -> None:
 
 
 def relu_between(model: Any, rngs: nnx.Rngs) -> None:
-    """Puts a ReLU between the two convolutions of each separable convolution.
+    """Puts a ReLU between the two convolutions of each separable convolution, in place.
 
     `rngs` is not used.
     """

@@ -115,6 +115,11 @@ class Program:
     Args:
         arm: one of the arms that share the program.
         dataset: data set with the classes and channels of the network.
+
+    Attributes:
+        gradients: function of a training state, a batch and a seed; returns gradients, new
+            statistics and metrics.
+        logits: function of parameters, statistics and images; returns the logits.
     """
 
     def __init__(self, arm: Arm, dataset: Dataset):

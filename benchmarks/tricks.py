@@ -187,7 +187,7 @@ def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, s
 
 
 def claim_row(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Returns the row of a claim in the table of claims.
+    """Returns the row of a claim in the table of claims, as a list of cells.
 
     The arguments are those of `differences`.
     """

@@ -1,4 +1,7 @@
-"""Hooks for `mkdocs build` that draw the gallery from the code and add it to the site."""
+"""Hooks for `mkdocs build` that draw the gallery from the code and add it to the site.
+
+The gallery has a page with drawings of each network.
+"""
 
 from __future__ import annotations
 

@@ -195,7 +195,8 @@ def _of_ours(
 ) -> dict[str, np.ndarray]:
     """Returns feature maps by stage, and logits by the key "logits", computed by JAX in `dtype`.
 
-    `state` has the weights with the PyTorch twin's names, for a network in float64.
+    `images` are network inputs [n, h, w, c]. `state` has the weights with the PyTorch twin's names;
+    it is used only for float64. Otherwise `model` itself computes.
     """
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":

@@ -62,7 +62,7 @@ def imagenet() -> tuple[str, ...]:
 
 
 def _imagenet_lines() -> list[tuple[str, str]]:
-    """Returns the WordNet id and the name of each ImageNet class."""
+    """Returns a pair for each ImageNet class, in the order of the outputs: WordNet id and name."""
     file = importlib.resources.files("inception_jax") / "data/imagenet_classes.txt"
     with importlib.resources.as_file(file) as path:
         parts = [line.text.partition("\t") for line in read_lines(path)]
@@ -96,7 +96,7 @@ class Finder:
         self._tables = (exact, simple, words)
 
     def find(self, label: str) -> set[int]:
-        """Returns the indices of the classes that a label may name: none, one or several."""
+        """Returns the set of indices of the classes that a label may name: none, one or several."""
         exact, simple, words = self._tables
         return exact.get(label) or simple.get(_simple(label)) or words.get(_simple(label)) or set()
 

@@ -208,7 +208,7 @@ def _holds(outer: str, inner: str) -> bool:
 
 
 def _missing_readers() -> dict[str, str]:
-    """Returns the missing package for each image suffix that cannot be read here."""
+    """Returns what has to be installed, as text, by each image suffix that cannot be read here."""
     missing: dict[str, str] = {}
     if importlib.util.find_spec("pillow_heif") is None:
         missing |= dict.fromkeys(_HEIF, "pillow-heif: pip install 'inception-jax[heif]'")

@@ -324,9 +324,12 @@ def check_only_pillow_can(data: bytes, error: ValueError) -> None:
 
 
 def _to_8_bits(image: Image.Image) -> tuple[Image.Image, str]:
-    """Scales 16-bit or 12-bit grey to 8 bits; returns the image and a note.
+    """Scales 16-bit or 12-bit grey to 8 bits; returns the image and a note, such as "16-bit grey".
 
     Pillow's own conversion would clip values above 255.
+
+    Raises:
+        BadImageError: for floating point, or for integers outside 0 to 65535.
     """
     if image.mode == "F":
         raise BadImageError("floating-point pixels have no stated range: save it in 8 or 16 bits")
@@ -379,6 +382,9 @@ def _check_png(data: bytes) -> None:
     """Verifies the checksums of a PNG's critical chunks.
 
     Pillow does not verify the checksums of pixel data.
+
+    Raises:
+        BadImageError: if a checksum is wrong or the file is truncated.
     """
     view, position, kind = memoryview(data), 8, b""
     while kind != b"IEND":

@@ -23,10 +23,8 @@ def keep_freed_memory() -> bool:
 
     On a CPU, XLA allocates the temporary arrays of a step again in every step. By default, glibc
     returns such large blocks to the kernel, which has to fill each page with zeros before the next
-    use. That takes a sixth of the time of a training step, and a sixteenth to an eighth of the time
-    of FID.
-
-    With this function, peak memory stays the same in training, and grows by a quarter for FID.
+    use. That takes a sixth of the time of a training step, and a twentieth of the time of FID.
+    Peak memory stays the same.
 
     `train/main.py` and the command `inception-jax` call this function. Your own program has to call
     it itself, because a library must not make this decision for a program.

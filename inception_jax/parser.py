@@ -112,7 +112,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(text: str) -> int:
-    """Parses an integer; 1_000 and 1e3 are 1000."""
+    """Parses an integer; 1_000 and 1e3 are 1000.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text is not an integer.
+    """
     try:
         # float is used only if int fails, because it rounds large numbers.
         number = float(text) if re.search(r"[.eE]", text) else int(text)
@@ -124,7 +128,11 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Parses a floating-point number."""
+    """Parses a floating-point number.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text is not a number.
+    """
     try:
         return float(text)
     except ValueError:
@@ -133,7 +141,10 @@ def number(text: str) -> float:
 
 
 def versions(program: str) -> str:
-    """Returns the text for `--version`: the versions of this library, jax, flax and Python."""
+    """Returns the text for `--version`: the versions of this library, jax, flax and Python.
+
+    The line starts with `program`, the name of the command.
+    """
     parts = [f"{program} {__version__}"]
     for package in ("jax", "flax"):
         try:

@@ -138,7 +138,10 @@ class ModelInfo:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Values of all options of the network's class for this tag, without `SHARED_OPTIONS`."""
+        """Values of the options of the network's class for this tag, by name.
+
+        Options that the tag does not set have their defaults. `SHARED_OPTIONS` are left out.
+        """
         return {**_DEFAULTS[self.arch], **self.readings}
 
     @property

@@ -78,7 +78,7 @@ def read_text(
 
 
 def read_lines(path: str | os.PathLike[str], error: type[Exception] = ValueError) -> list[Line]:
-    """Returns the lines of a file in order, except empty lines and comments that start with "#".
+    """Returns a `Line` for each line of a file, except empty ones and comments that start with "#".
 
     Spaces around a line and separators at its end are removed: `cat;` becomes `cat`.
 
@@ -144,7 +144,10 @@ def _counted(count: int, what: str) -> str:
 def _separated(lines: list[Line], count: int) -> list[Line]:
     """Splits the line of a one-line file into names, at semicolons, commas or tabs.
 
-    Commas and tabs separate names only if this gives `count` names.
+    Commas and tabs separate names only if this gives `count` names, the number of classes.
+
+    Returns:
+        A `Line` for each name, all with the same line number; `lines` itself if nothing is split.
     """
     if len(lines) > 1 or count < 2:
         return lines
@@ -169,9 +172,9 @@ def _check_name(path: str | os.PathLike[str], line: Line, error: type[Exception]
 
 
 def _column(path: str | os.PathLike[str], error: type[Exception]) -> list[Line]:
-    """Returns the class names in a column of the table at `path`, in the order of its rows.
+    """Returns the class names in a column of the table at `path`, as a `Line` for each row.
 
-    The table's separator is detected.
+    The column is the first of `_COLUMNS` that the header has. The table's separator is detected.
 
     Raises:
         error: if the file cannot be read, or lacks the column or a cell of it.

@@ -101,7 +101,7 @@ class BatchNorm(nn.BatchNorm2d):
         super().__init__(channels, eps=eps, momentum=1 - momentum)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Accepts vectors [n, c] too, which PyTorch's `BatchNorm2d` rejects."""
+        """Accepts every shape: vectors [n, c] too, which PyTorch's `BatchNorm2d` rejects."""
 
 
 class ConvBN(nn.Module):
@@ -192,7 +192,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth, the dropout of whole examples (Huang et al. 2016, arXiv:1603.09382)."""
+    """Stochastic depth, the dropout of whole examples (Huang et al. 2016, arXiv:1603.09382).
+
+    In training, each example becomes 0 with probability `rate`, else it is divided by 1 - `rate`.
+    """
 
     def __init__(self, rate: float):
         super().__init__()

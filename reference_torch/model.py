@@ -28,7 +28,7 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: torch.Tensor) -> torch.Tensor:
-        """Records a stage's feature map, or what the hook returns for it.
+        """Records a stage's feature map, or what the hook of `Model.features` returns for it.
 
         Returns:
             The recorded feature map, with which the network continues.

@@ -121,6 +121,12 @@ def _load(model: nn.Module, weights: Any, name: str, options: Mapping[str, Any])
     """Loads a state dict or a weight file into a network.
 
     The weights of classifiers are ignored if the network has no classes.
+
+    Args:
+        model: the network.
+        weights: see `create_model`.
+        name: name of the network, `arch` or `arch.tag`.
+        options: options of the network, as in `weights.read`.
     """
     if not isinstance(weights, Mapping):
         hint = words.about_weights(weights, name, _MODELS)

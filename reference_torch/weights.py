@@ -72,6 +72,12 @@ def read(path: str | os.PathLike[str], name: str, options: Mapping[str, Any]) ->
 def _check(path: Path, said: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> None:
     """Checks that a file's metadata describe the network that is to load the file.
 
+    Args:
+        path: path of the file, for the error message.
+        said: the metadata: name and options of the file's network.
+        name: name of the network that is to load the file.
+        options: options of that network.
+
     Raises:
         ValueError: if they describe another network. The message shows the call of `create_model`
             that fits the file.

@@ -41,7 +41,10 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
-    """Runs a test in float32 and float64. Rounding errors shrink in float64, mistakes do not."""
+    """Runs a test in float32 and float64, and yields the dtype's name.
+
+    Rounding errors shrink in float64, mistakes do not.
+    """
     if request.param == "float32":
         yield request.param
     else:
@@ -111,7 +114,8 @@ def last_group():
 def forget_the_last_network(request, last_group):
     """Clears caches after the last test of a network.
 
-    The compiled programs of all networks would fill the memory.
+    The compiled programs of all networks would fill the memory. `last_group` is a list of one item:
+    the network or file of the test before.
     """
     group = _group(request.node.nodeid)
     if last_group[0] not in (None, group):

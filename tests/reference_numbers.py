@@ -153,8 +153,8 @@ def _projections(tensors: Tensors) -> dict[str, float]:
 def main() -> None:
     """Writes the results of a PyTorch training step of every network to reference_numbers.json.
 
-    If the command line names networks, only their entries are computed again. `of_pytorch` lists
-    the results: logits, loss, and weighted sums of gradients and of changed statistics.
+    If the command line names networks, only their entries are computed again. `of_jax` lists the
+    results.
     """
     names = ij.list_models()
     kept = json.loads(FILE.read_text()) if sys.argv[1:] else {}

@@ -20,7 +20,15 @@ ROOT = Path(__file__).parents[1]
 
 
 class Fault(NamedTuple):
-    """A fault, and tests of which at least one must fail because of it."""
+    """A fault, and tests of which at least one must fail because of it.
+
+    Attributes:
+        name: description of the fault.
+        file: path of the changed file in the repository.
+        text: the correct text.
+        planted: the faulty text that replaces it.
+        tests: the tests, as an argument of pytest.
+    """
 
     name: str
     file: str

@@ -40,7 +40,10 @@ def as_the_page_takes_it(image: Image.Image, *, swapped: bool = False) -> np.nda
 
 
 def logits(name: str, picture: np.ndarray) -> np.ndarray:
-    """Returns the logits of a 28 x 28 picture, computed by onnxruntime in Python."""
+    """Returns the logits of a 28 x 28 picture, computed by onnxruntime in Python.
+
+    `name` is one of `NETWORKS`.
+    """
     from inception_jax.crops import interpolated
 
     size = NETWORKS[name]["size"]
@@ -143,7 +146,10 @@ def test_in_a_browser(browser, tmp_path):
 
 
 def check_files(browser: Browser, folder: Path) -> None:
-    """Image files of unusual sizes and colours give the same logits as in Python."""
+    """Image files of unusual sizes and colours give the same logits as in Python.
+
+    The files are written to `folder`.
+    """
     rng = np.random.default_rng(0)
     for k, (size, light) in enumerate([((57, 131), False), ((203, 90), True), ((5, 9), False)]):
         pixels = rng.integers(200 if light else 0, 256 if light else 90, (*size, 3), np.uint8)

@@ -72,7 +72,10 @@ def _run(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 def _with_trace(error: Exception, config: Config | None) -> str:
-    """Writes an error's traceback to `error.log`; returns a one-line description of the error."""
+    """Writes an error's traceback to `error.log`; returns a one-line description of the error.
+
+    `config` gives the workdir for the file; if it is None, the file is a temporary file.
+    """
     folder = config.run.workdir if config else None
     process = config.hosts.process_id or 0 if config else 0
     path = trace.write(error, folder, process)

@@ -1,4 +1,4 @@
-"""Files on a disk or in a bucket. Only this module distinguishes between the two.
+"""Files on a disk or in a bucket, with the same functions for both where possible.
 
 `place` returns a `pathlib.Path` for a local path. For gs://... and s3://... it returns a path of
 `etils.epath`, which has the same methods and reads and writes through fsspec. This module replaces
@@ -203,7 +203,10 @@ def remove_if(path: Path, expected: Callable[[str], bool]) -> bool:
 
 
 def move(path: Path, target: Path) -> None:
-    """Moves a folder."""
+    """Moves a folder to the path `target`, which must not exist yet.
+
+    In a bucket, this copies all objects and then deletes the old ones.
+    """
     if not is_remote(path):
         shutil.move(path, target)
         return

@@ -147,7 +147,7 @@ def _stages(model: Model, program: Any, maps: Any, paths: dict) -> Iterator[Stag
     Args:
         model: the network.
         program: jaxpr of the network; its outputs are the feature maps and the logits.
-        maps: feature maps by stage.
+        maps: dict with the stage names as keys, in forward order; only the keys are used.
         paths: path of each parameter, by its variable in the jaxpr.
     """
     made = {out: i for i, eqn in enumerate(program.eqns) for out in eqn.outvars}

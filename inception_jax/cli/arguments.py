@@ -18,7 +18,7 @@ def add_no_head(parser: argparse.ArgumentParser) -> None:
 
 
 def positive_int(text: str) -> int:
-    """Parses an integer of at least 1."""
+    """Parses an integer of at least 1; for other text, raises `argparse.ArgumentTypeError`."""
     number = whole_number(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -26,7 +26,11 @@ def positive_int(text: str) -> int:
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """Parses "N" or "HxW" as height and width, in pixels."""
+    """Parses "N" or "HxW" as height and width, in pixels.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text has another form.
+    """
     sides = text.split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"must be N or HxW, not {text!r}")

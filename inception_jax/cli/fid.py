@@ -167,7 +167,13 @@ def _usual(
     """Returns the names of the metrics that are computed without `--metrics`.
 
     These are the preset's default metrics. Metrics that cannot be computed from these sources are
-    left out, and a note names them.
+    left out, and a note on standard error names them.
+
+    Args:
+        args: parsed arguments of the command.
+        extractor: extractor that opened the sources.
+        generated: each set of generated images, by its source.
+        real: source and images of the real set; None: there is no real set.
     """
     preset, against = extractor.preset, real and real[1]
     left_out = [

@@ -190,7 +190,13 @@ def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[P
 
 
 def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    """Checks the arguments before the weights are downloaded."""
+    """Checks the arguments, and reads the images at `paths`, before the weights are downloaded.
+
+    Raises:
+        ValueError: if an output file cannot be written, an image is damaged, or `--stage` is given
+            without `--explain`.
+        OSError: if an image cannot be opened.
+    """
     for path in (args.sheet, args.explain):
         if path:
             check_target(path, _PICTURES, what="pictures")
@@ -203,7 +209,14 @@ def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 
 
 class _Tally:
-    """Counts the predictions of each class, and those that match the name of the image's folder."""
+    """Counts the predictions of each class, and those that match the name of the image's folder.
+
+    `str` gives the text to print: a line for each predicted class, the most frequent first, and a
+    line with the share of matches if any folder is named after a class.
+
+    Args:
+        names: class names, in the order of the outputs.
+    """
 
     def __init__(self, names: Sequence[str]):
         self._names = names

@@ -52,7 +52,7 @@ def draw(
 
 
 def drawing(network: Network, module: str | None) -> Drawing:
-    """Returns the drawing of a network, or of one of its modules."""
+    """Returns the drawing of a traced network, or of one of its modules (see `draw`)."""
     return _whole(network) if module is None else _module(network, module)
 
 

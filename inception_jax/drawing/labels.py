@@ -53,10 +53,10 @@ _OTHERS = {
 
 
 def legend(kinds: Iterable[tuple[Colour, str]]) -> list[tuple[Colour, str]]:
-    """Returns the legend's entries: each colour of a drawing and what it stands for.
+    """Returns the legend's entries: pairs of a colour and the text that says what it stands for.
 
     Args:
-        kinds: the colours and kinds of the boxes in the drawing.
+        kinds: a pair for each box in the drawing: its colour and `Node.kind`; see `kinds`.
     """
     found = set(kinds)
     entries: list[tuple[Colour, str]] = []
@@ -69,7 +69,10 @@ def legend(kinds: Iterable[tuple[Colour, str]]) -> list[tuple[Colour, str]]:
 
 
 def kinds(nodes: Iterable[Node]) -> list[tuple[Colour, str]]:
-    """Returns the colours of the nodes' boxes and the kinds of the nodes, for `legend`."""
+    """Returns pairs for `legend`: the colour of each node's box and the kind of the node.
+
+    A normalisation that includes an activation gives a second pair, for the activation.
+    """
     found: list[tuple[Colour, str]] = []
     for node in nodes:
         found.append((colour(node), node.kind))
@@ -99,7 +102,7 @@ def colour(node: Node) -> Colour:
 
 
 def first_line(node: Node, *, channels: bool = True) -> str:
-    """Returns the first line of a node's box.
+    """Returns the first line of a node's box: the operation, such as "3×3 conv / 2, 32".
 
     Args:
         node: node of the box.
@@ -141,6 +144,9 @@ def usual_after(nodes: Iterable[Node]) -> Mapping[Colour, tuple[str, ...]]:
 
 def second_line(node: Node, usual: Mapping[Colour, tuple[str, ...]], module: str) -> str:
     """Returns the second line of a node's box, which may be empty.
+
+    It has the layer's name, "valid" or "padding counted" if that applies, and the operations that
+    follow in the same layer; " · " is between them.
 
     Args:
         node: node of the box.

@@ -132,6 +132,8 @@ def _member(graph: Graph, part: Subgraph, path: str) -> str:
     The part's runs of identical modules are compared in order. If this run has the same class as
     the run before it, but lacks one or two of its operations, the text ends in "without" and their
     names.
+
+    `path` is the path of the module, or of the first module of the run.
     """
     firsts = [repeat.first for repeat in part.repeats]
     if path not in firsts:

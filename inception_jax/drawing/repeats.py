@@ -94,7 +94,7 @@ def run_of(graph: Graph, path: str) -> list[str]:
 
 
 def without_repeats(nodes: dict[int, Node], group: Sequence[str]) -> dict[int, Node]:
-    """Removes the nodes of all modules of a run except the first.
+    """Returns `nodes` without those of all modules of a run except the first.
 
     Nodes that used the result of the last module then use the result of the first.
 

@@ -23,8 +23,8 @@ class Subgraph:
         source: id of the input node, which is outside the subgraph.
         result: id of the output node. It is missing from `nodes` if its module is left out.
         shapes: shapes of the input and the output, without the batch axis.
-        repeats: runs of identical modules in the subgraph's `Chain`s. A module without identical
-            neighbours is a run by itself.
+        repeats: runs of identical modules in the subgraph's `Chain`s, each a `Repeat`. A module
+            without identical neighbours is a run by itself.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Subgraph:
 
 
 def find(graph: Graph, name: str) -> Subgraph:
-    """Returns the stage or module with a given name.
+    """Returns the stage or module with a given name, as a `Subgraph`.
 
     Args:
         graph: graph of the network.
@@ -63,7 +63,7 @@ def find(graph: Graph, name: str) -> Subgraph:
 
 
 def stages(graph: Graph) -> list[Subgraph]:
-    """Returns the stages that a network consists of, in forward order.
+    """Returns the stages that a network consists of, as `Subgraph`s in forward order.
 
     Stages of `features` that lie inside a block are left out. Operations between two stages that
     belong to no module are left out too; `nodes_between` finds them.
@@ -82,7 +82,16 @@ def stages(graph: Graph) -> list[Subgraph]:
 
 
 def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
-    """Returns node `result` and all nodes after node `before` that `result` depends on, by id."""
+    """Returns node `result` and all nodes after node `before` that `result` depends on.
+
+    Args:
+        graph: graph of the network.
+        before: id of a node; 0: the network's input.
+        result: id of the last node.
+
+    Returns:
+        A dict of the nodes by id, in forward order.
+    """
     needed, found = {result}, []
     for number in sorted(graph.nodes, reverse=True):
         if number in needed and number > before:
@@ -92,14 +101,15 @@ def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
 
 
 def outermost_modules(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
-    """Returns the paths of the outermost modules that compute these nodes.
+    """Returns a list of the paths of the outermost modules that compute these nodes.
 
     A `Chain`, or a module that contains one, is replaced by the modules inside it.
 
     Args:
         graph: graph of the network.
         nodes: nodes of a part of the network.
-        module: path of a module that contains all of the nodes. The result may be this path.
+        module: path of a module that contains all of the nodes; empty for the network. The result
+            may be this path alone.
     """
     scopes = {node.scope for node in nodes}
     tops: list[str] = []

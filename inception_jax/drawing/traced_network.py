@@ -43,7 +43,9 @@ class Network:
 
 
 def network_of(name_or_model: str | Model, input_size: int | tuple[int, int] | None) -> Network:
-    """Traces a network. See `draw` for the arguments. Networks traced by name are cached.
+    """Traces a network and returns it as a `Network`. See `draw` for the arguments.
+
+    Networks traced by name are cached.
 
     Raises:
         UnknownModelError: for an unknown name.

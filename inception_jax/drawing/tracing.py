@@ -42,8 +42,8 @@ class MarkedProgram:
 def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
     """Traces a network with all its auxiliary classifiers, without computing anything.
 
-    Every convolution and every pool is one equation of the jaxpr. BatchNorm uses its running
-    statistics. A dropout layer becomes a mark.
+    The result is a `MarkedProgram`. Every convolution and every pool is one equation of the jaxpr.
+    BatchNorm uses its running statistics. A dropout layer becomes a mark.
 
     Raises:
         ValueError: if the network does not support the image size.
@@ -71,7 +71,8 @@ def trace(model: Model, input_size: tuple[int, int]) -> MarkedProgram:
 def event(equation: Any) -> tuple[Event, str] | None:
     """Returns the kind and name of a mark, or None if the equation is not a mark.
 
-    The name is the path of a module, the name of a stage, or the rate of a dropout layer.
+    The name is the path of a module (kinds "enter" and "leave"), the name of a stage ("stage"), or
+    the rate of a dropout layer ("dropout").
     """
     if equation.primitive.name != "name":
         return None

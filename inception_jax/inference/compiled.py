@@ -137,8 +137,8 @@ def jit_frozen(
         call: function of the network and images [n, h, w, c], see `jit_call`.
         parts: number of parts of a batch that run in parallel; None: as many as there are cores or
             devices.
-        save_memory: on a CPU, XLA orders the operations so that temporary arrays take little
-            memory, not so that independent operations can run at once.
+        save_memory: whether XLA, on a CPU, orders the operations so that temporary arrays take
+            little memory, not so that independent operations can run at once.
 
     Returns:
         A function of images [n, h, w, c] that returns the result of `call`.
@@ -219,7 +219,8 @@ def _piece(count: int, threads: int) -> int:
     """Returns the number of images that a thread computes at once.
 
     The number is small, because the feature maps of many images take memory and do not fit into the
-    cache. It is chosen so that few padding images are needed. `count` is the number of all images.
+    cache. It is chosen so that few padding images are needed. `count` is the number of all images,
+    `threads` the number of threads that share them.
     """
     rounds = -(-count // (threads * _MOST_AT_ONCE))
     pieces = [-(-count // (threads * (rounds + more))) for more in range(3)]

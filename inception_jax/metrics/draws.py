@@ -27,7 +27,7 @@ def subset_pairs(
         real: number of real images.
         size: number of images in a subset.
         subsets: number of pairs.
-        draws: name of the program to imitate.
+        draws: program to imitate: "torch_fidelity", "clean" (clean-fid) or "torchmetrics".
         seed: seed of the generator.
 
     Yields:
@@ -53,7 +53,7 @@ def shuffled(count: int, *, shuffle: Shuffle, seed: int) -> np.ndarray:
 
     Args:
         count: number of images.
-        shuffle: name of the program to imitate.
+        shuffle: program to imitate: "torch_fidelity" or "torchmetrics".
         seed: seed of the generator; see `subset_pairs`.
     """
     rng = np.random.RandomState(seed)

@@ -378,7 +378,12 @@ def _own_features(features: Any) -> str | Model | OwnFeatures | None:
 
 
 def _network_at(name: str, weights: Any) -> Model:
-    """Loads a network by its name, or from a file or folder that names its network."""
+    """Loads a network by its name, or from a file or folder that names its network.
+
+    Args:
+        name: name of the network; or path of the file or folder, or `hf-hub:owner/name`.
+        weights: weights of a network given by name; see `Extractor`.
+    """
     if weights is True and (Path(name).exists() or hub.is_source(name)):
         return load(name)
     return model_for(name, weights)

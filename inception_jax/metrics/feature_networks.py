@@ -104,7 +104,7 @@ def of_library(model: Model, preset: str) -> FeatureNetwork:
     """Returns a `FeatureNetwork` for any network of this library.
 
     The features are the input of the network's classifier. Images are prepared as
-    `inception_jax.preprocess` does.
+    `inception_jax.preprocess` does. `preset` is the name of the preset to record in the origin.
 
     Raises:
         ValueError: if the network was not built by `create_model`, takes neither 1 nor 3 channels,
@@ -134,6 +134,8 @@ def of_library(model: Model, preset: str) -> FeatureNetwork:
 
 def of_function(own: OwnFeatures, preset: str) -> FeatureNetwork:
     """Returns a `FeatureNetwork` that calls the user's function.
+
+    `preset` is the name of the preset to record in the origin.
 
     Raises:
         ValueError: if the function does not return features [n, d].

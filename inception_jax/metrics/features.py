@@ -112,8 +112,8 @@ def statistics_of(parts: Iterable[Features], preset: Preset, origin: Origin | No
 def whole_batches(parts: Iterable[Features], size: int, name: str) -> Iterator[Features]:
     """Regroups features into batches that hold a multiple of `size` images, and yields them.
 
-    The images left over at the end are dropped, with a warning that uses `name`. If there are fewer
-    than `size` images in all, none is dropped.
+    The images left over at the end are dropped, with a warning that uses `name`, the name of
+    the images. If there are fewer than `size` images in all, none is dropped.
     """
     held: list[Features] = []
     passed = False

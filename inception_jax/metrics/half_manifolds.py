@@ -25,7 +25,7 @@ _LEAF, _LANES = 1024, 8  # how Eigen groups the terms of a sum, see `_sum`
 def half_precision_recall(
     generated: np.ndarray, real: np.ndarray, *, neighbours: int
 ) -> PrecisionRecall:
-    """Returns precision and recall; see `manifolds.manifold_precision_recall` for the arguments."""
+    """Returns a `PrecisionRecall`; see `manifolds.manifold_precision_recall` for the arguments."""
     generated, real = (x.astype(np.float32) for x in (generated, real))
     return PrecisionRecall(
         share_within(generated, real, _radii(real, neighbours), _distances, _BLOCK),

@@ -66,7 +66,10 @@ def _described(rule: Files) -> str:
 
 
 def _instead(folder: Path, passed_over: Counts, rule: Files) -> str:
-    """Returns the part of an error message that says what a folder holds instead of images."""
+    """Returns the part of an error message that says what a folder holds instead of images.
+
+    `passed_over` are the counts of the files that `rule` does not accept as images.
+    """
     below = dataclasses.replace(rule, recursive=True)
     if not rule.recursive and (images := _listed(folder, below).images):
         return (

@@ -304,6 +304,7 @@ def _one_by_one(items: Iterable[Any], unit_floats: bool, name: str) -> Iterator[
     """Yields single images from a mix of single images and batches.
 
     Warns if all arrays are nearly black: they may be floats from 0 to 1 that were cast to uint8.
+    `name` is the name of the source, for messages. For `unit_floats`, see `LoaderOptions`.
     """
     high = -np.inf
     for item in items:

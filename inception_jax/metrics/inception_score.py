@@ -32,16 +32,16 @@ def score_of_logits(
         splits: number of groups into which the images are split. Each group gets a score.
         split_size: number of images in each split except the last, which may be smaller. Overrides
             `splits`.
-        shuffle: name of the program whose shuffle is applied to the images first; None: they are
-            not shuffled. "torchmetrics" also rounds the size of a split up, so the last split may
-            be smaller.
+        shuffle: program whose shuffle is applied to the images first, "torch_fidelity" or
+            "torchmetrics"; None: they are not shuffled. "torchmetrics" also rounds the size of a
+            split up, so the last split may be smaller.
         seed: seed of the shuffle. torchmetrics shuffles in the same way after
             `torch.manual_seed(seed)`.
         ddof: the divisor of the variance is the number of splits minus `ddof`, as in `np.std`.
 
     Returns:
-        Mean and standard deviation of the scores of the splits. The standard deviation is NaN if
-        there are not more than `ddof` splits.
+        A `MeanStd`: mean and standard deviation of the scores of the splits. The standard deviation
+        is NaN if there are not more than `ddof` splits.
 
     Raises:
         ValueError: for fewer images than splits.

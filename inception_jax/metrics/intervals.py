@@ -43,8 +43,8 @@ def bootstrap_fid(
         seed: seed of the draws.
 
     Returns:
-        The FID of all images, the standard deviation of the resamples' FIDs, and the bounds of the
-        interval.
+        An `Interval`: the FID of all images, the standard deviation of the resamples' FIDs, and the
+        bounds of the interval.
 
     Raises:
         ValueError: for too few images or resamples, a `level` outside 0 to 1, or features of
@@ -93,7 +93,8 @@ def fid_infinity(
         seed: seed of the draws.
 
     Returns:
-        The extrapolated FID, its standard error from the fit, and the bounds of a 95 % interval.
+        An `Interval`: the extrapolated FID, its standard error from the fit, and the bounds of a
+        95 % interval.
 
     Raises:
         ValueError: for too few images or points, or features of different origins.

@@ -51,13 +51,13 @@ def kernel_distance(
         subsets: number of subsets.
         subset_size: number of images in each subset.
         seed: seed of the draws.
-        draws: name of the program to imitate; see `draws.subset_pairs`.
+        draws: program to imitate; see `draws.subset_pairs`.
         dtype: dtype in which the kernel is computed and summed.
         sigma: width of the Gaussian kernel; None: the polynomial kernel.
 
     Returns:
-        Mean and standard deviation over the pairs of subsets. The standard deviation is not the
-        standard error of the mean.
+        A `MeanStd`: mean and standard deviation over the pairs of subsets. The standard deviation
+        is not the standard error of the mean.
 
     Raises:
         ValueError: for fewer than two images in a set, or different numbers of features.

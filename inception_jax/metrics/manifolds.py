@@ -31,8 +31,8 @@ def manifold_precision_recall(
         neighbours: k, the neighbour that sets the radius of a ball.
 
     Returns:
-        Precision, the share of generated images within the manifold of the real ones; and recall,
-        the share of real images within the manifold of the generated ones.
+        A `PrecisionRecall`: precision, the share of generated images within the manifold of the
+        real ones; and recall, the share of real images within the manifold of the generated ones.
 
     Raises:
         ValueError: if a set does not have more than k images, or the numbers of features differ.
@@ -58,10 +58,11 @@ def manifold_density_coverage(
 ) -> DensityCoverage:
     """Returns density and coverage, from balls around the feature vectors of the real images.
 
-    The radius of a ball is the distance to the k-th nearest other real image. Points on the edge of
-    a ball are outside. Density is the mean number of balls that a generated image lies in, divided
-    by k. Coverage is the share of balls that hold at least one generated image. A single outlier
-    with a large ball affects density and coverage less than precision and recall.
+    The result is a `DensityCoverage`. The radius of a ball is the distance to the k-th nearest
+    other real image. Points on the edge of a ball are outside. Density is the mean number of balls
+    that a generated image lies in, divided by k. Coverage is the share of balls that hold at least
+    one generated image. A single outlier with a large ball affects density and coverage less than
+    precision and recall.
 
     Source: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, and their package prdc.
 

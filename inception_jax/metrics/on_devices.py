@@ -224,7 +224,10 @@ def _in_blocks(
     *,
     block: int | None,
 ) -> Features:
-    """Computes features in blocks of equal size. Pads the last block with black images."""
+    """Computes features in blocks of equal size. Pads the last block with black images.
+
+    `block` is the number of images in a block; None: all images, but at least two.
+    """
     count = images.shape[0]
     each = block or max(count, _LEAST)
     blocks = -(-count // each)

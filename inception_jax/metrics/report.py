@@ -113,6 +113,9 @@ def gathered(extractor: Extractor, opened: Opened, name: str, *, per_image: bool
         opened: set of images that `extractor.open` returned.
         name: name of the source.
         per_image: whether the features of each image are needed.
+
+    Returns:
+        An `ImageSet`.
     """
     if isinstance(opened, Statistics) or not per_image:
         return ImageSet(name, extractor.statistics(opened))
@@ -142,7 +145,7 @@ def sets_of(
         bootstrap: number of resamples for the confidence interval of FID; 0: no interval.
 
     Yields:
-        A pair for each generated set: this set, and the set of real images or None.
+        A pair for each generated set: its `ImageSet`, and that of the real images or None.
 
     Raises:
         ValueError: see `check` and `scores.open_all`.
@@ -249,7 +252,7 @@ _SHOWN = {
 
 
 def lines(values: Values) -> list[str]:
-    """Returns one line of text for each metric, from the values that `measured` returned."""
+    """Returns a list of lines of text, one for each metric, from the result of `measured`."""
     return [f"{_SHOWN.get(name, name)}  {_text(name, value)}" for name, value in values.items()]
 
 

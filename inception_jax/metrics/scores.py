@@ -156,6 +156,8 @@ def kid(
 ) -> MeanStd:
     """Returns the Kernel Inception Distance of two sets of images; see `kernel_distance`.
 
+    The result is a `MeanStd`: mean and standard deviation over the pairs of subsets.
+
     Args:
         a: generated images: any input of `fid`, except statistics.
         b: real images: any input of `fid`, except statistics.
@@ -189,7 +191,7 @@ def kid_of_features(
     subset_size: int | None = None,
     seed: int | None = None,
 ) -> MeanStd:
-    """Returns the KID of two sets from their features; see `kernel_distance`.
+    """Returns the KID of two sets from their features, a `MeanStd`; see `kernel_distance`.
 
     `a` are the generated images; for the other options, see `kid`. Options that are None are taken
     from the preset. For `preset`, see `fid_of_statistics`.
@@ -214,9 +216,10 @@ def inception_score(
     extractor: Extractor | None = None,
     **options: Unpack[Options],
 ) -> MeanStd:
-    """Returns the Inception Score of images, as mean and standard deviation over splits.
+    """Returns the Inception Score of images: a `MeanStd`, over splits of the images.
 
-    The images are cut into groups of consecutive images, the splits; see `score_of_logits`.
+    The images are shuffled if the preset's program does so, then cut into groups of consecutive
+    images, the splits; see `score_of_logits`.
 
     Args:
         images: set of images: any input of `fid`, except statistics.
@@ -247,7 +250,7 @@ def score_splits(preset: Preset) -> int:
 def score_of_features(
     features: Features, *, preset: Preset | None = None, splits: int | None = None
 ) -> MeanStd:
-    """Returns the Inception Score of a set from its features; see `inception_score`.
+    """Returns the Inception Score of a set from its features, a `MeanStd`; see `inception_score`.
 
     Options that are None are taken from the preset. For `preset`, see `fid_of_statistics`.
     """
@@ -272,7 +275,7 @@ def precision_recall(
     extractor: Extractor | None = None,
     **options: Unpack[Options],
 ) -> PrecisionRecall:
-    """Returns improved precision and recall; see `manifold_precision_recall`.
+    """Returns improved precision and recall, a `PrecisionRecall`; see `manifold_precision_recall`.
 
     Args:
         generated: generated images: any input of `fid`, except statistics.
@@ -299,7 +302,7 @@ def precision_recall_of_features(
     preset: Preset | None = None,
     neighbours: int | None = None,
 ) -> PrecisionRecall:
-    """Returns the precision and recall of two sets from their features.
+    """Returns the precision and recall of two sets from their features, a `PrecisionRecall`.
 
     `neighbours` is k, see `precision_recall`. Options that are None are taken from the preset. For
     `preset`, see `fid_of_statistics`.
@@ -350,7 +353,10 @@ def open_all(
 def check_count(
     source: Images | Statistics | Features, least: int, metric: str = "the metric"
 ) -> None:
-    """Raises a ValueError if a source is known to have fewer than `least` images."""
+    """Raises a ValueError if a source of images is known to have fewer than `least` images.
+
+    Statistics and features are not checked. `metric` is the name of the metric, for the message.
+    """
     if isinstance(source, Images) and source.count is not None and source.count < least:
         raise ValueError(
             f"{source.name} has {source.count} images; {metric} needs at least {least}"

@@ -28,7 +28,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF", b"II*\0
 
 
 class Encoded(NamedTuple):
-    """The bytes of an image file that is stored inside another file."""
+    """The bytes of an image file that is stored inside another file, and its name for messages."""
 
     data: bytes
     name: str
@@ -137,6 +137,8 @@ class Loader:
 def images_in(batch: Any, key: str | int | None = None, name: str = "images") -> Any:
     """Returns the images of a batch that may hold other data too; see `Loader`.
 
+    The result is a part of the batch, or the batch itself, unchanged.
+
     Raises:
         ValueError: if the images are not found; the message says what the batch holds.
     """
@@ -166,7 +168,11 @@ def images_in(batch: Any, key: str | int | None = None, name: str = "images") ->
 
 
 def _place_of_images(batch: Sequence[Any], name: str) -> int | None:
-    """Returns the position of the images in a batch; None if each part is a single image."""
+    """Returns the index of the images in a batch; None if each part is a single image.
+
+    Raises:
+        ValueError: if the images are not found; the message starts with `name`.
+    """
     sizes = [
         3 if isinstance(part, Image.Image) else len(getattr(part, "shape", ())) for part in batch
     ]
@@ -210,7 +216,7 @@ def archive(path: Path) -> tuple[Iterable[Encoded], int]:
     """Opens a zip file of images. Images in all folders of the file are read, sorted by path.
 
     Returns:
-        An iterable of the images, and the number of images.
+        An iterable of the images, each an `Encoded`, and the number of images.
 
     Raises:
         ValueError: if the file is not a zip file, or has no images.
@@ -242,7 +248,7 @@ def _is_image(name: str) -> bool:
 
 
 class _Again:
-    """An iterable that can be read several times: each pass calls `start` again."""
+    """An iterable that can be read several times: each pass calls `start` for an iterator."""
 
     def __init__(self, start: Callable[[], Iterator[Any]]):
         self._start = start

@@ -118,7 +118,7 @@ def spatial(arrays: Mapping[str, np.ndarray]) -> Pair | None:
 
 
 def nothing_there(arrays: Mapping[str, np.ndarray], path: Path) -> ValueError:
-    """Returns the exception to raise for a file that holds no statistics."""
+    """Returns the ValueError to raise for a file that holds no statistics."""
     images = ": give those images as an array" if "arr_0" in arrays else ""
     return ValueError(
         f"{path} holds {', '.join(arrays) or 'nothing'} instead of pytorch-fid's mu and "

@@ -108,9 +108,9 @@ class InceptionV2(Model):
         n: length of the filters of the 17x17 modules: 7 in the caption of the paper's figure 6, 3
             in the tag `blog`. This tag follows a widely read summary of the paper, in which only V3
             has length 7.
-        aux_position: feature map that the auxiliary classifier uses: the last 17x17 feature map, as
-            in the paper's figure 8; or the first one, right after the reduction, as in the tag
-            `blog`.
+        aux_position: feature map that the auxiliary classifier uses. "last_17x17": the last 17x17
+            feature map, as in the paper's figure 8. "first_17x17": the first one, right after the
+            reduction, as in the tag `blog`.
         dropout: dropout rate of the pooled features. The paper states none; the default is that of
             TF-slim's V3.
     """

@@ -22,7 +22,7 @@ PoolKind = Literal["avg", "max"]
 
 
 class ConvLayer(Protocol):
-    """Protocol of a convolution and the operations after it, such as `layers.ConvBN`."""
+    """Protocol of a convolution, `conv`, and the operations after it, such as `layers.ConvBN`."""
 
     conv: Conv
 

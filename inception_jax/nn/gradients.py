@@ -33,7 +33,8 @@ _LEAST_CHANNELS = 64  # products of fewer channels do not fill the processor's v
 def pointwise(multiply: Convolve) -> Convolve:
     """Returns `multiply`, a 1x1 convolution of stride 1, with a custom gradient.
 
-    The gradients of the input and of the kernel are one matrix product each.
+    `multiply` is a function of x and the kernel. The gradients of the input and of the kernel are
+    one matrix product each.
     """
 
     def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
@@ -83,6 +84,8 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
 def _turned(padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
     """Returns the gradient of x at stride 1, from the gradient `g` of the output.
 
+    `padding` and `kernel` are those of the convolution of x. Of `x`, only the shape matters.
+
     It is the convolution of `g` with the kernel rotated by 180 degrees. The kernel's channel axes
     are swapped before the convolution, not by its dimension numbers. These would make it forty
     times slower in a function that is called for repeated layers.
@@ -99,6 +102,11 @@ def _widths(sizes: tuple[int, ...], spans: tuple[int, ...], padding: Padding) ->
     """Returns the (low, high) padding of the output's gradient on each axis, at stride 1.
 
     With this padding, the gradient's convolution with the rotated kernel has the input's size.
+
+    Args:
+        sizes: height and width of the input.
+        spans: height and width of the kernel, including its dilation.
+        padding: padding of the convolution.
     """
     widths = []
     for n, s in zip(sizes, spans, strict=True):
@@ -140,10 +148,10 @@ def _by_images(
 def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
     """Returns `convolve`, a depthwise convolution, with a custom gradient.
 
-    The convolution must have stride 1 and one filter per channel. The gradient of the input is a
-    sum of shifted slices, with the kernel rotated by 180 degrees. The gradient of the kernel is
-    accumulated row by row in one array [n, 1, w, c] for each position in the kernel, because sums
-    over whole feature maps are slower.
+    The convolution, a function of x and the kernel, must have stride 1, one filter per channel, and
+    this `padding` and `dilation`. The gradient of the input is a sum of shifted slices, with the
+    kernel rotated by 180 degrees. The gradient of the kernel is accumulated row by row in one array
+    [n, 1, w, c] for each position in the kernel, because sums over whole feature maps are slower.
     """
 
     def spans(kernel: jax.Array) -> tuple[int, int]:

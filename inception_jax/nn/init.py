@@ -46,6 +46,11 @@ class _Initializer:
 
     Initializers with the same fields are equal, so networks that store them have equal graph
     definitions.
+
+    Attributes:
+        draw: function of a random key, a shape and a dtype; returns random values.
+        factor: function of `parameter` and the fan-in; returns the factor of the random values.
+        parameter: number from which `factor` computes, such as a standard deviation.
     """
 
     draw: Callable[..., jax.Array]

@@ -36,7 +36,10 @@ Width = Callable[[int], int]
 
 
 class Weighted(nnx.Module):
-    """A layer with a kernel and an optional bias, stored in `param_dtype`, used in `dtype`."""
+    """A layer with a kernel and an optional bias, stored in `param_dtype`, used in `dtype`.
+
+    With `wide_gradients`, the gradient of the kernel is summed in `param_dtype`, else in `dtype`.
+    """
 
     kernel: nnx.Param
     bias: nnx.Param | None
@@ -330,7 +333,10 @@ class Linear(Weighted):
 
 
 class DropPath(nnx.Dropout):
-    """Stochastic depth, the dropout of whole examples (Huang et al. 2016, arXiv:1603.09382)."""
+    """Stochastic depth, the dropout of whole examples (Huang et al. 2016, arXiv:1603.09382).
+
+    In training, each example becomes 0 with probability `rate`, else it is divided by 1 - `rate`.
+    """
 
     def __init__(self, rate: float):
         super().__init__(rate, broadcast_dims=(1, 2, 3), deterministic=True)

@@ -26,7 +26,8 @@ class Spec:
     """The name and the arguments with which `create_model` built a network.
 
     A network has its spec as the attribute `spec`. `save_weights` stores the spec in the file. The
-    field `readings` has the options of the network's class, as (name, value) pairs.
+    field `name` includes the tag, if there is one. The field `readings` has the options of the
+    network's class, as (name, value) pairs. For the other fields, see `Model`.
     """
 
     name: str
@@ -40,6 +41,9 @@ class Spec:
 class Maps:
     """Collects the feature maps of a network's stages, in forward order.
 
+    Args:
+        hook: see `Model.features`.
+
     Attributes:
         by_name: feature maps [n, h, w, c] by the names of their stages.
     """
@@ -49,7 +53,7 @@ class Maps:
         self._hook = hook
 
     def add(self, name: str, map: jax.Array) -> jax.Array:
-        """Records a stage's feature map, or what the hook returns for it.
+        """Records a stage's feature map, or what the hook of `Model.features` returns for it.
 
         Returns:
             The recorded feature map, with which the network continues.
@@ -101,9 +105,10 @@ class Model(Habits):
         classes: names of the classes; None if unknown.
         training: how the weights were trained, as a mapping with the keys `dataset`, `recipe` and
             `result`; None if unknown.
-        layer_order: paths of all layers in the order of their definition. The numbers in the names
-            of Keras and TF-slim follow this order. `create_model` records it, because `nnx.merge`
-            and `nnx.eval_shape` sort attributes by name.
+        layer_order: paths of all layers, and of the blocks that contain them, in the order of their
+            definition. The numbers in the names of Keras and TF-slim follow this order.
+            `create_model` records it, because `nnx.merge` and `nnx.eval_shape` sort attributes by
+            name.
     """
 
     min_size: ClassVar[int]
@@ -244,7 +249,11 @@ class Model(Habits):
 
 
 def layer_paths(module: nnx.Module, prefix: str = "") -> Iterator[str]:
-    """Yields the paths of all layers in a newly built module, in the order of their definition."""
+    """Yields the paths of all modules inside a newly built one, in the order of their definition.
+
+    A path is a string such as `Mixed_5b.branch1x1.conv`. Blocks have paths too, not only layers.
+    `prefix` is put in front of each path.
+    """
     children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
     for name, child in children:
         if isinstance(child, nnx.Module):

@@ -132,7 +132,7 @@ def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeL
 
 
 def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
-    """Computes `_normalise` with a custom gradient that is faster on CPUs.
+    """Normalises x, as `_normalise` does, with a custom gradient that is faster on CPUs.
 
     The gradient reads the feature maps only twice, which is the minimum: once for the sums over the
     batch, and once for the gradient of x. With the automatic gradient, XLA's CPU backend reads them

@@ -88,7 +88,8 @@ def check_target(path: str | os.PathLike[str], format: str) -> Path:
     """Checks the path, the format and the packages for an export, and returns the path.
 
     Raises:
-        ExportError: see `export`.
+        ExportError: if the format is unknown, the path does not fit it or cannot be written, or a
+            package is missing.
     """
     if format not in FORMATS:
         raise ExportError(f"format must be {' or '.join(FORMATS)}, not {format!r}")
@@ -100,6 +101,10 @@ def check_target(path: str | os.PathLike[str], format: str) -> Path:
 
 def check_size(size: int | tuple[int, int], min_size: int) -> tuple[int, int]:
     """Returns the height and width of images, and checks that a network can take them.
+
+    Args:
+        size: side of square images, or height and width, in pixels.
+        min_size: smallest height and width that the network takes.
 
     Raises:
         ExportError: if the images are too small for the network.

@@ -34,7 +34,10 @@ Operand = Tensor | np.ndarray
 
 @dataclasses.dataclass
 class Node:
-    """An operation. Its inputs and outputs are the names of tensors and constants."""
+    """An operation. Its inputs and outputs are the names of tensors and constants.
+
+    `op` is the name of the ONNX operator, and `attributes` are the operator's attributes by name.
+    """
 
     op: str
     inputs: list[str]
@@ -62,13 +65,20 @@ class Graph:
         self._count = 0
 
     def add(self, op: str, *operands: Operand, shape: tuple[Any, ...], **attributes: Any) -> Tensor:
-        """Appends a node with one output, and returns the output."""
+        """Appends a node with one output, and returns the output.
+
+        Args:
+            op: name of the ONNX operator, such as "Conv".
+            *operands: inputs of the node; arrays become constants of the graph.
+            shape: shape of the output, in jax's order of axes.
+            **attributes: attributes of the ONNX operator.
+        """
         return self.add_many(op, *operands, shapes=[shape], **attributes)[0]
 
     def add_many(
         self, op: str, *operands: Operand, shapes: list[tuple[Any, ...]], **attributes: Any
     ) -> list[Tensor]:
-        """Appends a node with an output for each shape, and returns the outputs."""
+        """Appends a node with an output for each shape, and returns the outputs; see `add`."""
         inputs = [x.name if isinstance(x, Tensor) else self.constant(x) for x in operands]
         tensors = [Tensor(self._new(op.lower()), shape) for shape in shapes]
         self.nodes.append(Node(op, inputs, [t.name for t in tensors], attributes))

@@ -231,7 +231,8 @@ def _module_tensors(
 ) -> Iterator[tuple[str, Any]]:
     """Yields (name, tensor) of a network that was pickled whole, or of a TorchScript module.
 
-    The names are those of its state dict, with `prefix` in front.
+    The names are those of its state dict, with `prefix` in front. `seen` counts the visits to each
+    object by its `id`, and an object is skipped after `_ALIASES` visits.
     """
     seen[id(item)] += 1
     if seen[id(item)] > _ALIASES or prefix.count(".") > _DEPTH:

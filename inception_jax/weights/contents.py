@@ -178,7 +178,7 @@ def _json(path: Path, head: bytes) -> Kind:
 def _protobuf(path: Path, head: bytes) -> Kind:
     """Returns the name of the format of a file without magic bytes, such as a protocol buffer.
 
-    Protocol buffers are recognised by their first field.
+    Protocol buffers are recognised by their first field. `head` is the beginning of the file.
 
     Raises:
         WeightsError: if the format is unknown or not supported.
@@ -204,9 +204,10 @@ def _protobuf(path: Path, head: bytes) -> Kind:
 
 
 def _is_old_pickle(head: bytes) -> bool:
-    """Returns whether a file may be a pickle of protocol 0 or 1, which have no magic bytes.
+    """Returns whether a file that begins with `head` may be a pickle of protocol 0 or 1.
 
-    Such a pickle begins with a dict, a list or a name such as `collections.OrderedDict`.
+    These protocols have no magic bytes. Such a pickle begins with a dict, a list or a name such as
+    `collections.OrderedDict`.
     """
     return head[:3] in (b"(dp", b"}q\x00", b"(lp", b"cco") or head[:2] == b"}("
 

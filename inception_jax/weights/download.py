@@ -16,11 +16,14 @@ _HUB_FILE = "model.safetensors"
 
 
 def fetch(name: str) -> Path:
-    """Returns the path of a tag's published weight file, and downloads it if it is not cached.
+    """Returns the path of a network's published weight file; downloads it if it is not cached.
 
     Files from the Hugging Face Hub are in the Hub's own cache, all others in `cache_folder()`. A
     cached file needs no network connection. The file's checksum, if known, is verified at each
     call.
+
+    Args:
+        name: name of the network with its tag, such as "inception_v3.tv_in1k".
 
     Raises:
         WeightsError: if nothing is published under this name, the file cannot be downloaded, or its
@@ -95,6 +98,9 @@ def _checked_hub(path: str) -> Path:
     """Verifies a file in the Hugging Face Hub's cache, and returns its path.
 
     The Hub's cache names large files by their SHA-256. Small files are not verified.
+
+    Raises:
+        WeightsError: if the file does not have this SHA-256.
     """
     digest = Path(path).resolve().name
     if len(digest) == 64:

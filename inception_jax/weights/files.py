@@ -163,7 +163,11 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _shards(path: Path) -> Read:
-    """Reads a network from several files. The index at `path` lists them."""
+    """Reads a network from several files, which the JSON index at `path` lists.
+
+    Raises:
+        WeightsError: if the index is invalid, or a file or tensor that it lists is missing.
+    """
     try:
         files = json.loads(path.read_text())["weight_map"]
         names = sorted(set(files.values()))

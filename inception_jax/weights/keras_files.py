@@ -118,8 +118,8 @@ def _write_legacy(root: Any, layers: Sequence[Stored]) -> None:
 def _check_heaps(content: bytes | mmap.mmap) -> None:
     """Raises a ValueError for a damaged heap of strings, which would make libhdf5 loop forever.
 
-    A heap is a collection of objects: index, count, size and content, each padded to 8 bytes.
-    Object 0 is the free space, and its size includes its header.
+    `content` is the whole HDF5 file. A heap is a collection of objects: index, count, size and
+    content, each padded to 8 bytes. Object 0 is the free space, and its size includes its header.
     """
     for found in _HEAP.finditer(content):
         at, end = found.end() + 8, found.start() + int.from_bytes(found[1], "little")
@@ -146,7 +146,7 @@ def _legacy(h5py: ModuleType, group: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _strings(h5py: ModuleType, attributes: Any, name: str) -> list[str]:
-    """Reads an attribute that is a list of strings.
+    """Reads the attribute `name`, a list of strings, from the `attrs` of an h5py group.
 
     Any other type is rejected before reading, because libhdf5 may crash on a damaged attribute.
 

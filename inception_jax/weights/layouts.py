@@ -104,6 +104,8 @@ def _is_row_longer(name: str, tensor: np.ndarray, model: Model, num_classes: int
 def _without_axes_of_one(tensor: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     """Removes or adds axes of size one to give a tensor this shape, if that is possible.
 
+    Otherwise, or if `shape` is None, the tensor is returned unchanged.
+
     Old PyTorch wrote vectors as [1, c], and Caffe as [1, 1, 1, c]. An old file of Xception has 1x1
     kernels of shape [out, in].
     """

@@ -17,7 +17,8 @@ def check(tensors: Mapping[str, np.ndarray]) -> list[str]:
         tensors: tensors by their names in the PyTorch twin.
 
     Returns:
-        Notes on tensors whose values are all equal, which may be intended.
+        A list with one note that names the constant kernels, and the BatchNorm variances and scales
+        that are all zero, which may be intended; empty if there are none.
 
     Raises:
         WeightsError: if a tensor is not floating-point, or has NaN, infinity or a negative

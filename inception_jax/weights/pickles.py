@@ -37,7 +37,7 @@ class PickleError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A class or a function that a pickle names, such as `argparse.Namespace`."""
+    """A class or a function that a pickle names by module and name: `argparse.Namespace`."""
 
     module: str
     name: str

@@ -124,8 +124,8 @@ def networks(tensors: Mapping[str, Any]) -> list[Peeled]:
     """Finds the networks of known layouts in a dict of tensors, and removes their prefixes.
 
     Returns:
-        A list of the networks; usually there is one. Tensors that belong to no network are in
-        `Peeled.outside`.
+        A list of the networks: usually one, empty if none is found. Tensors that belong to no
+        network are in `Peeled.outside`.
     """
     named = _with_dots(without_wrappers(tensors))
     found = {prefix: rest for prefix, rest in _by_prefix(named).items() if is_known(rest)}
@@ -158,7 +158,10 @@ def _peeled(
 
 
 def _with_dots(named: dict[str, Any]) -> dict[str, Any]:
-    """Restores the dots that latent-diffusion's `LitEma` removes, as in `model_ema.conv1weight`."""
+    """Restores the dots that latent-diffusion's `LitEma` removes, as in `model_ema.conv1weight`.
+
+    The dots are taken from the network's other names in `named`, which are unchanged.
+    """
     flat = {name for name in named if _FLAT_AVERAGE.fullmatch(name)}
     if len(flat) < _FEWEST:
         return named
@@ -200,8 +203,8 @@ def is_known(tensors: Mapping[str, Any]) -> bool:
 def _by_prefix(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Groups tensors by every prefix that ends at a dot or slash, the shortest prefix first.
 
-    In a group, names lack the prefix. Optimiser state and groups of fewer than `_FEWEST` tensors
-    are left out.
+    The result maps each prefix to its group, in which names lack the prefix. Optimiser state and
+    groups of fewer than `_FEWEST` tensors are left out.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():

@@ -1,8 +1,9 @@
 """Names of the PyTorch twins' tensors in published PyTorch and Caffe files.
 
-A rule replaces the beginning of a twin's name, given as a regular expression, with the beginning of
-the name in the file. The first rule that matches is applied. A name that matches no rule stays
-unchanged. Reading and writing use the same rules, so every written file can be read.
+A rule is a pair: a regular expression for the beginning of a twin's name, and the beginning of the
+name in the file, as a string or as a function of the match. The first rule that matches is applied.
+A name that matches no rule stays unchanged. Reading and writing use the same rules, so every
+written file can be read.
 """
 
 from __future__ import annotations

@@ -178,7 +178,10 @@ def _places(scopes: Iterable[str], layers: Sequence[str], root: str) -> dict[str
 
 
 def _split(scope: str, root: str) -> tuple[str, str]:
-    """Splits a layer's scope into the path of the model's module and the scope inside it."""
+    """Splits a layer's scope into the path of the model's module and the scope inside it.
+
+    `scope` is without the network's scope, which is `root`, such as "InceptionV3".
+    """
     parts = scope.split("/")
     if parts[0] == "Logits":
         return "fc", ""
@@ -199,7 +202,8 @@ def _aux_layer(rest: str) -> str:
 def _sort_key(rest: str) -> tuple[str, str, str]:
     """Returns the branch, step and window in the scope of a convolution.
 
-    For `Branch_1/Conv2d_0b_3x3`, they are ("Branch_1", "0b", "3x3").
+    `rest` is the part of the scope inside the module. For `Branch_1/Conv2d_0b_3x3`, the result is
+    ("Branch_1", "0b", "3x3").
     """
     branch, _, conv = rest.rpartition("/")
     match = re.search(r"(?:_(\d[a-z]))?_(\d+x\d+)$", conv)
@@ -207,7 +211,10 @@ def _sort_key(rest: str) -> tuple[str, str, str]:
 
 
 def _convolutions(layers: Sequence[str]) -> Mapping[str, list[str]]:
-    """Maps each module of the model to the paths of its convolutions, in order of definition."""
+    """Maps each module of the model to the paths of its convolutions, in order of definition.
+
+    `layers` are the paths of all layers of the model, in the same order.
+    """
     found: dict[str, list[str]] = {}
     for path in _paths(layers):
         block = re.match(r"block\d+\.\d+", path)

@@ -55,7 +55,7 @@ class StoredTensor:
     strides: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """Reads the tensor from the file.
+        """Reads the tensor from the file into a NumPy array.
 
         Raises:
             PickleError: if the tensor is too large, or the view reaches beyond the storage.
@@ -227,6 +227,10 @@ def _first(first: Any, *_: Any) -> Any:
 
 def _from_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
     """Stands in for `torch._tensor._rebuild_from_type`, which creates a subclass of `Tensor`.
+
+    Args:
+        function: the function, a `pickles.Name`, that rebuilds the plain tensor in PyTorch.
+        args: arguments of `function`.
 
     Returns:
         The plain tensor from which PyTorch would create the subclass: a `Tensor` of this

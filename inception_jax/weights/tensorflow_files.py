@@ -71,7 +71,10 @@ def read_checkpoint(path: Path) -> Tensors:
 
 
 def _object_names(reader: Any) -> dict[str, str]:
-    """Maps stored paths of TensorFlow 2's variables to their original names, where unique."""
+    """Maps stored paths of TensorFlow 2's variables to their original names, where unique.
+
+    `reader` is TensorFlow's reader of the checkpoint.
+    """
     protobuf = importlib.import_module("tensorflow.core.protobuf.trackable_object_graph_pb2")
     graph = protobuf.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECTS))
     pairs = [
@@ -94,6 +97,9 @@ def _newest(path: Path) -> Path:
 
 def read_archive(path: Path) -> Tensors:
     """Reads the variables of the checkpoint, frozen graph or SavedModel in a `.tar.gz` archive.
+
+    Returns:
+        The variables by name.
 
     Raises:
         WeightsError: if the archive is damaged, or does not contain exactly one network.
@@ -132,6 +138,9 @@ def read_saved_model(path: Path) -> Tensors:
     Args:
         path: path of the file `saved_model.pb`.
 
+    Returns:
+        The variables or constants by name.
+
     Raises:
         WeightsError: if the SavedModel is damaged or has no variables.
     """
@@ -142,7 +151,7 @@ def read_saved_model(path: Path) -> Tensors:
 
 
 def read_graph(path: Path) -> Tensors:
-    """Reads the variables of a frozen graph: a `.pb` file that stores them as constants.
+    """Reads the variables, by name, of a frozen graph: a `.pb` file that has them as constants.
 
     If a convolution's BatchNorm was folded, the result contains a new BatchNorm with a mean of 0
     and a variance of 1, which applies the scale and shift that follow the convolution in the graph.

@@ -140,7 +140,10 @@ def _preprocessing(config: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 
 def _fitted(values: Any, channels: int) -> tuple[float, ...]:
-    """Returns timm's `mean` or `std`; for grey images, averaged over the colours as in timm."""
+    """Returns timm's `mean` or `std`, for images of this number of channels.
+
+    For grey images, `values` are averaged over the colours as in timm.
+    """
     values = tuple(map(float, values))
     return (sum(values) / len(values),) if channels == 1 else values
 
@@ -159,7 +162,8 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
     """Returns a network's configuration in timm's format, and a list of notes.
 
-    Each note is a sentence about something that timm's format cannot express.
+    Each note is a sentence about something that timm's format cannot express. `layout` is timm's
+    layout for the network.
 
     Raises:
         WeightsError: if timm does not have the network's channel order or input range.
@@ -209,7 +213,10 @@ def config_of(model: Model, layout: Layout) -> tuple[dict[str, Any], list[str]]:
 
 
 def _their_layer(model: Model, layout: Layout, *, first: bool) -> str:
-    """Returns timm's name for the first convolution, or for the classifier if not `first`."""
+    """Returns timm's name for the first convolution, or for the classifier if not `first`.
+
+    `layout` is timm's layout for the network.
+    """
     assert layout.names is not None
     state = to_torch(model)
     paths = model.layer_order if first else model.classifiers[:1]

@@ -51,7 +51,14 @@ def pickle_in(names: Iterable[str]) -> str:
 
 
 class _Archive:
-    """A PyTorch zip file. Its entries, the records, are all in one folder."""
+    """A PyTorch zip file. Its entries, the records, are all in one folder.
+
+    Attributes:
+        zip: the directory of the file.
+        folder: name of the records' folder, with a slash at the end.
+        storages: storages that the pickle has named so far, by their names.
+        content: the bytes of the file, mapped into memory.
+    """
 
     def __init__(self, path: Path):
         self.zip = zipfile.ZipFile(path)
@@ -65,7 +72,14 @@ class _Archive:
             raise PickleError("it was written on a big-endian machine: save it again on another")
 
     def record(self, name: str) -> bytes:
-        """Reads a record, and verifies its checksum if it has one."""
+        """Reads a record, and verifies its checksum if it has one.
+
+        Args:
+            name: name of the record in the folder, such as "data.pkl".
+
+        Raises:
+            PickleError: if the record is missing or damaged.
+        """
         info = self.zip.NameToInfo.get(f"{self.folder}{name}")
         if info is None:
             raise PickleError(f"record {name} is missing")
@@ -81,7 +95,7 @@ class _Archive:
         return record
 
     def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
-        """Reads a compressed record.
+        """Reads the compressed record that the zip file's directory describes in `info`.
 
         PyTorch does not compress records; another program has repacked this archive.
         """

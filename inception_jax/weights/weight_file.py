@@ -58,12 +58,15 @@ class WeightFile:
     def check(self, name: str, readings: Mapping[str, Any]) -> None:
         """Checks that the weights are those of a network with these options.
 
+        Weights pass unchecked if the file does not state the network and has no known layout.
+
         Args:
             name: name of the network, see `create_model`.
             readings: the network's options.
 
         Raises:
-            WeightsError: if the weights do not fit. The message names the tags that fit.
+            WeightsError: if the weights do not fit. The message names their network, or the options
+                that differ; for another publisher's layout, usually the tags that fit too.
         """
         if self.spec:
             owner, needed = self.spec.name, self.spec.readings
@@ -92,7 +95,7 @@ class WeightFile:
             raise WeightsError(f"{what} needs other options of {name}: {', '.join(wrong)}{hint}")
 
     def _nearest(self, archs: tuple[str, ...]) -> str:
-        """Returns the name of the network that the file most likely contains.
+        """Returns which of the networks `archs` the file most likely contains.
 
         Raises:
             WeightsError: if the `share` of this network is below one half.
@@ -128,7 +131,7 @@ class WeightFile:
         return tensors, [*self.notes, *notes]
 
     def other_head(self, tensors: Tensors, model: Model) -> Tensors:
-        """Returns the tensors of a head that the file has and the model does not have.
+        """Returns the tensors of a head that the file has and the model lacks; empty if none.
 
         Args:
             tensors: the result of `to_twin`.
@@ -138,7 +141,7 @@ class WeightFile:
         return heads.head_of(tensors, model, known)
 
     def lacks_head(self, model: Model) -> bool:
-        """Returns whether the file has no classifier, and its layout permits this."""
+        """Returns whether the file lacks the model's classifier, and its layout permits this."""
         if self.layout is None or not self.layout.head_optional:
             return False
         heads = tuple(f"{name}." for name in model.classifiers)

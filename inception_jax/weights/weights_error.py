@@ -48,7 +48,7 @@ def damaged(path: str | os.PathLike[str], kind: str, error: Exception) -> Weight
 
 
 def optional_library(module: str, path: str | os.PathLike[str]) -> Any:
-    """Imports an optional library that is needed to read or write a file.
+    """Imports and returns an optional library that is needed to read or write a file.
 
     Args:
         module: name of the library's module, such as "h5py".

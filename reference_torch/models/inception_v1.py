@@ -109,8 +109,8 @@ class InceptionAux(nn.Module):
     """Auxiliary classifier on a 14x14 feature map, the paper's section 5.
 
     Its first linear layer needs a 4x4 feature map. The paper averages 5x5 windows at stride 3,
-    which turns 14x14 into 4x4. torchvision averages feature maps of any size to 4x4. With `pool`
-    "5x5", feature maps that are not 14x14 are averaged as in torchvision.
+    which turns 14x14 into 4x4: `pool` "5x5". torchvision averages feature maps of any size to 4x4:
+    `pool` "adaptive". With "5x5", feature maps that are not 14x14 are averaged as in torchvision.
     """
 
     def __init__(

@@ -24,6 +24,15 @@ class DownBlock(nn.Module):
     """Two separable convolutions and a max pool, plus a strided 1x1 shortcut.
 
     The shortcut takes the block's input before the first ReLU.
+
+    Args:
+        in_channels: channels of the input.
+        mid_channels: channels between the two separable convolutions.
+        out_channels: channels of the output.
+        relu_first: apply a ReLU before the first separable convolution.
+        padding: padding of the max pool.
+        conv: creates the 1x1 convolution of the shortcut.
+        sepconv: creates a separable convolution.
     """
 
     def __init__(

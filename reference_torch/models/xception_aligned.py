@@ -289,6 +289,11 @@ def _block_options(
 
     If a block's stride would raise the total stride above `output_stride`, the block gets stride 1,
     and the dilation of all later blocks is multiplied by the replaced stride.
+
+    Args:
+        strides: stride of each block.
+        output_stride: largest total stride.
+        drop_path: rate of stochastic depth of the last block; the rates rise linearly from 0.
     """
     options, reduction, dilation = [], 2, 1  # the stem has halved the image
     for i, stride in enumerate(strides):

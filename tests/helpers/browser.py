@@ -120,7 +120,11 @@ class Browser:
         self.call("Page.navigate", url=address)
 
     def value(self, expression: str) -> Any:
-        """Evaluates JavaScript in the page, awaits promises, and returns the value."""
+        """Evaluates JavaScript in the page, awaits promises, and returns the value.
+
+        Raises:
+            RuntimeError: if the JavaScript throws an exception.
+        """
         result = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )

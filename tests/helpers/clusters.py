@@ -89,11 +89,15 @@ class Slurm:
         return done.stdout.strip()
 
     def state(self, job: str) -> str:
-        """Returns a job's state, such as RUNNING."""
+        """Returns the state, such as RUNNING, of the job with the ID `job`."""
         return self.ask("squeue", "--noheader", "--states=all", "--format=%T", f"--job={job}")
 
     def wait_for(self, job: str, *states: str) -> str:
-        """Waits until a job is in one of these states, and returns the state."""
+        """Waits until a job is in one of these states, and returns the state.
+
+        Raises:
+            AssertionError: if it is not after five minutes.
+        """
         what = f"job {job} does not become {' or '.join(states)}"
         return until(lambda: (now := self.state(job)) in states and now, what)
 

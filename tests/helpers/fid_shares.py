@@ -2,7 +2,8 @@
 
 `python -m tests.helpers.fid_shares BATCH SHARED [PROCESSES INDEX PORT]` prints the distance. If
 SHARED is 1, each batch is sharded over a mesh of all devices. If it is 0, each process adds a share
-of the images to its own state, and the states are merged.
+of the images to its own state, and the states are merged. BATCH is the number of images in a batch.
+PROCESSES is the number of processes, INDEX the number of this one, and PORT the port of process 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Starts many training runs of the small network in `tiny`, and imports everything only once.
+"""Starts many training runs of the small network in `tiny.py`, and imports everything only once.
 
 `Runs` starts a process that imports the training programme, and then forks for each run. Forking is
 safe, because JAX starts no threads before it is asked for devices. As a run starts with everything

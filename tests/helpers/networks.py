@@ -237,7 +237,11 @@ def calibrate(model: nnx.Module, images: np.ndarray) -> None:
 
 
 def run(model: nnx.Module, call: Callable, *args: Any) -> tuple[Any, dict[str, Any]]:
-    """Compiles and runs `call(model, *args)`; returns the result and BatchNorm's new statistics."""
+    """Compiles and runs `call(model, *args)`.
+
+    Returns:
+        The result of `call`, and BatchNorm's statistics after it as nested dictionaries.
+    """
     graphdef, state = nnx.split(model)
 
     @jax.jit
@@ -287,7 +291,10 @@ def compare(
 
 
 def named_leaves(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays of a state or gradient with the PyTorch twin's names and axis order."""
+    """Returns the arrays of a state or gradient with the PyTorch twin's names and axis order.
+
+    `state` is a nested dictionary; the result is flat, such as {"Conv2d_1a_3x3.conv.weight": ...}.
+    """
     return {
         torch_names.torch_name(path): torch_names.to_torch_order(path, np.asarray(leaf))
         for path, leaf in torch_names.walk(dict(state))

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 
 def module(name: str, *branches: str) -> list[str]:
-    """Returns the scopes of a module's convolutions; a branch is a string like `0a_1x1 0b_3x3`."""
+    """Returns the scopes of a module's convolutions, such as "Mixed_5b/Branch_0/Conv2d_0a_1x1".
+
+    Args:
+        name: scope of the module, such as "Mixed_5b".
+        *branches: names of each branch's convolutions, such as "0a_1x1 0b_3x3".
+    """
     return [
         f"{name}/Branch_{i}/Conv2d_{conv}"
         for i, branch in enumerate(branches)

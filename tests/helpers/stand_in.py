@@ -59,7 +59,11 @@ def undisturbed(environment: dict[str, str], workdir: Path) -> Path:
 
 
 def trains(log: Path, words: str = "step 3/") -> None:
-    """Waits until a log contains the words that show that a run is training."""
+    """Waits until a log contains the words that show that a run is training.
+
+    Raises:
+        AssertionError: if the log does not contain `words` within five minutes.
+    """
     until(lambda: log.exists() and words in log.read_text(), f"no {words!r} in {log}")
 
 

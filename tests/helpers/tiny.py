@@ -101,7 +101,10 @@ def stalling(file: Path) -> Iterator[None]:
 
 
 def run() -> int:
-    """Runs the training programme with `tiny` registered; returns the exit code."""
+    """Runs the training programme with `tiny` registered; returns the exit code.
+
+    The programme's options come from `sys.argv`.
+    """
     from train.dispatch import main
 
     with registered(), stalling(Path("stall").absolute()):

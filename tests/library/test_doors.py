@@ -66,7 +66,14 @@ OTHER = {name: tensor * 2 for name, tensor in TENSORS.items()}
 
 
 def load(source, name: str = NAME, head: bool = True, **options):
-    """Loads weights; returns the loaded tensors by the twin's names, and the warnings' text."""
+    """Loads weights; returns the loaded tensors by the twin's names, and the warnings' text.
+
+    Args:
+        source: file path or tensors, as `load_weights` takes them.
+        name: name of the network that loads them.
+        head: whether to load the classifier too.
+        **options: options of the network.
+    """
     model = fresh(name, **options)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -89,7 +96,10 @@ def check(source, expected=OURS, **options) -> str:
 
 
 def trainer(tensors=TENSORS, **more) -> dict:
-    """Returns a checkpoint like those of timm's CheckpointSaver and torchvision's scripts."""
+    """Returns a checkpoint like those of timm's CheckpointSaver and torchvision's scripts.
+
+    `tensors` are the network's; `more` adds or replaces entries of the checkpoint.
+    """
     weights = [torch.nn.Parameter(torch.ones(3))]
     optimizer = torch.optim.AdamW(weights)
     weights[0].sum().backward()

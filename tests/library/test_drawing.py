@@ -296,7 +296,10 @@ def shapes(picture, kind):
 
 
 def check(picture):
-    """Asserts that nothing overlaps or leaves the drawing, and that text fits and is legible."""
+    """Asserts that nothing overlaps or leaves the drawing, and that text fits and is legible.
+
+    `picture` is a `Drawing`, whose shapes have positions and sizes.
+    """
     boxes = [box for box in shapes(picture, Box) if not box.frame]
     for one, other in itertools.combinations(boxes, 2):
         assert not overlap(extent(one), extent(other)), (one, other)
@@ -330,7 +333,10 @@ def span(start, end):
 
 
 def shrunk(piece):
-    """Returns a line's rectangle without the ends, which touch the boxes that the line connects."""
+    """Returns a line's rectangle without the ends, which touch the boxes that the line connects.
+
+    `piece` and the result are (left, top, right, bottom).
+    """
     left, top, right, bottom = piece
     return (left, top + 1, right, bottom - 1) if left == right else (left + 1, top, right - 1, top)
 

@@ -317,7 +317,10 @@ def _statistics(twin):
 
 
 def _distance(ours, truth):
-    """Returns the relative L2 distance of all tensors taken together."""
+    """Returns the L2 distance of all tensors taken together, relative to the norm of `truth`.
+
+    Both arguments are dictionaries with the same keys, of arrays or PyTorch tensors.
+    """
     as_array = lambda x: x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)  # noqa: E731
     assert set(ours) == set(truth)
     difference = sum(np.square(as_array(ours[k]) - as_array(truth[k])).sum() for k in truth)

@@ -75,14 +75,15 @@ def halves(features: metrics.Features) -> tuple[metrics.Features, metrics.Featur
 
 
 def of_columns(features: np.ndarray, preset: str) -> tuple[metrics.Features, metrics.Features]:
-    """Returns about 50 of the features, for the first and for the second half of the images.
+    """Returns about 50 evenly spaced columns of the features, for each half of the images.
 
     A half has more than 50 images, so the covariances of these features can have full rank. Only
     then is the matrix square root of the original programs accurate.
 
     Args:
         features: features [n, d] of all images.
-        preset: name of the preset to compare; `fid_of_statistics` uses its offset.
+        preset: name of the preset to compare. It is stored with the results, so that
+            `fid_of_statistics` uses its offset.
 
     Returns:
         The features of the first half, and those of the second half.

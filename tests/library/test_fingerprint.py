@@ -1,4 +1,7 @@
-"""Tests what a network's BatchNorm statistics reveal about its training images and pools."""
+"""Tests what BatchNorm statistics reveal about a network's training images and average pools.
+
+The statistics show the images' range and colours, and whether pools count the border.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ INPUTS = {
 def seen(pixels: str, order: str = "RGB") -> np.ndarray:
     """Returns photo-like images in the value range and colour order of a network's input.
 
-    The images differ from those that `fingerprint` compares with.
+    `pixels` is a key of `INPUTS`, which lists ranges. The images differ from those that
+    `fingerprint` compares with.
     """
     images = fingerprint.natural_images(40, 5) + COLOURS
     subtracted, divisor = INPUTS[pixels]

@@ -1,4 +1,4 @@
-"""Tests `benchmarks/gpu.py` on a CPU: all parts run, and an interrupted run resumes."""
+"""Tests `benchmarks/gpu.py` on a CPU: all measurements run, and an interrupted run resumes."""
 
 from __future__ import annotations
 

@@ -33,7 +33,14 @@ import reference_torch
 
 
 class Case:
-    """A network's tensors, and its layers in Keras' order and with Keras' names."""
+    """A network's random tensors, and its layers in Keras' order and with Keras' names.
+
+    Attributes:
+        arch: name of the network, one of three that Keras publishes.
+        state: tensors by the PyTorch twin's names.
+        layers: kind, Keras' name and our path of each layer.
+        gamma: whether BatchNorm has a scale.
+    """
 
     def __init__(self, arch: str):
         name, options = f"{arch}.keras_in1k", {"width_multiplier": WIDTH, "num_classes": 10}
@@ -66,8 +73,8 @@ class Case:
 def write_legacy(file, case: Case, top: bool = True, suffix: str = ":0") -> None:
     """Writes a file as Keras' `model.save_weights("x.h5")` does.
 
-    Layers are named as in the second model that a process builds, see `later`. `suffix` ends the
-    names of the tensors.
+    Layers are named as in the second model that a process builds, see `later`. The classifier is
+    left out unless `top`. `suffix` ends the names of the tensors.
     """
     with h5py.File(file, "w") as root:
         entries = case.tensors(top)
@@ -84,6 +91,7 @@ def write_indexed(file, case: Case, top: bool = True, inside: str = "") -> None:
     """Writes a file as Keras 3's `model.save_weights("x.weights.h5")` does.
 
     Layers are named by class and index. `inside` is a prefix of their paths in the file.
+    The classifier is left out unless `top`.
     """
     counts: dict[str, int] = {}
     with h5py.File(file, "w") as root:

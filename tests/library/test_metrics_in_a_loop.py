@@ -53,7 +53,10 @@ def assert_exact(found: moments.Moments, features: np.ndarray):
 
 
 def summed(features: np.ndarray, batch: int) -> moments.Moments:
-    """Adds features in batches; returns their moments. NaN pads the last batch and is masked."""
+    """Adds features in batches of `batch` rows; returns the sums.
+
+    NaN pads the last batch and is masked.
+    """
     found = moments.empty(features.shape[1])
     add = jax.jit(moments.add)
     for start in range(0, len(features), batch):

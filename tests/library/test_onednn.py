@@ -1,4 +1,4 @@
-"""Tests which programs use oneDNN's convolutions, and that oneDNN keeps the results."""
+"""Tests which compiled functions use oneDNN's convolutions, and that results stay the same."""
 
 from __future__ import annotations
 

@@ -45,7 +45,10 @@ def form(request):
 
 
 def in_form(form, call):
-    """Runs a call with the given form of the operations; each form is compiled separately."""
+    """Returns the result of `call()` with the operations in a form, such as "native".
+
+    Each form is compiled separately.
+    """
     with ops.forced_form(form):
         return call()
 

@@ -32,7 +32,14 @@ OPTIONS = {"width_multiplier": WIDTH, "num_classes": 10}
 
 
 def check(name, source, expected, head=True) -> str:
-    """Loads weights, compares them with the expected tensors, and returns the warnings' text."""
+    """Loads weights, compares them with the expected tensors, and returns the warnings' text.
+
+    Args:
+        name: name of the network.
+        source: file path or tensors, as `load_weights` takes them.
+        expected: tensors by the twin's names.
+        head: whether the classifier is loaded too; otherwise it must stay unloaded.
+    """
     model = skeleton(name, **OPTIONS)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -75,7 +82,7 @@ def tensors_of(head: str, case: Case) -> dict[str, dict[str, np.ndarray]]:
 def write_legacy(path, case: Case, head: str, nested: bool) -> None:
     """Writes a fine-tuned network as Keras' `.h5` file.
 
-    If `nested`, the backbone is one layer with many tensors.
+    `head` is a key in `HEADS`. If `nested`, the backbone is one layer with many tensors.
     """
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights")
@@ -263,7 +270,10 @@ def test_the_graph_of_2015():
 
 
 def deeplab_name(key: str) -> tuple[str, bool]:
-    """Returns DeepLab's name for a tensor, and whether the tensor is a depthwise kernel."""
+    """Returns DeepLab's name for a tensor, and whether the tensor is a depthwise kernel.
+
+    `key` is the twin's name for the tensor.
+    """
     layer, _, leaf = key.rpartition(".")
     parts = layer.split(".")
     if layer == "fc":

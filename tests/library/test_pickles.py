@@ -128,7 +128,7 @@ def op(name: str) -> bytes:
 def by_hand(canary: pathlib.Path) -> dict[str, bytes]:
     """Returns malicious and malformed pickles that Python's own pickler does not write.
 
-    The malicious ones would create the file `canary`.
+    The keys say what is special about each. The malicious ones would create the file `canary`.
     """
     text = f"V{canary}\n".encode()
     system = b"cos\nsystem\n"

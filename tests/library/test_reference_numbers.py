@@ -59,9 +59,10 @@ def test_jax_gives_the_numbers_of_the_file(name, file):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ij.list_models())
 def test_float32_is_near(name, file):
-    """Float32 gives the numbers of the file within 1 %.
+    """Float32 gives the twin's stored numbers within 1 %.
 
-    Sums are skipped, because so many of their terms cancel that rounding dominates.
+    The quantities in `SUMS` are skipped, because so many of their terms cancel that rounding
+    dominates.
     """
     found = reference_numbers.of_jax(name, "float32")
     kept = {what: value for what, value in file[name].items() if what not in SUMS}

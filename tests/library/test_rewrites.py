@@ -1,4 +1,7 @@
-"""Tests that each rewrite, and rematerialisation, keeps the plain network's results."""
+"""Tests that each rewrite, and rematerialisation, keeps the plain network's results.
+
+A rewrite is a faster, equal form of a network's computation, see `inception_jax/nn/rewrites.py`.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,17 @@ MORE_MODULES = [
 
 
 def step_of(model, images, names, wrap=lambda function: function):
-    """Returns loss, outputs, statistics and gradients of a step with the rewrites `names`."""
+    """Returns the results of a training step with the rewrites `names`.
+
+    Args:
+        model: network or module.
+        images: input of `model`.
+        names: names of the rewrites to enable; no others are.
+        wrap: function that is applied to the forward pass, such as `rematerialised`.
+
+    Returns:
+        ((loss, (outputs, statistics)), gradients), with gradients for parameters and images.
+    """
     graphdef, params, stats = nnx.split(
         nnx.view(model, use_running_average=False, raise_if_not_found=False),
         nnx.Param,
@@ -95,8 +108,8 @@ def plain_step(name):
 def same(got, expected, what):
     """Asserts that all arrays are equal in float64, relative to each array's largest element.
 
-    The scale is at least 1e-4 of the largest element of all arrays, because some gradients are zero
-    except for rounding.
+    The arguments are results of `step_of`; `what` names them in errors. The scale is at least 1e-4
+    of the largest element of all arrays, because some gradients are zero except for rounding.
     """
     least = 1e-4 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     for (path, g), e in zip(

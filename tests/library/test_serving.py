@@ -73,7 +73,15 @@ RESULT = {"onnx": onnx_result, "stablehlo": stablehlo_result}
 
 
 def check(model, path, expected: np.ndarray, images: np.ndarray, what: str) -> None:
-    """Compares an exported program's results with `expected`, for one image and for all."""
+    """Compares an exported program's results with `expected`, for one image and for all.
+
+    Args:
+        model: not used.
+        path: file of the program, `.onnx` or `.stablehlo`.
+        expected: results for all images.
+        images: input of the program.
+        what: name of the results in errors.
+    """
     for n in (1, len(images)):
         result = RESULT[path.suffix[1:]](path, images[:n])
         compare(result, expected[:n], "float32", f"{what}, {n} images", np.abs(expected).max())

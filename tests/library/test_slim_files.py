@@ -58,7 +58,10 @@ def numbers(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def layers(state: dict[str, np.ndarray]) -> list[str]:
-    """Returns the names of our convolutions and classifiers in order, without auxiliary heads."""
+    """Returns the names of our convolutions and classifiers in order, without auxiliary heads.
+
+    `conv1.pointwise` is left out too, because it shares a scope with the depthwise convolution.
+    """
     found = [
         name.removesuffix(".weight").removesuffix(".conv")
         for name in state
@@ -221,9 +224,10 @@ def test_checkpoint_files(v1, tmp_path):
 
 
 def graph_of(tensors: dict[str, np.ndarray], folded: bool):
-    """Returns a frozen graph with the constants of each layer.
+    """Returns a frozen graph (`GraphDef`) with the constants of each layer.
 
-    If `folded`, the graph also has each layer's operations, with a bias in place of BatchNorm.
+    `tensors` have TF-slim's names. If `folded`, the graph also has each layer's operations, with a
+    bias, BatchNorm's beta, in place of BatchNorm.
     """
     graph = tf.compat.v1.GraphDef()
 

@@ -1,4 +1,7 @@
-"""Tests statistics files of this library and of other programs."""
+"""Tests statistics files of this library and of other programs.
+
+The origin of statistics says how the features were computed, see `metrics.Origin`.
+"""
 
 from __future__ import annotations
 

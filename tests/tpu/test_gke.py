@@ -44,7 +44,13 @@ class Done(NamedTuple):
 
 
 def make(devices: str, *options: str, arguments: list[str] = OPTIONS) -> Done:
-    """Runs `jobset.py` in this process; returns its exit code and what it prints."""
+    """Runs `jobset.py` in this process; returns its exit code, stdout and stderr.
+
+    Args:
+        devices: topology, such as "v5e:4x4".
+        *options: options of `jobset.py`, added to those in `OWN`.
+        arguments: arguments of `train/main.py`.
+    """
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -192,7 +198,7 @@ def test_arguments_must_be_given():
 
 
 def expanded(word: str, env: dict[str, str]) -> str:
-    """Expands each $(NAME) in an argument from `command` or `args`, as Kubernetes does."""
+    """Returns an argument from `command` or `args`, each $(NAME) expanded as Kubernetes does."""
 
     def replace(match: re.Match) -> str:
         if match[0] == "$$":
@@ -205,7 +211,8 @@ def expanded(word: str, env: dict[str, str]) -> str:
 def container_process(made: dict, slice_index: int, index: int) -> tuple[list[str], dict[str, str]]:
     """Returns the command and the environment variables of a pod's container.
 
-    The environment has only the variables that JobSet and Job add.
+    The environment has only the variables that JobSet and Job add. `made` is the manifest, and
+    `index` is the pod's index in its slice.
     """
     container = pod(made)["containers"][0]
     annotations = {"jobset.sigs.k8s.io/job-index": str(slice_index)}
@@ -220,7 +227,10 @@ def container_process(made: dict, slice_index: int, index: int) -> tuple[list[st
 
 
 def decision(made: dict, code: int) -> str:
-    """Returns the action, such as "FailJobSet", that JobSet takes after the exit code `code`."""
+    """Returns the action, such as "FailJobSet", that JobSet takes after the exit code `code`.
+
+    `made` is the manifest.
+    """
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
     for i, rule in enumerate(job(made)["podFailurePolicy"]["rules"]):
         if code in rule.get("onExitCodes", {}).get("values", []):

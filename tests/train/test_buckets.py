@@ -46,7 +46,14 @@ def in_bucket(bucket, monkeypatch):
 
 
 class Run:
-    """The processes of a training run, which share a current folder and a temporary folder."""
+    """The processes of a training run, which share a current folder and a temporary folder.
+
+    Args:
+        folder: parent of both folders, and of the logs of the processes.
+        bucket: server of the bucket.
+        processes: number of processes.
+        *options: options of the training programme, added to those in `OPTIONS`.
+    """
 
     def __init__(self, folder: Path, bucket: buckets.Server, processes: int, *options: str):
         self.folder, self.logs = folder, []

@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def started(tmp_path: Path, body: str, *options: str) -> subprocess.Popen[str]:
-    """Starts a process that runs the Python code `body` through train/main.py's entry point."""
+    """Starts a process that runs the Python code `body` through train/main.py's entry point.
+
+    The process runs in `tmp_path`, with `options` in `sys.argv`.
+    """
     program = (
         "import sys\n"
         "from train.ending import entry, last_line, sigterm\n"

@@ -43,7 +43,10 @@ def write_photos(root: Path, count: int = 10) -> None:
 
 @pytest.fixture
 def run(train_here, tmp_path):
-    """Trains on photos without splits; returns the result and the paths of the test images."""
+    """Trains on photos without splits; returns the result and the paths of the test images.
+
+    The result is the dict that the programme prints as its last line.
+    """
     write_photos(tmp_path / "photos")
     options = ["--arch", "tiny", "--dataset", "folder", "--data-dir", "photos", "--workdir", "w",
                "--batch-size", "6", "--epochs", "3", "--eval-share", "0.4", "--image-size", "19",

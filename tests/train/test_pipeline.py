@@ -44,7 +44,10 @@ def dataset(folder):
 
 
 def pixels(count: int, split: str, labels=None) -> ArraySource:
-    """Returns a source of images; every pixel of image i has the value i."""
+    """Returns a source of images; every pixel of image i has the value i.
+
+    `labels` are the labels of the images; None labels all of them 0.
+    """
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 1), np.uint8)
     return ArraySource(images, np.zeros(count, int) if labels is None else labels, split)
 
@@ -159,7 +162,10 @@ def test_evaluation_of_encoded_images_with_workers(dataset):
 
 
 def damaged(dataset: Dataset, bad: dict[int, Example | None]) -> Dataset:
-    """Returns a data set whose training and test examples at the indices in `bad` are replaced."""
+    """Returns a data set whose training and test examples at the indices in `bad` are replaced.
+
+    `bad` maps an index to the new example; None keeps the old one.
+    """
     return dataclasses.replace(
         dataset, train=Replaced(dataset.train, bad), test=Replaced(dataset.test, bad)
     )

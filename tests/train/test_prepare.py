@@ -65,7 +65,10 @@ def frame(record: bytes) -> bytes:
 
 
 def as_tfrecord(version: Path, target: Path) -> Path:
-    """Converts a data set to TFRecord, TFDS's default format; returns the new folder."""
+    """Converts a data set to TFRecord, TFDS's default format; returns the new folder, `target`.
+
+    `version` is the folder NAME/VERSION of a data set in the array_record format.
+    """
     target.mkdir(parents=True)
     info = json.loads((version / "dataset_info.json").read_text())
     for path in version.iterdir():

@@ -27,7 +27,16 @@ TINY = ["-m", "tests.helpers.tiny", "--arch", "tiny", "--batch-size", "8", "--lo
 
 
 class Run:
-    """The processes of one run."""
+    """The processes of one run of the training programme.
+
+    Args:
+        cwd: current folder of the processes.
+        cache: folder of the compilation cache.
+        processes: number of processes.
+        devices: number of devices of each process.
+        options: options of the training programme.
+        only_last: more options, for the last process only.
+    """
 
     def __init__(
         self,
@@ -88,7 +97,11 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path, cache):
-    """Returns a function that starts a run in `tmp_path`; kills the runs after the test."""
+    """Returns a function that starts a run in `tmp_path`; kills the runs after the test.
+
+    The function takes the arguments of `Run` except `cwd` and `cache`, the options one by one. It
+    returns the `Run`.
+    """
     runs = []
 
     def start(processes: int, devices: int, *options: str, only_last: tuple[str, ...] = ()) -> Run:
@@ -104,7 +117,10 @@ def start(tmp_path, cache):
 
 
 def outcome(folder: Path) -> tuple[list[float], dict[str, np.ndarray], dict[str, float]]:
-    """Returns the training losses, the averaged weights and the result of a run."""
+    """Returns the training losses, the averaged weights and the result of a run.
+
+    `folder` is the workdir. The result is the content of `result.json`.
+    """
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     weights = safetensors.numpy.load_file(folder / "weights.safetensors")

@@ -69,7 +69,11 @@ def timm(name: str) -> Pipeline:
 
 
 def cadene(name: str) -> Pipeline:
-    """Returns a function that preprocesses a file as Cadene's `examples/imagenet_eval.py` does."""
+    """Returns a function that preprocesses a file as Cadene's `examples/imagenet_eval.py` does.
+
+    `name` is the network's name in pretrainedmodels, such as "inceptionv4". The function returns
+    the network's input [h, w, c], as do those of the other pipelines here.
+    """
     library = pytest.importorskip("pretrainedmodels", exc_type=ImportError)
     utils = pytest.importorskip("pretrainedmodels.utils", exc_type=ImportError)
     settings = library.pretrained_settings[name]["imagenet"]
@@ -80,7 +84,8 @@ def cadene(name: str) -> Pipeline:
 def keras(module: str) -> Pipeline:
     """Returns a function that preprocesses a file as Keras' documentation describes.
 
-    The function calls `load_img` with the network's size, and `preprocess_input`.
+    The function calls `load_img` with the network's size, and `preprocess_input` of the module
+    `keras.applications.MODULE`.
     """
     library = pytest.importorskip("keras", exc_type=ImportError)
     preprocess_input = getattr(library.applications, module).preprocess_input
@@ -121,7 +126,7 @@ def pytorch_fid() -> Pipeline:
 def slim(side: int) -> Pipeline:
     """Returns a function that preprocesses a file as TF-slim's `eval_image_classifier.py` does.
 
-    Pillow decodes the file.
+    Pillow decodes the file. `side` is the side of the result in pixels.
     """
     try:
         preprocessing = of_research("preprocessing.inception_preprocessing")

@@ -164,7 +164,10 @@ def test_prepared_data_sets(prepared):
 
 
 def copy_version(prepared, tmp_path, place, **changes):
-    """Copies the data set to tmp_path/place with changed metadata; returns the new folder."""
+    """Copies the data set to tmp_path/place with changed metadata; returns the new folder.
+
+    `changes` are new values of keys of dataset_info.json.
+    """
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for path in (prepared / "tfds/pets/1.0.0").iterdir():

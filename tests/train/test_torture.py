@@ -150,7 +150,10 @@ class Draw:
             self.end(self.start(file_size=size), 1, 0)
 
     def damaged(self) -> None:
-        """Ends a run, and damages some files of the newest checkpoint if there is an older one."""
+        """Damages some files of the newest checkpoint, if there is an older one.
+
+        Before this, starts the run and ends it with SIGTERM at a random moment.
+        """
         self.terminated()
         if len(steps := self.steps()) < 2:
             return
@@ -161,7 +164,8 @@ class Draw:
     def all_damaged(self) -> None:
         """Damages every checkpoint of a run, and restores them afterwards.
 
-        With the damaged checkpoints, the run must fail and keep the checkpoint folders.
+        Before this, starts the run and ends it with SIGTERM. With the damaged checkpoints, the run
+        must fail and keep the checkpoint folders.
         """
         self.terminated()
         copy = self.folder / "copy"
@@ -229,7 +233,11 @@ class Draw:
         shutil.move(self.folder / "aside", self.folder / "pets")
 
     def finish(self) -> None:
-        """Starts the run up to three times, until it finishes."""
+        """Starts the run up to three times, until it finishes.
+
+        Raises:
+            AssertionError: if it does not finish.
+        """
         for _ in range(3):
             process = self.start()
             self.end(process, 0, 42)
@@ -246,7 +254,10 @@ MISHAPS: list[Callable[[Draw], Any]] = [
 
 
 def outcome(workdir: Path) -> tuple[dict[str, np.ndarray], list[Any], Any]:
-    """Returns the weights, the logged losses and the result of a run."""
+    """Returns the weights, the logged losses and the result of a run.
+
+    The losses are pairs of step and loss. The result is the content of `result.json`.
+    """
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
     result = json.loads((workdir / "result.json").read_text())

@@ -49,7 +49,10 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def start(environment, tmp_path):
-    """Returns a function that starts the programme in a separate process, in `tmp_path`."""
+    """Returns a function that starts the programme in a separate process, in `tmp_path`.
+
+    The function takes the options of the command line, and returns the `subprocess.Popen`.
+    """
 
     def start(*options: str, program: tuple[str, ...] = (str(ROOT / "train/main.py"),)):
         return subprocess.Popen(

@@ -35,7 +35,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def optimizer(options, steps_per_epoch, total):
-    """Returns the optimiser that a dict of options describes, with its learning rate schedule."""
+    """Returns the optimiser that a dict of options describes, with its learning rate schedule.
+
+    `total` is the number of steps of the run.
+    """
     config = fields.override(Config(), options)
     rate = learning_rate(config.schedule, 32, steps_per_epoch, total)
     return make_optimizer(config.optimizer, rate)

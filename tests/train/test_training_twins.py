@@ -36,7 +36,10 @@ STEPS, BATCH, STEPS_PER_EPOCH = 10, 8, 3
 
 
 def config_for(name: str) -> Config:
-    """Returns a `Config` in float64, without dropout, whose learning rate decays fast."""
+    """Returns a `Config` in float64, without dropout, whose learning rate decays fast.
+
+    `name` is the name of the network.
+    """
     options = dict(
         arch=name,
         image_size=ij.model_info(name).min_size + 32,

@@ -53,7 +53,10 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def trained(train_here, tmp_path, template):
-    """Puts a finished run of four steps, and its images, into `tmp_path`; returns the result."""
+    """Puts a finished run of four steps, and its images, into `tmp_path`.
+
+    Returns the content of the run's `result.json`.
+    """
     if not (template / "w").exists():
         images(tmp_path / "pets", "cat", "dog")
         code, _, err = train_here(*FOLDER, "--data-dir", "pets", "--steps", "4")
@@ -72,7 +75,10 @@ def checkpoints(folder: Path) -> dict[str, bytes]:
 
 
 def assert_refused(end: tuple[int, str, str], *words: str, code: int = 2) -> None:
-    """Checks the exit code, and that standard error is one line that contains all `words`."""
+    """Checks the exit code, and that standard error is one line that contains all `words`.
+
+    `end` is the exit code, the standard output and the standard error of a run.
+    """
     found, out, err = end
     assert (found, err.count("\n")) == (code, 1), err
     assert err.startswith("error: ")

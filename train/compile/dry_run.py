@@ -16,7 +16,12 @@ from train.run.command_line import Config
 
 
 def describe(config: Config, job: Job) -> dict[str, Any]:
-    """Prints configuration, parameters, FLOPs, memory and schedule; returns a dict of numbers."""
+    """Prints configuration, parameters, FLOPs, memory and schedule of an assembled run.
+
+    Returns:
+        A dict with the names of network, data set and recipe, and the numbers of devices,
+        parameters, steps, FLOPs and bytes.
+    """
     print(json.dumps(as_json(config), indent=2))
     with job.batches(0, 1) as batches:
         batch = next(batches)

@@ -206,7 +206,7 @@ def _lower(config: Config, dataset: Dataset, target: Topology) -> tuple[Any, int
 
 
 def _batch(config: Config, dataset: Dataset) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes and dtypes of a batch from the input pipeline."""
+    """Returns the shapes and dtypes of a batch's "image" and "label" from the input pipeline."""
     image, count = dataset.train[0].image, config.batch.batch_size
     shape = (config.input.image_size, config.input.image_size, dataset.channels)
     shape = image.shape if isinstance(image, np.ndarray) else shape

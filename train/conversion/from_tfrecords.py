@@ -175,7 +175,7 @@ def _shard_files(src: Path) -> dict[str, list[Path]]:
 
 
 class _Labels:
-    """Converts the records of ImageNet shards, and collects the names of the classes.
+    """The class names of ImageNet shards, collected by `records` while it converts the shards.
 
     Args:
         offset: number to add to the labels.

@@ -21,7 +21,7 @@ _ATTEMPTS = 10
 
 
 def inception_box(height: int, width: int, rng: np.random.Generator, area_min: float) -> Box:
-    """Returns the position and size of a random crop, as in the Inception papers.
+    """Returns the `Box` of a random crop, as in the Inception papers.
 
     The source is GoogLeNet's paper, arXiv:1409.4842, section 6. The crop's share of the image's
     area is uniform between `area_min` and 1. Its aspect ratio is between 3/4 and 4/3 and uniform in

@@ -33,6 +33,9 @@ class BucketWalk(folders.Walk):
     Args:
         root: path of the folder in the bucket.
         named_from: path of the folder to which paths of skipped files are relative in messages.
+
+    Attributes:
+        passed_over: counts of the files skipped so far, by kind.
     """
 
     def __init__(self, root: str | os.PathLike[str], named_from: str | os.PathLike[str]) -> None:

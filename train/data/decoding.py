@@ -37,7 +37,7 @@ _MAX_SIDE = 32_000  # cv2.warpAffine has 16-bit coordinates
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
+    """A part of an image: its upper left corner, height and width, in pixels."""
 
     top: int
     left: int

@@ -216,6 +216,9 @@ def _shared_out(images: FolderSource, share: float) -> Dataset:
 
     The test images are those whose file names have the smallest hashes. So if files are added, few
     of the old images move between training and test.
+
+    Raises:
+        UsageError: if a class has fewer than two images.
     """
     train: list[int] = []
     test: list[int] = []

@@ -59,8 +59,9 @@ def train_batches(
         processes: number of processes that share a batch; must divide `batch_size`.
 
     Returns:
-        Batches, which are dicts. "image" is [b, h, w, c] uint8, "label" is [b] int32, and "mask" is
-        [b] float32, always 1. "notes" is a tuple of `Note` on unusable or converted images.
+        An iterator over batches; the end of a `with` statement ends its workers. Batches are dicts.
+        "image" is [b, h, w, c] uint8, "label" is [b] int32, and "mask" is [b] float32, always 1.
+        "notes" is a tuple of `Note` on unusable or converted images.
 
     Raises:
         ValueError: if `processes` does not divide `batch_size`, or the data set has fewer images
@@ -99,11 +100,11 @@ def evaluation_batches(
         exclude: names of the images to skip, without folders and extension.
 
     Returns:
-        Batches, which are dicts; every process gets the same number of them. "image" is
-        [b, h, w, c] uint8 or float32, or [b, crops, h, w, c] uint8 with several crops. "label" is
-        [b] int32. "mask" is [b] float32: 0 for padding images in the last batch and for images that
-        are excluded or unusable, else 1. "notes" is a tuple of `Note` on images that are excluded,
-        unusable or converted.
+        An iterator over batches, as from `train_batches`. Batches are dicts; every process gets
+        the same number of them. "image" is [b, h, w, c] uint8 or float32, or [b, crops, h, w, c]
+        uint8 with several crops. "label" is [b] int32. "mask" is [b] float32: 0 for
+        padding images in the last batch and for images that are excluded or unusable, else 1.
+        "notes" is a tuple of `Note` on images that are excluded, unusable or converted.
 
     Raises:
         ValueError: if `processes` does not divide `batch_size`.

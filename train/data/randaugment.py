@@ -59,6 +59,9 @@ def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Operat
     Args:
         matrix: function that returns the six coefficients of Pillow's `Image.transform` for an
             image and a signed strength.
+
+    Returns:
+        A function of an image, a strength from 0 to 1, its sign (1 or -1) and Pillow's filter.
     """
     return lambda image, strength, sign, resample: image.transform(
         image.size,

@@ -138,7 +138,14 @@ def _open_split(folder: Path, split: str, image: str, label: str, text: str | No
 
 
 def _version_folder(name: str, data_dir: Path) -> Path:
-    """Returns the folder with dataset_info.json: `data_dir`, or name[/config]/version in it."""
+    """Returns the folder with dataset_info.json: `data_dir`, or name[/config]/version in it.
+
+    Without a version in `name`, the newest one in `data_dir` is chosen.
+
+    Raises:
+        UsageError: if there is no such folder, `data_dir` is that of another data set, or there are
+            several configurations and `name` has none.
+    """
     path, _, version = name.partition(":")
     if (data_dir / _INFO).is_file():
         found = _read_info(data_dir).get("name")

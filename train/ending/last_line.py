@@ -123,7 +123,8 @@ def _watch(readable: int) -> None:
     """Runs the watcher process, which waits for the end of the main process.
 
     If the main process ends without a call of `say`, the watcher prints the last line, such as
-    "error: the process was killed; the same command resumes from the last checkpoint".
+    "error: the process was killed; the same command resumes from the last checkpoint". It also
+    writes the captured output of native code, if any, to `error.log` in the workdir.
 
     Args:
         readable: file descriptor of the reading end of the pipe from the main process.

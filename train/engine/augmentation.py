@@ -18,7 +18,10 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Turns uint8 images into the input of a network."""
+    """Turns uint8 images into the input of a network.
+
+    Holds the options, and the size, dtype and normalisation of the network's input.
+    """
 
     options: AugmentationOptions  # of training
     arch: str  # network whose normalisation is applied
@@ -206,7 +209,10 @@ def _cut(share: Array, height: int, width: int, key: Array) -> tuple[Array, Arra
 
 
 def _rectangle(y: Array, x: Array, h: Array, w: Array, height: int, width: int) -> Array:
-    """Returns bool masks [n, height, width] of the pixels whose centres are inside n rectangles."""
+    """Returns bool masks [n, height, width] of the pixels whose centres are inside n rectangles.
+
+    `y` and `x` [n] are the top and left edges in pixels, `h` and `w` [n] the sides.
+    """
     rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
     y, x, h, w = (v[:, None] for v in (y, x, h, w))
     down = (rows >= y) & (rows < y + h)

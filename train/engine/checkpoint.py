@@ -261,6 +261,8 @@ class Checkpoints:
     def _load(self, step: int, abstract: Mapping[str, Any]) -> tuple[Any, str]:
         """Loads the checkpoint of a step, and verifies its checksums.
 
+        `abstract` has the expected shapes, dtypes and shardings of the arrays.
+
         Returns:
             The arrays and an empty string; if the checkpoint is damaged, None and the reason.
 
@@ -290,6 +292,8 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, abstract: Mapping[str, Any]) -> None:
         """Compares the array shapes in the checkpoint of a step with those of this network.
+
+        `abstract` is as in `_load`.
 
         A flipped bit in the file changes the name or the shape of only one array. Such damage is
         accepted here, because loading detects it. If more arrays differ, the checkpoint belongs to
@@ -355,7 +359,10 @@ def _first_line(error: Exception) -> str:
 
 
 def newest_run(workdir: Path) -> dict[str, Any] | None:
-    """Returns the run's description from the newest checkpoint whose copy is undamaged, or None."""
+    """Returns the run's description, from the newest checkpoint with an undamaged copy of it.
+
+    Returns None if there is no such checkpoint.
+    """
     for step in _saved_steps(storage.absolute(workdir) / "checkpoints"):
         metadata = saved_metadata(workdir / "checkpoints" / str(step))
         run = metadata.get(_RUN)

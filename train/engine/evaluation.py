@@ -55,7 +55,10 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Evaluator:
-    """Evaluates training states on the test images."""
+    """Evaluates training states on the test images.
+
+    Holds the data set, the input's options, and the evaluation step, but no state.
+    """
 
     dataset: Dataset
     options: InputOptions
@@ -79,6 +82,9 @@ class Evaluator:
             state: training state.
             stop: tells whether the run has to end. It is asked after each batch, and while the
                 evaluation waits for a batch.
+
+        Returns:
+            The `Evaluation`, in all processes with the images of all.
 
         Raises:
             Interrupted: if the run has to end.

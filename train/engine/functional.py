@@ -24,7 +24,7 @@ Predict = Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
 def check(options: NetworkOptions, image_size: int) -> None:
-    """Checks that the options fit each other and the network.
+    """Checks that the options, and the side of the images, fit each other and the network.
 
     Raises:
         UsageError: if they do not; the message names the option and what it needs.

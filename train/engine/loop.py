@@ -72,7 +72,10 @@ class Preempted(Exception):
 
 @dataclasses.dataclass
 class Loop:
-    """Trains a job from its current state to its last step."""
+    """Trains a job from its current state to its last step.
+
+    Holds the job, and what logs, saves and stops its training.
+    """
 
     job: Job
     options: LoopOptions
@@ -220,7 +223,8 @@ class Loop:
             done: number of steps done.
 
         Raises:
-            TrainingError: if a loss or gradient is not finite, and `skips` is False.
+            TrainingError: if a loss or gradient is not finite, unless `skips` is set, by
+                `--on-nan skip`.
         """
         values = jax.device_get(self.pending)
         for step, metrics in enumerate(values, start=done - len(values) + 1):

@@ -21,7 +21,15 @@ Result = dict[str, Any]
 
 
 def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Evaluation) -> Result:
-    """Returns the result of a run: a dict that is printed as the last line of standard output."""
+    """Returns the result of a run: a dict that is printed as the last line of standard output.
+
+    Args:
+        job: the run.
+        arch: name of the network.
+        step: step of the evaluated state.
+        loss: last training loss that was logged; None if there is none, or nothing was trained.
+        evaluation: evaluation of the state.
+    """
     return {
         "arch": arch,
         "dataset": job.dataset.name,
@@ -34,7 +42,15 @@ def summary(job: Job, arch: str, step: int, loss: float | None, evaluation: Eval
 
 
 def write(job: Job, workdir: Path, recipe: str, result: Result, evaluation: Evaluation) -> None:
-    """Writes weights, plots, `classes.csv` and `result.json` into the workdir."""
+    """Writes weights, plots, `classes.csv` and `result.json` into the workdir.
+
+    Args:
+        job: the run, in its last state.
+        workdir: folder of the run.
+        recipe: name of the recipe, which the weight file records.
+        result: result from `summary`.
+        evaluation: evaluation of the last state.
+    """
     classes = job.dataset.classes
     counts = confusion(evaluation, len(classes))
     plots.draw_curves(workdir, result["arch"])
@@ -75,7 +91,10 @@ def read(workdir: Path) -> tuple[Result | None, str | None]:
 
 
 def _write_classes(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Writes a CSV file: image count, accuracy and most frequent wrong prediction of each class."""
+    """Writes a CSV file: image count, accuracy and most frequent wrong prediction of each class.
+
+    `counts` is the confusion matrix, from `confusion`; `classes` has the names of the classes.
+    """
     with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1", "most often taken for", "times"])

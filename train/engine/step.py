@@ -25,7 +25,11 @@ Gradients = Callable[..., tuple[Tree, Tree, Metrics]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """The training state: all arrays that a checkpoint stores."""
+    """The training state: all arrays that a checkpoint stores.
+
+    These are the step, the parameters and other arrays, their moving averages (`ema_*`), and the
+    optimiser's state.
+    """
 
     step: jax.Array
     params: Tree  # trained parameters

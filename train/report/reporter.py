@@ -27,8 +27,8 @@ class Reporter:
     """Writes metrics and shows progress, in process 0 only.
 
     Progress is a bar if standard error is a terminal, and otherwise lines on standard output.
-    Entries of `metrics.jsonl` after step `start` are removed: a run that was killed after its last
-    checkpoint leaves such entries.
+    Entries of `metrics.jsonl` after step `start`, where this process resumes the run, are removed:
+    a run that was killed after its last checkpoint leaves such entries.
     """
 
     options: ReportOptions

@@ -260,7 +260,7 @@ def _scaled(
         given: names of the options that the user set.
 
     Returns:
-        The configuration with the scaled options, and the data set with a note on them.
+        The configuration with the scaled options, and the data set with a line on them in `note`.
 
     Raises:
         UsageError: if only the classifier is to be trained first, but no weights are given.
