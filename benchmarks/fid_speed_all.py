@@ -210,7 +210,10 @@ def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean as pytorch-fid's command does.
 
-    For the arguments, see `inception_jax`.
+    Args:
+        folder: folder of images.
+        weights: folder of weight files, see `written_weights`.
+        batch_size: number of images in a batch.
     """
     from pytorch_fid import fid_score  # type: ignore[import-not-found]
 
@@ -231,7 +234,10 @@ def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean with torch-fidelity.
 
-    For the arguments, see `inception_jax`.
+    Args:
+        folder: folder of images.
+        weights: folder of weight files, see `written_weights`.
+        batch_size: number of images in a batch.
     """
     from torch_fidelity import metric_fid, utils  # type: ignore[import-not-found]
 
@@ -252,7 +258,12 @@ def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
 def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean and covariance with clean-fid.
 
-    The function returns only the mean. For the arguments, see `inception_jax`.
+    The function returns only the mean.
+
+    Args:
+        folder: folder of images.
+        weights: folder of weight files, see `written_weights`.
+        batch_size: number of images in a batch.
     """
     import torch
     from cleanfid import fid  # type: ignore[import-not-found]
@@ -281,7 +292,12 @@ def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 def torchmetrics(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean with torchmetrics.
 
-    PyTorch's `DataLoader` reads the files. For the arguments, see `inception_jax`.
+    PyTorch's `DataLoader` reads the files.
+
+    Args:
+        folder: folder of images.
+        weights: folder of weight files, see `written_weights`.
+        batch_size: number of images in a batch.
     """
     import torch
     from PIL import Image

@@ -171,7 +171,12 @@ def pillow(data: bytes, rng: np.random.Generator) -> np.ndarray:
 def ours(data: bytes, rng: np.random.Generator) -> np.ndarray:
     """Decodes, crops, resizes and mirrors a training image with this library.
 
-    The arguments and the result are as in `pillow`.
+    Args:
+        data: a JPEG file.
+        rng: generator of the crop and of the choice whether to mirror.
+
+    Returns:
+        Pixels [299, 299, 3] uint8.
     """
     return train_view(data, rng, "inception", SIZE, 3, 0.08, True)[0]
 

@@ -94,7 +94,8 @@ class Row:
 
     Attributes:
         what: name of a module, or name and mode of a network.
-        form: name of the form, such as plain.
+        form: name of the form: "plain", "rewritten", "memory saving" or "folded", see
+            `tpu_programs.network`; "Keras 3" for Keras' network.
         seconds: seconds that the program takes by the roofline model.
         bytes: number of bytes that the program reads and writes.
         temporaries: number of bytes of temporary memory.
@@ -117,13 +118,15 @@ class Row:
 
 
 def compiled(what: str, form: str, made: Program, options: Options, effort: Effort) -> Row:
-    """Compiles a program for the topology in the options; returns the compiler's estimates.
+    """Compiles a program for the topology in the options; returns the estimates as a `Row`.
 
-    The state is replicated, and the batch is split over the devices.
+    The compiler estimates time, memory traffic, temporary memory and cycles. The state is
+    replicated, and the batch is split over the devices.
 
     Args:
         what: name of a module, or name and mode of a network.
-        form: name of the form.
+        form: name of the form that `made` has, such as "plain", see `tpu_programs.network`. It is
+            only copied to the result and shown in messages.
         made: program to compile.
         options: options with the topology.
         effort: effort of the compiler; "full" searches for the best tilings, "quick" does not.
@@ -281,7 +284,11 @@ def keep_operations(row: Row, name: str) -> None:
 def made(arch: str, form: str, mode: str, options: Options) -> Program:
     """Returns the program of a network in a form and mode; the form "Keras 3" is Keras' network.
 
-    The arguments are those of `tpu_programs.network`; `options` has the batch size and the dtype.
+    Args:
+        arch: name of the network.
+        form: "Keras 3", or a form of `tpu_programs.network`, such as "plain".
+        mode: "train" or "infer".
+        options: options with the batch size and the dtype.
     """
     if form == "Keras 3":
         return keras_network(arch, mode, options)
@@ -291,7 +298,12 @@ def made(arch: str, form: str, mode: str, options: Options) -> Program:
 def forms(arch: str, mode: str) -> list[str]:
     """Returns the names of the forms in which a network is compiled, in the order of the table.
 
-    Forms are, for example, "plain" and "rewritten". `mode` is "train" or "infer".
+    They are "plain", "rewritten", and for training "memory saving", for inference "folded"; see
+    `tpu_programs.network`. If Keras is installed and has the network, "Keras 3" follows.
+
+    Args:
+        arch: name of the network.
+        mode: "train" or "infer".
     """
     keras = arch in KERAS and importlib.util.find_spec("keras") is not None
     ours = ["plain", "rewritten", "memory saving" if mode == "train" else "folded"]

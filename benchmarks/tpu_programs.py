@@ -83,7 +83,13 @@ def network(arch: str, form: str, mode: str, work: Work) -> Program:
 def keras_network(arch: str, mode: str, work: Work) -> Program:
     """Returns a training step or a forward pass of Keras' network, with the JAX backend.
 
-    The arguments are those of `network`; `KERAS` lists the networks.
+    Args:
+        arch: name of the network, a key of `KERAS`.
+        mode: "train" or "infer".
+        work: batch size and dtype.
+
+    Returns:
+        The function, and the shapes and dtypes of its state and of its batch, as in `network`.
     """
     import keras
 

@@ -307,7 +307,7 @@ def setting_of(arm: Arm, dataset: str, steps: int, seed: int) -> dict[str, Any]:
 def key_of(arm: Arm, dataset: str, steps: int, seed: int) -> str:
     """Returns a short key for a setting; arms that differ only in their names have the same key.
 
-    The arguments are those of `setting_of`.
+    `dataset` is the name of the data set, and `steps` the number of steps.
     """
     text = json.dumps(setting_of(arm, dataset, steps, seed), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -318,7 +318,7 @@ def all_of(
 ) -> list[Run] | None:
     """Returns the results of an arm's runs for all seeds, or None if a run is missing.
 
-    The arguments are those of `Results.get`.
+    `dataset` is the name of the data set, and `steps` the number of steps.
     """
     runs = [results.get(arm, dataset, steps, seed) for seed in seeds]
     return None if None in runs else [run for run in runs if run is not None]

@@ -180,7 +180,9 @@ def differences(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[float]:
 def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, str]:
     """Returns the confidence interval of a claim's differences, and the verdict on the claim.
 
-    The arguments are those of `differences`.
+    Args:
+        claim: claim about two arms.
+        runs: runs by name of the arm; each arm has one run for each seed, in the same order.
     """
     interval = paired_interval(differences(claim, runs))
     return interval, verdict(interval, claim.direction, claim.margin)
@@ -189,7 +191,9 @@ def judged(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> tuple[Interval, s
 def claim_row(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> list[str]:
     """Returns the row of a claim in the table of claims, as a list of cells.
 
-    The arguments are those of `differences`.
+    Args:
+        claim: claim about two arms.
+        runs: runs by name of the arm; each arm has one run for each seed, in the same order.
     """
     interval, word = judged(claim, runs)
     other, digits = claim.other_measure or claim.measure, claim.measure.digits

@@ -152,7 +152,12 @@ def by_preset(preset: str, weights: Path, a: Path, b: Path, options: Options) ->
 def by_program(preset: Preset, weights: Path, a: Path, b: Path, options: Options) -> Values | None:
     """Returns the values that a preset's program computes; None if the program is missing.
 
-    `preset` is a `Preset`, and not its name. The other arguments are as in `by_preset`.
+    Args:
+        preset: the preset.
+        weights: folder of weight files.
+        a: folder of the generated photos.
+        b: folder of the real photos.
+        options: size of KID's subsets.
     """
     try:
         return _PROGRAMS[preset.name](weights, a, b, options)

@@ -50,10 +50,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Inserts README sections, and turns links to files outside the site into links to GitHub.
 
-    If the repository's URL is unknown, such links become plain text.
+    A line `<!-- README: TITLE -->` in a page is replaced by the README's section under the heading
+    `## TITLE`. If the repository's URL is unknown, links to files outside the site become plain
+    text.
 
     Returns:
         The page's Markdown with these changes.
+
+    Raises:
+        ValueError: if the README has no section of that title.
     """
     markdown = _README_SECTION.sub(lambda match: _readme_section(match.group(1)), markdown)
     known = {file.src_uri for file in files}

@@ -103,7 +103,8 @@ def nodes_between(graph: Graph, before: int, result: int) -> dict[int, Node]:
 def outermost_modules(graph: Graph, nodes: Iterable[Node], module: str = "") -> list[str]:
     """Returns a list of the paths of the outermost modules that compute these nodes.
 
-    A `Chain`, or a module that contains one, is replaced by the modules inside it.
+    A module is included if it computes at least one of the nodes. A `Chain`, which calls layers in
+    sequence, or a module that contains one, is replaced by the modules inside it.
 
     Args:
         graph: graph of the network.

@@ -24,6 +24,9 @@ _LEAST = 2  # fewest images per device; see `OnDevices`
 class OnDevices:
     """A network as pure functions of its parameters and of images.
 
+    `apply` returns the features of images, `update` adds images to a `State`, and `shapes` returns
+    the features' shapes and dtypes.
+
     Each device computes at least two images; black padding images are added if necessary. For a
     single image, XLA's CPU compiler would sum in another order. With two or more images, the
     features were bit-for-bit independent of the batch size in all tests on CPUs. `block` guarantees
@@ -31,7 +34,8 @@ class OnDevices:
 
     Args:
         network: the network with its parameters.
-        rounding: rounding of float images if a call does not set it.
+        rounding: rounding of float images if a call does not set it: "nearest", "down" or "none",
+            see `device_images.pixels`.
         block: number of images that a device always computes at once; None: all images that it is
             given.
     """

@@ -24,7 +24,20 @@ from inception_jax.weights.weight_file import Source
 
 
 class Options(TypedDict, total=False):
-    """Options that metrics pass to `Extractor`, which computes the features."""
+    """Options that metrics pass to `Extractor`, which computes the features.
+
+    Attributes:
+        weights: weights of the network, or the network itself.
+        preset: name of the preset, the program to imitate.
+        dims: number of features.
+        resize: name of a resizing rule; None: the preset's rule.
+        batch_size: number of images in a batch.
+        recursive: whether to read subfolders too; None: as the preset's program does.
+        skip_unreadable: whether to skip files that are not whole images.
+        progress: whether to show progress bars.
+        workers: number of threads that read images; None: one for each core.
+        parts: number of parts of a batch that run in parallel; None: see `jit_predict`.
+    """
 
     weights: Source | Model
     preset: str

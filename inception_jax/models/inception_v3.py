@@ -71,7 +71,8 @@ class InceptionA(nnx.Module):
 class InceptionB(nnx.Module):
     """Grid reduction 35x35 -> 17x17, the paper's figure 10.
 
-    The figure has a 1x1 before the first branch's 3x3. The authors' code has none.
+    The figure has a 1x1 before the first branch's 3x3. This module follows the authors' code, which
+    has none.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class InceptionC(nnx.Module):
 class InceptionD(nnx.Module):
     """Grid reduction 17x17 -> 8x8, similar to the paper's figure 10.
 
-    In the authors' code, a 1x7 and a 7x1 replace the first 3x3 of the figure's longest branch.
+    As in the authors' code, a 1x7 and a 7x1 replace the first 3x3 of the figure's longest branch.
     """
 
     def __init__(
@@ -328,7 +329,10 @@ class InceptionV3(Model):
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim.
+
+        `x` are images [n, h, w, c]. `rngs` is not used, because no stage is random.
+        """
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

@@ -40,7 +40,8 @@ class Mixed3a(nnx.Module):
 class Mixed4a(nnx.Module):
     """The stem's second pair of branches, figure 3: 1x1 - 3x3, and 1x1 - 1x7 - 7x1 - 3x3.
 
-    The figure has the 7x1 before the 1x7. The authors' code has the 1x7 first.
+    The figure has the 7x1 before the 1x7. This module follows the authors' code, which has the 1x7
+    first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -105,7 +106,7 @@ class InceptionB(nnx.Module):
     """17x17 module, figure 5.
 
     The figure prints 1x7 twice in its third branch; the second one is a 7x1. In the fourth branch,
-    the figure has the 1x7 first, while the authors' code has the 7x1 first.
+    the figure has the 1x7 first. This module follows the authors' code, which has the 7x1 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -145,8 +146,8 @@ class ReductionB(inception_v3.InceptionD):
 class InceptionC(nnx.Module):
     """8x8 module, figure 6.
 
-    In the fourth branch, the figure has the 1x3 before the 3x1. The authors' code has the 3x1
-    first.
+    In the fourth branch, the figure has the 1x3 before the 3x1. This module follows the authors'
+    code, which has the 3x1 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -245,7 +246,10 @@ class InceptionV4(Model):
         self.fc = linear(self.Mixed_7d.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim."""
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in TF-slim.
+
+        `x` are images [n, h, w, c]. `rngs` is not used, because no stage is random.
+        """
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

@@ -166,7 +166,8 @@ class Model(Habits):
         Args:
             x: images [n, h, w, c].
             maps: collects each stage's feature map.
-            rngs: random numbers with a stream `dropout`, for stochastic depth in training.
+            rngs: random numbers with a stream `dropout`; needed only in training with stochastic
+                depth.
         """
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor
 
 
 def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) -> Tensor:
-    """Appends a convolution of images, possibly with groups or dilation.
+    """Appends a convolution of images, possibly with groups or dilation; returns its output.
 
     A strided slice before a 1x1 convolution becomes a stride of the convolution.
 
@@ -57,7 +57,7 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 
 
 def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a max pool. Padded pixels are never the maximum.
+    """Appends a max pool; returns its output. Padded pixels are never the maximum.
 
     Args:
         graph: ONNX graph to append to.
@@ -72,7 +72,7 @@ def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a sum over windows, as an average pool times the window's area.
+    """Appends a sum over windows, as an average pool times the window's area; returns the sum.
 
     If the sum is later divided by the number of its summands, an average pool replaces the sum and
     the division; see `Graph.means`.

@@ -80,7 +80,7 @@ def _rsqrt(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends 1 - erf(x) as 1 + erf(-x). For the arguments, see `Handler`.
+    """Appends 1 - erf(x) as 1 + erf(-x); returns it. For the arguments, see `Handler`.
 
     jax's GELU calls erfc with a negated value. The two negations cancel, which leaves the form of a
     GELU that runtimes recognise.
@@ -90,7 +90,7 @@ def _erfc(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _negative(graph: Graph, x: Tensor) -> Tensor:
-    """Appends -x.
+    """Appends -x to the graph, and returns it.
 
     If x is k * -y, as in a GELU, appends y / (1 / k) instead, which onnxruntime recognises.
     """
@@ -112,7 +112,7 @@ def _copy(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def _broadcast(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a node that inserts axes of size 1, as `keepdims` does.
+    """Appends a node that inserts axes of size 1, as `keepdims` does; returns its output.
 
     ONNX's operations then broadcast these axes like jax's. For the arguments, see `Handler`.
 

@@ -14,7 +14,7 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 
 
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
-    """Appends a concatenation of tensors along an axis.
+    """Appends a node that concatenates tensors along an axis; returns its output.
 
     Args:
         graph: ONNX graph to append to.
@@ -29,7 +29,7 @@ def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -
 
 
 def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
-    """Appends a split of an axis into parts; returns the parts in order.
+    """Appends a node that splits a tensor along an axis; returns the parts in order.
 
     Args:
         graph: ONNX graph to append to.
@@ -43,7 +43,7 @@ def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
 
 
 def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a slice of every axis, possibly with strides.
+    """Appends a node that slices every axis, possibly with strides; returns its output.
 
     Args:
         graph: ONNX graph to append to.
@@ -59,7 +59,8 @@ def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tenso
 def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operand) -> Tensor:
     """Appends a strided slice for a gather that takes every n-th index of some axes.
 
-    jax expresses x[:, ::2] as such a gather if the batch size is unknown.
+    Returns the slice's output. jax expresses x[:, ::2] as such a gather if the batch size is
+    unknown.
 
     Args:
         graph: ONNX graph to append to.
@@ -89,7 +90,7 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
 
 
 def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
-    """Appends a reversal of axes.
+    """Appends a node that reverses the order of elements along some axes; returns its output.
 
     Args:
         graph: ONNX graph to append to.
@@ -102,7 +103,9 @@ def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
 
 
 def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) -> Tensor:
-    """Appends padding. Negative padding crops the tensor.
+    """Appends a node that pads a tensor; returns its output.
+
+    Negative padding crops the tensor.
 
     Args:
         graph: ONNX graph to append to.
@@ -133,7 +136,7 @@ def _slice(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Ten
 
 
 def _cut(graph: Graph, x: Tensor, cuts: dict[int, tuple], shape: tuple) -> Tensor:
-    """Appends a slice.
+    """Appends a node that slices some axes; returns its output.
 
     Args:
         graph: graph to append to.

@@ -38,7 +38,8 @@ class Mixed3a(nn.Module):
 class Mixed4a(nn.Module):
     """The stem's second pair of branches, figure 3: 1x1 - 3x3, and 1x1 - 1x7 - 7x1 - 3x3.
 
-    The figure has the 7x1 before the 1x7. The authors' code has the 1x7 first.
+    The figure has the 7x1 before the 1x7. This module follows the authors' code, which has the 1x7
+    first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -104,7 +105,7 @@ class InceptionB(nn.Module):
     """17x17 module, figure 5.
 
     The figure prints 1x7 twice in its third branch; the second one is a 7x1. In the fourth branch,
-    the figure has the 1x7 first, while the authors' code has the 7x1 first.
+    the figure has the 1x7 first. This module follows the authors' code, which has the 7x1 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -144,8 +145,8 @@ class ReductionB(inception_v3.InceptionD):
 class InceptionC(nn.Module):
     """8x8 module, figure 6.
 
-    In the fourth branch, the figure has the 1x3 before the 3x1. The authors' code has the 3x1
-    first.
+    In the fourth branch, the figure has the 1x3 before the 3x1. This module follows the authors'
+    code, which has the 3x1 first.
     """
 
     def __init__(self, in_channels: int, *, conv: Maker[ConvBN], width: Width):
@@ -237,7 +238,10 @@ class InceptionV4(Model):
         self.fc = Linear(self.Mixed_7d.out_channels, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim."""
+        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim.
+
+        `x` are images [n, c, h, w].
+        """
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

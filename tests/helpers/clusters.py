@@ -20,10 +20,10 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    """Waits until a condition is true, and returns its value.
+    """Calls `condition` every 0.1 seconds until its result is true, and returns the result.
 
     Raises:
-        AssertionError: if the condition is not true after `seconds`; the message is `what`.
+        AssertionError: if no result was true for `seconds`; the message is `what`.
     """
     end = time.monotonic() + seconds
     while not (found := condition()):

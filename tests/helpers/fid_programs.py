@@ -226,7 +226,15 @@ def write_images(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0) 
 def write_plain(folder: Path, count: int, *, seed: int = 0, dark: float = 1.0, size=(64, 48)):
     """Writes RGB images of one size in formats that every program reads, PNG and JPEG.
 
-    `size` is the height and width. The other arguments and the result are as in `write_images`.
+    Args:
+        folder: folder to write to, created if missing.
+        count: number of images.
+        seed: seed of the images' content.
+        dark: factor on the pixels' values, to darken the images.
+        size: height and width of the images.
+
+    Returns:
+        The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):

@@ -140,7 +140,9 @@ def _traced(name: str, options: tuple[tuple[str, Any], ...]) -> nnx.Module:
 def filled(name: str, **options) -> nnx.Module:
     """Returns a new network with random values in every tensor, see `fill`.
 
-    The arguments are as in `skeleton`.
+    Args:
+        name: name of the network, with or without a tag.
+        **options: options of `create_model`.
     """
     model = skeleton(name, **options)
     fill(model)

@@ -69,7 +69,11 @@ def start(environment, tmp_path):
 
 @pytest.fixture
 def start_tiny(start):
-    """Returns a function like that of `start`, but for the network of `helpers/tiny.py`."""
+    """Returns a function that starts a run of the network of `helpers/tiny.py` in `tmp_path`.
+
+    The function takes further options of the command line, and returns the `subprocess.Popen` of
+    the separate process.
+    """
     return lambda *options: start(*TINY, *options, program=("-m", "tests.helpers.tiny"))
 
 

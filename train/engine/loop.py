@@ -178,7 +178,8 @@ class Loop:
     def _begin(self, phase: Phase, step: int, batch: Arrays) -> Any:
         """Compiles and returns the training step of a phase.
 
-        If `step` is the first of the phase, this also converts the state, see `Phase`.
+        If `step` is the first of the phase, this also calls `Phase.begin` on the state, which may
+        reset the optimiser state.
         """
         with self.reporter.away(once=True), self.stop.busy():
             if phase.note:

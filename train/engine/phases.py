@@ -32,7 +32,8 @@ class Phase:
         step: training step, not yet compiled: a function that maps a state and a batch to the next
             state and the metrics.
         note: line to print that says what is trained; empty for no line.
-        begin: function that converts the state before the phase to the phase's first state.
+        begin: function that maps the state before the phase to the phase's first state. By
+            default, the state stays as it is; `restarted` resets the optimiser state.
     """
 
     start: int

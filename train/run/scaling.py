@@ -54,8 +54,16 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
 
     The number of images in all epochs scales with the square root of the number of training images.
     The periods of warm-up and decay scale with the length of the run. The learning rate scales with
-    the square root of the batch size. Moving averages cover the same share of the run. The
-    arguments and the result are as in `_finetune`.
+    the square root of the batch size. Moving averages cover the same share of the run.
+
+    Args:
+        base: values of all options in the recipe.
+        options: values of all options, with those of the user in place of the recipe's.
+        given: names of the options that the user gave.
+        images: number of training images.
+
+    Returns:
+        The scaled options by name. `scaled` leaves out those that the user gave.
     """
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
@@ -112,7 +120,12 @@ def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
     """Returns a batch size of at most `usual` that fits the number of images.
 
     If the user gave `batch_size`, `grad_accum` or `bn_group`, returns the batch size of `options`.
-    The other arguments are as in `_finetune`.
+
+    Args:
+        usual: largest batch size to return, unless the user's is returned.
+        options: values of all options, with those of the user in place of the recipe's.
+        given: names of the options that the user gave.
+        images: number of training images.
     """
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
@@ -123,8 +136,14 @@ def _epochs(own: float, options: Options, given: Set[str], size: int, images: in
     """Returns the number of epochs of the run.
 
     If the user gave a number of steps, it determines the epochs. Otherwise this returns the user's
-    number of epochs, or `own` if the user gave neither. `size` is the batch size. `options`,
-    `given` and `images` are as in `_finetune`.
+    number of epochs, or `own` if the user gave neither.
+
+    Args:
+        own: number of epochs by the recipe's rules.
+        options: values of all options, with those of the user in place of the recipe's.
+        given: names of the options that the user gave.
+        size: batch size.
+        images: number of training images.
     """
     if options["steps"]:
         return options["steps"] / max(images // size, 1)

@@ -72,9 +72,10 @@ def pytorch_fid() -> torch.nn.Module:
 def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
     """Sets a network's parameters to random values, and BatchNorm's running statistics to match.
 
-    A forward pass of the images gives each BatchNorm the mean and variance of its input. `hostile`
-    then changes them randomly, and sets about 1 % of the variances to 1e-14. In these channels,
-    BatchNorm's epsilon decides the result, and the scale is multiplied by 0.01.
+    A forward pass of the images gives each BatchNorm the mean and variance of its input. This
+    function then passes them to `runtime.hostile`, which changes them randomly and sets about 1 %
+    of the variances to 1e-14. In these channels, BatchNorm's epsilon decides the result, so this
+    function multiplies BatchNorm's scale by 0.01.
 
     Args:
         network: network to change.

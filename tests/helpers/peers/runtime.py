@@ -19,7 +19,7 @@ class AbsentRuntimeError(Exception):
 class Theirs(Protocol):
     """An original implementation with random kernels and BatchNorm statistics.
 
-    A few running variances are tiny, see `hostile`.
+    A few running variances are tiny, see the function `hostile`.
 
     Attributes:
         dtypes: dtypes in which the network can compute; the widest is first.
@@ -54,6 +54,11 @@ def hostile(
     """Randomly changes a batch's mean and variance, and sets a few variances to 1e-14.
 
     In channels with such a tiny variance, BatchNorm's epsilon decides the result.
+
+    Args:
+        rng: generator of the changes.
+        mean: mean of each channel.
+        variance: variance of each channel.
 
     Returns:
         The new mean, the new variance, and a boolean mask of the channels with tiny variances. The
