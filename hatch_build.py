@@ -24,6 +24,8 @@ class RepositoryAddresses(MetadataHookInterface):
 def urls(repository: str) -> dict[str, str]:
     """Returns the URLs to list on PyPI, by label; an empty dict if the repository is unknown.
 
+    They are the source, the issues, the changelog, the story and the Chinese README.
+
     Args:
         repository: URL such as `https://github.com/OWNER/NAME`; empty if unknown.
     """

@@ -72,8 +72,9 @@ class Run:
         scale: factor on the residuals.
         learning_rate: initial learning rate.
         losses: loss of every step.
-        zeros: pairs of a step and the share of zeros in the last layer's output.
-        sizes: pairs of a step and the mean absolute value of the last layer's output.
+        zeros: pairs of a step and the share of zeros in the output of the last layer before the
+            average pooling.
+        sizes: pairs of a step and the mean absolute value of the same output.
         top1: share of test images that are classified correctly.
     """
 

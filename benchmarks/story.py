@@ -716,7 +716,7 @@ def tables(docs: Path) -> dict[str, str]:
 
 
 def main(options: page.Pages) -> None:
-    """Prints the tables, and writes them into docs/story.md and docs/story.zh.md."""
+    """Prints the story's tables, and writes them into its two pages in `options.docs`."""
     for name, text in tables(options.docs).items():
         print(f"\n{name}\n\n{text}", flush=True)
         page.write_section(options.docs / "story.md", name, text)

@@ -1,6 +1,6 @@
 """Hooks for `mkdocs build` that draw the gallery from the code and add it to the site.
 
-The gallery has a page with drawings of each network.
+The gallery has one page for each network, with its drawings, and an index page.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _readme_section(title: str) -> str:
-    """Returns the section of the README under a title, as Markdown with links relative to docs/.
+    """Returns a section of the README as Markdown, with its heading and links relative to docs/.
 
     Raises:
         ValueError: if the README has no section of that title.

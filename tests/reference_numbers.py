@@ -140,7 +140,7 @@ def _norm(grads: Tensors) -> float:
 def _projections(tensors: Tensors) -> dict[str, float]:
     """Returns, for each of a few tensors, one number: a weighted sum of all its elements.
 
-    The tensors are evenly spaced in the sorted list of names.
+    The tensors are evenly spaced in the sorted list of names. Element i has the weight 2 + cos(i).
     """
     names = sorted(tensors)
     chosen = {names[i] for i in np.linspace(0, len(names) - 1, TENSORS).round().astype(int)}

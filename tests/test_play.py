@@ -235,7 +235,7 @@ def current(browser: Browser) -> str:
 
 
 def settled_picture(browser: Browser) -> np.ndarray:
-    """Returns the 28 x 28 input that the page shows, once it has stopped changing."""
+    """Returns the 28 x 28 input that the page shows, as uint8, once it has stopped changing."""
     data = (
         "(() => { const c = document.getElementById('play-input'); return [...c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0); })()"

@@ -93,7 +93,8 @@ def summary(
 ) -> Summary:
     """Returns a table of a network's stages: shapes, parameters and multiply-accumulates.
 
-    All numbers come from the traced program. The network does not run.
+    All numbers come from the traced program. The network does not run. The table is an object that
+    prints as text and has the numbers as attributes.
 
     Args:
         model: a network, or a name that `create_model` takes.

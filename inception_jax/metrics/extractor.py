@@ -319,7 +319,7 @@ class Extractor:
         return whole_batches(parts, size, images.name) if size else parts
 
     def _generated(self, images: Generated) -> Iterator[Features]:
-        """Yields features of images that are generated on the devices."""
+        """Yields features, as NumPy arrays, of each batch that is generated on the devices."""
         bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not self._progress)
         low, high = np.inf, -np.inf
         with bar:

@@ -49,7 +49,10 @@ class Residual(nnx.Module):
     relu: bool = True
 
     def _add(self, x: jax.Array, branches: list[jax.Array]) -> jax.Array:
-        """Concatenates the branches, applies `up`, scales the result and adds it to `x`."""
+        """Concatenates the branches, applies `up`, scales the result and adds it to `x`.
+
+        If `relu` is set, returns the ReLU of the sum.
+        """
         x = save_for_backward(x + self.scale * self.up(jnp.concatenate(branches, axis=-1)))
         return jax.nn.relu(x) if self.relu else x
 

@@ -21,7 +21,8 @@ _CUT_DEVIATION = 0.87962566103423978
 def truncated_normal(stddev: float) -> nnx.Initializer:
     """Returns an initializer: a normal distribution truncated at two standard deviations.
 
-    The distribution is that of `tf.truncated_normal_initializer`.
+    The distribution is that of `tf.truncated_normal_initializer`: `stddev` is the standard
+    deviation before truncation.
     """
     return _Initializer(_cut_normal, _fixed, stddev)
 

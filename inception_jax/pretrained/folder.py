@@ -94,7 +94,10 @@ def save_pretrained(
 
 
 def _certificate(folder: Path) -> Certificate:
-    """Returns a certificate: how far the network in a folder and its PyTorch twin differ."""
+    """Returns a certificate: how far the network in a folder and its PyTorch twin differ.
+
+    The feature maps and the logits are compared.
+    """
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
 

@@ -151,7 +151,7 @@ def _write_keras(model: Model, path: Path, layout: Layout) -> list[str]:
 def _fold_bn_scale(state: Tensors) -> int:
     """Multiplies BatchNorm's scales into the preceding kernels and the running means, in place.
 
-    `state` is the state dict of the PyTorch twin.
+    `state` is the state dict of the PyTorch twin. The scales in it become 1.
 
     With the convolution k * x: scale (k * x - mean) / deviation = ((scale k) * x - scale mean) /
     deviation.

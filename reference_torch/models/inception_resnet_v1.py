@@ -45,7 +45,10 @@ class Residual(nn.Module):
     relu: bool = True
 
     def _add(self, x: torch.Tensor, branches: list[torch.Tensor]) -> torch.Tensor:
-        """Concatenates the branches, applies `up`, scales the result and adds it to `x`."""
+        """Concatenates the branches, applies `up`, scales the result and adds it to `x`.
+
+        If `relu` is set, returns the ReLU of the sum.
+        """
         x = x + self.scale * self.up(torch.cat(branches, dim=1))
         return F.relu(x) if self.relu else x
 

@@ -466,6 +466,8 @@ def jax_fid(folder: Path) -> tuple[Any, Any, Any]:
 def one_by_one(call: Callable[[Any], Any], images: Sequence[Any]) -> np.ndarray:
     """Returns a PyTorch network's features of images whose sizes differ, one call per image.
 
+    The result is one array, with the images on the first axis.
+
     Args:
         call: the network, or a function that runs it.
         images: inputs of the network, each a batch of one image.

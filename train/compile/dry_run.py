@@ -53,7 +53,7 @@ def describe(config: Config, job: Job) -> dict[str, Any]:
 
 
 def _schedule(job: Job) -> str:
-    """Returns a text table of the learning rate at steps of the run."""
+    """Returns a text table of the learning rate at up to 21 evenly spaced steps of the run."""
     lines = ["   epoch      step  rate"]
     for step in sorted({int(s) for s in np.linspace(0, job.total - 1, 21)}):
         lines.append(f"{step / job.per_epoch:8.2f} {step:9}  {job.rate(step):.4g}")

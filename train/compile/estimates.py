@@ -48,7 +48,9 @@ def complete(found: Report, target: Topology) -> Report:
 
 
 def _roofline(found: Report) -> float | None:
-    """Returns the compiler's `optimal_seconds`, corrected for custom calls; None if unusable.
+    """Returns the compiler's `optimal_seconds` for a whole step, corrected for custom calls.
+
+    Returns None if the compiler gives no number, or if the corrected one is not positive.
 
     The compiler subtracts a second for each custom call of some kinds. The correction adds these
     seconds back. It assumes that a step takes less than a second. If gradient accumulation computes

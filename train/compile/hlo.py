@@ -135,7 +135,7 @@ def cycles(text: str) -> tuple[int, dict[str, int]]:
 
     Returns:
         The sum of the estimates, and a dict with the number of instructions without an estimate, by
-        opcode.
+        opcode. Instructions that only name values, such as parameters, are not counted.
     """
     total, without = 0, collections.Counter()
     for line in _entry(text):

@@ -247,14 +247,14 @@ def names() -> list[str]:
 
 
 def default_recipe(arch: str, images: int) -> str:
-    """Returns the name of the default recipe of a network.
+    """Returns the name of the default recipe of a network: `demo` for fewer than `LARGE` images.
 
     Args:
         arch: name of the network.
         images: number of training images.
 
     Raises:
-        UsageError: if there is no recipe for this network.
+        UsageError: if there are more images, and no recipe for this network.
     """
     if images < LARGE:
         return "demo"

@@ -57,7 +57,7 @@ def convert_tfrecords(
 
 
 def _convert_tfds(src: Path, dst: Path, name: str | None) -> Path:
-    """Copies the records of a TFDS data set; changes name and format in dataset_info.json.
+    """Copies the records of a TFDS data set to ArrayRecord files; adapts dataset_info.json.
 
     Args:
         src: path of the folder NAME/VERSION of the data set, or NAME/CONFIG/VERSION.

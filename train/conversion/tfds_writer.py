@@ -114,7 +114,7 @@ def write(folder: Path, name: str, shards: Shards, total: int | None) -> Lengths
 
 
 def _write_shard(path: Path, records: Iterable[bytes], progress: tqdm.tqdm) -> tuple[int, int]:
-    """Writes one file; then reads the number of records from the file as a check.
+    """Writes one ArrayRecord file; then reads its number of records from it as a check.
 
     Returns:
         The number of records, and their total size in bytes.

@@ -35,7 +35,8 @@ def begin(*, verbose: bool) -> None:
     The watcher prints the last line if this process ends without a call of `say`.
 
     Native libraries always print to file descriptor 2. This function redirects the descriptor to a
-    temporary file. Python's `sys.stderr` still prints to the terminal.
+    temporary file, which is copied to `error.log` after an error. Python's `sys.stderr` still
+    prints to the terminal.
 
     Args:
         verbose: let native code print to standard error at once, and capture nothing.

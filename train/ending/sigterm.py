@@ -30,7 +30,10 @@ class _State:
 
 
 def install() -> None:
-    """Installs the handler. Must be called in the main thread, at the start of the process."""
+    """Installs the handler. Must be called in the main thread, at the start of the process.
+
+    Until `save_first` is called, the handler ends the process. Then it only sets a flag.
+    """
     signal.signal(signal.SIGTERM, _receive)
     _State.installed = True
 

@@ -242,6 +242,8 @@ class Checkpoints:
     def _check_readable(self, step: int) -> None:
         """Checks that all files of a checkpoint can be opened, but not whether they are damaged.
 
+        Does nothing if the checkpoint is in a bucket.
+
         Raises:
             TrainingError: if one cannot be opened; the message names the file and the reason.
         """

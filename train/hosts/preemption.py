@@ -178,5 +178,8 @@ class _Progress:
         return 0.0 if self._busy else time.monotonic() - self._last
 
     def patience(self) -> float:
-        """Returns how many seconds without progress count as a stall: more if steps are slow."""
+        """Returns how many seconds without progress count as a stall.
+
+        Twice the longest step, but between 15 and 60 seconds.
+        """
         return min(max(_SECONDS_WITHOUT_PROGRESS, 2 * self._longest), _MOST_SECONDS)

@@ -82,9 +82,10 @@ def _y(value: float, top: float) -> float:
 
 
 def _ceiling(values: Sequence[float]) -> float:
-    """Returns a round number that is at least as large as 98 % of the values.
+    """Returns a round number that is at least as large as all but the highest 2 % of the values.
 
-    The first values of a curve may be far above the rest.
+    If there are few values, the highest one may be larger. The first values of a curve may be far
+    above the rest.
     """
     ordered = sorted(values)
     high = max(ordered[int(0.98 * (len(ordered) - 1))], 1e-6)

@@ -52,7 +52,8 @@ def run(config: Config, dataset: Dataset) -> dict[str, Any]:
         0, and in addition `weights`, the path of the file, and `protocol`, the preprocessing.
 
     Raises:
-        UsageError: if the data set's classes are not among the network's.
+        UsageError: if the data set's classes are not among the network's, or the numbers of
+            channels differ and the images cannot be converted.
         WeightsError: if the weights do not fit the network.
         Preempted: after SIGTERM.
     """

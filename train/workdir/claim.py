@@ -159,7 +159,7 @@ def holds_run_from(workdir: Path, init_from: Path) -> bool:
 
 
 def stored_options(workdir: Path) -> dict[str, Any] | None:
-    """Returns the options stored in a workdir; None if they cannot be read."""
+    """Returns the options stored in a workdir as a dict; None if they cannot be read."""
     options = _read(workdir / CONFIG)
     if isinstance(options, dict):
         return options
@@ -205,7 +205,7 @@ def _compare_images(
 def _changed_options(
     workdir: Path, config: Any, own: Identity, copies: list[Identity]
 ) -> list[str]:
-    """Lists the options that differ from a stored copy although they must not.
+    """Lists the options that differ from any readable copy although they must not.
 
     Returns strings such as "seed 0, now 1".
 

@@ -130,6 +130,9 @@ class Lock:
     def _take_over(self) -> None:
         """Removes the lock if its process has ended. Does nothing if there is no lock.
 
+        A process on another machine counts as ended if it shows no sign of life for
+        `_STALE_SECONDS`. This method waits for one as long.
+
         Raises:
             UsageError: if the process has not ended.
         """
@@ -240,7 +243,7 @@ def _report(holder: Holder | None, reason: str) -> None:
 
 
 def _now(folder: Path) -> float:
-    """Returns the current time by the clock of a folder's file system."""
+    """Returns the current time in seconds, by the clock of a folder's file system."""
     probe = folder / f".now.{uuid.uuid4().hex}"
     try:
         storage.create(probe, "")

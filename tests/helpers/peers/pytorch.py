@@ -58,7 +58,7 @@ def facenet(num_classes: int) -> torch.nn.Module:
 
 
 def pytorch_fid() -> torch.nn.Module:
-    """Returns pytorch-fid's Inception V3 without downloading its weights."""
+    """Returns pytorch-fid's Inception V3 with random weights, without downloading its own."""
     module = library("pytorch_fid.inception")
     empty = library("torchvision.models").inception_v3(
         num_classes=1008, aux_logits=False, weights=None, init_weights=False
