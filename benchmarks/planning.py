@@ -297,7 +297,7 @@ def table(rows: list[Estimate]) -> str:
 
 
 def assumptions(options: Options) -> str:
-    """Returns the options on which the estimates depend, with their values, as text."""
+    """Returns the options on which the estimated durations depend, with their values, as text."""
     values = {k: v for k, v in vars(options).items() if k not in ("docs", "chips")}
     return "; ".join(f"`--{name.replace('_', '-')} {value:.10g}`" for name, value in values.items())
 

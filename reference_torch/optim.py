@@ -1,4 +1,4 @@
-"""The optimiser of the Inception papers, as TensorFlow defines it."""
+"""RMSProp, the optimiser of the Inception papers, as TensorFlow defines it."""
 
 from __future__ import annotations
 

@@ -112,10 +112,10 @@ def last_group():
 
 @pytest.fixture(autouse=True)
 def forget_the_last_network(request, last_group):
-    """Clears caches after the last test of a network.
+    """Clears caches before a test whose network or file differs from that of the test before.
 
     The compiled programs of all networks would fill the memory. `last_group` is a list of one item:
-    the network or file of the test before.
+    the network or file of the test before; None before the first test.
     """
     group = _group(request.node.nodeid)
     if last_group[0] not in (None, group):

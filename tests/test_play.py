@@ -42,7 +42,7 @@ def as_the_page_takes_it(image: Image.Image, *, swapped: bool = False) -> np.nda
 def logits(name: str, picture: np.ndarray) -> np.ndarray:
     """Returns the logits of a 28 x 28 picture, computed by onnxruntime in Python.
 
-    `name` is one of `NETWORKS`.
+    `name` is one of `NETWORKS`. The picture's values are from 0 to 255.
     """
     from inception_jax.crops import interpolated
 

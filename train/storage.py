@@ -96,8 +96,8 @@ def sizes(folder: str | os.PathLike[str]) -> dict[str, int]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a local path to write to.
 
-    If the `with` block succeeds, the written file replaces `path` atomically. Otherwise the written
-    file is deleted.
+    If the `with` block succeeds, the written file replaces `path`, which may be in a bucket,
+    atomically. Otherwise the written file is deleted.
     """
     if not is_remote(path):
         with outputs.atomic_write(path) as partial:
@@ -180,7 +180,7 @@ def remove_if(path: Path, expected: Callable[[str], bool]) -> bool:
     On Google Cloud Storage, an object that changes after it was read is not deleted.
 
     Returns:
-        Whether the object was deleted.
+        Whether the object was deleted; False if there is no such object.
     """
     system = filesystem(path)
     try:

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the program. The path is checked before the weights are loaded."""
+    """Writes the ONNX or StableHLO program. The path is checked before the weights are loaded."""
     source = Path(args.source)
     from_file = source.exists()
     if from_file and args.weights:

@@ -125,7 +125,7 @@ def nodes_inside(nodes: Mapping[int, Node], module: str) -> dict[int, Node]:
 def consumers(nodes: Mapping[int, Node]) -> dict[int, list[int]]:
     """Returns for each node, by its id, the ids of the nodes that use its result.
 
-    The ids of each list are in the order of the code.
+    The ids of each list are in the order of `nodes`.
     """
     takers: dict[int, list[int]] = {number: [] for number in nodes}
     for number, node in nodes.items():

@@ -126,7 +126,10 @@ def _widest(series: Series, style: Style) -> float:
 
 
 def _style_inside(style: Style, item: Repeated) -> Style:
-    """Returns the style inside a frame, where paths are relative to the first repeated module."""
+    """Returns the style inside a frame around repeated modules.
+
+    There, the paths in the labels of boxes are relative to the first repeated module.
+    """
     return dataclasses.replace(style, module=item.repeat.first)
 
 

@@ -14,7 +14,7 @@ Network = TypeVar("Network", bound=nnx.Module)
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A module that can fold normalisations or scales into its layers, in place."""
+    """Protocol of modules that can fold normalisations or scales into their layers, in place."""
 
     def fold(self) -> None: ...
 

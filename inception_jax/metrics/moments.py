@@ -1,10 +1,10 @@
 """Mean and covariance of features that stay on the devices, as pure functions.
 
-With x64 enabled, everything is summed in float64. Otherwise each sum is a pair of float32 numbers:
-a rounded sum, and the rounding error. Products are exact: features are cut into 8-bit slices.
-Products of slices, and the sums of these products, are whole numbers below 2^24, which float32
-holds exactly. So the order of the images, the batch size and the number of devices do not matter:
-the sums always agree with sums in float64 to about 1e-13.
+With x64 enabled, everything is summed in float64, except on TPUs, which only emulate float64.
+Otherwise each sum is a pair of float32 numbers: a rounded sum, and the rounding error. Products are
+exact: features are cut into 8-bit slices. Products of slices, and the sums of these products, are
+whole numbers below 2^24, which float32 holds exactly. So the order of the images, the batch size
+and the number of devices do not matter: the sums always agree with sums in float64 to about 1e-13.
 
 A `shift`, the mean of the first batch, is subtracted from all features before they are summed. So
 no digits are lost if the mean is large compared with the standard deviation.
@@ -52,7 +52,7 @@ class Moments:
 def empty(width: int) -> Moments:
     """Returns sums over no vectors yet, for vectors of `width` features.
 
-    The sums are in float64 if x64 is enabled, except on TPUs, which only emulate float64.
+    The sums are in float64 if x64 is enabled, except on TPUs; else they are pairs of float32.
     """
     double = jax.config.read("jax_enable_x64") and jax.default_backend() != "tpu"
     parts, dtype = (1, jnp.float64) if double else (2, jnp.float32)

@@ -148,7 +148,7 @@ class Model(Habits):
         return not self.deterministic
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Sets `deterministic`; called by `nnx.view(model, deterministic=...)`."""
+        """Sets `deterministic` unless None; called by `nnx.view(model, deterministic=...)`."""
         if deterministic is not None:
             self.deterministic = deterministic
 

@@ -26,8 +26,8 @@ PoolKind = Literal["avg", "max"]
 class InceptionA(nn.Module):
     """35x35 module, the paper's figure 5.
 
-    The figure has two 3x3 convolutions in the second branch. The authors' code, and therefore every
-    weight file, has one 5x5.
+    The figure has two 3x3 convolutions in the second branch. This class has one 5x5, like the
+    authors' code and therefore every weight file.
     """
 
     def __init__(

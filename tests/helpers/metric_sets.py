@@ -53,7 +53,8 @@ def scipys_distance(a: np.ndarray, b: np.ndarray) -> float:
 def exact_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Returns the Fréchet distance of two sets of features, without a matrix root.
 
-    The trace of the root equals the nuclear norm of the product of the centred features.
+    The trace of the root equals the nuclear norm of the product of the centred features, if each
+    set of n features is divided by the root of n - 1.
     """
     centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
     nuclear = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()

@@ -507,7 +507,7 @@ def test_cut_downloads(keep, tmp_path):
 
 
 def test_other_networks_are_not_called_by_a_name_of_ours():
-    """Another network with some names of a known layout is not mistaken for that layout."""
+    """A file with a few tensor names of a known layout is not mistaken for that layout."""
     for name in (
         "stages.{}.downsample.0.weight",
         "block{}.rep.1.weight",

@@ -69,7 +69,7 @@ class Option:
 
     @property
     def shown_default(self) -> str:
-        """The default as written on the command line."""
+        """The default as the help shows it: a flag's is "on" or "off", and None is "not given"."""
         if isinstance(self.default, bool):
             return "on" if self.default else "off"
         if isinstance(self.default, tuple):

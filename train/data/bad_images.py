@@ -72,7 +72,7 @@ class BadImages:
             raise too_many_bad_images(self.skipped, self.limit)
 
     def summarise(self) -> None:
-        """Reports how many images were converted, by kind, and how many were skipped."""
+        """Passes to `report` how many images were converted, by kind, and how many were skipped."""
         counts = Counts()
         for name, reasons in self.converted.items():
             for reason in reasons.split(", "):

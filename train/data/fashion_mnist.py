@@ -16,7 +16,7 @@ CLASSES = (
 
 
 def open_fashion_mnist() -> Dataset:
-    """Returns the data set, with its images in memory."""
+    """Returns the data set, with its images in memory. They are read from a file in `FOLDER`."""
     with np.load(FOLDER / "fashion_mnist.npz") as arrays:
         train, test = (
             ArraySource(arrays[f"{split}_images"][..., None], arrays[f"{split}_labels"], split)

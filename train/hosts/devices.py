@@ -80,6 +80,6 @@ class Devices:
         """Shards an array [groups, images, ...] by groups if possible, else by images.
 
         The array has the images or the labels of a part of a batch (see `BatchOptions`), in
-        BatchNorm groups.
+        BatchNorm groups. "Possible" means: the number of groups is a multiple of that of devices.
         """
         return jax.lax.with_sharding_constraint(part, self._part)

@@ -189,7 +189,10 @@ def _class_table(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def _matrix(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Returns the confusion matrix as HTML; for many classes, the most frequent confusions."""
+    """Returns the confusion matrix as HTML; for many classes, the most frequent confusions.
+
+    `counts` has a row for each true class and a column for each predicted one.
+    """
     images = counts.sum(1)
     if len(classes) > _MATRIX:
         wrong = counts * ~np.eye(len(classes), dtype=bool)

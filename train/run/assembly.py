@@ -115,6 +115,9 @@ def _phases(
 ) -> tuple[optax.GradientTransformation, tuple[Phase, ...]]:
     """Returns the optimiser, and the phases of the run.
 
+    There are two phases if the classifier is trained alone first and all parameters after it; else
+    there is one.
+
     Args:
         config: configuration of the run.
         model: the network.

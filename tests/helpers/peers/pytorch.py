@@ -1,4 +1,7 @@
-"""Original implementations in PyTorch, with random weights."""
+"""Original implementations in PyTorch, with random weights.
+
+They are those of timm, torchvision, Cadene's pretrainedmodels, facenet-pytorch and pytorch-fid.
+"""
 
 from __future__ import annotations
 
