@@ -95,7 +95,7 @@ def main(options: Options) -> None:
 
 
 def make_photos(count: int, height: int, width: int, seed: int) -> list[bytes]:
-    """Returns synthetic photos as JPEG files with 4:2:0 chroma subsampling.
+    """Returns the bytes of synthetic photos, JPEG files with 4:2:0 chroma subsampling.
 
     They have hard edges, and noise with the spectrum of photos.
     """

@@ -355,11 +355,12 @@ def at_full_effort(options: Options) -> None:
 
 
 def publish(name: str, options: Options, text: str) -> None:
-    """Prints a section and writes it into docs/performance.md.
+    """Prints a section and writes it into docs/performance.md, in place of the old one.
 
     Args:
         name: name of the section, without "tpu" at its start.
-        options: options of the command.
+        options: options of the command; images per chip, dtype and topology are written above the
+            table.
         text: table of the section.
     """
     compiler = described(options.topology).compiler

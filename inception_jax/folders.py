@@ -45,7 +45,7 @@ def image_files(
     match_case: bool = False,
     hidden: bool = False,
 ) -> Listing:
-    """Lists the images of a folder.
+    """Lists the images of a folder, sorted by folder and then by name.
 
     Broken links with the suffix of an image are listed too, so that reading them raises an error.
 

@@ -245,7 +245,8 @@ def about_weights(word: object, name: str, known: Iterable[str]) -> str | None:
         known: names of the form `arch.tag` that have published weights.
 
     Returns:
-        The message; None if `word` is no such word.
+        The message, which suggests `weights=True` with a name that has published weights; None if
+            `word` is no such word.
     """
     known, kind = list(known), type(word).__name__
     if not isinstance(word, str) and "Weights" not in kind:

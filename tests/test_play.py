@@ -146,9 +146,10 @@ def test_in_a_browser(browser, tmp_path):
 
 
 def check_files(browser: Browser, folder: Path) -> None:
-    """Image files of unusual sizes and colours give the same logits as in Python.
+    """Image files of unusual sizes give the same logits on the page as in Python.
 
-    The files are written to `folder`.
+    They are RGB images, two dark and one light. The page must invert only the light one. The files
+    are written to `folder`.
     """
     rng = np.random.default_rng(0)
     for k, (size, light) in enumerate([((57, 131), False), ((203, 90), True), ((5, 9), False)]):

@@ -190,7 +190,9 @@ def _without_pictures(paths: Sequence[Path], args: argparse.Namespace) -> list[P
 
 
 def _check(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    """Checks the arguments, and reads the images at `paths`, before the weights are downloaded.
+    """Checks the arguments and the images at `paths`, before the weights are downloaded.
+
+    The images are read only to find damaged ones.
 
     Raises:
         ValueError: if an output file cannot be written, an image is damaged, or `--stage` is given

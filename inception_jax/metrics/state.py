@@ -36,7 +36,8 @@ class State:
     """Sums over the images so far, and the features that are kept; a pytree of arrays.
 
     Attributes:
-        moments: sums over the features, by the name of their field in `Features`.
+        moments: sums over the features and their outer products, by the name of the features' field
+            in `Features`.
         kept: features of the first images, [size, d], by the name of their field in `Features`;
             empty if none are kept.
         pixel_range: float32 [2], the smallest and the largest value of the images before clipping,

@@ -51,7 +51,7 @@ class Inspection:
 
 
 def inspect(source: str | os.PathLike[str] | Mapping[str, Any]) -> Inspection:
-    """Finds out what a weight file contains.
+    """Returns what a weight file contains, as an `Inspection`.
 
     Args:
         source: path of a file or folder, or a mapping; see `load_weights`.

@@ -59,10 +59,10 @@ def size_of(name: str, kind: str) -> tuple[int, int]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"], indirect=True)
 @pytest.mark.parametrize("name", ARCHS)
 def test_blocks_alone(name, dtype):
-    """In training mode, each block's output, gradients and updated statistics equal the twin's.
+    """In training mode, a block's output, gradients and updated statistics equal the twin's.
 
-    Each block gets the input of the twin's block, so errors do not add up. `test_stages_and_logits`
-    covers evaluation mode.
+    The first and the last block of each class are tested. Each gets the input of the twin's block,
+    so errors do not add up. `test_stages_and_logits` covers evaluation mode.
     """
     model, twin = pair(name, dtype, **options_for(name))
     blocks = _blocks(twin)

@@ -50,9 +50,10 @@ def test_the_speeds_are_those_of_the_page_on_performance(story):
 
 
 def test_what_the_papers_count(story):
-    """Counts match the papers: GoogLeNet's depth and module 3a, and BN-Inception's depth.
+    """Counts match the papers: the depths of GoogLeNet and BN-Inception, and the cost of module 3a.
 
-    BN-Inception adds nine layers to GoogLeNet's modules, and three layers in a new module.
+    Module 3a is GoogLeNet's; its cost is its parameters and multiply-adds. BN-Inception adds nine
+    layers to GoogLeNet's modules, and three layers in a new module.
     """
     googlenet = story.whole("inception_v1.bvlc_in1k")
     assert googlenet.deep == 22

@@ -93,7 +93,10 @@ def test_setup_asks_for_the_bucket(name, tmp_path):
 
 
 def test_commands_are_those_of_the_program(tmp_path):
-    """Both jobs write to a bucket; only the GPU job passes the options for several processes."""
+    """Both jobs run train/main.py and write to a bucket.
+
+    Only the GPU job passes the options for several processes, which must exist in `HostOptions`.
+    """
     printing = tmp_path / ".venv/bin/python"
     printing.parent.mkdir(parents=True)
     printing.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')

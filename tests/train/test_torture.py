@@ -66,6 +66,8 @@ class Draw:
     def end(self, process: Run, *codes: int) -> tuple[str, str]:
         """Waits for a process to end; checks its exit code against `codes`, and its last line.
 
+        If the process failed, the last line must be its only line that starts with "error: ".
+
         Returns the process's standard output and standard error.
         """
         out, err = process.end(100)

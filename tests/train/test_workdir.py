@@ -37,7 +37,7 @@ pytestmark = [
 
 
 def images(root: Path, *classes: str, count: int = 8) -> None:
-    """Writes images, each of a single colour, as root/CLASS/NUMBER.png."""
+    """Writes `count` images a class, each of a single colour, as root/CLASS/NUMBER.png."""
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):

@@ -149,10 +149,10 @@ def crop_scales(size: int, crops: int) -> tuple[int, ...]:
 def multi_crops(image: np.ndarray, size: int, crops: int) -> np.ndarray:
     """Returns the crops over which GoogLeNet averages its predictions (arXiv:1409.4842, section 7).
 
-    144 crops: the image is resized to four scales. Each scale gives the left, central and right
-    square, or the upper, central and lower square of a portrait image. Each square gives six crops
-    and their mirror images: the four corners, the center, and the whole square, resized. 12 crops:
-    only the first scale and the central square.
+    144 crops: the image is resized to four scales, see `crop_scales`. Each scale gives the left,
+    central and right square, or the upper, central and lower square of a portrait image. Each
+    square gives six crops and their mirror images: the four corners, the center, and the whole
+    square, resized. 12 crops: only the first scale and the central square.
 
     Args:
         image: pixels [h, w, c] uint8.

@@ -1,4 +1,4 @@
-"""Counts images that were skipped or converted, and limits how many may be skipped."""
+"""Counts images that were skipped or converted; raises an error if too many were skipped."""
 
 from __future__ import annotations
 

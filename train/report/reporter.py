@@ -103,7 +103,10 @@ class Reporter:
             self._bar.update()
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Reports an evaluation."""
+        """Prints the main metrics of an evaluation, and writes all to the log.
+
+        `metrics` are those of an `Evaluation`.
+        """
         epoch = step / self.steps_per_epoch
         self._write(dict(kind="eval", step=step, epoch=epoch, **metrics))
         top5 = f"top-5 {metrics['eval_top5']:.2%}  " if self.classes > 5 else ""

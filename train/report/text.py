@@ -1,4 +1,7 @@
-"""Prepares class names for plots: short, in any script, never interpreted as formulas."""
+"""Prepares class names for plots: shortens them, and finds fonts for their scripts.
+
+Characters that no installed font has are escaped. No name is interpreted as a formula.
+"""
 
 from __future__ import annotations
 

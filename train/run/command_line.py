@@ -297,7 +297,8 @@ def default_workdir(arch: str, dataset: str, data_dir: Path | None, recipe: str 
     """Returns the default path of a run's folder, which depends on the network and the data set.
 
     A fine-tuning run has its own folder, so that it can start from the folder of a training run.
-    Two image folders with the same name share a run folder; `run.json` tells them apart.
+    Two image folders with the same name share a run folder; `run.json` tells them apart, and a run
+    on the other one is refused by default.
 
     Args:
         arch: name of the network.

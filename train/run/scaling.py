@@ -1,8 +1,8 @@
 """Scales options of a recipe, such as the number of epochs, with the number of training images.
 
-The recipe `demo` was tuned on 5,000 photographs, and is scaled for fewer images. The recipe
-`finetune` is always scaled. Options that the user gave are not changed. A run that resumes keeps
-its values.
+The recipe `demo` was tuned on 5,000 photographs, and is scaled for fewer images of any kind. The
+recipe `finetune` is always scaled. Options that the user gave are not changed. A run that resumes
+keeps its values.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def fill(network: torch.nn.Module, images: torch.Tensor) -> None:
 
     A forward pass of the images gives each BatchNorm the mean and variance of its input. This
     function then passes them to `runtime.hostile`, which changes them randomly and sets about 1 %
-    of the variances to 1e-14. In these channels, BatchNorm's epsilon decides the result, so this
-    function multiplies BatchNorm's scale by 0.01.
+    of the variances to 1e-14. In these channels, BatchNorm's epsilon decides the result. This
+    function multiplies BatchNorm's scale by 0.01 there, so that they do not dominate the others.
 
     Args:
         network: network to change.
