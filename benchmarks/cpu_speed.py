@@ -176,7 +176,8 @@ def start(
 ) -> dict[str, Worker]:
     """Starts a process for each implementation; as many start at a time as there are cores.
 
-    Implementations that cannot run are added to `result.left_out`.
+    Each process runs its implementation once, and then waits. Implementations that cannot run, or
+    are not ready within the time limit, are added to `result.left_out`.
 
     Args:
         names: names of the implementations.

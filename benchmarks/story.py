@@ -107,7 +107,7 @@ class Pool(nnx.Module):
 
 
 class SideBySide(nnx.Module):
-    """Applies layers to the same input and concatenates their outputs."""
+    """Applies layers to the same input and concatenates the channels of their outputs."""
 
     def __init__(self, *layers: Any):
         self.layers = nnx.List(layers)
@@ -429,10 +429,10 @@ FIRST = "first layers"
 def grids(base: str, networks: Mapping[str, str]) -> str:
     """Returns a Markdown table of networks' costs, with a row for each part, such as 17x17 modules.
 
-    For each network, columns have the modules, the parameters and the multiply-accumulates.
+    For each network, columns have the number of modules, of parameters and of multiply-accumulates.
 
     Args:
-        base: name of the network with which the last row compares all networks.
+        base: name of the network by whose totals the last row divides those of all networks.
         networks: names of the networks, by column title.
     """
     parts = [dict(_parts(name)) for name in networks.values()]

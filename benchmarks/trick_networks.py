@@ -75,8 +75,8 @@ class SideBySide(nnx.Module):
 class Segmented(nnx.Module):
     """A 3x3 convolution for each segment of the channels, then a 1x1 convolution over all channels.
 
-    BatchNorm and ReLU follow. If each segment is a single channel, this is Xception's separable
-    convolution (arXiv:1610.02357, section 1.2).
+    BatchNorm and ReLU follow the 1x1 convolution only. If each segment is a single channel, this is
+    Xception's separable convolution (arXiv:1610.02357, section 1.2).
 
     Args:
         in_channels: channels of the input.

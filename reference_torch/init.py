@@ -42,7 +42,8 @@ def xavier(weight: torch.Tensor) -> None:
 def truncated_normal(stddev: float) -> Callable[[torch.Tensor], None]:
     """Returns a function that initialises a weight from a truncated normal distribution.
 
-    The distribution is truncated at two standard deviations.
+    The weight is changed in place. The distribution has the standard deviation `stddev` before it
+    is truncated at two standard deviations.
     """
     return functools.partial(_cut_normal, std=stddev)  # a lambda could not be pickled
 

@@ -27,7 +27,7 @@ KernelInit = Callable[[torch.Tensor], None]
 
 
 class Conv(nn.Conv2d):
-    """Convolution with a kernel [out, in, h, w]."""
+    """Convolution with a kernel [out, in, h, w], padded as `ops.pads` computes."""
 
     def __init__(
         self,

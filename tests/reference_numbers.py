@@ -113,7 +113,10 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def batch(model: nnx.Module, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images [IMAGES, h, w, c], with an odd and an even side, and their labels."""
+    """Returns random images [IMAGES, h, w, c], with an odd and an even side, and random labels.
+
+    The sides are a little longer than the smallest that `model` takes.
+    """
     rng = np.random.default_rng(0)
     size = (model.min_size + 20, model.min_size + 33)
     images = rng.normal(size=(IMAGES, *size, model.in_channels)).astype(dtype)
@@ -138,9 +141,10 @@ def _norm(grads: Tensors) -> float:
 
 
 def _projections(tensors: Tensors) -> dict[str, float]:
-    """Returns, for each of a few tensors, one number: a weighted sum of all its elements.
+    """Returns, for each of `TENSORS` tensors, one number: a weighted sum of all its elements.
 
-    The tensors are evenly spaced in the sorted list of names. Element i has the weight 2 + cos(i).
+    The tensors are evenly spaced in the sorted list of names. Element i of the flattened tensor has
+    the weight 2 + cos(i).
     """
     names = sorted(tensors)
     chosen = {names[i] for i in np.linspace(0, len(names) - 1, TENSORS).round().astype(int)}

@@ -60,7 +60,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def absolute(path: Path) -> Path:
-    """Returns a path that does not depend on the current folder."""
+    """Returns a path that does not depend on the current folder; paths in a bucket are kept."""
     return path if is_remote(path) else path.absolute()
 
 

@@ -96,7 +96,7 @@ def save_pretrained(
 def _certificate(folder: Path) -> Certificate:
     """Returns a certificate: how far the network in a folder and its PyTorch twin differ.
 
-    The feature maps and the logits are compared.
+    The feature maps and the logits of images of smooth noise are compared.
     """
     from inception_jax.certificate import certify_model
     from inception_jax.create import load  # imports this package
@@ -169,7 +169,10 @@ def _config(model: Model) -> dict[str, Any]:
 
 
 def _for_timm(model: Model) -> tuple[Model, dict[str, Any]]:
-    """Returns a copy of the network that timm can load, and timm's `config.json` as a dict."""
+    """Returns a copy of the network that timm can load, and timm's `config.json` as a dict.
+
+    The copy has no auxiliary classifiers, and its `transform_input` is False.
+    """
     spec, notes = spec_of(model), []
     arch = spec.name.partition(".")[0]
     layout = layouts.for_writing("timm", arch)

@@ -213,7 +213,8 @@ def _sort_key(rest: str) -> tuple[str, str, str]:
 def _convolutions(layers: Sequence[str]) -> Mapping[str, list[str]]:
     """Maps each module of the model to the paths of its convolutions, in order of definition.
 
-    `layers` are the paths of all layers of the model, in the same order.
+    `layers` are the paths of all layers of the model, in the same order. A module is named by the
+    first part of these paths, or by the first two if it is a block such as `block35.0`.
     """
     found: dict[str, list[str]] = {}
     for path in _paths(layers):

@@ -136,7 +136,10 @@ def test_features_do_not_depend_on_how_the_work_is_cut(options):
 
 
 def test_accelerators_share_a_batch():
-    """Features are right if devices share a batch of 5 images, which they cannot divide evenly."""
+    """Features are right if devices share a batch of 5 images, which they cannot divide evenly.
+
+    The reference is an extractor with the default way of splitting a batch.
+    """
     sharing = metrics.Extractor(network(), dims=64, batch_size=5)
     graphdef, state = nnx.split(ij.fold(network()))
 

@@ -20,7 +20,10 @@ _SIZES = [(20, 31), (45, 24), (33, 33), (64, 17), (29, 80)]
 
 
 def write_photos(root: Path, count: int = 10) -> None:
-    """Writes photos of several sizes, modes and formats as root/class/image, without a split."""
+    """Writes photos of several sizes, modes and formats as root/class/image, without a split.
+
+    Each class has `count` photos.
+    """
     rng = np.random.default_rng(0)
     for name, colour in _COLOURS.items():
         (root / name).mkdir(parents=True)

@@ -33,7 +33,7 @@ _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 
 
 class OptionParser(Parser):
-    """A parser that raises errors instead of exiting."""
+    """A parser that raises `UsageError` for a wrong command line, instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         """Raises a UsageError with the message.

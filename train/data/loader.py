@@ -60,7 +60,8 @@ class Batches(Iterator[Batch], contextlib.AbstractContextManager):
 
     Args:
         batches: Grain's iterator.
-        close: function that gets a list with `batches`, and ends the iterator and its workers.
+        close: function that gets a list with `batches`, which it must empty, and ends the iterator
+            and its workers.
     """
 
     def __init__(

@@ -16,6 +16,8 @@ _SECONDS_TO_END = 10.0
 def run(main: Callable[[], int]) -> int:
     """Runs the program, prints at most one last line, and makes sure that the process ends.
 
+    If the process has not ended some seconds after the return, a timer ends it.
+
     Args:
         main: function that imports the slow modules, does the work, and returns the exit code.
 

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Keep(logging.Handler):
-    """A handler that keeps the last log records as text."""
+    """A handler that keeps the last `_KEPT` log records as text."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)

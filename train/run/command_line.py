@@ -324,8 +324,8 @@ def _evaluated_file(known: argparse.Namespace) -> WeightFile | None:
         The weight file; None if no weight file is evaluated.
 
     Raises:
-        UsageError: if a workdir is given and has a run that did not start from FILE, or if there is
-            no FILE.
+        UsageError: if a workdir is given and has a run that did not start from FILE, or if FILE
+            does not exist.
     """
     if not known.eval_only or known.init_from is None:
         return None
