@@ -203,13 +203,19 @@ def batches(images: Images, options: LoaderOptions) -> Iterator[np.ndarray]:
 
     Raises:
         UnreadableError: for a file that is not a whole image, unless such files are skipped.
-        ValueError: for an array that is not an image.
+        ValueError: for an array that is not an image, or an image of another size than the first.
     """
     batch, filled = np.empty(0), 0
     slots, arrays = _Slots(), collections.deque[np.ndarray](maxlen=2)
     bar = tqdm(total=images.count, unit=" images", desc=images.name, disable=not options.progress)
     with bar, contextlib.closing(_loaded(images, options, slots)) as loaded:
         for image in loaded:
+            if arrays and image.shape != arrays[0].shape[1:]:
+                raise ValueError(
+                    f"{images.name}: these features need images of one size; got "
+                    f"{list(arrays[0].shape[1:])} and {list(image.shape)}: set the size of "
+                    "OwnFeatures, to which images are then resized"
+                )
             if filled == 0:
                 shape = (options.batch_size, *image.shape)
                 batch = arrays[0] if len(arrays) == 2 else np.empty(shape, image.dtype)
@@ -241,9 +247,9 @@ class _Slots:
         """Copies an image into the next free array if it fits, else into a new array."""
         try:
             slot = self._free.popleft()
-        except IndexError:  # the first images, before an array was given back
-            slot = image
-        if slot is image or (slot.shape, slot.dtype) != (image.shape, image.dtype):
+        except IndexError:  # the first images, as long as none was given back
+            slot = np.empty_like(image)
+        if (slot.shape, slot.dtype) != (image.shape, image.dtype):
             slot = np.empty_like(image)
         slot[...] = image
         return slot

@@ -220,6 +220,17 @@ def test_images_that_wait_do_not_overwrite_each_other(batch_size):
     assert {image.tobytes() for image in given} == {image.tobytes() for image in np.uint8(before)}
 
 
+@pytest.mark.parametrize("other", [(9, 8), (1, 1)])
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_images_of_several_sizes_are_refused(other, batch_size):
+    """Features without resizing need one size; an image of one pixel must not be stretched."""
+    own = metrics.OwnFeatures(lambda images: images.mean((1, 2)), "mean", size=None)
+    images = [*pictures(6, size=(8, 8)), *pictures(1, size=other)]
+    ours = metrics.Extractor(features=own, batch_size=batch_size)
+    with pytest.raises(ValueError, match=r"one size; got \[8, 8, 3\] and .*size of OwnFeatures"):
+        ours.features(images)
+
+
 def test_the_network_is_not_kept_twice():
     """After folding, the extractor does not keep the unfolded network."""
     model = ij.create_model("inception_v3.fid", width_multiplier=0.05)
