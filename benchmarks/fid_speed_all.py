@@ -210,10 +210,7 @@ def inception_jax(folder: Path, weights: Path, batch_size: int, preset: str) -> 
 def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean as pytorch-fid's command does.
 
-    Args:
-        folder: folder of images.
-        weights: folder of weight files, see `written_weights`.
-        batch_size: number of images in a batch.
+    The arguments are those of `inception_jax`.
     """
     from pytorch_fid import fid_score  # type: ignore[import-not-found]
 
@@ -234,10 +231,7 @@ def pytorch_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 def torch_fidelity(folder: Path, weights: Path, batch_size: int) -> Run:
     """Returns a function that computes a folder's feature mean with torch-fidelity.
 
-    Args:
-        folder: folder of images.
-        weights: folder of weight files, see `written_weights`.
-        batch_size: number of images in a batch.
+    The arguments are those of `inception_jax`.
     """
     from torch_fidelity import metric_fid, utils  # type: ignore[import-not-found]
 
@@ -260,10 +254,7 @@ def clean_fid(folder: Path, weights: Path, batch_size: int) -> Run:
 
     The function returns only the mean.
 
-    Args:
-        folder: folder of images.
-        weights: folder of weight files, see `written_weights`.
-        batch_size: number of images in a batch.
+    The arguments are those of `inception_jax`.
     """
     import torch
     from cleanfid import fid  # type: ignore[import-not-found]
@@ -294,10 +285,7 @@ def torchmetrics(folder: Path, weights: Path, batch_size: int) -> Run:
 
     PyTorch's `DataLoader` reads the files.
 
-    Args:
-        folder: folder of images.
-        weights: folder of weight files, see `written_weights`.
-        batch_size: number of images in a batch.
+    The arguments are those of `inception_jax`.
     """
     import torch
     from PIL import Image
@@ -363,10 +351,7 @@ def memories(images: Path, many: Path, weights: Path, options: Options) -> list[
 def peak_memory(folder: Path, weights: Path, batch_size: int) -> int:
     """Computes a folder's statistics; returns the peak memory of this process in bytes.
 
-    Args:
-        folder: folder of images.
-        weights: folder of weight files.
-        batch_size: images in a batch.
+    The arguments are those of `inception_jax`.
     """
     os.environ.update(ENVIRONMENT)
     inception_jax(folder, weights, batch_size, "pytorch_fid")()

@@ -21,12 +21,8 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 
     A strided slice before a 1x1 convolution becomes a stride of the convolution.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `conv_general_dilated`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: images or feature map [n, h, w, c].
-        kernel: constant kernel [kh, kw, c / groups, d].
+    This is the `primitives.Handler` of jax's `conv_general_dilated`, with the arguments
+    explained there. `x` is [n, h, w, c] and `kernel` [kh, kw, c / groups, d].
 
     Raises:
         ExportError: for any other kind of convolution, or a kernel that is not constant.
@@ -59,11 +55,8 @@ def conv(graph: Graph, params: dict, results: list, x: Tensor, kernel: Operand) 
 def window_max(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a max pool; returns its output. Padded pixels are never the maximum.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `reduce_window_max`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: feature map [n, h, w, c].
+    This is the `primitives.Handler` of jax's `reduce_window_max`, with the arguments explained
+    there.
 
     Raises:
         ExportError: for a dilated window, or one over images or channels.
@@ -77,11 +70,8 @@ def window_sum(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     If the sum is later divided by the number of its summands, an average pool replaces the sum and
     the division; see `Graph.means`.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `reduce_window_sum`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: feature map [n, h, w, c].
+    This is the `primitives.Handler` of jax's `reduce_window_sum`, with the arguments explained
+    there.
 
     Raises:
         ExportError: for a dilated window, or one over images or channels.

@@ -16,11 +16,7 @@ from inception_jax.serving.onnx_graph import Graph, Operand, Tensor, axis_of
 def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -> Tensor:
     """Appends a node that concatenates tensors along an axis; returns its output.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `concatenate`, by name.
-        results: shape and dtype of each output of the primitive.
-        *operands: the tensors to concatenate.
+    This is the `primitives.Handler` of jax's `concatenate`, with the arguments explained there.
     """
     shape = results[0].shape
     return graph.add(
@@ -31,11 +27,7 @@ def concatenate(graph: Graph, params: dict, results: list, *operands: Operand) -
 def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
     """Appends a node that splits a tensor along an axis; returns the parts in order.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `split`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: tensor to split.
+    This is the `primitives.Handler` of jax's `split`, with the arguments explained there.
     """
     sizes = np.asarray(params["sizes"], np.int64)
     axis = axis_of(params["axis"], len(x.shape))
@@ -45,11 +37,7 @@ def split(graph: Graph, params: dict, results: list, x: Tensor) -> list[Tensor]:
 def strided_slice(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a node that slices every axis, possibly with strides; returns its output.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `slice`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: tensor to slice.
+    This is the `primitives.Handler` of jax's `slice`, with the arguments explained there.
     """
     strides = params["strides"] or (1,) * len(x.shape)
     cuts = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
@@ -62,12 +50,7 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
     Returns the slice's output. jax expresses x[:, ::2] as such a gather if the batch size is
     unknown.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `gather`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: tensor to slice.
-        indices: constant array of the indices that are taken.
+    This is the `primitives.Handler` of jax's `gather`, with the arguments explained there.
 
     Raises:
         ExportError: for any other gather.
@@ -92,11 +75,7 @@ def gather(graph: Graph, params: dict, results: list, x: Tensor, indices: Operan
 def rev(graph: Graph, params: dict, results: list, x: Tensor) -> Tensor:
     """Appends a node that reverses the order of elements along some axes; returns its output.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `rev`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: tensor to reverse.
+    This is the `primitives.Handler` of jax's `rev`, with the arguments explained there.
     """
     backwards = (-1, np.iinfo(np.int64).min, -1)
     return _cut(graph, x, dict.fromkeys(params["dimensions"], backwards), x.shape)
@@ -107,12 +86,7 @@ def pad(graph: Graph, params: dict, results: list, x: Tensor, value: Operand) ->
 
     Negative padding crops the tensor.
 
-    Args:
-        graph: ONNX graph to append to.
-        params: parameters of jax's primitive `pad`, by name.
-        results: shape and dtype of each output of the primitive.
-        x: tensor to pad.
-        value: scalar, the value of the padding.
+    This is the `primitives.Handler` of jax's `pad`, with the arguments explained there.
 
     Raises:
         ExportError: for padding between pixels.

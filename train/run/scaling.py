@@ -56,14 +56,8 @@ def _demo(base: Options, options: Options, given: Set[str], images: int) -> dict
     The periods of warm-up and decay scale with the length of the run. The learning rate scales with
     the square root of the batch size. Moving averages cover the same share of the run.
 
-    Args:
-        base: values of all options in the recipe.
-        options: values of all options, with those of the user in place of the recipe's.
-        given: names of the options that the user gave.
-        images: number of training images.
-
-    Returns:
-        The scaled options by name. `scaled` leaves out those that the user gave.
+    The arguments are those of `scaled`. The result has the scaled options by name; `scaled` leaves
+    out those that the user gave.
     """
     size = _batch(base["batch_size"], options, given, images)
     epochs = _epochs(
@@ -89,14 +83,8 @@ def _finetune(base: Options, options: Options, given: Set[str], images: int) -> 
     fifth of the run trains only the classifier. Options that the user gave, such as the number of
     epochs, are taken into account.
 
-    Args:
-        base: values of all options in the recipe.
-        options: values of all options, with those of the user in place of the recipe's.
-        given: names of the options that the user gave.
-        images: number of training images.
-
-    Returns:
-        The scaled options by name. `scaled` leaves out those that the user gave.
+    The arguments are those of `scaled`. The result has the scaled options by name; `scaled` leaves
+    out those that the user gave.
     """
     size = _batch(64 if images >= ENOUGH else 32, options, given, images)
     least, most = _EPOCHS
@@ -123,9 +111,7 @@ def _batch(usual: int, options: Options, given: Set[str], images: int) -> int:
 
     Args:
         usual: largest batch size to return, unless the user's is returned.
-        options: values of all options, with those of the user in place of the recipe's.
-        given: names of the options that the user gave.
-        images: number of training images.
+        options, given, images: see `scaled`.
     """
     if given & {"batch_size", "grad_accum", "bn_group"}:
         return options["batch_size"]
@@ -140,10 +126,8 @@ def _epochs(own: float, options: Options, given: Set[str], size: int, images: in
 
     Args:
         own: number of epochs by the recipe's rules.
-        options: values of all options, with those of the user in place of the recipe's.
-        given: names of the options that the user gave.
+        options, given, images: see `scaled`.
         size: batch size.
-        images: number of training images.
     """
     if options["steps"]:
         return options["steps"] / max(images // size, 1)
