@@ -153,7 +153,7 @@ class PickledType:
         if self.code == "bfloat16":
             return np.dtype(jnp.bfloat16)
         if not re.fullmatch(r"[<>=|]?[a-z]\w{0,15}", self.code):
-            raise PickleError("an array of an unknown type")
+            raise PickleError("an array that does not hold numbers")
         dtype = np.dtype(self.code)
         dtype = dtype.newbyteorder(">") if self.order == ">" else dtype
         if dtype.kind not in "biufc":
