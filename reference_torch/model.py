@@ -57,9 +57,11 @@ class Model(Habits):
     fc: Linear
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Computes all stages and adds their feature maps to `maps`.
+        """Computes all stages and adds their feature maps to `maps`; every network implements it.
 
-        Every network implements this method.
+        Args:
+            x: images [n, c, h, w].
+            maps: collects each stage's feature map.
         """
         raise NotImplementedError
 

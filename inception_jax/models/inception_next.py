@@ -269,11 +269,7 @@ class InceptionNeXt(Model):
         )
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds the feature maps [n, h, w, c] of the stem and the four stages to `maps`.
-
-        `x` are images [n, h, w, c]. `rngs` are random numbers with a stream `dropout`, needed
-        only in training with stochastic depth.
-        """
+        """Adds the feature maps [n, h, w, c] of the stem and the four stages to `maps`."""
         # x is 224x224x3
         x = maps.add("stem", self.stem(x))  # 56x56x96
         x = maps.add("stage1", self.stages[0](x, rngs=rngs))  # 56x56x96

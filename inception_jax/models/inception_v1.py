@@ -230,10 +230,7 @@ class InceptionV1(Model):
         self.fc = linear(self.inception5b.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in the paper.
-
-        `x` are images [n, h, w, c]. `rngs` is not used, because no stage is random.
-        """
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under its name in the paper."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64
         x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64

@@ -168,10 +168,7 @@ class InceptionV2(Model):
         self.fc = linear(self.Mixed_7c.out_channels, num_classes)
 
     def _body(self, x: jax.Array, maps: Maps, rngs: nnx.Rngs | None) -> None:
-        """Adds each stage's feature map [n, h, w, c] to `maps`, under a name in TF-slim's style.
-
-        `x` are images [n, h, w, c]. `rngs` is not used, because no stage is random.
-        """
+        """Adds each stage's feature map [n, h, w, c] to `maps`, under a name in TF-slim's style."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

@@ -299,9 +299,6 @@ class XceptionAligned(Model):
         A strided block first adds another stage, such as `block1_act3`: the input of its last
         separable convolution. In 41p and 65p, this input is taken before BatchNorm and ReLU, and
         the stage is called `block1_conv2`. timm has these stages too.
-
-        `x` are images [n, h, w, c]. `rngs` are random numbers with a stream `dropout`, needed
-        only in training with stochastic depth.
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32

@@ -190,10 +190,7 @@ class BNInception(Model):
         self.fc = Linear(self.inception5b.out_channels, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in the paper.
-
-        `x` are images [n, c, h, w].
-        """
+        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in the paper."""
         # x is 224x224x3
         x = maps.add("conv1", self.conv1(x))  # 112x112x64
         x = maps.add("maxpool1", max_pool(x, 3, 2, self.pool_padding))  # 56x56x64

@@ -246,10 +246,7 @@ class InceptionNeXt(Model):
         )
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds the feature maps [n, c, h, w] of the stem and the four stages to `maps`.
-
-        `x` are images [n, c, h, w].
-        """
+        """Adds the feature maps [n, c, h, w] of the stem and the four stages to `maps`."""
         # x is 224x224x3
         x = maps.add("stem", self.stem(x))  # 56x56x96
         x = maps.add("stage1", self.stages[0](x))  # 56x56x96

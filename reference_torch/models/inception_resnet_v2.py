@@ -110,10 +110,7 @@ class InceptionResNetV2(Model):
         self.fc = Linear(width(1536) if layout == "slim" else c8, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim.
-
-        `x` are images [n, c, h, w].
-        """
+        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

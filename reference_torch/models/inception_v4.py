@@ -238,10 +238,7 @@ class InceptionV4(Model):
         self.fc = Linear(self.Mixed_7d.out_channels, num_classes)
 
     def _body(self, x: torch.Tensor, maps: Maps) -> None:
-        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim.
-
-        `x` are images [n, c, h, w].
-        """
+        """Adds each stage's feature map [n, c, h, w] to `maps`, under its name in TF-slim."""
         # x is 299x299x3
         x = maps.add("Conv2d_1a_3x3", self.Conv2d_1a_3x3(x))  # 149x149x32
         x = maps.add("Conv2d_2a_3x3", self.Conv2d_2a_3x3(x))  # 147x147x32

@@ -139,8 +139,6 @@ class Xception(Model):
         Names follow Keras. The feature map of a residual block is its sum, before any ReLU. Blocks
         3, 4 and 13 first add another stage, such as `block3_sepconv1_act`: the block's input after
         its first ReLU. timm has this stage too.
-
-        `x` are images [n, c, h, w].
         """
         # x is 299x299x3
         x = maps.add("block1_conv1", self.block1_conv1(x))  # 149x149x32

@@ -264,8 +264,6 @@ class XceptionAligned(Model):
         A strided block has a second stage, such as `block1_act3`, which timm uses too: the input of
         its last separable convolution. In 41p and 65p, this input is taken before BatchNorm and
         ReLU, and the stage is called `block1_conv2`.
-
-        `x` are images [n, c, h, w].
         """
         # x is 299x299x3
         x = maps.add("conv1", self.conv1(x))  # 150x150x32

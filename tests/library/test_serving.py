@@ -72,11 +72,10 @@ def stablehlo_result(path, images: np.ndarray) -> np.ndarray:
 RESULT = {"onnx": onnx_result, "stablehlo": stablehlo_result}
 
 
-def check(model, path, expected: np.ndarray, images: np.ndarray, what: str) -> None:
+def check(path, expected: np.ndarray, images: np.ndarray, what: str) -> None:
     """Compares an exported program's results with `expected`, for one image and for all.
 
     Args:
-        model: not used.
         path: file of the program, `.onnx` or `.stablehlo`.
         expected: results for all images.
         images: input of the program.
@@ -92,7 +91,7 @@ def test_onnx(name, tmp_path):
     model = network(name, **options_for(name))
     images = random_images(model, "float32", small(model), n=3)
     ij.export(model, tmp_path / "x.onnx", image_size=small(model))
-    check(model, tmp_path / "x.onnx", ours(model, images), images, name)
+    check(tmp_path / "x.onnx", ours(model, images), images, name)
 
 
 def test_other_channels_classes_and_widths(tmp_path):
@@ -102,7 +101,7 @@ def test_other_channels_classes_and_widths(tmp_path):
     for format in ("onnx", "stablehlo"):
         path = tmp_path / f"x.{format}"
         ij.export(model, path, format, image_size=small(model))
-        check(model, path, expected, images, format)
+        check(path, expected, images, format)
 
 
 @pytest.mark.slow
@@ -116,7 +115,7 @@ def test_networks_whole(name, tmp_path, optimizing_compiler):
     for format in ("onnx", "stablehlo"):
         path = tmp_path / f"x.{format}"
         ij.export(model, path, format)
-        check(model, path, expected, images, f"{name}, {format}")
+        check(path, expected, images, f"{name}, {format}")
 
 
 def pixels_and_images(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +133,7 @@ def test_normalise(name, tmp_path):
     model = network(name)
     pixels, images = pixels_and_images(name, (40, 48))
     ij.export(model, tmp_path / "x.onnx", image_size=(40, 48), normalise=True)
-    check(model, tmp_path / "x.onnx", ours(model, images), pixels, name)
+    check(tmp_path / "x.onnx", ours(model, images), pixels, name)
 
 
 def test_normalise_is_what_preprocess_does(tmp_path):
@@ -148,7 +147,7 @@ def test_normalise_is_what_preprocess_does(tmp_path):
     model = network(name)
     ij.export(model, tmp_path / "x.onnx", normalise=True)
     expected = ours(model, ij.preprocess(name, pixels))
-    check(model, tmp_path / "x.onnx", expected, pixels[None], name)
+    check(tmp_path / "x.onnx", expected, pixels[None], name)
 
 
 def test_embedding(tmp_path):
@@ -156,7 +155,7 @@ def test_embedding(tmp_path):
     images = random_images(model, "float32", small(model), n=2)
     expected = ours(model, images, lambda m, x: m.embed(x))
     ij.export(model, tmp_path / "x.onnx", image_size=small(model), embedding=True)
-    check(model, tmp_path / "x.onnx", expected, images, "embedding")
+    check(tmp_path / "x.onnx", expected, images, "embedding")
 
 
 class TwoStages(Model):
@@ -357,7 +356,7 @@ def test_functions(function, tmp_path):
     model = Tiny(FUNCTIONS[function])
     images = random_images(model, "float32", (7, 8), n=3)  # an odd side and an even one
     ij.export(model, tmp_path / "x.onnx", image_size=(7, 8))
-    check(model, tmp_path / "x.onnx", ours(model, images), images, function)
+    check(tmp_path / "x.onnx", ours(model, images), images, function)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +394,7 @@ def test_the_mode_of_the_model_is_left_alone(tmp_path):
     model.train()
     ij.export(model, tmp_path / "x.onnx", image_size=32)
     assert not model.dropout.deterministic
-    check(model, tmp_path / "x.onnx", expected, images, "evaluation")
+    check(tmp_path / "x.onnx", expected, images, "evaluation")
 
 
 def test_folded(tmp_path):
@@ -403,7 +402,7 @@ def test_folded(tmp_path):
     model = network("inception_next_atto")
     images = random_images(model, "float32", small(model), n=2)
     ij.export(ij.fold(model), tmp_path / "x.onnx", image_size=small(model))
-    check(model, tmp_path / "x.onnx", ours(model, images), images, "folded")
+    check(tmp_path / "x.onnx", ours(model, images), images, "folded")
 
 
 def test_a_network_built_by_its_class(tmp_path):
@@ -415,7 +414,7 @@ def test_a_network_built_by_its_class(tmp_path):
         ij.export(model, tmp_path / "x.onnx", image_size=32, normalise=True)
     ij.export(model, tmp_path / "x.onnx", image_size=32)
     images = random_images(model, "float32", (32, 32), n=2)
-    check(model, tmp_path / "x.onnx", ours(model, images), images, "inception_v1")
+    check(tmp_path / "x.onnx", ours(model, images), images, "inception_v1")
 
 
 @pytest.mark.parametrize(
@@ -484,7 +483,7 @@ def test_command(capsys, tmp_path, weights, monkeypatch):
     for format in ("onnx", "stablehlo"):
         code, out, err = command(capsys, *words, format)
         assert (code, out, err) == (0, f"wrote {name}.{format}\n", "")
-        check(model, Path(f"{name}.{format}"), expected, images, format)
+        check(Path(f"{name}.{format}"), expected, images, format)
     inside = ["--normalise", "--embedding", "--stages", "all", "--heat"]
     code, out, _ = command(capsys, *words, "onnx", "-o", "y.onnx", *inside)
     assert (code, out) == (0, "wrote y.onnx\n")
