@@ -29,7 +29,7 @@ _COMMON: dict[str, dict[str, tuple[str, str]]] = {
         "head_epochs": ("X", "first train only the classifier"),
     },
     "data": {
-        "dataset": ("NAME", "fashion_mnist, folder, or a TFDS data set"),
+        "dataset": ("NAME", "fashion_mnist, folder, or TFDS name"),
         "data_dir": ("FOLDER", "where the data set is"),
         "image_size": ("N", "side of the images, in pixels"),
         "workers": ("N", "processes that decode images"),
