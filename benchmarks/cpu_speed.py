@@ -8,13 +8,16 @@ before the first round. If their results differ from the baseline's, they are no
 
     python benchmarks/cpu_speed.py [--archs ARCH ...] [--no-training] [--implementations NAME ...]
 
-prints tables and writes them into docs/performance.md. It takes about 25 minutes on two idle cores.
+prints tables and writes them into docs/performance.md. It takes about an hour and a half on two
+idle cores. `--results FILE` stores the times in a file; networks and batch sizes that are already
+in the file are not timed again, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import json
 import os
 import statistics
 import sys
@@ -32,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import page
 from benchmarks.implementations import BASELINE, INFERENCE, TRAINING, Task, random_model
 from benchmarks.workers import UnavailableError, Worker, in_turn
+from inception_jax.outputs import atomic_write
 
 KINDS = {"inference": INFERENCE, "training": TRAINING}
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -65,10 +69,10 @@ class Options(page.Pages):
     """Implementations to time: jax_plain, jax_rewritten, jax_as_trained, jit_predict, bfloat16,
     keras, torch, torch_channels_last, torch_compile, timm, onnxruntime or openvino. The baseline,
     torch_channels_last, always runs."""
-    batch_size: int = 8
-    """Number of images in a batch for inference."""
-    training_batch_size: int = 4
-    """Number of images in a training step."""
+    batch_size: tuple[int, ...] = (1, 8, 32)
+    """Numbers of images in a batch for inference."""
+    training_batch_size: tuple[int, ...] = (4, 16)
+    """Numbers of images in a training step."""
     image_size: int | None = None
     """Side of the images in pixels; default: the network's own."""
     rounds: int = 7
@@ -79,14 +83,19 @@ class Options(page.Pages):
     """Time training steps."""
     compile_minutes: float = 10.0
     """Minutes that an implementation may take to get ready."""
+    results: Path | None = None
+    """File of times. What is in the file is not timed again; new times are added."""
+    suffix: str = ""
+    """Appended to the names of the page's sections, so that they do not replace the usual ones."""
 
 
 @dataclasses.dataclass
 class Result:
-    """Results of all implementations of one network.
+    """Results of all implementations of one network with one batch size.
 
     Attributes:
         arch: name of the network.
+        batch_size: number of images in a batch.
         image_size: side of the images in pixels.
         seconds: seconds of each round, by name of the implementation.
         left_out: reasons why implementations cannot run, by name of the implementation.
@@ -97,6 +106,7 @@ class Result:
     """
 
     arch: str
+    batch_size: int
     image_size: int
     seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -111,31 +121,87 @@ def main(options: Options) -> None:
     unknown = set(options.implementations) - {*INFERENCE, *TRAINING}
     if unknown:
         raise SystemExit(f"unknown implementations: {', '.join(sorted(unknown))}")
+    machine = page.machine("jax", "flax", "torch", "keras", "timm", "onnxruntime", "openvino")
+    store = Store(options.results, machine)
     wrong = []
-    for kind, archs in (("inference", options.archs), ("training", options.training_archs)):
-        if not getattr(options, kind) or not archs:
-            continue
-        machine = page.machine("jax", "flax", "torch", "keras", "timm", "onnxruntime", "openvino")
-        results = [measure(arch, kind, options) for arch in archs]
-        publish(kind, results, options, machine)
+    for kind in KINDS:
+        tasks = wanted(kind, options)
+        results = [store.result(arch, kind, count, options) for arch, count in tasks]
+        if results:
+            publish(kind, results, options, store.machine)
         wrong += [f"{r.arch} {kind} {name}" for r in results for name in r.wrong]
     if wrong:
         raise SystemExit(f"not timed, because their numbers differ: {', '.join(wrong)}")
 
 
-def measure(arch: str, kind: str, options: Options) -> Result:
+def wanted(kind: str, options: Options) -> list[tuple[str, int]]:
+    """Returns the networks and batch sizes to time.
+
+    Args:
+        kind: "inference" or "training".
+        options: options of the command.
+    """
+    if not getattr(options, kind):
+        return []
+    prefix = "training_" if kind == "training" else ""
+    sizes = getattr(options, f"{prefix}batch_size")
+    return [(arch, size) for arch in getattr(options, f"{prefix}archs") for size in sizes]
+
+
+class Store:
+    """Results of earlier runs of the command, and those of this run.
+
+    Attributes:
+        machine: description of the machine on which the first result was measured.
+    """
+
+    def __init__(self, file: Path | None, machine: str):
+        """Reads the file, if it exists.
+
+        Args:
+            file: JSON file of results; None: results are not stored.
+            machine: description of this machine, see `page.machine`.
+        """
+        self._file = file
+        self._found: dict[str, Any] = {"machine": machine}
+        if file and file.exists():
+            self._found |= json.loads(file.read_text())
+        self.machine: str = self._found["machine"]
+
+    def result(self, arch: str, kind: str, batch_size: int, options: Options) -> Result:
+        """Returns the stored result of a network and a batch size, or measures it and stores it.
+
+        Args:
+            arch: name of the network.
+            kind: "inference" or "training".
+            batch_size: number of images in a batch.
+            options: see `measure`.
+        """
+        key = f"{kind} {arch} {batch_size}"
+        if key not in self._found:
+            self._found[key] = dataclasses.asdict(measure(arch, kind, batch_size, options))
+            if self._file:
+                with atomic_write(self._file) as partial:
+                    partial.write_text(json.dumps(self._found, indent=2))
+        return Result(**self._found[key])
+
+
+def measure(arch: str, kind: str, batch_size: int, options: Options) -> Result:
     """Times all implementations of a network; returns the results.
 
     Args:
         arch: name of the network.
         kind: "inference" or "training".
-        options: options with the implementations, sizes and number of rounds.
+        batch_size: number of images in a batch.
+        options: options with the implementations, image size and number of rounds.
     """
     names = [n for n in KINDS[kind] if n in options.implementations or n == BASELINE]
-    bar = tqdm(total=len(names) * (1 + WARM_UP + options.rounds), desc=f"{arch} {kind}")
+    bar = tqdm(
+        total=len(names) * (1 + WARM_UP + options.rounds), desc=f"{arch} {kind} {batch_size}"
+    )
     with tempfile.TemporaryDirectory() as folder, bar:
-        task = make_task(arch, kind, options, Path(folder))
-        result = Result(arch, task.images.shape[1])
+        task = make_task(arch, batch_size, options, Path(folder))
+        result = Result(arch, batch_size, task.images.shape[1])
         workers = start(names, kind, task, options, result, bar)
         try:
             compare(workers, kind, result)
@@ -149,25 +215,24 @@ def measure(arch: str, kind: str, options: Options) -> Result:
     return result
 
 
-def make_task(arch: str, kind: str, options: Options, folder: Path) -> Task:
+def make_task(arch: str, batch_size: int, options: Options, folder: Path) -> Task:
     """Writes random weights to a file; returns a task with the file, random images and labels.
 
     Args:
         arch: name of the network.
-        kind: "inference" or "training", on which the number of images depends.
-        options: options with the sizes.
+        batch_size: number of images.
+        options: options with the image size.
         folder: folder for the file.
     """
     import inception_jax as ij
 
     info = ij.model_info(arch)
     size = options.image_size or info.input_size
-    count = options.training_batch_size if kind == "training" else options.batch_size
     weights = folder / "weights.safetensors"
     ij.save_weights(random_model(arch), weights)
     rng = np.random.default_rng(1)
-    images = rng.normal(size=(count, size, size, 3)).astype(np.float32)
-    labels = rng.integers(info.num_classes, size=count).astype(np.int32)
+    images = rng.normal(size=(batch_size, size, size, 3)).astype(np.float32)
+    labels = rng.integers(info.num_classes, size=batch_size).astype(np.int32)
     return Task(arch, weights, images, labels, page.available_cores())
 
 
@@ -245,20 +310,19 @@ def publish(kind: str, results: list[Result], options: Options, machine: str) ->
 
     Args:
         kind: "inference" or "training".
-        results: results of all networks.
+        results: results of all networks and batch sizes.
         options: options of the command.
         machine: description of the machine, see `page.machine`.
     """
     timed = {n: made for n, made in KINDS[kind].items() if any(n in r.seconds for r in results)}
-    batch = options.training_batch_size if kind == "training" else options.batch_size
     checks = f"""Those with this library's weights agree in their
     {"first loss" if kind == "training" else "logits"}, within
     {max(r.difference for r in results):.0e} of the largest number. While others ran, none used more
     than {max(r.idle for r in results):.1%} of a core."""
     page.publish(
         options.docs / "performance.md",
-        f"cpu-{kind}",
-        f"{batch} images at once, {options.rounds} rounds. {machine}",
+        f"cpu-{kind}{options.suffix}",
+        f"{options.rounds} rounds. {machine}",
         table(results, [name for name in timed if name != BASELINE]),
         "\n".join(f"- `{name}`: {made.about}" for name, made in timed.items()),
         page.paragraph(checks),
@@ -267,13 +331,13 @@ def publish(kind: str, results: list[Result], options: Options, machine: str) ->
 
 
 def table(results: list[Result], names: list[str]) -> str:
-    """Returns a Markdown table with a row for each network and a column for each implementation."""
-    head = ["network", "pixels", f"`{BASELINE}`, ms", *(f"`{name}`" for name in names)]
+    """Returns a Markdown table with a row for each result and a column for each implementation."""
+    head = ["network", "pixels", "images", f"`{BASELINE}`, ms", *(f"`{name}`" for name in names)]
     rows = []
     for result in results:
         ms = f"{1e3 * statistics.median(result.seconds[BASELINE]):.0f}"
         cells = [cell(result, name) for name in names]
-        rows.append([f"`{result.arch}`", result.image_size, ms, *cells])
+        rows.append([f"`{result.arch}`", result.image_size, result.batch_size, ms, *cells])
     return page.table(head, rows)
 
 
@@ -296,6 +360,7 @@ def not_timed(results: list[Result]) -> str:
         wrong = {n: f"differs by {x:.0e} of the largest number" for n, x in result.wrong.items()}
         for name, reason in {**result.left_out, **wrong}.items():
             reasons.setdefault(f"`{name}`: {reason}", []).append(f"`{result.arch}`")
+    reasons = {reason: list(dict.fromkeys(archs)) for reason, archs in reasons.items()}
     lines = [f"- {reason}: {', '.join(archs)}" for reason, archs in reasons.items()]
     return "\n".join(["Not timed:", "", *lines]) if lines else ""
 

@@ -585,6 +585,9 @@ def _with_7x7() -> Any:
     return net
 
 
+BATCH = 8  # images; of the rows of docs/performance.md that `speeds` reads
+
+
 def speeds(performance: Path) -> str:
     """Returns the Markdown table of networks' speeds, measured on a CPU and estimated for a TPU.
 
@@ -594,13 +597,15 @@ def speeds(performance: Path) -> str:
     chip = {row["network"]: row for row in read(performance, "tpu family")}
     rows = []
     for row in read(performance, "cpu-inference"):
+        if row["images"] != str(BATCH):
+            continue
         name = row["network"]
         work = whole(name.strip("`")).macs
         twin = float(row["`torch_channels_last`, ms"])
         ratios = [float(row[form].split()[0]) for form in ("`jit_predict`", "`onnxruntime`")]
         cells = [name, f"{work / 1e9:.2f}"]
         for ms in (twin, *(twin * ratio for ratio in ratios)):
-            cells += [f"{ms:.0f}", f"{8 * work / ms / 1e6:.0f}"]
+            cells += [f"{ms:.0f}", f"{BATCH * work / ms / 1e6:.0f}"]
         if name in chip:
             forward, step = (float(chip[name][key]) for key in FORWARD_AND_STEP)
             cells += [f"{forward:.1f}", f"{128 * work / forward / 1e9:.0f}"]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from inception_jax.nn import ops, rewrites
 from inception_jax.nn.layers import Conv, ConvBN
-from inception_jax.nn.norms import batch_moments
+from inception_jax.nn.norms import centred_parts
 
 PoolKind = Literal["avg", "max"]
 
@@ -101,21 +101,9 @@ def _finish(
     layers: Sequence[ConvLayer], products: jax.Array, ends: Sequence[int]
 ) -> list[jax.Array]:
     parts = jnp.split(products, ends, axis=-1)[: len(layers)]
-    in_training = [
-        (layer, norm)
-        for layer in layers
-        if isinstance(layer, ConvBN) and (norm := layer.norm_of_batch) is not None
-    ]
-    if len(in_training) < len(layers):
+    normed = [layer for layer in layers if isinstance(layer, ConvBN)]
+    means = [norm.mean[...] for layer in normed if (norm := layer.norm_of_batch) is not None]
+    if len(means) < len(layers):
         return [layer.after_conv(part) for layer, part in zip(layers, parts, strict=True)]
-    # On TPUs, reductions over the whole convolution output fuse into the convolution; reductions
-    # over a slice need an extra pass.
-    shift = jnp.concatenate([norm.mean[...] for _, norm in in_training])
-    shift = jnp.pad(shift, (0, products.shape[-1] - shift.size))
-    means, variances = (jnp.split(moment, ends) for moment in batch_moments(products, shift))
-    return [
-        layer.after_conv(part, (mean, variance))
-        for (layer, _), part, mean, variance in zip(
-            in_training, parts, means, variances, strict=False
-        )
-    ]
+    batches = centred_parts(products, means)
+    return [layer.after_conv(batch) for layer, batch in zip(normed, batches, strict=True)]

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from inception_jax.nn import init, ops
-from inception_jax.nn.norms import BatchNorm, Folded, Moments
+from inception_jax.nn.norms import BatchNorm, Centred, Folded
 from inception_jax.nn.ops import Padding
 from inception_jax.nn.rewrites import enabled
 
@@ -244,15 +244,19 @@ class ConvBN(nnx.Module):
             return None
         return self.bn
 
-    def after_conv(self, x: jax.Array, moments: Moments | None = None) -> jax.Array:
+    def after_conv(self, x: jax.Array | Centred) -> jax.Array:
         """Applies bias, normalisation and ReLU to the convolution's output.
 
         Args:
-            x: output of `conv.convolve`.
-            moments: mean and variance of `x`, if they are already known.
+            x: output of `conv.convolve`; or, if there is a `norm_of_batch`, that output with its
+                statistics.
         """
         fused = self.relu and enabled("gradients")  # one gradient for both
-        x = self.bn(self.conv.add_bias(x), moments, relu=fused)
+        if isinstance(x, Centred):
+            assert self.norm_of_batch is not None
+            x = self.norm_of_batch.by_batch(x, relu=fused)
+        else:
+            x = self.bn(self.conv.add_bias(x), relu=fused)
         return jax.nn.relu(x) if self.relu and not fused else x
 
     def fold(self) -> None:

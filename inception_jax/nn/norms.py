@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +16,23 @@ from jax.typing import DTypeLike
 from inception_jax.nn.forms import by_platform
 from inception_jax.nn.rewrites import enabled
 
-Moments = tuple[jax.Array, jax.Array]
-"""Mean and biased variance of each channel."""
+
+class Centred(NamedTuple):
+    """A feature map minus a constant for each channel, and its statistics over the batch.
+
+    The constant may be 0. All arrays are float32 or wider.
+
+    Attributes:
+        values: feature map minus `shift` [..., c].
+        shift: the constants [c].
+        mean: mean of `values` [c].
+        var: biased variance of `values` [c].
+    """
+
+    values: jax.Array
+    shift: jax.Array
+    mean: jax.Array
+    var: jax.Array
 
 
 class BatchNorm(nnx.Module):
@@ -58,27 +76,44 @@ class BatchNorm(nnx.Module):
         self.dtype = dtype
         self.use_running_average = True
 
-    def __call__(
-        self, x: jax.Array, moments: Moments | None = None, *, relu: bool = False
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, relu: bool = False) -> jax.Array:
         """Normalises the last axis of [..., c].
 
         Args:
             x: feature map [..., c].
-            moments: mean and variance of `x` over the whole batch, if they are already known.
             relu: apply a ReLU to the result.
 
         Raises:
             ValueError: in training, if there is a single value per channel.
         """
+        if not self.use_running_average:
+            return self.by_batch(centred(x, self.mean[...]), relu=relu)
         x = x.astype(jnp.promote_types(x.dtype, self.mean[...].dtype))
-        if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            mean, var = self._update(x, moments or batch_moments(x, self.mean[...]))
-        own_gradient = enabled("gradients") and not self.use_running_average
-        normalise = _normalise_in_training if own_gradient else _normalise
-        arrays = (x, mean, var, self.scale[...], self.bias[...])
+        arrays = (x, self.mean[...], self.var[...], self.scale[...], self.bias[...])
+        return _normalise(arrays, self.eps, relu, self.dtype)
+
+    def by_batch(self, batch: Centred, *, relu: bool = False) -> jax.Array:
+        """Normalises a feature map by its own statistics, which the running averages then include.
+
+        Args:
+            batch: feature map with its statistics.
+            relu: apply a ReLU to the result.
+
+        Raises:
+            ValueError: if there is a single value per channel.
+        """
+        n = batch.values.size // batch.mean.size
+        if n == 1:
+            raise ValueError(
+                f"BatchNorm in training got one value per channel (input {batch.values.shape}), "
+                "which has no variance: use a larger batch or image"
+            )
+        # Not `variable[...] = x`: it asks a traced x for its sharding, which raises an error inside
+        # and takes two thirds of the time of tracing a step.
+        self.mean.set_value(self._average(self.mean[...], batch.shift + batch.mean))
+        self.var.set_value(self._average(self.var[...], batch.var * (n / (n - 1))))
+        normalise = _normalise_in_training if enabled("gradients") else _normalise
+        arrays = (batch.values, batch.mean, batch.var, self.scale[...], self.bias[...])
         return normalise(arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
@@ -95,27 +130,16 @@ class BatchNorm(nnx.Module):
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
-    def _update(self, x: jax.Array, moments: Moments) -> Moments:
-        n = x.size // x.shape[-1]
-        if n == 1:
-            raise ValueError(
-                f"BatchNorm in training got one value per channel (input {x.shape}), which has no "
-                "variance: use a larger batch or image"
-            )
-        mean, var = moments
-        # Not `variable[...] = x`: it asks a traced x for its sharding, which raises an error inside
-        # and takes two thirds of the time of tracing a step.
-        self.mean.set_value(self._average(self.mean[...], mean))
-        self.var.set_value(self._average(self.var[...], var * (n / (n - 1))))
-        return mean, var
-
     def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
         new = lax.stop_gradient(new).astype(old.dtype)
         return self.momentum * old + (1 - self.momentum) * new
 
 
 Arrays = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-"""A feature map in the dtype of the sums, then mean, variance, scale and bias [c]."""
+"""A feature map in the dtype of the sums, then mean, variance, scale and bias [c].
+
+In training, the first three may be those of a `Centred`, because a constant cancels.
+"""
 
 
 def _normalise(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
@@ -128,10 +152,14 @@ def _normalise(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.
 # Inlined: jitted only so that each shape is traced once.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
-    return by_platform(_normalise_by_batch, _normalise, eps, relu, dtype)(arrays)
+    small_mean = enabled("statistics")  # see `centred`
+    of_batch = functools.partial(_normalise_by_batch, small_mean)
+    return by_platform(of_batch, _normalise, eps, relu, dtype)(arrays)
 
 
-def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
+def _normalise_by_batch(
+    small_mean: bool, arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
+) -> jax.Array:
     """Normalises x, as `_normalise` does, with a custom gradient that is faster on CPUs.
 
     The gradient reads the feature maps only twice, which is the minimum: once for the sums over the
@@ -140,6 +168,7 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
     includes their dependence on x.
 
     Args:
+        small_mean: whether the mean is small compared with the deviation; see `_batch_gradients`.
         arrays: x, its mean and variance, BatchNorm's scale and bias; see `Arrays`.
         eps: BatchNorm's epsilon.
         relu: whether to apply a ReLU to the result.
@@ -154,7 +183,7 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
         return _normalise(arrays, eps, relu, dtype), arrays
 
     def backward(arrays: Arrays, g: jax.Array):
-        dx, dscale, dbias = _batch_gradients(arrays, g, eps, relu, dtype)
+        dx, dscale, dbias = _batch_gradients(arrays, g, eps, relu, dtype, small_mean)
         # None for mean and variance, because dx includes their part. They stay arguments, so that
         # second derivatives pass through them.
         return ((dx, None, None, dscale, dbias),)
@@ -163,9 +192,9 @@ def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
     return own(arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
 def _batch_gradients(
-    arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike
+    arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike, small_mean: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of x, scale and bias.
 
@@ -175,6 +204,9 @@ def _batch_gradients(
         eps: see `_normalise_by_batch`.
         relu: see `_normalise_by_batch`.
         dtype: see `_normalise_by_batch`.
+        small_mean: compute the sum of g (x - mean) as that of g x, minus the mean times that of g.
+            A mean much larger than the deviation would cost digits. XLA's CPU backend sums the
+            product of two stored feature maps in one pass. It would first store x - mean.
     """
     x, mean, var, scale, bias = arrays
     deviation = lax.rsqrt(var + eps)
@@ -183,33 +215,107 @@ def _batch_gradients(
         g = jnp.where(_normalise(arrays, eps, relu, dtype) > 0, g, 0)
     g = g.astype(x.dtype)
     axes = tuple(range(x.ndim - 1))
-    dbias, dscale = g.sum(axes), (g * normal).sum(axes)
+    dbias = g.sum(axes)
+    if small_mean:
+        dscale = deviation * ((g * x).sum(axes) - mean * dbias)
+    else:
+        dscale = (g * normal).sum(axes)
     n = x.size // x.shape[-1]
     dx = scale.astype(x.dtype) * deviation * (g - dbias / n - normal * (dscale / n))
     return dx, dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
-def batch_moments(x: jax.Array, shift: jax.Array) -> Moments:
-    """Returns mean and biased variance of each channel of [..., c], in float32 or wider.
+def centred(x: jax.Array, shift: jax.Array) -> Centred:
+    """Returns a feature map with its statistics over the batch, for `BatchNorm.by_batch`.
 
-    With the rewrite `statistics` (see `rewrites`), one pass over x sums x - shift and its square,
-    and devices communicate once. Without the shift, the variance of values far from zero would lose
-    digits, because it would be the difference of two large squares.
+    With the rewrite `statistics` (see `rewrites`), one pass sums x - shift and its square, and
+    devices communicate once. Without the shift, the variance of values far from zero would lose
+    digits, because it would be the difference of two large squares. On CPUs, with the rewrite
+    `gradients` too, the result's values are x - shift; else they are x.
 
     Args:
         x: feature map [..., c].
         shift: approximate means [c] of the channels, such as the running means.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return _by_platform(_centred_and_stored, _centred)(x, shift)
+
+
+def centred_parts(x: jax.Array, shifts: Sequence[jax.Array]) -> list[Centred]:
+    """Splits a feature map along its channels; returns each part as `centred` does.
+
+    Args:
+        x: feature map [..., c].
+        shifts: approximate means of the channels of each part. Together they have c or fewer
+            channels.
+    """
+    return _by_platform(_parts_one_by_one, _parts_at_once)(x, *shifts)
+
+
+def _by_platform(on_cpus: Callable, elsewhere: Callable) -> Callable:
+    both = enabled("gradients") and enabled("statistics")
+    return by_platform(on_cpus, elsewhere) if both else elsewhere
+
+
+def _centred(x: jax.Array, shift: jax.Array) -> Centred:
+    x = x.astype(jnp.promote_types(x.dtype, shift.dtype))
+    return Centred(x, jnp.zeros_like(shift), *_moments(x, shift))
+
+
+def _centred_and_stored(x: jax.Array, shift: jax.Array) -> Centred:
+    # XLA's CPU backend stores x - shift before it sums it. If everything else is computed from that
+    # too, x need not be kept.
+    values = _stored(x.astype(jnp.promote_types(x.dtype, shift.dtype)) - lax.stop_gradient(shift))
+    zero = jnp.zeros_like(shift)
+    return Centred(values, shift, *_moments(values, zero))
+
+
+def _moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of each channel of [..., c], in float32 or wider."""
     axes = tuple(range(x.ndim - 1))
     if not enabled("statistics"):
         mean = x.mean(axes)
         return mean, jnp.square(x - mean).mean(axes)
-    shift = lax.stop_gradient(shift).astype(x.dtype)
-    distance = x - shift
-    mean = distance.mean(axes)
-    var = jnp.square(distance).mean(axes) - jnp.square(mean)
+    shift = lax.stop_gradient(shift)
+    mean = (x - shift).mean(axes)
+    var = jnp.square(x - shift).mean(axes) - jnp.square(mean)
     return shift + mean, jnp.where(var > 0, var, 0)  # rounding may make it negative
+
+
+def _parts_one_by_one(x: jax.Array, *shifts: jax.Array) -> list[Centred]:
+    parts = jnp.split(x, _ends(shifts), axis=-1)
+    return [_centred_and_stored(part, s) for part, s in zip(parts, shifts, strict=False)]
+
+
+def _parts_at_once(x: jax.Array, *shifts: jax.Array) -> list[Centred]:
+    # On TPUs, reductions over the whole output of a convolution fuse into the convolution;
+    # reductions over a slice need an extra pass.
+    shift = jnp.concatenate(shifts)
+    dtype = jnp.promote_types(x.dtype, shift.dtype)
+    moments = _moments(x.astype(dtype), jnp.pad(shift, (0, x.shape[-1] - shift.size)))
+    # Split before it is widened: XLA would store the wide map.
+    parts = zip(*(jnp.split(a, _ends(shifts), axis=-1) for a in (x, *moments)), strict=True)
+    return [
+        Centred(part.astype(dtype), jnp.zeros_like(shift), mean, var)
+        for (part, mean, var), shift in zip(parts, shifts, strict=False)
+    ]
+
+
+def _ends(parts: Sequence[jax.Array]) -> list[int]:
+    return list(itertools.accumulate(part.size for part in parts))
+
+
+@jax.custom_jvp
+def _stored(x: jax.Array) -> jax.Array:
+    """Returns x; XLA stores it here, and computes it only once.
+
+    A plain `optimization_barrier` would be a barrier for the gradient too.
+    """
+    return lax.optimization_barrier(x)
+
+
+@_stored.defjvp
+def _stored_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]):
+    return _stored(*primals), *tangents
 
 
 class Folded(nnx.Module):
@@ -220,10 +326,7 @@ class Folded(nnx.Module):
 
     use_running_average = True
 
-    def __call__(
-        self, x: jax.Array, moments: Moments | None = None, *, relu: bool = False
-    ) -> jax.Array:
-        del moments
+    def __call__(self, x: jax.Array, *, relu: bool = False) -> jax.Array:
         return jax.nn.relu(x) if relu else x
 
     def set_view(self, use_running_average: bool | None = None) -> None:

@@ -102,8 +102,11 @@ def depthwise_conv(
     # multiplying by zeros between channels costs less than separating the channels.
     dense = _depthwise_dense if enabled("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
-    shifted = _conv_native if convolutions_are_native(x.dtype) else _depthwise_shifted
-    if enabled("gradients") and stride == 1 and kernel.shape[3] == x.shape[3]:
+    own_gradient = enabled("gradients") and stride == 1 and kernel.shape[3] == x.shape[3]
+    # XLA's own gradient of its own depthwise convolution takes several times as long on CPUs.
+    native = convolutions_are_native(x.dtype) and (own_gradient or not enabled("gradients"))
+    shifted = _conv_native if native else _depthwise_shifted
+    if own_gradient:
         shifted = gradients.depthwise(shifted, padding, dilation)
     convolve = by_platform(shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
