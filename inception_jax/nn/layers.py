@@ -252,7 +252,7 @@ class ConvBN(nnx.Module):
                 statistics.
         """
         fused = self.relu and enabled("gradients")  # one gradient for both
-        if isinstance(x, Centred):
+        if isinstance(x, tuple):
             assert self.norm_of_batch is not None
             x = self.norm_of_batch.by_batch(x, relu=fused)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +15,13 @@ from jax.typing import DTypeLike
 from inception_jax.nn.forms import by_platform
 from inception_jax.nn.rewrites import enabled
 
+Centred = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""A feature map minus a constant for each channel, and its statistics over the batch.
 
-class Centred(NamedTuple):
-    """A feature map minus a constant for each channel, and its statistics over the batch.
-
-    The constant may be 0. All arrays are float32 or wider.
-
-    Attributes:
-        values: feature map minus `shift` [..., c].
-        shift: the constants [c].
-        mean: mean of `values` [c].
-        var: biased variance of `values` [c].
-    """
-
-    values: jax.Array
-    shift: jax.Array
-    mean: jax.Array
-    var: jax.Array
+The feature map minus the constants [..., c]; the constants [c], which may be 0; the mean [c] and
+the biased variance [c] of that map. All are float32 or wider. It is not a named tuple, which
+`nnx.tabulate` cannot print.
+"""
 
 
 class BatchNorm(nnx.Module):
@@ -102,18 +91,19 @@ class BatchNorm(nnx.Module):
         Raises:
             ValueError: if there is a single value per channel.
         """
-        n = batch.values.size // batch.mean.size
+        x, shift, mean, var = batch
+        n = x.size // mean.size
         if n == 1:
             raise ValueError(
-                f"BatchNorm in training got one value per channel (input {batch.values.shape}), "
+                f"BatchNorm in training got one value per channel (input {x.shape}), "
                 "which has no variance: use a larger batch or image"
             )
         # Not `variable[...] = x`: it asks a traced x for its sharding, which raises an error inside
         # and takes two thirds of the time of tracing a step.
-        self.mean.set_value(self._average(self.mean[...], batch.shift + batch.mean))
-        self.var.set_value(self._average(self.var[...], batch.var * (n / (n - 1))))
+        self.mean.set_value(self._average(self.mean[...], shift + mean))
+        self.var.set_value(self._average(self.var[...], var * (n / (n - 1))))
         normalise = _normalise_in_training if enabled("gradients") else _normalise
-        arrays = (batch.values, batch.mean, batch.var, self.scale[...], self.bias[...])
+        arrays = (x, mean, var, self.scale[...], self.bias[...])
         return normalise(arrays, self.eps, relu, self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
@@ -258,7 +248,7 @@ def _by_platform(on_cpus: Callable, elsewhere: Callable) -> Callable:
 
 def _centred(x: jax.Array, shift: jax.Array) -> Centred:
     x = x.astype(jnp.promote_types(x.dtype, shift.dtype))
-    return Centred(x, jnp.zeros_like(shift), *_moments(x, shift))
+    return x, jnp.zeros_like(shift), *_moments(x, shift)
 
 
 def _centred_and_stored(x: jax.Array, shift: jax.Array) -> Centred:
@@ -266,7 +256,7 @@ def _centred_and_stored(x: jax.Array, shift: jax.Array) -> Centred:
     # too, x need not be kept.
     values = _stored(x.astype(jnp.promote_types(x.dtype, shift.dtype)) - lax.stop_gradient(shift))
     zero = jnp.zeros_like(shift)
-    return Centred(values, shift, *_moments(values, zero))
+    return values, shift, *_moments(values, zero)
 
 
 def _moments(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -295,7 +285,7 @@ def _parts_at_once(x: jax.Array, *shifts: jax.Array) -> list[Centred]:
     # Split before it is widened: XLA would store the wide map.
     parts = zip(*(jnp.split(a, _ends(shifts), axis=-1) for a in (x, *moments)), strict=True)
     return [
-        Centred(part.astype(dtype), jnp.zeros_like(shift), mean, var)
+        (part.astype(dtype), jnp.zeros_like(shift), mean, var)
         for (part, mean, var), shift in zip(parts, shifts, strict=False)
     ]
 
