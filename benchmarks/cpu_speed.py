@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import statistics
 import sys
@@ -34,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # No JAX, PyTorch or Keras here: processes import this file before their environment is set.
 from benchmarks import page
 from benchmarks.implementations import BASELINE, INFERENCE, TRAINING, Task, random_model
+from benchmarks.stored import save, saved
 from benchmarks.workers import UnavailableError, Worker, in_turn
-from inception_jax.outputs import atomic_write
 
 KINDS = {"inference": INFERENCE, "training": TRAINING}
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -122,13 +121,24 @@ def main(options: Options) -> None:
     if unknown:
         raise SystemExit(f"unknown implementations: {', '.join(sorted(unknown))}")
     machine = page.machine("jax", "flax", "torch", "keras", "timm", "onnxruntime", "openvino")
-    store = Store(options.results, machine)
+    setting = {
+        "machine": machine.partition(";")[0],
+        "implementations": list(options.implementations),
+        "image_size": options.image_size,
+        "rounds": options.rounds,
+    }
+    done = saved(options.results, setting)
     wrong = []
     for kind in KINDS:
-        tasks = wanted(kind, options)
-        results = [store.result(arch, kind, count, options) for arch, count in tasks]
+        results = []
+        for arch, batch_size in wanted(kind, options):
+            key = f"{kind} {arch} {batch_size}"
+            if key not in done:
+                done[key] = dataclasses.asdict(measure(arch, kind, batch_size, options))
+                save(options.results, setting, done)
+            results.append(Result(**done[key]))
         if results:
-            publish(kind, results, options, store.machine)
+            publish(kind, results, options, machine)
         wrong += [f"{r.arch} {kind} {name}" for r in results for name in r.wrong]
     if wrong:
         raise SystemExit(f"not timed, because their numbers differ: {', '.join(wrong)}")
@@ -146,44 +156,6 @@ def wanted(kind: str, options: Options) -> list[tuple[str, int]]:
     prefix = "training_" if kind == "training" else ""
     sizes = getattr(options, f"{prefix}batch_size")
     return [(arch, size) for arch in getattr(options, f"{prefix}archs") for size in sizes]
-
-
-class Store:
-    """Results of earlier runs of the command, and those of this run.
-
-    Attributes:
-        machine: description of the machine on which the first result was measured.
-    """
-
-    def __init__(self, file: Path | None, machine: str):
-        """Reads the file, if it exists.
-
-        Args:
-            file: JSON file of results; None: results are not stored.
-            machine: description of this machine, see `page.machine`.
-        """
-        self._file = file
-        self._found: dict[str, Any] = {"machine": machine}
-        if file and file.exists():
-            self._found |= json.loads(file.read_text())
-        self.machine: str = self._found["machine"]
-
-    def result(self, arch: str, kind: str, batch_size: int, options: Options) -> Result:
-        """Returns the stored result of a network and a batch size, or measures it and stores it.
-
-        Args:
-            arch: name of the network.
-            kind: "inference" or "training".
-            batch_size: number of images in a batch.
-            options: see `measure`.
-        """
-        key = f"{kind} {arch} {batch_size}"
-        if key not in self._found:
-            self._found[key] = dataclasses.asdict(measure(arch, kind, batch_size, options))
-            if self._file:
-                with atomic_write(self._file) as partial:
-                    partial.write_text(json.dumps(self._found, indent=2))
-        return Result(**self._found[key])
 
 
 def measure(arch: str, kind: str, batch_size: int, options: Options) -> Result:

@@ -19,7 +19,6 @@ on an idle machine. `--only` measures only the given parts: names of presets, `m
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import resource
 import statistics
@@ -37,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import page
 from benchmarks.fid_speed import ENVIRONMENT, TOLERANCE, make_folder
+from benchmarks.stored import save, saved
 from benchmarks.workers import Run, UnavailableError, Worker, apart, in_turn
-from inception_jax.outputs import atomic_write
 
 DIMS = 2048
 
@@ -69,17 +68,16 @@ def main(options: Options) -> None:
     """Measures the parts that have no result yet; publishes the tables if all parts have one."""
     packages = ("pytorch-fid", "torch-fidelity", "clean-fid", "torchmetrics")
     machine = page.machine("jax", "torch", *packages, "pillow")
-    found: dict[str, Any] = {"machine": machine}
-    if options.results and options.results.exists():
-        found |= json.loads(options.results.read_text())
+    names = ("count", "size", "batch_size", "rounds", "memory")
+    setting = {name: getattr(options, name) for name in names}
+    setting |= {"machine": machine.partition(";")[0], "memory": list(options.memory)}
+    found = saved(options.results, setting)
     with tempfile.TemporaryDirectory() as temporary:
         for part in parts(Path(temporary), options, found):
-            if options.results:
-                with atomic_write(options.results) as partial:
-                    partial.write_text(json.dumps(found, indent=2))
+            save(options.results, setting, found)
             print(part, found[part], flush=True)
     if found.keys() >= {*THEIRS, "memory", "distance"}:
-        publish(found, options)
+        publish(found, options, machine)
 
 
 def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str]:
@@ -115,19 +113,20 @@ def parts(folder: Path, options: Options, found: dict[str, Any]) -> Iterator[str
         yield "memory"
 
 
-def publish(found: dict[str, Any], options: Options) -> None:
+def publish(found: dict[str, Any], options: Options, machine: str) -> None:
     """Prints the tables, and writes them into docs/performance.md if `options.write` is set.
 
     Args:
-        found: results of all parts, see `parts`; and a description of the machine, under `machine`.
+        found: results of all parts, see `parts`.
         options: options of the command.
+        machine: description of the machine, see `page.machine`.
     """
     ours, scipys, difference = found["distance"]
     page.publish(
         options.docs / "performance.md" if options.write else None,
         "fid-all",
         f"{options.count} images of {options.size} pixels in batches of {options.batch_size}, "
-        f"{options.rounds} rounds. {found['machine']}",
+        f"{options.rounds} rounds. {machine}",
         page.table(_HEAD, [found[preset] for preset in THEIRS]),
         page.paragraph("Peak memory of a process that computes the statistics of a folder:"),
         page.table(["images", "peak memory, GB"], found["memory"]),

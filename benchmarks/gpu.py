@@ -38,8 +38,8 @@ from benchmarks import gpu_programs as programs
 from benchmarks import page
 from benchmarks.fid_speed import make_folder
 from benchmarks.implementations import Task, random_model
+from benchmarks.stored import save, saved
 from benchmarks.workers import LateError, UnavailableError, Worker, in_turn
-from inception_jax.outputs import atomic_write
 
 # Two processes share the GPU's memory, so neither may allocate all of it.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -131,33 +131,6 @@ def card() -> str:
     except (OSError, subprocess.SubprocessError):
         return "no GPU"
     return answer.stdout.splitlines()[0]
-
-
-def saved(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Returns the results of earlier commands by name of the part, or {} if there are none.
-
-    Raises:
-        SystemExit: if the results come from another setting, such as another GPU.
-    """
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text())
-    if content["setting"] != setting:
-        raise SystemExit(
-            f"{path} has results for another setting, {content['setting']}; this one is {setting}: "
-            "move the file away, or give another one with --results"
-        )
-    return content["done"]
-
-
-def save(path: Path, setting: dict[str, Any], done: dict[str, Any]) -> None:
-    """Writes the setting and all results to a file, atomically.
-
-    `setting` is the result of `setting_of`, and `done` has the results by name of the part.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial_file:
-        partial_file.write_text(json.dumps({"setting": setting, "done": done}, indent=1))
 
 
 def parts_of(options: Options, folder: Path, budget: Budget) -> Iterator[tuple[str, Part]]:

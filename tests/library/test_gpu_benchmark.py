@@ -8,15 +8,16 @@ import pytest
 
 pytest.importorskip("tyro")
 from benchmarks import gpu
+from benchmarks.stored import save, saved
 
 
 def test_results_of_another_setting_are_refused(tmp_path):
     path = tmp_path / "runs" / "gpu.json"
-    assert gpu.saved(path, {"card": "A"}) == {}
-    gpu.save(path, {"card": "A"}, {"fid": {"images_per_second": [1.0]}})
-    assert gpu.saved(path, {"card": "A"}) == {"fid": {"images_per_second": [1.0]}}
+    assert saved(path, {"card": "A"}) == {}
+    save(path, {"card": "A"}, {"fid": {"images_per_second": [1.0]}})
+    assert saved(path, {"card": "A"}) == {"fid": {"images_per_second": [1.0]}}
     with pytest.raises(SystemExit, match="--results"):
-        gpu.saved(path, {"card": "B"})
+        saved(path, {"card": "B"})
 
 
 def test_a_part_after_the_time_limit_is_left_to_the_next_command(tmp_path, monkeypatch, capsys):
@@ -30,7 +31,7 @@ def test_a_part_after_the_time_limit_is_left_to_the_next_command(tmp_path, monke
     gpu.main(options)
     assert measured == []
     assert "2 of 2 parts are missing" in capsys.readouterr().out
-    gpu.save(options.results, gpu.setting_of(options), {"fid": part("fid")()})
+    save(options.results, gpu.setting_of(options), {"fid": part("fid")()})
     measured.clear()
     gpu.main(gpu.Options(smoke=True, results=tmp_path / "gpu.json", docs=tmp_path))
     assert measured == ["x y"]
