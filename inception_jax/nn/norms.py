@@ -102,7 +102,7 @@ class BatchNorm(nnx.Module):
         # and takes two thirds of the time of tracing a step.
         self.mean.set_value(self._average(self.mean[...], shift + mean))
         self.var.set_value(self._average(self.var[...], var * (n / (n - 1))))
-        normalise = _normalise_in_training if enabled("gradients") else _normalise
+        normalise = _normalise_in_training if _own_gradient() else _normalise
         arrays = (x, mean, var, self.scale[...], self.bias[...])
         return normalise(arrays, self.eps, relu, self.dtype)
 
@@ -142,14 +142,10 @@ def _normalise(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.
 # Inlined: jitted only so that each shape is traced once.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 def _normalise_in_training(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
-    small_mean = enabled("statistics")  # see `centred`
-    of_batch = functools.partial(_normalise_by_batch, small_mean)
-    return by_platform(of_batch, _normalise, eps, relu, dtype)(arrays)
+    return by_platform(_normalise_by_batch, _normalise, eps, relu, dtype)(arrays)
 
 
-def _normalise_by_batch(
-    small_mean: bool, arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike
-) -> jax.Array:
+def _normalise_by_batch(arrays: Arrays, eps: float, relu: bool, dtype: DTypeLike) -> jax.Array:
     """Normalises x, as `_normalise` does, with a custom gradient that is faster on CPUs.
 
     The gradient reads the feature maps only twice, which is the minimum: once for the sums over the
@@ -158,7 +154,6 @@ def _normalise_by_batch(
     includes their dependence on x.
 
     Args:
-        small_mean: whether the mean is small compared with the deviation; see `_batch_gradients`.
         arrays: x, its mean and variance, BatchNorm's scale and bias; see `Arrays`.
         eps: BatchNorm's epsilon.
         relu: whether to apply a ReLU to the result.
@@ -173,7 +168,7 @@ def _normalise_by_batch(
         return _normalise(arrays, eps, relu, dtype), arrays
 
     def backward(arrays: Arrays, g: jax.Array):
-        dx, dscale, dbias = _batch_gradients(arrays, g, eps, relu, dtype, small_mean)
+        dx, dscale, dbias = _batch_gradients(arrays, g, eps, relu, dtype)
         # None for mean and variance, because dx includes their part. They stay arguments, so that
         # second derivatives pass through them.
         return ((dx, None, None, dscale, dbias),)
@@ -182,9 +177,9 @@ def _normalise_by_batch(
     return own(arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
 def _batch_gradients(
-    arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike, small_mean: bool
+    arrays: Arrays, g: jax.Array, eps: float, relu: bool, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the gradients of x, scale and bias.
 
@@ -194,9 +189,6 @@ def _batch_gradients(
         eps: see `_normalise_by_batch`.
         relu: see `_normalise_by_batch`.
         dtype: see `_normalise_by_batch`.
-        small_mean: compute the sum of g (x - mean) as that of g x, minus the mean times that of g.
-            A mean much larger than the deviation would cost digits. XLA's CPU backend sums the
-            product of two stored feature maps in one pass. It would first store x - mean.
     """
     x, mean, var, scale, bias = arrays
     deviation = lax.rsqrt(var + eps)
@@ -205,11 +197,10 @@ def _batch_gradients(
         g = jnp.where(_normalise(arrays, eps, relu, dtype) > 0, g, 0)
     g = g.astype(x.dtype)
     axes = tuple(range(x.ndim - 1))
+    # Not the sum of g * normal, because XLA's CPU backend would store `normal` first. The mean is
+    # small, see `_centred_and_stored`; else the difference would lose digits.
     dbias = g.sum(axes)
-    if small_mean:
-        dscale = deviation * ((g * x).sum(axes) - mean * dbias)
-    else:
-        dscale = (g * normal).sum(axes)
+    dscale = deviation * ((g * x).sum(axes) - mean * dbias)
     n = x.size // x.shape[-1]
     dx = scale.astype(x.dtype) * deviation * (g - dbias / n - normal * (dscale / n))
     return dx, dscale.astype(scale.dtype), dbias.astype(bias.dtype)
@@ -242,8 +233,15 @@ def centred_parts(x: jax.Array, shifts: Sequence[jax.Array]) -> list[Centred]:
 
 
 def _by_platform(on_cpus: Callable, elsewhere: Callable) -> Callable:
-    both = enabled("gradients") and enabled("statistics")
-    return by_platform(on_cpus, elsewhere) if both else elsewhere
+    return by_platform(on_cpus, elsewhere) if _own_gradient() else elsewhere
+
+
+def _own_gradient() -> bool:
+    """Returns whether BatchNorm has a custom gradient on CPUs.
+
+    The gradient needs a small mean, which only the rewrite `statistics` gives.
+    """
+    return enabled("gradients") and enabled("statistics")
 
 
 def _centred(x: jax.Array, shift: jax.Array) -> Centred:

@@ -2,7 +2,7 @@
 
 jaxlib includes oneDNN for x86 processors from version 0.11 on, disabled by default. With it,
 Inception V3 classifies a sixth faster in float32. On processors with AVX512-BF16, it classifies
-twice as fast in bfloat16. A training step of six networks takes 2 to 10 % less time.
+twice as fast in bfloat16. A training step takes up to a tenth less time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from inception_jax.nn.layers import Conv, DepthwiseConv
 
 CompilerOptions = dict[str, bool | str]
 
-# Of XLA's own library, YNNPACK, only what it computes faster than oneDNN and XLA's loops.
+# What is left to YNNPACK, XLA's own library. BatchNorm's many sums are slow as XLA's loops.
 _PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-_PRODUCTS_AND_SUMS = f"{_PRODUCTS},LIBRARY_FUSION_TYPE_REDUCE"  # BatchNorm's sums are many
+_PRODUCTS_AND_SUMS = f"{_PRODUCTS},LIBRARY_FUSION_TYPE_REDUCE"
 _CALL = 'custom_call_target="__onednn'
 _DTYPES = ("float32", "bfloat16")
 
@@ -40,7 +40,7 @@ def inference_options(model: nnx.Module) -> CompilerOptions:
 def training_options(model: nnx.Module) -> CompilerOptions:
     """Returns the compiler options for a training step; see `inference_options`.
 
-    The options are empty for networks that compute in a narrower dtype than float32, whose step was
+    The options are empty for networks that compute in another dtype than float32: their step was
     not measured to be faster with oneDNN.
     """
     if any(jnp.dtype(layer.dtype) != jnp.float32 for layer in _convolutions(model)):
