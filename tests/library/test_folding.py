@@ -115,6 +115,21 @@ def test_predict_gives_the_logits_in_every_form(name, native, monkeypatch):
     assert bool(asked) == native
 
 
+def test_predict_gives_the_logits_of_many_sizes(monkeypatch):
+    """The first programs contain the parameters, further ones take them as arguments."""
+    monkeypatch.setattr("inception_jax.inference.compiled._MOST_COPIES", 1)
+    monkeypatch.setattr(
+        "inception_jax.inference.compiled.inference_options",
+        lambda _: {"xla_cpu_enable_fast_min_max": False},
+    )
+    model = network("inception_v1", "float32")
+    predict = ij.jit_predict(model, parts=2)
+    for n in (1, 3, 5, 1):
+        images = np.asarray(images_for(model, "float32", n=n), np.float64)
+        expected = np.asarray(logits(model, jnp.asarray(images, jnp.float32)))
+        compare(predict(images), expected, "float32", f"{n} images")
+
+
 @pytest.mark.parametrize("name", ["inception_next_atto"])
 def test_predict_computes_in_another_dtype(name):
     model = network(name, "float32")

@@ -59,6 +59,24 @@ def test_onednn_takes_every_convolution(case):
     np.testing.assert_allclose(program(x, kernel), expected, atol=rounding)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernels_are_packed_once(dtype, monkeypatch):
+    """XLA converts constant kernels to oneDNN's layout when it compiles a program."""
+    options_or_skip(dtype)
+    programs = []
+    compile_ = jax.stages.Lowered.compile
+
+    def recorded(lowered, *args, **kwargs):
+        programs.append(compile_(lowered, *args, **kwargs))
+        return programs[-1]
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", recorded)
+    model = network("inception_v3", "float32")
+    ij.jit_predict(model, dtype=dtype)(random_images(model, "float32", (83, 91), n=1))
+    text = programs[-1].as_text()
+    assert text.count('"weights_prepacked":true') == text.count("__onednn$convolution") > 0
+
+
 def test_bfloat16_is_as_close_as_without():
     options_or_skip("bfloat16")
     model = network("inception_v3", "float32")
