@@ -28,6 +28,7 @@ from inception_jax.nn.forms import (
     forced_form,
     trailing,
 )
+from inception_jax.nn.max_pools import max_shifted
 from inception_jax.nn.remat import save_for_backward
 from inception_jax.nn.rewrites import enabled
 from inception_jax.nn.windows import Padding, padded, pads, shifts, span, weighted_sum
@@ -134,9 +135,8 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "valid")
     Padding is never the maximum. The maximum of a window with a NaN is NaN. If several pixels equal
     the maximum, the first in row-major order gets the whole gradient, as in PyTorch and TensorFlow.
     """
-    shifted = functools.partial(_pool_shifted, _first_max, -jnp.inf)
     native = functools.partial(_pool_native, lax.max, -jnp.inf)
-    return by_platform(shifted, native, window, stride, padding)(x)
+    return by_platform(max_shifted, native, window, stride, padding)(x)
 
 
 def avg_pool(
@@ -160,9 +160,8 @@ def avg_pool(
             instead of the number of pixels inside the feature map (TensorFlow's rule).
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    shifted = functools.partial(_pool_shifted, lax.add, 0)
     native = functools.partial(_pool_native, lax.add, 0.0)
-    total = by_platform(shifted, native, window, stride, padding)(wide)
+    total = by_platform(_sum_shifted, native, window, stride, padding)(wide)
     if count_include_pad:
         return (total / window**2).astype(x.dtype)
     rows, cols = (_window_counts(n, window, stride, padding) for n in x.shape[1:3])
@@ -374,21 +373,10 @@ def _pool_native(
     )
 
 
-def _pool_shifted(
-    combine: Callable, initial: float, x: jax.Array, window: int, stride: int, padding: Padding
-) -> jax.Array:
-    x = padded(x, (window, window), stride, padding, initial)
-    # Columns before rows: the first maximum in reading order is the first of its own row.
-    x = functools.reduce(combine, shifts(x, window, stride, axis=2))
-    return functools.reduce(combine, shifts(x, window, stride, axis=1))
-
-
-def _first_max(best: jax.Array, new: jax.Array) -> jax.Array:
-    """Returns the larger value, or `best` if both are equal.
-
-    In that case `best` gets the whole gradient, which `jnp.maximum` would split.
-    """
-    return jnp.where((new > best) | (new != new), new, best)
+def _sum_shifted(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    x = padded(x, (window, window), stride, padding)
+    x = functools.reduce(lax.add, shifts(x, window, stride, axis=2))
+    return functools.reduce(lax.add, shifts(x, window, stride, axis=1))
 
 
 def _window_counts(size: int, window: int, stride: int, padding: Padding) -> np.ndarray:

@@ -72,6 +72,31 @@ def shifts(x: jax.Array, window: int, stride: int, axis: int, dilation: int = 1)
     return [lax.slice_in_dim(x, i, i + length, stride, axis) for i in starts]
 
 
+def taps(
+    x: jax.Array, window: int, stride: int, padding: Padding, axis: int, value: Any
+) -> list[jax.Array]:
+    """Returns what `shifts` returns for the feature map padded with `value` along `axis`.
+
+    Each slice is padded by itself, which takes less time on CPUs than padding the feature map.
+    """
+    size = x.shape[axis]
+    low, high = pads(size, window, stride, padding)
+    count = (size + low + high - window) // stride + 1
+    slices = []
+    for i in range(window):
+        # Window j has its position i at pixel j * stride + i - low. Windows from `first` to before
+        # `end` have it inside the map.
+        first = min(max(-((i - low) // stride), 0), count)
+        end = max(min((size - 1 + low - i) // stride + 1, count), first)
+        start = min(first * stride + i - low, size)
+        stop = start + max((end - first - 1) * stride + 1, 0)
+        inside = lax.slice_in_dim(x, start, stop, stride, axis)
+        widths = [(0, 0, 0)] * x.ndim
+        widths[axis] = (first, count - end, 0)
+        slices.append(lax.pad(inside, jnp.asarray(value, x.dtype), widths))
+    return slices
+
+
 def span(window: int, dilation: int) -> int:
     """Returns the number of pixels from the first to the last position of a dilated window."""
     return (window - 1) * dilation + 1
