@@ -42,8 +42,8 @@ def jit_predict(
     The batch is split into parts that run in parallel. On accelerators there is one part for each
     device of this process. On a CPU there is one part, a thread, for each core, because XLA
     computes some convolutions on one core only. A thread computes at most eight images at once.
-    Each new batch size is compiled once. With oneDNN, the programs for the first four contain copies
-    of the parameters.
+    Each new batch size is compiled once. With oneDNN, each of the first four takes memory for a
+    copy of the parameters.
 
     Args:
         model: network to compile, in any mode. The function uses evaluation mode. Later changes to
