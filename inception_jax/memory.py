@@ -11,7 +11,7 @@ from inception_jax.tpu import DEVICES
 
 # From <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_LARGEST_INT = 2**31 - 1
+_NEVER = -1  # the largest threshold; 2**31 - 1 would return the temporary arrays of large batches
 
 _kept: list[bool] = []  # not empty once `keep_freed_memory` has changed the settings
 
@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc" or _has_accelerator():
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST_INT), (_ARENA_MAX, 1))
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_ARENA_MAX, 1))
     _kept.append(True)
     return all([mallopt(*setting) for setting in settings])
 

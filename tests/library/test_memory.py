@@ -37,6 +37,32 @@ def test_freed_memory_is_used_again(monkeypatch):
     assert kept < 100 < 4000 < returned
 
 
+_LARGE = """
+import ctypes
+from inception_jax.memory import keep_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.malloc.argtypes = [ctypes.c_size_t]
+keep_freed_memory()
+block = libc.malloc(3 << 30)
+before = libc.sbrk(0)
+libc.free(block)
+print(before - libc.sbrk(0))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_blocks_of_gigabytes_are_kept(monkeypatch):
+    """The temporary arrays of a step of 16 images take more than 2 GB, and are kept too."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    done = subprocess.run(
+        [sys.executable, "-c", _LARGE], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == 0
+
+
 _RETURNING = """
 from inception_jax.memory import keep_freed_memory, return_freed_memory
 
