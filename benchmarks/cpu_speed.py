@@ -1,10 +1,11 @@
 """Compares the CPU speed of this library's networks with that of other implementations.
 
 Every implementation runs in its own process and is warmed up before it is timed. In each round, all
-implementations run, one at a time. Other work on the machine therefore affects all of them equally,
-and ratios compare times of the same round. The baseline is the PyTorch twin with channels-last
-tensors, `torch_channels_last`. Implementations with the baseline's weights and dtype are checked
-before the first round. If their results differ from the baseline's, they are not timed.
+implementations run, one at a time, and fast ones repeatedly. Other work on the machine therefore
+affects all of them equally, and ratios compare times of the same round. The baseline is the PyTorch
+twin with channels-last tensors, `torch_channels_last`. Implementations with the baseline's weights
+and dtype are checked before the first round. If their results differ from the baseline's, they are
+not timed.
 
     python benchmarks/cpu_speed.py [--archs ARCH ...] [--no-training] [--implementations NAME ...]
 
