@@ -1,20 +1,25 @@
 """Tests `--compile-only`: estimates from compiled programs, and the search for the largest batch.
 
-Tests with the TPU compiler run only if the extra `tpu` is installed.
+Tests with a compiler for TPUs or GPUs run only if the extra `tpu` or `cuda` is installed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
 
+import inception_jax as ij
 from train.compile import estimates, hlo, topology, training_step
 from train.compile.compiler import TooLargeError
 from train.config.fields import override
@@ -285,3 +290,36 @@ def test_every_option_of_a_run_changes_nothing_else():
     own = {"dataset": one.data.dataset, "workdir": one.run.workdir}
     same = override(other, {"compile_only": None, **own})
     assert same == one
+
+
+# ---- With the compiler of the GPUs ----
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax_cuda13_plugin") is None, reason="needs the extra `cuda`")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2", "xception"])
+def test_no_feature_map_is_transposed_on_gpus(name, training):
+    """XLA's program for an H100 transposes kernels, but no feature map, in bfloat16.
+
+    Feature maps are known by the number of images, 13, which is no other array's dimension.
+    """
+    sharding = SingleDeviceSharding(topology.describe("h100:1x1").devices[0])
+    model = nnx.eval_shape(lambda: ij.create_model(name, dtype="bfloat16", num_classes=10))
+    model.eval()
+    graphdef, state = nnx.split(model)
+
+    def loss(state, images):
+        return nnx.merge(graphdef, state)(images).astype("float32").sum()
+
+    size = ij.model_info(name).input_size
+    state, images = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        (state, jax.ShapeDtypeStruct((13, size, size, 3), "bfloat16")),
+    )
+    program = jax.jit(jax.grad(loss) if training else loss).lower(state, images).compile()
+    text = program.as_text()
+    assert text.count("__cudnn$conv") > 50
+    transposed = re.findall(r" = \w+\[([\d,]+)\]\S* transpose\(", text)
+    assert len(transposed) > 50
+    assert not [shape for shape in transposed if "13" in shape.split(",")]
