@@ -86,7 +86,8 @@ class Options(page.Pages):
     results: Path | None = None
     """File of times. What is in the file is not timed again; new times are added."""
     suffix: str = ""
-    """Appended to the names of the page's sections, so that they do not replace the usual ones."""
+    """Appended to the names of the page's sections, after a hyphen, so that they do not replace the
+    usual ones."""
 
 
 @dataclasses.dataclass
@@ -294,7 +295,7 @@ def publish(kind: str, results: list[Result], options: Options, machine: str) ->
     than {max(r.idle for r in results):.1%} of a core."""
     page.publish(
         options.docs / "performance.md",
-        f"cpu-{kind}{options.suffix}",
+        f"cpu-{kind}" + (f"-{options.suffix}" if options.suffix else ""),
         f"{options.rounds} rounds. {machine}",
         table(results, [name for name in timed if name != BASELINE]),
         "\n".join(f"- `{name}`: {made.about}" for name, made in timed.items()),

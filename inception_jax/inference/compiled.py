@@ -184,10 +184,10 @@ def _merged(network: Frozen, call: Callable) -> Callable:
 def _compiler(network: Frozen, call: Callable, *, save_memory: bool) -> Callable:
     """Returns a function that compiles a computation on a CPU for one shape and dtype of images.
 
-    The compiled program takes images. The programs for the first four shapes contain the
-    parameters as constants if oneDNN computes the convolutions: XLA then converts the kernels to
-    oneDNN's layout once, not in every call. That takes a third of the time of a single image. The
-    copies take memory. Therefore further programs, and all with `save_memory`, share the parameters
+    The compiled program takes images. If oneDNN computes the convolutions, the programs for the
+    first four shapes contain the parameters as constants. XLA then converts the kernels to oneDNN's
+    layout once, not in every call, which takes up to a third of the time of a single image. Each
+    copy takes memory. Therefore further programs, and all with `save_memory`, share the parameters
     as arguments.
 
     Args:
