@@ -10,9 +10,9 @@ enabled at that time. If other rewrites are enabled later, JAX traces the functi
 - `depthwise`: on TPUs, a depthwise convolution of few channels becomes a full convolution, whose
   kernel is zero between different channels.
 - `repeats`: of the layers in a chain that have the same structure, only one is traced.
-- `gradients`: on CPUs, convolutions and BatchNorm have custom gradients. The first derivative then
-  works only in reverse mode, so this rewrite is not enabled by default. The training programme
-  enables it.
+- `gradients`: on CPUs, convolutions, max pools and BatchNorm have custom gradients. The first
+  derivative then works only in reverse mode, so this rewrite is not enabled by default. The training
+  programme enables it.
 """
 
 from __future__ import annotations
