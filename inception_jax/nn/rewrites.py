@@ -11,8 +11,8 @@ enabled at that time. If other rewrites are enabled later, JAX traces the functi
   kernel is zero between different channels.
 - `repeats`: of the layers in a chain that have the same structure, only one is traced.
 - `gradients`: on CPUs, convolutions, max pools and BatchNorm have custom gradients. The first
-  derivative then works only in reverse mode, so this rewrite is not enabled by default. The training
-  programme enables it.
+  derivative then works only in reverse mode, so this rewrite is not enabled by default. The
+  training programme enables it.
 """
 
 from __future__ import annotations
