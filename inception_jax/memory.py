@@ -11,7 +11,7 @@ from inception_jax.tpu import DEVICES
 
 # From <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_NEVER = -1  # the largest threshold; 2**31 - 1 would return the temporary arrays of large batches
+_NEVER = -1  # a threshold of 2**31 - 1 would return the temporary arrays of large batches
 
 _kept: list[bool] = []  # not empty once `keep_freed_memory` has changed the settings
 
