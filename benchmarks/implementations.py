@@ -172,13 +172,13 @@ def jax_as_trained(task: Task) -> Run:
     The process reuses freed memory instead of returning it to the kernel.
     """
     import inception_jax as ij
+    from inception_jax.nn.cpu_libraries import call_onednn, training_options
     from inception_jax.nn.forms import native_convolutions
-    from inception_jax.nn.onednn import training_options
 
     ij.keep_freed_memory()
     options = training_options(_model(task))
     loss_fn, params, stats = jax_loss(task, rewrites=REWRITES)
-    if options:
+    if call_onednn(options):
         loss_fn = native_convolutions()(loss_fn)
     return _repeated(descent(loss_fn, options), params, stats, task)
 

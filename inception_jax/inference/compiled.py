@@ -18,10 +18,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from inception_jax.inference.folding import fold
+from inception_jax.nn.cpu_libraries import CompilerOptions, call_onednn, inference_options
 from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.layers import check_is_array
 from inception_jax.nn.model import Model
-from inception_jax.nn.onednn import CompilerOptions, inference_options
 
 _LITTLE_MEMORY: CompilerOptions = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 _MOST_AT_ONCE = 8  # images in a piece that a CPU thread computes
@@ -37,7 +37,7 @@ def jit_predict(
 
     BatchNorms are folded (see `folding.fold`), except on TPUs: there the compiler does this, and a
     folded Xception would take 5 % more time. On CPUs, oneDNN computes the convolutions if XLA can
-    call it (see `nn.onednn`).
+    call it (see `nn.cpu_libraries`).
 
     The batch is split into parts that run in parallel. On accelerators there is one part for each
     device of this process. On a CPU there is one part, a thread, for each core, because XLA
@@ -107,6 +107,11 @@ class Frozen:
     params: dict[str, Any]
     options: CompilerOptions
 
+    @property
+    def onednn(self) -> bool:
+        """Whether oneDNN computes the convolutions."""
+        return call_onednn(self.options)
+
 
 def frozen(model: Model) -> Frozen:
     """Returns a copy of a network for inference, in evaluation mode; see `Frozen`.
@@ -175,7 +180,7 @@ def _merged(network: Frozen, call: Callable) -> Callable:
     """Returns a function of the parameters and the images that calls `call` with the network."""
 
     def merged(state: dict, images: jax.Array) -> Any:
-        with native_convolutions() if network.options else contextlib.nullcontext():
+        with native_convolutions() if network.onednn else contextlib.nullcontext():
             return call(nnx.merge(network.graphdef, state), images)
 
     return merged
@@ -198,7 +203,7 @@ def _compiler(network: Frozen, call: Callable, *, save_memory: bool) -> Callable
     options = network.options | (_LITTLE_MEMORY if save_memory else {})
     jit = functools.partial(jax.jit, compiler_options=options or None)
     merged = _merged(network, call)
-    copies = _MOST_COPIES if network.options and not save_memory else 0
+    copies = _MOST_COPIES if network.onednn and not save_memory else 0
 
     @functools.cache
     def compiled(shape: tuple[int, ...], dtype: np.dtype) -> Callable:

@@ -246,6 +246,7 @@ class InceptionResNetV1(Model):
     """
 
     min_size = 75
+    sums_of_products = True
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "block8")
 
     def __init__(

@@ -57,6 +57,7 @@ class InceptionResNetV2(Model):
     """
 
     min_size = 75
+    sums_of_products = True
     taps = ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "block35", "block17", "Conv2d_7b_1x1")
     aux_names = ("AuxLogits",)
     aux_stages = ("block17",)

@@ -41,7 +41,7 @@ def forced_form(form: Form) -> Iterator[None]:
 def native_convolutions() -> Iterator[None]:
     """Context manager that traces float32 convolutions as XLA's own operation on CPUs too.
 
-    Used for programs whose convolutions oneDNN computes; see `onednn`.
+    Used for programs whose convolutions oneDNN computes; see `cpu_libraries`.
     """
     with _native_convolutions(True):
         yield

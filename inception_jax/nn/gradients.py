@@ -26,6 +26,7 @@ Convolve = Callable[..., jax.Array]
 """Maps [n, h, w, c], a kernel, and further arguments that are not arrays, to [n, h, w, d]."""
 
 _LARGE_MAP = 64 * 64  # pixels; for smaller maps XLA's own gradient is as fast
+_SMALL_MAP = 8 * 8  # pixels; XLA's own gradient takes up to twice as long as products
 _MOST_PIECES = 8  # limits the size of the program, whatever the batch
 _LEAST_CHANNELS = 64  # products of fewer channels do not fill the processor's vectors
 
@@ -51,8 +52,8 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
 
     - At stride 1, for feature maps of at least 64x64 pixels: the kernel's gradient is a sum over
       groups of images, because XLA takes up to five times as long for the whole batch at once.
-    - For a stride above 1 or an n x 1 kernel, with at least 64 input channels: the kernel's
-      gradient is one matrix product for each position in the kernel.
+    - For a stride above 1, an n x 1 kernel, or a feature map of at most 8x8 pixels, with at least 64
+      input channels: the kernel's gradient is one matrix product for each position in the kernel.
     - Otherwise XLA's own gradient is as fast, and is kept.
 
     Args:
@@ -68,7 +69,7 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
     pixels = x.shape[1] * x.shape[2]
     if stride == 1 and pixels >= _LARGE_MAP:
         of_kernel = functools.partial(_by_images, *args)
-    elif (stride > 1 or (kw == 1 and kh > 1)) and channels >= _LEAST_CHANNELS:
+    elif channels >= _LEAST_CHANNELS and (stride > 1 or kw == 1 or pixels <= _SMALL_MAP):
         of_kernel = functools.partial(_by_taps, *args)
     else:
         return convolve

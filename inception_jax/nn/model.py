@@ -94,6 +94,8 @@ class Model(Habits):
             `inception_jax.features`. If timm has the network, they are the stages that its
             `features_only` returns.
         inner_taps: those of `taps` that are inside a block, not at the end of one.
+        sums_of_products: whether the network has long chains of blocks that add a 1x1 convolution
+            without BatchNorm to their input; see `cpu_libraries`.
         transform_input: whether the network first maps the images from ImageNet's normalisation
             (mean and standard deviation) to [-1, 1].
         deterministic: True in evaluation, False in training. `train`, `eval` and `nnx.view` set it,
@@ -118,6 +120,7 @@ class Model(Habits):
     taps: tuple[str, ...] = ()
     inner_taps: tuple[str, ...] = ()
     transform_input: bool = False
+    sums_of_products: ClassVar[bool] = False
     deterministic: bool = True
     spec: Spec | None = None
     info: Any = None  # a ModelInfo of the registry, which this package does not import

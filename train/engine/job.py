@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from inception_jax.nn.cpu_libraries import CompilerOptions, call_onednn, training_options
 from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.model import Model
-from inception_jax.nn.onednn import CompilerOptions, training_options
 from train.data.bad_images import BadImages
 from train.data.datasets import Dataset
 from train.data.loader import Batches
@@ -70,8 +70,9 @@ class Job:
 
 def jit(step: Callable[..., Any], devices: Devices, options: CompilerOptions | None = None) -> Any:
     """Returns a jitted training step. Each call donates the buffers of the state."""
+    options = options or {}
     return jax.jit(
-        native_convolutions()(step) if options else step,
+        native_convolutions()(step) if call_onednn(options) else step,
         donate_argnums=0,
         in_shardings=(devices.replicated, devices.sharded),
         out_shardings=(devices.replicated, devices.replicated),

@@ -1,6 +1,9 @@
-"""Tests which compiled functions use oneDNN's convolutions, and that results stay the same."""
+"""Tests which libraries compiled functions use, and that results stay the same."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +12,17 @@ import pytest
 from flax import nnx
 
 import inception_jax as ij
-from inception_jax.nn import onednn, ops
+from inception_jax.models.inception_resnet_v1 import Residual
+from inception_jax.nn import cpu_libraries, ops
 from inception_jax.nn.forms import native_convolutions
+from inception_jax.nn.layers import Conv
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.rewrite_names import REWRITES
 from tests.helpers.networks import network, random_images
 
 
 def options_or_skip(dtype: str = "float32", *, training: bool = False):
-    options = onednn.compiler_options(dtype, training=training)
+    options = cpu_libraries.onednn_options(dtype, training=training)
     if not options:
         pytest.skip(f"XLA's CPU backend has no oneDNN for {dtype} here")
     return options
@@ -157,10 +162,89 @@ def test_gradients_are_those_without(name, rounding, own_gradients_everywhere):
     jax.tree_util.tree_map_with_path(check, found, expected)
 
 
+class Block(Residual):
+    """A residual block without branches."""
+
+    def __init__(self, channels: int, seed: int):
+        self.up = Conv(channels, channels, bias=True, rngs=nnx.Rngs(seed))
+        self.scale = 0.5
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self._add(x, [x])
+
+
+def largest_loop(program: Any) -> int:
+    """Returns the largest number of arrays that a loop of a compiled program reads."""
+    text = program.as_text()
+    loops = re.findall(r" fusion\(([^)]*)\), kind=kLoop", text[text.index("ENTRY") :])
+    return max((operands.count("%") for operands in loops), default=0)
+
+
+def test_sums_of_residual_blocks_are_computed_once():
+    """YNNPACK computes each sum with its product, so that no loop adds those of many blocks.
+
+    The values and gradients are those of the program without.
+    """
+    options = cpu_libraries.ynnpack_options()
+    if not options:
+        pytest.skip("XLA's CPU backend has no such YNNPACK here")
+    blocks = 8
+    chain = nnx.List([Block(64, seed) for seed in range(blocks)])
+    graphdef, state = nnx.split(chain)
+
+    def loss(state, x):
+        with ij.rewritten(*REWRITES):
+            for block in nnx.merge(graphdef, state):
+                x = block(x)
+        return (x**2).sum(), x
+
+    arguments = nnx.to_pure_dict(state), jax.random.normal(jax.random.key(0), (1, 16, 16, 64))
+    lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*arguments)
+    fused, plain = lowered.compile(options), lowered.compile()
+    assert largest_loop(fused) < blocks < largest_loop(plain)
+
+    def check(found, expected):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+
+    jax.tree.map(check, fused(*arguments), plain(*arguments))
+
+
+ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True}
+YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": "some"}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "faster"), [("float32", True), ("bfloat16", False), ("float64", False)]
+    ("name", "dtype", "onednn", "training", "inference"),
+    [
+        ("inception_v3", "float32", True, ONEDNN, ONEDNN),
+        ("inception_v3", "bfloat16", True, {}, ONEDNN),
+        ("inception_v3", "float64", True, {}, {}),
+        ("inception_v3", "float32", False, {}, {}),
+        ("inception_resnet_v1", "float32", True, ONEDNN, ONEDNN),
+        ("inception_resnet_v1", "float32", False, YNNPACK, YNNPACK),
+        ("inception_resnet_v2", "float32", False, YNNPACK, YNNPACK),
+        ("inception_resnet_v2", "bfloat16", False, {}, {}),
+        ("inception_resnet_v2", "float64", False, {}, {}),
+    ],
 )
-def test_which_networks_are_trained_with_it(dtype, faster, monkeypatch):
-    monkeypatch.setattr(onednn, "compiler_options", lambda **_: {"some": True})
-    model = nnx.eval_shape(lambda: ij.create_model("inception_v3", dtype=dtype, rngs=nnx.Rngs(0)))
-    assert bool(onednn.training_options(model)) == faster
+def test_which_library_a_network_gets(name, dtype, onednn, training, inference, monkeypatch):
+    def onednn_options(dtype="float32", *, training=False):
+        return ONEDNN if onednn and dtype != "float64" else {}
+
+    monkeypatch.setattr(cpu_libraries, "onednn_options", onednn_options)
+    monkeypatch.setattr(cpu_libraries, "ynnpack_options", lambda: YNNPACK)
+    model = nnx.eval_shape(lambda: ij.create_model(name, dtype=dtype, rngs=nnx.Rngs(0)))
+    assert cpu_libraries.training_options(model) == training
+    assert cpu_libraries.inference_options(model) == inference
+    assert cpu_libraries.call_onednn(inference) == (inference == ONEDNN)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_jit_predict_gives_the_logits_with_every_library(onednn, monkeypatch):
+    if not onednn:
+        monkeypatch.setattr(cpu_libraries, "onednn_options", lambda *_, **__: {})
+    model = network("inception_resnet_v2", "float32")
+    images = random_images(model, "float32", (83, 91), n=3)
+    expected = jax.jit(nnx.view(model).eval_view())(images)
+    rounding = 1e-5 * float(jnp.abs(expected).max())
+    np.testing.assert_allclose(ij.jit_predict(model)(images), expected, atol=rounding)
