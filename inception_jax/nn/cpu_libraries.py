@@ -5,8 +5,8 @@ convolutions, Inception V3 classifies a sixth faster in float32. On processors w
 classifies twice as fast in bfloat16. A training step takes up to an eighth less time.
 
 YNNPACK, XLA's own library, is enabled by default, for single operations. It can also compute a
-matrix product together with the elementwise operations after it. Where oneDNN cannot be called, this
-saves a tenth of the time of an Inception-ResNet-v2. Without it, XLA computes the sum of a residual
+matrix product together with the elementwise operations after it. Where oneDNN cannot be called,
+this saves a tenth of Inception-ResNet-v2's time. Without it, XLA computes the sum of a residual
 block again wherever it is needed, from the products of all blocks before.
 """
 

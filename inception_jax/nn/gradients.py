@@ -52,8 +52,9 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
 
     - At stride 1, for feature maps of at least 64x64 pixels: the kernel's gradient is a sum over
       groups of images, because XLA takes up to five times as long for the whole batch at once.
-    - For a stride above 1, an n x 1 kernel, or a feature map of at most 8x8 pixels, with at least 64
-      input channels: the kernel's gradient is one matrix product for each position in the kernel.
+    - For a stride above 1, an n x 1 kernel, or a feature map of at most 8x8 pixels, with at least
+      64 input channels: the kernel's gradient is one matrix product for each position in the
+      kernel.
     - Otherwise XLA's own gradient is as fast, and is kept.
 
     Args:
@@ -65,7 +66,7 @@ def windowed(convolve: Convolve, x: jax.Array, kernel: jax.Array, *args: Any) ->
     Returns:
         `convolve` with a custom gradient, or unchanged.
     """
-    (kh, kw, channels, _), (stride, _) = kernel.shape, args
+    (_, kw, channels, _), (stride, _) = kernel.shape, args
     pixels = x.shape[1] * x.shape[2]
     if stride == 1 and pixels >= _LARGE_MAP:
         of_kernel = functools.partial(_by_images, *args)
