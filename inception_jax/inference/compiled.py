@@ -58,12 +58,12 @@ def jit_predict(
     Returns:
         A function that maps images [n, h, w, c], normalised as `model_info` says, to logits
         [n, num_classes]. Images may have any float dtype. Logits have the dtype in which the
-        network computes.
+        network computes. They are NaN for an image with NaN.
 
     Raises:
-        ValueError: for less than one part, more parts than accelerators, or parameters
-            narrower than float32. The returned function raises it for images that the network does
-            not support.
+        ValueError: for less than one part, more parts than accelerators, parameters narrower than
+            float32 or, on CPUs, parameters with NaN or infinity. The returned function raises it
+            for images that the network does not support.
     """
     return jit_call(model if dtype is None else _computing_in(model, dtype), _logits, parts=parts)
 
@@ -119,13 +119,25 @@ def frozen(model: Model) -> Frozen:
     BatchNorms are folded, except on TPUs. The copy keeps no reference to `model`.
 
     Raises:
-        ValueError: if BatchNorms are folded and parameters are narrower than float32.
+        ValueError: if BatchNorms are folded and parameters are narrower than float32. On CPUs, also
+            if a parameter has NaN or infinity, which ReLU could hide (see `_with_nans`).
     """
     model = model.eval_view()
     platform = jax.local_devices()[0].platform
-    options = inference_options(model) if platform == "cpu" else {}
     graphdef, params = nnx.split(model if platform == "tpu" else fold(model))
+    if platform == "cpu":
+        _check_finite(params)
+    options = inference_options(model) if platform == "cpu" else {}
     return Frozen(graphdef, nnx.to_pure_dict(params), options)
+
+
+def _check_finite(params: nnx.State) -> None:
+    for path, leaf in nnx.to_flat_state(params):
+        if not np.isfinite(np.asarray(leaf[...])).all():
+            raise ValueError(
+                f"{'.'.join(map(str, path))} has NaN or infinity, after folding of BatchNorms. Use "
+                "weights whose parameters are finite"
+            )
 
 
 def jit_frozen(
@@ -186,6 +198,28 @@ def _merged(network: Frozen, call: Callable) -> Callable:
     return merged
 
 
+def _with_nans(merged: Callable) -> Callable:
+    """Returns `merged` with NaN as the results of images that have NaN or infinity.
+
+    oneDNN and YNNPACK compute the ReLU of NaN as 0. Such images would get usual results.
+    """
+
+    def marked(state: dict, images: jax.Array) -> Any:
+        results = merged(state, images)
+        if not jnp.issubdtype(images.dtype, jnp.inexact):
+            return results
+        # Rows first: XLA's loop over a whole image would take several times as long.
+        zeros = 0 * images.astype(jnp.promote_types(images.dtype, jnp.float32))
+        mark = zeros.sum(1).sum((1, 2))
+
+        def add(result: jax.Array) -> jax.Array:
+            return result + mark.astype(result.dtype).reshape(-1, *[1] * (result.ndim - 1))
+
+        return jax.tree.map(add, results)
+
+    return marked
+
+
 def _compiler(network: Frozen, call: Callable, *, save_memory: bool) -> Callable:
     """Returns a function that compiles a computation on a CPU for one shape and dtype of images.
 
@@ -202,7 +236,7 @@ def _compiler(network: Frozen, call: Callable, *, save_memory: bool) -> Callable
     """
     options = network.options | (_LITTLE_MEMORY if save_memory else {})
     jit = functools.partial(jax.jit, compiler_options=options or None)
-    merged = _merged(network, call)
+    merged = _with_nans(_merged(network, call))
     copies = _MOST_COPIES if network.onednn and not save_memory else 0
 
     @functools.cache

@@ -248,3 +248,24 @@ def test_jit_predict_gives_the_logits_with_every_library(onednn, monkeypatch):
     expected = jax.jit(nnx.view(model).eval_view())(images)
     rounding = 1e-5 * float(jnp.abs(expected).max())
     np.testing.assert_allclose(ij.jit_predict(model)(images), expected, atol=rounding)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2", "xception"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_is_not_hidden(name, value):
+    """The ReLU of oneDNN and YNNPACK maps NaN to 0, so that it would not reach the logits."""
+    model = network(name, "float32")
+    images = np.array(random_images(model, "float32", (83, 91), n=3))
+    expected = np.asarray(ij.jit_predict(model)(images))
+    images[1, 40, 40, 0] = value
+    found = np.asarray(ij.jit_predict(model)(images))
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
+
+
+def test_parameters_that_are_not_finite_are_an_error():
+    model = network("inception_v3", "float32")
+    kernel = model.Mixed_5b.branch1x1.conv.kernel
+    kernel[...] = jnp.asarray(kernel[...]).at[0, 0, 3, 1].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"Mixed_5b.branch1x1.conv.kernel has NaN or infinity"):
+        ij.jit_predict(model)
