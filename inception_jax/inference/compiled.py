@@ -201,7 +201,8 @@ def _merged(network: Frozen, call: Callable) -> Callable:
 def _with_nans(merged: Callable) -> Callable:
     """Returns `merged` with NaN as the results of images that have NaN or infinity.
 
-    oneDNN and YNNPACK compute the ReLU of NaN as 0. Such images would get usual results.
+    oneDNN and YNNPACK compute the ReLU of NaN as 0. Such images would get usual results. Results
+    that are integers or booleans cannot be NaN and stay as they are.
     """
 
     def marked(state: dict, images: jax.Array) -> Any:
@@ -213,6 +214,8 @@ def _with_nans(merged: Callable) -> Callable:
         mark = zeros.sum(1).sum((1, 2))
 
         def add(result: jax.Array) -> jax.Array:
+            if not jnp.issubdtype(result.dtype, jnp.inexact):
+                return result
             return result + mark.astype(result.dtype).reshape(-1, *[1] * (result.ndim - 1))
 
         return jax.tree.map(add, results)
