@@ -6,6 +6,7 @@ import collections
 import importlib
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 import zlib
@@ -106,7 +107,7 @@ def read_archive(path: Path) -> Tensors:
     """
     try:
         with tempfile.TemporaryDirectory() as folder, tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
+            _unpack(archive, Path(folder).resolve())
             files = [f for f in Path(folder).rglob("*") if f.is_file()]
             saved = [f for f in files if f.name == "saved_model.pb"]
             if len(saved) == 1:
@@ -124,6 +125,26 @@ def read_archive(path: Path) -> Tensors:
             return read_checkpoint(found.pop())
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise damaged(path, ".tar.gz archive", error) from None
+
+
+def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
+    """Writes the regular files of an archive below `folder`; links and devices are left out.
+
+    Unlike `extractall` with a filter, it works in Python 3.11.3 and older too.
+
+    Raises:
+        tarfile.TarError: for a file outside the folder.
+    """
+    for member in archive:
+        contents = archive.extractfile(member) if member.isfile() else None
+        if contents is None:
+            continue
+        path = (folder / member.name).resolve()
+        if not path.is_relative_to(folder):
+            raise tarfile.TarError(f"{member.name} would be written outside the archive's folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contents, path.open("wb") as file:
+            shutil.copyfileobj(contents, file)
 
 
 def _prefix(path: Path) -> Path:

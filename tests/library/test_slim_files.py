@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -221,6 +223,37 @@ def test_checkpoint_files(v1, tmp_path):
     (tmp_path / "model.ckpt-7.data-00000-of-00001").unlink()
     with pytest.raises(ij.WeightsError, match=r"model\.ckpt-7"):
         ij.load_weights(build("inception_v1.slim_in1k"), tmp_path / "model.ckpt-7")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.ckpt", "/tmp/../outside.ckpt", "a/../../outside.ckpt"]
+)
+def test_archives_cannot_write_outside_their_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    with pytest.raises(
+        ij.WeightsError, match=r"a\.tar\.gz.*outside\.ckpt would be written outside"
+    ):
+        ij.load_weights(build("inception_v1.slim_in1k"), path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_in_archives_are_left_out(v1, tmp_path):
+    _, state, tensors = v1
+    versions = tf.compat.v1.train.SaverDef
+    write_checkpoint(tmp_path / "inception_v1.ckpt", tensors, versions.V1)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        link = tarfile.TarInfo("b.ckpt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        archive.add(tmp_path / "inception_v1.ckpt", "a/inception_v1.ckpt")
+    model = build("inception_v1.slim_in1k")
+    ij.load_weights(model, tmp_path / "a.tar.gz")
+    assert_loaded(model, state)
 
 
 def graph_of(tensors: dict[str, np.ndarray], folded: bool):

@@ -384,8 +384,15 @@ def test_images_are_scaled_and_resized():
     np.testing.assert_allclose(out[0, [0, 0, 3], [0, 3, 3], 0].astype(np.float32), [-1, 1, -1])
 
 
-@pytest.mark.parametrize("options", [{}, {"xla_cpu_enable_fast_min_max": False}])
-def test_options_of_the_compiler_come_with_native_convolutions(options):
+@pytest.mark.parametrize(
+    ("options", "native"),
+    [
+        ({}, False),
+        ({"xla_cpu_enable_fast_min_max": False}, False),
+        ({"xla_cpu_experimental_onednn_custom_call": True}, True),
+    ],
+)
+def test_convolutions_for_onednn_are_native(options, native):
     traced = []
 
     def step(state, batch):
@@ -396,5 +403,5 @@ def test_options_of_the_compiler_come_with_native_convolutions(options):
     state = jax.device_put(jnp.zeros(3), devices.replicated)
     batch = jax.device_put(jnp.zeros((8, 2)), devices.sharded)
     compiled = job.jit(step, devices, options).lower(state, batch).compile()
-    assert traced == [bool(options)]
+    assert traced == [native]
     assert [part.shape for part in compiled(state, batch)] == [(3,), (8, 2)]
