@@ -58,7 +58,7 @@ def jit_predict(
     Returns:
         A function that maps images [n, h, w, c], normalised as `model_info` says, to logits
         [n, num_classes]. Images may have any float dtype. Logits have the dtype in which the
-        network computes. They are NaN for an image with NaN.
+        network computes. On CPUs, they are NaN for an image with NaN or infinity.
 
     Raises:
         ValueError: for less than one part, more parts than accelerators, parameters narrower than
@@ -124,10 +124,10 @@ def frozen(model: Model) -> Frozen:
     """
     model = model.eval_view()
     platform = jax.local_devices()[0].platform
+    options = inference_options(model) if platform == "cpu" else {}
     graphdef, params = nnx.split(model if platform == "tpu" else fold(model))
     if platform == "cpu":
         _check_finite(params)
-    options = inference_options(model) if platform == "cpu" else {}
     return Frozen(graphdef, nnx.to_pure_dict(params), options)
 
 

@@ -45,7 +45,7 @@ def inference_options(model: Model) -> CompilerOptions:
         traced with `forms.native_convolutions`.
     """
     dtypes = _dtypes(model)
-    if len(dtypes) > 1:
+    if len(dtypes) != 1:
         return {}
     (dtype,) = dtypes
     return onednn_options(dtype) or (ynnpack_options() if _gains(model, dtype) else {})

@@ -16,6 +16,7 @@ from inception_jax.models.inception_resnet_v1 import Residual
 from inception_jax.nn import cpu_libraries, ops
 from inception_jax.nn.forms import native_convolutions
 from inception_jax.nn.layers import Conv
+from inception_jax.nn.model import Model
 from inception_jax.nn.norms import BatchNorm
 from inception_jax.nn.rewrite_names import REWRITES
 from tests.helpers.networks import network, random_images
@@ -237,6 +238,14 @@ def test_which_library_a_network_gets(name, dtype, onednn, training, inference, 
     assert cpu_libraries.training_options(model) == training
     assert cpu_libraries.inference_options(model) == inference
     assert cpu_libraries.call_onednn(inference) == (inference == ONEDNN)
+
+
+def test_a_network_without_our_convolutions_gets_no_library():
+    class Own(Model):
+        pass
+
+    assert cpu_libraries.inference_options(Own()) == {}
+    assert cpu_libraries.training_options(Own()) == {}
 
 
 @pytest.mark.parametrize("onednn", [True, False])
