@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from inception_jax import memory
 from inception_jax.memory import keep_freed_memory
 
 _PROGRAM = """
@@ -102,3 +103,74 @@ def test_nothing_changes_beside_an_accelerator(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr("inception_jax.memory._ACCELERATORS", (tmp_path,))
     assert not keep_freed_memory()
+
+
+_HUGE = """
+import resource, sys
+from inception_jax.memory import keep_freed_memory, return_freed_memory
+
+def huge():
+    block = b"x" * (1 << 27)
+    with open("/proc/self/smaps_rollup") as file:
+        (line,) = [line for line in file if line.startswith("AnonHugePages:")]
+    return int(line.split()[1])  # kB
+
+if sys.argv[1] == "limited":
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 42, resource.RLIM_INFINITY))
+before = huge()
+assert keep_freed_memory()
+kept = huge()
+return_freed_memory()
+print(before, kept, huge())
+"""
+
+
+def _huge_pages(monkeypatch: pytest.MonkeyPatch, limits: str) -> list[int]:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    done = subprocess.run(
+        [sys.executable, "-c", _HUGE, limits], capture_output=True, text=True, check=True
+    )
+    return [int(number) for number in done.stdout.split()]
+
+
+@pytest.mark.skipif(
+    not memory._huge_pages_on_request() or not memory._addresses_are_free(),
+    reason="this kernel gives huge pages to all programs or to none, or addresses are limited",
+)
+def test_kept_memory_has_huge_pages(monkeypatch):
+    """Most of a block of 128 MiB has huge pages, also after freed memory was returned."""
+    before, kept, returned = _huge_pages(monkeypatch, "unlimited")
+    assert before == 0
+    assert min(kept, returned) > 100_000
+
+
+@pytest.mark.skipif(not memory._huge_pages_on_request(), reason="see above")
+def test_limited_addresses_are_not_reserved(monkeypatch):
+    assert _huge_pages(monkeypatch, "limited") == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("enabled", "size", "expected"),
+    [
+        ("always [madvise] never", 1 << 21, True),
+        ("[always] madvise never", 1 << 21, False),
+        ("always madvise [never]", 1 << 21, False),
+        ("always [madvise] never", 1 << 29, False),
+        (None, 1 << 21, False),
+    ],
+)
+def test_huge_pages_are_requested_where_the_kernel_wants_that(
+    monkeypatch, tmp_path, enabled, size, expected
+):
+    if enabled is not None:
+        (tmp_path / "enabled").write_text(f"{enabled}\n")
+        (tmp_path / "hpage_pmd_size").write_text(f"{size}\n")
+    monkeypatch.setattr(memory, "_HUGE_PAGES", tmp_path)
+    assert memory._huge_pages_on_request() == expected
+
+
+def test_strict_accounting_reserves_nothing(monkeypatch, tmp_path):
+    """With `vm.overcommit_memory=2`, reserved addresses would be missing elsewhere."""
+    (tmp_path / "overcommit").write_text("2\n")
+    monkeypatch.setattr(memory, "_OVERCOMMIT", tmp_path / "overcommit")
+    assert not memory._addresses_are_free()
