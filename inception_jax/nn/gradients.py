@@ -13,7 +13,7 @@ rewrite.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -147,12 +147,13 @@ def _by_images(
     )
 
 
-def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
+def depthwise(convolve: Convolve, stride: int, padding: Padding, dilation: int) -> Convolve:
     """Returns `convolve`, a depthwise convolution, with a custom gradient.
 
-    The convolution, a function of x and the kernel, must have stride 1, one filter per channel, and
-    this `padding` and `dilation`. The gradient of the input is a sum of shifted slices, with the
-    kernel rotated by 180 degrees. The gradient of the kernel is accumulated row by row in one array
+    The convolution, a function of x and the kernel, must have one filter per channel, and this
+    `stride`, `padding` and `dilation`. At stride 1, the gradient of the input is a sum of shifted
+    slices, with the kernel rotated by 180 degrees. Otherwise it is the one that JAX derives for a
+    sum of shifted slices. The gradient of the kernel is accumulated row by row in one array
     [n, 1, w, c] for each position in the kernel, because sums over whole feature maps are slower.
     """
 
@@ -160,25 +161,32 @@ def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
         return span(kernel.shape[0], dilation), span(kernel.shape[1], dilation)
 
     def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        widths = [(*w, 0) for w in _widths(x.shape[1:3], spans(kernel), padding)]
         wide = jnp.promote_types(x.dtype, jnp.float32)
+        if stride > 1:
+            borders = [
+                pads(n, s, stride, padding)
+                for n, s in zip(x.shape[1:3], spans(kernel), strict=True)
+            ]
+            scatter = functools.partial(_scattered, stride, dilation, borders, x.shape)
+            return scatter(kernel.astype(wide), g.astype(wide)).astype(x.dtype)
+        widths = [(*w, 0) for w in _widths(x.shape[1:3], spans(kernel), padding)]
         g = lax.pad(g.astype(wide), jnp.zeros((), wide), ((0, 0, 0), *widths, (0, 0, 0)))
         turned = kernel[::-1, ::-1].astype(wide)
         return weighted_sum(g, turned, 1, dilation).astype(x.dtype)
 
     def of_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         wide = jnp.promote_types(kernel.dtype, jnp.float32)
-        x = padded(x.astype(wide), spans(kernel), 1, padding)
+        x = padded(x.astype(wide), spans(kernel), stride, padding)
         g = g.astype(wide)
         window = kernel.shape[:2]
 
         def add_row(sums: list[jax.Array], i: jax.Array) -> tuple[list[jax.Array], None]:
-            rows = lax.dynamic_slice_in_dim(x, i, spans(kernel)[0], axis=1)
+            rows = lax.dynamic_slice_in_dim(x, i * stride, spans(kernel)[0], axis=1)
             pixels = lax.dynamic_index_in_dim(g, i, axis=1)
             taps = [
                 tap
                 for row in shifts(rows, window[0], 1, 1, dilation)
-                for tap in shifts(row, window[1], 1, 2, dilation)
+                for tap in shifts(row, window[1], stride, 2, dilation)
             ]
             return [s + tap * pixels for s, tap in zip(sums, taps, strict=True)], None
 
@@ -187,6 +195,33 @@ def depthwise(convolve: Convolve, padding: Padding, dilation: int) -> Convolve:
         return jnp.stack([s.sum((0, 1, 2)) for s in sums]).reshape(kernel.shape)
 
     return _with_gradient(convolve, of_input, of_kernel)
+
+
+def _scattered(
+    stride: int,
+    dilation: int,
+    borders: Sequence[tuple[int, int]],
+    shape: tuple[int, ...],
+    kernel: jax.Array,
+    g: jax.Array,
+) -> jax.Array:
+    """Returns the gradient of the input of a depthwise convolution, in the dtype of `g`.
+
+    Args:
+        stride: stride of the convolution.
+        dilation: dilation of the convolution.
+        borders: padding of the input's height and width, (low, high) each.
+        shape: shape of the input, [n, h, w, c].
+        kernel: kernel [kh, kw, 1, c].
+        g: gradient of the output.
+    """
+    n, h, w, c = shape
+    (top, bottom), (left, right) = borders
+    # Because of the row of zeros, XLA computes `g` before the sum, not once for each position.
+    g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (0, 1, 0), (0, 0, 0), (0, 0, 0)))
+    taller = jax.ShapeDtypeStruct((n, top + h + bottom + stride, left + w + right, c), g.dtype)
+    scatter = jax.linear_transpose(lambda x: weighted_sum(x, kernel, stride, dilation), taller)
+    return scatter(g)[0][:, top : top + h, left : left + w]
 
 
 def _product(x: jax.Array, g: jax.Array) -> jax.Array:

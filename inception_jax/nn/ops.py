@@ -103,12 +103,12 @@ def depthwise_conv(
     # multiplying by zeros between channels costs less than separating the channels.
     dense = _depthwise_dense if enabled("depthwise") and kernel.shape[3] <= _NARROW else None
     args = (stride, padding, dilation)
-    own_gradient = enabled("gradients") and stride == 1 and kernel.shape[3] == x.shape[3]
+    own_gradient = enabled("gradients") and kernel.shape[3] == x.shape[3]
     # XLA's own gradient of its own depthwise convolution takes several times as long on CPUs.
     native = convolutions_are_native(x.dtype) and (own_gradient or not enabled("gradients"))
     shifted = _conv_native if native else _depthwise_shifted
     if own_gradient:
-        shifted = gradients.depthwise(shifted, padding, dilation)
+        shifted = gradients.depthwise(shifted, stride, padding, dilation)
     convolve = by_platform(shifted, _conv_native, *args, dense=dense)
     gradient = _kernel_gradient(convolve, stride, padding, dilation)
     # The gradient of the full convolution has entries for the zeros between channels, which devices
