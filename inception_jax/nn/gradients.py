@@ -13,7 +13,7 @@ rewrite.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -163,12 +163,8 @@ def depthwise(convolve: Convolve, stride: int, padding: Padding, dilation: int) 
     def of_input(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
         wide = jnp.promote_types(x.dtype, jnp.float32)
         if stride > 1:
-            borders = [
-                pads(n, s, stride, padding)
-                for n, s in zip(x.shape[1:3], spans(kernel), strict=True)
-            ]
-            scatter = functools.partial(_scattered, stride, dilation, borders, x.shape)
-            return scatter(kernel.astype(wide), g.astype(wide)).astype(x.dtype)
+            g = g.astype(wide)
+            return _scattered(stride, padding, dilation, x, kernel.astype(wide), g).astype(x.dtype)
         widths = [(*w, 0) for w in _widths(x.shape[1:3], spans(kernel), padding)]
         g = lax.pad(g.astype(wide), jnp.zeros((), wide), ((0, 0, 0), *widths, (0, 0, 0)))
         turned = kernel[::-1, ::-1].astype(wide)
@@ -198,25 +194,18 @@ def depthwise(convolve: Convolve, stride: int, padding: Padding, dilation: int) 
 
 
 def _scattered(
-    stride: int,
-    dilation: int,
-    borders: Sequence[tuple[int, int]],
-    shape: tuple[int, ...],
-    kernel: jax.Array,
-    g: jax.Array,
+    stride: int, padding: Padding, dilation: int, x: jax.Array, kernel: jax.Array, g: jax.Array
 ) -> jax.Array:
-    """Returns the gradient of the input of a depthwise convolution, in the dtype of `g`.
+    """Returns the gradient of x above stride 1, from the gradient `g` of the output.
 
-    Args:
-        stride: stride of the convolution.
-        dilation: dilation of the convolution.
-        borders: padding of the input's height and width, (low, high) each.
-        shape: shape of the input, [n, h, w, c].
-        kernel: kernel [kh, kw, 1, c].
-        g: gradient of the output.
+    `stride`, `padding`, `dilation` and `kernel` are those of the depthwise convolution of x. Of
+    `x`, only the shape matters. The result has the dtype of `g`.
     """
-    n, h, w, c = shape
-    (top, bottom), (left, right) = borders
+    n, h, w, c = x.shape
+    (top, bottom), (left, right) = (
+        pads(size, span(k, dilation), stride, padding)
+        for size, k in zip((h, w), kernel.shape[:2], strict=True)
+    )
     # Because of the row of zeros, XLA computes `g` before the sum, not once for each position.
     g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (0, 1, 0), (0, 0, 0), (0, 0, 0)))
     taller = jax.ShapeDtypeStruct((n, top + h + bottom + stride, left + w + right, c), g.dtype)
