@@ -138,13 +138,19 @@ def _huge_pages(monkeypatch: pytest.MonkeyPatch, limits: str) -> list[int]:
     reason="this kernel gives huge pages to all programs or to none, or addresses are limited",
 )
 def test_kept_memory_has_huge_pages(monkeypatch):
-    """Most of a block of 128 MiB has huge pages, also after freed memory was returned."""
+    """More than half of a block of 128 MiB has huge pages, also after memory was returned.
+
+    The kernel may not find free huge pages for all of it.
+    """
     before, kept, returned = _huge_pages(monkeypatch, "unlimited")
     assert before == 0
-    assert min(kept, returned) > 100_000
+    assert min(kept, returned) > 64 * 1024
 
 
-@pytest.mark.skipif(not memory._huge_pages_on_request(), reason="see above")
+@pytest.mark.skipif(
+    not memory._huge_pages_on_request(),
+    reason="this kernel gives huge pages to all programs or to none",
+)
 def test_limited_addresses_are_not_reserved(monkeypatch):
     assert _huge_pages(monkeypatch, "limited") == [0, 0, 0]
 
